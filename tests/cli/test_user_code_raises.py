@@ -1,6 +1,7 @@
 """Whatever the user's code raises, and whenever, is the user's: a sentence with the line, exit code
 2, no traceback."""
 
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from importlib import import_module
@@ -69,6 +70,8 @@ def problem():
 """
 QUIET = ("--no-open",)
 RUN = "runs/base-1"
+STOPPED = "runs/stopped-1"
+"""The same run, as it was after its last checkpoint but one."""
 COMMANDS: dict[str, tuple[str, ...]] = {
     "train": ("train", "raising:problem", "--steps", "24", "--every", "4", *QUIET),
     "train --tune": ("train", "raising:problem", "--steps", "24", "--tune", *QUIET),
@@ -104,6 +107,9 @@ COMMANDS: dict[str, tuple[str, ...]] = {
         *QUIET,
     ),
     "sample": ("learn", "sample", RUN, "--steps", "96", "--burn-in", "10"),
+    "resume": ("resume", STOPPED, *QUIET),
+    "fork --advice": ("fork", RUN, "--advice"),
+    "tune --aim test": ("tune", "raising:problem", "--steps", "60", "--aim", "test"),
 }
 SITES = ("model", "forward", "loss", "correct", "data")
 QUICK = (1, 8, 40)
@@ -125,6 +131,17 @@ def module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 def fails_at(module: Any, site: str, number: int) -> None:
     module.counts.clear()
     module.fails = (site, number)
+
+
+def stop_after_step_12() -> None:
+    """Put the run that was stopped where it was."""
+    shutil.rmtree(STOPPED, ignore_errors=True)
+    shutil.copytree(RUN, STOPPED)
+    for newest in Path(STOPPED, "checkpoints").glob("step_*24"):
+        shutil.rmtree(newest)
+    events = Path(STOPPED, "events.jsonl")
+    lines = events.read_text().splitlines(keepends=True)
+    events.write_text("".join(line for line in lines if '"finished"' not in line))
 
 
 def check(
@@ -149,6 +166,8 @@ def check(
             "base",
         )
         assert called(capsys, "train", "raising:problem", *flags, *QUIET)[0] == 0
+    if STOPPED in arguments:
+        stop_after_step_12()
     fails_at(module, site, number)
     code, out, error = called(capsys, *arguments)
     label = f"{arguments[0]}, {site} {number}: {error}"

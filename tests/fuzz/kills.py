@@ -1,13 +1,13 @@
 """Work that is killed again and again loses nothing, and ends with the bits of work that was never
 killed.
 
-`python tests/fuzz/kills.py 1000 [SEED]` kills so many times and prints the counts. A process that
-has imported everything forks a short process for each attempt. It is killed by SIGKILL or SIGTERM
-at a random moment, or kills itself
-at a random file operation, in the middle of it if it writes: after its first byte, its half, or all
-but its last. It does so at a random append to a journal as often as at any file operation, since
-few of these are appends. What was appended is noted by the process, and every line of it must stay
-a line of a journal.
+`PYTHONPATH=tests python tests/fuzz/kills.py 500 [SEED [WORK,...]]` stops work so many times, or that
+of some kinds, and prints the counts. A process that has imported everything forks a short process for each attempt.
+It is stopped by SIGKILL, SIGTERM or Ctrl-C at a random moment, or kills itself at a random file
+operation, in the middle of it if it writes: after its first byte, its half, or all but its last. It
+does so at a random append to a journal as often as at any file operation, since few of these are
+appends. What was appended is noted by the process, and every line of it must stay a line of a
+journal.
 """
 
 import importlib
@@ -20,6 +20,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -28,24 +29,38 @@ from typing import Any
 from unittest.mock import patch
 
 import click
+import torch
 from faults import CALLS
-from works import LOOP, QUIET, WORKS, Facts, Work, is_training, watched_loop
+from works import PROGRAMS, QUIET, WORKS, Facts, Work, hashed, is_training
 
 import gradiometer
 from gradiometer.cli import main
 
-HARD, IN_ORDER, AT_A_FILE, IN_AN_APPEND = (
+HARD, IN_ORDER, BY_HAND, AT_A_FILE, IN_AN_APPEND = (
     "SIGKILL",
     "SIGTERM",
+    "Ctrl-C",
     "at a file operation",
     "in an append",
 )
+SIGNALS = {HARD: signal.SIGKILL, IN_ORDER: signal.SIGTERM, BY_HAND: signal.SIGINT}
+ENDS = {HARD: (0, -9), IN_ORDER: (0, 5, -15), BY_HAND: (0, 5)}
+"""Exit codes of a process that was sent a signal: 0 if it had just ended, 5 if it was stopped."""
+
 NOTES = "appended"
 SOON = 2.0
 """Seconds of the processor in which a process that is asked to stop has to end."""
 
 DEATHS = 12
 """Kills of one piece of work, after which it is continued to its end."""
+
+
+def opened_at(descriptor: int, name: object) -> str:
+    """The whole path of an open file, where the system says it."""
+    try:
+        return os.readlink(f"/proc/self/fd/{descriptor}")  # noqa: PTH115 (os.open is counted)
+    except OSError:
+        return str(name)
 
 
 @contextmanager
@@ -58,6 +73,7 @@ def dying(way: str = "", place: int = -1) -> Iterator[Counter[str]]:
     """
     calls: Counter[str] = Counter()
     journals: set[int] = set()
+    repeated: set[int] = set()
     notes, note = os.open(NOTES, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644), os.write
 
     def wrapped(name: str, really: Callable[..., Any]) -> Callable[..., Any]:
@@ -74,10 +90,13 @@ def dying(way: str = "", place: int = -1) -> Iterator[Counter[str]]:
                     really(given[0], bytes(given[1])[: (1, size // 2, size - 1)[place % 3]])
                 os.kill(os.getpid(), signal.SIGKILL)
             made = really(*given, **named)
-            if IN_AN_APPEND in ways:
+            if IN_AN_APPEND in ways and given[0] not in repeated:
                 note(notes, bytes(given[1])[:made])
             elif name == "open":
-                (journals.add if str(given[0]).endswith(".jsonl") else journals.discard)(made)
+                path = opened_at(made, given[0])
+                (journals.add if path.endswith(".jsonl") else journals.discard)(made)
+                # a lane that is stopped on its way is trained again from its start
+                (repeated.add if "/lanes/" in path else repeated.discard)(made)
             return made
 
         return call
@@ -95,20 +114,26 @@ def begun(arguments: Sequence[str], folder: Path, way: str = "", place: int = -1
         return number
     code = 70
     try:
+        # a shell starts what runs in the background without Ctrl-C
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         os.chdir(folder)
         for descriptor, name in ((1, "out"), (2, "err")):
             opened = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
             os.dup2(opened, descriptor)
         with dying(way, place) as calls:
             try:
-                if tuple(arguments) == LOOP:
-                    watched_loop()
+                if arguments[0] in PROGRAMS:
+                    PROGRAMS[arguments[0]]()
                     code = 0
                 else:
                     main([*arguments])
             except SystemExit as ended:
                 code = int(ended.code or 0)
         Path("calls").write_text(json.dumps(calls))
+    except KeyboardInterrupt:
+        code = 5
+    except BaseException:
+        traceback.print_exc()
     finally:
         os._exit(code)
 
@@ -129,10 +154,12 @@ def ended(number: int) -> int:
 
 
 def grounds(work: Work, parent: Path) -> Path:
-    """A new folder for a piece of work, with what it works on."""
-    folder = Path(tempfile.mkdtemp(dir=parent))
-    if work.ground and ended(begun(work.ground, folder)):
-        raise AssertionError((folder / "err").read_text())
+    """A folder with what a piece of work works on, which several works may share."""
+    folder = parent / "ground" / hashed(json.dumps(work.ground).encode())
+    if not folder.exists():
+        folder.mkdir(parents=True)
+        if work.ground and ended(begun(work.ground, folder)):
+            raise AssertionError((folder / "err").read_text())
     return folder
 
 
@@ -180,6 +207,12 @@ def check_kept(before: Any, after: Any, whole: Any) -> None:
     assert before.get("step", 0) <= after.get("step", 0), "a checkpoint is lost"
 
 
+def moment_of(draw: random.Random) -> float:
+    """When to stop, in units of undisturbed work: mostly early, so that one piece of work is
+    stopped several times before its end."""
+    return draw.random() * draw.choice((0.2, 0.4, 1))
+
+
 class Killer:
     """Kills one kind of work, again and again.
 
@@ -192,7 +225,7 @@ class Killer:
         self.name, self.work = name, WORKS[name]
         self.parent = parent / name.replace(" ", "")
         self.parent.mkdir()
-        self.ground = grounds(self.work, self.parent)
+        self.ground = grounds(self.work, parent)
         folder = self._fresh()
         begin = time.monotonic()
         code = ended(begun(self.work.begin, folder))
@@ -201,38 +234,51 @@ class Killer:
         self.whole = self.work.facts(folder)
 
     def kill(self, draw: random.Random, deaths: int, counts: Counter[str]) -> None:
-        """Kill one piece of work up to so many times, and continue it to its end."""
+        """Stop one piece of work up to so many times, and continue it to its end."""
         folder, before = self._fresh(), Facts()
-        for _ in range(deaths):
-            way = draw.choice((HARD, IN_ORDER, AT_A_FILE, IN_AN_APPEND))
-            begin, untouched = time.monotonic(), not before
+        for number in range(deaths):
+            way = draw.choice((*SIGNALS, AT_A_FILE, IN_AN_APPEND))
+            begin = time.monotonic()
             code = self._death(way, draw, folder)
             killed = code != 0
-            if untouched and not killed:
+            if not number and not killed:
                 self._size(begin, folder)
             counts[f"{self.name}, {way}"] += killed
             counts["kills"] += killed
-            expected = (0, 5, -15) if way == IN_ORDER else (0, -9)
-            said = (folder / "err").read_text() if (folder / "err").exists() else ""
-            assert code in expected and "Traceback" not in said, (
-                f"{self.name}, {way}, exit {code}: {said}"
-            )
-            after = self.work.facts(folder)
-            check_kept(before, after, self.whole)
-            check_lines(folder)
-            before = after
-            if not killed or after.get("status") == "finished" or after == self.whole:
+            try:
+                before = self._check(way, code, folder, before)
+            except AssertionError as error:
+                raise AssertionError(f"{self.name}, stop {number}, {way}: {error}") from None
+            if not killed or before.get("status") == "finished" or before == self.whole:
                 break
+        try:
+            self._continue(folder, before)
+        except AssertionError as error:
+            raise AssertionError(f"{self.name}, continued: {error}") from None
+        counts["pieces of work"] += 1
+        shutil.rmtree(folder)
+
+    def _check(self, way: str, code: int, folder: Path, before: Facts) -> Facts:
+        """What the work has done, after a stop that lost nothing of what it had done before."""
+        said = (folder / "err").read_text() if (folder / "err").exists() else ""
+        assert code in ENDS.get(way, (0, -9)) and "Traceback" not in said, f"exit {code}: {said}"
+        after = self.work.facts(folder)
+        check_kept(before, after, self.whole)
+        check_lines(folder)
+        return after
+
+    def _continue(self, folder: Path, before: Facts) -> None:
+        """Go on to the end, which must be that of undisturbed work."""
         if before.get("status") != "finished" and before != self.whole:
             code = ended(begun(next_of(self.work, folder), folder))
-            assert code == 0, f"{self.name}, continued: {(folder / 'err').read_text()}"
+            assert code == 0, (folder / "err").read_text()
         found = self.work.facts(folder)
         different = {
             name: (found.get(name), part)
             for name, part in self.whole.items()
             if found.get(name) != part
         }
-        assert not different, f"{self.name}: not as undisturbed work: {different!s:.1000}"
+        assert not different, f"not as undisturbed work: {different!s:.1000}"
         check_lines(folder)
         self._write_page(folder)
         left = [
@@ -240,9 +286,7 @@ class Killer:
             for path in folder.rglob(".*")
             if path.is_file() and (path.parent / "run.toml").exists()
         ]
-        assert not left, f"{self.name}: left over {left}"
-        counts["pieces of work"] += 1
-        shutil.rmtree(folder)
+        assert not left, f"left over {left}"
 
     def _write_page(self, folder: Path) -> None:
         """Write a page that was killed after the last step or branch, as a user would."""
@@ -268,15 +312,16 @@ class Killer:
         """The exit code of a command that is killed in this way."""
         command = next_of(self.work, folder)
         if way in (AT_A_FILE, IN_AN_APPEND):
-            return ended(begun(command, folder, way, draw.randrange(self.calls.get(way, 1))))
+            place = int(self.calls.get(way, 1) * moment_of(draw))
+            return ended(begun(command, folder, way, place))
         number = begun(command, folder)
-        moment = time.monotonic() + draw.uniform(0, self.seconds)
+        moment = time.monotonic() + self.seconds * moment_of(draw)
         while time.monotonic() < moment and not os.waitid(
             os.P_PID, number, os.WEXITED | os.WNOHANG | os.WNOWAIT
         ):
             time.sleep(0.002)
         used = processor_seconds(number)
-        os.kill(number, signal.SIGKILL if way == HARD else signal.SIGTERM)
+        os.kill(number, SIGNALS[way])
         os.waitid(os.P_PID, number, os.WEXITED | os.WNOWAIT)
         took = processor_seconds(number) - used
         assert took < SOON, f"{self.name}: {took:.1f} s from {way} to the end"
@@ -284,12 +329,21 @@ class Killer:
 
 
 def warm() -> None:
-    """Import what the commands import, once for all processes."""
+    """Import what the works import, once for all processes."""
+    torch.set_num_threads(
+        1
+    )  # two threads for one small model wait for each other on a busy machine
     for module in pkgutil.walk_packages(gradiometer.__path__, "gradiometer."):
         if "integrations" not in module.name and not module.name.endswith(
             ("__main__", "on_ray", "ray_task")
         ):
             importlib.import_module(module.name)
+    # What is imported when it is first used: a compiler, the charts of a page.
+    here = Path.cwd()
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        PROGRAMS["forking_loop"]()
+        os.chdir(here)
 
 
 def many(total: int, seed: int, names: Sequence[str] = tuple(WORKS)) -> Counter[str]:
@@ -312,8 +366,9 @@ def many(total: int, seed: int, names: Sequence[str] = tuple(WORKS)) -> Counter[
 
 
 if __name__ == "__main__":
-    arguments = [*map(int, sys.argv[1:3]), 0]
-    found = many(arguments[0], arguments[1])
+    given = [*sys.argv[1:], *("100", "0", "")[len(sys.argv) - 1 :]]
+    chosen = [name for name in given[2].split(",") if name]
+    found = many(int(given[0]), int(given[1]), chosen or tuple(WORKS))
     for what, count in sorted(found.items()):
         click.echo(f"{count:6}  {what}")
     sys.exit(found["faults"] > 0)

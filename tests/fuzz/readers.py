@@ -86,16 +86,16 @@ def resume(_: random.Random, run: Path, __: Path) -> None:
 
 
 SHARES: dict[Reader, int] = {
-    findings: 46,
-    export: 10,
-    show: 8,
-    live: 6,
-    compare: 5,
-    runs: 5,
-    batch: 5,
-    ensemble: 5,
-    fork: 5,
-    resume: 4,
+    findings: 60,
+    export: 8,
+    show: 5,
+    live: 5,
+    compare: 4,
+    runs: 4,
+    batch: 4,
+    ensemble: 3,
+    fork: 3,
+    resume: 3,
     doctor: 1,
 }
 """Inputs for each reader in a hundred: pages take ten times as long as findings, which all of them

@@ -1,11 +1,14 @@
-"""A share of the kills. `python tests/fuzz/kills.py 1000` kills more often."""
+"""A share of the kills. `PYTHONPATH=tests python tests/fuzz/kills.py 1000` kills more often."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+FOLDER = Path(__file__).parent
+BESIDE = os.environ | {"PYTHONPATH": str(FOLDER.parent)}
 WITHOUT_REPAIR = """
 import random, tempfile
 from collections import Counter
@@ -25,8 +28,8 @@ with tempfile.TemporaryDirectory() as parent:
 @pytest.mark.nightly
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals and fork")
 def test_work_that_is_killed_500_times_ends_with_the_same_bits() -> None:
-    command = [sys.executable, str(Path(__file__).parent / "kills.py"), "500"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [sys.executable, str(FOLDER / "kills.py"), "500"]
+    done = subprocess.run(command, env=BESIDE, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "500  kills" in done.stdout
 
@@ -36,6 +39,6 @@ def test_work_that_is_killed_500_times_ends_with_the_same_bits() -> None:
 def test_a_journal_that_does_not_repair_a_torn_line_is_found() -> None:
     command = [sys.executable, "-c", WITHOUT_REPAIR]
     done = subprocess.run(
-        command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+        command, cwd=FOLDER, env=BESIDE, capture_output=True, text=True, check=False
     )
     assert done.returncode == 1 and "appended, and then lost" in done.stderr

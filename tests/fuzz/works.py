@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from gradiometer import Run, watch
-from gradiometer.loop import forks_of
+from gradiometer.integrations.watch import Watch
+from gradiometer.loop import Loop, forks_of
 from gradiometer.measurement import supervised
 from gradiometer.run.checkpoints import load_latest
 from gradiometer.run.reader import HISTORY
@@ -123,41 +124,68 @@ def of_a_look(folder: Path) -> Facts:
 
 
 def of_a_watched_loop(folder: Path) -> Facts:
-    """What `watch` has recorded up to the newest checkpoint of the person, and the parameters."""
+    """What `watch` has recorded up to the newest checkpoint of the person, the parameters, and the
+    finished branches of forks that the loop asks for."""
     kept = folder / "kept.pt"
-    found = sorted(folder.glob("runs/*/run.toml"))
-    if not found or not kept.exists():
+    if not kept.exists():
         return {"step": 0, "losses": {}}
     state = torch.load(kept)
-    steps, losses = Run.open(found[0].parent).losses
+    # a loop that was stopped before its first checkpoint has left another run
+    path = folder / state["watch"]["run"]
+    steps, losses = Run.open(path).losses
     known = dict(zip(steps.tolist(), map(float.hex, losses.tolist()), strict=True))
     assert set(range(state["step"])) <= set(known), "a loss before the checkpoint is lost"
     tensors = {name: hashed(each.numpy().tobytes()) for name, each in state["model"].items()}
-    return {"step": state["step"], "losses": known, "tensors": tensors, "runs": len(found)}
+    return {
+        "step": state["step"],
+        "losses": known,
+        "tensors": tensors,
+        "branches": branches(path),
+    }
 
 
-def watched_loop() -> None:
-    """A loop of a person, who keeps a checkpoint with the state of the watch."""
+def of_trials(folder: Path) -> Facts:
+    """The same without the branches: how many trials are made depends on the time they take."""
+    return {**of_a_watched_loop(folder), "branches": {}}
+
+
+INPUTS = torch.randn(256, 6, generator=torch.Generator().manual_seed(0))
+LABELS = (INPUTS.sum(1) > 0).long()
+LOSS = supervised(nn.CrossEntropyLoss(reduction="none"))
+
+
+def parts() -> tuple[nn.Module, torch.optim.Optimizer]:
+    """The model and the optimizer of the loops below, at their start."""
     torch.manual_seed(0)
-    inputs = torch.randn(256, 6)
-    labels = (inputs.sum(1) > 0).long()
     model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2))
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-    criterion = nn.CrossEntropyLoss(reduction="none")
+    return model, torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+
+
+def watched_loop(
+    steps: int = 120, asked: Callable[[Watch, int], object] = lambda *_: None, **settings: Any
+) -> None:
+    """A loop of a person, who keeps a checkpoint with the state of the watch.
+
+    Args:
+        asked: What the person asks of the watch before a step.
+    """
+    model, optimizer = parts()
     kept, first = Path("kept.pt"), 0
-    with watch(model, optimizer, loss=supervised(criterion), every=5, quiet=True) as watched:
+    with watch(model, optimizer, loss=LOSS, every=5, quiet=True, **settings) as watched:
         if kept.exists():
             state = torch.load(kept)
             first = state["step"]
             model.load_state_dict(state["model"])
             optimizer.load_state_dict(state["optimizer"])
             watched.load_state_dict(state["watch"])
-        for step in range(first, 120):
+        for step in range(first, steps):
+            asked(watched, step)
             rows = torch.arange(16 * step, 16 * step + 16) % 256
+            batch = INPUTS[rows], LABELS[rows]
             optimizer.zero_grad()
-            loss = criterion(model(inputs[rows]), labels[rows]).mean()
+            loss = LOSS(model, batch).mean()
             loss.backward()
-            watched.step(loss, (inputs[rows], labels[rows]))
+            watched.step(loss, batch)
             optimizer.step()
             if step % 20 == 19:
                 state = {
@@ -168,6 +196,54 @@ def watched_loop() -> None:
                 }
                 torch.save(state, ".kept.partial")
                 os.replace(".kept.partial", kept)  # noqa: PTH105 (the harness counts this call)
+
+
+def forking_loop() -> None:
+    """A loop that asks for a fork at two of its steps."""
+
+    def asked(watched: Watch, step: int) -> None:
+        if step in (40, 80):
+            watched.fork(
+                batches=(INPUTS, LABELS),
+                batch_size=16,
+                alternatives=["rate 2x"],
+                horizon="10 updates",
+                replicates=2,
+            )
+
+    watched_loop(asked=asked)
+
+
+def averaging_loop() -> None:
+    """A loop that keeps snapshots and asks what their average is worth."""
+
+    def asked(watched: Watch, step: int) -> None:
+        if step in (40, 60, 80):
+            watched.snapshot()
+        if step == 100:
+            watched.ensemble((INPUTS, LABELS), points=0)
+
+    watched_loop(asked=asked)
+
+
+def trying_loop() -> None:
+    """A loop with trials on its way."""
+    watched_loop(steps=400, trials=0.5, examples=256, replacement=False)
+
+
+def loop_to_fork() -> Loop:
+    """The state of `watched_loop` from which `fork --loop` goes on."""
+    model, optimizer = parts()
+    state = torch.load("kept.pt")
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    return Loop(model, optimizer, loss=LOSS, batches=(INPUTS, LABELS), batch_size=16, index=120)
+
+
+PROGRAMS: dict[str, Callable[[], None]] = {
+    each.__name__: each for each in (watched_loop, forking_loop, averaging_loop, trying_loop)
+}
+"""What a person would start with Python; the other works are commands."""
 
 
 @dataclass(frozen=True)
@@ -190,8 +266,9 @@ OFTEN = (*QUIET, "--every", "5", "--set", "checkpoint_seconds=0.02")
 DIGITS = ("train", "digits", "--model", "mlp", "--steps", "80", *OFTEN)
 FORKED = ("train", "digits", "--model", "mlp", "--steps", "160", *OFTEN)
 KEPT = ("train", "digits", "--model", "mlp", "--steps", "80", "--snapshots", "3", *OFTEN)
-LOOP = ("a watched loop",)
-"""Not a command, but `watched_loop`."""
+SPIKED = ("train", "planted_incidents:outlier_small", "--name", "outlier", "--batch", "16",
+          "--steps", "160", "--set", "checkpoint_at=100", *OFTEN)  # fmt: skip
+"""A training with an outlier in the batch of step 120."""
 RUN = "runs/digits-mlp-1"
 LOG = Path(__file__).parent.parent / "logs" / "plain_restarted.jsonl"
 WORKS = {
@@ -251,7 +328,28 @@ WORKS = {
     "runs": Work(("runs", "list", "runs", "--page", "page.html"), of_a_look, KEPT),
     "export": Work(("runs", "export", RUN, "--out", "table.csv"), of_a_look, KEPT),
     "learn schedule": Work(("learn", "schedule", "1/t", "--json"), of_the_output),
-    "watched loop": Work(LOOP, of_a_watched_loop),
+    "fork --spike": Work(("fork", "runs/outlier-1", "--spike", "120"), of_a_fork, SPIKED),
+    "fork --loop": Work(
+        (
+            "fork",
+            "runs/loop-1",
+            "rate 2x",
+            "--horizon",
+            "10 updates",
+            "--replicates",
+            "2",
+            "--loop",
+            "works:loop_to_fork",
+        ),
+        of_a_fork,
+        ("watched_loop",),
+    ),
+    "rate forks": Work((*DIGITS, "--set", "fork_budget=1"), of_a_tuned_training),
+    "cooling": Work((*FORKED, "--cool", "auto"), of_a_tuned_training),
+    "watched loop": Work(("watched_loop",), of_a_watched_loop),
+    "w.fork": Work(("forking_loop",), of_a_watched_loop),
+    "w.ensemble": Work(("averaging_loop",), of_a_watched_loop),
+    "trials": Work(("trying_loop",), of_trials),
 }
 
 

@@ -368,6 +368,11 @@ def test_arguments_that_cannot_be_used_are_refused_by_name() -> None:
     refused(BadArgument, "`batches` returned no batch", batches=lambda seed: [])
     refused(
         BadArgument,
+        "`batches` returned a Tensor: return an iterable of batches",
+        batches=lambda seed: torch.tensor(1.0),
+    )
+    refused(
+        BadArgument,
         "`scheduler` belongs to another optimizer",
         scheduler=OwnLoop(scheduler="lambda").scheduler,
     )

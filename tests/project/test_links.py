@@ -15,6 +15,8 @@ from gradiometer.storage.disk import check_inside, remove_folder, write_new
 from gradiometer.storage.journal import JournalWriter
 
 RUN = "runs/digits-mlp-1"
+TUNING = "runs/quadratic-position-tuning"
+TUNE = ("tune", "quadratic", "--steps", "24", "--budget", "2")
 FORK = ("fork", RUN, "--at", "20", "rate 2x", "--horizon", "5 updates", "--replicates", "1")
 QUIET = ("--no-open",)
 MAKE = (
@@ -35,6 +37,7 @@ MAKE = (
     ("measure", "sharpness", RUN, "--examples", "64", "--top", "1", "--probes", "4"),
     ("ensemble", RUN, "--points", "0"),
     FORK,
+    TUNE,
 )
 COMMANDS = {
     "resume": ("resume", RUN, *QUIET),
@@ -44,12 +47,27 @@ COMMANDS = {
     "sharpness": (*MAKE[2], "--seed", "1"),
     "ensemble": MAKE[3],
     "report": ("show", RUN),
+    "batch --branch": (
+        *("measure", "batch", RUN, "--branch", "--at", "20"),
+        *("--horizon", "5 updates", "--replicates", "2"),
+    ),
+    "sample": ("learn", "sample", RUN, "--steps", "20", "--burn-in", "4", "--chains", "1"),
+    "export": ("runs", "export", RUN, "--out", f"{RUN}/losses.csv"),
+    "list": ("runs", "list", "runs", "--page", f"{RUN}/runs.html"),
+}
+"""The commands that write into a run, or beside it."""
+
+TUNINGS = {
+    "same tuning": TUNE,
+    "another tuning": (*TUNE[:4], "--seed", "1"),
+    "report of a tuning": ("show", TUNING),
 }
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A run with everything that a run can have, stopped after its last checkpoint."""
+    """A folder with a tuning, and a run with everything that a run can have, stopped after its last
+    checkpoint."""
     made = tmp_path_factory.mktemp("links")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(made)
@@ -60,7 +78,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         events = made / RUN / "events.jsonl"
         lines = events.read_text().splitlines(keepends=True)
         events.write_text("".join(line for line in lines if '"finished"' not in line))
-        yield made / RUN
+        yield made
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -73,22 +91,30 @@ def contents(folder: Path) -> dict[str, str]:
     }
 
 
-def check(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
-    names = sorted(str(path.relative_to(base)) for path in base.rglob("*"))
+def check(
+    base: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    folder: str,
+    command: tuple[str, ...],
+) -> None:
+    """Put a link in the place of each file and folder of a run or a tuning, and call the command."""
+    names = sorted(str(path.relative_to(base / folder)) for path in (base / folder).rglob("*"))
+    assert names
     for number, name in enumerate(names):
         place = tmp_path / str(number)
-        shutil.copytree(base, place / RUN)
+        shutil.copytree(base / folder, place / folder)
         elsewhere = place / "elsewhere"
         elsewhere.mkdir()
-        (place / RUN / name).rename(elsewhere / "it")
-        (place / RUN / name).symlink_to(elsewhere / "it")
+        (place / folder / name).rename(elsewhere / "it")
+        (place / folder / name).symlink_to(elsewhere / "it")
         before = contents(elsewhere)
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(place)
-            code, _, error = called(capsys, *COMMANDS[command])
-        assert code in (0, 2, 6), (command, name, error)
-        assert "Traceback" not in error, (command, name, error)
-        assert contents(elsewhere) == before, (command, name, error)
+            code, _, error = called(capsys, *command)
+        assert code in (0, 2, 6), (name, error)
+        assert "Traceback" not in error, (name, error)
+        assert contents(elsewhere) == before, (name, error)
         shutil.rmtree(place)
 
 
@@ -96,7 +122,7 @@ def check(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], comman
 def test_resume_follows_no_link(
     base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    check(base, tmp_path, capsys, "resume")
+    check(base, tmp_path, capsys, RUN, COMMANDS["resume"])
 
 
 @pytest.mark.slow
@@ -104,7 +130,15 @@ def test_resume_follows_no_link(
 def test_no_command_follows_a_link(
     base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
 ) -> None:
-    check(base, tmp_path, capsys, command)
+    check(base, tmp_path, capsys, RUN, COMMANDS[command])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", TUNINGS)
+def test_no_command_follows_a_link_in_a_tuning(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    check(base, tmp_path, capsys, TUNING, TUNINGS[command])
 
 
 def test_a_link_is_refused_below_a_run_and_allowed_elsewhere(tmp_path: Path) -> None:

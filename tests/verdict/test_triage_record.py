@@ -85,8 +85,7 @@ def train(
     settings: dict[str, Any] | None = None,
     inputs: Tensor = INPUTS,
 ) -> tuple[list[Tensor], Run | None]:
-    """A plain loop, under `watch` if there is a folder for the run: its parameters at the end, and
-    the run."""
+    """A plain loop, under `watch` if there is a folder: its parameters at the end, and the run."""
     model = network() if model is None else model
     optimizer = optimizer_of(model)
     generator = torch.Generator().manual_seed(3)
@@ -385,6 +384,7 @@ def test_evaluations_are_recorded_with_their_intervals(tmp_path: Path) -> None:
     [
         ({}, "`test` and `train` are missing"),
         ({"test": []}, "`test` holds no loss"),
+        ({"test": torch.zeros(2, device="meta")}, "`test` must be a loss .*, got a Tensor"),
         (
             {"train": [[0.5], [0.5, 0.6]]},
             "`train` must be a loss or the losses of single examples, got a list",

@@ -23,6 +23,7 @@ from fixed_point import BATCH, NOISE_SCALE, RATE, SAMPLING, Position, assert_kno
 from gradiometer import BadArgument, diagnose, sampling_of, watch
 from gradiometer.estimation import GradientNoise
 from gradiometer.integrations.watch import Watch
+from gradiometer.loop import forks_of
 from gradiometer.measurement import Draw, Sampling
 from gradiometer.report.page import write_page
 from gradiometer.run import Run
@@ -375,6 +376,30 @@ def test_a_checkpoint_lets_the_same_run_go_on(tmp_path: Path) -> None:
     assert again.run.path == w.run.path
     assert again.run.series("noise").steps.tolist() == [*range(9)]
     assert again.run.losses[0].tolist() == [*range(9)]
+
+
+def test_a_loop_that_goes_on_may_ask_before_its_first_step(tmp_path: Path) -> None:
+    model, optimizer, w = simple(tmp_path)
+    with w:
+        for _ in range(6):
+            optimizer.zero_grad()
+            loss, (inputs, labels) = one_backward(model)
+            w.step(loss, (inputs, labels))
+            optimizer.step()
+            w.snapshot()
+        kept = w.state_dict()
+    model, optimizer, again = simple(tmp_path)
+    again.load_state_dict(kept)
+    with again:
+        assert again.state_dict() == kept
+        assert again.run.path == w.run.path
+        asked = {"batch_size": 4, "alternatives": ["rate 2x"], "horizon": "2 updates"}
+        found = again.fork(batches=(inputs, labels), replicates=2, **asked)
+        assert len(found.results) == 4
+        optimizer.zero_grad()
+        again.step(*one_backward(model))
+        optimizer.step()
+    assert len(forks_of(again.run)) == 1
 
 
 def test_a_loader_says_how_it_draws() -> None:

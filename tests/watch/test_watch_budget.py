@@ -1,6 +1,7 @@
 """`watch` keeps its budget, also in a run that continues."""
 
 import sys
+import time
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -11,6 +12,7 @@ from torch import nn
 
 from gradiometer.estimation import GradientNoise
 from gradiometer.integrations.watch import Watch
+from gradiometer.integrations.watch.turns import Turns
 from watched_loop import Clock, one_backward, simple
 
 
@@ -95,3 +97,29 @@ def test_an_unmeasured_step_does_next_to_nothing(tmp_path: Path) -> None:
         # functions of ours; one step in 20 is kept to compare forks with, and two in ten are looks
         # of triage
         assert sorted(made[200:])[100] <= 4 and sorted(made)[290] <= 10
+
+
+def test_two_loops_that_take_turns_in_one_thread_count_their_own_time(tmp_path: Path) -> None:
+    """The budget of a quick loop must not be paid by a slow one beside it."""
+    began = time.thread_time()
+    quick, quick_optimizer, first = simple(tmp_path, name="quick")
+    slow, slow_optimizer, second = simple(tmp_path, name="slow")
+    work = torch.randn(300, 300)
+    with first, second:
+        for _ in range(60):
+            for model, optimizer, w in (
+                (quick, quick_optimizer, first),
+                (slow, slow_optimizer, second),
+            ):
+                optimizer.zero_grad()
+                loss, batch = one_backward(model)
+                if w is second:
+                    for _ in range(8):
+                        work @ work
+                w.step(loss, batch)
+                optimizer.step()
+        took = time.thread_time() - began
+        total = first.budget.elapsed + second.budget.elapsed
+        assert first.budget.training < second.budget.training / 2
+        assert 0.5 * took < total < 1.02 * took
+    assert not Turns.several

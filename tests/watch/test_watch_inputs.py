@@ -5,11 +5,13 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from gradiometer import BadArgument, supervised, watch
+from gradiometer.verdict.triage.signs import Signs
 
 LOSS = nn.CrossEntropyLoss()
 
@@ -106,6 +108,36 @@ def test_a_loop_whose_noise_cannot_be_seen_is_still_watched_for_what_limits_it(
         "looks for what limits the run. The gradient noise is not measured" in printed
         and "report.html" in printed
     )
+
+
+def movements(folder: Path, *, closes: bool) -> np.ndarray:
+    torch.manual_seed(0)
+    model = Keyword()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    with watch(model, optimizer, out=folder, quiet=True, page=False) as w:
+
+        def backward() -> Tensor:
+            inputs, labels = torch.randn(32, 20), torch.randint(3, (32,))
+            optimizer.zero_grad()
+            loss = LOSS(model(scaled=True, inputs=inputs), labels)
+            loss.backward()
+            w.step(loss)
+            return loss
+
+        for _ in range(60):
+            if closes:
+                optimizer.step(backward)
+            else:
+                backward()
+                optimizer.step()
+    return Signs.of(w.run).tensors["movement"]
+
+
+def test_an_update_with_a_closure_is_looked_at_as_one_without(tmp_path: Path) -> None:
+    """Lightning gives every optimizer a closure: without the movement no rate could be judged."""
+    plain = movements(tmp_path, closes=False)
+    assert len(plain) >= 5
+    assert np.array_equal(plain, movements(tmp_path, closes=True), equal_nan=True)
 
 
 def test_no_hook_is_left_and_copies_of_the_model_have_none_that_acts(tmp_path: Path) -> None:

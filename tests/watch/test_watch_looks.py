@@ -67,22 +67,34 @@ def test_a_program_that_changes_its_folder_keeps_its_run_and_its_page(
     assert not any((tmp_path / "elsewhere").iterdir())
 
 
-def test_it_prints_once_where_the_run_is_what_is_measured_and_how_often(
+def test_it_prints_once_where_the_run_is_what_is_measured_and_what_that_costs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    share = "in 2 % of the training time, and up to 10 % in the first"
     for place, (settings, often) in enumerate(
         (
             ({"every": 1}, "at every step"),
             ({"every": 3}, "at one step in 3"),
-            ({"every": None}, "in 2 % of the training time"),
+            ({"every": None}, f"{share} 300 steps"),
+            ({"every": None, "parts": 4}, f"{share} 1,000 steps"),
         ),
         start=1,
     ):
         watched(tmp_path, gauges="noise,trajectory", **settings)
-        printed = f"gradiometer: {tmp_path / f'loop-{place}'}: measures noise, trajectory {often}\n"
+        printed = (
+            f"gradiometer: {tmp_path / f'loop-{place}'}: measures noise, trajectory {often}, to "
+            "see if the batch is too small or too large\n"
+        )
         assert capsys.readouterr() == ("", printed)
+    model, optimizer, w = simple(tmp_path, gauges="noise", every=None, steps=40)
+    with w:
+        through(model, optimizer, w, 2)
+    told = capsys.readouterr().err
+    assert "loop-5: measures noise in up to 10 % of the time of these 40 steps, to see" in told
+    watched(tmp_path, gauges="trajectory", every=None)
+    assert capsys.readouterr().err.endswith(f"measures trajectory {share} 1,000 steps\n")
     watched(tmp_path, budget=0.0, every=None)
-    assert capsys.readouterr().err.endswith("loop-4: nothing is measured (budget 0)\n")
+    assert capsys.readouterr().err.endswith("loop-7: nothing is measured (budget 0)\n")
     watched(tmp_path, quiet=True)
     assert capsys.readouterr() == ("", "")
 

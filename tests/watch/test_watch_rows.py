@@ -112,6 +112,15 @@ def test_wrong_groups_are_refused(tmp_path: Path) -> None:
         pytest.raises(BadArgument, match="for 8 rows"),
     ):
         w.step(backward(model, batch), batch)
+    for groups in (8, 2**53):
+        made = model, _ = network()
+        with (
+            watched(tmp_path, made, groups=groups) as w,
+            pytest.raises(
+                BadArgument, match="a batch has 8 rows, which would all be copies of one"
+            ),
+        ):
+            w.step(backward(model, batch), batch)
 
 
 def drawn(tmp_path: Path, loader: Any, **settings: Any) -> tuple[str, ...]:

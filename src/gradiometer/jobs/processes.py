@@ -103,7 +103,7 @@ class Processes(Pool):
         return self._folder
 
     def _dispatch(self) -> "ProcessDispatch":
-        return ProcessDispatch(self.start, self._scratch(), self._idle, self.count)
+        return ProcessDispatch(self, self._scratch(), self._idle)
 
 
 class Worker:
@@ -171,23 +171,20 @@ class ProcessDispatch(Dispatch):
     """Jobs on their way through processes.
 
     Args:
-        start: Starts processes of the pool.
-        folder: The folder of the pool.
+        pool: The pool.
+        folder: Its folder.
         idle: Its processes without a job. They are used first, and each is put back after a job.
-        count: Processors for all jobs.
     """
 
-    def __init__(
-        self, start: Callable[..., None], folder: Path, idle: list[Worker], count: int
-    ) -> None:
-        self._start = start
+    def __init__(self, pool: Processes, folder: Path, idle: list[Worker]) -> None:
+        self._pool = pool
         self._file = folder / uuid4().hex
         self._idle = idle
-        self._free = self._count = count
+        self._free = pool.count
         self._busy: dict[Future[bytes], tuple[Worker, int]] = {}
 
     def _prepare(self, jobs: Sequence[Job]) -> None:
-        self._start(most=len(jobs))
+        self._pool.start(most=len(jobs))
 
     def _share(self, content: bytes) -> Shared:
         with writing(self._file.parent, REMEDY):
@@ -196,7 +193,7 @@ class ProcessDispatch(Dispatch):
         return self._file.name, partial(torch.load, self._file, mmap=True, weights_only=False)
 
     def _begin(self, job: Job, *arguments: Any) -> "Future[bytes] | None":
-        cost = min(job.threads, self._count)
+        cost = min(job.threads, self._pool.count)
         if cost > self._free:
             return None
         worker = self._idle.pop() if self._idle else Worker(self._file.parent)

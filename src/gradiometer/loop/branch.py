@@ -11,7 +11,7 @@ import msgspec
 from gradiometer.arguments import check_whole
 from gradiometer.errors import BadArgument
 from gradiometer.loop.changes.alternative import Alternative
-from gradiometer.loop.readout import Readout, packed, unpacked
+from gradiometer.loop.readout import Readout, pack_values, unpack_values
 from gradiometer.storage.journal import plain, restored
 
 # A number in a file.
@@ -129,7 +129,7 @@ class BranchResult:
 
     def to_dict(self) -> dict[str, Any]:
         """The result as JSON types."""
-        stored: dict[str, Any] = plain(msgspec.to_builtins(self, enc_hook=packed))
+        stored: dict[str, Any] = plain(msgspec.to_builtins(self, enc_hook=pack_values))
         return stored
 
     @classmethod
@@ -139,4 +139,4 @@ class BranchResult:
         Raises:
             ValidationError: A field is missing, or has another type.
         """
-        return msgspec.convert(restored(stored), cls, dec_hook=unpacked)
+        return msgspec.convert(restored(stored), cls, dec_hook=unpack_values)

@@ -32,7 +32,7 @@ STEP = "step"
 Parts = tuple[nn.Module, list[torch.optim.Optimizer], Sequence[Any], Any]
 
 
-def copied(
+def copies_of(
     model: nn.Module,
     optimizers: Sequence[torch.optim.Optimizer],
     schedulers: Sequence[Any],
@@ -49,7 +49,7 @@ def copied(
     memo: dict[int, Any] = {}
     together = [one for one in optimizers if optimizers_in(one) != [one]]
     every = [*(part for one in optimizers for part in optimizers_in(one)), *together]
-    for one in [*_ours(model, every), *_cached(model)]:
+    for one in [*_ours(model, every), *_activations(model)]:
         memo[id(one)] = one.detach().clone() if isinstance(one, Tensor) else one
     made = [_new(type(optimizer)) for optimizer in every]
     memo |= {id(optimizer): new for optimizer, new in zip(every, made, strict=True)}
@@ -58,29 +58,29 @@ def copied(
             # a scheduler may know its optimizer by a wrapper, such as that of Accelerate
             bare = bare_optimizer(part.optimizer)
             memo[id(part.optimizer)] = memo.get(id(bare), bare)
-    model_copy = _copied("model", model, memo)
+    model_copy = _copy("model", model, memo)
     for module in model_copy.modules():
         _rebind_functions(vars(module), memo)
     for optimizer, new in zip(every, made, strict=True):
-        new.__setstate__(_copied("optimizer", _without_wrapper(optimizer), memo))
+        new.__setstate__(_copy("optimizer", _without_wrapper(optimizer), memo))
         _rebind_functions(vars(new), memo)
         _mark_step(new)
-    others = _copied("scheduler", tuple(schedulers), memo), _copied("scaler", scaler, memo)
+    others = _copy("scheduler", tuple(schedulers), memo), _copy("scaler", scaler, memo)
     for hooks in _hook_tables(model_copy, made):
         for key in [key for key, hook in hooks.items() if is_ours(hook)]:
             del hooks[key]
-    hooks_of = {place: _copied("model", hooks, memo) for place, hooks in _parameter_hooks(model)}
-    _give_hooks(model_copy, {place: _renewed(hooks, memo) for place, hooks in hooks_of.items()})
+    hooks_of = {place: _copy("model", hooks, memo) for place, hooks in _parameter_hooks(model)}
+    _give_hooks(model_copy, {place: _renew(hooks, memo) for place, hooks in hooks_of.items()})
     return model_copy, [memo[id(optimizer)] for optimizer in optimizers], *others
 
 
-def dumped(
+def dump_parts(
     model: nn.Module,
     optimizers: Sequence[torch.optim.Optimizer],
     schedulers: Sequence[Any],
     scaler: Any,
 ) -> bytes:
-    """The parts as bytes, for `loaded`. Unlike pickle they keep all attributes of the optimizer,
+    """The parts as bytes, for `load_parts`. Unlike pickle they keep all attributes of the optimizer,
     and hooks.
 
     Raises:
@@ -98,8 +98,8 @@ def dumped(
     return buffer.getvalue()
 
 
-def loaded(stored: bytes) -> Parts:
-    """The parts from the result of `dumped`, made by this program."""
+def load_parts(stored: bytes) -> Parts:
+    """The parts from the result of `dump_parts`, made by this program."""
     parts: Parts
     parts, hooks = cloudpickle.loads(stored)
     _give_hooks(parts[0], hooks)
@@ -155,7 +155,7 @@ def _mark_step(optimizer: torch.optim.Optimizer) -> None:
     optimizer.step = counted  # type: ignore[method-assign]
 
 
-def _copied(name: str, part: Any, memo: dict[int, Any]) -> Any:
+def _copy(name: str, part: Any, memo: dict[int, Any]) -> Any:
     try:
         return copy.deepcopy(part, memo)
     except Exception as error:
@@ -196,20 +196,20 @@ def _rebound(function: FunctionType, memo: dict[int, Any]) -> FunctionType:
     memo[id(function)] = made  # before its cells: a function may refer to itself
     functools.update_wrapper(made, function)
     if function.__defaults__ is not None:
-        made.__defaults__ = _renewed(function.__defaults__, memo)
+        made.__defaults__ = _renew(function.__defaults__, memo)
     if function.__kwdefaults__ is not None:
         made.__kwdefaults__ = {
-            name: _renewed(one, memo) for name, one in function.__kwdefaults__.items()
+            name: _renew(one, memo) for name, one in function.__kwdefaults__.items()
         }
     for cell, new in zip(cells or (), new_cells or (), strict=True):
         try:
-            new.cell_contents = _renewed(cell.cell_contents, memo)
+            new.cell_contents = _renew(cell.cell_contents, memo)
         except ValueError:  # not filled yet
             continue
     return made
 
 
-def _renewed(value: Any, memo: dict[int, Any]) -> Any:
+def _renew(value: Any, memo: dict[int, Any]) -> Any:
     """The copy of an object of the model; another function with copies; anything else as it is."""
     if id(value) in memo:
         return memo[id(value)]
@@ -218,7 +218,7 @@ def _renewed(value: Any, memo: dict[int, Any]) -> Any:
     if isinstance(value, MethodType) and id(value.__self__) in memo:
         return MethodType(value.__func__, memo[id(value.__self__)])
     if type(value) in (list, tuple):
-        return type(value)(_renewed(one, memo) for one in value)
+        return type(value)(_renew(one, memo) for one in value)
     return value
 
 
@@ -244,7 +244,7 @@ def _ours(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> Iter
     )
 
 
-def _cached(model: nn.Module) -> Iterator[Tensor]:
+def _activations(model: nn.Module) -> Iterator[Tensor]:
     """Tensors with a graph that modules keep, such as a last activation or a hidden state: torch
     does not copy them."""
     for module in model.modules():

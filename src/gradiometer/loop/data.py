@@ -201,11 +201,13 @@ class Called(Data):
         def made() -> Iterator[Batch]:
             with user_code("batches"):
                 found: Any = self._function(seed)
-            if not isinstance(found, Iterable):
+            try:
+                batches = iter(found)
+            except TypeError as error:  # also of a tensor with a single number
                 raise BadArgument(
                     f"`batches` returned a {type(found).__name__}: return an iterable of batches."
-                )
-            yield from found
+                ) from error
+            yield from batches
 
         return _apart(made(), seed)
 
@@ -243,7 +245,7 @@ def data_of(batches: Any, size: int | None, groups: Groups = None) -> Data:
         BadArgument: They cannot be replayed.
     """
     if groups is not None:
-        return grouped(data_of(batches, size), groups)
+        return with_groups(data_of(batches, size), groups)
     if isinstance(batches, Data):
         return batches
     if isinstance(batches, DataLoader):
@@ -273,7 +275,7 @@ def data_of(batches: Any, size: int | None, groups: Groups = None) -> Data:
     )
 
 
-def grouped(data: Data, groups: Groups) -> Data:
+def with_groups(data: Data, groups: Groups) -> Data:
     """The same data, whose examples are groups of rows.
 
     Raises:
@@ -282,7 +284,7 @@ def grouped(data: Data, groups: Groups) -> Data:
     if isinstance(data, Ordered):
         raise BadArgument(
             "`groups` needs batches that hold the rows of an example together, and `batches` are "
-            "rows that are drawn one by one: give a DataLoader, or a function of a seed."
+            "rows that are drawn one by one: give a DataLoader, a function of a seed, or groups=None."
         )
     if not callable(groups):
         check_whole("groups", groups, 2)

@@ -89,7 +89,7 @@ def _train(loop: Loop, branch: Branch) -> BranchResult:
         try:
             update = loop.advance(tail, horizon - stream.examples)
         except UserCodeFailed as error:
-            if _is_finite(loop.model):
+            if is_finite(loop.model):
                 raise
             diverged = f"the parameters are not finite ({error})"
             break
@@ -130,7 +130,8 @@ def _mean_and_most(losses: Sequence[Tensor | float]) -> tuple[float, float]:
     return sum(numbers) / len(numbers), max(numbers)
 
 
-def _is_finite(model: nn.Module) -> bool:
+def is_finite(model: nn.Module) -> bool:
+    """True if all parameters of a model are finite."""
     return all(bool(parameter.isfinite().all()) for parameter in model.parameters())
 
 

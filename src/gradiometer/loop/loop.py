@@ -17,7 +17,7 @@ from gradiometer.convergence.averaging import REFRESHED, refresh_batch_norm
 from gradiometer.convergence.schedules.schedule import Schedule
 from gradiometer.errors import BadArgument, UserCodeFailed, bounded
 from gradiometer.loop.checks import check_functions, check_scheduler, optimizer_from
-from gradiometer.loop.copies import Parts, copied, dumped, loaded
+from gradiometer.loop.copies import Parts, copies_of, dump_parts, load_parts
 from gradiometer.loop.data import Data, data_of, first_size, updates_per_step
 from gradiometer.loop.evaluation import readouts_of
 from gradiometer.loop.horizon import Horizon
@@ -224,7 +224,7 @@ class Loop:
         if self.source is not None:
             self.source.bring(self)
         own = {"_fixed": dict(self._fixed), "_newest": self._newest.copy()}
-        return _loop_of(copied(*self._parts), {**vars(self), **own})
+        return _loop_of(copies_of(*self._parts), {**vars(self), **own})
 
     @property
     def _parts(self) -> Parts:
@@ -271,7 +271,7 @@ class Loop:
         parts = {"model", "optimizer", "schedulers", "scaler", "_planner"}
         others = {name: value for name, value in vars(self).items() if name not in parts}
         others |= {"stream": Stream(iter(())), "_some": None}
-        return _loaded, (dumped(*self._parts), others)
+        return _load_loop, (dump_parts(*self._parts), others)
 
     def begin(self, replicate: int) -> None:
         """Start a branch here: the data come in the order of this replicate."""
@@ -349,7 +349,7 @@ class Loop:
             groups = self.optimizer.param_groups
             base = [group["lr"] for group in groups]
             multiplier = self.factor * tail(before, self.stream.examples)
-            for group, rate in zip(groups, self._planned(base, original), strict=True):
+            for group, rate in zip(groups, self._rates_now(base, original), strict=True):
                 group["lr"] = rate * multiplier
             for setting, values in self._fixed.items():
                 for group, value in zip(groups, values, strict=True):
@@ -394,7 +394,7 @@ class Loop:
                 model, self.loss, self._some or [], self.evaluate, seed, self.data.groups
             )
 
-    def _planned(self, base: Sequence[Any], original: Fraction) -> Sequence[Any]:
+    def _rates_now(self, base: Sequence[Any], original: Fraction) -> Sequence[Any]:
         """The rate of every group at this update, without the factors."""
         replaced = self.optimizer is not self._planner
         if self._schedule is not None:
@@ -493,6 +493,6 @@ def _loop_of(parts: Parts, others: dict[str, Any]) -> Loop:
     return loop
 
 
-def _loaded(parts: bytes, others: dict[str, Any]) -> Loop:
+def _load_loop(parts: bytes, others: dict[str, Any]) -> Loop:
     """The loop from what `Loop.__reduce__` has made."""
-    return _loop_of(loaded(parts), others)
+    return _loop_of(load_parts(parts), others)

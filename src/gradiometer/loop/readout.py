@@ -62,11 +62,11 @@ class Readout:
         return self.mean if self.lower_is_better else -self.mean
 
 
-def packed(values: Float[np.ndarray, " examples"]) -> str:
+def pack_values(values: Float[np.ndarray, " examples"]) -> str:
     """The values as a file has them: base64 of float32, little-endian."""
     return base64.b64encode(values.astype("<f4").tobytes()).decode()
 
 
-def unpacked(_: type, text: str) -> Float[np.ndarray, " examples"]:
-    """The inverse of `packed`."""
+def unpack_values(_: type, text: str) -> Float[np.ndarray, " examples"]:
+    """The inverse of `pack_values`."""
     return np.frombuffer(base64.b64decode(text), dtype="<f4").astype(np.float32)

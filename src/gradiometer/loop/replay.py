@@ -250,14 +250,14 @@ def check_replay(loop: Loop, kept: KeptUpdates) -> tuple[str, ...]:
         averages += _averages(kept)
     for average in averages or [None]:
         loop.average = average
-        found = _found(loop, kept)
+        found = _explain(loop, kept)
         if _is_complete(found, kept):
             return _notes(found)
     loop.average = None
     raise Unsupported(_refusal(loop, found[-1]))
 
 
-def _found(loop: Loop, kept: KeptUpdates) -> list[Again]:
+def _explain(loop: Loop, kept: KeptUpdates) -> list[Again]:
     """The updates made again, with the second backward or the clipping that explains them."""
     plain = _best(loop, kept)
     if _is_complete(plain, kept):
@@ -369,7 +369,7 @@ def _ascents(again: Again) -> Iterator[float]:
     gradient = torch.cat([one.sample for one in made.values()])
     scale = float(move @ gradient / (gradient @ gradient))
     if scale > 0 and float((move - scale * gradient).norm()) < ROUNDING * float(move.norm()):
-        yield from _rounded(scale * made.norm)
+        yield from _near(scale * made.norm)
 
 
 def _averages(kept: KeptUpdates) -> Iterator[MovingAverage]:
@@ -395,7 +395,7 @@ def _averages(kept: KeptUpdates) -> Iterator[MovingAverage]:
         pairs.append((name, nearest))
         shares.append(_gap(old[name], new[name], new[nearest])[0])
     if pairs and 0 < statistics.median(shares) <= 1:
-        for share in _rounded(statistics.median(shares), AVERAGED):
+        for share in _near(statistics.median(shares), AVERAGED):
             yield MovingAverage(tuple(pairs), 1 - share)
 
 
@@ -414,16 +414,16 @@ def _clippings(again: Again) -> Iterator[tuple[float | None, float | None]]:
         return
     ratio = again.common_ratio
     if ratio is not None and ratio < 1:
-        for norm in _rounded(ratio * made.norm):
+        for norm in _near(ratio * made.norm):
             yield norm, None
     pairs = [(float(one.largest), float(made[name].largest)) for name, one in seen.items()]
     values = [one for one, two in pairs if one < two]
     if values and max(values) - min(values) <= ROUNDING * max(values):
-        for value in _rounded(max(values)):
+        for value in _near(max(values)):
             yield None, value
 
 
-def _rounded(number: float, near_enough: float = ROUNDING) -> Iterator[float]:
+def _near(number: float, near_enough: float = ROUNDING) -> Iterator[float]:
     """Numbers with few digits near a number, and then itself."""
     known = set()
     for digits in range(1, 8):

@@ -37,12 +37,12 @@ ORIGINAL = Fraction(1)
 Groups = int | Callable[[Batch], Any] | None
 
 
-def examples_in(batch: Batch, groups: Groups) -> Int[Tensor, " rows"] | None:
-    """The number of its example for every row of a batch; None if each row is one.
+def labels_in(batch: Batch, groups: Groups) -> Int[Tensor, " rows"] | None:
+    """A label for every row of a batch, equal for the rows of one example; None if each row is one.
 
-    >>> from gradiometer.loop.stream import examples_in
-    >>> examples_in(torch.zeros(6, 2), 2), examples_in(torch.zeros(4), lambda batch: [7, 3, 7, 3])
-    (tensor([0, 0, 1, 1, 2, 2]), tensor([0, 1, 0, 1]))
+    >>> from gradiometer.loop.stream import labels_in
+    >>> labels_in(torch.zeros(6, 2), 2), labels_in(torch.zeros(4), lambda batch: [7, 3, 7, 3])
+    (tensor([0, 0, 1, 1, 2, 2]), tensor([7, 3, 7, 3]))
 
     Raises:
         BadArgument: `groups` returned something else than a label for every row.
@@ -59,8 +59,7 @@ def examples_in(batch: Batch, groups: Groups) -> Int[Tensor, " rows"] | None:
             f"`groups` returned labels of shape {list(labels.shape)} for {size} rows: return "
             "one label for every row, and at least two different ones."
         )
-    found: dict[Any, int] = {}
-    return torch.tensor([found.setdefault(label, len(found)) for label in labels.tolist()])
+    return labels
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,14 @@ class Piece:
     @classmethod
     def of(cls, batch: Batch, groups: Groups) -> "Piece":
         """All examples of a batch."""
-        return cls(batch, examples_in(batch, groups))
+        labels = labels_in(batch, groups)
+        if labels is None:
+            return cls(batch)
+        numbers: dict[Any, int] = {}
+        return cls(
+            batch,
+            torch.tensor([numbers.setdefault(label, len(numbers)) for label in labels.tolist()]),
+        )
 
     @property
     def size(self) -> int:
@@ -104,7 +110,7 @@ class Piece:
         return torch.tensor(numbers)
 
 
-def joined(pieces: Sequence[Piece]) -> Batch:
+def join(pieces: Sequence[Piece]) -> Batch:
     """One batch with the rows of these pieces. Where all first copies come before all second ones,
     as in a batch of two views, they do so in the whole.
 
@@ -219,7 +225,7 @@ class Stream:
             if examples == most:
                 break
         self.examples += examples
-        return Taken(self._merged(pieces), examples)
+        return Taken(self._merge(pieces), examples)
 
     def _next(self, parts: int) -> tuple[Piece, bool]:
         """The next batch, or the next of its parts, which is counted; True if it is skipped."""
@@ -259,12 +265,12 @@ class Stream:
             batch = mapped(batch, lambda tensor: tensor.to(device))
         return Piece.of(batch, self._groups)
 
-    def _merged(self, pieces: list[Piece]) -> list[Batch]:
+    def _merge(self, pieces: list[Piece]) -> list[Batch]:
         """One batch, unless training accumulates, or examples differ in shape (sequences of unequal
         length)."""
         if self._accumulation == 1 and len(pieces) > 1:
             with suppress(BadArgument):
-                return [joined(pieces)]
+                return [join(pieces)]
         return [piece.batch for piece in pieces]
 
 

@@ -1,6 +1,7 @@
 """Contexts that restore every module's mode, or what a loss uses besides its model."""
 
 import functools
+import gc
 import pickle
 import random
 from collections import deque
@@ -127,13 +128,11 @@ def _reachable(roots: Iterable[Any]) -> Iterator[Any]:
 def _inside(one: Any) -> list[Any]:
     if isinstance(one, FunctionType):
         return _used_by(one)
-    if isinstance(one, MethodType):
-        return [one.__self__, one.__func__]
-    if isinstance(one, functools.partial):
-        return [one.func, *one.args, *one.keywords.values()]
-    if isinstance(one, dict | list | tuple | set):
-        # 1000: longest collection that is looked through.
-        return [] if len(one) > 1000 else list(one.values()) if isinstance(one, dict) else list(one)
+    # What these hold is looked through, though they are of Python itself. Of a long collection
+    # (above 1,000) nothing is.
+    if isinstance(one, MethodType | functools.partial | dict | list | tuple | set):
+        is_long = not callable(one) and len(one) > 1000
+        return [] if is_long else gc.get_referents(one)
     library = type(one).__module__.partition(".")[0] in LIBRARIES and not isinstance(one, nn.Module)
     closed = library or isinstance(one, (ModuleType, *GENERATORS))
     return [] if closed else list(getattr(one, "__dict__", {}).values())

@@ -12,6 +12,7 @@ from typing import Any
 from gradiometer.errors import BadArgument
 from gradiometer.run.cadence.early import (
     IN_TIME,
+    PROMISED,
     PROMISED_BY,
     START_UP,
     START_UP_STEPS,
@@ -88,6 +89,8 @@ class Budget:
         self.steps = 0
         # Measured steps so far.
         self.readings = 0
+        # Readings that are made early, before the share has paid for them.
+        self.promised = PROMISED
         # Called before the cost of a measurement is taken, for charges that are known only then.
         self.before_made: Callable[[], None] = lambda: None
         self._earlier = self._lent = self._last = 0.0
@@ -397,6 +400,7 @@ class Budget:
             readings=readings,
             newest=self.steps if under_way else self._newest,
             bookkeeping=self._by_the_way,
+            most=self.promised,
         )
 
 

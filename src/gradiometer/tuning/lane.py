@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from gradiometer.errors import Diverged, UserCodeFailed
 from gradiometer.loop.branch import Branch, BranchResult, Tail
 from gradiometer.loop.changes.alternative import GoOn
-from gradiometer.loop.engine import train_branch
+from gradiometer.loop.engine import is_finite, train_branch
 from gradiometer.loop.loop import Loop
 from gradiometer.loop.readout import Readout
 from gradiometer.loop.stream import Stream
@@ -145,13 +145,9 @@ class LoopLane(Lane):
                         mean.take(loop.model, loop.index)
             # A loss may refuse NaN, which is a rate that is too high and no fault of the loss.
             except UserCodeFailed:
-                if self._is_finite:
+                if is_finite(loop.model):
                     raise
-        return self._is_finite
-
-    @property
-    def _is_finite(self) -> bool:
-        return all(bool(parameter.isfinite().all()) for parameter in self.loop.model.parameters())
+        return is_finite(loop.model)
 
     def batches(self) -> Stream:
         """The batches from here on. In a new process they are drawn again."""

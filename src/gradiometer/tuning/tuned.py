@@ -6,8 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import tomli_w
 import torch
+from jaxtyping import Float
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -50,22 +52,22 @@ class Tried:
         return readout_of(self.result, self.readout).mean
 
     @property
+    def losses(self) -> Float[np.ndarray, " examples"] | None:
+        """The loss of every example; None if that is not known, or if it diverged."""
+        values = None if self.result.diverged else self.result.readouts[self.readout].values
+        return None if values is None or len(values) < 2 else values.astype(float)
+
+    @property
     def estimate(self) -> Estimate | None:
         """The loss with its interval over the examples; None if that is not known."""
-        values = None
-        if self.result.diverged is None:
-            values = self.result.readouts[self.readout].values
-        return None if values is None or len(values) < 2 else skewed_mean(values.astype(float))
+        return None if self.losses is None else skewed_mean(self.losses)
 
     def behind(self, best: "Tried") -> Estimate | None:
         """How much higher the loss is than that of the best lane, on the same examples; None if
         that is not known."""
-        if not math.isfinite(self.loss):
+        if self.losses is None or best.losses is None:
             return None
-        one, two = (each.result.readouts[self.readout].values for each in (self, best))
-        if one is None or two is None or len(one) < 2:
-            return None
-        return skewed_mean(one.astype(float) - two.astype(float))
+        return skewed_mean(self.losses - best.losses)
 
     def to_dict(self) -> dict[str, Any]:
         """The result as JSON types."""

@@ -1,17 +1,18 @@
 """`Schedule`: a learning rate as a pure function of the step. It can be combined, stored, and
 proven about, and so can every combination."""
 
+import ast
 import math
 import operator
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, SupportsIndex
 
 from gradiometer.arguments import require
 from gradiometer.convergence.formulas.asymptotics import Asymptotics, Time
+from gradiometer.convergence.formulas.expression import DEEPEST, nearest
 from gradiometer.convergence.formulas.number import Amount
 from gradiometer.errors import BadArgument
 
@@ -19,7 +20,9 @@ if TYPE_CHECKING:  # torch is loaded only when a schedule is attached to an opti
     import torch.optim.lr_scheduler
 
 
-READER = "gradiometer.convergence.schedules.text"
+# Characters in the longest text accepted.
+LONGEST = 20_000
+METHODS = ("warmed_up", "then")
 
 
 @dataclass(frozen=True)
@@ -178,7 +181,7 @@ class Schedule(ABC):
             for name, value in settings.items()
             if name != "kind"
         }
-        return _schedule_of(settings["kind"], **given)
+        return _built(settings["kind"], (), given)
 
     @classmethod
     def parse(cls, text: str) -> "Schedule":
@@ -189,8 +192,7 @@ class Schedule(ABC):
         >>> Schedule.parse("Linear(0.1, steps=100).warmed_up(5) * 0.5")(55)
         0.025
         """
-        made: Schedule = import_module(READER).parse(text)
-        return made
+        return _parsed(text)
 
     def _require(self, condition: bool, name: str, must: str) -> None:
         require(
@@ -215,14 +217,8 @@ def power(base: Amount, exponent: Time) -> Time:
     return float(base) ** exponent if isinstance(exponent, int | float) else base**exponent
 
 
-def _schedule_of(kind: Any, *values: Any, **settings: Any) -> Schedule:
-    """A schedule by the name of its class; the classes are in files that import this one."""
-    made: Schedule = import_module(READER).build(kind, values, settings)
-    return made
-
-
 def _as_schedule(other: "Schedule | Amount") -> Schedule:
-    return other if isinstance(other, Schedule) else _schedule_of("Constant", other)
+    return other if isinstance(other, Schedule) else _built("Constant", (other,), {})
 
 
 @dataclass(frozen=True)
@@ -280,3 +276,95 @@ class Warmup(Schedule):
 def _at(schedule: Schedule, step: Time) -> Time:
     """The rate of a part: a number, or its asymptotics for large steps."""
     return schedule.asymptotics(step) if isinstance(step, Asymptotics) else schedule.formula(step)
+
+
+def _parsed(text: str) -> Schedule:
+    """The schedule in a text: a `repr`, or schedules combined by * and by methods."""
+    require(
+        len(text) <= LONGEST, f"`text` must have at most {LONGEST:,} characters, got {len(text):,}."
+    )
+    try:
+        tree = ast.parse(text.strip(), mode="eval").body
+        schedule = _value(tree)
+    except (SyntaxError, MemoryError, RecursionError):
+        raise BadArgument(
+            f"`text` {text[:80]!r} is not a schedule: write one such as Cosine(0.1, steps=1000)."
+        ) from None
+    if not isinstance(schedule, Schedule):
+        raise BadArgument(
+            f"`text` {text[:80]!r} is a number: write a schedule such as "
+            f"Constant({text.strip()[:20]})."
+        )
+    return schedule
+
+
+def _built(name: Any, values: Sequence[Any], settings: Mapping[str, Any]) -> Schedule:
+    """A schedule from its class name and settings."""
+    kind = Schedule.kinds.get(name) if isinstance(name, str) else None
+    if kind is None:
+        raise BadArgument(f"`schedule` {name!r} is not known.{nearest(str(name), Schedule.kinds)}")
+    known = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+    for setting in settings:
+        if setting not in known:
+            raise BadArgument(
+                f"`{setting}` is not a setting of {name}.{nearest(setting, known)} Its settings "
+                f"are {', '.join(known)}."
+            )
+    try:
+        return kind(
+            *(_tuples(value) for value in values),
+            **{key: _tuples(value) for key, value in settings.items()},
+        )
+    except TypeError as error:
+        raise BadArgument(
+            f"`{name}` does not accept these settings ({error}); its settings are "
+            f"{', '.join(known)}."
+        ) from None
+
+
+def _value(node: ast.AST, depth: int = 0) -> Any:
+    # The parser accepts deeper texts than a recursion over its tree survives.
+    require(depth < DEEPEST, f"`text` is nested more than {DEEPEST} deep: combine fewer schedules.")
+
+    def inner(part: ast.AST) -> Any:
+        return _value(part, depth + 1)
+
+    def settings(keywords: Sequence[ast.keyword]) -> dict[str, Any]:
+        given = {word.arg: inner(word.value) for word in keywords if word.arg is not None}
+        names = ", ".join(str(word.arg) for word in keywords)
+        require(len(given) == len(keywords), f"`text`: a setting is given twice in {names}.")
+        return given
+
+    match node:
+        case ast.Constant(value=int() | float() | bool() | str() | None as value):
+            return value
+        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as value)):
+            return -value
+        case ast.Tuple(elts=parts) | ast.List(elts=parts):
+            return tuple(map(inner, parts))
+        case ast.Call(func=ast.Name(id=name), args=parts, keywords=keywords) if all(
+            word.arg for word in keywords
+        ):
+            return _built(name, list(map(inner, parts)), settings(keywords))
+        case ast.Call(
+            func=ast.Attribute(value=owner, attr=method), args=parts, keywords=keywords
+        ) if method in METHODS:
+            schedule = inner(owner)
+            require(
+                isinstance(schedule, Schedule),
+                f"`text`: .{method} needs a schedule on its left, got {schedule!r}.",
+            )
+            try:
+                return getattr(schedule, method)(*map(inner, parts), **settings(keywords))
+            except TypeError as error:
+                raise BadArgument(
+                    f"`text`: .{method} does not accept these settings ({error})."
+                ) from None
+        case ast.BinOp(left=left, op=ast.Mult(), right=right):
+            return inner(left) * inner(right)
+    raise BadArgument(f"`text`: {ast.unparse(node)[:80]} is not part of a schedule.")
+
+
+def _tuples(value: Any) -> Any:
+    """Turns the lists of JSON into tuples, which a frozen dataclass needs."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value

@@ -1,8 +1,10 @@
 """The losses of a watched loop, and the steps at which only they are kept."""
 
 import math
+import statistics
 import time
 import warnings
+from collections import deque
 from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import NamedTuple
@@ -309,8 +311,8 @@ def no_loss(model: nn.Module, batch: Batch) -> Tensor:
     )
 
 
-WEIGHT = 0.1
-"""Weight of the newest timed step in the mean."""
+TIMED = 5
+"""Newest timed steps whose median stands for the others: the first ones find cold caches."""
 
 
 class Between:
@@ -336,7 +338,7 @@ class Between:
         self._are_numbers = losses.on_cpu
         """True until a loss of more than one number came: an error of `item` costs as much as ten
         calls."""
-        self._seconds: float | None = None
+        self._timed: deque[float] = deque(maxlen=TIMED)
         self.waits = False
         """True between a step and its update, if the step is not measured."""
         self.planned = 0
@@ -409,9 +411,7 @@ class Between:
         """`take` for the last step of a stretch, whose time stands for that of the others."""
         began = time.thread_time()
         is_complete = self.take(step, parts, loss, batch)
-        took = time.thread_time() - began
-        mean = took if self._seconds is None else self._seconds
-        self._seconds = mean + WEIGHT * (took - mean)
+        self._timed.append(time.thread_time() - began)
         return is_complete
 
     def keep(self, step: int, parts: list[Part]) -> None:
@@ -430,7 +430,7 @@ class Between:
 
     def charge(self, step: int) -> None:
         """Charge the steps up to this one, without it."""
-        if self._seconds is not None and step > self._from:
-            seconds = self._seconds * (step - self._from) * self._accumulation
-            self._budget.charge(BOOKKEEPING, seconds)
+        if self._timed and step > self._from:
+            backwards = (step - self._from) * self._accumulation
+            self._budget.charge(BOOKKEEPING, statistics.median(self._timed) * backwards)
         self._from = step

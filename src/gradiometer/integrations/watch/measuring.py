@@ -36,8 +36,14 @@ from gradiometer.integrations.watch.requests.kept_updates import KeptUpdatesOfLo
 from gradiometer.integrations.watch.requests.trials import Trials
 from gradiometer.integrations.watch.shield import attempt, reason_of
 from gradiometer.integrations.watch.subject import Inputs, Subject
-from gradiometer.integrations.watch.successive import Successive, reads_products
+from gradiometer.integrations.watch.successive import (
+    EARLY_SHARE,
+    EARLY_STEPS,
+    Successive,
+    reads_products,
+)
 from gradiometer.integrations.watch.triage.recorder import TriageRecorder
+from gradiometer.integrations.watch.turns import Turns
 from gradiometer.measurement.batch import Batch
 from gradiometer.measurement.evaluation import Evaluation
 from gradiometer.measurement.optimizer.groups import largest_rate
@@ -45,6 +51,7 @@ from gradiometer.measurement.reading import Reading
 from gradiometer.measurement.step import TrainingStep
 from gradiometer.run.budget import BOOKKEEPING, READINGS, START
 from gradiometer.run.cadence.cadence import FARTHEST
+from gradiometer.run.cadence.early import START_UP, START_UP_STEPS
 from gradiometer.run.recorder import Recorder
 
 OUTSIDE = "`step` must be called inside `with watch(...) as w:`, around the whole training."
@@ -52,6 +59,11 @@ OUTSIDE = "`step` must be called inside `with watch(...) as w:`, around the whol
 KEPT_NUMBERS = 2**24
 """Most parameters whose values at the start of training are kept for the certificate: 64 MiB in
 single precision."""
+
+
+CHECKS = 6
+"""Early readings of gauges beside the noise, if products show the noise: with 20 batch sharpnesses a
+run of 300 steps of a small network paid 29 % for them alone."""
 
 
 class Measuring(Recording):
@@ -91,6 +103,8 @@ class Measuring(Recording):
         )
         self.read_elsewhere: Sequence[str] = () if products is None else products[1]
         """Names of the gauges whose readings are products of the gradients of successive steps."""
+        if products is not None:
+            subject.budget.promised = CHECKS
         self._cadenced = bool(self.budget.share) and any(
             not kind.own_steps and kind.name not in self.read_elsewhere for kind in gauges.kinds
         )
@@ -143,6 +157,8 @@ class Measuring(Recording):
                 for the batch: its rows are the examples, and labels are those that a loss of torch
                 has compared. What runs the model again needs the batch.
         """
+        if Turns.several:
+            self._signal()
         steps = self.steps
         if steps >= self.kept_updates.next:
             self.kept_updates.at_step(batch)
@@ -279,7 +295,12 @@ class Measuring(Recording):
             every=configuration.every,
             elsewhere=self.read_elsewhere,
         )
-        self._announcements.begin(recorder.folder.path, configuration)
+        early = START_UP * self.budget.share, START_UP_STEPS
+        if self.read_elsewhere:
+            early = EARLY_SHARE + self.budget.share, EARLY_STEPS
+        self._announcements.begin(
+            recorder.folder.path, configuration, early=early, planned=self.budget.planned
+        )
         self._attach(recorder, self.steps + 1)
         is_new = "run" not in self._restored and not subject.sharded
         if is_new and self._objective.dimension <= KEPT_NUMBERS:
@@ -382,6 +403,13 @@ class Measuring(Recording):
                 self.steps += bool(self._parts)
                 self._parts = []
         self.shield.before_first_update = False
+        if Turns.several:
+            self._signal()
+
+    def _signal(self) -> None:
+        """The time since any loop was last at work was this loop's."""
+        if isinstance(self.budget.clock, Turns):
+            self.budget.clock.signal()
 
     def _was_updated_by_another(self, *_: Any) -> None:
         """Another optimizer than the first was called: it may be the one that steps after the

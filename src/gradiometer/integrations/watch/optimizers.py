@@ -111,13 +111,12 @@ class Settings:
             return
         if step >= self._changes.next_look:
             now = self._objects()
-            # The same objects have the same values, which is quick to see. A tensor may be changed
-            # in place.
-            is_same = len(now) == len(self._kept) and all(map(operator.is_, now, self._kept))
-            if is_same and not any(isinstance(one, Tensor) for one in now):
+            # The same objects have the same values, which is quick to see.
+            if len(now) == len(self._kept) and all(map(operator.is_, now, self._kept)):
                 self._changes.pass_over(step)
             else:
-                self._kept = now
+                # A tensor may be changed in place.
+                self._kept = [] if any(isinstance(one, Tensor) for one in now) else now
                 self._changes.look(step, self._subject.groups)
         self.next_look = self._changes.next_look
 

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gradiometer.errors import BadArgument, summary
+from gradiometer.errors import BadArgument, GradiometerError, summary
 from gradiometer.integrations.trackers import Trackers
 from gradiometer.integrations.watch.shield import Shield, WarningLog, reason_of
 from gradiometer.measurement.finding import Finding
 from gradiometer.measurement.gauge import Gauge
 from gradiometer.run.configuration import WatchedConfiguration
 from gradiometer.run.folder import RunFolder, file_name
+from gradiometer.run.ranks import Ranks
 from gradiometer.run.reader import Run
 from gradiometer.run.recorder import Recorder
 from gradiometer.verdict.diagnosis import Diagnosis, diagnose
@@ -110,9 +111,24 @@ class Announcements:
             with suppress(OSError, ValueError):
                 sys.stderr.write(f"gradiometer: {text}\n")
 
-    def begin(self, path: Path, configuration: WatchedConfiguration) -> None:
-        """Print where the run is, what is measured, and how often."""
-        if configuration.every is None and not configuration.budget:
+    def begin(
+        self,
+        path: Path,
+        configuration: WatchedConfiguration,
+        *,
+        early: tuple[float, int],
+        planned: int | None,
+    ) -> None:
+        """Print where the run is, what is measured, what that costs, and what it shows.
+
+        Args:
+            path: Folder of the run.
+            configuration: Its settings.
+            early: The share of the training time that the first steps may pay, and their number.
+            planned: Number of updates of the whole training, if it is known.
+        """
+        share = configuration.budget
+        if configuration.every is None and not share:
             self.say(f"{path}: nothing is measured (budget 0)")
             return
         if not configuration.gauges:
@@ -121,14 +137,21 @@ class Announcements:
                 "needs loss=lambda model, batch: ... and w.step(loss, batch)"
             )
             return
-        often = f"in {100 * configuration.budget:.2g} % of the training time"
-        if configuration.every is not None:
-            often = (
-                "at every step"
-                if configuration.every == 1
-                else f"at one step in {configuration.every}"
+        most, steps = early
+        if configuration.every == 1:
+            cost = "at every step"
+        elif configuration.every is not None:
+            cost = f"at one step in {configuration.every}"
+        elif planned is not None and planned <= steps:
+            cost = f"in up to {100 * most:.2g} % of the time of these {planned:,} steps"
+        else:
+            cost = (
+                f"in {100 * share:.2g} % of the training time, and up to {100 * most:.2g} % in the "
+                f"first {steps:,} steps"
             )
-        self.say(f"{path}: measures {configuration.gauges.replace(',', ', ')} {often}")
+        gauges = configuration.gauges.split(",")
+        shown = ", to see if the batch is too small or too large" if "noise" in gauges else ""
+        self.say(f"{path}: measures {', '.join(gauges)} {cost}{shown}")
 
     def show(self, run: Run | None) -> None:
         """Write the page of a run that was measured, and print its path. A page that fails is a
@@ -156,6 +179,8 @@ class Recording:
         gauges: Custom gauges of the run.
         passes: True to let errors pass, see `Shield`.
     """
+
+    ranks: Ranks
 
     def __init__(
         self,
@@ -193,13 +218,22 @@ class Recording:
 
     @property
     def run(self) -> Run | None:
-        """The run as it is on disk now; None before the first step, if it cannot be read, and on
-        ranks other than 0."""
+        """The run as it is on disk now; None before the first step, unless a state was loaded, if it
+        cannot be read, and on ranks other than 0."""
         if self._recorder is None:
-            return None
+            return self._run_of_the_state()
         self._save()
         with self.shield:
             return Run.open(self._recorder.folder.place, gauges=self._own_gauges)
+        return None
+
+    def _run_of_the_state(self) -> Run | None:
+        """The run that will be continued: a loop that goes on may ask for a fork before its first
+        step, as it did before it stopped."""
+        if "run" not in self._restored or not self.ranks.first:
+            return None
+        with suppress(GradiometerError):  # the first step says what is wrong with it
+            return Run.open(Path(str(self._restored["run"])))
         return None
 
     def findings(self) -> Findings:
@@ -220,7 +254,8 @@ class Recording:
         """Plain values, without tensors, for your checkpoint: with them the same run can be
         continued."""
         if self._recorder is None:
-            return {"steps": self.steps}
+            # before the first step, what was loaded is still the state
+            return {**self._restored, "steps": self.steps}
         self._save()
         return {
             "steps": self.steps,

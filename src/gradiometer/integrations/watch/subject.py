@@ -15,7 +15,7 @@ from gradiometer.errors import BadArgument
 from gradiometer.integrations.fsdp import is_sharded
 from gradiometer.integrations.gradients import Preconditioner
 from gradiometer.integrations.watch.shield import Hook, Shield
-from gradiometer.loop.stream import Groups, examples_in
+from gradiometer.loop.stream import Groups, labels_in
 from gradiometer.measurement.batch import Batch, batch_size, mapped
 from gradiometer.measurement.loss import Loss
 from gradiometer.measurement.motion import Origin
@@ -180,9 +180,15 @@ class Batches:
         no copies.
 
         Raises:
-            BadArgument: `groups` returned something else.
+            BadArgument: `groups` returned something else, or all rows are copies of one example.
         """
-        return None if self.groups is None else examples_in(batch_of(), self.groups)
+        labels = None if self.groups is None else labels_in(batch_of(), self.groups)
+        if labels is not None and not labels.any():
+            raise BadArgument(
+                f"`groups` is {self.groups}, and a batch has {len(labels):,} rows, which would all "
+                "be copies of one example: give the number of rows that belong together."
+            )
+        return labels
 
 
 def moved(batch: Batch, source: int, place: int) -> Batch:

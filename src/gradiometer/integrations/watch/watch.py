@@ -30,6 +30,7 @@ from gradiometer.integrations.watch.recording import Announcements
 from gradiometer.integrations.watch.shield import in_silence, log
 from gradiometer.integrations.watch.subject import Batches, Probe, Subject
 from gradiometer.integrations.watch.successive import reads_products
+from gradiometer.integrations.watch.turns import Turns
 from gradiometer.integrations.watch.watching import Watch
 from gradiometer.measurement.batch import Batch
 from gradiometer.measurement.loss import Loss
@@ -222,7 +223,7 @@ def watch(
         called=called,
         optimizers=optimizers,
         batches=batches,
-        budget=Budget(budget, clock_for(objective.parameters[0].device.type)),
+        budget=Budget(budget, Turns(clock_for(objective.parameters[0].device.type))),
         ranks=ranks,
         tell=log if ranks.first else in_silence,
         has_loss=loss is not None,

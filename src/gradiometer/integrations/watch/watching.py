@@ -12,6 +12,7 @@ from gradiometer.integrations.gradients import Listener
 from gradiometer.integrations.watch.description import known_sampling
 from gradiometer.integrations.watch.requests.forks import Forks
 from gradiometer.integrations.watch.subject import Inputs
+from gradiometer.integrations.watch.turns import Turns
 from gradiometer.measurement.batch import Batch, mapped
 from gradiometer.run.recorder import Recorder
 
@@ -43,6 +44,8 @@ class Watch(Forks):
         self._handles.append(self._inputs)
         if self._cadenced:
             self._capture.start()
+        if isinstance(self.budget.clock, Turns):
+            self.budget.clock.enter()
         return self
 
     def __exit__(
@@ -57,6 +60,8 @@ class Watch(Forks):
             with self.shield:
                 self._settings.end()
             self._close(error)
+        if isinstance(self.budget.clock, Turns):
+            self.budget.clock.leave()
 
     def begin(
         self, recorder: Recorder, step: int, losses: Sequence[float], *, has_facts: bool

@@ -40,7 +40,7 @@ class Using(Alternative):
         object.__setattr__(self, "optimizer", optimizer)
         object.__setattr__(self, "settings", tuple(settings.items()))
         with torch.random.fork_rng(devices=[]):
-            self._made([{"params": [nn.Parameter(torch.zeros(1))]}])
+            self._make([{"params": [nn.Parameter(torch.zeros(1))]}])
 
     @property
     def name(self) -> str:
@@ -52,14 +52,14 @@ class Using(Alternative):
 
     def __call__(self, loop: Loop) -> None:
         """Replace the optimizer."""
-        loop.use(self._made([{"params": group["params"]} for group in loop.optimizer.param_groups]))
+        loop.use(self._make([{"params": group["params"]} for group in loop.optimizer.param_groups]))
 
     def to_dict(self) -> dict[str, Any]:
         """The class by its name, and the settings."""
         where = f"{self.optimizer.__module__}.{self.optimizer.__qualname__}"
         return {"kind": "Using", "optimizer": where, "settings": dict(self.settings)}
 
-    def _made(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    def _make(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         try:
             return self.optimizer(groups, **dict(self.settings))
         except (TypeError, ValueError) as error:

@@ -316,7 +316,7 @@ def critical_batch_by(
         stdtrit(replicates - 1, (1 + level) / 2) * pseudo.std(ddof=1) / math.sqrt(replicates)
     )
     sizes = [cell.batch_size for cell in cells]
-    estimate = _bounded(fit.critical, reach, min(sizes), max(sizes), level, replicates)
+    estimate = _within_reach(fit.critical, reach, min(sizes), max(sizes), level, replicates)
     largest = Estimate.interval(
         *(tolerance * each for each in (estimate.value, estimate.low, estimate.high)),
         level=level,
@@ -357,7 +357,7 @@ def _fit(cells: Sequence[Cell], chosen: np.ndarray) -> BatchFit:
     return batch_fit(sizes[there], horizons[there], losses[there])
 
 
-def _bounded(
+def _within_reach(
     value: float, reach: float, smallest: int, largest: int, level: float, replicates: int
 ) -> Estimate:
     """The interval of B_c; an end outside of what these batches can show is 0 or infinite."""

@@ -90,7 +90,7 @@ class SpikeCauses:
             (OTHER_DATA, other.fork.of(other.fork.names[0])),
             (OTHER_SLOWER, other.fork.of(HALF)),
         ]
-        window, high = _shown(run, spike, own.fork.of(own.fork.names[0])[0].updates)
+        window, high = _threshold(run, spike, own.fork.of(own.fork.names[0])[0].updates)
         needed = spike.peak + 1 - own.plan.step
         trials = tuple(
             _trial(name, results, window, high)
@@ -207,7 +207,7 @@ def causes_of(run: Run, spike: Spike) -> SpikeCauses | None:
     return None
 
 
-def _shown(run: Run, spike: Spike, updates: int) -> tuple[int, float]:
+def _threshold(run: Run, spike: Spike, updates: int) -> tuple[int, float]:
     """The number of losses whose mean shows the spike, and the mean from which on it is the spike.
 
     The losses before it, as many as branches on new orders have, show how high noise comes.

@@ -277,7 +277,7 @@ class ForkRecord:
             )
         if self._read[1]:
             self._put_damaged_aside()
-        return Ledger(self.branches_path, encode=BranchResult.to_dict, decode=self._checked)
+        return Ledger(self.branches_path, encode=BranchResult.to_dict, decode=self._result_of)
 
     def _put_damaged_aside(self) -> None:
         """Keep the file of the branches, and write it anew without the lines that do not fit."""
@@ -336,7 +336,7 @@ class ForkRecord:
         kept: dict[str, dict[str, Any]] = {}
         for number, record in lines:
             try:
-                result, name = self._checked(record["result"]), str(record["name"])
+                result, name = self._result_of(record["result"]), str(record["name"])
             except (ValueError, KeyError, msgspec.ValidationError) as error:
                 warnings.append(
                     f"{self.name}/{BRANCHES}:{number}: not a branch of this fork ({error}): "
@@ -346,7 +346,7 @@ class ForkRecord:
             results[name], kept[name] = result, record
         return tuple(results.values()), warnings, list(kept.values())
 
-    def _checked(self, stored: Mapping[str, Any]) -> BranchResult:
+    def _result_of(self, stored: Mapping[str, Any]) -> BranchResult:
         """The result of a branch of this plan.
 
         Raises:

@@ -47,7 +47,7 @@ class PairsNeeded:
         return f"about {about} [{low}, {high}]"
 
 
-def mean_over_pairs(differences: Sequence[float], level: float = LEVEL, unit: str = "") -> Estimate:
+def mean_over_pairs(differences: Sequence[float], level: float = LEVEL) -> Estimate:
     """The mean of the differences of at least two pairs of runs with the same seed, with Student's
     interval.
 
@@ -67,7 +67,6 @@ def mean_over_pairs(differences: Sequence[float], level: float = LEVEL, unit: st
         level=level,
         method=f"Student over {len(pairs)} pairs",
         samples=len(pairs),
-        unit=unit,
     )
 
 

@@ -51,6 +51,7 @@ class EarlyReadings:
         newest: Training steps at the newest reading.
         bookkeeping: Seconds of `spent` that were not for readings. They do not use up what promised
             readings may take.
+        most: Most readings that are promised.
 
     >>> EarlyReadings(0.02, planned=0, steps=600, pace=1.0, cost=0.5, spent=30.0, readings=40, newest=500).due
     550.0
@@ -65,6 +66,7 @@ class EarlyReadings:
     readings: int
     newest: int
     bookkeeping: float = 0.0
+    most: int = PROMISED
 
     @property
     def by(self) -> int:
@@ -74,7 +76,7 @@ class EarlyReadings:
     @property
     def target(self) -> int:
         """The number of promised readings."""
-        return PROMISED if self._cheap else PROMISED_EXPENSIVE
+        return min(self.most, PROMISED if self._cheap else PROMISED_EXPENSIVE)
 
     @property
     def due(self) -> float:

@@ -273,12 +273,12 @@ class _Bisection:
     def cause(self) -> IncidentCause:
         """The cause."""
         if not self.comes("again", GoOn()):
-            return self._named("chance", self.incident.first)
+            return self._cause("chance", self.incident.first)
         if self.rose is not None:
             before = 1 / self.rose
             if not self.comes(f"rate {before:.3g}x, as before", Rate(before)):
                 lower = self._lower_rate()
-                return self._named("rate", self.incident.first, factor=lower or before)
+                return self._cause("rate", self.incident.first, factor=lower or before)
         orders = [
             self.comes(f"{OTHER} {number + 1}", GoOn(), number + 1) for number in range(ORDERS)
         ]
@@ -291,7 +291,7 @@ class _Bisection:
         factor = self._lower_rate()
         if factor is None:
             layer = self._broken_layer()
-            return self._named("layer" if layer else "unknown", self.incident.first, layer=layer)
+            return self._cause("layer" if layer else "unknown", self.incident.first, layer=layer)
         layers = [
             name
             for name, module in self.loop.model.named_modules()
@@ -305,8 +305,8 @@ class _Bisection:
             )
             if alone:
                 first = self.incident.first
-                return self._named("layer", first, layer=kept[0], factor=factor)
-        return self._named("rate", self.incident.first, factor=factor)
+                return self._cause("layer", first, layer=kept[0], factor=factor)
+        return self._cause("rate", self.incident.first, factor=factor)
 
     def _lower_rate(self) -> float | None:
         """The largest power of a half that avoids the incident as a factor on the rate; None if none
@@ -325,7 +325,7 @@ class _Bisection:
             if not self.comes(skip.name, skip):
                 break
         else:
-            return self._of_training() if self.loop.index else self._named("unknown", 0)
+            return self._of_training() if self.loop.index else self._cause("unknown", 0)
         positions = self.data.order.batch(step)
         left = list(range(len(positions)))
         while len(left) > 1:
@@ -338,10 +338,10 @@ class _Bisection:
             else:
                 break
         if len(left) > len(positions) // 2:
-            return self._named("batch", step)
-        return self._named("example", step, examples=tuple(positions[left].tolist()))
+            return self._cause("batch", step)
+        return self._cause("example", step, examples=tuple(positions[left].tolist()))
 
-    def _named(
+    def _cause(
         self,
         cause: Cause,
         step: int,

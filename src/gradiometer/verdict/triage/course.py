@@ -51,11 +51,9 @@ def exploding(signs: Signs, level: Level) -> Claimed | None:
     """The outputs are so large at the start that the first loss is far above a guess."""
     first = float(signs.losses[0]) if signs.steps else np.nan
     wide = signs.series("output_std")[:1]
-    if level.known_by is Known.START or not len(wide):
+    if level.known_by is Known.START or not len(wide) or not wide[0] > WIDE_OUTPUTS:
         return None
-    if not (first > EXPLODED * level.value and wide[0] > WIDE_OUTPUTS) and np.isfinite(first):
-        return None
-    if not np.isfinite(first) and not wide[0] > WIDE_OUTPUTS:
+    if np.isfinite(first) and not first > EXPLODED * level.value:
         return None
     numbers = {"first_loss": first, "guess": level.value, "output_spread": float(wide[0])}
     return Claimed(Claim.EXPLODING, numbers, ("nn.init.kaiming_normal_(layer.weight)",))
@@ -167,7 +165,7 @@ def grew(signs: Signs) -> bool:
     one step must be as large as they are."""
     if not (mean_movement(signs) > MOVED_FAST and signs.growth > GREW):
         return False
-    return bool(signs.family == "sgd" or largest_movement(signs) > LEAPT)
+    return bool(signs.family == "sgd" or np.nanmax(signs.movement, initial=0) > LEAPT)
 
 
 def overshot(signs: Signs) -> bool:
@@ -267,7 +265,7 @@ def no_decay(signs: Signs, level: Level) -> Claimed | None:
     if signs.is_short or not signs.has_ended or not is_constant(signs):
         return None
     left, fell = ended_at(signs, level), late_fall(signs)[0]
-    shared, excess = late_cosine(signs), late_excess(signs, level)
+    shared, excess = signs.cosine_since(signs.steps // 2), late_excess(signs, level)
     plain = signs.family == "sgd" and not signs.momentum
     to_and_fro = plain and shared < TO_AND_FRO and fell < STILL_LEARNS
     far_above = excess > max(WORTH_OF_A_DECAY * fell, LITTLE_EXCESS)
@@ -308,11 +306,6 @@ def late_fall(signs: Signs) -> tuple[float, float]:
     return float(1 - last.mean() / first.mean()), float(error / first.mean())
 
 
-def late_cosine(signs: Signs) -> float:
-    """`Signs.cosine` of the second half; NaN if unknown."""
-    return signs.cosine_since(signs.steps // 2)
-
-
 def ended_at(signs: Signs, level: Level) -> float:
     """The loss of the last steps in units of a guess; NaN if the level is unknown."""
     return signs.end() / level.value if level.value > 0 else float("nan")
@@ -322,12 +315,6 @@ def mean_movement(signs: Signs, since: float = 0.0) -> float:
     """The mean of ‖Δw‖/‖w‖ over the steps from this share of the run on; NaN if unknown."""
     late = signs.movements[round(since * signs.steps) :]
     return float(late.mean()) if len(late) else float("nan")
-
-
-def largest_movement(signs: Signs) -> float:
-    """The largest ‖Δw‖/‖w‖ of a step that was looked at; NaN if unknown."""
-    known = signs.movement[np.isfinite(signs.movement)]
-    return float(known.max()) if len(known) else float("nan")
 
 
 def decay_share(signs: Signs) -> float:

@@ -5,7 +5,7 @@ import math
 from gradiometer.drift.stability import MomentumRule
 from gradiometer.measurement.estimate import about, counted, significant
 from gradiometer.measurement.finding import Doubt, Finding
-from gradiometer.verdict.words.sentences import Sentences, always
+from gradiometer.verdict.words.sentences import Sentences, always, not_known
 
 MOVES = (
     "A smaller learning rate lets training move to a sharper region, a larger one to a flatter "
@@ -161,16 +161,6 @@ def _room(finding: Finding) -> str:
 # One step
 
 
-def step_drift_unknown(finding: Finding) -> Sentences:
-    """The interval is not finite yet."""
-    needed = finding.numbers["step_drift"].needed
-    unknown = "The drift of the gradient over a step is not known yet"
-    means = "It is too early to say how long a gradient stays valid."
-    if not needed:
-        return Sentences(f"{unknown}.", means)
-    return Sentences(f"{unknown}; an upper bound needs {about(needed)} more steps.", means)
-
-
 def step_drift_whole(finding: Finding) -> Sentences:
     """A step changes the gradient completely."""
     return Sentences(
@@ -205,16 +195,6 @@ def _share_of_gradient(finding: Finding) -> str:
         f"Over one step of B = {finding.facts['batch_size']:,.0f} the gradient changes by {share} "
         f"[{low}, {high}] of its length ({counted(drift.samples, 'measured step')})."
     )
-
-
-def loss_change_unknown(finding: Finding) -> Sentences:
-    """The gain is not different from zero."""
-    needed = finding.numbers["curvature_share"].needed
-    unknown = "The gain of a step is not distinguishable from zero yet"
-    means = "It is too early to say whether the steps are too long."
-    if not needed:
-        return Sentences(f"{unknown}.", means)
-    return Sentences(f"{unknown}; that needs {about(needed)} more steps.", means)
 
 
 def loss_change_up(finding: Finding) -> Sentences:
@@ -259,16 +239,6 @@ def _loss_change(finding: Finding, means: str, suggestion: str = "", caveat: str
     return Sentences(seen, means, suggestion=suggestion, caveat=caveat)
 
 
-def curvature_noise_unknown(finding: Finding) -> Sentences:
-    """The curvature along the gradient is not different from zero."""
-    needed = finding.numbers["curvature_noise_scale"].needed
-    lead = "The curvature along the gradient is not distinguishable from zero yet"
-    means = "The share of noise in the cost of a step is not known yet."
-    if not needed:
-        return Sentences(f"{lead}.", means)
-    return Sentences(f"{lead}. It needs about {needed:,} more steps.", means, lead=lead)
-
-
 def curvature_noise_share(finding: Finding) -> Sentences:
     """The share of noise in the cost of a step."""
     scale, batch = finding.numbers["curvature_noise_scale"], finding.numbers["batch_size"].value
@@ -302,18 +272,33 @@ CLAIMS = {
     "batch_sharpness_far_below_edge": batch_sharpness_far_below_edge,
     "batch_sharpness_unclear": batch_sharpness_unclear,
     "curvature_noise_share": curvature_noise_share,
-    "curvature_noise_unknown": curvature_noise_unknown,
+    "curvature_noise_unknown": not_known(
+        "curvature_noise_scale",
+        "The curvature along the gradient is not distinguishable from zero yet",
+        "The share of noise in the cost of a step is not known yet.",
+        "that needs",
+    ),
     "loss_change_long_step": loss_change_long_step,
     "loss_change_short_step": loss_change_short_step,
     "loss_change_unclear": loss_change_unclear,
-    "loss_change_unknown": loss_change_unknown,
+    "loss_change_unknown": not_known(
+        "curvature_share",
+        "The gain of a step is not distinguishable from zero yet",
+        "It is too early to say whether the steps are too long.",
+        "that needs",
+    ),
     "loss_change_up": loss_change_up,
     "sharpness_at_edge": sharpness_at_edge,
     "sharpness_below_edge": sharpness_below_edge,
     "sharpness_beyond_edge": sharpness_beyond_edge,
     "sharpness_without_edge": sharpness_without_edge,
     "step_drift_part": step_drift_part,
-    "step_drift_unknown": step_drift_unknown,
+    "step_drift_unknown": not_known(
+        "step_drift",
+        "The drift of the gradient over a step is not known yet",
+        "It is too early to say how long a gradient stays valid.",
+        "an upper bound needs",
+    ),
     "step_drift_whole": step_drift_whole,
 }
 

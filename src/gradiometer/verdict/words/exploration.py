@@ -7,7 +7,7 @@ from typing import Any
 from gradiometer.exploration.ensembles.ensemble_report import negative
 from gradiometer.measurement.estimate import Estimate, counted, significant
 from gradiometer.measurement.finding import Doubt, Finding
-from gradiometer.verdict.words.sentences import Sentences
+from gradiometer.verdict.words.sentences import Sentences, not_known
 
 # Ratio of the temperature to the posterior's above which no learning rate is suggested.
 FAR = 10.0
@@ -24,16 +24,6 @@ NO_POSTERIOR = (
 
 
 # The temperature
-
-
-def temperature_unknown(finding: Finding) -> Sentences:
-    """The interval is not finite yet."""
-    needed = finding.numbers["temperature"].needed
-    unknown = "The temperature SGD runs at is not known yet"
-    means = "How widely SGD explores is not known yet."
-    if not needed:
-        return Sentences(f"{unknown}.", means)
-    return Sentences(f"{unknown}; an interval needs about {needed:,} more steps.", means)
 
 
 def temperature(finding: Finding) -> Sentences:
@@ -219,7 +209,12 @@ CLAIMS = {
     "ensemble_unclear": ensemble_unclear,
     "ensemble_worse": ensemble_worse,
     "temperature": temperature,
-    "temperature_unknown": temperature_unknown,
+    "temperature_unknown": not_known(
+        "temperature",
+        "The temperature SGD runs at is not known yet",
+        "How widely SGD explores is not known yet.",
+        "an interval needs",
+    ),
 }
 
 DOUBTS = {

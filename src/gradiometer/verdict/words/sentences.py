@@ -3,6 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from gradiometer.measurement.estimate import about
+from gradiometer.measurement.finding import Finding
+
 
 @dataclass(frozen=True)
 class Sentences:
@@ -57,3 +60,14 @@ class Sentences:
 def always(text: str) -> Callable[[object], str]:
     """A function that says a doubt or an observation that has no numbers."""
     return lambda _: text
+
+
+def not_known(quantity: str, seen: str, means: str, needs: str) -> Callable[[Finding], Sentences]:
+    """A function that says that a quantity has no interval yet, and after how many steps it has."""
+
+    def sentences(finding: Finding) -> Sentences:
+        needed = finding.numbers[quantity].needed
+        after = f"; {needs} {about(needed)} more steps" if needed else ""
+        return Sentences(f"{seen}{after}.", means)
+
+    return sentences

@@ -291,6 +291,7 @@ class Looks(Measuring):
         name = forks or "looks on request"
         with self.budget.spending(name, fixed=not forks, outside=bool(forks)), as_written():
             yield run
+        self._signal()
 
     def _on_device(self, data: Any, name: str) -> OnDevice:
         """The examples, if there is a loss to run on them."""
@@ -380,11 +381,11 @@ def losses_given(name: str, value: Any) -> PerExample:
     Raises:
         BadArgument: It is not a number, a tensor or a list of numbers.
     """
-    if isinstance(value, Tensor):
-        value = value.detach().cpu().double().numpy()
     try:
+        if isinstance(value, Tensor):
+            value = value.detach().cpu().double().numpy()
         losses = np.asarray(value, dtype=np.float64).reshape(-1)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, NotImplementedError) as error:  # the last is of a meta tensor
         raise BadArgument(
             f"`{name}` must be a loss or the losses of single examples, got a "
             f"{type(value).__name__}: give a number, a tensor or a list of numbers."

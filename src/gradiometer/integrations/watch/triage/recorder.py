@@ -73,6 +73,8 @@ class TriageRecorder:
         nothing else."""
         self._last = last
         self._parameters_before: list[Tensor] = []
+        self._read_at = 0
+        self._is_updating = False
         self._backwards = BackwardsOfStep(objective.parameters, subject.optimizers, self.shield)
         self._batches = BatchSigns()
         self._shared = SharedRows(objective.model, self.shield, budget)
@@ -198,6 +200,15 @@ class TriageRecorder:
             self._handles.append(
                 self._objective.model.register_forward_hook(Hook(self.shield, self._ran))
             )
+        self._is_updating = False
+        for optimizer in self._optimizers:
+            self._handles.append(
+                optimizer.register_step_pre_hook(Hook(self.shield, self._update_begins))
+            )
+
+    def _update_begins(self, *_: Any) -> None:
+        """The optimizer was called before the look: it makes the backward in a closure."""
+        self._is_updating = True
 
     def _ran(self, model: nn.Module, _: Any, output: Any) -> None:
         if torch.is_grad_enabled():
@@ -248,7 +259,11 @@ class TriageRecorder:
             self._look |= self._batches.of(inputs, labels, out)
         self._look |= self._shared.shared(inputs, compares=self._takes_moments)
         self._output = None
+        self._read_at = step
         self._remove_hooks()
+        if self._is_updating:
+            self._keep_parameters()  # what clips in a closure, as in Lightning, comes later
+            return
         for optimizer in self._optimizers:
             self._handles.append(
                 optimizer.register_step_pre_hook(Hook(self.shield, self._before_update))
@@ -264,16 +279,21 @@ class TriageRecorder:
             self._look["clipped"] = together(
                 torch._foreach_norm(gradients_of(self._objective.parameters))
             ).norm()
-            self._look["weights"] = together(torch._foreach_norm(parameters_of(self._objective)))
-            self._parameters_before = [one.clone() for one in parameters_of(self._objective)]
+            self._keep_parameters()
         self._pay(began)
+
+    def _keep_parameters(self) -> None:
+        """Keep the parameters, to see how far the update moves them."""
+        self._look["weights"] = together(torch._foreach_norm(parameters_of(self._objective)))
+        self._parameters_before = [one.clone() for one in parameters_of(self._objective)]
 
     def _finish(self, step: int) -> None:
         """Take how far the parameters moved, begin to fetch all numbers, and choose
         the next look."""
         self._remove_hooks()
-        if "clipped" in self._look:
+        if self._parameters_before and step == self._read_at:
             self._look["movement"] = self._movement()
+        self._parameters_before = []  # the update had more backwards, as LBFGS makes them
         self._write()
         layout = [(name, value.numel()) for name, value in self._look.items()]
         device = self._objective.parameters[0].device

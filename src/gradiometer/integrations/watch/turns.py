@@ -1,0 +1,70 @@
+"""The time of one watched loop that takes turns with others in one thread."""
+
+from collections.abc import Callable
+from threading import get_ident
+from typing import ClassVar
+
+
+class Turns:
+    """A clock that counts one watched loop, also if several take turns in one thread.
+
+    A loop signals at every `step` and after every update. The time from one signal to the next,
+    whoever gave it, belongs to the loop that gives the later one. A loop that is alone signals
+    nothing.
+
+    Args:
+        seconds: The clock that is shared by all loops of the thread.
+
+    >>> now = 0.0
+    >>> first, second = Turns(lambda: now), Turns(lambda: now)
+    >>> first.enter()
+    >>> second.enter()
+    >>> now = 3.0
+    >>> first.signal()
+    >>> now = 8.0
+    >>> second.signal()
+    >>> first(), second()
+    (3.0, 5.0)
+    >>> second.leave()
+    >>> first.leave()
+    """
+
+    several: ClassVar[bool] = False
+    """True if more than one loop is watched now, in any thread."""
+    _entered: ClassVar[list["Turns"]] = []
+
+    def __init__(self, seconds: Callable[[], float]) -> None:
+        self._seconds = seconds
+        self._thread = 0
+        self._mark = 0.0
+        self._others = 0.0
+
+    def __call__(self) -> float:
+        """The seconds of this loop."""
+        return self._seconds() - self._others
+
+    def enter(self) -> None:
+        """This loop is watched from now on, by the thread that calls."""
+        self._entered.append(self)
+        Turns.several = len(self._entered) > 1
+        self._thread = get_ident()
+        for clock in self._entered:
+            if clock._thread == self._thread:
+                clock._mark = clock._seconds()
+
+    def signal(self) -> None:
+        """The time since the last signal of any loop in this thread was this loop's."""
+        self._thread = get_ident()
+        for clock in self._entered:
+            if clock._thread == self._thread:
+                now = clock._seconds()
+                if clock is not self:
+                    clock._others += now - clock._mark
+                clock._mark = now
+
+    def leave(self) -> None:
+        """This loop is watched no longer."""
+        if self in self._entered:
+            self.signal()
+            self._entered.remove(self)
+        Turns.several = len(self._entered) > 1
