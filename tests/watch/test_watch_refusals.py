@@ -184,3 +184,9 @@ def test_other_things_that_cannot_be_watched_are_refused_in_words(tmp_path: Path
             w.step(loss, words)
     with pytest.raises(BadArgument, match="must be a number or a tensor, got dict"):
         inspect.unwrap(part_of)(words, {"loss": 0.1})
+
+
+def test_an_evaluation_without_numbers_is_refused(tmp_path: Path) -> None:
+    _, _, w = simple(tmp_path)
+    with w, pytest.raises(BadArgument, match=r"`test` must be a loss .*, got a Tensor"):
+        w.evaluated(test=torch.zeros(2, device="meta"))
