@@ -402,8 +402,7 @@ def test_an_evaluation_that_is_none_is_refused(
 def test_a_step_that_is_not_due_makes_few_calls_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between looks `step` compares one number, and the update one object: no function of triage is
-    called."""
+    """Between looks `step` compares one number, the update one object, and nothing of triage runs."""
     # losses are written four times a second, at other steps of a slow machine
     monkeypatch.setattr("gradiometer.integrations.watch.losses.LOOK_SECONDS", 1000.0)
     calls: dict[bool, dict[int, int]] = {True: {}, False: {}}

@@ -182,9 +182,7 @@ class Batches:
         Raises:
             BadArgument: `groups` returned something else, or all rows are copies of one example.
         """
-        if self.groups is None:
-            return None
-        labels = labels_in(batch_of(), self.groups)
+        labels = None if self.groups is None else labels_in(batch_of(), self.groups)
         if labels is not None and not labels.any():
             raise BadArgument(
                 f"`groups` is {self.groups}, and a batch has {len(labels):,} rows, which would all "
