@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +71,9 @@ def branches(path: Path) -> dict[str, str]:
     for file in sorted(journals):
         for _, record in read_journal(file)[0]:
             # two forks may have a branch like it, and a run has the forks of its tuning
-            name = f"{file.parent.relative_to(path)}: {record['name']}"
+            place = str(file.parent.relative_to(path))
+            # work that was stopped before it had a run begins in the next folder
+            name = f"{re.sub(r'-[0-9]+/', '/', place)}: {record['name']}"
             assert name not in found, f"{name}: trained again after it had finished"
             found[name] = json.dumps(record["result"] | {"seconds": 0}, sort_keys=True)
     return found
