@@ -74,7 +74,7 @@ class Asked:
         asked = [
             imported_gauge(one) if isinstance(one, str) and ":" in one else one for one in listed
         ]
-        given = tuple(_checked(one) for one in asked if not isinstance(one, str))
+        given = tuple(_check(one) for one in asked if not isinstance(one, str))
         own = {gauge.name for gauge in given}
         if len(own) < len(given):
             raise BadArgument(
@@ -159,7 +159,7 @@ def recorded_gauges(run: Run) -> tuple[tuple[Gauge, ...], dict[str, str]]:
     found: list[Gauge] = []
     missing: dict[str, str] = {}
     for name in dict.fromkeys(name.strip() for name in run.configuration.measured.split(",")):
-        gauge = _restored(name, records.get(name), run, settings)
+        gauge = _restore(name, records.get(name), run, settings)
         if gauge is not None:
             found.append(gauge)
         elif name:
@@ -191,7 +191,7 @@ def path_of(kind: type) -> str:
     return f"{kind.__module__}:{kind.__qualname__}"
 
 
-def _checked(gauge: object) -> Gauge:
+def _check(gauge: object) -> Gauge:
     if isinstance(gauge, type) and issubclass(gauge, Gauge):
         name = gauge.__name__
         raise BadArgument(
@@ -252,7 +252,7 @@ def _from_catalogue(name: str, known: Mapping[str, Any]) -> Gauge:
     return kind(**settings)
 
 
-def _restored(
+def _restore(
     name: str, record: Mapping[str, Any] | None, run: Run, settings: Mapping[str, Any]
 ) -> Gauge | None:
     for known in run.known_gauges:

@@ -323,14 +323,14 @@ def test_a_run_that_is_deleted_while_it_is_certified_loses_no_result(
     )
     (path,) = tmp_path.iterdir()
     verb = import_module("gradiometer.cli.measure.certificate")
-    certified = verb._certified
+    certified = verb._certify
 
     def and_gone(*arguments: Any, **settings: Any) -> Any:
         found = certified(*arguments, **settings)
         shutil.rmtree(path)
         return found
 
-    monkeypatch.setattr(verb, "_certified", and_gone)
+    monkeypatch.setattr(verb, "_certify", and_gone)
     code, out, error = called(capsys, "measure", "certificate", str(path))
     assert code == 6 and len(out) > 200 and "was deleted or moved in the meantime" in error
 

@@ -36,7 +36,7 @@ def drawn(
             if training.step == 40:
                 change(self)
                 paper = Console(file=io.StringIO(), width=width, record=True)
-                paper.print(self._drawn(training, recorder))
+                paper.print(self._draw(training, recorder))
                 seen.extend(paper.export_text().splitlines())
 
     console = Console(file=io.StringIO(), force_terminal=True, width=width)

@@ -12,7 +12,7 @@ from gradiometer.estimation import GradientNoise
 from gradiometer.measurement import Draw, Finding, Issue, Sampling, Series, State
 from gradiometer.run import Run
 from gradiometer.verdict import say
-from gradiometer.verdict.diagnosis import _without_outranked, along, leading
+from gradiometer.verdict.diagnosis import _answers, along, leading
 from gradiometer.verdict.reservations import Reservations
 from gradiometer.verdict.words.headline import headline_in_words
 from report_run import LAYERS, run_in
@@ -182,6 +182,6 @@ def test_where_the_preconditioned_scale_answers_the_plain_one_is_silent(
     preconditioned = Finding("preconditioned_noise", Issue.ESTIMATION, claim, State.OK)
     plain = Finding("noise", Issue.ESTIMATION, "batch_undecided", State.CANNOT_TELL)
     stopped = Finding("noise", Issue.ESTIMATION, "gauge_unavailable", State.CANNOT_TELL)
-    kept = _without_outranked([preconditioned, plain, stopped])
+    kept = _answers([preconditioned, plain, stopped])
     assert {each.gauge for each in kept if each.claim.startswith("batch_")} == shown
     assert stopped in kept

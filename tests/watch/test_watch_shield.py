@@ -28,7 +28,7 @@ ENTRIES = {
     "GradientHooks._keep.<locals>.<lambda>",
     "GradientHooks._take_in",
     "Watch.__exit__",
-    "Watch._was_updated",
+    "Watch._on_update",
     "Watch.step",
     "before_the_update.<locals>.hook",
 }

@@ -75,7 +75,7 @@ def explained(error: BaseException, arguments: Sequence[str]) -> tuple[str, int]
 
     A sentence that quotes a very long text is shortened in its middle.
     """
-    sentence, code = _explained(error, arguments)
+    sentence, code = _explain(error, arguments)
     return shortened(printable(sentence)), code
 
 
@@ -86,7 +86,7 @@ def shortened(sentence: str) -> str:
     return f"{sentence[: LONGEST // 2]} … {sentence[-LONGEST // 2 :]}"
 
 
-def _explained(error: BaseException, arguments: Sequence[str]) -> tuple[str, int]:
+def _explain(error: BaseException, arguments: Sequence[str]) -> tuple[str, int]:
     theirs = None if _is_interrupt(error) else of_user(error)
     if theirs is not None:
         theirs.__cause__, error = error, theirs

@@ -194,7 +194,7 @@ def _alternatives(run: "Run", changes: tuple[str, ...], advice: bool) -> "tuple[
         except BadArgument as error:
             raise BadArgument(f"`CHANGE` {text!r} cannot be used: {error}") from None
     if advice:
-        found += _advised(run)
+        found += _advice(run)
     return tuple({one.name: one for one in found}.values()) or tuple(map(alternative_of, DEFAULTS))
 
 
@@ -243,7 +243,7 @@ def _own_loop(run: "Run", name: str, at: int | None) -> "Loop":
     return loop
 
 
-def _advised(run: "Run") -> "tuple[Alternative, ...]":
+def _advice(run: "Run") -> "tuple[Alternative, ...]":
     from gradiometer.loop.recorded.trials import advised
     from gradiometer.verdict.diagnosis import diagnose
 

@@ -81,7 +81,7 @@ def _set_option(command: Command) -> Command:
                 raise BadArgument(f"`--set` gives {name} twice: leave one of them out.")
             # `Configuration` refuses an unknown name, and names the nearest one
             values[name] = (
-                _converted(fields[name].type, value, option, context) if name in fields else value
+                _convert(fields[name].type, value, option, context) if name in fields else value
             )
         return values
 
@@ -98,7 +98,7 @@ def _set_option(command: Command) -> Command:
     )(command)
 
 
-def _converted(annotation: Any, text: str, option: click.Parameter, context: click.Context) -> Any:
+def _convert(annotation: Any, text: str, option: click.Parameter, context: click.Context) -> Any:
     """The value in a text, as the type of its field."""
     kind = (
         click.BOOL

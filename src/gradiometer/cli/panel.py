@@ -114,7 +114,7 @@ class Panel:
         self.shown_at = now
         with training.budget.spending("panel"):
             if self.live is not None:
-                self.live.update(self._drawn(training, recorder), refresh=True)
+                self.live.update(self._draw(training, recorder), refresh=True)
             else:
                 self.console.print(self._line(training, recorder), highlight=False, soft_wrap=True)
 
@@ -134,7 +134,7 @@ class Panel:
             self.live.stop()
             self.live = None
 
-    def _drawn(self, training: "Training", recorder: "Recorder") -> RenderableType:
+    def _draw(self, training: "Training", recorder: "Recorder") -> RenderableType:
         bar = Table.grid("bar", "words", expand=True, padding=(0, 1))
         bar.columns[0].ratio = 1
         bar.add_row(

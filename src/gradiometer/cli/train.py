@@ -121,7 +121,7 @@ def train(
         )
     budget = BUDGET if tune_budget is None else tune_budget
     if tuning:
-        made = _tuned(file, flags, min(budget, BUDGET), out, quiet)
+        made = _tune(file, flags, min(budget, BUDGET), out, quiet)
         path = made.begin(out, name, fork_budget=max(budget - BUDGET, 0.0))
     else:
         configuration = _plain(file, flags)
@@ -154,7 +154,7 @@ def _plain(file: Path | None, flags: dict[str, Any]) -> "Configuration":
     return configuration_from(file, {**flags, **one_of(several)})
 
 
-def _tuned(
+def _tune(
     file: Path | None, flags: dict[str, Any], budget: float, out: Path, quiet: bool
 ) -> "ProblemTuned":
     """The tuning before the training."""

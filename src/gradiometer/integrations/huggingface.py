@@ -98,7 +98,7 @@ class HuggingFaceCallback(TrainerCallback):
         if "sampling" not in self._settings:
             known["sampling"] = sampling_of(kwargs["train_dataloader"])
         trainer, resumed_from = _calling_trainer()
-        self._own = _OwnLoss.of(trainer, self._computed)
+        self._own = _OwnLoss.of(trainer, self._take_loss)
         loss = self._loss or (output_loss if self._own is None else self._own)
         self._watch = watch(model, kwargs["optimizer"], loss=loss, **(known | self._settings))
         for folder in (resumed_from, Path(args.output_dir, f"checkpoint-{state.global_step}")):
@@ -166,7 +166,7 @@ class HuggingFaceCallback(TrainerCallback):
             {name: value for name, value in batch.items() if name != ITEMS},
         )
 
-    def _computed(self, loss: Tensor, batch: Batch, *, scaled: bool) -> None:
+    def _take_loss(self, loss: Tensor, batch: Batch, *, scaled: bool) -> None:
         """The Trainer computed a loss of its own. If it is scaled, it is a part of the mean of an
         update."""
         if not self._inside and loss.requires_grad:
@@ -199,10 +199,10 @@ class _OwnLoss:
 
     def __init__(self, trainer: Any, computed: Callable[..., None]) -> None:
         self._trainer = trainer
-        self._computed = computed
+        self._take_loss = computed
         self._compute = trainer.compute_loss
         self._counts = False
-        trainer.compute_loss = self._observed
+        trainer.compute_loss = self._observe
 
     @classmethod
     def of(cls, trainer: Any, computed: Callable[..., None]) -> "_OwnLoss | None":
@@ -226,15 +226,15 @@ class _OwnLoss:
         loss: Tensor = _first(self._compute(model, _copy(batch), num_items_in_batch=items))
         return loss
 
-    def _observed(self, model: nn.Module, inputs: Any, *arguments: Any, **named: Any) -> Any:
+    def _observe(self, model: nn.Module, inputs: Any, *arguments: Any, **named: Any) -> Any:
         batch = _copy(inputs)  # labels are popped from the original
         result = self._compute(model, inputs, *arguments, **named)
         if model.training:
             self._counts = named.get("num_items_in_batch") is not None
-            self._computed(_first(result), batch, scaled=self._is_scaled())
+            self._take_loss(_first(result), batch, scaled=self._divides_loss())
         return result
 
-    def _is_scaled(self) -> bool:
+    def _divides_loss(self) -> bool:
         """As `Trainer.training_step` decides it."""
         stated = getattr(self._trainer, "loss_is_scaled_for_ga", None)
         if stated is not None:

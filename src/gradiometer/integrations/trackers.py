@@ -62,7 +62,7 @@ def loggers(given: Iterable[Any]) -> dict[str, Log]:
     """
     found: dict[str, Log] = {}
     for place, tracker in enumerate(given):
-        found[f"{type(tracker).__name__} {place}"] = _given(tracker)
+        found[f"{type(tracker).__name__} {place}"] = _log_of(tracker)
     for name, active in (("wandb", _wandb), ("mlflow", _mlflow), ("trackio", _trackio)):
         module = sys.modules.get(name)
         if module is not None and (log := active(module)) is not None:
@@ -70,7 +70,7 @@ def loggers(given: Iterable[Any]) -> dict[str, Log]:
     return found
 
 
-def _given(tracker: Any) -> Log:
+def _log_of(tracker: Any) -> Log:
     if hasattr(tracker, "add_scalar"):  # TensorBoard's SummaryWriter, and those that copy it
         return lambda numbers, step: [
             tracker.add_scalar(name, value, step) for name, value in numbers.items()

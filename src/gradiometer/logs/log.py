@@ -154,25 +154,25 @@ class Log:
         others = [
             name for name in self.columns if "loss" in name.lower() and not HELD_OUT.search(name)
         ]
-        return self._named(LOSSES, others)
+        return self._column(LOSSES, others)
 
     @property
     def held_out_losses(self) -> Column | None:
         """The loss on held-out examples; None if no column has such a name."""
         others = [name for name in self.columns if "loss" in name.lower() and HELD_OUT.search(name)]
-        return self._named(HELD_OUT_LOSSES, others)
+        return self._column(HELD_OUT_LOSSES, others)
 
     @property
     def learning_rates(self) -> Column | None:
         """The learning rate; the first one if there are several groups."""
-        return self._named(
+        return self._column(
             RATES, [name for name in self.columns if re.match(r"lr([-_/]|$)", name, re.IGNORECASE)]
         )
 
     @property
     def gradient_norms(self) -> Column | None:
         """The norm of the batch gradient."""
-        return self._named(
+        return self._column(
             NORMS,
             [name for name in self.columns if "grad" in name.lower() and "norm" in name.lower()],
         )
@@ -180,9 +180,9 @@ class Log:
     @property
     def epochs(self) -> Column | None:
         """The epoch, whole or in fractions."""
-        return self._named(EPOCHS, [])
+        return self._column(EPOCHS, [])
 
-    def _named(self, usual: Sequence[str], others: Iterable[str]) -> Column | None:
+    def _column(self, usual: Sequence[str], others: Iterable[str]) -> Column | None:
         by_name = {name.lower(): name for name in self.columns}
         names = [by_name[name] for name in usual if name in by_name] + list(others)
         return next((self.columns[name] for name in names if len(self.columns[name])), None)

@@ -227,7 +227,7 @@ def rate_findings(log: Log) -> Iterator[Finding]:
     if len(latest) < 3:
         return
     up = _leaps(latest, upwards=True)
-    yield _restarted(latest, up) if len(up) else _as_scheduled(latest)
+    yield _restarts(latest, up) if len(up) else _schedule(latest)
 
 
 def _backwards(log: Log) -> Finding | None:
@@ -260,7 +260,7 @@ def _leaps(rates: Column, *, upwards: bool) -> Int[np.ndarray, " leaps"]:
     return np.array(kept, dtype=np.int64)
 
 
-def _restarted(rates: Column, leaps: Int[np.ndarray, " leaps"]) -> Finding:
+def _restarts(rates: Column, leaps: Int[np.ndarray, " leaps"]) -> Finding:
     """Jumps up: a schedule with restarts if they are equally far apart, otherwise perhaps a broken
     resume."""
     gaps = np.diff(rates.steps[leaps])
@@ -277,7 +277,7 @@ def _point(rates: Column, place: int) -> tuple[int, float]:
     return int(rates.steps[place]), float(rates.values[place])
 
 
-def _as_scheduled(rates: Column) -> Finding:
+def _schedule(rates: Column) -> Finding:
     """Describes the schedule: constant, warm-up, steps down, and where it ends."""
     values = rates.values
     top, place = float(values.max()), int(values.argmax())

@@ -164,10 +164,10 @@ def new_model(problem: Problem) -> nn.Module:
 def refresh(problem: Problem, data: Examples, model: nn.Module, *, size: int) -> None:
     """Re-estimate BatchNorm's statistics on all training data, in random batches of equal size."""
     with user_code("loss", "while BatchNorm's statistics were re-estimated"):
-        refresh_batch_norm(model, _shuffled(data, size), problem.loss)
+        refresh_batch_norm(model, _shuffle(data, size), problem.loss)
 
 
-def _shuffled(data: Examples, size: int) -> Iterator[Batch]:
+def _shuffle(data: Examples, size: int) -> Iterator[Batch]:
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))
     for part in order.split(size):
         # A smaller last batch would have noisier statistics.

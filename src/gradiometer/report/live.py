@@ -191,12 +191,12 @@ class Followed:
             share = SHARE_OF_LONG if run.steps > LONG else SHARE
             if self.view is None:
                 began = time.thread_time()  # the first reading from the start is not counted
-            self.view = self._drawn(run)
+            self.view = self._draw(run)
             self._seen = seen
             self.not_before = time.monotonic() + max(SOONEST, (time.thread_time() - began) / share)
             return True
 
-    def _drawn(self, run: Run) -> View:
+    def _draw(self, run: Run) -> View:
         diagnosis = diagnose(run)
         shown = sections(run, diagnosis)
         figures = tuple(figure for section in shown for figure in section.figures)
@@ -308,7 +308,7 @@ class Live:
         while True:
             await asyncio.sleep(SOONEST)
             for followed, listeners in zip(self.followed, self._listeners, strict=True):
-                changed = bool(listeners) and await asyncio.to_thread(_changed, followed)
+                changed = bool(listeners) and await asyncio.to_thread(_look_again, followed)
                 for listener in listeners if changed else ():
                     listener.set()
 
@@ -317,17 +317,17 @@ class Live:
 
     async def _page(self, request: Request) -> Response:
         runs = [(self._place(number), each.name) for number, each in enumerate(self.followed)]
-        return await self._drawn(
+        return await self._draw(
             request,
             lambda view, place: HTMLResponse(view.page(place, runs).encode(errors="replace")),
         )
 
     async def _update(self, request: Request) -> Response:
-        return await self._drawn(
+        return await self._draw(
             request, lambda view, place: Response(view.update(place), media_type="application/json")
         )
 
-    async def _drawn(self, request: Request, respond: Callable[[View, str], Response]) -> Response:
+    async def _draw(self, request: Request, respond: Callable[[View, str], Response]) -> Response:
         """The response made of the latest view of a run. One that cannot be drawn is a sentence: it
         may be, later."""
         followed = self._asked_for(request)
@@ -419,7 +419,7 @@ class AccessGuard:
         return None
 
 
-def _changed(followed: Followed) -> bool:
+def _look_again(followed: Followed) -> bool:
     """True if there is a new view. A failure is logged, because the next attempt may succeed, or
     another run."""
     try:

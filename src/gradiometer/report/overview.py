@@ -166,7 +166,7 @@ def listing(
         if not fnmatch.fnmatch(path.name, match):
             continue
         try:
-            listed = _listed(path)
+            listed = _row(path)
         except (GradiometerError, OSError) as error:  # damaged, or deleted meanwhile
             why = f"it cannot be read: {reason_of(error)}." if isinstance(error, OSError) else error
             warnings.append(f"{path.name} is left out: {why}")
@@ -176,7 +176,7 @@ def listing(
     return tuple(sorted(found, key=ORDERS[sort])), tuple(warnings)
 
 
-def _listed(path: Path) -> RunRow:
+def _row(path: Path) -> RunRow:
     run = Run.open(path)
     configuration = run.configuration
     diagnosis = diagnose(run)

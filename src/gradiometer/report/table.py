@@ -74,7 +74,7 @@ def _readings(run: Run) -> Table:
                     f"{moment}/{layer}": values[:, place] for place, layer in enumerate(run.layers)
                 }
         parts.append(columns)
-    return _stacked(parts)
+    return _stack(parts)
 
 
 def _losses(run: Run) -> Table:
@@ -95,7 +95,7 @@ def _evaluations(run: Run) -> Table:
     return {key: np.array([row[key] for row in rows]) for key in rows[0]} if rows else {}
 
 
-def _stacked(parts: list[dict[str, np.ndarray]]) -> Table:
+def _stack(parts: list[dict[str, np.ndarray]]) -> Table:
     """Tables one below the other. A column that a table does not have is NaN there."""
     names = list(dict.fromkeys(name for part in parts for name in part))
     return {

@@ -206,7 +206,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             BadArgument: The file cannot be used. The message names the file, the line and the key.
         """
         written, lines = read_toml(Path(path))
-        return cls._checked(written, Path(path).name, lines)
+        return cls._check(written, Path(path).name, lines)
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any], where: str) -> "Configuration":
@@ -219,10 +219,10 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         Raises:
             BadArgument: A name or a value cannot be used.
         """
-        return cls(**cls._checked(mapping, where))
+        return cls(**cls._check(mapping, where))
 
     @classmethod
-    def _checked(
+    def _check(
         cls, mapping: Mapping[str, Any], where: str, lines: Mapping[str, int] | None = None
     ) -> dict[str, Any]:
         """The values, whose names are checked too. `lines` are the line numbers of the names in the

@@ -61,14 +61,14 @@ class Ranks:
         if self.alone:
             return rows
         everyone = [torch.empty_like(rows) for _ in range(self.count)]
-        with _noticed(self):
+        with _notice(self):
             dist.all_gather(everyone, rows)
         return torch.cat(everyone)
 
     def add(self, tensor: Tensor) -> None:
         """Replace the tensor by its sum over all ranks, in place."""
         if not self.alone:
-            with _noticed(self):
+            with _notice(self):
                 dist.all_reduce(tensor)
 
     def told(self, *numbers: int) -> tuple[int, ...]:
@@ -77,7 +77,7 @@ class Ranks:
         if self.alone:
             return numbers
         shared = torch.tensor(numbers)
-        with _noticed(self):
+        with _notice(self):
             dist.broadcast(shared, 0)
         return tuple(shared.tolist())
 
@@ -111,7 +111,7 @@ def together() -> Iterator[Ranks]:
 
 
 @contextmanager
-def _noticed(ranks: Ranks) -> Iterator[None]:
+def _notice(ranks: Ranks) -> Iterator[None]:
     """Turn the failure of an exchange into `RankLost`."""
     try:
         yield

@@ -212,13 +212,13 @@ def typed(name: str, value: Any, kind: Any) -> Any:
             if isinstance(value, dict)
             else json.dumps(value, default=repr, ensure_ascii=False)
         )
-        raise BadArgument(f"`{name}` must be {_expected(kind)}, got {written}.") from None
+        raise BadArgument(f"`{name}` must be {_name_of(kind)}, got {written}.") from None
 
 
-def _expected(kind: Any) -> str:
+def _name_of(kind: Any) -> str:
     choices = get_args(kind)
     if kind in _EXPECTED:
         return _EXPECTED[kind]
     if type(None) in choices:
-        return _expected(choices[0])
+        return _name_of(choices[0])
     return "one of " + ", ".join(f'"{choice}"' for choice in choices)

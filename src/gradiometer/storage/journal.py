@@ -69,7 +69,7 @@ class JournalWriter:
         self._owner = os.getpid()
         self._open()
         try:
-            with self._guarded():
+            with self._guard():
                 self._begin()
         except BaseException:  # the error itself keeps this object alive, and with it the lock
             self._release()
@@ -90,7 +90,7 @@ class JournalWriter:
 
     def _open(self) -> None:
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0) | NO_LINK
-        with self._guarded():
+        with self._guard():
             check_inside(self.path)
             self._descriptor = os.open(self.path, flags, 0o666)
         self._release: Callable[[], object] = weakref.finalize(
@@ -117,7 +117,7 @@ class JournalWriter:
 
     def flush(self) -> None:
         """Give all lines to the system. They survive a killed process but not a power cut."""
-        with self._guarded():
+        with self._guard():
             while self._buffer and not self._is_copy():
                 # Written bytes leave the buffer at once, so that nothing is written twice.
                 del self._buffer[: os.write(self._descriptor, self._buffer)]
@@ -125,7 +125,7 @@ class JournalWriter:
     def sync(self) -> None:
         """Flush, and wait until all lines are on the disk. They survive a power cut."""
         self.flush()
-        with self._guarded():
+        with self._guard():
             os.fsync(self._descriptor)
 
     def close(self) -> None:
@@ -134,7 +134,7 @@ class JournalWriter:
             if not self.closed:
                 self.flush()
         finally:
-            with self._guarded():
+            with self._guard():
                 self._release()
 
     @property
@@ -158,7 +158,7 @@ class JournalWriter:
             return False
         return True
 
-    def _guarded(self) -> Any:
+    def _guard(self) -> Any:
         safe = (
             "but earlier lines are safe"
             if self._then

@@ -276,7 +276,7 @@ class Trainer:
         loss = training.backward(batch, watch.measuring)
         reason = training.divergence(loss)
         if reason is not None:
-            self._end_diverged(reason)
+            self._end_divergence(reason)
         # Late in a run settings are seldom read, and the rate that it ends with belongs on record.
         if training.step == training.steps - 1:
             watch.note_settings()
@@ -359,7 +359,7 @@ class Trainer:
             f"gradiometer resume {shlex.quote(str(self.folder.path))}"
         ) from error
 
-    def _end_diverged(self, reason: str) -> NoReturn:
+    def _end_divergence(self, reason: str) -> NoReturn:
         """Always raises Diverged. The checkpoint before is the last good state."""
         training = self.training
         # write the losses that wait: they show how it came

@@ -100,7 +100,7 @@ class Made:
     def alternative(self, rate: float) -> Alternative:
         """The optimizer at a rate, as an alternative of a fork."""
         if isinstance(self._optimizer, str):
-            return Using(self._class, lr=float(f"{rate:.3g}"), **self._given)
+            return Using(self._class, lr=float(f"{rate:.3g}"), **self._settings)
         return Custom.stored(f"{self._function} at {rate:.3g}")
 
     def __call__(self, parameters: Iterable[nn.Parameter], rate: float) -> torch.optim.Optimizer:
@@ -134,7 +134,7 @@ class Made:
         """The optimizer at a rate as a line of Python."""
         if not isinstance(self._optimizer, str):
             return f"optimizer = {self._function}(model.parameters(), {rate:.3g})"
-        given = [f"{key}={value}" for key, value in self._given.items()]
+        given = [f"{key}={value}" for key, value in self._settings.items()]
         settings = ", ".join(["model.parameters()", f"lr={rate:.3g}", *given])
         if self.is_schedule_free:
             end = "optimizer.train()  # and optimizer.eval() before the model is evaluated or saved"
@@ -148,7 +148,7 @@ class Made:
         return "make_optimizer" if name == "<lambda>" else str(name)
 
     @property
-    def _given(self) -> Mapping[str, Any]:
+    def _settings(self) -> Mapping[str, Any]:
         """The settings that are not the defaults of the optimizer's class."""
         parameters = inspect.signature(self._class).parameters
         return {

@@ -147,7 +147,7 @@ def diagnose(run: Run, level: float | None = None) -> Diagnosis:
     for certificate in load_artifacts(run, Certificate)[-1:]:
         findings.append(certificate.finding())
         estimates |= certificate.estimates
-    findings = with_trials(run, _with_reservations(run, _without_outranked(findings), gauges))
+    findings = with_trials(run, _with_reservations(run, _answers(findings), gauges))
     # Of equally urgent findings a spike comes first, and what another scale answers better last.
     findings.sort(
         key=lambda each: (
@@ -342,7 +342,7 @@ def _with_reservations(
     return held + [reservations.stop_of(gauge.name, gauge.issue) for gauge in stopped]
 
 
-def _without_outranked(findings: list[Finding]) -> list[Finding]:
+def _answers(findings: list[Finding]) -> list[Finding]:
     """The findings without that of the plain noise scale, where the preconditioned one answers:
     both would say something else of one batch, and nobody acts on the plain one."""
     answered = any(

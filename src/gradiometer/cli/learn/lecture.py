@@ -52,7 +52,7 @@ def lecture(statements: tuple[str, ...], out: Path | None, pool: str, as_json: b
     with opened(pool) as where:
         for statement, outcomes in run_all(asked, where):
             place = f"{len(results) + 1} of {len(asked)}" + (f", about {left}" if results else "")
-            results.append(_tested(statement, outcomes, console, place))
+            results.append(_test(statement, outcomes, console, place))
             took = (time.monotonic() - began) / len(results)
             left = f"{clock(took * (len(asked) - len(results)))} left"
             if site is not None:
@@ -70,7 +70,7 @@ def lecture(statements: tuple[str, ...], out: Path | None, pool: str, as_json: b
     return 0 if held == len(results) else 1
 
 
-def _tested(
+def _test(
     statement: "Statement", outcomes: "Iterator[ExperimentResult]", console: "Console", place: str
 ) -> "Result":
     """Print the predictions of a statement, then its measurements as they are made.

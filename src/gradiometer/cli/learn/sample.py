@@ -143,7 +143,7 @@ def sample(
     )
     given = start.defaults | {name: value for name, value in settings.items() if value is not None}
     with working("sampling", quiet=as_json):
-        found = _sampled(start, kind, given, chains, pool)
+        found = _sample(start, kind, given, chains, pool)
     mixed = agreement(found, settings["level"])
     if as_json:
         several = {
@@ -206,7 +206,7 @@ def _run_start(path: Path, settings: dict[str, Any]) -> ChainStart:
     return ChainStart(name, training.problem, lambda: copy.deepcopy(training.model), defaults)
 
 
-def _sampled(
+def _sample(
     start: ChainStart, kind: str, given: dict[str, Any], chains: int, pool: str
 ) -> "list[Sampled]":
     from gradiometer.exploration import samplers
@@ -228,7 +228,7 @@ def _sampled(
         lambda parameters, seed: getattr(samplers, kind.upper())(parameters, seed=seed, **own),
         seeds=[given["seed"] + chain for chain in range(chains)],
         watch=_watch(problem),
-        known=_known(problem, given),
+        known=_known_values(problem, given),
         pool=pool,
         **{name: given[name] for name in ("batch_size", "steps", "burn_in", "every", "level")},
     )
@@ -259,7 +259,9 @@ def _slope(place: int, model: "nn.Module", _: "Batch") -> "Tensor":
     return next(model.parameters())[place]
 
 
-def _known(problem: "Problem", given: dict[str, Any]) -> dict[str, float | tuple[float, float]]:
+def _known_values(
+    problem: "Problem", given: dict[str, Any]
+) -> dict[str, float | tuple[float, float]]:
     """Exact means, of slopes also standard deviations, if the posterior is known and has no further
     prior."""
     import numpy as np

@@ -78,7 +78,7 @@ def certificate(
     from gradiometer.run.reader import Run
 
     with working("certifying", quiet=as_json):
-        found = _certified(run, examples, tolerance, mode, level, batches)
+        found = _certify(run, examples, tolerance, mode, level, batches)
     finding = found.finding()
     if as_json:
         from gradiometer.verdict.words.say import as_dict
@@ -99,7 +99,7 @@ def certificate(
     click.echo(f"\npage  {keep(Run.reopen(run), found)}")
 
 
-def _certified(
+def _certify(
     path: Path, examples: int, tolerance: float, mode: str, level: float, batches: str
 ) -> "Certificate":
     """Measure the gradient at the start of the run, then the certificate at its last checkpoint."""

@@ -181,7 +181,7 @@ class Schedule(ABC):
             for name, value in settings.items()
             if name != "kind"
         }
-        return _built(settings["kind"], (), given)
+        return _build(settings["kind"], (), given)
 
     @classmethod
     def parse(cls, text: str) -> "Schedule":
@@ -192,7 +192,7 @@ class Schedule(ABC):
         >>> Schedule.parse("Linear(0.1, steps=100).warmed_up(5) * 0.5")(55)
         0.025
         """
-        return _parsed(text)
+        return _parse(text)
 
     def _require(self, condition: bool, name: str, must: str) -> None:
         require(
@@ -218,7 +218,7 @@ def power(base: Amount, exponent: Time) -> Time:
 
 
 def _as_schedule(other: "Schedule | Amount") -> Schedule:
-    return other if isinstance(other, Schedule) else _built("Constant", (other,), {})
+    return other if isinstance(other, Schedule) else _build("Constant", (other,), {})
 
 
 @dataclass(frozen=True)
@@ -278,7 +278,7 @@ def _at(schedule: Schedule, step: Time) -> Time:
     return schedule.asymptotics(step) if isinstance(step, Asymptotics) else schedule.formula(step)
 
 
-def _parsed(text: str) -> Schedule:
+def _parse(text: str) -> Schedule:
     """The schedule in a text: a `repr`, or schedules combined by * and by methods."""
     require(
         len(text) <= LONGEST, f"`text` must have at most {LONGEST:,} characters, got {len(text):,}."
@@ -298,7 +298,7 @@ def _parsed(text: str) -> Schedule:
     return schedule
 
 
-def _built(name: Any, values: Sequence[Any], settings: Mapping[str, Any]) -> Schedule:
+def _build(name: Any, values: Sequence[Any], settings: Mapping[str, Any]) -> Schedule:
     """A schedule from its class name and settings."""
     kind = Schedule.kinds.get(name) if isinstance(name, str) else None
     if kind is None:
@@ -345,7 +345,7 @@ def _value(node: ast.AST, depth: int = 0) -> Any:
         case ast.Call(func=ast.Name(id=name), args=parts, keywords=keywords) if all(
             word.arg for word in keywords
         ):
-            return _built(name, list(map(inner, parts)), settings(keywords))
+            return _build(name, list(map(inner, parts)), settings(keywords))
         case ast.Call(
             func=ast.Attribute(value=owner, attr=method), args=parts, keywords=keywords
         ) if method in METHODS:

@@ -272,12 +272,12 @@ class Capture:
         if not adds_up:
             self._refuse_or_warn(not_the_mean(self._ranks.count, sharded=copies is not None))
             return None
-        plain, *others = [self._unscaled(sizes, *each) for each in norms]
+        plain, *others = [self._without_scale(sizes, *each) for each in norms]
         if plain is None or len(set(plain.sizes)) > 1 or self._shares.multiple is None:
             return None
         return replace(plain, preconditioned=others[0]) if others else plain
 
-    def _unscaled(self, sizes: list[int], squared: Tensor, whole: Tensor) -> Spread | None:
+    def _without_scale(self, sizes: list[int], squared: Tensor, whole: Tensor) -> Spread | None:
         """The spread for the mean loss, from norms as they were read; None if one is not finite."""
         if not (squared.isfinite().all() and whole.isfinite().all()):
             return None

@@ -240,13 +240,13 @@ class Losses:
         nothing waits.
         """
         if len(self.waiting) >= fewest:
-            self._write_arrived()
+            self._write_arrivals()
             waiting, self.waiting = self.waiting, []
             self._arriving = Arriving(self.waits_from, waiting)
         if fewest == 1 or (self._arriving is not None and self._arriving.on_cpu):
-            self._write_arrived()
+            self._write_arrivals()
 
-    def _write_arrived(self) -> None:
+    def _write_arrivals(self) -> None:
         arriving, self._arriving = self._arriving, None
         if arriving is None:
             return

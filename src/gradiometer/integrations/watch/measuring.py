@@ -43,9 +43,8 @@ from gradiometer.integrations.watch.successive import (
     reads_products,
 )
 from gradiometer.integrations.watch.triage.recorder import TriageRecorder
-from gradiometer.integrations.watch.turns import Turns
+from gradiometer.integrations.watch.turns import Turns, signal
 from gradiometer.measurement.batch import Batch
-from gradiometer.measurement.evaluation import Evaluation
 from gradiometer.measurement.optimizer.groups import largest_rate
 from gradiometer.measurement.reading import Reading
 from gradiometer.measurement.step import TrainingStep
@@ -56,14 +55,13 @@ from gradiometer.run.recorder import Recorder
 
 OUTSIDE = "`step` must be called inside `with watch(...) as w:`, around the whole training."
 
+# Most parameters whose values at the start of training are kept for the certificate: 64 MiB in
+# single precision.
 KEPT_NUMBERS = 2**24
-"""Most parameters whose values at the start of training are kept for the certificate: 64 MiB in
-single precision."""
 
-
+# Early readings of gauges beside the noise, if products show the noise: with 20 batch sharpnesses a
+# run of 300 steps of a small network paid 29 % for them alone.
 CHECKS = 6
-"""Early readings of gauges beside the noise, if products show the noise: with 20 batch sharpnesses a
-run of 300 steps of a small network paid 29 % for them alone."""
 
 
 class Measuring(Recording):
@@ -128,7 +126,6 @@ class Measuring(Recording):
         self.trials = Trials(trials, self, announcements.say)
         self._pace = Pace(self._warn, partial(self._settings.search, self._follow_updates_of))
         self._between = Between(subject, self._losses, self._settings, self._pace)
-        self._evaluations: list[tuple[int, Evaluation]] = []
         self._at_start: list[Tensor] | None = None
         self._parts: list[Part] = []
         self._handles: list[Any] = []
@@ -140,11 +137,9 @@ class Measuring(Recording):
 
     def _follow_updates_of(self, optimizer: torch.optim.Optimizer) -> None:
         inside = self._pace.count_steps_inside(optimizer, lambda: self.steps)
-        self._handles += [*inside, optimizer.register_step_post_hook(self._was_updated)]
+        self._handles += [*inside, optimizer.register_step_post_hook(self._on_update)]
         if self._updates is not None:
-            self._handles.append(
-                before_the_update(optimizer, self._measure_what_waited, self.shield)
-            )
+            self._handles.append(before_the_update(optimizer, self._measure_waiting, self.shield))
 
     def step(self, loss: Tensor | float, batch: Batch | None = None) -> None:
         """Record one backward. Call it after `backward` and before `optimizer.step()`; clip before
@@ -158,7 +153,7 @@ class Measuring(Recording):
                 has compared. What runs the model again needs the batch.
         """
         if Turns.several:
-            self._signal()
+            signal(self.budget.clock)
         steps = self.steps
         if steps >= self.kept_updates.next:
             self.kept_updates.at_step(batch)
@@ -167,7 +162,9 @@ class Measuring(Recording):
         if batch is None:
             batch = self._batch_seen()
         elif self._inputs is not None:
-            self._stop_looking_at_inputs()
+            inputs, self._inputs = self._inputs, None
+            with self.shield:
+                inputs.remove()
         if steps >= self._triage.next:
             with self._triage.shield:
                 self._triage.at_step(steps, len(self._parts), batch)
@@ -204,12 +201,6 @@ class Measuring(Recording):
                 raise BadArgument(OUTSIDE) from error
             self.shield.caught(error)
             return torch.empty(0)
-
-    def _stop_looking_at_inputs(self) -> None:
-        inputs, self._inputs = self._inputs, None
-        with self.shield:
-            if inputs is not None:
-                inputs.remove()
 
     def _end_stretch(self) -> None:
         """Write the losses of a stretch of steps that were not measured, and decide about the next
@@ -324,16 +315,6 @@ class Measuring(Recording):
         self.note_settings()
         self._losses.fetch()
 
-    def _write_evaluations(self) -> None:
-        """Write the evaluations so far, if there is a run."""
-        if self._recorder is None:
-            return
-        waiting = self._evaluations
-        self._evaluations = []
-        with self.shield:
-            for step, evaluation in waiting:
-                self._recorder.evaluation(step, evaluation)
-
     def _close_step(self) -> None:
         """Keep the losses of the step, and count it: each step should be one update."""
         self._settings.stepped(self.steps)
@@ -381,7 +362,7 @@ class Measuring(Recording):
         if self._failures <= 2:
             attempt(self._between.end, self._capture.stop, lambda: self._warn(text, stopped="all"))
 
-    def _was_updated(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    def _on_update(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         """The optimizer was called."""
         rate = optimizer.param_groups[0]["lr"]
         if rate is not self._triage.rate:
@@ -404,12 +385,7 @@ class Measuring(Recording):
                 self._parts = []
         self.shield.before_first_update = False
         if Turns.several:
-            self._signal()
-
-    def _signal(self) -> None:
-        """The time since any loop was last at work was this loop's."""
-        if isinstance(self.budget.clock, Turns):
-            self.budget.clock.signal()
+            signal(self.budget.clock)
 
     def _was_updated_by_another(self, *_: Any) -> None:
         """Another optimizer than the first was called: it may be the one that steps after the
@@ -480,7 +456,7 @@ class Measuring(Recording):
         if self.ranks.alone:
             self._capture.stop()
 
-    def _measure_what_waited(self) -> None:
+    def _measure_waiting(self) -> None:
         """Measure the step that waited: the update is about to be made, and `.grad` is final."""
         waiting = self._waiting
         self._waiting = None

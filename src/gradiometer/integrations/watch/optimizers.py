@@ -67,7 +67,7 @@ class Settings:
         """
         self._sought = follow, found
         if self._hook is None:
-            self._hook = register_optimizer_step_post_hook(self._was_updated)
+            self._hook = register_optimizer_step_post_hook(self._on_update)
 
     def end(self) -> None:
         """End a search."""
@@ -75,7 +75,7 @@ class Settings:
             self._hook.remove()
         self._hook = self._sought = None
 
-    def _was_updated(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    def _on_update(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         optimizer, sought = bare_optimizer(optimizer), self._sought
         known = any(optimizer is one for one in self._optimizers)
         if sought is None or not (known or groups_of([optimizer], self._subject.own)):
@@ -191,7 +191,7 @@ class Pace:
         while ago."""
         if not (self._sought or self._told):
             self._sought = True
-            self._search(self._found)
+            self._search(self._find)
 
     def fell_short(self, step: int, made: int, expected: int) -> None:
         """Count an update with fewer backwards than expected. A few are normal, such as the end of
@@ -225,7 +225,7 @@ class Pace:
                 "per update as `accumulation`, call `step` once for each, and start a new `watch` "
                 "with another optimizer"
             )
-            self._search(self._found)
+            self._search(self._find)
         self._from = steps
         self.updates = 0
         self._sought = False
@@ -235,7 +235,7 @@ class Pace:
         self.at(steps)
         self._tell_doubt()
 
-    def _found(self) -> None:
+    def _find(self) -> None:
         self._doubt = ""
 
     def _tell_doubt(self) -> None:

@@ -144,10 +144,10 @@ class OverProcesses:
         for place, gauge in enumerate(self._gauges):
             if bits >> place & 1:
                 with self._budget.spending(gauge.name):
-                    made[gauge.name] = self._measured(gauge, step_of)
+                    made[gauge.name] = self._measure(gauge, step_of)
         self.made = made
 
-    def _measured(self, gauge: Gauge, step_of: StepOf) -> Moments | str | None:
+    def _measure(self, gauge: Gauge, step_of: StepOf) -> Moments | str | None:
         try:
             found = measured(gauge, step_of(self._mean)) or {}
             numbers = [float(value) for each in found.values() for value in np.ravel(each)]
@@ -160,10 +160,10 @@ class OverProcesses:
         except _ElsewhereFailed as error:
             return str(error)
         except Exception as error:
-            self._exchanged(FAILED)
+            self._exchange(FAILED)
             return reason_of(error)
         try:
-            averaged = iter(self._exchanged(MOMENTS, numbers))
+            averaged = iter(self._exchange(MOMENTS, numbers))
         except _ElsewhereFailed as error:
             return str(error)
         return {
@@ -178,7 +178,7 @@ class OverProcesses:
         self._ranks.add(whole)
         return unflat(whole.div_(self._ranks.count), gradients)
 
-    def _exchanged(self, state: float, numbers: Sequence[float] = ()) -> list[float]:
+    def _exchange(self, state: float, numbers: Sequence[float] = ()) -> list[float]:
         """The means of these numbers over the processes."""
         rows = self._exchanged_states(state, numbers)
         if state != FAILED:

@@ -13,6 +13,7 @@ from typing import Any
 from gradiometer.errors import BadArgument, GradiometerError, summary
 from gradiometer.integrations.trackers import Trackers
 from gradiometer.integrations.watch.shield import Shield, WarningLog, reason_of
+from gradiometer.measurement.evaluation import Evaluation
 from gradiometer.measurement.finding import Finding
 from gradiometer.measurement.gauge import Gauge
 from gradiometer.run.configuration import WatchedConfiguration
@@ -55,10 +56,10 @@ class Findings(tuple[Finding, ...]):
         return made
 
     def __str__(self) -> str:
-        warnings = [_filled(f"warning: {warning}", "! ") for warning in self.warnings]
+        warnings = [_fill(f"warning: {warning}", "! ") for warning in self.warnings]
         findings = [
             "\n".join(
-                _filled(text, "  " if place else f"{finding.state.symbol} ")
+                _fill(text, "  " if place else f"{finding.state.symbol} ")
                 for place, text in enumerate(texts)
             )
             for finding in self
@@ -80,7 +81,7 @@ class Findings(tuple[Finding, ...]):
         return self.card_of(None)
 
 
-def _filled(text: str, first: str) -> str:
+def _fill(text: str, first: str) -> str:
     """A paragraph, indented by two. Commands and words with hyphens are not broken."""
     return textwrap.fill(
         text,
@@ -204,6 +205,7 @@ class Recording:
         self._warn = WarningLog(lambda: self.steps, tell)
         self._trackers = Trackers(to, level, self._warn)
         self._recorder: Recorder | None = None
+        self._evaluations: list[tuple[int, Evaluation]] = []
         self._restored: Mapping[str, Any] = {}
         self._begun = False
         self.steps = 0
@@ -304,6 +306,16 @@ class Recording:
         recorder.load_state_dict(self._restored["recorder"])
         recorder.resume(step)
         return recorder
+
+    def _write_evaluations(self) -> None:
+        """Write the evaluations so far, if there is a run."""
+        if self._recorder is None:
+            return
+        waiting = self._evaluations
+        self._evaluations = []
+        with self.shield:
+            for step, evaluation in waiting:
+                self._recorder.evaluation(step, evaluation)
 
     def _save(self) -> None:
         with self.shield:

@@ -220,7 +220,7 @@ class Successive:
             self._add(GradientNoise.name, step, batch, numbers)
         keeps_plain = self._keeps_plain(step)
         if not keeps_plain or (product is not None and not is_plain):
-            weighted = self._weighted(gradient, scratch)
+            weighted = self._weight(gradient, scratch)
             if weighted is None:
                 self._pause(step)
                 return
@@ -245,7 +245,7 @@ class Successive:
         is_plain_chain = wants_both and self._chains % PLAIN_EVERY == 0
         return is_plain_chain or self._last.plain_at == step + 1
 
-    def _weighted(self, gradient: Flat, into: Flat) -> Flat | None:
+    def _weight(self, gradient: Flat, into: Flat) -> Flat | None:
         """P ĝ, written into a vector; None if P is not known yet."""
         places = [
             part.view(parameter.shape)
@@ -318,7 +318,7 @@ class Successive:
             for pair, row in zip(pairs, copied().double().tolist(), strict=True)
             if all(map(math.isfinite, row))
         ]
-        if self._is_clipped([row[0] for pair, row in known if pair.gauge == GradientNoise.name]):
+        if self._has_ceiling([row[0] for pair, row in known if pair.gauge == GradientNoise.name]):
             self._end(
                 "`.grad` was clipped before `step` was called, which hides its size: call `step` "
                 "right after `backward`"
@@ -352,7 +352,7 @@ class Successive:
         self._record(Reading(gauge, last.step, last.size, self._rate_before, moments))
 
     @staticmethod
-    def _is_clipped(squares: list[float]) -> bool:
+    def _has_ceiling(squares: list[float]) -> bool:
         """True if several steps have the largest norm: it is the one that they were clipped to."""
         largest = max(squares, default=0.0)
         same = sum(one >= (1 - CLIPPED) * largest for one in squares)

@@ -459,7 +459,7 @@ def page_spec(chart: alt.LayerChart, description: str, highest: int = HEIGHT) ->
     # page.
     spec = chart.to_dict(validate=False)
     spec.pop("config", None)
-    shortened: dict[str, Any] = _shortened(spec)
+    shortened: dict[str, Any] = _shorten(spec)
     return shortened | {
         "width": "container",
         "height": min(spec["height"], highest),
@@ -468,13 +468,13 @@ def page_spec(chart: alt.LayerChart, description: str, highest: int = HEIGHT) ->
     }
 
 
-def _shortened(value: Any) -> Any:
+def _shorten(value: Any) -> Any:
     """The same with eight digits in every float, which no screen shows the end of."""
     if isinstance(value, float):
         return float(f"{value:.8g}")
     if isinstance(value, dict):
-        return {name: _shortened(part) for name, part in value.items()}
-    return [_shortened(part) for part in value] if isinstance(value, list | tuple) else value
+        return {name: _shorten(part) for name, part in value.items()}
+    return [_shorten(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 @cache

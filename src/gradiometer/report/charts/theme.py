@@ -37,7 +37,7 @@ def config(palette: Palette, font: str = FONT) -> dict[str, Any]:
         palette: `LIGHT`, `DARK` or `PAGE`.
         font: Font families, as in CSS.
     """
-    coloured: dict[str, Any] = _coloured(THEME["config"], palette)
+    coloured: dict[str, Any] = _colour(THEME["config"], palette)
     return coloured | {
         "background": None if palette is PAGE else palette["paper"],
         "font": font,
@@ -45,11 +45,11 @@ def config(palette: Palette, font: str = FONT) -> dict[str, Any]:
     }
 
 
-def _coloured(value: Any, palette: Palette) -> Any:
+def _colour(value: Any, palette: Palette) -> Any:
     """The same with the colour of the palette in place of each role, such as "$ink"."""
     if isinstance(value, dict):
-        return {name: _coloured(part, palette) for name, part in value.items()}
+        return {name: _colour(part, palette) for name, part in value.items()}
     if isinstance(value, list):
-        return [_coloured(part, palette) for part in value]
+        return [_colour(part, palette) for part in value]
     is_role = isinstance(value, str) and value.startswith("$")
     return palette[value[1:]] if is_role else value

@@ -115,7 +115,7 @@ def _numbers(group: Sequence[Compared], step: int, level: float) -> dict[str, Es
             estimate = mean_over_pairs(values, level) if len(values) >= 2 else None
             if estimate is not None:
                 estimate = replace(estimate, method=f"Student over {len(values)} runs")
-                estimate = _unlogged(estimate) if quantity == "noise_scale" else estimate
+                estimate = _from_logarithm(estimate) if quantity == "noise_scale" else estimate
         if estimate is not None:
             found[quantity] = estimate
     return found
@@ -164,7 +164,10 @@ def _difference(
         return None
     needed = pairs_needed(estimate.value, spread, freedom, level)
     return Difference(
-        quantity, _unlogged(estimate) if quantity == "noise_scale" else estimate, "seeds", needed
+        quantity,
+        _from_logarithm(estimate) if quantity == "noise_scale" else estimate,
+        "seeds",
+        needed,
     )
 
 
@@ -281,7 +284,7 @@ def _number(quantity: str, each: Compared, step: int, level: float) -> float | N
     return estimate.value
 
 
-def _unlogged(estimate: Estimate) -> Estimate:
+def _from_logarithm(estimate: Estimate) -> Estimate:
     ends = (math.exp(min(end, 700.0)) for end in (estimate.value, estimate.low, estimate.high))
     return Estimate.interval(
         *ends,

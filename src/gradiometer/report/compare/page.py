@@ -181,10 +181,10 @@ def render(groups: Sequence[RunGroup], contrasts: Sequence[Contrast]) -> str:
     figures, runs = _figures(groups[:DRAWN]), [each for group in groups for each in group.runs]
     tried = tried_by(groups)
     forks = forks_figures(tried, DRAWN)
-    others = [_folded(figure.name, figure.title, (figure,)) for figure in figures[1:]]
+    others = [_fold(figure.name, figure.title, (figure,)) for figure in figures[1:]]
     if forks:
         words = f"{counted(len(tried), 'trial')} in forks"
-        others.insert(0, _folded("forks", "What would have happened", forks, words))
+        others.insert(0, _fold("forks", "What would have happened", forks, words))
     return document(
         CONTENT,
         " · ".join(group.name for group in groups[:DRAWN]),
@@ -260,7 +260,7 @@ def _row(contrast: Contrast, *, alone: bool) -> Card:
     )
 
 
-def _folded(name: str, title: str, figures: tuple[Figure, ...], words: str = "") -> Card:
+def _fold(name: str, title: str, figures: tuple[Figure, ...], words: str = "") -> Card:
     """A row with charts inside."""
     return Card(name, title, words=words, section=Section(name, title, "", figures))
 
@@ -332,14 +332,14 @@ def _differences_table(contrasts: Sequence[Contrast]) -> Numbers:
 
 def _figures(groups: Sequence[RunGroup]) -> tuple[Figure, ...]:
     wanted: list[tuple[str, str, str, str | None, Callable[[Compared, int], Curve]]] = [
-        ("test-loss", "Test loss", LOSS, None, partial(_evaluated, quantity="test_loss")),
+        ("test-loss", "Test loss", LOSS, None, partial(_evaluations, quantity="test_loss")),
         ("training-loss", "Training loss", LOSS, None, _losses),
         (
             "test-accuracy",
             "Test accuracy",
             SHARE,
             "~%",
-            partial(_evaluated, quantity="test_accuracy"),
+            partial(_evaluations, quantity="test_accuracy"),
         ),
         ("noise-scale", "Gradient noise scale", "examples", None, _noise_scales),
     ]
@@ -396,7 +396,7 @@ def _noise_scales(each: Compared, last: int) -> Curve:
     return tuple(each.diagnosis.history.get("noise_scale", ()))
 
 
-def _evaluated(each: Compared, last: int, quantity: str) -> Curve:
+def _evaluations(each: Compared, last: int, quantity: str) -> Curve:
     return tuple(
         (step, found[quantity])
         for step, found in sorted(each.evaluations.items())

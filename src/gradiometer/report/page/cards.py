@@ -152,13 +152,13 @@ def cards(run: Run, found: Iterable[Answer]) -> tuple[Card, ...]:
             short=question.short,
             needs=_unknown_law(question, run) or question.needs,
             command=_command(question, run),
-            **_answered(question.answers(found)),
+            **_answer(question.answers(found)),
         )
         for question in QUESTIONS
     )
 
 
-def _answered(answers: Iterable[Answer]) -> dict[str, Any]:
+def _answer(answers: Iterable[Answer]) -> dict[str, Any]:
     """The findings of a card, with the state of the first one."""
     shown = tuple(Shown.of(answer) for answer in answers)
     if not shown:
@@ -204,7 +204,7 @@ def further_cards(found: Iterable[Answer]) -> tuple[Card, ...]:
             or FURTHER.get(answer.finding.gauge)
             or f"{answer.finding.issue.value} · {answer.finding.gauge.replace('_', ' ')}",
             home=_section_of(answer.finding),
-            **_answered([answer]),
+            **_answer([answer]),
         )
         for place, answer in enumerate(sorted(found, key=lambda answer: answer.finding.state.rank))
         if not any(question.is_answered_by(answer) for question in QUESTIONS)

@@ -32,7 +32,7 @@ def environment(*templates: Traversable) -> jinja2.Environment:
     escaped."""
     made = jinja2.Environment(
         loader=jinja2.ChoiceLoader(
-            [jinja2.FunctionLoader(partial(_found, folder)) for folder in templates]
+            [jinja2.FunctionLoader(partial(_find, folder)) for folder in templates]
         ),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
@@ -64,7 +64,7 @@ def script_hash(script: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
 
 
-def _found(templates: Traversable, name: str) -> str | None:
+def _find(templates: Traversable, name: str) -> str | None:
     return source(templates, name) if (templates / name).is_file() else None
 
 
@@ -103,7 +103,7 @@ def bundle() -> Bundle:
     """The packed script. It is built again if the cache cannot be read."""
     folder = cache_folder()
     path = None if folder is None else folder / _name()
-    script = None if path is None else _kept(path)
+    script = None if path is None else _from_file(path)
     if script is None:
         script = vl_convert.javascript_bundle(SNIPPET, vl_version())
         if path is not None:
@@ -136,7 +136,7 @@ def _name() -> str:
     return f"vega-{vl_version()}-by-vl-convert-{version('vl-convert-python')}-{asked}.js"
 
 
-def _kept(path: Path) -> str | None:
+def _from_file(path: Path) -> str | None:
     """The script from a complete file, whose first line is the checksum of the rest; otherwise
     None."""
     try:

@@ -132,7 +132,7 @@ def content(run: Run, diagnosis: Diagnosis, shown: tuple[Section, ...]) -> dict[
         "overhead": overhead_sentence(run.overhead, run.configuration.every),
         "configuration": _settings(
             msgspec.structs.asdict(run.configuration)
-            | ({"sampling": "not known"} if _is_assumed(run) else {})
+            | ({"sampling": "not known"} if _assumes_draws(run) else {})
         ),
         "manifest": _settings(
             {name: value for name, value in run.manifest.items() if name != "configuration"}
@@ -159,12 +159,12 @@ def _facts(run: Run) -> tuple[str, ...]:
     return (
         configuration.problem,
         f"B\u00a0=\u00a0{configuration.batch_size:,}"
-        + ("" if _is_assumed(run) else f", {DRAWN[run.sampling.draw]}"),
+        + ("" if _assumes_draws(run) else f", {DRAWN[run.sampling.draw]}"),
         *optimizer,
     )
 
 
-def _is_assumed(run: Run) -> bool:
+def _assumes_draws(run: Run) -> bool:
     """True if it is not known how batches were drawn. They are then taken as independent draws."""
     return run.sampling.draw is Draw.REPLACEMENT and run.sampling.examples is None
 
@@ -190,7 +190,7 @@ def gradient_meant(run: Run) -> str:
         )
     if measured.draw is Draw.FRESH:
         return "Here g is the gradient of the distribution that the examples come from."
-    if _is_assumed(run):
+    if _assumes_draws(run):
         return (
             "It is not known how the batches were drawn: they are taken as independent draws, and "
             "g is the gradient of what they are drawn from."

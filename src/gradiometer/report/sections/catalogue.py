@@ -62,10 +62,10 @@ METHODS = {
 
 def sections(run: Run, diagnosis: Diagnosis) -> tuple[Section, ...]:
     """Every section of the page. One that cannot be drawn says so in its place."""
-    return tuple(_drawn(section, run, diagnosis) for section in SECTIONS)
+    return tuple(_draw(section, run, diagnosis) for section in SECTIONS)
 
 
-def _drawn(section: Callable[[Run, Diagnosis], Section], run: Run, diagnosis: Diagnosis) -> Section:
+def _draw(section: Callable[[Run, Diagnosis], Section], run: Run, diagnosis: Diagnosis) -> Section:
     try:
         drawn = section(run, diagnosis)
         return replace(drawn, method=METHODS.get(drawn.name, ""))

@@ -110,7 +110,7 @@ MEASURED = "as recorded"
 def rates_of(run: Run) -> RateCurve | None:
     """The rates from schedule and forks if they agree with the measured ones, else the measured
     ones, if any."""
-    total, measured = run.manifest.get("steps"), _measured(run)
+    total, measured = run.manifest.get("steps"), _rates(run)
     configuration = run.configuration
     if total is None or not isinstance(configuration, Configuration):
         return measured
@@ -125,7 +125,7 @@ def rates_of(run: Run) -> RateCurve | None:
         return None
     now = min(run.steps, total)
     if configuration.cool == "auto":
-        begins = _begins(run, total)
+        begins = _start(run, total)
         left = np.clip((total - steps - 0.5) / max(total - begins, 1), 0.0, 1.0)
         values = values * np.where(steps < begins, 1.0, left)
         made = RateCurve(steps, values, 0.0 if begins < total else end, total, now, FORKED)
@@ -134,7 +134,7 @@ def rates_of(run: Run) -> RateCurve | None:
     return made if measured is None or _agree(made, measured) else measured
 
 
-def _begins(run: Run, total: int) -> int:
+def _start(run: Run, total: int) -> int:
     """The step from which a run that cools itself goes to zero, as far as it is decided."""
     decided = [event["begins"] for event in run.events if event["event"] == "cooling"]
     if not decided:
@@ -149,7 +149,7 @@ def _agree(made: RateCurve, measured: RateCurve) -> bool:
     return np.allclose(made.values[places][exact], measured.values[exact], rtol=1e-6)
 
 
-def _measured(run: Run) -> RateCurve | None:
+def _rates(run: Run) -> RateCurve | None:
     """η as it was recorded: the largest one of the groups."""
     settings = run.hyperparameters
     if settings is None or not (settings.recorded and settings.rates.max() > 0):
@@ -339,11 +339,11 @@ def _rows(named: Iterable[tuple[str, Estimate]]) -> list[tuple[str, ...]]:
 def plateau_figure(run: Run) -> Figure | None:
     """The results of the test, and the outcomes of forecasts of a cut; None if the test did not
     run."""
-    tests = _named(run, "stationarity")
+    tests = _events(run, "stationarity")
     if not tests:
         return None
     steps = run.manifest.get("steps", run.steps)
-    decided = [event["begins"] for event in _named(run, "cooling")]
+    decided = [event["begins"] for event in _events(run, "cooling")]
     begun = [step for step in decided if step is not None and step < steps]
     gains = [(int(test["step"]), Estimate(**test["gain"])) for test in tests]
     left = [(int(test["step"]), Estimate.exact(float(test["left"]))) for test in tests]
@@ -356,7 +356,7 @@ def plateau_figure(run: Run) -> Figure | None:
     ]
     if begun:
         parts.append(f"The rate goes to zero from step {begun[-1]:,}.")
-    parts += map(_score, _named(run, "cut scored"))
+    parts += map(_score, _events(run, "cut scored"))
     rows = tuple(
         (
             f"{step:,}",
@@ -385,7 +385,7 @@ def plateau_figure(run: Run) -> Figure | None:
     )
 
 
-def _named(run: Run, name: str) -> Sequence[Mapping[str, Any]]:
+def _events(run: Run, name: str) -> Sequence[Mapping[str, Any]]:
     return [event for event in run.events if event["event"] == name]
 
 

@@ -60,7 +60,7 @@ def loss_section(run: Run, diagnosis: Diagnosis) -> Section:
 def _loss_figure(training: Sequence[Block], test: Curve, diagnosis: Diagnosis, run: Run) -> Figure:
     # with fewer than three blocks there is no line to see, so every loss is drawn
     batches = _single_batches(run) if len(training) < 3 else []
-    changes, tried = _rate_changes(run), _tried(run, diagnosis)
+    changes, tried = _rate_changes(run), _trials(run, diagnosis)
     spikes = [
         (spike.peak, f"spike from {significant(spike.level)} to {significant(spike.height)}")
         for spike in diagnosis.spikes
@@ -142,7 +142,7 @@ def _place(diagnosis: Diagnosis) -> list[tuple[int, str]]:
     return [] if step is None else [(int(step), "here it happened")]
 
 
-def _tried(run: Run, diagnosis: Diagnosis) -> Mapping[str, list[tuple[float, float]]]:
+def _trials(run: Run, diagnosis: Diagnosis) -> Mapping[str, list[tuple[float, float]]]:
     """The branches in which the cure of the headline was tried, as step and loss, thinned out."""
     headline = diagnosis.headline
     if headline is None or headline.trial is None or headline.state is not State.ACT:

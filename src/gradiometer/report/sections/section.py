@@ -82,18 +82,18 @@ def change(points: Curve) -> str:
     (first_step, first), (last_step, last) = points[0], points[-1]
     if len(points) == 1:
         return f"{_value(last)} at step {last_step:,}"
-    if not (_known(first) and _known(last)):
+    if not (_has_value(first) and _has_value(last)):
         return f"{_value(first)} at step {first_step:,}, and {_value(last)} at step {last_step:,}"
     return f"goes from {first} at step {first_step:,} to {last} at step {last_step:,}"
 
 
-def _known(estimate: Estimate) -> bool:
+def _has_value(estimate: Estimate) -> bool:
     """True if the text of the estimate is a number."""
     return estimate.method == "exact" or math.isfinite(estimate.low)
 
 
 def _value(estimate: Estimate) -> str:
-    return f"is {estimate}" if _known(estimate) else "is not known yet"
+    return f"is {estimate}" if _has_value(estimate) else "is not known yet"
 
 
 def by_layer(estimates: Mapping[str, Estimate], prefix: str) -> dict[str, Estimate]:

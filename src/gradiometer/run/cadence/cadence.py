@@ -82,7 +82,7 @@ class Cadence:
 
     def expensive(self) -> list[Gauge]:
         """The expensive gauges that run at this measured step."""
-        return [gauge for gauge in self._waiting if self._is_covered(gauge)]
+        return [gauge for gauge in self._waiting if self._covers(gauge)]
 
     def ran(self, gauge: Gauge) -> None:
         """An expensive gauge has measured."""
@@ -175,9 +175,9 @@ class Cadence:
     @property
     def _saving(self) -> bool:
         """True if an expensive gauge waits that the budget does not cover yet."""
-        return not all(self._is_covered(gauge) for gauge in self._waiting)
+        return not all(self._covers(gauge) for gauge in self._waiting)
 
-    def _is_covered(self, gauge: Gauge) -> bool:
+    def _covers(self, gauge: Gauge) -> bool:
         if self._every is not None or self._share is None:
             return True
         return self._budget.fits(

@@ -90,7 +90,7 @@ class Signs:
         # can be NaN
         every = np.arange(int(steps[-1]) + 1 if len(steps) else 0)
         whole = np.interp(every, steps, losses) if len(steps) else np.array([])
-        looks, single, tensors = _stacked(run.signs)
+        looks, single, tensors = _stack(run.signs)
         settings = run.hyperparameters
         rates = np.array([])
         momentum = decay = 0.0
@@ -325,7 +325,7 @@ def along(steps: Any, values: Any, count: int) -> Array:
     return np.asarray(np.asarray(values, dtype=float)[np.maximum(places, 0)])
 
 
-def _stacked(
+def _stack(
     lines: list[tuple[int, dict[str, Any]]],
 ) -> tuple[np.ndarray, dict[str, Array], dict[str, np.ndarray]]:
     """The looks, the single numbers and those by tensor. Looks with another number of tensors are

@@ -135,7 +135,7 @@ def triage_of(run: Run | Signs) -> Triage:
     with np.errstate(all="ignore"):
         level = level_of(signs)
         made = [rule(signs, level) for rule in ORDER]
-        passed = _passed(signs, level)
+        passed = _pass(signs, level)
     found = [each for each in made if each is not None]
     explained = frozenset[Claim]().union(
         *(EXPLAINED.get(each.claim, frozenset()) for each in found)
@@ -151,10 +151,10 @@ def triage_of(run: Run | Signs) -> Triage:
         claims = as_tried(claims, run)
         better = None if claims else better_change(run)
     unseen = unseen_by(signs, level)
-    return Triage(_confused(claims) or (better or passed,), level, unseen)
+    return Triage(_with_doubts(claims) or (better or passed,), level, unseen)
 
 
-def _confused(claims: tuple[Claimed, ...]) -> tuple[Claimed, ...]:
+def _with_doubts(claims: tuple[Claimed, ...]) -> tuple[Claimed, ...]:
     """Each claim that is easily taken for another says which, unless both are made."""
     made = {each.claim.value for each in claims}
     return tuple(
@@ -163,7 +163,7 @@ def _confused(claims: tuple[Claimed, ...]) -> tuple[Claimed, ...]:
     )
 
 
-def _passed(signs: Signs, level: Level) -> Claimed:
+def _pass(signs: Signs, level: Level) -> Claimed:
     """Healthy, if the end was seen; otherwise that the training may stop, or undecided."""
     enough = (
         not signs.is_short

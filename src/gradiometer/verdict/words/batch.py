@@ -218,7 +218,7 @@ def _seen(finding: Finding) -> str:
             value = _with_interval(scale)
             seen = f"The batch is small: the {name} is {value}, {times} times B = {size}."
         case "below":
-            seen = _unbounded(finding, f", above B = {size}")
+            seen = _one_sided(finding, f", above B = {size}")
         case "above" if scale.value > 0:
             times = significant(batch / scale.value, 2)
             value = _with_interval(scale)
@@ -231,7 +231,7 @@ def _seen(finding: Finding) -> str:
         case _ if not scale.low > 0:
             seen = f"The {name} is not known yet; {_needs(finding, 'an interval')}."
         case _ if not is_bounded:
-            seen = _unbounded(finding)
+            seen = _one_sided(finding)
         case _:
             seen = f"The {name} {_with_interval(scale)} is too uncertain for B = {size}."
     return seen
@@ -269,7 +269,7 @@ def _when(scale: Estimate) -> str:
     return f"at the newest reading ({when})" if is_old else f"now ({when})"
 
 
-def _unbounded(finding: Finding, above: str = "") -> str:
+def _one_sided(finding: Finding, above: str = "") -> str:
     scale, _ = _numbers(finding)
     needs = "there is no upper bound yet"
     if scale.needed is not None:

@@ -10,7 +10,7 @@ def comparison_of_seeds(finding: Finding) -> Sentences:
     facts = finding.facts
     first, second = facts["names"]
     seeds = facts["seeds"]
-    difference = f"{_signed(facts['difference'])} in {facts['quantity']}"
+    difference = f"{_sign(facts['difference'])} in {facts['quantity']}"
     same = f"{first} and {second} have the same configuration"
     if None in seeds:
         cause = f"{same}, as far as it is recorded. Their difference is {difference}."
@@ -61,7 +61,7 @@ def comparison_without_difference(finding: Finding) -> Sentences:
 def _difference(finding: Finding) -> str:
     facts = finding.facts
     first, second = facts["names"]
-    difference = _signed(facts["difference"])
+    difference = _sign(facts["difference"])
     return (
         f"the {facts['quantity']} of {second} minus that of {first} is {difference}{_over(finding)}"
     )
@@ -106,7 +106,7 @@ def apart(difference: Estimate) -> str:
     return f"{size} [{significant(low)}, {significant(high)}] {side}"
 
 
-def _signed(difference: Estimate) -> str:
+def _sign(difference: Estimate) -> str:
     """The difference with its sign: −0.02 [−0.05, 0.01]."""
     plus = "+" if difference.value > 0 else ""
     low, high = significant(difference.low), significant(difference.high)

@@ -45,7 +45,7 @@ def headline_in_words(
     Only its first clause if it is not urgent. What a run that is over cannot tell, it never will.
     """
     if finding is None:
-        return _nothing_measured(configuration)
+        return _why_nothing(configuration)
     sentences = say(finding)
     is_whole = finding.state in (State.ACT, State.LOOK) or finding.claim == "another_loss"
     seen = _after_a_semicolon(sentences.seen.removesuffix(".") if is_whole else sentences.beginning)
@@ -62,7 +62,7 @@ def _after_a_semicolon(sentence: str) -> str:
     return sentence
 
 
-def _nothing_measured(configuration: Configuration | WatchedConfiguration) -> str:
+def _why_nothing(configuration: Configuration | WatchedConfiguration) -> str:
     """The reason that nothing was measured, and what to do."""
     if configuration.budget == 0:
         return "measuring was off (budget 0)"

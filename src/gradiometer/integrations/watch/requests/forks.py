@@ -115,7 +115,7 @@ class Forks(Looks):
             kept = self.kept_updates.newest if at is None else self.kept_updates.before(at)
             notes = self._schedule(known, batches, Signs.of(run).rates)
             loop = Loop(self._objective.model, self._optimizers, batches=batches, **known)
-            loop.warnings = (*notes, *self._replayed(loop, kept, run))
+            loop.warnings = (*notes, *self._replay(loop, kept, run))
             loop.high_until = Signs.of(run).high_until
             if at is not None and kept is not None:
                 loop = kept.brought_back(loop)
@@ -143,7 +143,7 @@ class Forks(Looks):
             "give scheduler=, a function of the number of an update that returns its rate.",
         )
 
-    def _replayed(self, loop: Loop, kept: KeptUpdates | None, run: Run) -> tuple[str, ...]:
+    def _replay(self, loop: Loop, kept: KeptUpdates | None, run: Run) -> tuple[str, ...]:
         """Compare updates of the loop with those of a copy. Returns what a reader of the fork
         should know."""
         if kept is None:
@@ -156,7 +156,7 @@ class Forks(Looks):
         # what was recorded is the gradient of the first of two backwards
         if loop.loss is None or loop.ascent is not None:
             return notes
-        return (*notes, *_clipped_as_recorded(loop, Signs.of(run)))
+        return (*notes, *_compare_clipping(loop, Signs.of(run)))
 
 
 def _why_not(schedulers: Sequence[Any], each: str, data: Data) -> str:
@@ -177,7 +177,7 @@ def _why_not(schedulers: Sequence[Any], each: str, data: Data) -> str:
     return ""
 
 
-def _clipped_as_recorded(loop: Loop, signs: Signs) -> tuple[str, ...]:
+def _compare_clipping(loop: Loop, signs: Signs) -> tuple[str, ...]:
     """Compare what was recorded of gradients before and after clipping, at looks along the whole
     run, with the loop.
 

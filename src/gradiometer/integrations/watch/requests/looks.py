@@ -30,6 +30,7 @@ from gradiometer.exploration.ensembles.snapshots import Snapshot
 from gradiometer.integrations.watch.losses import no_loss
 from gradiometer.integrations.watch.measuring import Measuring
 from gradiometer.integrations.watch.subject import OnDevice, examples_of
+from gradiometer.integrations.watch.turns import signal
 from gradiometer.measurement.artifact import Artifact
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.evaluation import Evaluation, PerExample
@@ -291,7 +292,7 @@ class Looks(Measuring):
         name = forks or "looks on request"
         with self.budget.spending(name, fixed=not forks, outside=bool(forks)), as_written():
             yield run
-        self._signal()
+        signal(self.budget.clock)
 
     def _on_device(self, data: Any, name: str) -> OnDevice:
         """The examples, if there is a loss to run on them."""

@@ -128,7 +128,7 @@ class Trials:
         if run is None:
             return 0
         updates = self._updates(step)
-        planned = self._planned(run)
+        planned = self._length(run)
         left = planned - step if planned is not None and planned > step else None
         shows_end = not is_over and left is not None and left >= 4 and updates >= 0.75 * left
         change = _first(run, shows_end=shows_end)
@@ -152,7 +152,7 @@ class Trials:
         )
         return updates
 
-    def _planned(self, run: Run) -> int | None:
+    def _length(self, run: Run) -> int | None:
         """Planned length of the training in updates, if it is known."""
         if self._budget.planned is not None:
             return self._budget.planned

@@ -136,7 +136,9 @@ class BatchSigns:
             return {}
         size = 0 if out is None or classes is None else out.shape[classes]
         counts = (
-            torch.bincount(known, minlength=size).float() if known.is_cpu else _counted(known, size)
+            torch.bincount(known, minlength=size).float()
+            if known.is_cpu
+            else _count_classes(known, size)
         )
         before = self._counts
         if before is None or len(before) != len(counts):
@@ -269,7 +271,7 @@ def known_losses(out: Tensor, labels: Tensor) -> dict[str, Tensor]:
     }
 
 
-def _counted(labels: Tensor, size: int) -> Tensor:
+def _count_classes(labels: Tensor, size: int) -> Tensor:
     """How often each class occurs, without waiting for an accelerator."""
     counts = torch.zeros(size, device=labels.device)
     return counts.scatter_add_(

@@ -146,20 +146,20 @@ class BackwardsOfStep:
             self.roots = []
         if self.count == 0:
             self.stale = together(torch._foreach_norm(held)).norm() if held else None
-        self._marks = self._marked()
+        self._marks = self._written_grads()
         if self._reads_loss and loss is not None:
             self.compared = compared_by(loss)
 
     @torch.no_grad()
     def _after(self, loss: Tensor | None) -> None:
-        if self._marked() == self._marks:
+        if self._written_grads() == self._marks:
             return
         self.count += 1
         if loss is not None:
             self.roots.append(loss)
         self._made = self._norms()
 
-    def _marked(self) -> list[tuple[int, int]]:
+    def _written_grads(self) -> list[tuple[int, int]]:
         """Which tensor each `.grad` is, and how often it was written: what adds to it changes one
         of the two."""
         gradients = [parameter.grad for parameter in self._parameters]
@@ -268,7 +268,7 @@ class SharedRows:
         """An evaluation has ended."""
         self._evaluations += 1
         if self._evaluations == 1:
-            self._hook = self._model.register_forward_pre_hook(Hook(self._shield, self._called))
+            self._hook = self._model.register_forward_pre_hook(Hook(self._shield, self._on_call))
         else:
             self.close()
 
@@ -293,7 +293,7 @@ class SharedRows:
         if self._count < ROWS:
             rows = self._fingerprints(inputs)
             if self._trained:
-                signs["repeated_rows"] = self._repeated(rows)
+                signs["repeated_rows"] = self._repeats(rows)
             self._trained.append(rows)
             self._count += len(rows)
         if not compares or self._hook is not None or not self._calls:
@@ -306,7 +306,7 @@ class SharedRows:
             "shared_rows": torch.stack(found).float(),
         }
 
-    def _repeated(self, rows: Tensor) -> Tensor:
+    def _repeats(self, rows: Tensor) -> Tensor:
         """How many of these rows were seen before. On a CPU a set is quicker than a search in all
         of them."""
         if not rows.is_cpu:
@@ -318,7 +318,7 @@ class SharedRows:
         self._seen.update(numbers)
         return torch.tensor(float(count), device="cpu")
 
-    def _called(self, _: nn.Module, arguments: Sequence[Any]) -> None:
+    def _on_call(self, _: nn.Module, arguments: Sequence[Any]) -> None:
         if torch.is_grad_enabled() or self._budget.is_spending:
             return
         if sum(map(len, self._calls)) >= ROWS:
