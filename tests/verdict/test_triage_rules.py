@@ -87,6 +87,32 @@ def test_a_flat_loss_of_a_training_that_goes_on_may_stop() -> None:
     }
 
 
+def test_a_loss_far_above_its_start_says_nothing_of_what_was_learnt() -> None:
+    """As that of a generator, whose opponent learns: it is neither healthy nor at a guess."""
+    player = healthy(
+        losses=np.linspace(0.66, 3.7, STEPS),
+        single={},
+        test=np.full(10, np.nan),
+    )
+    found = triage_of(player)
+    assert found.level.known_by is Known.START
+    assert [each.claim for each in found.claims] == [Claim.UNDECIDED]
+
+
+def test_nothing_is_healthy_where_no_movement_was_seen() -> None:
+    """As under LBFGS, whose closure makes several backwards in one update."""
+    found = triage_of(healthy(movement=moved(float("nan"))))
+    assert [each.claim for each in found.claims] == [Claim.UNDECIDED]
+    assert Claim.RATE_LOW in found.unseen["looks"]
+
+
+def test_zeros_in_a_recurrent_layer_are_no_dead_units() -> None:
+    dead = dict(CASES[Claim.DEAD_RELU][0][0])
+    assert Claim.DEAD_RELU in claims(healthy(**dead))
+    layers = {"layers": ["LSTM", "Linear", "LSTM"]}
+    assert Claim.DEAD_RELU not in claims(healthy(**dict(dead) | {"facts": layers}))
+
+
 def test_two_illnesses_are_two_claims() -> None:
     both = healthy(input_std=constant(50.0), facts={"dropout": 0.9})
     assert claims(both) == {Claim.UNSCALED, Claim.DROPOUT}

@@ -121,9 +121,9 @@ def rate_high(signs: Signs, level: Level) -> Claimed | None:
         deadly = died < DIED_BY_SGD and late > LEARNT
     else:
         deadly = died < DIED and late > HALF_A_GUESS
-    # weights that grow do no harm to a loss that has come down to nearly nothing
-    grown = grew(signs) and not late < LEARNT
-    if not (diverged or grown or overshot(signs) or deadly or jumps >= JUMPS):
+    # large steps do no harm to a loss that has come down to nearly nothing
+    large = (grew(signs) or overshot(signs)) and not late < LEARNT
+    if not (diverged or large or deadly or jumps >= JUMPS):
         return None
     numbers = {
         "movement": moved,
@@ -350,27 +350,29 @@ def zero_shares(signs: Signs, *, at_start: bool = False) -> np.ndarray | None:
     """At every look, or before the first update, the share of zeros in the gradient of every weight
     tensor.
 
-    Embeddings are left out: rows of tokens that a batch does not have get no gradient. None if it
-    is unknown.
+    Embeddings are left out: rows of tokens that a batch does not have get no gradient. So are
+    recurrent layers. None if it is unknown.
     """
     if "nonzero" not in signs.tensors:
         return None
     nonzero = signs.tensors["nonzero"]
     if at_start:
         nonzero = signs.tensors.get("nonzero_at_start", nonzero)[:1]
-    places = no_embeddings(signs)
+    places = places_with_units(signs)
     return np.asarray(1 - nonzero[:, places] / weight_sizes(signs)) if places else None
 
 
-def no_embeddings(signs: Signs) -> list[int]:
-    """Places of the weight tensors that are not of embeddings."""
+def places_with_units(signs: Signs) -> list[int]:
+    """Places of the weight tensors whose gradient is zero only if units are dead."""
     layers = signs.facts.get("layers", [])
-    return [int(place) for place in signs.weights if not str(layers[place]).startswith("Embedding")]
+    # a recurrent layer of which only the last output is used has no gradient of its reverse weights
+    others = ("Embedding", "LSTM", "GRU", "RNN")
+    return [int(place) for place in signs.weights if not str(layers[place]).startswith(others)]
 
 
 def weight_sizes(signs: Signs) -> np.ndarray:
     """Number of entries of these tensors."""
-    return np.array(signs.facts["sizes"], dtype=float)[no_embeddings(signs)]
+    return np.array(signs.facts["sizes"], dtype=float)[places_with_units(signs)]
 
 
 def largest_zero_share(shares: np.ndarray | None) -> float:

@@ -203,7 +203,7 @@ MISSING = {
     "evaluations": "without `w.evaluated(test=..., train=...)`",
     "examples": "without the number of training examples (`examples=`)",
     "rate": "without the learning rate",
-    "looks": "without looks at gradients and weights",
+    "looks": "without looks at gradients and at what an update moves",
     "end": "before the end of the training",
 }
 
