@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from torch.nn import functional as F  # noqa: N812
 
 import array_checks  # noqa: F401  # before gradiometer, which it checks
 from gradiometer.integrations.watch.recording import Announcements
+from gradiometer.integrations.watch.turns import Turns
 from gradiometer.measurement import Batch, Objective, supervised
 from gradiometer.measurement.loss import Loss
 
@@ -169,6 +171,13 @@ def nothing_compiled() -> Iterator[None]:
     yield
     if (dynamo := sys.modules.get("torch._dynamo.utils")) is not None:
         dynamo.counters.clear()
+
+
+@pytest.fixture(autouse=True)
+def no_loop_of_an_earlier_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test that never closes its watch leaves a loop which the next ones would take turns with."""
+    monkeypatch.setattr(Turns, "several", False)
+    monkeypatch.setattr(Turns, "_entered", WeakSet())
 
 
 @pytest.fixture(scope="module")

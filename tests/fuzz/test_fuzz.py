@@ -16,7 +16,7 @@ from kinds import SHARES
 from whole_runs import whole_runs
 
 from gradiometer.cli import main
-from gradiometer.run import events, readings
+from gradiometer.run import reader, readings
 
 QUICK = {
     "schedule": 60,
@@ -38,7 +38,7 @@ def test_the_runs_have_a_record_of_every_kind(base: Path) -> None:
     found = {field.kind for run in (base, base.parent / "loop-1") for field in fields_of(run)}
     lines = [kind.__struct_config__.tag for kind in readings.LINES.__args__]
     for kind in (
-        *(f"events.jsonl {name}" for name in events.KINDS),
+        *(f"events.jsonl {name}" for name in reader.KINDS),
         *(f"readings.jsonl {tag}" for tag in lines),
     ):
         assert any(each.startswith(kind) for each in found), kind

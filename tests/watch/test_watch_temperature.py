@@ -272,7 +272,7 @@ def test_an_update_whose_balance_is_not_known_is_refused_by_name(
 def test_batches_from_a_set_of_unknown_size_are_refused_where_their_noise_would_be_read() -> None:
     model = CASES["mlp"]().model
     with pytest.raises(
-        BadArgument, match="from a training set of unknown size: give its `examples`"
+        BadArgument, match="over a training set of unknown size: give its `examples`"
     ):
         watch(
             model,

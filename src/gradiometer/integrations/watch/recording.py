@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gradiometer.errors import BadArgument, GradiometerError, summary
 from gradiometer.integrations.trackers import Trackers
@@ -18,11 +18,13 @@ from gradiometer.measurement.finding import Finding
 from gradiometer.measurement.gauge import Gauge
 from gradiometer.run.configuration import WatchedConfiguration
 from gradiometer.run.folder import RunFolder, file_name
-from gradiometer.run.ranks import Ranks
 from gradiometer.run.reader import Run
 from gradiometer.run.recorder import Recorder
 from gradiometer.verdict.diagnosis import Diagnosis, diagnose
 from gradiometer.verdict.words.say import say
+
+if TYPE_CHECKING:  # norms are recorded without torch
+    from gradiometer.run.ranks import Ranks
 
 WIDTH = 80
 """Maximum length of a printed line, in characters."""
@@ -181,7 +183,7 @@ class Recording:
         passes: True to let errors pass, see `Shield`.
     """
 
-    ranks: Ranks
+    ranks: "Ranks"
 
     def __init__(
         self,

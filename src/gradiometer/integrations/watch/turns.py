@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from threading import get_ident
 from typing import ClassVar
+from weakref import WeakSet
 
 
 class Turns:
@@ -31,7 +32,7 @@ class Turns:
 
     several: ClassVar[bool] = False
     """True if more than one loop is watched now, in any thread."""
-    _entered: ClassVar[list["Turns"]] = []
+    _entered: ClassVar[WeakSet["Turns"]] = WeakSet()
 
     def __init__(self, seconds: Callable[[], float]) -> None:
         self._seconds = seconds
@@ -45,7 +46,7 @@ class Turns:
 
     def enter(self) -> None:
         """This loop is watched from now on, by the thread that calls."""
-        self._entered.append(self)
+        self._entered.add(self)
         Turns.several = len(self._entered) > 1
         self._thread = get_ident()
         for clock in self._entered:
@@ -55,6 +56,8 @@ class Turns:
     def signal(self) -> None:
         """The time since the last signal of any loop in this thread was this loop's."""
         self._thread = get_ident()
+        # a loop whose watch was never closed is forgotten with it
+        Turns.several = len(self._entered) > 1
         for clock in self._entered:
             if clock._thread == self._thread:
                 now = clock._seconds()
@@ -66,7 +69,7 @@ class Turns:
         """This loop is watched no longer."""
         if self in self._entered:
             self.signal()
-            self._entered.remove(self)
+            self._entered.discard(self)
         Turns.several = len(self._entered) > 1
 
 

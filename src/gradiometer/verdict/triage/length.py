@@ -75,13 +75,15 @@ def has_batch_norm(signs: Signs) -> bool:
 def batch_large(signs: Signs, level: Level) -> Claimed | None:
     """Several passes over the data have few updates, whose gradients are nearly the same, or which
     do not lead far."""
+    if signs.is_short or not signs.epochs >= SEEN_AGAIN:
+        return None
     if not signs.updates_an_epoch <= FEW_AN_EPOCH or not ended_at(signs, level) > LITTLE_LEFT:
         return None
     alike = signs.cosine > NO_NOISE
     limit = FAR_ENOUGH if signs.family == "sgd" else FAR_ENOUGH_FOR_ADAM
-    seen_again = signs.has_ended and signs.epochs >= SEEN_AGAIN and signs.batch_size >= LARGE_BATCH
     short = signs.steps < STEPS_OF_REACH and signs.reach < limit
-    if not (alike or (seen_again and short)) or generalises_worse(signs):
+    large = signs.has_ended and signs.batch_size >= LARGE_BATCH
+    if not (alike or (large and short)) or generalises_worse(signs):
         return None
     numbers = {
         "batch": float(signs.batch_size),
