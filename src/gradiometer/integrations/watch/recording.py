@@ -183,7 +183,8 @@ class Recording:
         passes: True to let errors pass, see `Shield`.
     """
 
-    ranks: "Ranks"
+    ranks: "Ranks | None" = None
+    """The processes that call the watch together; None for a program that calls it on one only."""
 
     def __init__(
         self,
@@ -234,7 +235,7 @@ class Recording:
     def _run_of_the_state(self) -> Run | None:
         """The run that will be continued: a loop that goes on may ask for a fork before its first
         step, as it did before it stopped."""
-        if "run" not in self._restored or not self.ranks.first:
+        if "run" not in self._restored or (self.ranks is not None and not self.ranks.first):
             return None
         with suppress(GradiometerError):  # the first step says what is wrong with it
             return Run.open(Path(str(self._restored["run"])))
