@@ -30,18 +30,20 @@ from gradiometer.errors import (
     user_line,
 )
 
+# Environment variable that adds the traceback to every error.
 DEBUG = "GRADIOMETER_DEBUG"
-"""Environment variable that adds the traceback to every error."""
 
 REFUSED = StorageFailed.exit_code
-READER_ENDED = 128 + 13
-"""Exit code of other programs whose reader has ended: a shell adds 128 to the number of SIGPIPE."""
 
+# Exit code of other programs whose reader has ended: a shell adds 128 to the number of SIGPIPE.
+READER_ENDED = 128 + 13
+
+# Most letters of a sentence.
 LONGEST = 2_000
-"""Most letters of a sentence."""
 
 _BUG = "this is a bug in gradiometer; the traceback above shows where"
 
+# Errors of the system that are never a bug, with a way out.
 _REMEDIES = {
     errno.ENOSPC: "free some space",
     errno.EDQUOT: "free some space",
@@ -51,8 +53,8 @@ _REMEDIES = {
     errno.EIO: "check the disk",
     errno.EFBIG: "raise the limit of the size of a file with `ulimit -f`",
 }
-"""Errors of the system that are never a bug, with a way out."""
 
+# Errors that are a bug, unless the path is one that the user has chosen.
 _OF_A_PATH = {
     errno.ENOENT: "check that it still exists",
     errno.ENOTDIR: "check the path",
@@ -61,7 +63,6 @@ _OF_A_PATH = {
     errno.ENAMETOOLONG: "choose a shorter path",
     errno.ELOOP: "check the links in the path",
 }
-"""Errors that are a bug, unless the path is one that the user has chosen."""
 
 _SOON_SECONDS = 0.01
 _MORE_MEMORY = (

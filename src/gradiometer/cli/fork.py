@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from gradiometer.loop.recorded.record import ForkRecord
     from gradiometer.run.reader import Run
 
+# What is tried if nothing is asked for.
 DEFAULTS = ("rate 0.5x", "rate 2x", "batch 2x, rate sqrt")
-"""What is tried if nothing is asked for."""
 
 
 @click.command(

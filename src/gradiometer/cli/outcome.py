@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from gradiometer.run.reader import Run
     from gradiometer.verdict.diagnosis import Diagnosis
 
+# Maximum length of a line, in characters.
 WIDTH = 80
-"""Maximum length of a line, in characters."""
 
 
 def conclude(

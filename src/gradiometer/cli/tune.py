@@ -21,6 +21,7 @@ from gradiometer.run.configuration import Configuration
 if TYPE_CHECKING:
     from gradiometer.tuning.of_problem import ProblemTuned
 
+# Settings that tuning chooses or does not use, so that `--set` refuses them.
 UNUSED = (
     *(
         "learning_rate",
@@ -44,24 +45,23 @@ UNUSED = (
     ),
     "fork_budget",
 )
-"""Settings that tuning chooses or does not use, so that `--set` refuses them."""
 
+# Default budget besides the training, in units of the training.
 BUDGET = 1.0
-"""Default budget besides the training, in units of the training."""
 
+# The optimizers that race if none is given.
 RACE = "sgd,adamw"
-"""The optimizers that race if none is given."""
 
+# Flags that take several values with commas between them.
 SEVERAL = ("optimizer", "momentum", "weight_decay", "batch_size")
-"""Flags that take several values with commas between them."""
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+# Settings that are not given together with `--tune`.
 CHOSEN = ("learning_rate", "schedule", "snapshots", "cool", "fork_budget")
-"""Settings that are not given together with `--tune`."""
 
+# SGD's momentum if none is given.
 MOMENTUM = {"momentum": 0.9, "nesterov": True}
-"""SGD's momentum if none is given."""
 
 
 def several_options(command: Command) -> Command:

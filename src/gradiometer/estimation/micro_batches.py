@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     import gradiometer.measurement.step
 
 
+# Most numbers in the gradients of all micro-batches together: 512 MiB in single precision.
 MOST_NUMBERS = 2**27
-"""Most numbers in the gradients of all micro-batches together: 512 MiB in single precision."""
 
 
 def inner_products(

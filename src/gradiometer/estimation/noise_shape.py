@@ -21,8 +21,8 @@ if TYPE_CHECKING:  # readings are estimated without torch
     import gradiometer.measurement.step
 
 
+# Micro-batches needed: (tr Σ)² and ‖g‖⁴ are products of two pairs without a common member.
 FEWEST = 4
-"""Micro-batches needed: (tr Σ)² and ‖g‖⁴ are products of two pairs without a common member."""
 
 
 def moments_of_gram(gram: Float[np.ndarray, "parts parts"], examples: int) -> dict[str, float]:

@@ -27,9 +27,9 @@ Place = tuple[int, nn.Module, str]
 Norms = tuple[Float[Tensor, "parts parameters"], Float[Tensor, "1 parameters"]]
 """Squared norms of micro-batches, and of their mean."""
 
+# Relative difference of training's gradient from the mean over processes that is more than rounding
+# to bfloat16.
 OFF = 0.02
-"""Relative difference of training's gradient from the mean over processes that is more than
-rounding to bfloat16."""
 
 
 def is_fsdp_module(module: nn.Module) -> bool:

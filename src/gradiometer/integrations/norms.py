@@ -19,11 +19,11 @@ from gradiometer.integrations.watch.shield import attempt, log, reason_of
 from gradiometer.measurement.reading import Draw, Reading, Sampling
 from gradiometer.run.folder import WATCHED, versions
 
+# Largest relative error of a squared norm in bfloat16, with a margin.
 ROUNDING = 0.02
-"""Largest relative error of a squared norm in bfloat16, with a margin."""
 
+# Name of the only layer if the norms are those of the whole model.
 WHOLE = "model"
-"""Name of the only layer if the norms are those of the whole model."""
 
 
 @dataclass(frozen=True)

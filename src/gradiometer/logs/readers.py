@@ -157,8 +157,9 @@ SUPPORTED = (
 )
 EVENTS = "tfevents"
 TABLES = (".csv", ".tsv")
+
+# Ends of the names of columns that W&B exports beside each one.
 BANDS = ("__MIN", "__MAX")
-"""Ends of the names of columns that W&B exports beside each one."""
 
 
 def read_log(path: Path, loss: str | None = None) -> Log:

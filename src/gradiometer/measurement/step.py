@@ -20,9 +20,9 @@ from gradiometer.measurement.optimizer.groups import Group
 from gradiometer.measurement.parts import SpreadBuilder, inner_products, squared_norms
 from gradiometer.measurement.reading import Sampling, Spread
 
+# Largest number of values in memory when gradients are computed per example: 128 MiB in single
+# precision.
 PER_EXAMPLE_NUMBERS = 2**25
-"""Largest number of values in memory when gradients are computed per example: 128 MiB in single
-precision."""
 
 
 class LikelyGradient(ABC):

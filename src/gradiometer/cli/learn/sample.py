@@ -24,15 +24,15 @@ if TYPE_CHECKING:
     from gradiometer.problems.examples import Examples
     from gradiometer.problems.problem import Problem
 
+# The problem whose posterior is known to all digits.
 LINEAR = "linear-regression"
-"""The problem whose posterior is known to all digits."""
 
+# The losses and the accuracy are drawn on at most this many examples.
 WATCHED = 2000
-"""The losses and the accuracy are drawn on at most this many examples."""
 
 
+# What `--set` gives, with the default of each.
 OTHERS = {"model": None, "data_dir": None, "momentum": None, "weight_decay": None, "level": 0.9}
-"""What `--set` gives, with the default of each."""
 
 
 class ChainStart(NamedTuple):

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from gradiometer.run.reader import Run
     from gradiometer.train.training import Training
 
+# Most eigenvalues: each needs several products, and Lanczos stops after 400.
 MOST = 100
-"""Most eigenvalues: each needs several products, and Lanczos stops after 400."""
 
 
 @click.command(

@@ -36,8 +36,8 @@ class Part(NamedTuple):
     loss: Tensor | float
 
 
+# A backward of which nothing is known.
 NO_PART = Part(None, 0, math.nan)
-"""A backward of which nothing is known."""
 
 _UNSIZED = -1
 
@@ -138,9 +138,8 @@ class Arriving:
         return means
 
 
+# Steps whose losses come from an accelerator by one copy. It is read after as many further steps.
 WAITING = 64
-"""Steps whose losses come from an accelerator by one copy. It is read after as many
-further steps."""
 
 
 class Losses:
@@ -311,8 +310,8 @@ def no_loss(model: nn.Module, batch: Batch) -> Tensor:
     )
 
 
+# Newest timed steps whose median stands for the others: the first ones find cold caches.
 TIMED = 5
-"""Newest timed steps whose median stands for the others: the first ones find cold caches."""
 
 
 class Between:

@@ -43,11 +43,11 @@ from gradiometer.report.charts.marks import (
 from gradiometer.report.charts.theme import DASHES, HEIGHT, LIGHT, THEME, Palette, config
 from gradiometer.storage.disk import replace_file
 
+# Losses that fall by more than this factor, and rates, are drawn on a logarithmic axis.
 STEEP = 20
-"""Losses that fall by more than this factor, and rates, are drawn on a logarithmic axis."""
 
+# Most series of a chart: each has its own colour, shape and dash.
 MOST = len(DASHES)
-"""Most series of a chart: each has its own colour, shape and dash."""
 
 GAINS = ("gain of a cut to zero", "possible gain without a cut")
 

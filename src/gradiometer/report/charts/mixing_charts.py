@@ -12,8 +12,8 @@ from gradiometer.report.charts.theme import DASHES
 
 Draws = Float[np.ndarray, "draws chains"]
 
+# Maximum number of points per chain. In a longer chain, neighbouring draws are averaged.
 MOST_POINTS = 500
-"""Maximum number of points per chain. In a longer chain, neighbouring draws are averaged."""
 
 LAGS = 40
 BINS = 20

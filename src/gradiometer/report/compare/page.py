@@ -154,8 +154,8 @@ CONTENT = "compare.html.jinja"
 
 LOSS, SHARE = "loss, mean over examples", "share of test examples classified correctly"
 
+# Most configurations that are drawn. The tables have all.
 DRAWN = 6
-"""Most configurations that are drawn. The tables have all."""
 
 CAVEAT = (
     "The verdict rests only on the first quantity, which is fixed in advance. Its intervals hold "

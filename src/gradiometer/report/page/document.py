@@ -75,8 +75,8 @@ def _code(text: str) -> Markup:
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(whole))))
 
 
+# The only global name that the script defines.
 SNIPPET = "window.vegaEmbed = vegaEmbed;"
-"""The only global name that the script defines."""
 
 
 class Bundle(NamedTuple):
@@ -159,8 +159,8 @@ def _checksum(content: bytes) -> bytes:
 
 TEMPLATES = files("gradiometer.report") / "templates"
 
+# Height of a chart that is half as wide as the page.
 IN_A_COLUMN = 220
-"""Height of a chart that is half as wide as the page."""
 
 
 def document(

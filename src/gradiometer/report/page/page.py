@@ -222,9 +222,9 @@ def _flat(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
             yield f"{prefix}{name}", "—" if value is None else str(value)
 
 
+# One colour for each state, with a contrast of 3 to 1 on white and on black. Words have the colour
+# of the notebook.
 COLOURS = {"act": "#d6595e", "look": "#b07a16", "cannot_tell": "#7d8894", "ok": "#37945c"}
-"""One colour for each state, with a contrast of 3 to 1 on white and on black. Words have the colour
-of the notebook."""
 
 
 def card(
