@@ -179,7 +179,8 @@ def fork(
             result["page"] = _page(opened)
         return
     _tell(record, effects, was_finished=not progress.began, notes=found.notes)
-    if (page := _page(opened)) is not None:
+    page = _page(opened)
+    if page is not None:
         click.echo(f"page  {page}")
 
 
@@ -325,7 +326,8 @@ def _tell(
         click.echo(filled(f"warning: {warning}", hanging=2), err=True)
     click.echo(filled(f"{setting(found)} {comparison(found, effects)}") + "\n")
     Console(width=line_width()).print(_table(record, effects))
-    if ending := at_end(found, effects[0].readout if effects else None):
+    ending = at_end(found, effects[0].readout if effects else None)
+    if ending:
         click.echo("\n" + filled(ending))
     for sentence in (*stopped(record.stops or ()), *undecided(effects)):
         click.echo("\n" + filled(sentence))

@@ -264,7 +264,8 @@ def _answers(
     for gauge, estimates in sorted(
         estimated, key=lambda pair: is_outranked(pair[0].name, measured)
     ):
-        if (finding := judge(gauge, estimates, facts)) is not None:
+        finding = judge(gauge, estimates, facts)
+        if finding is not None:
             yield Answer(finding, estimates, gauge)
 
 

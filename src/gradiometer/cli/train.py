@@ -160,7 +160,8 @@ def _tune(
     """The tuning before the training."""
 
     given = settings_of(flags)
-    if chosen := [f"--{name.replace('_', '-')}" for name in CHOSEN if name in given]:
+    chosen = [f"--{name.replace('_', '-')}" for name in CHOSEN if name in given]
+    if chosen:
         raise BadArgument(f"`--tune` chooses the rate itself: leave out {', '.join(chosen)}.")
     if follows():
         raise BadArgument(

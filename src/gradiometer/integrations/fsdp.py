@@ -239,7 +239,8 @@ class ShardHooks:
         if self._preconditioner is None:
             return
         with self._budget.spending(READINGS), torch.no_grad():
-            if (pieces := self._preconditioner()) is not None:
+            pieces = self._preconditioner()
+            if pieces is not None:
                 self._whole_preconditioner[place] = gathered(
                     pieces[place], like=self._pieces[place]
                 )

@@ -362,7 +362,8 @@ class NormsWatch(Recording):
                 f"`big` has the layers {', '.join(given.layers)}, and had "
                 f"{', '.join(self._layers)} in the first call."
             )
-        if doubt := given.doubt:
+        doubt = given.doubt
+        if doubt:
             if self._recorder is None:
                 raise BadArgument(doubt)
             self._warn_once(f"step {index}: {doubt.rstrip('.')}", "doubt")

@@ -190,7 +190,8 @@ def read_log(path: Path, loss: str | None = None) -> Log:
             f"{run}"
         )
     found = _in_folder(path) if path.is_dir() and metrics_folder(path) is None else path
-    if (metrics := metrics_folder(found)) is not None:
+    metrics = metrics_folder(found)
+    if metrics is not None:
         return read_metrics(metrics, loss)
     if not found.is_file():
         raise BadArgument(f"`{found}` is not a file: pass {SUPPORTED}.")

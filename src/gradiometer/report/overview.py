@@ -158,7 +158,8 @@ def listing(
         raise BadArgument(f"`sort` must be one of {', '.join(ORDERS)}, got {sort!r}.")
     if not folder.is_dir():
         raise BadArgument(f"`folder` is {str(folder)!r}, which is not a folder.")
-    if unknown := [state for state in status if state not in get_args(Status)]:
+    unknown = [state for state in status if state not in get_args(Status)]
+    if unknown:
         raise BadArgument(f"`status` must be of {', '.join(get_args(Status))}, got {unknown[0]!r}.")
     found: list[RunRow] = []
     warnings: list[str] = []

@@ -168,7 +168,8 @@ class Training:
                 "`epochs` must give less than 2^53 steps: give fewer than "
                 f"{configuration.epochs:,}."
             )
-        if beyond := [step for step in configuration.lasting_checkpoints if step > self.steps]:
+        beyond = [step for step in configuration.lasting_checkpoints if step > self.steps]
+        if beyond:
             raise BadArgument(
                 f"`checkpoint_at` names step {min(beyond):,}, but this run has {self.steps:,} "
                 "steps: leave it out."
@@ -427,7 +428,8 @@ def advance(
         batch = training.batch()
         measured = gauge is not None and left <= last
         loss = training.backward(batch, measured)
-        if (reason := training.divergence(loss)) is not None:
+        reason = training.divergence(loss)
+        if reason is not None:
             raise Diverged(
                 f"training diverged at step {training.step:,} with learning rate "
                 f"{training.configuration.rate:g}: {reason}; try a smaller --lr"

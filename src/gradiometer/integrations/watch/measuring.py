@@ -296,7 +296,8 @@ class Measuring(Recording):
         is_new = "run" not in self._restored and not subject.sharded
         if is_new and self._objective.dimension <= KEPT_NUMBERS:
             self._at_start = [one.detach().to("cpu", copy=True) for one in subject.parameters]
-        if text := left_out(self._objective, self._optimizers):
+        text = left_out(self._objective, self._optimizers)
+        if text:
             self._warn(text)
 
     def _attach(self, recorder: Recorder, following: int, *, has_facts: bool = False) -> None:

@@ -346,7 +346,8 @@ def _figures(groups: Sequence[RunGroup]) -> tuple[Figure, ...]:
     made = []
     for name, title, axis, format, curve_of in wanted:
         curves = {group.name: _over_seeds(group, curve_of) for group in groups}
-        if shown := {group: points for group, points in curves.items() if points}:
+        shown = {group: points for group, points in curves.items() if points}
+        if shown:
             made.append(_figure(name, title, axis, format, shown))
     return tuple(made)
 

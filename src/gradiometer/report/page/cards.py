@@ -328,7 +328,8 @@ def _of_the_record(run: Run) -> Iterator[Check]:
         yield Check(spoiled == 0, f"Losses that are not finite, and not in any mean: {spoiled:,}.")
     skipped = [warning for warning in run.warnings if "skipped" in warning]
     yield Check(not skipped, f"Parts of the record that could not be read: {len(skipped):,}.")
-    if resumed := [event["step"] for event in run.events if event["event"] == "resumed"]:
+    resumed = [event["step"] for event in run.events if event["event"] == "resumed"]
+    if resumed:
         places = ", ".join(f"{step:,}" for step in resumed)
         yield Check(
             True,

@@ -100,7 +100,8 @@ class Signs:
             momentum = max((group.momentum for group in settings.now), default=0.0)
             decay = max((group.weight_decay for group in settings.now), default=0.0)
             optimizer, family = settings.names[0], settings.family
-        if updates := [signs for _, signs in run.signs if "rates" in signs]:
+        updates = [signs for _, signs in run.signs if "rates" in signs]
+        if updates:
             # of the update itself: also what is set between `backward` and the update
             rates = along(
                 np.concatenate([signs["rate_steps"] for signs in updates]),

@@ -59,11 +59,13 @@ class Rows:
         if not (self._looks or self._time_first.has_looked) and (sampled or self._has_looked_back):
             return
         batch = batch_of()
-        if text := self._time_first.sentence(batch):
+        text = self._time_first.sentence(batch)
+        if text:
             self._warn(text, withholds="loss")
         if self._looks:
             self._looks -= 1
-            if text := copies_in(batch):
+            text = copies_in(batch)
+            if text:
                 self._looks = 0
                 self._warn(text)
         if not (sampled or self._has_looked_back):
