@@ -70,17 +70,17 @@ _MORE_MEMORY = (
 )
 
 
-def explained(error: BaseException, arguments: Sequence[str]) -> tuple[str, int]:
+def explain(error: BaseException, arguments: Sequence[str]) -> tuple[str, int]:
     """One sentence for an error, and the exit code. The code is 1 if the error is a bug of
     gradiometer.
 
     A sentence that quotes a very long text is shortened in its middle.
     """
     sentence, code = _explain(error, arguments)
-    return shortened(printable(sentence)), code
+    return shorten(printable(sentence)), code
 
 
-def shortened(sentence: str) -> str:
+def shorten(sentence: str) -> str:
     """The sentence, without the middle of a very long text that it quotes."""
     if len(sentence) <= LONGEST:
         return sentence
@@ -133,7 +133,7 @@ def check_environment() -> None:
 def report_error(error: BaseException, arguments: Sequence[str]) -> tuple[str, int]:
     """Print an error on standard error, with its traceback if it is a bug or asked for. Returns
     sentence and code."""
-    sentence, code = explained(error, arguments)
+    sentence, code = explain(error, arguments)
     if code == 1 or os.environ.get(DEBUG, "0") not in ("", "0"):
         click.echo(printable("".join(traceback.format_exception(error))), err=True, nl=False)
     click.echo(f"error: {sentence}", err=True)
@@ -160,12 +160,12 @@ def ended_by_sigterm() -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
         nonlocal asked
         asked = True
-        if any(each.f_code is ignored.__code__ for each, _ in traceback.walk_stack(frame)):
+        if any(each.f_code is ignore.__code__ for each, _ in traceback.walk_stack(frame)):
             send_again()
         else:
             raise KeyboardInterrupt
 
-    def ignored(what: "sys.UnraisableHookArgs") -> None:
+    def ignore(what: "sys.UnraisableHookArgs") -> None:
         if issubclass(what.exc_type, KeyboardInterrupt):
             send_again()
         else:
@@ -183,7 +183,7 @@ def ended_by_sigterm() -> Iterator[None]:
             signal.pthread_kill(main, signal.SIGTERM)
 
     before = signal.signal(signal.SIGTERM, stop)
-    sys.unraisablehook = ignored
+    sys.unraisablehook = ignore
     try:
         yield
     except Exception as error:

@@ -14,7 +14,7 @@ from gradiometer.cli.options import (
     out_option,
     pool_option,
 )
-from gradiometer.cli.outcome import filled, printed_json
+from gradiometer.cli.outcome import fill, printed_json
 from gradiometer.errors import BadArgument, Interrupted
 from gradiometer.run.configuration import Configuration
 
@@ -183,7 +183,7 @@ def tune(
         ) as result:
             result["file"] = str(made.save())
         return
-    say_tuned(made)
+    say_choice(made)
     file = made.save()
     click.echo(f"\nfile  {file}\nrun   gradiometer train --config {file}")
 
@@ -280,9 +280,9 @@ def tuned(
         ) from None
 
 
-def say_tuned(made: "ProblemTuned") -> None:
+def say_choice(made: "ProblemTuned") -> None:
     """Print what was chosen and why, and the lines to paste."""
 
     for sentence in made.tuned.sentences:
-        click.echo(filled(sentence))
+        click.echo(fill(sentence))
     click.echo(f"\n{made.tuned.line}")

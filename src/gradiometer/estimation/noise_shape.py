@@ -265,7 +265,7 @@ class HeavyExamples(Gauge):
         first."""
         from gradiometer.estimation.micro_batches import squared_norms  # noqa: PLC0415 (it needs torch)
 
-        norms = squared_norms(step.objective, step.batch, seed=step.derived_seed("norms"))
+        norms = squared_norms(step.objective, step.batch, seed=step.seed_for("norms"))
         return norm_moments(norms.cpu().numpy())
 
     def estimate(self, series: Series, level: float = LEVEL) -> Estimates:

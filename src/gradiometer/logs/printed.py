@@ -54,7 +54,7 @@ _SPACED = re.compile(
 _TIMES = {*STEP, "epoch", "epochs", "global step"}
 
 
-def read_printed(path: Path, text: str, loss: str | None) -> Log | None:
+def read_lines(path: Path, text: str, loss: str | None) -> Log | None:
     """The numbers in printed lines; None if no line has a step or an epoch together with a loss.
 
     A step that counts from the start of its epoch is counted on. The last line of an epoch counts

@@ -15,7 +15,7 @@ import numpy as np
 
 from gradiometer.errors import BadArgument
 from gradiometer.logs.log import HELD_OUT, Column, Log, columns_of
-from gradiometer.logs.printed import read_printed
+from gradiometer.logs.printed import read_lines
 from gradiometer.storage.disk import open_to_read, read_file, reason_of
 
 FOLDER = "metrics"
@@ -213,7 +213,7 @@ def _text(path: Path, text: str, loss: str | None) -> Log:
     in_json = text.lstrip()[0] in "{["
     if in_json and (log := read_json(path, text, loss, SUPPORTED)) is not None:
         return log
-    if path.suffix.lower() not in TABLES and (log := read_printed(path, text, loss)) is not None:
+    if path.suffix.lower() not in TABLES and (log := read_lines(path, text, loss)) is not None:
         return log
     if in_json:
         raise BadArgument(f"`{path}` is neither JSON nor JSON lines: pass {SUPPORTED}.")

@@ -396,7 +396,7 @@ def _where(step: int, batch: Batch) -> str:
     return f"at step {step:,}, of {size:,} example{'s' if size > 1 else ''}"
 
 
-def started(configuration: Configuration) -> Training:
+def start_training(configuration: Configuration) -> Training:
     """The configured training before its first step."""
     problem = load(
         configuration.problem,
@@ -418,7 +418,7 @@ def advance(
 
     Example:
         >>> from gradiometer import Configuration, GradientNoise
-        >>> training = started(Configuration(model="mlp"))
+        >>> training = start_training(Configuration(model="mlp"))
         >>> readings = advance(training, 5, GradientNoise(), last=2)
         >>> training.step, [reading.step for reading in readings]
         (5, [3, 4])

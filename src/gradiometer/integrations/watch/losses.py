@@ -42,7 +42,7 @@ NO_PART = Part(None, 0, math.nan)
 _UNSIZED = -1
 
 
-def unsized(batch: Batch, loss: Tensor | float) -> Part:
+def part_without_size(batch: Batch, loss: Tensor | float) -> Part:
     """One backward whose examples are counted later, in `without_batches`: this takes less time
     between two steps."""
     return tuple.__new__(Part, (batch, _UNSIZED, loss))
@@ -390,7 +390,7 @@ class Between:
                     return False
                 losses.look_at(step, [*parts, part])
         if self._accumulation > 1:
-            parts.append(unsized(batch, value))
+            parts.append(part_without_size(batch, value))
             if len(parts) < self._accumulation:
                 return False
             value = without_batches(parts)

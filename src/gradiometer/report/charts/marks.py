@@ -253,7 +253,7 @@ def upright(x: Horizontal, labels: Mapping[Any, str], style: str = "right-of") -
     ]
 
 
-def sized(*layers: Layer, height: int = HEIGHT) -> alt.LayerChart:
+def in_usual_width(*layers: Layer, height: int = HEIGHT) -> alt.LayerChart:
     """Layers as a chart of the usual width."""
     return layered(*layers).properties(width=WIDTH, height=height)
 
