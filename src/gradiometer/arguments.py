@@ -9,8 +9,8 @@ import numpy as np
 
 from gradiometer.errors import BadArgument
 
+# Most letters of a value that an error quotes: about a line.
 LONGEST = 100
-"""Most letters of a value that an error quotes: about a line."""
 
 
 def require(holds: object, sentence: str) -> None:

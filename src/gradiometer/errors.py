@@ -34,16 +34,16 @@ _OURS = (str(Path(__file__).parent), str(Path(__file__).resolve().parent))
 _STANDARD = sysconfig.get_path("stdlib")
 _INSTALLED = {"site-packages", "dist-packages"}
 
+# What cloudpickle names as the file of a function of a script that was sent to another process.
 _SENT = "<dynamic-code>"
-"""What cloudpickle names as the file of a function of a script that was sent to another process."""
 
+# Attribute of an error that was raised in a call of the user's code.
 _MARK = "_gradiometer_called"
-"""Attribute of an error that was raised in a call of the user's code."""
 
 _NO_MEMORY = ("out of memory", "not allocate memory", "t allocate memory", "unable to allocate")
+
+# A library for which there is no room. With another reason it ends with a colon and that reason.
 _UNMAPPED = re.compile("failed to map segment from shared object(?!:)")
-"""A library for which there is no room. With another reason it ends with a colon and
-that reason."""
 
 
 class GradiometerError(Exception):

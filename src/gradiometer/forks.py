@@ -1,7 +1,7 @@
 """The room of version 0.2, which is `gradiometer.loop` now."""
 
+# Names of version 0.2, and what takes their place there.
 RENAMED = {"grown": "train_branch", "Continuation": "Loop", "Source": "Loop"}
-"""Names of version 0.2, and what takes their place there."""
 
 
 def __getattr__(name: str) -> object:

@@ -21,7 +21,7 @@ from command_line import called
 from gradiometer import RunDamaged, RunNotFound
 from gradiometer.cli.boundary import ended_by_sigterm, explained
 from gradiometer.cli.place import load_last_checkpoint
-from gradiometer.cli.streams import Streams, spelled
+from gradiometer.cli.streams import Streams, in_ascii
 from gradiometer.run.recorder import Recorder
 from report_run import run_in
 
@@ -164,7 +164,7 @@ def test_the_traceback_is_shown_if_asked_for(
     ],
 )
 def test_letters_are_spelled_in_ascii(text: str, ascii: str) -> None:
-    assert spelled(text) == ascii
+    assert in_ascii(text) == ascii
 
 
 class Broken(io.FileIO):

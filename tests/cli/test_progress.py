@@ -15,7 +15,7 @@ from gradiometer.cli import gradiometer, progress
 from gradiometer.cli.branches import following
 from gradiometer.cli.panel import spark, watching
 from gradiometer.cli.progress import Counter, counting, working
-from gradiometer.cli.streams import spelled
+from gradiometer.cli.streams import in_ascii
 
 
 def test_a_counter_prints_a_line_at_most_every_few_seconds_and_one_at_the_end(
@@ -68,7 +68,7 @@ def test_the_curve_of_a_loss_has_a_block_for_each_part_and_is_plain_where_letter
         and spark([], 8) == ""
         and len(spark([float(step) for step in range(500)], 30)) == 30
     )
-    assert spelled(falling) == "#*=~-,._"
+    assert in_ascii(falling) == "#*=~-,._"
 
 
 def test_the_shell_completes_verbs_and_flags() -> None:

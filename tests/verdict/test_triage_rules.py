@@ -147,10 +147,10 @@ def test_a_record_of_losses_alone_says_what_it_cannot_see() -> None:
 
 
 def test_thresholds_have_the_measurement_that_chose_them() -> None:
-    """Each named amount is followed by a string that says why."""
-    text = Path(limits.__file__).read_text(encoding="utf-8")
-    named = [line for line in text.splitlines() if line[:1].isupper() and " = " in line]
-    assert named and all(text.partition(f"{line}\n")[2].startswith('"""') for line in named)
+    """A comment above each named amount says why."""
+    lines = Path(limits.__file__).read_text(encoding="utf-8").splitlines()
+    named = [place for place, line in enumerate(lines) if line[:1].isupper() and " = " in line]
+    assert named and all(lines[place - 1].startswith("# ") for place in named)
 
 
 @pytest.mark.parametrize("claim", CASES)

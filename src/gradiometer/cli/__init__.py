@@ -13,7 +13,7 @@ from gradiometer.cli.boundary import (
     check_environment,
     ended_by_sigterm,
     report_error,
-    shortened,
+    shorten,
 )
 from gradiometer.cli.demo import demo
 from gradiometer.cli.doctor import doctor
@@ -97,7 +97,7 @@ def _run(arguments: list[str]) -> int:
         now = answer(arguments) if isinstance(error, click.UsageError) else None
         if now is not None:
             error = click.UsageError(now)
-        vars(error)["message"] = shortened(error.message)
+        vars(error)["message"] = shorten(error.message)
         error.show()
         sentence, code = error.format_message(), error.exit_code
     except click.Abort as error:

@@ -30,18 +30,20 @@ from gradiometer.errors import (
     user_line,
 )
 
+# Environment variable that adds the traceback to every error.
 DEBUG = "GRADIOMETER_DEBUG"
-"""Environment variable that adds the traceback to every error."""
 
 REFUSED = StorageFailed.exit_code
-READER_ENDED = 128 + 13
-"""Exit code of other programs whose reader has ended: a shell adds 128 to the number of SIGPIPE."""
 
+# Exit code of other programs whose reader has ended: a shell adds 128 to the number of SIGPIPE.
+READER_ENDED = 128 + 13
+
+# Most letters of a sentence.
 LONGEST = 2_000
-"""Most letters of a sentence."""
 
 _BUG = "this is a bug in gradiometer; the traceback above shows where"
 
+# Errors of the system that are never a bug, with a way out.
 _REMEDIES = {
     errno.ENOSPC: "free some space",
     errno.EDQUOT: "free some space",
@@ -51,8 +53,8 @@ _REMEDIES = {
     errno.EIO: "check the disk",
     errno.EFBIG: "raise the limit of the size of a file with `ulimit -f`",
 }
-"""Errors of the system that are never a bug, with a way out."""
 
+# Errors that are a bug, unless the path is one that the user has chosen.
 _OF_A_PATH = {
     errno.ENOENT: "check that it still exists",
     errno.ENOTDIR: "check the path",
@@ -61,7 +63,6 @@ _OF_A_PATH = {
     errno.ENAMETOOLONG: "choose a shorter path",
     errno.ELOOP: "check the links in the path",
 }
-"""Errors that are a bug, unless the path is one that the user has chosen."""
 
 _SOON_SECONDS = 0.01
 _MORE_MEMORY = (
@@ -69,17 +70,17 @@ _MORE_MEMORY = (
 )
 
 
-def explained(error: BaseException, arguments: Sequence[str]) -> tuple[str, int]:
+def explain(error: BaseException, arguments: Sequence[str]) -> tuple[str, int]:
     """One sentence for an error, and the exit code. The code is 1 if the error is a bug of
     gradiometer.
 
     A sentence that quotes a very long text is shortened in its middle.
     """
     sentence, code = _explain(error, arguments)
-    return shortened(printable(sentence)), code
+    return shorten(printable(sentence)), code
 
 
-def shortened(sentence: str) -> str:
+def shorten(sentence: str) -> str:
     """The sentence, without the middle of a very long text that it quotes."""
     if len(sentence) <= LONGEST:
         return sentence
@@ -132,7 +133,7 @@ def check_environment() -> None:
 def report_error(error: BaseException, arguments: Sequence[str]) -> tuple[str, int]:
     """Print an error on standard error, with its traceback if it is a bug or asked for. Returns
     sentence and code."""
-    sentence, code = explained(error, arguments)
+    sentence, code = explain(error, arguments)
     if code == 1 or os.environ.get(DEBUG, "0") not in ("", "0"):
         click.echo(printable("".join(traceback.format_exception(error))), err=True, nl=False)
     click.echo(f"error: {sentence}", err=True)
@@ -159,12 +160,12 @@ def ended_by_sigterm() -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
         nonlocal asked
         asked = True
-        if any(each.f_code is ignored.__code__ for each, _ in traceback.walk_stack(frame)):
+        if any(each.f_code is ignore.__code__ for each, _ in traceback.walk_stack(frame)):
             send_again()
         else:
             raise KeyboardInterrupt
 
-    def ignored(what: "sys.UnraisableHookArgs") -> None:
+    def ignore(what: "sys.UnraisableHookArgs") -> None:
         if issubclass(what.exc_type, KeyboardInterrupt):
             send_again()
         else:
@@ -182,7 +183,7 @@ def ended_by_sigterm() -> Iterator[None]:
             signal.pthread_kill(main, signal.SIGTERM)
 
     before = signal.signal(signal.SIGTERM, stop)
-    sys.unraisablehook = ignored
+    sys.unraisablehook = ignore
     try:
         yield
     except Exception as error:

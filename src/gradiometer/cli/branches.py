@@ -78,7 +78,7 @@ def following(quiet: bool) -> Iterator[Advised]:
 
 
 @contextmanager
-def started(pool: str) -> "Iterator[Pool]":
+def start_pool(pool: str) -> "Iterator[Pool]":
     """The pool of a text. Its processes import what a run's branches need while this program does
     the same."""
     from gradiometer.jobs.choice import opened

@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 from click.shell_completion import CompletionItem
 
+# A folder with this file is a run.
 RECORD = "run.toml"
-"""A folder with this file is a run."""
 
 
 def problems(_: click.Context, __: click.Parameter, begun: str) -> list[CompletionItem]:

@@ -22,11 +22,11 @@ DEMO = {
     "checkpoint_at": "1800",
 }
 
+# Replicates of the fork that tests the forecast: enough for an interval, in a few seconds.
 REPLICATES = 3
-"""Replicates of the fork that tests the forecast: enough for an interval, in a few seconds."""
 
+# What is tried if no finding advises anything.
 WITHOUT_ADVICE = ("rate 2x",)
-"""What is tried if no finding advises anything."""
 
 
 @click.command(epilog="Example: gradiometer demo --no-open --out runs")

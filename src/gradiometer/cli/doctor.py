@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from gradiometer.cli.options import json_option
-from gradiometer.cli.outcome import exit_code, filled, print_json, tell_finding
+from gradiometer.cli.outcome import exit_code, fill, print_json, tell_finding
 
 if TYPE_CHECKING:
     from gradiometer.logs.log import Log
@@ -63,10 +63,10 @@ def _print_json(log: "Log", findings: "tuple[Finding, ...]") -> None:
 def _tell(log: "Log", findings: "tuple[Finding, ...]") -> None:
 
     steps = max(int(column.steps.max()) for column in log.columns.values() if len(column))
-    click.echo(filled(f"{log.path}: {log.tool}, {len(log.columns)} columns up to step {steps:,}."))
+    click.echo(fill(f"{log.path}: {log.tool}, {len(log.columns)} columns up to step {steps:,}."))
     if log.understood is not None:
-        click.echo(filled(f"{log.understood[0]:,} of {log.understood[1]:,} lines understood."))
+        click.echo(fill(f"{log.understood[0]:,} of {log.understood[1]:,} lines understood."))
     for note in log.notes:
-        click.echo(filled(f"note: {note}"))
+        click.echo(fill(f"note: {note}"))
     for finding in findings:
         tell_finding(finding)

@@ -8,7 +8,7 @@ import click
 
 from gradiometer.cli.completion import runs
 from gradiometer.cli.options import json_option
-from gradiometer.cli.outcome import filled, printed_json
+from gradiometer.cli.outcome import fill, printed_json
 from gradiometer.measurement.estimate import Estimate
 
 if TYPE_CHECKING:
@@ -94,13 +94,13 @@ def _print(report: "EnsembleReport", sentences: list[str]) -> None:
 
     members = f"The average of the last {report.chosen} of {report.snapshots} snapshots"
     others = f"{report.validation:,} others chose this number and τ = {report.temperature:.3g}"
-    click.echo(filled(f"{members}, on {report.scored:,} test examples ({others}).") + "\n")
+    click.echo(fill(f"{members}, on {report.scored:,} test examples ({others}).") + "\n")
     _table(report.scores)
     for baseline in report.baselines:
         click.echo(f"\nless {baseline.name} (below zero: the ensemble is better)")
         _table(baseline.difference)
     click.echo(
-        "\n" + filled("the last m snapshots: calibrated log-loss, and its decrease by the m-th")
+        "\n" + fill("the last m snapshots: calibrated log-loss, and its decrease by the m-th")
     )
     for size in report.sizes:
         added = negative(size.added["calibrated_nll"]) if size.added else ""
@@ -111,7 +111,7 @@ def _print(report: "EnsembleReport", sentences: list[str]) -> None:
     for number, path in enumerate(report.paths, start=1):
         click.echo(f"  {f'error barrier {number} to {report.snapshots}':<30}{path.barrier}")
     for sentence in sentences:
-        click.echo("\n" + filled(sentence))
+        click.echo("\n" + fill(sentence))
 
 
 def _table(estimates: "dict[str, Estimate]") -> None:

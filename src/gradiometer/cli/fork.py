@@ -7,7 +7,7 @@ import click
 
 from gradiometer.cli.completion import runs
 from gradiometer.cli.options import SEED, json_option, pool_option
-from gradiometer.cli.outcome import filled, line_width, printed_json
+from gradiometer.cli.outcome import fill, line_width, printed_json
 from gradiometer.errors import BadArgument, Interrupted
 from gradiometer.measurement.estimate import significant
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from gradiometer.loop.recorded.record import ForkRecord
     from gradiometer.run.reader import Run
 
+# What is tried if nothing is asked for.
 DEFAULTS = ("rate 0.5x", "rate 2x", "batch 2x, rate sqrt")
-"""What is tried if nothing is asked for."""
 
 
 @click.command(
@@ -131,7 +131,7 @@ def fork(
     RUN is not changed. The branches are kept in its folder forks/ and shown on its page. If the
     command is stopped, the same command continues; if it is repeated, it shows the result.
     """
-    from gradiometer.cli.branches import following, started
+    from gradiometer.cli.branches import following, start_pool
     from gradiometer.cli.spike import explain_spike
     from gradiometer.loop.recorded.record import ForkRecord
     from gradiometer.run.reader import Run
@@ -148,7 +148,7 @@ def fork(
         return
     alternatives = _alternatives(opened, changes, advice)
     try:
-        with started(pool) as where, following(quiet=as_json) as progress:
+        with start_pool(pool) as where, following(quiet=as_json) as progress:
             from gradiometer.loop.forking import fork as train_fork
             from gradiometer.train.restoring import loop_at
 
@@ -179,7 +179,8 @@ def fork(
             result["page"] = _page(opened)
         return
     _tell(record, effects, was_finished=not progress.began, notes=found.notes)
-    if (page := _page(opened)) is not None:
+    page = _page(opened)
+    if page is not None:
         click.echo(f"page  {page}")
 
 
@@ -320,15 +321,16 @@ def _tell(
 
     found = record.fork
     if was_finished:
-        click.echo(filled(f"This fork was finished before: {record.path}") + "\n")
+        click.echo(fill(f"This fork was finished before: {record.path}") + "\n")
     for warning in (*notes, *record.warnings):
-        click.echo(filled(f"warning: {warning}", hanging=2), err=True)
-    click.echo(filled(f"{setting(found)} {comparison(found, effects)}") + "\n")
+        click.echo(fill(f"warning: {warning}", hanging=2), err=True)
+    click.echo(fill(f"{setting(found)} {comparison(found, effects)}") + "\n")
     Console(width=line_width()).print(_table(record, effects))
-    if ending := at_end(found, effects[0].readout if effects else None):
-        click.echo("\n" + filled(ending))
+    ending = at_end(found, effects[0].readout if effects else None)
+    if ending:
+        click.echo("\n" + fill(ending))
     for sentence in (*stopped(record.stops or ()), *undecided(effects)):
-        click.echo("\n" + filled(sentence))
+        click.echo("\n" + fill(sentence))
     click.echo(f"\nfork  {record.path}")
 
 

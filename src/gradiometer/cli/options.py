@@ -17,8 +17,8 @@ from gradiometer.run.configuration import Configuration
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+# What a seed can be.
 SEED = click.IntRange(0, 2**63 - 1)
-"""What a seed can be."""
 
 
 class OutFile(click.Path):

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from gradiometer.run.reader import Run
     from gradiometer.verdict.diagnosis import Diagnosis
 
+# Maximum length of a line, in characters.
 WIDTH = 80
-"""Maximum length of a line, in characters."""
 
 
 def conclude(
@@ -124,7 +124,7 @@ def line_width() -> int:
     return min(WIDTH, max(20, shutil.get_terminal_size((WIDTH, 0)).columns))
 
 
-def filled(text: str, indent: int = 0, hanging: int = 0) -> str:
+def fill(text: str, indent: int = 0, hanging: int = 0) -> str:
     """A paragraph in lines that fit the terminal, indented, all but the first `hanging` more. Words
     are not broken."""
     width, rest = line_width() - indent, " " * hanging
@@ -141,7 +141,7 @@ def tell_finding(finding: "Finding", verdict: str | None = None) -> None:
 
     click.echo(f"\n{finding.state.symbol} {finding.issue}: {verdict or finding.state}")
     for text in say(finding).paragraphs:
-        click.echo(filled(text, indent=2))
+        click.echo(fill(text, indent=2))
 
 
 def tell(run: "Run", diagnosis: "Diagnosis", shown: "tuple[Section, ...]") -> None:
@@ -150,14 +150,14 @@ def tell(run: "Run", diagnosis: "Diagnosis", shown: "tuple[Section, ...]") -> No
 
     for warning in run.warnings:
         click.echo(f"warning: {warning}", err=True)
-    click.echo("\n" + filled(diagnosis.verdict) + "\n")
+    click.echo("\n" + fill(diagnosis.verdict) + "\n")
     if run.hyperparameters is not None:
-        click.echo(filled(run.hyperparameters.sentence) + "\n")
+        click.echo(fill(run.hyperparameters.sentence) + "\n")
     for line in answers(run, diagnosis, shown, line_width()):
         click.echo(line)
     for finding in diagnosis.findings:
         tell_finding(finding)
-    click.echo("\n" + filled(overhead_in_brief(run.overhead, run.configuration.every)))
+    click.echo("\n" + fill(overhead_in_brief(run.overhead, run.configuration.every)))
 
 
 def answers(

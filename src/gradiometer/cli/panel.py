@@ -47,10 +47,12 @@ if TYPE_CHECKING:
 REFRESH_SECONDS = 1.0
 LINE_SECONDS = 5.0
 SMOOTHING = 0.98
+
+# Number of the last losses in which spikes are searched.
 LOSSES = 4096
-"""Number of the last losses in which spikes are searched."""
+
+# Maximum width of the panel, and width of the names of the questions, in characters.
 WIDEST, NAMES = 100, 14
-"""Maximum width of the panel, and width of the names of the questions, in characters."""
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 
@@ -262,7 +264,8 @@ def _answers(
     for gauge, estimates in sorted(
         estimated, key=lambda pair: is_outranked(pair[0].name, measured)
     ):
-        if (finding := judge(gauge, estimates, facts)) is not None:
+        finding = judge(gauge, estimates, facts)
+        if finding is not None:
             yield Answer(finding, estimates, gauge)
 
 

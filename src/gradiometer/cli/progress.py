@@ -10,8 +10,8 @@ from threading import Event, Thread
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+# Seconds between two plain lines.
 LINE_SECONDS = 5.0
-"""Seconds between two plain lines."""
 
 
 class Counter:

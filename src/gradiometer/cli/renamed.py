@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+# What the commands of version 0.2 are called now.
 COMMANDS = {
     "report": ("show",),
     "compare": ("runs", "compare"),
@@ -16,7 +17,6 @@ COMMANDS = {
     "sample": ("learn", "sample"),
     "selftest": ("learn", "selftest"),
 }
-"""What the commands of version 0.2 are called now."""
 
 SPLIT = (
     "`split` is gone: it bought its choice for 1.5 to 3.25 trainings, and snapshots of one "
@@ -80,6 +80,7 @@ _SETTING_OF_PROBLEM = {
 }
 _GONE = {"-q": Option(False, None), "--quiet": Option(False, None)}
 
+# Options of version 0.2 that are written in another way now, by the command of version 0.2.
 OPTIONS: Mapping[str, Mapping[str, Option]] = {
     "demo": {**_GONE, "--fail-on": Option(True, None)},
     "resume": {**_GONE, "--fail-on": Option(True, None)},
@@ -119,7 +120,6 @@ OPTIONS: Mapping[str, Mapping[str, Option]] = {
         "--no-hold": Option(False, None),
     },
 }
-"""Options of version 0.2 that are written in another way now, by the command of version 0.2."""
 
 
 def answer(arguments: Sequence[str]) -> str | None:

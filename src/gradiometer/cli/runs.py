@@ -10,7 +10,7 @@ import click
 
 from gradiometer.cli.completion import runs as runs_of
 from gradiometer.cli.options import OutFile, json_option, no_open_option
-from gradiometer.cli.outcome import filled, line_width, open_in_browser, printed_json
+from gradiometer.cli.outcome import fill, line_width, open_in_browser, printed_json
 from gradiometer.storage.disk import is_run
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def _print_list(found: "Sequence[RunRow]", folder: Path) -> None:
         if place:
             run = found[place - 1]
             click.echo(
-                filled(f"{run.brief} · {run.optimizer}" if run.optimizer else run.brief, indent=2)
+                fill(f"{run.brief} · {run.optimizer}" if run.optimizer else run.brief, indent=2)
             )
 
 
@@ -205,22 +205,22 @@ def _tell(groups: "tuple[RunGroup, ...]", contrasts: "tuple[Contrast, ...]") -> 
     from gradiometer.verdict.words.say import say
 
     for group in groups:
-        click.echo(filled(f"{group.letter:<2} {_runs_of(group)}", hanging=3))
+        click.echo(fill(f"{group.letter:<2} {_runs_of(group)}", hanging=3))
         for quantity, estimate in group.numbers.items():
             click.echo(f"   {QUANTITIES[quantity]:<15}{in_words(estimate)}")
     if len(contrasts) != 1:
-        click.echo("\n" + filled(verdict(groups, contrasts)))
+        click.echo("\n" + fill(verdict(groups, contrasts)))
     for contrast in contrasts:
         finding, (first, second) = finding_of(contrast), contrast.names
         click.echo(
             "\n"
-            + filled(
+            + fill(
                 f"{finding.state.symbol} {second} against {first}: {changes(contrast)}", hanging=2
             )
         )
         said = say(finding)
         for text in (said.seen, said.means):
-            click.echo(filled(text, indent=2))
+            click.echo(fill(text, indent=2))
         for difference in contrast.differences:
             name = (
                 f"{QUANTITIES[difference.quantity]} "
@@ -230,15 +230,15 @@ def _tell(groups: "tuple[RunGroup, ...]", contrasts: "tuple[Contrast, ...]") -> 
             none_shown = "   none shown" if known and not difference.shown else ""
             click.echo(f"    {name:<26} {in_words(difference.estimate)}{none_shown}")
     if contrasts:
-        click.echo("\n" + filled(f"caution: {CAVEAT}"))
+        click.echo("\n" + fill(f"caution: {CAVEAT}"))
     for named, same in groupby(tried_by(groups), key=lambda each: each.named):
-        click.echo("\n" + filled(f"fork: {named}, against going on as it is"))
+        click.echo("\n" + fill(f"fork: {named}, against going on as it is"))
         for each in same:
             words = (
                 f"{outcome(each.effect)} in {label_of(each.effect.readout)}, from step "
                 f"{each.record.plan.step:,}"
             )
-            click.echo(filled(f"{each.runs}  {words}", indent=4, hanging=4))
+            click.echo(fill(f"{each.runs}  {words}", indent=4, hanging=4))
 
 
 def _runs_of(group: "RunGroup") -> str:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gradiometer.cli.outcome import filled, print_json
+from gradiometer.cli.outcome import fill, print_json
 from gradiometer.measurement.estimate import significant
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def explain_spike(run: "Run", step: int, *, pool: str, seed: int, as_json: bool)
             return
         _tell(found)
         if cause is not None:
-            click.echo("\n" + filled(f"{why(cause)} {how_to_go_on(cause)}"))
+            click.echo("\n" + fill(f"{why(cause)} {how_to_go_on(cause)}"))
         return
     cause = incident_cause(run, step)
     if as_json:
@@ -70,7 +70,7 @@ def _tell_incident(found: "IncidentCause") -> None:
 
     from gradiometer.verdict.words.incidents import incident_sentence
 
-    click.echo(filled(incident_sentence(found)) + "\n")
+    click.echo(fill(incident_sentence(found)) + "\n")
     width = max(map(len, found.tried))
     click.echo(f"{'from step ' + format(found.start, ','):<{width}}  came")
     for name, came in found.tried.items():
@@ -102,7 +102,7 @@ def _as_object(run: "Run", found: "SpikeCauses") -> dict[str, Any]:
 
 def _tell(found: "SpikeCauses") -> None:
 
-    click.echo(filled(found.sentence) + "\n")
+    click.echo(fill(found.sentence) + "\n")
     width = max(len(trial.name) for trial in found.trials)
     title = "highest loss" if found.window == 1 else f"highest mean of {found.window:,} losses"
     click.echo(f"{'from step ' + format(found.step, ','):<{width}}  {title}  spike")

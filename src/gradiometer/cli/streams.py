@@ -46,10 +46,10 @@ _SIGNS = {
 }
 
 
-def spelled(text: str) -> str:
+def in_ascii(text: str) -> str:
     """The text in ASCII.
 
-    >>> spelled("η = 0.1 ± 0.02, ‖ĝ‖²")
+    >>> in_ascii("η = 0.1 ± 0.02, ‖ĝ‖²")
     'eta = 0.1 +- 0.02, ||g||^2'
     """
     return "".join(letter if letter.isascii() else _spelled(letter) for letter in text)
@@ -74,11 +74,11 @@ def _spelled(letter: str) -> str:
 def _spell(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    return spelled(error.object[error.start : error.end]), error.end
+    return in_ascii(error.object[error.start : error.end]), error.end
 
 
 def _encode(text: str, _: str = "strict") -> tuple[bytes, int]:
-    return codecs.ascii_encode(spelled(text))
+    return codecs.ascii_encode(in_ascii(text))
 
 
 class _Encoder(codecs.IncrementalEncoder):

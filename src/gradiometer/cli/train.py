@@ -22,7 +22,7 @@ from gradiometer.cli.tune import (
     configuration_to_tune,
     counts,
     one_of,
-    say_tuned,
+    say_choice,
     several_in,
     several_options,
     tuned,
@@ -160,7 +160,8 @@ def _tune(
     """The tuning before the training."""
 
     given = settings_of(flags)
-    if chosen := [f"--{name.replace('_', '-')}" for name in CHOSEN if name in given]:
+    chosen = [f"--{name.replace('_', '-')}" for name in CHOSEN if name in given]
+    if chosen:
         raise BadArgument(f"`--tune` chooses the rate itself: leave out {', '.join(chosen)}.")
     if follows():
         raise BadArgument(
@@ -176,7 +177,7 @@ def _tune(
     configuration = configuration_to_tune(file, {**flags, **one_of(several)})
     made = tuned(configuration, out, budget, "here", quiet=quiet, **several, aim=None)
     if not quiet:
-        say_tuned(made)
+        say_choice(made)
         click.echo()
     made.save()
     return made

@@ -14,13 +14,14 @@ from gradiometer.cli.options import (
     out_option,
     pool_option,
 )
-from gradiometer.cli.outcome import filled, printed_json
+from gradiometer.cli.outcome import fill, printed_json
 from gradiometer.errors import BadArgument, Interrupted
 from gradiometer.run.configuration import Configuration
 
 if TYPE_CHECKING:
     from gradiometer.tuning.of_problem import ProblemTuned
 
+# Settings that tuning chooses or does not use, so that `--set` refuses them.
 UNUSED = (
     *(
         "learning_rate",
@@ -44,24 +45,23 @@ UNUSED = (
     ),
     "fork_budget",
 )
-"""Settings that tuning chooses or does not use, so that `--set` refuses them."""
 
+# Default budget besides the training, in units of the training.
 BUDGET = 1.0
-"""Default budget besides the training, in units of the training."""
 
+# The optimizers that race if none is given.
 RACE = "sgd,adamw"
-"""The optimizers that race if none is given."""
 
+# Flags that take several values with commas between them.
 SEVERAL = ("optimizer", "momentum", "weight_decay", "batch_size")
-"""Flags that take several values with commas between them."""
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+# Settings that are not given together with `--tune`.
 CHOSEN = ("learning_rate", "schedule", "snapshots", "cool", "fork_budget")
-"""Settings that are not given together with `--tune`."""
 
+# SGD's momentum if none is given.
 MOMENTUM = {"momentum": 0.9, "nesterov": True}
-"""SGD's momentum if none is given."""
 
 
 def several_options(command: Command) -> Command:
@@ -183,7 +183,7 @@ def tune(
         ) as result:
             result["file"] = str(made.save())
         return
-    say_tuned(made)
+    say_choice(made)
     file = made.save()
     click.echo(f"\nfile  {file}\nrun   gradiometer train --config {file}")
 
@@ -280,9 +280,9 @@ def tuned(
         ) from None
 
 
-def say_tuned(made: "ProblemTuned") -> None:
+def say_choice(made: "ProblemTuned") -> None:
     """Print what was chosen and why, and the lines to paste."""
 
     for sentence in made.tuned.sentences:
-        click.echo(filled(sentence))
+        click.echo(fill(sentence))
     click.echo(f"\n{made.tuned.line}")

@@ -14,21 +14,21 @@ from gradiometer.measurement.optimizer.groups import UNKNOWN_OPTIMIZER
 from gradiometer.measurement.optimizer.hyperparameters import Hyperparameters
 from gradiometer.measurement.uncertainty.arithmetic import transform
 
+# Within this factor of the noise scale a batch trades updates for examples about evenly.
 NEAR = 4.0
-"""Within this factor of the noise scale a batch trades updates for examples about evenly."""
 
+# Advice on the batch looks ahead to this many times the steps made so far.
 AHEAD = 2.0
-"""Advice on the batch looks ahead to this many times the steps made so far."""
 
+# A value is that of now until training is this many times as long as at its step. An older one
+# advises no batch.
 RECENT = 1.25
-"""A value is that of now until training is this many times as long as at its step. An older one
-advises no batch."""
 
+# Schedules of `gradiometer train` whose rate is given by `--lr`.
 SHAPES = ("constant", "cosine", "linear", "trapezoid", "cycles")
-"""Schedules of `gradiometer train` whose rate is given by `--lr`."""
 
+# The doubt of every claim that compares a batch with the noise scale.
 MODEL = Doubt("one_step_model")
-"""The doubt of every claim that compares a batch with the noise scale."""
 
 
 def updates_factor(batch_size: float, noise_scale: float) -> float:

@@ -28,8 +28,8 @@ from gradiometer.measurement.estimate import LEVEL, Estimate
 from gradiometer.measurement.uncertainty.arithmetic import average, product, transform
 from gradiometer.measurement.uncertainty.means import median
 
+# The table spans a 16th of the present batch to 16 times it.
 LARGEST_FACTOR = 16
-"""The table spans a 16th of the present batch to 16 times it."""
 
 
 def relative_updates(noise_scales: Sequence[Estimate], present: int, other: int) -> Estimate:
@@ -200,16 +200,15 @@ def batch_sizes(present: int, examples: int | None = None) -> tuple[int, ...]:
     )
 
 
+# Range of the power p of the best learning rate ∝ B^p below the critical batch size, by family of
+# optimizers.
+#
+# Measured with SGD with momentum and with AdamW, on a character transformer and a small
+# convolutional network, with tuned rates. The range is of these trials, not a confidence interval.
 POWERS = {"sgd": (0.5, 0.9), "adaptive": (-0.03, 0.63)}
-"""Range of the power p of the best learning rate ∝ B^p below the critical batch size, by family of
-optimizers.
 
-Measured with SGD with momentum and with AdamW, on a character transformer and a small convolutional
-network, with tuned rates. The range is of these trials, not a confidence interval.
-"""
-
+# Name of the gauge of the noise scale under an adaptive optimizer.
 PRECONDITIONED = "preconditioned_noise"
-"""Name of the gauge of the noise scale under an adaptive optimizer."""
 
 
 @dataclass(frozen=True)

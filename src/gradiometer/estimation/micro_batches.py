@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     import gradiometer.measurement.step
 
 
+# Most numbers in the gradients of all micro-batches together: 512 MiB in single precision.
 MOST_NUMBERS = 2**27
-"""Most numbers in the gradients of all micro-batches together: 512 MiB in single precision."""
 
 
 def inner_products(
@@ -30,7 +30,7 @@ def inner_products(
         BadArgument: There are too few examples, or their gradients would take too much memory.
     """
     size = step.batch_size // parts
-    coupled = step.objective.traits(step.batch, seed=step.derived_seed("probe")).coupled
+    coupled = step.objective.traits(step.batch, seed=step.seed_for("probe")).coupled
     if not size >= 1 + coupled:
         needed = (
             "2 examples, since the loss couples the examples of a batch" if coupled else "1 example"
@@ -53,12 +53,10 @@ def inner_products(
     dealt = order[: size * parts].view(parts, size)
     if size == 1:
         chosen = take(step.batch, order[:parts])
-        stacked = step.objective.per_example_gradients(chosen, seed=step.derived_seed("shape"))
+        stacked = step.objective.per_example_gradients(chosen, seed=step.seed_for("shape"))
     else:
         each = [
-            step.objective.gradient(
-                take(step.batch, part), seed=step.derived_seed(f"shape {place}")
-            )
+            step.objective.gradient(take(step.batch, part), seed=step.seed_for(f"shape {place}"))
             for place, part in enumerate(dealt)
         ]
         stacked = [torch.stack(gradients) for gradients in zip(*each, strict=True)]
@@ -77,7 +75,7 @@ def noise_of_draws(
     ).tensor_split(2)[0]
     batch = take(step.batch, part)
     first, second = (
-        step.objective.gradient(batch, seed=step.derived_seed(f"draws {time}")) for time in range(2)
+        step.objective.gradient(batch, seed=step.seed_for(f"draws {time}")) for time in range(2)
     )
     squares = torch.stack(
         [(a - b).double().square().sum() for a, b in zip(first, second, strict=True)]

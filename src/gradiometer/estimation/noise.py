@@ -321,7 +321,7 @@ class NoiseSources(Gauge):
         """tr Σ by layer, and the part of it from random numbers in the model."""
         variance, _ = noise_moments(step.spread(2))
         drawn = np.zeros_like(variance)
-        if step.objective.traits(step.batch, seed=step.derived_seed("probe")).random:
+        if step.objective.traits(step.batch, seed=step.seed_for("probe")).random:
             from gradiometer.estimation.micro_batches import noise_of_draws  # noqa: PLC0415 (it needs torch)
 
             drawn = noise_of_draws(step)

@@ -21,8 +21,8 @@ if TYPE_CHECKING:  # readings are estimated without torch
     import gradiometer.measurement.step
 
 
+# Micro-batches needed: (tr Σ)² and ‖g‖⁴ are products of two pairs without a common member.
 FEWEST = 4
-"""Micro-batches needed: (tr Σ)² and ‖g‖⁴ are products of two pairs without a common member."""
 
 
 def moments_of_gram(gram: Float[np.ndarray, "parts parts"], examples: int) -> dict[str, float]:
@@ -265,7 +265,7 @@ class HeavyExamples(Gauge):
         first."""
         from gradiometer.estimation.micro_batches import squared_norms  # noqa: PLC0415 (it needs torch)
 
-        norms = squared_norms(step.objective, step.batch, seed=step.derived_seed("norms"))
+        norms = squared_norms(step.objective, step.batch, seed=step.seed_for("norms"))
         return norm_moments(norms.cpu().numpy())
 
     def estimate(self, series: Series, level: float = LEVEL) -> Estimates:

@@ -29,11 +29,11 @@ from gradiometer.measurement.uncertainty.arithmetic import transform
 if TYPE_CHECKING:  # readings are estimated without torch
     import gradiometer.measurement.step
 
+# Largest factor between this scale and the batch size that branches with tuned rates found.
 VALID = 2.0
-"""Largest factor between this scale and the batch size that branches with tuned rates found."""
 
+# The doubt of every claim that compares a batch with this scale.
 TRIALS = Doubt("preconditioned_trials")
-"""The doubt of every claim that compares a batch with this scale."""
 
 
 @dataclass(frozen=True)

@@ -27,9 +27,9 @@ Place = tuple[int, nn.Module, str]
 Norms = tuple[Float[Tensor, "parts parameters"], Float[Tensor, "1 parameters"]]
 """Squared norms of micro-batches, and of their mean."""
 
+# Relative difference of training's gradient from the mean over processes that is more than rounding
+# to bfloat16.
 OFF = 0.02
-"""Relative difference of training's gradient from the mean over processes that is more than
-rounding to bfloat16."""
 
 
 def is_fsdp_module(module: nn.Module) -> bool:
@@ -239,7 +239,8 @@ class ShardHooks:
         if self._preconditioner is None:
             return
         with self._budget.spending(READINGS), torch.no_grad():
-            if (pieces := self._preconditioner()) is not None:
+            pieces = self._preconditioner()
+            if pieces is not None:
                 self._whole_preconditioner[place] = gathered(
                     pieces[place], like=self._pieces[place]
                 )

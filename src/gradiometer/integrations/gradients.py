@@ -103,8 +103,8 @@ class Preconditioner:
         self._known = None
 
 
+# In place of a gradient that was read and is not kept.
 NOT_KEPT = torch.empty(0, device="cpu")
-"""In place of a gradient that was read and is not kept."""
 
 
 class GradientHooks:
@@ -336,8 +336,8 @@ def at_the_end_of_backward(call: Callable[[], None]) -> None:
 
 Flat = Float[Tensor, " params"]
 
+# A step that is not reached.
 NEVER = 2**62
-"""A step that is not reached."""
 
 
 class LastGradient:

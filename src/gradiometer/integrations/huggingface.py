@@ -24,12 +24,12 @@ try:
 except ImportError as error:
     raise ImportError("transformers is not installed: pip install 'gradiometer[hf]'.") from error
 
+# In a checkpoint of the Trainer.
 STATE = "gradiometer.json"
-"""In a checkpoint of the Trainer."""
 
+# What the Trainer tells a model of the tokens in all micro-batches of a step: its loss is then a
+# part of a mean.
 ITEMS = "num_items_in_batch"
-"""What the Trainer tells a model of the tokens in all micro-batches of a step: its loss is then a
-part of a mean."""
 
 
 def output_loss(model: nn.Module, batch: Batch) -> Tensor:

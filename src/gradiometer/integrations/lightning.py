@@ -17,8 +17,8 @@ from gradiometer.integrations.watch.watching import Watch
 from gradiometer.measurement.batch import Batch
 from gradiometer.measurement.loss import Loss
 
+# Lightning has two package names whose classes do not mix: take the one that the program uses.
 HOME = "pytorch_lightning" if "pytorch_lightning" in sys.modules else "lightning.pytorch"
-"""Lightning has two package names whose classes do not mix: take the one that the program uses."""
 
 try:
     Callback: Any = import_module(HOME).Callback
@@ -28,8 +28,8 @@ except ImportError as error:
     ) from error
 
 
+# Names under which modules log their loss on held-out examples.
 VALIDATION_LOSSES = ("val_loss", "valid_loss", "validation_loss", "val/loss", "valid/loss")
-"""Names under which modules log their loss on held-out examples."""
 
 
 class LightningCallback(Callback):

@@ -19,11 +19,11 @@ from gradiometer.integrations.watch.shield import attempt, log, reason_of
 from gradiometer.measurement.reading import Draw, Reading, Sampling
 from gradiometer.run.folder import WATCHED, versions
 
+# Largest relative error of a squared norm in bfloat16, with a margin.
 ROUNDING = 0.02
-"""Largest relative error of a squared norm in bfloat16, with a margin."""
 
+# Name of the only layer if the norms are those of the whole model.
 WHOLE = "model"
-"""Name of the only layer if the norms are those of the whole model."""
 
 
 @dataclass(frozen=True)
@@ -362,7 +362,8 @@ class NormsWatch(Recording):
                 f"`big` has the layers {', '.join(given.layers)}, and had "
                 f"{', '.join(self._layers)} in the first call."
             )
-        if doubt := given.doubt:
+        doubt = given.doubt
+        if doubt:
             if self._recorder is None:
                 raise BadArgument(doubt)
             self._warn_once(f"step {index}: {doubt.rstrip('.')}", "doubt")

@@ -19,11 +19,11 @@ Log = Callable[[Numbers, int], object]
 
 PREFIX = "gradiometer"
 
+# Fewest seconds between two sends.
 SECONDS_BETWEEN = 10.0
-"""Fewest seconds between two sends."""
 
+# Fewest readings of a gauge whose estimates are sent.
 FEWEST = 5
-"""Fewest readings of a gauge whose estimates are sent."""
 
 
 def numbers_of(estimates: Mapping[str, Estimate]) -> dict[str, float]:

@@ -56,12 +56,15 @@ HELD_OUT_LOSSES = (
     "eval/loss",
 )
 EPOCHS = ("epoch", "train/epoch", "epochs")
+
+# Larger numbers are left out of every mean: their squares are beyond a float.
 LARGEST = 1e150
-"""Larger numbers are left out of every mean: their squares are beyond a float."""
+
+# Objects nested more deeply are not opened.
 DEEPEST = 10
-"""Objects nested more deeply are not opened."""
+
+# Steps are whole numbers below this one, up to which floats hold every whole number.
 LARGEST_STEP = 2**53
-"""Steps are whole numbers below this one, up to which floats hold every whole number."""
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from gradiometer.logs.log import STEP, Log
 
 Row = dict[str, object]
 
+# All repetitions in these patterns are bounded, so that no line takes long, however odd it is.
 _NUMBER = r"[-+]?(?:\d[\d,]{0,400}\.?\d{0,400}(?:e[-+]?\d{1,9})?|\.\d{1,400}(?:e[-+]?\d{1,9})?|nan|inf(?:inity)?)"
-"""All repetitions in these patterns are bounded, so that no line takes long, however odd it is."""
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]{0,40}m|\x08")
 _BEFORE = r"['\"]?\s{0,40}[:=#]?\s{0,40}[\[(]?\s{0,40}"
@@ -20,24 +20,28 @@ _STEP = re.compile(
     re.I,
 )
 _COUNTER = r"(\d{1,15})\s{0,40}/\s{0,40}(\d{1,15})"
+
+# Step and length of an epoch after its number: `Epoch: [0][ 10/500]`, `epoch 001: 100 / 1000`,
+# `3:120/500`.
 _IN_EPOCH = re.compile(
     rf"(?:\bepoch\b\W{{0,4}}(\d{{1,15}})\]?\s{{0,40}}(?:\[\s{{0,40}}|:\s{{0,40}})|^\s{{0,40}}(\d{{1,15}}):\s{{0,40}}){_COUNTER}",
     re.I,
 )
-"""Step and length of an epoch after its number: `Epoch: [0][ 10/500]`, `epoch 001: 100 / 1000`,
-`3:120/500`."""
+
+# `batch=10/300`, only with the length of the epoch: a batch alone may be its size.
 _BATCH = re.compile(rf"\bbatch(?:es)?\b{_BEFORE}{_COUNTER}", re.I)
-"""`batch=10/300`, only with the length of the epoch: a batch alone may be its size."""
+
+# The progress bar of tqdm: `12%|█▏ | 120/1000 [00:01<00:08, 100.00it/s, loss=2.3]`.
 _BAR = re.compile(r"\|\s{0,40}(\d{1,15})/(\d{1,15}) \[\d{1,15}:")
-"""The progress bar of tqdm: `12%|█▏        | 120/1000 [00:01<00:08, 100.00it/s, loss=2.3]`."""
 _EPOCH = re.compile(
     rf"\bepoch\b{_BEFORE}(\d{{1,15}}(?:\.\d{{1,40}})?)(?:\s{{0,40}}/\s{{0,40}}\d+)?", re.I
 )
+
+# The examples of the epoch that were seen, in PyTorch's examples: `Train Epoch: 1 [640/60000
+# (1%)]`.
 _WITHIN = re.compile(
     r"\[\s{0,40}(\d{1,15})\s{0,40}/\s{0,40}(\d{1,15})\s{0,40}\(\s{0,40}\d{1,15}%\)\s{0,40}\]"
 )
-"""The examples of the epoch that were seen, in PyTorch's examples: `Train Epoch: 1 [640/60000
-(1%)]`."""
 _WORD = r"[a-z_][\w./-]{0,100}"
 _NAMED = re.compile(
     rf"(?<![a-z_])['\"]?({_WORD}(?: {_WORD})?)['\"]?\s{{0,40}}[:=]\s{{0,40}}['\"]?({_NUMBER})(?![\w/])",
@@ -50,7 +54,7 @@ _SPACED = re.compile(
 _TIMES = {*STEP, "epoch", "epochs", "global step"}
 
 
-def read_printed(path: Path, text: str, loss: str | None) -> Log | None:
+def read_lines(path: Path, text: str, loss: str | None) -> Log | None:
     """The numbers in printed lines; None if no line has a step or an epoch together with a loss.
 
     A step that counts from the start of its epoch is counted on. The last line of an epoch counts

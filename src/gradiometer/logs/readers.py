@@ -15,7 +15,7 @@ import numpy as np
 
 from gradiometer.errors import BadArgument
 from gradiometer.logs.log import HELD_OUT, Column, Log, columns_of
-from gradiometer.logs.printed import read_printed
+from gradiometer.logs.printed import read_lines
 from gradiometer.storage.disk import open_to_read, read_file, reason_of
 
 FOLDER = "metrics"
@@ -157,8 +157,9 @@ SUPPORTED = (
 )
 EVENTS = "tfevents"
 TABLES = (".csv", ".tsv")
+
+# Ends of the names of columns that W&B exports beside each one.
 BANDS = ("__MIN", "__MAX")
-"""Ends of the names of columns that W&B exports beside each one."""
 
 
 def read_log(path: Path, loss: str | None = None) -> Log:
@@ -189,7 +190,8 @@ def read_log(path: Path, loss: str | None = None) -> Log:
             f"{run}"
         )
     found = _in_folder(path) if path.is_dir() and metrics_folder(path) is None else path
-    if (metrics := metrics_folder(found)) is not None:
+    metrics = metrics_folder(found)
+    if metrics is not None:
         return read_metrics(metrics, loss)
     if not found.is_file():
         raise BadArgument(f"`{found}` is not a file: pass {SUPPORTED}.")
@@ -211,7 +213,7 @@ def _text(path: Path, text: str, loss: str | None) -> Log:
     in_json = text.lstrip()[0] in "{["
     if in_json and (log := read_json(path, text, loss, SUPPORTED)) is not None:
         return log
-    if path.suffix.lower() not in TABLES and (log := read_printed(path, text, loss)) is not None:
+    if path.suffix.lower() not in TABLES and (log := read_lines(path, text, loss)) is not None:
         return log
     if in_json:
         raise BadArgument(f"`{path}` is neither JSON nor JSON lines: pass {SUPPORTED}.")

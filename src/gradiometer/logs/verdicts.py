@@ -22,8 +22,8 @@ from gradiometer.verdict.triage.triage import triage_of
 
 FINITE = "log_finite"
 
+# Number of zeros in a row, at the end of a positive loss, that count as a hidden NaN.
 STUCK = 3
-"""Number of zeros in a row, at the end of a positive loss, that count as a hidden NaN."""
 
 
 def finite_findings(log: Log) -> Iterator[Finding]:
@@ -149,11 +149,11 @@ def spike_finding(log: Log) -> Finding | None:
 
 STAIRCASE = "log_staircase"
 
+# The smallest number of values in an epoch that separates its beginning from its end.
 FEWEST = 4
-"""The smallest number of values in an epoch that separates its beginning from its end."""
 
+# The smallest fall at the beginning of an epoch that is reported, relative to the loss.
 SHARE = 0.05
-"""The smallest fall at the beginning of an epoch that is reported, relative to the loss."""
 
 
 def staircase_finding(log: Log, level: float) -> Finding | None:
@@ -207,11 +207,11 @@ def _at(losses: Column, part: np.ndarray, step: int) -> float:
 
 RATE = "log_learning_rate"
 
+# The smallest factor from one value to the next that counts as a jump.
 LEAP = 1.3
-"""The smallest factor from one value to the next that counts as a jump."""
 
+# A jump must be this many times larger than its neighbouring changes, in logarithms.
 OWN = 5.0
-"""A jump must be this many times larger than its neighbouring changes, in logarithms."""
 
 
 def rate_findings(log: Log) -> Iterator[Finding]:

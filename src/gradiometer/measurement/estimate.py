@@ -7,8 +7,8 @@ from typing import Any
 
 from gradiometer.errors import BadArgument
 
+# The confidence level of every interval, unless another one is asked for.
 LEVEL = 0.9
-"""The confidence level of every interval, unless another one is asked for."""
 
 
 @dataclass(frozen=True)

@@ -20,16 +20,16 @@ from gradiometer.errors import Unsupported, UserCodeFailed, calling
 from gradiometer.measurement.batch import Batch, batch_size, leaves
 from gradiometer.measurement.objective import Gradients, Objective
 
+# Numbers in a batch up to which one backward computes several products: there the calls cost more
+# than the arithmetic.
 SMALL = 2**14
-"""Numbers in a batch up to which one backward computes several products: there the calls cost more
-than the arithmetic."""
 
 WITHOUT_SECOND_DERIVATIVE = re.compile(
     r"not implemented|differentiate twice|double backward|vmap|batching rule", re.I
 )
 
+# The graph node that torch inserts for a function marked `once_differentiable`.
 FORBIDDEN = "torch::autograd::Error"
-"""The graph node that torch inserts for a function marked `once_differentiable`."""
 
 
 class GradientGraph:
@@ -233,8 +233,8 @@ def _no_second_derivative(reason: str) -> Unsupported:
     )
 
 
+# The functions that are replaced, and their numbers of dimensions.
 CONVOLUTIONS = {functional.conv1d: 1, functional.conv2d: 2, functional.conv3d: 3}
-"""The functions that are replaced, and their numbers of dimensions."""
 
 
 class Convolutions(TorchFunctionMode):

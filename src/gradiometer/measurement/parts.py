@@ -13,12 +13,12 @@ from torch import Tensor
 
 from gradiometer.measurement.reading import Spread
 
+# How many numbers are summed in single precision, and how long a gradient must be before that saves
+# time.
 RUN, LONG = 1024, 2**15
-"""How many numbers are summed in single precision, and how long a gradient must be before that
-saves time."""
 
+# Tensors with at most so many numbers are short; so many of them are summed together on a CPU.
 SHORT, MANY = 2**10, 32
-"""Tensors with at most so many numbers are short; so many of them are summed together on a CPU."""
 
 
 @dataclass
@@ -116,14 +116,14 @@ def _by_layer(
     return sums
 
 
+# Numbers of a list of tensors that are changed at once, so that no further copy of them all is
+# made: as many as stay in a CPU's cache, and so many that an accelerator works for longer than its
+# kernels take to start. Smaller pieces on a CPU cost more calls.
 ON_CPU, ON_ACCELERATOR = 2**19, 2**22
-"""Numbers of a list of tensors that are changed at once, so that no further copy of them all is
-made: as many as stay in a CPU's cache, and so many that an accelerator works for longer than its
-kernels take to start. Smaller pieces on a CPU cost more calls."""
 
 
+# The same for norms on a CPU: in larger tensors a call each costs little, and memory counts.
 TOGETHER = 2**16
-"""The same for norms on a CPU: in larger tensors a call each costs little, and memory counts."""
 
 
 def squared_norms(gradients: Sequence[Tensor]) -> Float[Tensor, "1 parameters"]:

@@ -12,12 +12,12 @@ from torch.optim import Adagrad, Adam, Adamax, AdamW, NAdam, Optimizer, RAdam, R
 
 from gradiometer.errors import BadArgument
 
+# P is clipped at this many times its median: the second moment of a rarely touched row decays, and
+# its P explodes.
 CLIP = 3.0
-"""P is clipped at this many times its median: the second moment of a rarely touched row decays, and
-its P explodes."""
 
+# Most entries that the median is taken over, evenly spaced over all parameters.
 SAMPLE = 2**13
-"""Most entries that the median is taken over, evenly spaced over all parameters."""
 
 KNOWN = "Adam, AdamW, NAdam, RAdam, Adamax, RMSprop and Adagrad"
 

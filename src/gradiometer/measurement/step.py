@@ -20,9 +20,9 @@ from gradiometer.measurement.optimizer.groups import Group
 from gradiometer.measurement.parts import SpreadBuilder, inner_products, squared_norms
 from gradiometer.measurement.reading import Sampling, Spread
 
+# Largest number of values in memory when gradients are computed per example: 128 MiB in single
+# precision.
 PER_EXAMPLE_NUMBERS = 2**25
-"""Largest number of values in memory when gradients are computed per example: 128 MiB in single
-precision."""
 
 
 class LikelyGradient(ABC):
@@ -137,7 +137,7 @@ class TrainingStep:
         """ĝ, the batch gradient, one tensor per trainable parameter."""
         given = self._gradient() if callable(self._gradient) else self._gradient
         if given is None:
-            return self.objective.gradient(self.batch, seed=self.derived_seed("gradient"))
+            return self.objective.gradient(self.batch, seed=self.seed_for("gradient"))
         return [
             torch.zeros_like(parameter)
             if one is None
@@ -187,7 +187,7 @@ class TrainingStep:
     @cached_property
     def graph(self) -> GradientGraph:
         """The gradient of the batch with its graph, for products with the Hessian of this batch."""
-        return GradientGraph(self.objective, self.batch, seed=self.derived_seed("graph"))
+        return GradientGraph(self.objective, self.batch, seed=self.seed_for("graph"))
 
     @cached_property
     def graph_gradient(self) -> Gradients:
@@ -218,7 +218,7 @@ class TrainingStep:
         """The gradient of `acting`, one tensor per trainable parameter."""
         if self._probe is not None:
             return self.gradient
-        return self.objective.gradient(self.acting, seed=self.derived_seed("acting"))
+        return self.objective.gradient(self.acting, seed=self.seed_for("acting"))
 
     @property
     def acting_size(self) -> int:
@@ -244,7 +244,7 @@ class TrainingStep:
     def judging_loss_after(self) -> float:
         """The loss of `judging` after the plain step. The loss before it is
         `judging_graph.loss`."""
-        seed, objective = self.derived_seed("judging"), self.objective
+        seed, objective = self.seed_for("judging"), self.objective
         with (
             torch.no_grad(),
             objective.untouched_randomness(seed),
@@ -255,7 +255,7 @@ class TrainingStep:
     @cached_property
     def judging_graph(self) -> GradientGraph:
         """The gradient of `judging` with its graph."""
-        return GradientGraph(self.objective, self.judging, seed=self.derived_seed("judging"))
+        return GradientGraph(self.objective, self.judging, seed=self.seed_for("judging"))
 
     @cached_property
     def _after(self) -> Gradients:
@@ -277,7 +277,7 @@ class TrainingStep:
                 "`probe` of 2."
             )
         for place, part in enumerate(dealt(size, 2, self.generator(purpose), example_of)):
-            seed = self.derived_seed(f"{purpose} {place}")
+            seed = self.seed_for(f"{purpose} {place}")
             yield self.objective.gradient(take(batch, part), at=at, seed=seed), len(part)
 
     @cached_property
@@ -299,13 +299,13 @@ class TrainingStep:
             return None if half else self.example_of
         return self.example_of[self._random_parts[half].to(self.example_of.device)]
 
-    def derived_seed(self, purpose: str) -> int:
+    def seed_for(self, purpose: str) -> int:
         """A seed that differs between runs, steps and purposes."""
         return zlib.crc32(f"{self.seed}/{self.index}/{purpose}".encode())
 
     def generator(self, purpose: str) -> torch.Generator:
-        """A generator on the CPU with `derived_seed(purpose)`."""
-        return torch.Generator().manual_seed(self.derived_seed(purpose))
+        """A generator on the CPU with `seed_for(purpose)`."""
+        return torch.Generator().manual_seed(self.seed_for(purpose))
 
     def spread(self, parts: int | None = 2) -> Spread:
         """The spread of the gradients of parts of this batch.
@@ -341,7 +341,7 @@ class TrainingStep:
                 f"`parts` must be at least 2, and at most the batch size {size}, got {count}: "
                 "the spread within a step needs two parts of at least one example each."
             )
-        traits = self.objective.traits(self.batch, seed=self.derived_seed("probe"))
+        traits = self.objective.traits(self.batch, seed=self.seed_for("probe"))
         if self.example_of is not None:
             count = min(count, len(self.example_of.unique()))
         if traits.coupled:  # there are no batch statistics of one example
@@ -393,7 +393,7 @@ class TrainingStep:
         mean = [torch.zeros_like(parameter) for parameter in self.objective.parameters]
         at_once = max(PER_EXAMPLE_NUMBERS // self.objective.dimension, 1)
         for position, part in enumerate(torch.split(torch.arange(size, device="cpu"), at_once)):
-            seed = self.derived_seed(f"examples {position}")
+            seed = self.seed_for(f"examples {position}")
             gradients = self.objective.per_example_gradients(take(self.batch, part), seed=seed)
             builder.add_each(gradients)
             torch._foreach_add_(mean, [g.sum(0) for g in gradients], alpha=1 / size)
@@ -405,7 +405,7 @@ class TrainingStep:
         return SpreadBuilder(self.objective.layer_of, preconditioner=self.preconditioner)
 
     def _part_gradient(self, part: Tensor, position: int) -> Gradients:
-        seed = self.derived_seed(f"part {position}")
+        seed = self.seed_for(f"part {position}")
         return self.objective.gradient(take(self.batch, part), seed=seed)
 
     def _likely(self) -> Gradients:

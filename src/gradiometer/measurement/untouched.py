@@ -16,6 +16,7 @@ from torch import nn
 
 GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
 
+# Packages whose functions and objects are not looked through.
 LIBRARIES = (
     "torch",
     "numpy",
@@ -26,8 +27,8 @@ LIBRARIES = (
     "jaxtyping",
     "beartype",
 )
-"""Packages whose functions and objects are not looked through."""
 
+# Objects that are not looked into.
 PLAIN = (
     str,
     bytes,
@@ -41,7 +42,6 @@ PLAIN = (
     torch.dtype,
     torch.device,
 )
-"""Objects that are not looked into."""
 
 
 @contextmanager

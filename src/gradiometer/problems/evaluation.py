@@ -20,8 +20,8 @@ from gradiometer.problems.problem import Problem
 from gradiometer.problems.user_code import user_code
 from gradiometer.randomness import untouched_randomness
 
+# The largest number of examples in a part.
 AT_ONCE = 1024
-"""The largest number of examples in a part."""
 
 
 def evaluate(

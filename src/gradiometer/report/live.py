@@ -45,13 +45,13 @@ from gradiometer.run.reader import Run
 from gradiometer.storage.journal import being_written
 from gradiometer.verdict.diagnosis import diagnose
 
+# Time for a whole request, from the opening of the connection or from its first byte.
 SECONDS = 10.0
-"""Time for a whole request, from the opening of the connection or from its first byte."""
 
+# Connections whose request is not complete. One more closes the oldest: with 300 that a program
+# left half-sent, nobody else was served for `SECONDS`. A browser opens six, and sends its requests
+# at once.
 MOST_WAITING = 64
-"""Connections whose request is not complete. One more closes the oldest: with 300 that a program
-left half-sent, nobody else was served for `SECONDS`. A browser opens six, and sends its requests at
-once."""
 
 
 class TimedProtocol(H11Protocol):
@@ -100,16 +100,16 @@ class TimedProtocol(H11Protocol):
             self.transport.close()
 
 
+# Share of one core that reading and drawing may use. It is smaller for a long run, whose page
+# changes slowly: with waiting and sending the page, the total should stay below 0.01 for a long
+# run.
 SHARE, SHARE_OF_LONG = 0.05, 0.004
-"""Share of one core that reading and drawing may use. It is smaller for a long run, whose page
-changes slowly: with waiting and sending the page, the total should stay below 0.01 for a long run.
-"""
 
+# Number of steps above which a run is long.
 LONG = 100_000
-"""Number of steps above which a run is long."""
 
+# Minimum time between two checks of the files, in seconds.
 SOONEST = 1.0
-"""Minimum time between two checks of the files, in seconds."""
 
 
 @dataclass(frozen=True)
@@ -228,12 +228,15 @@ def _stamp(path: Path) -> tuple[int, int] | None:
 logger = logging.getLogger(__name__)
 
 LOOPBACK = "127.0.0.1"
+
+# Seconds without an update after which a message is sent, to detect lost connections.
 HEARTBEAT = 15.0
-"""Seconds without an update after which a message is sent, to detect lost connections."""
 
+# Pages that are open at the same time, and connections.
 MOST_LISTENERS, MOST_CONNECTIONS = 100, 300
-"""Pages that are open at the same time, and connections."""
 
+# Headers of every response. They keep other sites from framing or reading the page, and from
+# learning the token in its address.
 HEADERS = {
     b"cache-control": b"no-store",
     b"referrer-policy": b"no-referrer",
@@ -241,8 +244,6 @@ HEADERS = {
     b"x-frame-options": b"DENY",
     b"cross-origin-resource-policy": b"same-origin",
 }
-"""Headers of every response. They keep other sites from framing or reading the page, and from
-learning the token in its address."""
 
 
 class Live:

@@ -23,8 +23,8 @@ from gradiometer.storage.disk import reason_of, replace_file, writing
 from gradiometer.verdict.diagnosis import diagnose
 from gradiometer.verdict.words.brief import in_brief
 
+# The last loss is the mean over the last of at most this many equal parts of the run.
 LAST = 20
-"""The last loss is the mean over the last of at most this many equal parts of the run."""
 
 MINUTE, HOUR, DAY = 60, 3600, 86400
 
@@ -117,6 +117,8 @@ def _lower(value: float) -> float:
     return math.inf if math.isnan(value) else value
 
 
+# The orders of a listing: the newest, the first by name, the lowest loss, the best score, the
+# longest, or what is limited most urgently comes first.
 ORDERS: dict[str, Callable[[RunRow], Any]] = {
     "age": lambda run: run.age,
     "name": lambda run: run.path.name,
@@ -127,8 +129,6 @@ ORDERS: dict[str, Callable[[RunRow], Any]] = {
     "steps": lambda run: -run.steps,
     "limits": lambda run: (run.urgency, run.brief, _lower(run.loss.value)),
 }
-"""The orders of a listing: the newest, the first by name, the lowest loss, the best score, the
-longest, or what is limited most urgently comes first."""
 
 
 def listing(
@@ -158,7 +158,8 @@ def listing(
         raise BadArgument(f"`sort` must be one of {', '.join(ORDERS)}, got {sort!r}.")
     if not folder.is_dir():
         raise BadArgument(f"`folder` is {str(folder)!r}, which is not a folder.")
-    if unknown := [state for state in status if state not in get_args(Status)]:
+    unknown = [state for state in status if state not in get_args(Status)]
+    if unknown:
         raise BadArgument(f"`status` must be of {', '.join(get_args(Status))}, got {unknown[0]!r}.")
     found: list[RunRow] = []
     warnings: list[str] = []

@@ -135,8 +135,8 @@ def snapshot_paths(folder: Path) -> list[Path]:
 
 FILE = "examples.f32"
 
+# Single precision: a difference of two losses is then exact to a ten-millionth of them.
 KIND = np.dtype("<f4")
-"""Single precision: a difference of two losses is then exact to a ten-millionth of them."""
 
 
 def write_examples(folder: Path, examples: Mapping[str, PerExample]) -> dict[str, list[int]]:

@@ -275,7 +275,8 @@ def _lines_of_keys(text: str) -> dict[str, int]:
     """Line number of every key and every table name; the first one if a name is repeated."""
     lines: dict[str, int] = {}
     for number, line in enumerate(text.splitlines(), start=1):
-        if key := re.match(r"""\s*(?:\[+\s*)?["']?([\w-]+)["']?\s*[=.\]]""", line):
+        key = re.match(r"""\s*(?:\[+\s*)?["']?([\w-]+)["']?\s*[=.\]]""", line)
+        if key:
             lines.setdefault(key[1].replace("-", "_"), number)
     return lines
 

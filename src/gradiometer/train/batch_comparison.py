@@ -32,7 +32,7 @@ from gradiometer.run.configuration import Configuration, WatchedConfiguration
 from gradiometer.run.planned import hyperparameters_of
 from gradiometer.run.reader import Run
 from gradiometer.run.trust import check_trust
-from gradiometer.train.training import Training, advance, started
+from gradiometer.train.training import Training, advance, start_training
 from gradiometer.verdict.words.say import as_dict, say
 
 # Steps measured at the end of a brief training.
@@ -189,7 +189,7 @@ def compare_for_problem(
         seconds: About how long to time steps; None to skip it.
     """
     torch.set_num_threads(configuration.threads)
-    training, gauge = started(configuration), GradientNoise(configuration.parts or None)
+    training, gauge = start_training(configuration), GradientNoise(configuration.parts or None)
     readings = advance(training, steps, gauge, last=MEASURED)
     latest = gauge.estimate(
         Series.of(readings, training.sampling, training.objective.layers), configuration.level
@@ -216,7 +216,7 @@ def _compare(
         schedule = configuration.schedule
         if seconds is not None:
             torch.set_num_threads(configuration.threads)
-            training = started(configuration)
+            training = start_training(configuration)
             sizes = batch_sizes(present, len(training.data))
             times = _time_steps(training, sizes, seconds)
     facts = RunFacts(settings, schedule)

@@ -168,7 +168,8 @@ class Training:
                 "`epochs` must give less than 2^53 steps: give fewer than "
                 f"{configuration.epochs:,}."
             )
-        if beyond := [step for step in configuration.lasting_checkpoints if step > self.steps]:
+        beyond = [step for step in configuration.lasting_checkpoints if step > self.steps]
+        if beyond:
             raise BadArgument(
                 f"`checkpoint_at` names step {min(beyond):,}, but this run has {self.steps:,} "
                 "steps: leave it out."
@@ -395,7 +396,7 @@ def _where(step: int, batch: Batch) -> str:
     return f"at step {step:,}, of {size:,} example{'s' if size > 1 else ''}"
 
 
-def started(configuration: Configuration) -> Training:
+def start_training(configuration: Configuration) -> Training:
     """The configured training before its first step."""
     problem = load(
         configuration.problem,
@@ -417,7 +418,7 @@ def advance(
 
     Example:
         >>> from gradiometer import Configuration, GradientNoise
-        >>> training = started(Configuration(model="mlp"))
+        >>> training = start_training(Configuration(model="mlp"))
         >>> readings = advance(training, 5, GradientNoise(), last=2)
         >>> training.step, [reading.step for reading in readings]
         (5, [3, 4])
@@ -427,7 +428,8 @@ def advance(
         batch = training.batch()
         measured = gauge is not None and left <= last
         loss = training.backward(batch, measured)
-        if (reason := training.divergence(loss)) is not None:
+        reason = training.divergence(loss)
+        if reason is not None:
             raise Diverged(
                 f"training diverged at step {training.step:,} with learning rate "
                 f"{training.configuration.rate:g}: {reason}; try a smaller --lr"

@@ -207,7 +207,8 @@ def variants(
         for decay in decays
     ]
     words = [one.words for one in made]
-    if twice := [one for place, one in enumerate(words) if one in words[:place]]:
+    twice = [one for place, one in enumerate(words) if one in words[:place]]
+    if twice:
         raise BadArgument(
             f"`optimizer` has two functions with the name {twice[0]!r}: give them different names "
             "with `def`."
@@ -222,6 +223,7 @@ def several_of(name: str, given: Any) -> list[Any]:
         raise BadArgument(f"`{name}` must be one value or several, got none.")
     # tensors have no single truth value; what is no number is refused where it is used
     plain = [one for one in found if isinstance(one, int | float | str)]
-    if twice := [one for place, one in enumerate(plain) if one in plain[:place]]:
+    twice = [one for place, one in enumerate(plain) if one in plain[:place]]
+    if twice:
         raise BadArgument(f"`{name}` has {twice[0]!r} twice: leave one of them out.")
     return found

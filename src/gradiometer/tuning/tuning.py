@@ -321,7 +321,8 @@ def steps_without_length(data: Data, kinds: Sequence[Made], seed: int) -> int:
     Raises:
         BadArgument: An optimizer needs the length, or an epoch has no known length.
     """
-    if others := [made.words for made in kinds if not made.is_schedule_free]:
+    others = [made.words for made in kinds if not made.is_schedule_free]
+    if others:
         raise BadArgument(
             f"`steps` is missing: {others[0]} needs the length over which its rate falls to zero."
         )

@@ -251,7 +251,8 @@ def judge(gauge: Gauge, estimates: Mapping[str, Estimate], run: RunFacts) -> Fin
 def _of_the_run(run: Run, level: float, estimates: Mapping[str, Estimate]) -> Iterator[Finding]:
     """The findings that come from no gauge: the budget, the check after the last step, the plateau,
     the forks."""
-    if (wanted := readings_wanted(run.overhead, run.configuration.every)) is not None:
+    wanted = readings_wanted(run.overhead, run.configuration.every)
+    if wanted is not None:
         yield Finding(
             "overhead",
             Issue.ESTIMATION,
@@ -272,7 +273,8 @@ def _of_the_run(run: Run, level: float, estimates: Mapping[str, Estimate]) -> It
 
 def leading(run: Run, findings: Sequence[Finding]) -> Finding | None:
     """The finding that leads: the most urgent one that is not "cannot tell"."""
-    if reason := Reservations.of(run.events).loss:
+    reason = Reservations.of(run.events).loss
+    if reason:
         return Finding(
             "loss", Issue.ESTIMATION, "another_loss", State.CANNOT_TELL, facts={"reason": reason}
         )
@@ -290,7 +292,8 @@ def _explain(run: Run, gauges: Sequence[Gauge], spike: Spike) -> Explanation:
     examined = Examined.within(spike, run.events)
     evidence: list[Observation | None] = []
     for gauge in gauges:
-        if (series := run.series(gauge.name)) is None:
+        series = run.series(gauge.name)
+        if series is None:
             continue
         if isinstance(gauge, BatchSharpness):
             evidence.append(sharpness_near(spike, series, gauge.kind))
@@ -311,7 +314,8 @@ def _has_one_batch(run: Run) -> bool:
 
 def _causes(run: Run, spike: Spike) -> Trial:
     """The cause of a spike that forks have found, or the command that finds it."""
-    if (found := causes_of(run, spike)) is not None:
+    found = causes_of(run, spike)
+    if found is not None:
         return Trial(facts={"causes": found})
     return Trial(facts={"call": f"{run.call('fork', '').removesuffix('`')} --spike {spike.peak}`"})
 
@@ -368,12 +372,14 @@ def _endpoint(run: Run, estimates: Mapping[str, Estimate]) -> Iterator[Finding]:
     for event in [event for event in run.events if event["event"] == ENDPOINT][-1:]:
         endpoint = Endpoint.of(event)
         yield from endpoint.findings(kind_of(estimates))
-        if found := _chaos(run, endpoint, estimates):
+        found = _chaos(run, endpoint, estimates)
+        if found:
             yield found
         settings = run.hyperparameters
         if settings is not None and kind_of(estimates) is not Kind.DIVERGING:
             decay = max((group.weight_decay for group in settings.now), default=0.0)
-            if found := infinity_finding(estimates, run.losses[1], decay):
+            found = infinity_finding(estimates, run.losses[1], decay)
+            if found:
                 yield found
 
 

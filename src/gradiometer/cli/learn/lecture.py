@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from gradiometer.cli.options import json_option, pool_option
-from gradiometer.cli.outcome import filled, printed_json
+from gradiometer.cli.outcome import fill, printed_json
 from gradiometer.report.charts.interval_strip import number
 
 if TYPE_CHECKING:
@@ -99,5 +99,5 @@ def _test(
                 "predicted "
             )
             says += prediction(outcome.predicted[-1])
-        console.print(filled(says, indent=2, hanging=2), markup=False, soft_wrap=True)
+        console.print(fill(says, indent=2, hanging=2), markup=False, soft_wrap=True)
     return Result(statement, tuple(measured))

@@ -9,7 +9,7 @@ import click
 
 from gradiometer.cli.completion import targets
 from gradiometer.cli.options import SEED, configuration_options, json_option, pool_option
-from gradiometer.cli.outcome import filled, printed_json
+from gradiometer.cli.outcome import fill, printed_json
 from gradiometer.cli.place import is_run, load_last_checkpoint, training_at_start
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.estimate import significant
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
     from gradiometer.problems.examples import Examples
     from gradiometer.problems.problem import Problem
 
+# The problem whose posterior is known to all digits.
 LINEAR = "linear-regression"
-"""The problem whose posterior is known to all digits."""
 
+# The losses and the accuracy are drawn on at most this many examples.
 WATCHED = 2000
-"""The losses and the accuracy are drawn on at most this many examples."""
 
 
+# What `--set` gives, with the default of each.
 OTHERS = {"model": None, "data_dir": None, "momentum": None, "weight_decay": None, "level": 0.9}
-"""What `--set` gives, with the default of each."""
 
 
 class ChainStart(NamedTuple):
@@ -161,7 +161,7 @@ def sample(
             each,
         )
     for function in mixed:
-        click.echo(filled(str(function)) + "\n")
+        click.echo(fill(str(function)) + "\n")
     for picture in [] if png is None else _pictures(found, settings, png):
         click.echo(picture)
 
@@ -328,7 +328,7 @@ def _print(title: str, found: "Sampled") -> None:
         "injected": significant(found.injected),
         **found.shape.named,
     }
-    click.echo(filled(title) + "\n")
+    click.echo(fill(title) + "\n")
     for label, value in temperatures.items():
         click.echo(f"  T {label:<22}{value}")
     click.echo("")
@@ -337,5 +337,5 @@ def _print(title: str, found: "Sampled") -> None:
             f"{value:.4g}" for value in (moment.known, moment.known_spread) if value is not None
         ]
         known = f"   known: {', '.join(exact)}" if exact else ""
-        click.echo(filled(f"{function:<17}{moment}{known}", indent=2, hanging=17))
-    click.echo("\n" + filled(found.verdict) + "\n")
+        click.echo(fill(f"{function:<17}{moment}{known}", indent=2, hanging=17))
+    click.echo("\n" + fill(found.verdict) + "\n")

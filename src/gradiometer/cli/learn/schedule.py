@@ -17,10 +17,11 @@ if TYPE_CHECKING:
     from gradiometer.convergence.schedules.schedule import Schedule
     from gradiometer.convergence.theorem.theorem import TheoremVerdict
 
+# Steps drawn without --steps, and the length of a named schedule.
 DRAWN = 1000
-"""Steps drawn without --steps, and the length of a named schedule."""
+
+# Schedules with a name, as in `gradiometer train`, and their first rate, which is its default.
 NAMES, RATE = ("constant", "cosine", "linear", "trapezoid"), 0.1
-"""Schedules with a name, as in `gradiometer train`, and their first rate, which is its default."""
 
 WORDS = {True: "yes", False: "no", None: "undecided"}
 

@@ -8,7 +8,7 @@ import click
 
 from gradiometer.cli.completion import targets
 from gradiometer.cli.options import configuration_options, json_option, pool_option
-from gradiometer.cli.outcome import filled, print_json
+from gradiometer.cli.outcome import fill, print_json
 from gradiometer.cli.place import is_run
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.estimate import Estimate, significant
@@ -195,7 +195,7 @@ def _branch(path: Path, given: dict[str, Any], pool: str, as_json: bool) -> None
     if as_json:
         print_json(found.to_dict())
     else:
-        click.echo("\n".join(filled(sentence) for sentence in found.sentences))
+        click.echo("\n".join(fill(sentence) for sentence in found.sentences))
 
 
 def _print(found: "BatchComparison") -> None:
@@ -206,8 +206,8 @@ def _print(found: "BatchComparison") -> None:
     from gradiometer.verdict.words.say import say
 
     said = say(found.finding)
-    click.echo(filled(f"{found.subject}, B = {found.present:,}, {found.settings.sentence}") + "\n")
-    click.echo(filled(f"{said.seen} {said.means}") + "\n")
+    click.echo(fill(f"{found.subject}, B = {found.present:,}, {found.settings.sentence}") + "\n")
+    click.echo(fill(f"{said.seen} {said.means}") + "\n")
     if found.table is not None:
         path = (
             f", over {len(found.noise_scales)} windows of the run"
@@ -217,7 +217,7 @@ def _print(found: "BatchComparison") -> None:
         click.echo(f"To the same loss, relative to the present batch{path}:\n")
         peak = "η" if found.settings.is_constant else "peak η"
         Console().print(_table(found.table, peak))
-        click.echo("\n" + "\n".join(filled(line) for line in _choices(found.table)))
+        click.echo("\n" + "\n".join(fill(line) for line in _choices(found.table)))
     elif found.brackets:
         click.echo(
             "Learning rates to "
@@ -226,7 +226,7 @@ def _print(found: "BatchComparison") -> None:
         Console().print(_bracket_table(found.brackets, found.present))
         click.echo("")
     if found.caveat:
-        click.echo(filled(f"caution: {found.caveat}"))
+        click.echo(fill(f"caution: {found.caveat}"))
 
 
 def _bracket_table(brackets: "Sequence[RateBracket]", present: int) -> "Table":

@@ -9,7 +9,7 @@ import click
 
 from gradiometer.cli.completion import runs
 from gradiometer.cli.options import json_option
-from gradiometer.cli.outcome import filled, printed_json, tell_finding
+from gradiometer.cli.outcome import fill, printed_json, tell_finding
 from gradiometer.cli.place import load_last_checkpoint, training_at_start
 from gradiometer.errors import BadArgument
 
@@ -152,6 +152,6 @@ def _show(certificate: "Certificate") -> None:
         estimate = certificate.estimates[name]
         level = "" if estimate.method == "exact" else f"{estimate.level:.0%}, "
         line = f"{symbol:<15}{estimate}   ({level}{estimate.method})"
-        click.echo(filled(line, indent=2, hanging=15))
+        click.echo(fill(line, indent=2, hanging=15))
     covered = f"The gradient is from {certificate.gradients:,} of {certificate.of:,} examples"
-    click.echo("\n" + filled(f"{covered}, the curvature from {certificate.curved:,}.", indent=2))
+    click.echo("\n" + fill(f"{covered}, the curvature from {certificate.curved:,}.", indent=2))

@@ -9,7 +9,7 @@ import click
 
 from gradiometer.cli.completion import targets
 from gradiometer.cli.options import SEED, OutFile, configuration_options, json_option
-from gradiometer.cli.outcome import filled, printed_json, tell_finding
+from gradiometer.cli.outcome import fill, printed_json, tell_finding
 from gradiometer.cli.place import is_run, load_last_checkpoint, training_at_start
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.estimate import counted
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from gradiometer.run.reader import Run
     from gradiometer.train.training import Training
 
+# Most eigenvalues: each needs several products, and Lanczos stops after 400.
 MOST = 100
-"""Most eigenvalues: each needs several products, and Lanczos stops after 400."""
 
 
 @click.command(
@@ -153,9 +153,9 @@ def _training(
         training, run = training_at_start(Path(target), "measure sharpness")
         load_last_checkpoint(training, Path(target))
         return training, run
-    from gradiometer.train.training import advance, started
+    from gradiometer.train.training import advance, start_training
 
-    training = started(
+    training = start_training(
         Configuration.from_mapping({"seed": seed, **settings, "problem": target}, "")
     )
     advance(training, steps)
@@ -184,7 +184,7 @@ def _print(found: "Survey", finding: "Finding") -> None:
     """Print the numbers and the finding about the learning rate."""
 
     dimension = counted(found.dimension, "parameter")
-    click.echo(filled(f"The Hessian of {found.what}, at step {found.step:,}: {dimension}.") + "\n")
+    click.echo(fill(f"The Hessian of {found.what}, at step {found.step:,}: {dimension}.") + "\n")
     rows = [(f"λ_{place}", estimate) for place, estimate in enumerate(found.largest, start=1)]
     rows += [
         ("λ_min", found.smallest[0]),
@@ -194,12 +194,12 @@ def _print(found: "Survey", finding: "Finding") -> None:
     ]
     for name, estimate in rows:
         how = "exact for these examples" if estimate.method == "exact" else estimate.method
-        click.echo(filled(f"{name:<13}{estimate}   ({how})", indent=2, hanging=13))
+        click.echo(fill(f"{name:<13}{estimate}   ({how})", indent=2, hanging=13))
     if not found.converged:
         sentence = (
             "Lanczos reached its limit of products before every residual was small; the bounds "
             "show the error."
         )
-        click.echo("\n" + filled(sentence))
+        click.echo("\n" + fill(sentence))
     tell_finding(finding)
     click.echo(f"\n{found.products:,} Hessian products.")

@@ -125,8 +125,8 @@ class AsMade(LikelyGradient):
         return factor
 
 
+# What torch raises for an accelerator whose events have no times.
 CANNOT_TIME_EVENTS = (RuntimeError, NotImplementedError, AttributeError)
-"""What torch raises for an accelerator whose events have no times."""
 
 
 class Stopwatch:

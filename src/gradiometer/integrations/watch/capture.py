@@ -196,7 +196,8 @@ class Capture:
         in_halves = not self.shared and self._subject.spread is None and self._halves(parts[0])
         if spread is None and not in_halves:
             return None
-        if (probe := self._batches.probe) is not None:
+        probe = self._batches.probe
+        if probe is not None:
             return probe.step(
                 self._objective, parts[0].size, index, groups, self._preconditioner, self._seed
             )

@@ -30,8 +30,8 @@ from gradiometer.measurement.reading import Draw, Sampling
 from gradiometer.run.configuration import WatchedConfiguration
 from gradiometer.run.folder import WATCHED, versions
 
+# The default of `parts`. Whoever asks for another number asks for the parts of a batch.
 PARTS = 2
-"""The default of `parts`. Whoever asks for another number asks for the parts of a batch."""
 
 
 def known_sampling(loader: Any) -> Sampling | None:

@@ -36,13 +36,13 @@ class Part(NamedTuple):
     loss: Tensor | float
 
 
+# A backward of which nothing is known.
 NO_PART = Part(None, 0, math.nan)
-"""A backward of which nothing is known."""
 
 _UNSIZED = -1
 
 
-def unsized(batch: Batch, loss: Tensor | float) -> Part:
+def part_without_size(batch: Batch, loss: Tensor | float) -> Part:
     """One backward whose examples are counted later, in `without_batches`: this takes less time
     between two steps."""
     return tuple.__new__(Part, (batch, _UNSIZED, loss))
@@ -138,9 +138,8 @@ class Arriving:
         return means
 
 
+# Steps whose losses come from an accelerator by one copy. It is read after as many further steps.
 WAITING = 64
-"""Steps whose losses come from an accelerator by one copy. It is read after as many
-further steps."""
 
 
 class Losses:
@@ -311,8 +310,8 @@ def no_loss(model: nn.Module, batch: Batch) -> Tensor:
     )
 
 
+# Newest timed steps whose median stands for the others: the first ones find cold caches.
 TIMED = 5
-"""Newest timed steps whose median stands for the others: the first ones find cold caches."""
 
 
 class Between:
@@ -391,7 +390,7 @@ class Between:
                     return False
                 losses.look_at(step, [*parts, part])
         if self._accumulation > 1:
-            parts.append(unsized(batch, value))
+            parts.append(part_without_size(batch, value))
             if len(parts) < self._accumulation:
                 return False
             value = without_batches(parts)

@@ -299,7 +299,8 @@ class Measuring(Recording):
         is_new = "run" not in self._restored and not subject.sharded
         if is_new and self._objective.dimension <= KEPT_NUMBERS:
             self._at_start = [one.detach().to("cpu", copy=True) for one in subject.parameters]
-        if text := left_out(self._objective, self._optimizers):
+        text = left_out(self._objective, self._optimizers)
+        if text:
             self._warn(text)
 
     def _attach(self, recorder: Recorder, following: int, *, has_facts: bool = False) -> None:
@@ -480,8 +481,7 @@ class Measuring(Recording):
         self._trackers.send(recorder, self.budget.clock())
 
     def _read_parts(self, why: str) -> None:
-        """Products are no longer read: compare the parts of batches instead, if nothing was
-        recorded so far."""
+        """No products any more: compare the parts of batches, if nothing was recorded so far."""
         recorder = self._recorder
         names = self.read_elsewhere
         self._successive = None

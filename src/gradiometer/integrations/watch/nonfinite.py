@@ -11,8 +11,8 @@ from gradiometer.integrations.watch.shield import reason_of
 from gradiometer.measurement.batch import Batch, batch_size, mapped, span
 from gradiometer.measurement.objective import Objective
 
+# Most examples that are listed.
 FEW = 8
-"""Most examples that are listed."""
 
 
 class Culprit(NamedTuple):

@@ -137,11 +137,11 @@ class Settings:
             self._changes.look(step, self._subject.groups)
 
 
+# Number of updates in a row with too few backwards after which that is no exception.
 A_FEW = 3
-"""Number of updates in a row with too few backwards after which that is no exception."""
 
+# Number of steps after which the updates are counted.
 A_WHILE = 32
-"""Number of steps after which the updates are counted."""
 
 
 class Pace:

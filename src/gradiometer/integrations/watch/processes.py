@@ -21,12 +21,12 @@ from gradiometer.run.memory import measured
 from gradiometer.run.ranks import RankLost, Ranks
 from gradiometer.run.recorder import Made
 
+# Numbers before the norms: the step that rank 0 measures next, the gauges of this one, and the size
+# of a part.
 SAID = 3
-"""Numbers before the norms: the step that rank 0 measures next, the gauges of this one, and the
-size of a part."""
 
+# In place of the next step to measure: this process measures no more.
 LEAVING = -1.0
-"""In place of the next step to measure: this process measures no more."""
 
 
 class Exchange:
@@ -95,11 +95,11 @@ class Exchange:
         self._ranks.gathered(rows)
 
 
+# The next thing that a process exchanges.
 GRADIENT, MOMENTS, FAILED = 0.0, 1.0, 2.0
-"""The next thing that a process exchanges."""
 
+# Most numbers in the moments of such a gauge.
 MOST = 62
-"""Most numbers in the moments of such a gauge."""
 
 StepOf = Callable[[Callable[[Gradients], Gradients]], TrainingStep]
 """Makes the step of the examples of this process, from a function that averages gradients over the

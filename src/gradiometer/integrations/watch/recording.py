@@ -27,8 +27,8 @@ from gradiometer.verdict.words.say import say
 if TYPE_CHECKING:  # norms are recorded without torch
     from gradiometer.run.ranks import Ranks
 
+# Maximum length of a printed line, in characters.
 WIDTH = 80
-"""Maximum length of a printed line, in characters."""
 
 
 class Findings(tuple[Finding, ...]):

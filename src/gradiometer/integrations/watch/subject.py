@@ -106,7 +106,8 @@ class Probe:
                     torch.randint(len(self.source), (count,))
                 )
             batch = mapped(self.source(count), lambda tensor: tensor.to(device))
-        if (size := batch_size(batch, "probe")) != count:
+        size = batch_size(batch, "probe")
+        if size != count:
             raise BadArgument(
                 f"`probe` returned {size} examples, and {count} were asked for: return as many."
             )

@@ -21,40 +21,39 @@ from gradiometer.measurement.preconditioner import preconditioner_of
 from gradiometer.measurement.reading import Reading
 from gradiometer.run.budget import PRODUCTS
 
+# Successive steps that are read together: their products need the gradient of one step before them.
 CHAIN = 8
-"""Successive steps that are read together: their products need the gradient of one step before
-them."""
 
+# Pairs of steps in a reading at first. Four chains then give the 16 readings that an estimate
+# needs.
 PAIRS_A_READING = 2
-"""Pairs of steps in a reading at first. Four chains then give the 16 readings that an estimate
-needs."""
 
+# A reading has at least this share of the steps so far, so that a long run has about this many in
+# each doubling.
 READINGS_A_RUN = 512
-"""A reading has at least this share of the steps so far, so that a long run has about this many in
-each doubling."""
 
+# Under Adam's kind, one chain in three is read without P, for the noise scale without it.
 PLAIN_EVERY = 3
-"""Under Adam's kind, one chain in three is read without P, for the noise scale without it."""
 
 EARLY_STEPS = 300
+
+# Of the time of the first 300 steps, all that a watch does may use this share beyond the budget,
+# before products wait: runs of 300 steps pay 10 %.
 EARLY_SHARE = 0.08
-"""Of the time of the first 300 steps, all that a watch does may use this share beyond the budget,
-before products wait: runs of 300 steps pay 10 %."""
 
+# After the first 300 steps, a chain begins at the latest when training is longer by one in this
+# many, whatever it costs: an old value is not that of now. Before, when training is twice as long:
+# with one in eight a small transformer paid 9 % for products in 300 steps.
 LATEST = 8
-"""After the first 300 steps, a chain begins at the latest when training is longer by one in this
-many, whatever it costs: an old value is not that of now. Before, when training is twice as long:
-with one in eight a small transformer paid 9 % for products in 300 steps."""
 
+# Share of the budget that products may use whatever else is measured: triage uses as much.
 OWN = 0.5
-"""Share of the budget that products may use whatever else is measured: triage uses as much."""
 
+# Relative difference of ‖ĝ‖² below which two steps have the same norm: that of `clip_grad_norm_`.
 CLIPPED = 1e-5
-"""Relative difference of ‖ĝ‖² below which two steps have the same norm: that of
-`clip_grad_norm_`."""
 
+# Steps of a chain with the same norm that show clipping.
 FEWEST_CLIPPED = 3
-"""Steps of a chain with the same norm that show clipping."""
 
 
 @dataclass(frozen=True)

@@ -384,7 +384,8 @@ def probe_from(probe: Any, gauges: Asked, accumulation: int, *, has_loss: bool) 
             "`probe` is for one backward per update on one process: leave it out, and the "
             "backwards are measured."
         )
-    if back := next((kind.name for kind in gauges.kinds if kind.looks_back), ""):
+    back = next((kind.name for kind in gauges.kinds if kind.looks_back), "")
+    if back:
         raise BadArgument(
             f"`gauges` names {back}, which needs training's own batches: leave it out, or `probe`."
         )

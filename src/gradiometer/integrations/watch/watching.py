@@ -16,8 +16,8 @@ from gradiometer.integrations.watch.turns import Turns
 from gradiometer.measurement.batch import Batch, mapped
 from gradiometer.run.recorder import Recorder
 
+# In place of a batch that was not announced.
 NOTHING = object()
-"""In place of a batch that was not announced."""
 
 
 class Watch(Forks):

@@ -89,7 +89,8 @@ def alternative_of(given: Any) -> Alternative:
 def _one(text: str) -> Alternative:
     plain = " ".join(text.split())
     for form, make in FORMS:
-        if found := re.fullmatch(form, plain):
+        found = re.fullmatch(form, plain)
+        if found:
             return make(*found.groups())
     if "(" in plain:
         from gradiometer.loop.changes.replacements import using_of  # noqa: PLC0415 (imports torch)

@@ -205,7 +205,8 @@ class ForkRecord:
             check_inside(folder / PLAN)
             folder.mkdir(parents=True, exist_ok=True)
             with one_at_a_time(folder):
-                if (known := cls.find(parent, plan)) is not None:
+                known = cls.find(parent, plan)
+                if known is not None:
                     return known
                 aside = folder / ".new"  # if this process is killed, the next one uses it again
                 aside.mkdir(exist_ok=True)

@@ -129,7 +129,8 @@ def _trial(run: Run, cure: Sequence[str], records: Sequence[ForkRecord]) -> Tria
     wanted = list(map(alternative_of, cure))
     yardstick = next((one for one in wanted if isinstance(one, Shorter)), None)
     results = [_result(one, yardstick, records) for one in wanted if one != yardstick]
-    if known := tuple(result for result in results if result is not None):
+    known = tuple(result for result in results if result is not None)
+    if known:
         return Trial(known)
     family = run.hyperparameters.family if run.hyperparameters else "other"
     facts: dict[str, Any] = {"advice": kind_of_advice(cure, family)}

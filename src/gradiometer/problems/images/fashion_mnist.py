@@ -78,8 +78,9 @@ PARTS = ("train", "t10k")
 FILES = tuple(
     f"{part}-{kind}" for part in PARTS for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")
 )
+
+# Possible subfolders of a folder of data sets: none, Debian's name, torchvision's.
 BELOW = ("", "fashion-mnist", "FashionMNIST/raw")
-"""Possible subfolders of a folder of data sets: none, Debian's name, torchvision's."""
 
 
 def load(model: str = "mlp", data_dir: str | os.PathLike[str] | None = None) -> Problem:

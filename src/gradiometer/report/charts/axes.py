@@ -13,9 +13,10 @@ Curve = Sequence[tuple[int, Estimate]]
 OPEN_ABOVE = "open above"
 OPEN_BELOW = "open below"
 UNKNOWN = "unknown"
+
+# Numbers beyond this one and below its inverse are left out of an axis: their ratio is beyond a
+# float.
 LARGEST = 1e100
-"""Numbers beyond this one and below its inverse are left out of an axis: their ratio is beyond a
-float."""
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,11 @@ from gradiometer.errors import BadArgument
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.uncertainty.means import mean
 
+# Maximum number of blocks in a curve: more could not be distinguished on a page.
 MOST = 120
-"""Maximum number of blocks in a curve: more could not be distinguished on a page."""
+
+# Minimum number of steps in a block: fewer give an interval too wide to be useful.
 SHORTEST = 20
-"""Minimum number of steps in a block: fewer give an interval too wide to be useful."""
 
 
 @dataclass(frozen=True)

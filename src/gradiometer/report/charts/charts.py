@@ -28,6 +28,7 @@ from gradiometer.report.charts.marks import (
     bars,
     by_step,
     curves,
+    in_usual_width,
     inline,
     level,
     linear_y,
@@ -35,7 +36,6 @@ from gradiometer.report.charts.marks import (
     log_y,
     named_series,
     own_step_x,
-    sized,
     step_x,
     tooltip,
     upright,
@@ -43,11 +43,11 @@ from gradiometer.report.charts.marks import (
 from gradiometer.report.charts.theme import DASHES, HEIGHT, LIGHT, THEME, Palette, config
 from gradiometer.storage.disk import replace_file
 
+# Losses that fall by more than this factor, and rates, are drawn on a logarithmic axis.
 STEEP = 20
-"""Losses that fall by more than this factor, and rates, are drawn on a logarithmic axis."""
 
+# Most series of a chart: each has its own colour, shape and dash.
 MOST = len(DASHES)
-"""Most series of a chart: each has its own colour, shape and dash."""
 
 GAINS = ("gain of a cut to zero", "possible gain without a cut")
 
@@ -181,7 +181,7 @@ def batch_chart(table: BatchTable) -> alt.LayerChart:
         "updates": [(row.batch_size, row.updates) for row in table.rows],
         "examples": [(row.batch_size, row.examples) for row in table.rows],
     }
-    return sized(
+    return in_usual_width(
         *curves(named, log_y(axis, "relative to the current batch size"), axis.row, x=x),
         *upright(x, {table.present: f"B = {table.present:,}"}),
     )
@@ -207,7 +207,7 @@ def layers_chart(
     layers = across(rows, "layer", x)
     if reference.value > 0:
         layers += upright(x, {reference.value: label}, "above-start")
-    return sized(*layers, height=THEME["row_height"] * len(rows))
+    return in_usual_width(*layers, height=THEME["row_height"] * len(rows))
 
 
 def effects_chart(
@@ -232,7 +232,7 @@ def effects_chart(
     interval, point = across(known, "alternative", x)
     unknown = alt.Chart(inline(known)).transform_filter("datum.value === null")
     mark = unknown.mark_text(style="unknown", text="?")
-    return sized(
+    return in_usual_width(
         across(wide, "alternative", x)[0].mark_rule(strokeWidth=THEME["wide_interval_width"]),
         interval,
         point,
@@ -258,7 +258,7 @@ def branches_chart(
         ]
         for name, curve in branches.items()
     }
-    return sized(*curves(named, linear_y("mini-batch loss"), dict, x=own_step_x))
+    return in_usual_width(*curves(named, linear_y("mini-batch loss"), dict, x=own_step_x))
 
 
 def learning_rate_chart(
@@ -314,7 +314,7 @@ def move_lengths_chart(moves: Sequence[MoveLength]) -> alt.LayerChart:
         "in one step": [(move.last, move.stepped) for move in moves],
     }
     y = log_y(axis, "length of a move, in units of Φ")
-    return sized(*curves(named, y, axis.row, x=log_x(ends, "step")))
+    return in_usual_width(*curves(named, y, axis.row, x=log_x(ends, "step")))
 
 
 def sharpness_chart(batch: Curve, full: Curve, edge: Curve, edge_words: str) -> alt.LayerChart:
@@ -367,7 +367,7 @@ def spike_chart(losses: Sequence[tuple[int, float]], first: int, last: int) -> a
     rows = [{"step": step, "loss": loss, "interval": significant(loss)} for step, loss in losses]
     base = by_step(rows, own_step_x).encode(y=linear_y("loss, one batch")("loss"))
     shade = alt.Chart(inline([{"step": first - 0.5, "end": last + 0.5}]))
-    return sized(
+    return in_usual_width(
         shade.mark_rect(style="shade").encode(x=own_step_x("step"), x2="end:Q"),
         base.mark_line(strokeWidth=THEME["thin_line_width"]),
         base.mark_point(style="small-point"),
@@ -403,7 +403,7 @@ def density_chart(density: SpectralDensity, marked: Mapping[str, float]) -> alt.
     numbers = [alt.Tooltip(f"{name}:Q", format=",.3~g") for name in names]
     base = alt.Chart(inline(rows)).encode(x=x("curvature"), tooltip=numbers)
     rules = upright(x, {at: label for label, at in marked.items()}, "left-of") if marked else []
-    return sized(band(base, y), *rules)
+    return in_usual_width(band(base, y), *rules)
 
 
 def reliability_chart(curve: Sequence[tuple[float, Estimate]]) -> alt.LayerChart:
@@ -418,7 +418,7 @@ def reliability_chart(curve: Sequence[tuple[float, Estimate]]) -> alt.LayerChart
     # so that a point at 100 % is not cut off
     y = linear_y("accuracy", "~%", alt.Scale(zero=False, domainMax=1.02))
     line = alt.Chart(inline(ends)).mark_line(style="diagonal")
-    return sized(
+    return in_usual_width(
         line.encode(x=x, y=y("value")),
         bars(alt.Chart(inline(rows)).encode(x=x, tooltip=shown), y),
     )
@@ -429,7 +429,7 @@ def members_chart(sizes: Sequence[tuple[int, Estimate]]) -> alt.LayerChart:
     rows = [{"m": m, **plain_row(estimate)} for m, estimate in sizes]
     x = alt.X("m:O", axis=alt.Axis(title="m, number of last snapshots", labelAngle=0))
     base = alt.Chart(inline(rows)).encode(x=x, tooltip=tooltip("m:O"))
-    return sized(bars(base, linear_y("log-loss, calibrated, nats")))
+    return in_usual_width(bars(base, linear_y("log-loss, calibrated, nats")))
 
 
 def save_png(chart: alt.LayerChart, path: Path, title: str = "", palette: Palette = LIGHT) -> Path:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.report.charts.axes import Curve, LogAxis, round_numbers
 
+# Most numbers of a small axis: more would touch each other.
 NUMBERS = 4
-"""Most numbers of a small axis: more would touch each other."""
 
 
 @dataclass(frozen=True)
@@ -163,11 +163,11 @@ def _percent(value: float, axis: LogAxis) -> float:
     return round(100 * math.log(value / axis.low) / math.log(axis.high / axis.low), 2)
 
 
+# Size of the picture in CSS pixels, and the space above and below the line.
 WIDTH, HEIGHT, MARGIN = 96.0, 24.0, 3.0
-"""Size of the picture in CSS pixels, and the space above and below the line."""
 
+# With fewer known points there is no line to see.
 FEWEST = 3
-"""With fewer known points there is no line to see."""
 
 
 @dataclass(frozen=True)

@@ -18,14 +18,14 @@ Horizontal = Callable[[str], alt.X]
 
 Layer = alt.Chart | alt.LayerChart
 
+# With more points than these, a line is drawn without them: they would hide it.
 MOST_POINTS = 30
-"""With more points than these, a line is drawn without them: they would hide it."""
 
+# Number format of an axis whose ticks we choose: 0.05, 1,200, 1e-7.
 NUMBER = ",~g"
-"""Number format of an axis whose ticks we choose: 0.05, 1,200, 1e-7."""
+
+# Number format of an axis whose ticks d3 chooses (`g` would write 400 as 4e+2 there): 0.05, 1,200.
 PLAIN = ",~r"
-"""Number format of an axis whose ticks d3 chooses (`g` would write 400 as 4e+2 there):
-0.05, 1,200."""
 
 
 def inline(rows: Sequence[Mapping[str, Any]]) -> alt.InlineData:
@@ -253,7 +253,7 @@ def upright(x: Horizontal, labels: Mapping[Any, str], style: str = "right-of") -
     ]
 
 
-def sized(*layers: Layer, height: int = HEIGHT) -> alt.LayerChart:
+def in_usual_width(*layers: Layer, height: int = HEIGHT) -> alt.LayerChart:
     """Layers as a chart of the usual width."""
     return layered(*layers).properties(width=WIDTH, height=height)
 

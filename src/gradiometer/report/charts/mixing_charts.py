@@ -7,13 +7,13 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from gradiometer.exploration.chains.mixing import autocorrelations, rank_counts
-from gradiometer.report.charts.marks import PLAIN, inline, sized
+from gradiometer.report.charts.marks import PLAIN, in_usual_width, inline
 from gradiometer.report.charts.theme import DASHES
 
 Draws = Float[np.ndarray, "draws chains"]
 
+# Maximum number of points per chain. In a longer chain, neighbouring draws are averaged.
 MOST_POINTS = 500
-"""Maximum number of points per chain. In a longer chain, neighbouring draws are averaged."""
 
 LAGS = 40
 BINS = 20
@@ -38,7 +38,7 @@ def trace_chart(name: str, draws: Draws, steps: Int[np.ndarray, " draws"]) -> al
     ]
     x = alt.X("step:Q", title="step", axis=alt.Axis(format=",d"))
     y = alt.Y("value:Q", title=name, scale=alt.Scale(zero=False), axis=alt.Axis(format=PLAIN))
-    return sized(
+    return in_usual_width(
         alt.Chart(inline(rows)).mark_line(clip=True).encode(x=x, y=y, **_by_chain(draws.shape[1]))
     )
 
@@ -64,7 +64,7 @@ def rank_chart(name: str, draws: Draws) -> alt.LayerChart:
     line = alt.Chart(inline(rows)).mark_line(interpolate="step", clip=True)
     band = alt.Chart(inline([{"low": max(expected - margin, 0.0), "high": expected + margin}]))
     flat = band.mark_rect(style="band", opacity=0.15).encode(y=alt.Y("low:Q"), y2=alt.Y2("high:Q"))
-    return sized(flat, line.encode(x=x, y=y, **_by_chain(draws.shape[1])))
+    return in_usual_width(flat, line.encode(x=x, y=y, **_by_chain(draws.shape[1])))
 
 
 def autocorrelation_chart(name: str, draws: Draws) -> alt.LayerChart:
@@ -83,7 +83,7 @@ def autocorrelation_chart(name: str, draws: Draws) -> alt.LayerChart:
         .mark_rule(style="reference")
         .encode(y=alt.Y("correlation:Q"))
     )
-    return sized(
+    return in_usual_width(
         zero,
         alt.Chart(inline(rows)).mark_line(clip=True).encode(x=x, y=y, **_by_chain(draws.shape[1])),
     )

@@ -18,16 +18,19 @@ Palette = Mapping[str, str]
 
 LIGHT: Palette = MappingProxyType(THEME["light"])
 DARK: Palette = MappingProxyType(THEME["dark"])
+
+# CSS variables of the page, so that its charts follow dark mode and printing.
 PAGE: Palette = MappingProxyType({role: f"var(--{role})" for role in LIGHT})
-"""CSS variables of the page, so that its charts follow dark mode and printing."""
 
 SHAPES: tuple[str, ...] = tuple(THEME["shapes"])
+
+# Shapes and dashes of up to six series: series never differ by colour alone.
 DASHES: tuple[list[int], ...] = tuple(THEME["dashes"])
-"""Shapes and dashes of up to six series: series never differ by colour alone."""
 
 FONT = "Helvetica Neue, Helvetica, Arial, Liberation Sans, sans-serif"
+
+# The font of the page. `inherit` does not work, because Vega measures labels in this font.
 PAGE_FONT = "system-ui, -apple-system, Segoe UI, Helvetica Neue, Arial, Liberation Sans, sans-serif"
-"""The font of the page. `inherit` does not work, because Vega measures labels in this font."""
 
 
 def config(palette: Palette, font: str = FONT) -> dict[str, Any]:

@@ -34,8 +34,8 @@ from gradiometer.report.compare.contrast import QUANTITIES, Compared, Contrast, 
 from gradiometer.run.artifacts import read_examples
 from gradiometer.run.reader import Run
 
+# Minimum and maximum number of runs in a comparison.
 FEWEST, MOST = 2, 200
-"""Minimum and maximum number of runs in a comparison."""
 
 
 class Comparison(NamedTuple):

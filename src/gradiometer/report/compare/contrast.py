@@ -17,6 +17,8 @@ from gradiometer.verdict.diagnosis import Diagnosis, diagnose
 from gradiometer.verdict.words.comparison import apart, named
 from gradiometer.verdict.words.say import say
 
+# Settings that do not change the configuration: those of the instrument and the machine, and the
+# seed.
 NOT_TRAINING = (
     *(
         "seed",
@@ -29,17 +31,15 @@ NOT_TRAINING = (
     ),
     *("budget", "gauges", "check_edge", "check_endpoint", "every", "level", "parts"),
 )
-"""Settings that do not change the configuration: those of the instrument and the machine, and the
-seed."""
 
+# The compared quantities. The verdict rests on the first one that both runs have, whatever its
+# value.
 QUANTITIES = {
     "test_loss": "test loss",
     "training_loss": "training loss",
     "test_accuracy": "test accuracy",
     "noise_scale": "noise scale",
 }
-"""The compared quantities. The verdict rests on the first one that both runs have, whatever its
-value."""
 
 
 @dataclass(frozen=True)

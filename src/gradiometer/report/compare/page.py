@@ -154,8 +154,8 @@ CONTENT = "compare.html.jinja"
 
 LOSS, SHARE = "loss, mean over examples", "share of test examples classified correctly"
 
+# Most configurations that are drawn. The tables have all.
 DRAWN = 6
-"""Most configurations that are drawn. The tables have all."""
 
 CAVEAT = (
     "The verdict rests only on the first quantity, which is fixed in advance. Its intervals hold "
@@ -346,7 +346,8 @@ def _figures(groups: Sequence[RunGroup]) -> tuple[Figure, ...]:
     made = []
     for name, title, axis, format, curve_of in wanted:
         curves = {group.name: _over_seeds(group, curve_of) for group in groups}
-        if shown := {group: points for group, points in curves.items() if points}:
+        shown = {group: points for group, points in curves.items() if points}
+        if shown:
             made.append(_figure(name, title, axis, format, shown))
     return tuple(made)
 

@@ -36,13 +36,14 @@ from gradiometer.verdict.triage.findings import GAUGE as TRIAGE
 from gradiometer.verdict.words.say import say
 from gradiometer.verdict.words.sentences import Sentences
 
+# Mathematical symbols of quantities, for the ticks of a strip.
 SYMBOLS = {
     name: symbol
     for symbols in (Certificate.symbols, *(kind.symbols for kind in GAUGES.values()))
     for name, symbol in symbols.items()
 }
-"""Mathematical symbols of quantities, for the ticks of a strip."""
 
+# Titles of findings that come from no gauge and answer none of the five questions.
 FURTHER = {
     "triage": "What limits this run?",
     "schedule": "Does the learning rate end at zero?",
@@ -50,7 +51,6 @@ FURTHER = {
     "spikes": "Did the loss spike?",
     "overhead": "Are there enough readings?",
 }
-"""Titles of findings that come from no gauge and answer none of the five questions."""
 
 
 @dataclass(frozen=True)
@@ -218,11 +218,11 @@ def _section_of(finding: Finding) -> str:
     return SPIKES if finding.gauge == SPIKES else finding.issue.value
 
 
+# Name of the section whose first chart is at the top of the page.
 LOSS = "loss"
-"""Name of the section whose first chart is at the top of the page."""
 
+# Most characters of a unit that a row has room for.
 LONGEST_UNIT = 10
-"""Most characters of a unit that a row has room for."""
 
 
 def rows(
@@ -292,12 +292,11 @@ def _figures(section: Section) -> tuple[Figure, ...]:
     return section.figures[1:] if section.name == LOSS else section.figures
 
 
+# With fewer readings, an interval is wide mostly for want of readings.
 FEWEST = 40
-"""With fewer readings, an interval is wide mostly for want of readings."""
 
+# Share of the training time by which the instrument may exceed its budget before the check fails.
 SLACK = 0.005
-"""Share of the training time by which the instrument may exceed its budget before the
-check fails."""
 
 
 @dataclass(frozen=True)
@@ -329,7 +328,8 @@ def _of_the_record(run: Run) -> Iterator[Check]:
         yield Check(spoiled == 0, f"Losses that are not finite, and not in any mean: {spoiled:,}.")
     skipped = [warning for warning in run.warnings if "skipped" in warning]
     yield Check(not skipped, f"Parts of the record that could not be read: {len(skipped):,}.")
-    if resumed := [event["step"] for event in run.events if event["event"] == "resumed"]:
+    resumed = [event["step"] for event in run.events if event["event"] == "resumed"]
+    if resumed:
         places = ", ".join(f"{step:,}" for step in resumed)
         yield Check(
             True,

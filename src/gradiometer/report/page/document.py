@@ -75,8 +75,8 @@ def _code(text: str) -> Markup:
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(whole))))
 
 
+# The only global name that the script defines.
 SNIPPET = "window.vegaEmbed = vegaEmbed;"
-"""The only global name that the script defines."""
 
 
 class Bundle(NamedTuple):
@@ -159,8 +159,8 @@ def _checksum(content: bytes) -> bytes:
 
 TEMPLATES = files("gradiometer.report") / "templates"
 
+# Height of a chart that is half as wide as the page.
 IN_A_COLUMN = 220
-"""Height of a chart that is half as wide as the page."""
 
 
 def document(
@@ -178,7 +178,7 @@ def document(
     names = ["page.js", *(["live.js"] if live else [])]
     library = bundle() if drawn or live else None
     scripts = [Markup(source(TEMPLATES, name)) for name in names]
-    return rendered(
+    return fill_in(
         "page.html.jinja",
         content=content,
         title=title,
@@ -199,7 +199,7 @@ def document(
 
 def fragment(content: str, live: str, **values: Any) -> str:
     """The content alone, for a page that is already open."""
-    return rendered(content, live=live, version=__version__, **values)
+    return fill_in(content, live=live, version=__version__, **values)
 
 
 def specs(figures: tuple[Figure, ...]) -> Mapping[str, Any]:
@@ -212,7 +212,7 @@ def specs(figures: tuple[Figure, ...]) -> Mapping[str, Any]:
     }
 
 
-def rendered(template: str, **values: Any) -> str:
+def fill_in(template: str, **values: Any) -> str:
     """The text of a template with these values."""
     text: str = _environment().get_template(template).render(**values)
     return text

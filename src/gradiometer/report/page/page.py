@@ -21,7 +21,7 @@ from gradiometer.report.page.cards import (
     rows,
     top_figure,
 )
-from gradiometer.report.page.document import document, rendered
+from gradiometer.report.page.document import document, fill_in
 from gradiometer.report.sections.catalogue import sections
 from gradiometer.report.sections.questions import Answer
 from gradiometer.report.sections.section import Section
@@ -222,9 +222,9 @@ def _flat(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
             yield f"{prefix}{name}", "—" if value is None else str(value)
 
 
+# One colour for each state, with a contrast of 3 to 1 on white and on black. Words have the colour
+# of the notebook.
 COLOURS = {"act": "#d6595e", "look": "#b07a16", "cannot_tell": "#7d8894", "ok": "#37945c"}
-"""One colour for each state, with a contrast of 3 to 1 on white and on black. Words have the colour
-of the notebook."""
 
 
 def card(
@@ -244,7 +244,7 @@ def card(
     estimates = {} if diagnosis is None else diagnosis.estimates
     gauges = {} if diagnosis is None else {gauge.name: gauge for gauge in diagnosis.gauges}
     page = None if run is None else run.path / "report.html"
-    return rendered(
+    return fill_in(
         "notebook.html.jinja",
         shown=[
             Shown.of(Answer(finding, estimates, gauges.get(finding.gauge))) for finding in findings

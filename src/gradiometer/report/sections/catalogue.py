@@ -16,6 +16,8 @@ from gradiometer.report.sections.section import Section
 from gradiometer.run.reader import Run
 from gradiometer.verdict.diagnosis import Diagnosis
 
+# The page's sections: the loss, its spikes, what other settings would have done to it, then the
+# lecture's order.
 SECTIONS: tuple[Callable[[Run, Diagnosis], Section], ...] = (
     loss_section,
     spikes_section,
@@ -26,10 +28,9 @@ SECTIONS: tuple[Callable[[Run, Diagnosis], Section], ...] = (
     exploration_section,
     ensemble_section,
 )
-"""The page's sections: the loss, its spikes, what other settings would have done to it, then the
-lecture's order."""
 
 
+# How the numbers of a section are measured, in a sentence or two.
 METHODS = {
     "loss": (
         "The training loss is that of each batch before its update, averaged over blocks of steps. "
@@ -57,7 +58,6 @@ METHODS = {
         "Formulas and sources: docs/explanation/exploration.md."
     ),
 }
-"""How the numbers of a section are measured, in a sentence or two."""
 
 
 def sections(run: Run, diagnosis: Diagnosis) -> tuple[Section, ...]:

@@ -43,11 +43,12 @@ from gradiometer.verdict.diagnosis import Diagnosis
 from gradiometer.verdict.words.convergence import course_of_rate
 from gradiometer.verdict.words.say import say
 
+# A last rate below this share of the largest counts as zero, because the floor of the loss is
+# proportional to η.
 COOLED = 0.01
-"""A last rate below this share of the largest counts as zero, because the floor of the loss is
-proportional to η."""
+
+# Maximum number of steps in a sum over a schedule. A longer run uses evenly spaced steps.
 SUMMED = 100_000
-"""Maximum number of steps in a sum over a schedule. A longer run uses evenly spaced steps."""
 
 
 @dataclass(frozen=True)

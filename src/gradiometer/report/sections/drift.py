@@ -30,8 +30,8 @@ from gradiometer.verdict.words.drift import no_edge
 
 TITLE = "Curvature and change of the gradient"
 
+# Maximum number of points of a moving edge.
 PLACES = 200
-"""Maximum number of points of a moving edge."""
 
 
 def drift_section(run: Run, diagnosis: Diagnosis) -> Section:

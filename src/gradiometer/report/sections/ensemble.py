@@ -11,6 +11,7 @@ from gradiometer.run.artifacts import load_artifacts
 from gradiometer.run.reader import Run
 from gradiometer.verdict.diagnosis import Diagnosis
 
+# The names of the scores for readers, in the order of the table.
 SCORES = {
     "error": "error, share of examples",
     "nll": "log-loss",
@@ -18,7 +19,6 @@ SCORES = {
     "brier": "Brier score",
     "calibration_error": "calibration error, debiased",
 }
-"""The names of the scores for readers, in the order of the table."""
 
 
 def ensemble_section(run: Run, diagnosis: Diagnosis) -> Section:

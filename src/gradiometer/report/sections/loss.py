@@ -28,11 +28,11 @@ from gradiometer.run.reader import Run
 from gradiometer.verdict.diagnosis import Diagnosis
 from gradiometer.verdict.words.spikes import steps_in_words
 
+# Maximum number of measured steps that are marked.
 MOST_TICKS = 120
-"""Maximum number of measured steps that are marked."""
 
+# Points of a branch: each is a mean over several batches, whose own losses would hide it.
 BRANCH_POINTS = 15
-"""Points of a branch: each is a mean over several batches, whose own losses would hide it."""
 
 
 def loss_section(run: Run, diagnosis: Diagnosis) -> Section:
@@ -230,8 +230,8 @@ def _evaluations(run: Run, quantity: str) -> Curve:
 
 NAME = "spikes"
 
+# Most losses that are drawn.
 MOST = 400
-"""Most losses that are drawn."""
 
 
 def spikes_section(run: Run, diagnosis: Diagnosis) -> Section:

@@ -91,6 +91,7 @@ def _ensemble(path: Path, configuration: Configuration) -> str:
     )
 
 
+# The questions, in the order in which a run can answer them.
 QUESTIONS = (
     Question(
         name="batch",
@@ -145,4 +146,3 @@ QUESTIONS = (
         in_a_loop="w.snapshot(), w.ensemble(test)",
     ),
 )
-"""The questions, in the order in which a run can answer them."""

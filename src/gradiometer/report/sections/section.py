@@ -13,8 +13,8 @@ from gradiometer.report.charts.axes import Curve
 from gradiometer.report.charts.interval_strip import interval, number
 from gradiometer.report.sections.questions import Answer
 
+# Maximum number of layers in a chart. Its table has all of them.
 MOST_LAYERS = 40
-"""Maximum number of layers in a chart. Its table has all of them."""
 
 
 @dataclass(frozen=True)

@@ -150,7 +150,8 @@ def _evaluate_on_test(
         test = problem.test.to(device)
         found = losses_on(test.batches(AT_ONCE), problem.loss, model, "test")
         right = [correctness(problem, model, batch) for batch in test.batches(AT_ONCE)]
-        if known := [each for each in right if each is not None]:
+        known = [each for each in right if each is not None]
+        if known:
             correct = torch.cat(known).double().cpu().numpy()
             found["test_accuracy"] = Readout.of(correct, lower_is_better=False)
         return found

@@ -190,8 +190,8 @@ def jumps_of(signs: Signs, level: Level) -> list[int]:
     return jumps
 
 
+# Steps after a rise in which the loss may rise further because of it.
 AFTER_A_RISE = 30
-"""Steps after a rise in which the loss may rise further because of it."""
 
 
 def lasting_rises(losses: np.ndarray) -> np.ndarray:
@@ -391,8 +391,8 @@ def steps_at_a_guess(signs: Signs, level: Level) -> int:
     return int(below[0]) if len(below) else signs.steps
 
 
+# Beginnings of the names of layers that multiply their input by their weights, once.
 MULTIPLY = ("Linear", "Conv")
-"""Beginnings of the names of layers that multiply their input by their weights, once."""
 
 
 def first_over_last(signs: Signs, until: int) -> float:

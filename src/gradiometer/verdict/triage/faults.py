@@ -24,7 +24,7 @@ from gradiometer.verdict.triage.thresholds import (
 def no_gradient(signs: Signs, _: Level) -> Claimed | None:
     """Parameters that no optimizer holds, or a part of the model that no backward reaches."""
     untrained = len(signs.facts.get("untrained", []))
-    unreached = never_reached(signs)
+    unreached = without_any_gradient(signs)
     sizes = np.array(signs.facts.get("sizes", []), dtype=float)
     if not (untrained or (unreached.any() and sizes[unreached].sum() > UNREACHED * sizes.sum())):
         return None
@@ -41,7 +41,7 @@ def no_gradient(signs: Signs, _: Level) -> Claimed | None:
     )
 
 
-def never_reached(signs: Signs) -> np.ndarray:
+def without_any_gradient(signs: Signs) -> np.ndarray:
     """True for each tensor that had no gradient at any look. An expert or a layer that is left out
     at times has some.
 

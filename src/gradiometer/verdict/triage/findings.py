@@ -6,12 +6,14 @@ from gradiometer.measurement.optimizer.hyperparameters import Hyperparameters
 from gradiometer.verdict.claims import Claim, Claimed
 from gradiometer.verdict.triage.triage import Triage
 
+# The name under which triage has findings.
 GAUGE = "triage"
-"""The name under which triage has findings."""
 
+# Beginnings of cures that a fork can try. The others are lines of the program.
 CHANGES = ("rate ", "batch ", "momentum ", "weight decay ", "cool now", "clip ", "skip ", "follow ")
-"""Beginnings of cures that a fork can try. The others are lines of the program."""
 
+# The issue of SGD that a claim is about. What is not listed is about the batch gradient:
+# estimation.
 ISSUES: dict[Claim, Issue] = {
     **dict.fromkeys(
         (
@@ -51,8 +53,6 @@ ISSUES: dict[Claim, Issue] = {
     Claim.FORK_BETTER: Issue.CONVERGENCE,
     Claim.OVERFIT: Issue.EXPLORATION,
 }
-"""The issue of SGD that a claim is about. What is not listed is about the batch gradient:
-estimation."""
 
 
 def findings_of(

@@ -12,23 +12,23 @@ from jaxtyping import Float, Int
 from gradiometer.run.reader import Run
 from gradiometer.verdict.triage.thresholds import FEWEST_LOGGED, FEWEST_STEPS
 
+# Signs with one number for every parameter tensor.
 BY_TENSOR = ("gradient", "nonzero", "weights", "movement", "nonzero_at_start", "weights_at_start")
-"""Signs with one number for every parameter tensor."""
 
+# Width of the networks on which the limits of `Signs.reach` were chosen; narrower ones count the
+# same.
 USUAL_WIDTH = 64
-"""Width of the networks on which the limits of `Signs.reach` were chosen; narrower ones count the
-same."""
 
+# Norm of the weights of a layer over the root of its outputs, half of that at PyTorch's own start:
+# 1/√3.
 SMALL = 0.29
-"""Norm of the weights of a layer over the root of its outputs, half of that at PyTorch's own start:
-1/√3."""
 
+# Layers beyond which the function of a network with normalisation does not change faster: deeper
+# ones are residual.
 DEEPEST = 8
-"""Layers beyond which the function of a network with normalisation does not change faster: deeper
-ones are residual."""
 
+# Beginnings of the names of layers that normalise.
 NORMALISATIONS = ("BatchNorm", "LayerNorm", "GroupNorm", "InstanceNorm", "RMSNorm", "SyncBatchNorm")
-"""Beginnings of the names of layers that normalise."""
 
 Array = Float[np.ndarray, " _"]
 
@@ -100,7 +100,8 @@ class Signs:
             momentum = max((group.momentum for group in settings.now), default=0.0)
             decay = max((group.weight_decay for group in settings.now), default=0.0)
             optimizer, family = settings.names[0], settings.family
-        if updates := [signs for _, signs in run.signs if "rates" in signs]:
+        updates = [signs for _, signs in run.signs if "rates" in signs]
+        if updates:
             # of the update itself: also what is set between `backward` and the update
             rates = along(
                 np.concatenate([signs["rate_steps"] for signs in updates]),

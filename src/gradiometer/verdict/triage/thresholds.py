@@ -6,251 +6,242 @@ attention networks, under SGD, momentum, Adam and AdamW. Losses are in units of 
 movements in units of the weights.
 """
 
+# Relative difference of two losses of one batch that is rounding, bfloat16 included.
 SAME_LOSS = 0.01
-"""Relative difference of two losses of one batch that is rounding, bfloat16 included."""
 
+# `Signs.reach` below which the rate is too low, with SGD and with an adaptive optimizer, which also
+# moves weights that get nothing but noise; the number of steps that it is for; and the fall of the
+# loss while the sum of all rates doubled, without which more of them gain nothing. At a quarter of
+# the rates of a grid, of 63 trainings of 400 steps, SGD reached 2 to 24 and Adam 13 to 67, and four
+# times the rate gained 10 to 74 %; at the rates of the grid, 26 to 290 and 41 to 290, apart from
+# losses below `LEARNT`, and it lost.
 REACH, REACH_OF_ADAM, STEPS_OF_REACH, FALLS_BY_RATE = 20.0, 27.0, 400, 0.05
-"""`Signs.reach` below which the rate is too low, with SGD and with an adaptive optimizer, which
-also moves weights that get nothing but noise; the number of steps that it is for; and the fall of
-the loss while the sum of all rates doubled, without which more of them gain nothing. At a quarter
-of the rates of a grid, of 63 trainings of 400 steps, SGD reached 2 to 24 and Adam 13 to 67, and
-four times the rate gained 10 to 74 %; at the rates of the grid, 26 to 290 and 41 to 290, apart from
-losses below `LEARNT`, and it lost."""
 
+# Shares of the usual reach below which nothing else is asked, and below which the rate is too low.
+# A loss that is still above half of a guess needs all of the usual reach. Of 41 trainings below 0.7
+# whose loss could be lowered, 36 gained with a higher rate, and 5 stood at the edge of stability,
+# of which `OPPOSED` shows four; between 0.7 and 1, all 6 above half of a guess gained, and 4 of 9
+# below it.
+#
+# Below half of a guess, a network whose units have died under an adaptive optimizer is as good as
+# at a lower rate (three trainings: -3, 10 and -6 %; above it, a lower rate gained 43 % and more in
+# all five). Above it, text and classes that overlap leave a loss that no decay lowers (two of two).
 NEXT_TO_NOTHING, NEAR, HALF_A_GUESS = 0.25, 0.7, 0.5
-"""Shares of the usual reach below which nothing else is asked, and below which the rate is too low.
-A loss that is still above half of a guess needs all of the usual reach. Of 41 trainings below 0.7
-whose loss could be lowered, 36 gained with a higher rate, and 5 stood at the edge of stability, of
-which `OPPOSED` shows four; between 0.7 and 1, all 6 above half of a guess gained, and 4 of 9 below
-it.
 
-Below half of a guess, a network whose units have died under an adaptive optimizer is as good as at
-a lower rate (three trainings: -3, 10 and -6 %; above it, a lower rate gained 43 % and more in all
-five). Above it, text and classes that overlap leave a loss that no decay lowers (two of two)."""
-
+# Share of successive gradients below which they point against each other: with plain SGD, the rate
+# is then at its edge and not too low, although the weights moved little. At right rates that did
+# not lead far: -0.16 to -0.66; at rates that are 3 times too low or more: down to -0.39 where the
+# reach is next to nothing, and above -0.1 in all but 3 of 14 others.
 OPPOSED = -0.12
-"""Share of successive gradients below which they point against each other: with plain SGD, the rate
-is then at its edge and not too low, although the weights moved little. At right rates that did not
-lead far: -0.16 to -0.66; at rates that are 3 times too low or more: down to -0.39 where the reach
-is next to nothing, and above -0.1 in all but 3 of 14 others."""
 
+# Share of a guess that leaves nothing to gain from a higher rate, however little the weights moved.
 LEARNT = 0.05
-"""Share of a guess that leaves nothing to gain from a higher rate, however little the weights
-moved."""
 
+# Mean movement of a step, growth of the weights and, for adaptive optimizers, largest movement of
+# one step above which the rate is too high. Sick: growth 6.5 to 390, largest movement under
+# adaptive optimizers 0.50 to 0.66; healthy: growth up to 6.1, largest movement up to 0.27.
 MOVED_FAST, GREW, LEAPT = 0.008, 5.0, 0.35
-"""Mean movement of a step, growth of the weights and, for adaptive optimizers, largest movement of
-one step above which the rate is too high. Sick: growth 6.5 to 390, largest movement under adaptive
-optimizers 0.50 to 0.66; healthy: growth up to 6.1, largest movement up to 0.27."""
 
+# Share of a guess above which nothing was learnt.
 AT_A_GUESS = 0.9
-"""Share of a guess above which nothing was learnt."""
 
+# Share of zeros in the gradient of a weight tensor from the start, above which its units are dead.
 DEAD = 0.95
-"""Share of zeros in the gradient of a weight tensor from the start, above which its
-units are dead."""
 
+# Tensors with fewer entries have no share of zeros: the gradient of a few weights is zero if a loss
+# is flat.
 FEW_ENTRIES = 32
-"""Tensors with fewer entries have no share of zeros: the gradient of a few weights is zero if a
-loss is flat."""
 
+# Share of the entries of a gradient that were not zero at the start and still are not at the end,
+# for the tensor with fewest, below which a rate that was too high has killed units, with an
+# adaptive optimizer and with SGD. At four times the rate of a grid: 0.00 to 0.6 wherever a quarter
+# of it gained 20 % or more and weights did not diverge; at that rate: 0.45 and more with Adam in
+# the development half, 0.18 in a narrow network of the fresh part, and 0.89 and more with SGD.
 DIED, DIED_BY_SGD = 0.12, 0.35
-"""Share of the entries of a gradient that were not zero at the start and still are not at the end,
-for the tensor with fewest, below which a rate that was too high has killed units, with an adaptive
-optimizer and with SGD. At four times
-the rate of a grid: 0.00 to 0.6 wherever a quarter of it gained 20 % or more and weights did not
-diverge; at that rate: 0.45 and more with Adam in the development half, 0.18 in a narrow network of
-the fresh part, and 0.89 and more with SGD."""
 
+# Stride that one in fifty steps of SGD exceeds, above which the rate is too high without
+# normalisation. At four times the rate of a grid: 0.5 to 3; at that rate: up to 0.53; residual
+# networks with BatchNorm have strides of 2.3 at their best rate.
 OVERSHOT = 0.9
-"""Stride that one in fifty steps of SGD exceeds, above which the rate is too
-high without normalisation. At four times the rate of a grid: 0.5 to 3; at that rate: up to 0.53;
-residual networks with BatchNorm have strides of 2.3 at their best rate."""
 
+# Rise of the loss, in guesses, and in units of its usual change from step to step, that a rate
+# which is too high makes again and again, and the number of them: 2 to 6 at four times the rate of
+# a grid, at most one at that rate. The stride that one step in ten exceeds is then 0.4 and more:
+# below the last number, jumps have another reason.
 JUMPED, JUMPED_IN_NOISE, JUMPS, CALM = 0.5, 6.0, 2, 0.1
-"""Rise of the loss, in guesses, and in units of its usual change from step to step, that a rate
-which is too high makes
-again and again, and the number of them: 2 to 6 at four times the rate of a grid, at most one at
-that rate. The stride
-that one step in ten exceeds is then 0.4 and more: below the last number, jumps have another reason.
-"""
 
+# Momentum from which it is the likely reason of a rate that is too high: that was meant for less.
+# At the usual 0.9, a rate that is too high for it looks the same and is as likely.
 MOMENTUM_COUNTS = 0.95
-"""Momentum from which it is the likely reason of a rate that is too high: that was meant for less.
-At the usual 0.9, a rate that is too high for it looks the same and is as likely."""
 
+# Share of successive gradients in the second half below which plain SGD at a constant rate goes to
+# and fro: a cosine gained 3 to 55 % in all 13 such trainings. In small regressions without noise a
+# constant rate learns on: a cosine lost in 12 of 18 others, which nothing here claims.
 TO_AND_FRO = -0.03
-"""Share of successive gradients in the second half below which plain SGD at a constant rate goes to
-and fro: a cosine gained 3 to 55 % in all 13 such trainings. In small regressions without noise a
-constant rate learns on: a cosine lost in 12 of 18 others, which nothing here claims."""
 
+# `late_excess` over the fall of the loss in the second half, and `late_excess` itself, above which
+# a decay gains more than it leaves unlearnt: a cosine makes half of the way of a constant rate. Of
+# 84 trainings at constant rates, a cosine gained 5 to 70 % in 19 of the 22 above both (the others:
+# two of -8 and -13 %, one of -3 % with a gain on another seed); it lost up to 540 % below, and
+# gained more than 10 % in 4.
 WORTH_OF_A_DECAY, LITTLE_EXCESS = 1.5, 0.06
-"""`late_excess` over the fall of the loss in the second half, and `late_excess` itself, above which
-a decay gains more than it leaves unlearnt: a cosine makes half of the way of a constant rate. Of 84
-trainings at constant rates, a cosine gained 5 to 70 % in 19 of the 22 above both (the others: two
-of -8 and -13 %, one of -3 % with a gain on another seed); it lost up to 540 % below, and gained
-more than 10 % in 4."""
 
+# Fall of the loss in the second half from which more steps gain much: a decay lost up to 740 %
+# there. And the loss in guesses that leaves something to gain: regressions end at 0.011 to 0.04.
 STILL_LEARNS, LITTLE_LEFT = 0.36, 0.015
-"""Fall of the loss in the second half from which more steps gain much: a decay lost up to 740 %
-there. And the loss in guesses that leaves something to gain: regressions end at 0.011 to 0.04."""
 
+# Fall of the loss in the second half of a log with a constant rate, below which a decay is what is
+# missing: 0.016 at a plateau; 0.06 in two logs of healthy trainings at a constant rate.
 FLAT_IN_A_LOG = 0.03
-"""Fall of the loss in the second half of a log with a constant rate, below which a decay is what is
-missing: 0.016 at a plateau; 0.06 in two logs of healthy trainings at a constant rate."""
 
+# `Signs.reach` below which a loss that still falls speaks for more steps, and above which for a
+# decay. Stopped after a sixth of the steps: 5; all steps at a constant rate: 15 to 49 with
+# momentum, 38 to 116 with Adam.
 SHORT_REACH = 30.0
-"""`Signs.reach` below which a loss that still falls speaks for more steps, and above which for a
-decay. Stopped after a
-sixth of the steps: 5; all steps at a constant rate: 15 to 49 with momentum, 38 to 116 with Adam."""
 
+# A rate below this share of its height, for more than this share of the run, decayed too early.
 DECAYED, DECAYED_FOR = 0.02, 0.5
-"""A rate below this share of its height, for more than this share of the run, decayed too early."""
 
+# A loss that fell by more than this in the second half, in less than two passes over the data, was
+# stopped early.
 STILL_FALLING = 0.08
-"""A loss that fell by more than this in the second half, in less than two passes over the data, was
-stopped early."""
 
+# Fall of the loss in the second half, and its error, below which a training that goes on may stop,
+# after so many steps.
 FLAT, LONG_ENOUGH = 0.01, 200
-"""Fall of the loss in the second half, and its error, below which a training that goes on may stop,
-after so many steps."""
 
+# Batches of at most so many examples (with BatchNorm, which takes moments from them, of so many)
+# and labels (four texts of 512 tokens are no small batch), whose successive gradients share less
+# than this, are too small.
 SMALL_BATCH, SMALL_FOR_BATCH_NORM, FEW_LABELS, ALL_NOISE = 4, 8, 128, 0.1
-"""Batches of at most so many examples (with BatchNorm, which takes moments from them, of so many)
-and labels (four texts of 512 tokens are no small batch), whose successive gradients share less than
-this, are too small."""
 
+# Share of successive gradients from which a batch with few updates an epoch is too large. Sick:
+# 0.21 to 0.97; small training sets that are overfitted: 0.07 to 0.18.
 NO_NOISE = 0.18
-"""Share of successive gradients from which a batch with few updates an epoch is too large. Sick:
-0.21 to 0.97; small training sets that are overfitted: 0.07 to 0.18."""
 
+# Updates in an epoch, batch from which it may be called large, `Signs.reach` after several epochs,
+# below which a smaller batch gets further. Of 66 trainings in 8 epochs of 3,000 examples with
+# batches of 128 to 512, a batch of 32 gained 8 to 84 % in 46 below these limits.
 FEW_AN_EPOCH, LARGE_BATCH, FAR_ENOUGH, FAR_ENOUGH_FOR_ADAM = 30.0, 64, 22.0, 40.0
-"""Updates in an epoch, batch from which it may be called large, `Signs.reach` after several epochs,
-below which a smaller batch gets further. Of 66 trainings in 8 epochs of 3,000 examples with batches
-of 128 to 512, a batch of 32 gained 8 to 84 % in 46 below these limits."""
 
+# Test loss now, over its lowest and over training, above which further updates are not what is
+# missing: a batch of 32 then gained at most 15 %, mostly less than 7 %.
 RISEN, FAR_ABOVE_TRAINING = 1.05, 2.5
-"""Test loss now, over its lowest and over training, above which further updates are not what is
-missing: a batch of 32 then gained at most 15 %, mostly less than 7 %."""
 
+# Overfitting: the lowest test loss is before this share of the run, is now higher by this factor,
+# and above training by this one.
 BEST_BEFORE, ROSE, ABOVE_TRAINING = 0.7, 1.15, 1.3
-"""Overfitting: the lowest test loss is before this share of the run, is now higher by this factor,
-and above training by this one."""
 
+# Passes over the data below which nothing is overfitted: most rows were seen once. A rate that is
+# too high raised the test loss to 1.75 of its best in 1.1.
 SEEN_AGAIN = 2.0
-"""Passes over the data below which nothing is overfitted: most rows were seen once. A rate that is
-too high raised the test loss to 1.75 of its best in 1.1."""
 
+# Evaluations after the best one from which overfitting was not noticed: those who keep the best
+# weights and stop wait for about three, and do not reach the planned end.
 AFTER_THE_BEST, AFTER_THE_BEST_AT_END = 4, 2
-"""Evaluations after the best one from which overfitting was not noticed: those who keep the best
-weights and stop wait for about three, and do not reach the planned end."""
 
+# Share of the parameters that no backward reaches, below which they are a part that the model does
+# not use.
 UNREACHED = 0.01
-"""Share of the parameters that no backward reaches, below which they are a part that the model does
-not use."""
 
+# Classes in a batch over those expected from a shuffled order, below which the data are not
+# shuffled. Sick: at most a third.
 SORTED = 0.5
-"""Classes in a batch over those expected from a shuffled order, below which the data are not
-shuffled. Sick: at most a third."""
 
+# Spread of the inputs, and their mean in spreads, above which they are not scaled. Sick: 7.1 with
+# every second column ten times as large.
 WIDE, FAR = 5.0, 3.0
-"""Spread of the inputs, and their mean in spreads, above which they are not scaled. Sick: 7.1 with
-every second column ten times as large."""
 
+# Gradient norm in the first half of the layers over that of the last one, at the start and while
+# the loss stays at a guess, below which gradients vanish. A rate that is too high kills units
+# later. Sick: at most 0.002 at the start; healthy: 0.1 and more, also with attention and at a width
+# of 2,240.
 VANISHED, STAYS_VANISHED = 0.02, 0.2
-"""Gradient norm in the first half of the layers over that of the last one, at the start and while
-the loss stays at a guess, below which gradients vanish. A rate that is too high kills units later.
-Sick: at most 0.002 at the start; healthy: 0.1 and more, also with attention and
-at a width of 2,240."""
 
+# First loss in units of a guess, and spread of the first outputs, above which the start is too
+# large.
 EXPLODED, WIDE_OUTPUTS = 3.0, 2.0
-"""First loss in units of a guess, and spread of the first outputs, above which the start is too
-large."""
 
+# Median norm of the gradient after clipping over before, below which clipping acts too much, and
+# `Signs.reach` from which it then does no harm. Of 41 trainings with SGD between 0.04 and 0.5, all
+# ended 9 to 82 % better without it; at 0.54 and more, none to 16 %. The steps of adaptive
+# optimizers do not depend on the norm.
 HALF_CLIPPED, FAR_IN_SPITE = 0.5, 60.0
-"""Median norm of the gradient after clipping over before, below which clipping acts too much, and
-`Signs.reach` from which it then does no harm. Of 41 trainings
-with SGD between 0.04 and 0.5, all ended 9 to 82 % better without it; at 0.54 and more, none to 16
-%. The steps of adaptive optimizers do not depend on the norm."""
 
+# Share of the movement that is weight decay alone, above which it is too large for SGD with a decay
+# that is not usual; and the share from which it is so for every optimizer. Sick: 0.045 to 0.46 with
+# SGD, 0.32 to 1.4 with AdamW; healthy AdamW with a decay of 0.05: 0.05 to 0.093. For weights with a
+# normalisation it settles at √(ηλ/2): 0.016 for the usual SGD of residual networks.
 DECAY_SHARE, DECAY_MOSTLY = 0.04, 0.25
-"""Share of the movement that is weight decay alone, above which it is too large for SGD with a
-decay that is not usual; and the share from which it is so for every optimizer. Sick: 0.045 to 0.46
-with SGD, 0.32 to 1.4 with AdamW; healthy AdamW with a decay of 0.05: 0.05 to 0.093. For weights
-with a normalisation it settles at √(ηλ/2): 0.016 for the usual SGD of residual networks."""
 
+# Weight decay that SGD is used with, up to ten times the 1e-4 of residual networks on ImageNet.
 USUAL_DECAY = 1e-3
-"""Weight decay that SGD is used with, up to ten times the 1e-4 of residual networks on ImageNet."""
 
+# A rate that falls by one factor again and again, at least so often, and is below this share of its
+# height for more than this share of the run, falls in the wrong unit: meant once an epoch. It has
+# less than half of the way of a cosine. Sick: 0.42 to 0.9 of the run.
 FADED, FADED_FOR, FEWEST_FALLS = 0.1, 0.4, 4
-"""A rate that falls by one factor again and again, at least so often, and is below this share of
-its height for more
-than this share of the run, falls in the wrong unit: meant once an epoch. It has less than half of
-the way of a cosine.
-Sick: 0.42 to 0.9 of the run."""
 
+# Share of a guess that the test loss never falls below if the labels have nothing to do with the
+# inputs.
 RANDOM = 0.97
-"""Share of a guess that the test loss never falls below if the labels have nothing to do with the
-inputs."""
 
+# Training loss in guesses below which more may be learnt by heart than shows in the test loss.
+# Right labels, few rows: a test loss of 0.72 to 0.89 where training is between this and 0.9; labels
+# at random: 1.05 to 1.9 in five of five. At 0.58, right labels of 300 noisy images had 1.19.
 HALF_LEARNT = 0.65
-"""Training loss in guesses below which more may be learnt by heart than shows in the test loss.
-Right labels, few rows: a test loss of 0.72 to 0.89 where training is between this and 0.9; labels
-at random: 1.05 to 1.9 in five of five. At 0.58, right labels of 300 noisy images had 1.19."""
 
+# Share of successive gradients above which a loss at a guess is about to fall. Labels at random:
+# -0.02; at a guess for a third of the run with right labels: 0.07 and more.
 NO_SIGNAL = 0.03
-"""Share of successive gradients above which a loss at a guess is about to fall. Labels at random:
--0.02; at a guess for
-a third of the run with right labels: 0.07 and more."""
 
+# How far the test loss lies below training, in units of a guess and of `evaluation_error`, from
+# which the training labels are noisier than those of the test. Sick: by 0.1 and more, and 2.7 to
+# 8.3 errors; healthy: by at most 0.06 if it is more errors than that. In ten trainings that shared
+# 400 easy rows of a test it was 1.5 to 2.4 errors.
 NOISY_BY, ERRORS = 0.07, 2.6
-"""How far the test loss lies below training, in units of a guess and of `evaluation_error`, from
-which the training labels are noisier than those of the test. Sick: by 0.1 and more, and 2.7 to 8.3
-errors; healthy: by at most 0.06 if it is more errors than that. In ten trainings that shared 400
-easy rows of a test it was 1.5 to 2.4 errors."""
 
+# Share of dropout above which too little is left; that from which it is too much if the test loss
+# is not above that on training examples by more than `ABOVE_TRAINING`. Of 36 trainings with a share
+# of 0.7 or 0.85, all gained with 0.1 instead, by 7 to 97 %; of 12 with 0.5 and no gap, 11, by 7 to
+# 43 %.
 DROPPED, DROPPED_IN_VAIN = 0.7, 0.5
-"""Share of dropout above which too little is left; that from which it is too much if the test
-loss is not above that on training examples by more than `ABOVE_TRAINING`. Of 36 trainings with a share
-of 0.7 or 0.85, all gained with 0.1 instead, by 7 to 97 %; of 12 with 0.5 and no gap, 11, by 7 to 43
-%."""
 
+# `.grad` before `backward`, in units of that after it, below which it was zero.
 STALE = 1e-3
-"""`.grad` before `backward`, in units of that after it, below which it was zero."""
 
+# The number that `backward` was called on is the mean loss of a micro-batch, not a part of it,
+# within this.
 UNDIVIDED = 0.3
-"""The number that `backward` was called on is the mean loss of a micro-batch, not a part of it,
-within this."""
 
+# Share of the rows that come back in later epochs, below which training rows are changed at random
+# each time.
 COMES_BACK = 0.2
-"""Share of the rows that come back in later epochs, below which training rows are changed at random
-each time."""
 
+# A rate this many times its neighbours, for less than this share of the run, is a burst.
 BURST, BURST_SHARE = 5.0, 0.05
-"""A rate this many times its neighbours, for less than this share of the run, is a burst."""
 
+# Rise of the loss of one step above all of the eight before it, in guesses, that only a bad batch
+# makes; and the next largest rise at another time, as a share of it: a rate that is too high makes
+# many. All of these eight are below `HALF_A_GUESS`: a rate that is too high leaps before much is
+# learnt. Sick: rise 42 from at most 0.4; too high a rate: 1.6 from 0.3, and 10 from 1.2.
 BAD_RISE, NEXT_RISE = 2.0, 0.33
-"""Rise of the loss of one step above all of the eight before it, in guesses, that only a bad batch
-makes; and the next largest rise at another time, as a share of it: a rate that is too high makes
-many. All of these eight are below `HALF_A_GUESS`: a rate that is too high leaps before much is
-learnt. Sick: rise 42 from at most 0.4; too high a rate: 1.6 from 0.3, and 10 from 1.2."""
 
+# Fall of the logarithm of the rate at every step, and largest distance from a straight line, of a
+# constant factor: rates are recorded when they have changed by 1 %.
 PER_STEP, STRAIGHT = 0.002, 0.05
-"""Fall of the logarithm of the rate at every step, and largest distance from a straight line, of a
-constant factor: rates are recorded when they have changed by 1 %."""
 
+# Share of the looks at which `.grad` still held earlier gradients, from which that is the loop's
+# habit.
 CLEARED = 0.25
-"""Share of the looks at which `.grad` still held earlier gradients, from which that is the loop's
-habit."""
 
+# Share of the rows of an evaluation that were trained on; and of the calls of the model with such
+# rows, if training rows are evaluated as well: their calls have them anyway.
 LEAKED, NEARLY_ALL = 0.05, 0.9
-"""Share of the rows of an evaluation that were trained on; and of the calls of the model with such
-rows, if training
-rows are evaluated as well: their calls have them anyway."""
 
+# Looks before anything that is not exact is said.
 FEWEST_LOOKS = 5
-"""Looks before anything that is not exact is said."""
 
+# Steps, and lines of a log, each of several steps, before anything is said about rates, noise or
+# the length.
 FEWEST_STEPS, FEWEST_LOGGED = 50, 20
-"""Steps, and lines of a log, each of several steps, before anything is said about rates, noise or
-the length."""

@@ -46,6 +46,7 @@ DATA: tuple[Rule, ...] = (
 )
 ORDER: tuple[Rule, ...] = (*FAULTS, *SCHEDULE, *COURSE, *RATE, *LENGTH, *DATA)
 
+# Claims that another one accounts for: a symptom is not a second illness.
 EXPLAINED: dict[Claim, frozenset[Claim]] = {
     Claim.NAN_EXAMPLE: frozenset({Claim.RATE_HIGH, Claim.MOMENTUM_RATE, Claim.BAD_BATCH}),
     Claim.UNSCALED: frozenset(
@@ -93,7 +94,6 @@ EXPLAINED: dict[Claim, frozenset[Claim]] = {
     Claim.RATE_LOW: frozenset({Claim.STOPPED_EARLY, Claim.NO_DECAY}),
     Claim.LABELS_RANDOM: frozenset({Claim.OVERFIT, Claim.LABELS_NOISY}),
 }
-"""Claims that another one accounts for: a symptom is not a second illness."""
 
 
 @dataclass(frozen=True)

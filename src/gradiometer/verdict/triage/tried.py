@@ -19,11 +19,11 @@ from gradiometer.verdict.claims import Claim, Claimed
 from gradiometer.verdict.triage.course import is_near, usual_reach
 from gradiometer.verdict.triage.signs import Signs
 
+# Claims that readings take for each other. A fork that shows one of them takes the other back.
 CONFUSED = {Claim.NO_DECAY: Claim.STOPPED_EARLY, Claim.STOPPED_EARLY: Claim.NO_DECAY}
-"""Claims that readings take for each other. A fork that shows one of them takes the other back."""
 
+# A rate that fell by more than the square root of this since a fork was cooled.
 COOLED = 0.01
-"""A rate that fell by more than the square root of this since a fork was cooled."""
 
 
 def as_tried(claims: tuple[Claimed, ...], run: Run) -> tuple[Claimed, ...]:

@@ -139,7 +139,8 @@ def outranked(finding: Finding) -> Sentences:
 def unforeseen(finding: Finding) -> Sentences:
     """No forecast is known for the optimizer, or the optimizer is not known."""
     means = "The forecast for another batch size depends on the optimizer, which was not recorded."
-    if names := finding.facts["optimizers"]:
+    names = finding.facts["optimizers"]
+    if names:
         means = (
             f"The optimizer is {' and '.join(names)}. No forecast of a better batch size is known "
             "for it, so none is advised."

@@ -70,13 +70,15 @@ def if_cooled(finding: Finding) -> Sentences:
 
 def trial_in_words(finding: Finding) -> str:
     """What came of the cure of a finding, or how to try it; empty if there is nothing to try."""
-    if (trial := finding.trial) is None:
+    trial = finding.trial
+    if trial is None:
         return ""
     if trial.results:
         first, *others = [_result(result) for result in trial.results]
         return " ".join((f"Tried: {first}", *(each[0].upper() + each[1:] for each in others)))
     facts = trial.facts
-    if (causes := facts.get("causes")) is not None:
+    causes = facts.get("causes")
+    if causes is not None:
         return f"Tried: {causes.words} (forks {' and '.join(causes.forks)})"
     if "forecasts" in facts:
         held, scored = facts["held"], facts["forecasts"]
@@ -157,7 +159,8 @@ def verdict_in_words(result: Mapping[str, Any]) -> str:
 
 
 def _why_held(result: Mapping[str, Any]) -> str:
-    if (share := result["share"]) is not None:
+    share = result["share"]
+    if share is not None:
         than = f"a training on {significant(share, 2)} of the examples"
         return f": with fewer updates it ends better than {than}, so it needs no more than forecast"
     gain = "so more steps at this rate gain little" if result["is_cut"] else "with fewer updates"
@@ -165,7 +168,8 @@ def _why_held(result: Mapping[str, Any]) -> str:
 
 
 def _why_not(result: Mapping[str, Any]) -> str:
-    if (share := result["share"]) is not None:
+    share = result["share"]
+    if share is not None:
         than = f"a training on {significant(share, 2)} of the examples"
         return f": it ends worse than {than}, so it needs more than forecast"
     return f": it ends more than {TOLERANCE:.0%} worse" if result["may_be_worse"] else ""

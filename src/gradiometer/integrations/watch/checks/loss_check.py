@@ -17,16 +17,16 @@ from gradiometer.measurement.batch import Batch, batch_size
 from gradiometer.measurement.objective import Gradients
 from gradiometer.measurement.parts import inner_products, squared_norms
 
+# Relative difference of a factor from the expected one that may be rounding of a loss in half
+# precision.
 NEAR = 0.02
-"""Relative difference of a factor from the expected one that may be rounding of a loss in half
-precision."""
 
+# Relative difference of the factors of two micro-batches that may be rounding of a loss in half
+# precision.
 ONE_FACTOR = 4e-3
-"""Relative difference of the factors of two micro-batches that may be rounding of a loss in half
-precision."""
 
+# Number of measured steps at which the factor is looked for.
 TRIES = 4
-"""Number of measured steps at which the factor is looked for."""
 
 
 class Shares:
@@ -130,30 +130,29 @@ class Shares:
             )
 
 
+# Two values of a loss with a smaller relative difference are equal up to rounding (TF32 included).
 SAME = 1e-3
-"""Two values of a loss with a smaller relative difference are equal up to rounding
-(TF32 included)."""
 
+# With a smaller relative difference they may differ in precision (bfloat16); with a larger one they
+# are two losses.
 ALIKE = 0.05
-"""With a smaller relative difference they may differ in precision (bfloat16); with a larger one
-they are two losses."""
 
+# Two gradients differ by more than precision if their difference is longer than this share of one
+# of them.
 UNLIKE = 0.5
-"""Two gradients differ by more than precision if their difference is longer than this share of one
-of them."""
 
+# Two gradients with a larger cosine differ by a factor, which does not change the noise scale.
 PARALLEL = 0.9
-"""Two gradients with a larger cosine differ by a factor, which does not change the noise scale."""
 
+# Number of times that a loss with random numbers is run to see how much it varies.
 DRAWS = 4
-"""Number of times that a loss with random numbers is run to see how much it varies."""
 
+# A loss with random numbers is another one if it differs by this share and so many standard
+# deviations.
 FAR, SIGMAS = 0.25, 6.0
-"""A loss with random numbers is another one if it differs by this share and so many standard
-deviations."""
 
+# After the first measured step, one in so many is checked again.
 AGAIN = 16
-"""After the first measured step, one in so many is checked again."""
 
 
 class LossCheck:

@@ -13,25 +13,25 @@ from gradiometer.integrations.watch.shield import Hook, Shield
 from gradiometer.integrations.watch.subject import Subject
 from gradiometer.measurement.batch import Batch, batch_size, tensors_of
 
+# Number of measured batches that are searched for copies.
 LOOKS = 4
-"""Number of measured batches that are searched for copies."""
 
+# Labels repeat by chance with a probability below 2 to the power of minus this.
 BITS = 30
-"""Labels repeat by chance with a probability below 2 to the power of minus this."""
 
+# Number of rows that came back after which that is no coincidence.
 BACK = 8
-"""Number of rows that came back after which that is no coincidence."""
 
+# Training sets above this size get no warning: ‖g‖² is within 5 % there if the noise scale is below
+# 2,500.
 SMALL = 50_000
-"""Training sets above this size get no warning: ‖g‖² is within 5 % there if the noise scale is
-below 2,500."""
 
+# Largest number of rows that are remembered.
 KEPT = 50_000
-"""Largest number of rows that are remembered."""
 
+# Number of measured batches with the same rows after which they are taken for the whole training
+# set.
 SAME = 8
-"""Number of measured batches with the same rows after which they are taken for the whole training
-set."""
 
 
 class Rows:
@@ -59,11 +59,13 @@ class Rows:
         if not (self._looks or self._time_first.has_looked) and (sampled or self._has_looked_back):
             return
         batch = batch_of()
-        if text := self._time_first.sentence(batch):
+        text = self._time_first.sentence(batch)
+        if text:
             self._warn(text, withholds="loss")
         if self._looks:
             self._looks -= 1
-            if text := copies_in(batch):
+            text = copies_in(batch)
+            if text:
                 self._looks = 0
                 self._warn(text)
         if not (sampled or self._has_looked_back):

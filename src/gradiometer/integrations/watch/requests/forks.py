@@ -20,16 +20,16 @@ from gradiometer.run.reader import Run
 from gradiometer.verdict.triage.faults import clipped_shares
 from gradiometer.verdict.triage.signs import Signs
 
+# Largest relative difference of a recorded norm that counts as rounding: norms are recorded in six
+# digits, and 1 % of clipping changes an effect by less than its interval.
 RECORDED = 0.01
-"""Largest relative difference of a recorded norm that counts as rounding: norms are recorded in six
-digits, and 1 % of clipping changes an effect by less than its interval."""
 
+# Newest updates whose rates show if a loop sets it itself, and the largest relative difference of
+# two rates that are the same.
 NEWEST, SAME_RATE = 32, 1e-6
-"""Newest updates whose rates show if a loop sets it itself, and the largest relative difference of
-two rates that are the same."""
 
+# Arguments of `Loop`; the others are those of `fork`.
 OF_LOOP = frozenset(inspect.signature(Loop).parameters)
-"""Arguments of `Loop`; the others are those of `fork`."""
 
 
 class Forks(Looks):

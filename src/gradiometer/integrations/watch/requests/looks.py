@@ -43,13 +43,12 @@ from gradiometer.run.reader import Run
 if TYPE_CHECKING:
     from gradiometer.exploration.ensembles.ensemble_report import EnsembleReport
 
+# Readings whose mean is taken as ‖g‖² at the start of training, if its parameters were not kept.
 AT_THE_START = 8
-"""Readings whose mean is taken as ‖g‖² at the start of training, if its parameters
-were not kept."""
 
+# Optimizers whose `weight_decay` is the gradient of a penalty. In AdamW, a subclass of Adam, it is
+# not.
 PENALTIES = (torch.optim.SGD, torch.optim.Adam, torch.optim.RMSprop, torch.optim.Adagrad)
-"""Optimizers whose `weight_decay` is the gradient of a penalty. In AdamW, a subclass of Adam, it is
-not."""
 
 
 LossesGiven = float | Tensor | Sequence[Any]

@@ -17,28 +17,28 @@ from gradiometer.verdict.triage.signs import Signs
 from gradiometer.verdict.triage.triage import triage_of
 from gradiometer.verdict.triage.tried import change_of, effects_by_change
 
+# The name under which their time is charged, outside of the budget of readings.
 COST = "trials"
-"""The name under which their time is charged, outside of the budget of readings."""
 
+# Orders of the data in a trial. Student's intervals of two are 2.6 times as wide, and four cost a
+# third more.
 REPLICATES = 3
-"""Orders of the data in a trial. Student's intervals of two are 2.6 times as wide, and four cost a
-third more."""
 
+# Branches of a trial: of one change, and of going on as it is.
 BRANCHES = 2 * REPLICATES
-"""Branches of a trial: of one change, and of going on as it is."""
 
+# Fewest updates of a branch, as in a race, and not fewer than a hundredth of the steps so far.
 FEWEST, SHORTEST = 16, 100
-"""Fewest updates of a branch, as in a race, and not fewer than a hundredth of the steps so far."""
 
+# What the copies and the readouts of a branch cost, in updates: a guess, until the first trial has
+# measured it.
 COPIES = 6
-"""What the copies and the readouts of a branch cost, in updates: a guess, until the first trial has
-measured it."""
 
+# Part of the affordable time that is planned with.
 MARGIN = 0.8
-"""Part of the affordable time that is planned with."""
 
+# Training examples on which a trial reads the loss.
 EXAMPLES = 512
-"""Training examples on which a trial reads the loss."""
 
 EXAMPLE = "data: give sampling=loader, with a DataLoader that shuffles"
 

@@ -10,16 +10,16 @@ from torch.nn import functional
 
 from gradiometer.measurement.batch import Batch
 
+# How the nodes of torch's losses begin their names. Each keeps the two tensors that it compares
+# until `backward` has passed.
 LOSSES = ("NllLoss", "MseLoss", "BinaryCrossEntropy", "SmoothL1Loss", "HuberLoss")
-"""How the nodes of torch's losses begin their names. Each keeps the two tensors that it compares
-until `backward` has passed."""
 
+# Most nodes that are looked at. The loss lies near the root of the graph, below a division, a
+# scale, or the sum with a penalty.
 MOST_NODES = 40
-"""Most nodes that are looked at. The loss lies near the root of the graph, below a division, a
-scale, or the sum with a penalty."""
 
+# The label that torch leaves out by default.
 IGNORED = -100
-"""The label that torch leaves out by default."""
 
 
 def compared_by(loss: Tensor) -> tuple[Tensor, Tensor] | None:
@@ -70,20 +70,20 @@ def _lie_ready(*saved: Any) -> bool:
     return all(getattr(one, "unpack_hook", True) is None for one in saved)
 
 
+# Names under which dictionaries have their labels, as in Hugging Face's collators and common
+# tutorials.
 LABELS = ("labels", "label", "target", "targets", "y")
-"""Names under which dictionaries have their labels, as in Hugging Face's collators and common
-tutorials."""
 
+# Most numbers of an input whose moments are taken, 0.2 ms on one processor core. Of more, the first
+# examples count.
 ENTRIES = 2**18
-"""Most numbers of an input whose moments are taken, 0.2 ms on one processor core. Of more, the
-first examples count."""
 
+# Number of batches at which the loss is compared with the known ones.
 IDENTIFIED_AT = 3
-"""Number of batches at which the loss is compared with the known ones."""
 
+# After these, one look in so many takes moments: they cost a third of a look, and change little
+# along a training.
 ONE_IN = 4
-"""After these, one look in so many takes moments: they cost a third of a look, and change little
-along a training."""
 
 
 class BatchSigns:

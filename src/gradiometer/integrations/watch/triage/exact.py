@@ -15,11 +15,11 @@ from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.optimizer.several import bare_optimizer
 from gradiometer.run.budget import Budget
 
+# Layers that act otherwise in eval mode.
 SENSITIVE = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
-"""Layers that act otherwise in eval mode."""
 
+# Attributes in which torch's schedulers keep the length of what they plan.
 TOTALS = ("total_steps", "T_max", "total_iters")
-"""Attributes in which torch's schedulers keep the length of what they plan."""
 
 
 def facts_of(objective: Objective, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Any]:
@@ -234,11 +234,11 @@ def together(numbers: Sequence[Tensor]) -> Tensor:
     return torch.stack([number.to(device) for number in numbers]).float()
 
 
+# Most rows of each kind whose fingerprints are kept: 32 KiB.
 ROWS = 4096
-"""Most rows of each kind whose fingerprints are kept: 32 KiB."""
 
+# Most numbers of a row that go into its fingerprint: examples that agree in these are the same.
 ENTRIES = 2**14
-"""Most numbers of a row that go into its fingerprint: examples that agree in these are the same."""
 
 
 class SharedRows:
