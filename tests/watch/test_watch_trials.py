@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from gradiometer import BadArgument, diagnose, watch
 from gradiometer.integrations.watch import Watch
+from gradiometer.integrations.watch.requests.trials import Trials
 from gradiometer.loop import forks_of
 from gradiometer.problems import load
 
@@ -38,6 +39,7 @@ def trained(
     rate: float = 5e-4,
     gives_data: bool = True,
     noise: float = 0.0,
+    shrinks: bool = False,
 ) -> tuple[Watch, list[float]]:
     """A loop on digits whose rate is far too low for its batch and length."""
     torch.manual_seed(0)
@@ -70,6 +72,10 @@ def trained(
                 for parameter in model.parameters() if noise else ():
                     parameter.grad += noise * torch.randn(parameter.shape)  # type: ignore[operator]
                 optimizer.step()
+                if shrinks:  # an update that `loss` and the optimizer do not make
+                    with torch.no_grad():
+                        for parameter in model.parameters():
+                            parameter.mul_(0.9999)
                 clock.seconds += 1
                 losses.append(value.item())
     return w, losses
@@ -113,6 +119,15 @@ def test_trials_without_data_or_for_a_loop_that_cannot_be_replayed_are_a_warning
         "no more cures are tried: `loss` does not make" in text for text in w.run.warnings
     )
     assert len(losses) >= 420 and forks_of(w.run) == ()
+
+
+def test_the_last_trial_is_of_a_loop_that_can_be_replayed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Trials, "at_step", lambda *_: None)
+    w, _ = trained(tmp_path, 0.5, shrinks=True)
+    assert w.run is not None and any("no more cures are tried" in text for text in w.run.warnings)
+    assert forks_of(w.run) == ()
 
 
 def test_trials_need_a_loss_and_a_share(tmp_path: Path) -> None:

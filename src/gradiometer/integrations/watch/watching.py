@@ -52,8 +52,9 @@ class Watch(Forks):
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
         with self.shield:
-            self.kept_updates.close()
+            # the last trial is compared with the updates that are kept, as the others are
             self.trials.close(self.steps, error)
+            self.kept_updates.close()
         with self.shield:
             self.end()
         if not self._subject.is_own:
