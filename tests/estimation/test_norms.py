@@ -350,3 +350,14 @@ def test_no_line_is_named_that_needs_a_model(tmp_path: Path) -> None:
 def test_it_needs_no_torch() -> None:
     code = "import sys; from gradiometer import NormsWatch; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_state_that_was_loaded_shows_its_run_before_the_next_norms(tmp_path: Path) -> None:
+    with NormsWatch(out=tmp_path, page=False, quiet=True) as first:
+        for step in range(5):
+            first.norms(4.0 + step % 3, 2.0, sizes=(16, 128), learning_rate=0.1)
+    second = NormsWatch(out=tmp_path, page=False, quiet=True)
+    second.load_state_dict(first.state_dict())
+    assert first.run is not None and second.run is not None
+    assert second.run.path == first.run.path
+    assert "5 steps" in repr(second)

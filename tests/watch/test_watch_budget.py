@@ -2,6 +2,7 @@
 
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -101,11 +102,11 @@ def test_an_unmeasured_step_does_next_to_nothing(tmp_path: Path) -> None:
 
 def test_two_loops_that_take_turns_in_one_thread_count_their_own_time(tmp_path: Path) -> None:
     """The budget of a quick loop must not be paid by a slow one beside it."""
-    began = time.thread_time()
     quick, quick_optimizer, first = simple(tmp_path, name="quick")
     slow, slow_optimizer, second = simple(tmp_path, name="slow")
     work = torch.randn(300, 300)
     with first, second:
+        began = time.thread_time()
         for _ in range(60):
             for model, optimizer, w in (
                 (quick, quick_optimizer, first),
@@ -122,4 +123,26 @@ def test_two_loops_that_take_turns_in_one_thread_count_their_own_time(tmp_path: 
         total = first.budget.elapsed + second.budget.elapsed
         assert first.budget.training < second.budget.training / 2
         assert 0.5 * took < total < 1.02 * took
+    assert not Turns.several
+
+
+def test_loops_begin_and_end_in_several_threads_at_once() -> None:
+    def take_turns() -> None:
+        for _ in range(200):
+            clocks = [Turns(time.thread_time) for _ in range(5)]
+            for clock in clocks:
+                clock.enter()
+            for clock in clocks:
+                clock.signal()
+            for clock in clocks:
+                clock.leave()
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            for turn in [pool.submit(take_turns) for _ in range(4)]:
+                turn.result()
+    finally:
+        sys.setswitchinterval(interval)
     assert not Turns.several

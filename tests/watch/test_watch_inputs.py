@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gradiometer import BadArgument, supervised, watch
+from gradiometer.integrations.watch import subject
 from gradiometer.verdict.triage.signs import Signs
 
 LOSS = nn.CrossEntropyLoss()
@@ -197,6 +198,24 @@ def test_states_that_a_policy_sees_one_at_a_time_are_the_examples(
             with torch.no_grad():
                 model(torch.randn(shape))  # an evaluation is no example
     assert w.run is not None and w.run.configuration.batch_size == calls
+
+
+def test_calls_without_a_step_keep_a_bounded_number_of_inputs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subject, "MOST_GATHERED", 50 * subject.FEWEST_GATHERED)
+    model = nn.Sequential(nn.Linear(20, 8), nn.ReLU(), nn.Linear(8, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with watch(model, optimizer, out=tmp_path, quiet=True, page=False) as w:
+        for calls in (2, 200, 2):
+            optimizer.zero_grad()
+            for _ in range(calls):
+                loss = model(torch.randn(1, 20)).square().sum()
+            assert w._inputs is not None and len(w._inputs._examples) <= 50
+            loss.backward()
+            w.step(loss)
+            optimizer.step()
+    assert w.run is not None and w.run.steps == 3
 
 
 class Graph(nn.Module):

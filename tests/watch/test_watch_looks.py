@@ -70,7 +70,7 @@ def test_a_program_that_changes_its_folder_keeps_its_run_and_its_page(
 def test_it_prints_once_where_the_run_is_what_is_measured_and_what_that_costs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    share = "in 2 % of the training time, and up to 10 % in the first"
+    share = "in 2 % of the training time, and about 10 % in the first"
     for place, (settings, often) in enumerate(
         (
             ({"every": 1}, "at every step"),
@@ -86,15 +86,19 @@ def test_it_prints_once_where_the_run_is_what_is_measured_and_what_that_costs(
             "see if the batch is too small or too large\n"
         )
         assert capsys.readouterr() == ("", printed)
-    model, optimizer, w = simple(tmp_path, gauges="noise", every=None, steps=40)
-    with w:
-        through(model, optimizer, w, 2)
-    told = capsys.readouterr().err
-    assert "loop-5: measures noise in up to 10 % of the time of these 40 steps, to see" in told
+    for place, steps, cost in (
+        (5, 40, "more than 10 % of the time of only 40 steps"),
+        (6, 300, "about 10 % of the time of these 300 steps"),
+    ):
+        model, optimizer, w = simple(tmp_path, gauges="noise", every=None, steps=steps)
+        with w:
+            through(model, optimizer, w, 2)
+        told = capsys.readouterr().err
+        assert f"loop-{place}: measures noise in {cost}, to see" in told
     watched(tmp_path, gauges="trajectory", every=None)
     assert capsys.readouterr().err.endswith(f"measures trajectory {share} 1,000 steps\n")
     watched(tmp_path, budget=0.0, every=None)
-    assert capsys.readouterr().err.endswith("loop-7: nothing is measured (budget 0)\n")
+    assert capsys.readouterr().err.endswith("loop-8: nothing is measured (budget 0)\n")
     watched(tmp_path, quiet=True)
     assert capsys.readouterr() == ("", "")
 

@@ -28,8 +28,8 @@ ENTRIES = {
     "GradientHooks._keep.<locals>.<lambda>",
     "GradientHooks._take_in",
     "Watch.__exit__",
-    "Watch._on_update",
-    "Watch.step",
+    "Measuring._on_update",
+    "Measuring.step",
     "before_the_update.<locals>.hook",
 }
 """Functions that training calls, which do nothing but enter the shield."""
@@ -106,7 +106,7 @@ def functions(out: Path, settings: dict[str, Any]) -> list[CodeType]:
     return [
         code
         for code in calls.seen
-        if code.co_qualname not in ENTRIES | {"Kept.close"}
+        if code.co_qualname not in ENTRIES | {"Recording._close"}
         and not code.co_filename.endswith(
             ("shield.py", "warning_log.py", "loss.py", "backwards.py")
         )

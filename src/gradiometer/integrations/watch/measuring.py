@@ -50,7 +50,8 @@ from gradiometer.measurement.reading import Reading
 from gradiometer.measurement.step import TrainingStep
 from gradiometer.run.budget import BOOKKEEPING, READINGS, START
 from gradiometer.run.cadence.cadence import FARTHEST
-from gradiometer.run.cadence.early import START_UP, START_UP_STEPS
+from gradiometer.run.cadence.early import PROMISED, START_UP, START_UP_STEPS
+from gradiometer.run.ranks import Ranks
 from gradiometer.run.recorder import Recorder
 
 OUTSIDE = "`step` must be called inside `with watch(...) as w:`, around the whole training."
@@ -66,6 +67,8 @@ CHECKS = 6
 
 class Measuring(Recording):
     """A watch, as far as it is called by training."""
+
+    ranks: Ranks
 
     def __init__(
         self,
@@ -342,8 +345,7 @@ class Measuring(Recording):
         self._between.begin(step, step if due else planned)
 
     def _close_after_a_failure(self) -> None:
-        """Count a step that could not be closed, and leave the other processes at the exchange that
-        is due."""
+        """Count a step that was not closed, and leave the other processes at a due exchange."""
         if len(self._parts) < self._subject.accumulation:
             return
         exchange = self._capture.exchange
@@ -479,8 +481,7 @@ class Measuring(Recording):
         self._trackers.send(recorder, self.budget.clock())
 
     def _read_parts(self, why: str) -> None:
-        """Products are no longer read: compare the parts of batches instead, if nothing was
-        recorded so far."""
+        """No products any more: compare the parts of batches, if nothing was recorded so far."""
         recorder = self._recorder
         names = self.read_elsewhere
         self._successive = None
@@ -489,6 +490,7 @@ class Measuring(Recording):
         if self._capture.has_loss and not any(map(recorder.has_readings, names)):
             self._warn(f"{why}; until then, half of the batch is run again at some steps")
             recorder.take_back(names)
+            self.budget.promised = PROMISED
             self._cadenced = True
             self._between.end()
             return

@@ -192,6 +192,14 @@ class Batches:
         return labels
 
 
+# Most numbers in the examples that are gathered for a step, 128 MiB in single precision. A loop that
+# calls its model without steps, such as an evaluation with gradients, must not fill the memory.
+MOST_GATHERED = 2**25
+
+# An example counts as at least so many numbers: the object of a tensor takes about 500 bytes.
+FEWEST_GATHERED = 2**8
+
+
 def moved(batch: Batch, source: int, place: int) -> Batch:
     """The batch with an axis moved in every tensor that has so many."""
     least = max(source, place)
@@ -203,7 +211,7 @@ def moved(batch: Batch, source: int, place: int) -> Batch:
 class Inputs:
     """Keeps the first tensor of the newest call of the model, until `step` takes it or the batches
     are given. A model that is called with one example at a time, as a policy is with every state,
-    has as many examples as such calls.
+    has as many examples as such calls. After too many of them without a step, only the newest counts.
 
     Args:
         model: The model as the loop calls it: wrapped or compiled, so that compiled code does not
@@ -215,6 +223,7 @@ class Inputs:
         self._model = model
         self._newest: Tensor | None = None
         self._examples: list[Tensor] = []
+        self._gathered = 0
         self._hook: Any = None
         if not isinstance(model, torch.jit.ScriptModule):  # it takes no hooks
             self._hook = model.register_forward_pre_hook(Hook(shield, self._keep), with_kwargs=True)
@@ -233,6 +242,11 @@ class Inputs:
             newest = newest[None]
         if len(newest) != 1 or not torch.is_grad_enabled():
             self._examples = []
+            self._gathered = 0
+            return
+        self._gathered += max(newest.numel(), FEWEST_GATHERED)
+        if self._gathered > MOST_GATHERED:
+            self._examples = []
         else:
             self._examples.append(newest)
 
@@ -245,13 +259,14 @@ class Inputs:
         Raises:
             BadArgument: The batch is needed, or no call of the model with a tensor was seen.
         """
+        newest, self._newest = self._newest, None
+        examples, self._examples = self._examples, []
+        self._gathered = 0
         if has_loss:
             raise BadArgument(
                 "`batch` is missing: `watch` was given `loss`, which needs the batch. Call "
                 "w.step(loss, batch)."
             )
-        newest, self._newest = self._newest, None
-        examples, self._examples = self._examples, []
         if newest is None:
             raise BadArgument(
                 "`batch` is missing, and no call of the model with a tensor was seen since the "

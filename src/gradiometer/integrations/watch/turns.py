@@ -1,8 +1,8 @@
 """The time of one watched loop that takes turns with others in one thread."""
 
 from collections.abc import Callable
-from threading import get_ident
-from typing import ClassVar
+from threading import RLock, get_ident
+from typing import Any, ClassVar
 from weakref import WeakSet
 
 
@@ -33,6 +33,8 @@ class Turns:
     several: ClassVar[bool] = False
     """True if more than one loop is watched now, in any thread."""
     _entered: ClassVar[WeakSet["Turns"]] = WeakSet()
+    # the set must not change while another thread goes through it
+    _lock: ClassVar[Any] = RLock()
 
     def __init__(self, seconds: Callable[[], float]) -> None:
         self._seconds = seconds
@@ -46,31 +48,34 @@ class Turns:
 
     def enter(self) -> None:
         """This loop is watched from now on, by the thread that calls."""
-        self._entered.add(self)
-        Turns.several = len(self._entered) > 1
-        self._thread = get_ident()
-        for clock in self._entered:
-            if clock._thread == self._thread:
-                clock._mark = clock._seconds()
+        with self._lock:
+            self._entered.add(self)
+            Turns.several = len(self._entered) > 1
+            self._thread = get_ident()
+            for clock in self._entered:
+                if clock._thread == self._thread:
+                    clock._mark = clock._seconds()
 
     def signal(self) -> None:
         """The time since the last signal of any loop in this thread was this loop's."""
-        self._thread = get_ident()
-        # a loop whose watch was never closed is forgotten with it
-        Turns.several = len(self._entered) > 1
-        for clock in self._entered:
-            if clock._thread == self._thread:
-                now = clock._seconds()
-                if clock is not self:
-                    clock._others += now - clock._mark
-                clock._mark = now
+        with self._lock:
+            self._thread = get_ident()
+            # a loop whose watch was never closed is forgotten with it
+            Turns.several = len(self._entered) > 1
+            for clock in self._entered:
+                if clock._thread == self._thread:
+                    now = clock._seconds()
+                    if clock is not self:
+                        clock._others += now - clock._mark
+                    clock._mark = now
 
     def leave(self) -> None:
         """This loop is watched no longer."""
         if self in self._entered:
             self.signal()
+        with self._lock:
             self._entered.discard(self)
-        Turns.several = len(self._entered) > 1
+            Turns.several = len(self._entered) > 1
 
 
 def signal(clock: Callable[[], float]) -> None:

@@ -213,7 +213,8 @@ def lasting_rises(losses: np.ndarray) -> np.ndarray:
 
 
 def rate_low(signs: Signs, level: Level) -> Claimed | None:
-    """The network has not come far, and its loss was still falling or has not left a guess."""
+    """The network has come next to nowhere; or not far, and its loss was still falling or has not
+    left a guess."""
     if signs.is_short or not signs.has_ended:
         return None
     late, share = ended_at(signs, level), signs.reach / usual_reach(signs)

@@ -222,9 +222,9 @@ COMES_BACK = 0.2
 BURST, BURST_SHARE = 5.0, 0.05
 
 # Rise of the loss of one step above all of the eight before it, in guesses, that only a bad batch
-# makes; the next largest rise at another time, as a share of it: a rate that is too high makes
-# many; and the largest loss of these eight, in guesses: a rate that is too high leaps before much
-# is learnt. Sick: rise 42 from at most 0.4; too high a rate: 1.6 from 0.3, and 10 from 1.2.
+# makes; and the next largest rise at another time, as a share of it: a rate that is too high makes
+# many. All of these eight are below `HALF_A_GUESS`: a rate that is too high leaps before much is
+# learnt. Sick: rise 42 from at most 0.4; too high a rate: 1.6 from 0.3, and 10 from 1.2.
 BAD_RISE, NEXT_RISE = 2.0, 0.33
 
 # Fall of the logarithm of the rate at every step, and largest distance from a straight line, of a
