@@ -316,3 +316,28 @@ def test_forks_that_were_asked_for_are_no_measuring() -> None:
         "outside": ["forks on request"],
     }
     assert overhead_in_brief(overhead, every=4) == "Measuring took 40 % of the training time."
+
+
+@pytest.mark.parametrize("cost", [0.6, 3.0])
+def test_the_newest_reading_stays_recent_however_few_are_promised(cost: float) -> None:
+    """As where products show the noise, and the budget pays for little else."""
+    now = [0.0]
+    budget = Budget(0.02, clock=lambda: now[0])
+    budget.promised = 6
+    budget.start()
+    newest = 0
+    oldest = 0.0
+    for step in range(2000):
+        now[0] += 1.0
+        if step % 50 == 0:
+            with budget.spending("looks"):
+                now[0] += 1.0
+        budget.passed(step)
+        if step and budget.fits():
+            with budget.spending("readings"):
+                now[0] += cost
+            budget.made()
+            newest = step
+        if step > 300:
+            oldest = max(oldest, (step - newest) / step)
+    assert oldest < 0.2

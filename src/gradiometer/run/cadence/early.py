@@ -83,7 +83,7 @@ class EarlyReadings:
         """The step from which the next reading may be made: a promised one, or a later one to stay
         recent."""
         promised = self.promised_at
-        if promised < math.inf or self.readings < PROMISED_EXPENSIVE:
+        if promised < math.inf or self.readings < min(self.most, PROMISED_EXPENSIVE):
             return promised
         return min(max(RECENT * self.newest, self._covered_at), STALE * self.newest)
 
