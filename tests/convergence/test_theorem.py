@@ -74,6 +74,12 @@ def test_a_negative_rate_is_named_and_the_theorem_does_not_apply(text: str, firs
     assert f"negative at t = {first}," in verdict.why
 
 
+def test_a_rate_below_zero_that_the_algebra_does_not_decide_leaves_the_theorem_open() -> None:
+    verdict = theorem("1/(t - 2 + (log(t + 1) - log(t + 1)))")  # -1 at t = 1
+    assert verdict.theorem is None
+    assert "it is undecided whether it is negative at t = 1" in verdict.why
+
+
 def test_rounding_below_zero_is_not_called_negative() -> None:
     for text in (
         "1/t - 1/(t+1) - 1/(2*t*(t+1))",

@@ -7,6 +7,7 @@ import re
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import altair as alt
 import numpy as np
@@ -254,6 +255,19 @@ def test_series_differ_in_shape_and_dash_not_by_colour_alone(tmp_path: Path) -> 
     drawn = json.dumps(chart.to_dict())
     assert '["circle", "diamond"]' in drawn
     assert '"strokeDash": [6, 3]' in drawn
+
+
+def test_a_line_of_many_values_has_few_points_and_one_at_a_value_that_stands_alone() -> None:
+    curve = [(step, BOUNDED if step < 50 or step == 99 else NOTHING_KNOWN) for step in range(100)]
+    spec = page_spec(noise_scale_chart(curve, 32.0), "words")
+    (shown,) = [layer["data"]["name"] for layer in spec["layer"] if _mark(layer) == "point"]
+    steps = [row["step"] for row in spec["datasets"][shown]]
+    assert len(steps) <= 31
+    assert 99 in steps
+
+
+def _mark(layer: dict[str, Any]) -> str:
+    return layer["mark"] if isinstance(layer["mark"], str) else layer["mark"]["type"]
 
 
 def test_a_chart_holds_its_numbers_once_however_many_marks_it_has() -> None:

@@ -99,6 +99,15 @@ def test_a_loss_far_above_its_start_says_nothing_of_what_was_learnt() -> None:
     assert [each.claim for each in found.claims] == [Claim.UNDECIDED]
 
 
+def test_a_loss_at_a_guess_that_still_falls_is_not_said_to_learn_nothing() -> None:
+    """As that of a language model, which first comes down to the entropy of the words."""
+    labels = {"test": np.full(10, np.nan), "train": np.full(10, np.nan)}
+    falls = np.linspace(1.6, 1.0, STEPS) * healthy().losses[0]
+    assert Claim.NOTHING_LEARNT not in claims(healthy(losses=falls, **labels))
+    stays = np.full(STEPS, healthy().losses[0])
+    assert Claim.NOTHING_LEARNT in claims(healthy(losses=stays, **labels))
+
+
 def test_nothing_is_healthy_where_no_movement_was_seen() -> None:
     """As under LBFGS, whose closure makes several backwards in one update."""
     found = triage_of(healthy(movement=moved(float("nan"))))

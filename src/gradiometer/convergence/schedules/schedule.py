@@ -106,10 +106,11 @@ class Schedule(ABC):
             rate = math.inf
         except (ArithmeticError, ValueError):
             rate = math.nan
-        require(
-            rate >= 0 and math.isfinite(rate),
-            f"`{self!r}` gives {rate} at step {step}: a rate must be finite and not negative.",
-        )
+        # No `require`: training asks at every step, and the text of a schedule may be long.
+        if not (rate >= 0 and math.isfinite(rate)):
+            raise BadArgument(
+                f"`{self!r}` gives {rate} at step {step}: a rate must be finite and not negative."
+            )
         return rate
 
     def asymptotics(self, step: Asymptotics) -> Asymptotics:

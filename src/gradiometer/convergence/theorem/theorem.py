@@ -132,6 +132,8 @@ SECONDS = 1.0
 # Every step from t = 1 to this one is evaluated; after it, powers of two.
 FIRST_STEPS = 256
 LATER_STEPS = tuple(2**power for power in range(9, 61))
+# A rate this far below zero in doubles is no rounding at the first steps.
+SURELY = 1e-6
 
 # The three conditions, and how a verdict says that they hold or fail.
 CONDITIONS = {
@@ -174,11 +176,13 @@ class TheoremVerdict:
 
 @dataclass(frozen=True)
 class _Start:
-    """The first step at which η is undefined, and why; the first step at which it is negative."""
+    """The first step at which η is undefined, and why; the first steps at which it is negative, and
+    at which it may be: below zero in doubles, and not decided by the algebra."""
 
     undefined: int | None = None
     reason: str = ""
     negative: int | None = None
+    doubtful: int | None = None
 
 
 def theorem(subject: Subject) -> TheoremVerdict:
@@ -241,18 +245,23 @@ def _conditions(schedule: Schedule) -> Conditions | None:
         return None
 
 
-def _is_negative(formula: Formula, t: int) -> bool:
-    """True if the rate is negative at this t, shown without rounding."""
+def _is_negative(formula: Formula, t: int) -> bool | None:
+    """True if the rate is negative at this t, shown without rounding; None if it is undecided."""
     try:
-        return formula.asymptotics(Asymptotics.constant(t - 1)).high.sign < 0
+        rate = formula.asymptotics(Asymptotics.constant(t - 1))
+        if rate.high.sign < 0:
+            return True
+        return None if rate.low.sign < 0 else False
     except (Undecided, ArithmeticError, ValueError):
-        return False
+        return None
 
 
 def _start_of(formula: Formula) -> _Start:
     """Evaluate the first steps, and powers of two. A value too large for a double is skipped."""
     undefined: int | None = None
-    reason, last, negative = "", 0, None
+    reason, last = "", 0
+    negative: int | None = None
+    doubtful: int | None = None
     for t in itertools.chain(range(1, FIRST_STEPS + 1), LATER_STEPS):
         try:
             value = float(formula.formula(t - 1))
@@ -265,14 +274,18 @@ def _start_of(formula: Formula) -> _Start:
             last = t
             continue
         # Rounding alone may take a rate below zero, and says nothing about the formula.
-        if value < 0 and negative is None and _is_negative(formula, t):
-            negative = t
+        if value < 0 and negative is None:
+            is_negative = _is_negative(formula, t)
+            if is_negative:
+                negative = t
+            elif is_negative is None and value < -SURELY and t <= FIRST_STEPS and not doubtful:
+                doubtful = t
     if undefined is not None and last > FIRST_STEPS // 2:
         raise BadArgument(
             f"`expression` is undefined at t = {undefined} ({reason}) and again at t = {last}. It "
             "must have a value at all but a few first steps."
         )
-    return _Start(undefined, reason, negative)
+    return _Start(undefined, reason, negative, doubtful)
 
 
 def _verdict(name: str, conditions: Conditions | None, start: _Start) -> TheoremVerdict:
@@ -281,7 +294,7 @@ def _verdict(name: str, conditions: Conditions | None, start: _Start) -> Theorem
     holds: bool | None = True
     if negative or False in answers.values():
         holds = False
-    elif None in answers.values():
+    elif None in answers.values() or start.doubtful is not None:
         holds = None
     why = _why(answers, conditions, start, holds)
     return TheoremVerdict(name, **answers, theorem=holds, why=why)
@@ -313,6 +326,8 @@ def _why(
         sentence += f"; it is negative at t = {start.negative}, but the theorem needs η_t ≥ 0"
     elif falls_below_zero:
         sentence += "; it is negative from some step on, but the theorem needs η_t ≥ 0"
+    elif start.doubtful is not None:
+        sentence += f"; it is undecided whether it is negative at t = {start.doubtful}"
     if holds is True:
         sentence += ", so the theorem applies"
     elif holds is False:

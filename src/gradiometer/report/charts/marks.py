@@ -18,7 +18,7 @@ Horizontal = Callable[[str], alt.X]
 
 Layer = alt.Chart | alt.LayerChart
 
-# With more points than these, a line is drawn without them: they would hide it.
+# A line of more values has a point at only so many of them: more would hide it.
 MOST_POINTS = 30
 
 # Number format of an axis whose ticks we choose: 0.05, 1,200, 1e-7.
@@ -196,10 +196,23 @@ def curves(
             layers.append(bars(base, y, **series))
         else:
             layers.append(band(base, y, dash, **series))
-            if len(rows) <= MOST_POINTS:
-                layers.append(points(base, y, **series))
+            # The points give the legend its shapes.
+            layers.append(points(by_step(_with_points(rows), x), y, **series))
         layers += [mark.encode(color=series["color"]) for mark in off_the_axis(base, rows, y)]
     return layers
+
+
+def _with_points(rows: Sequence[Row]) -> list[Row]:
+    """The rows of a line that have a point: every so many of them, and each value without a
+    neighbour, which no line reaches."""
+    stride = -(-len(rows) // MOST_POINTS)
+    known = [row["value"] is not None for row in rows]
+    return [
+        row
+        for at, row in enumerate(rows)
+        if at % stride == 0
+        or (known[at] and not any(known[max(at - 1, 0) : at] + known[at + 1 : at + 2]))
+    ]
 
 
 def across(rows: Sequence[Row], place: str, x: Horizontal) -> list[alt.Chart]:

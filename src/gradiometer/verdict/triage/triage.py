@@ -171,22 +171,26 @@ def _pass(signs: Signs, level: Level) -> Claimed:
         and level.known_by is not Known.NOTHING
     )
     left = course.ended_at(signs, level)
+    at_a_guess = left > AT_A_GUESS
     # The loss of a player of a game, or of a policy that makes its own data, says nothing about
     # what it learns: those of a generator and of an actor-critic ended at 5.6 and 6.2 times their
     # start. Labels that have nothing to do with the inputs leave a loss at 0.9 to 1.1 of it.
     says_nothing = level.known_by is Known.START and left > 2
-    if enough and signs.has_ended and left > AT_A_GUESS and not says_nothing:
+    fell, error = course.late_fall(signs)
+    # as that of a language model on its way down to the entropy of the words
+    still_falls = fell > max(FLAT, 2 * error)
+    # an optimizer that calls its closure several times shows no movement, so no rate was judged
+    has_moved = bool(np.isfinite(signs.movements).any())
+    if enough and signs.has_ended and at_a_guess and not (says_nothing or still_falls):
         return Claimed(
             Claim.NOTHING_LEARNT,
             {"loss": left, "steps": float(signs.length)},
             ("give the losses on held-out examples, w.evaluated(test=...)",),
         )
-    # an optimizer that calls its closure several times shows no movement, so no rate was judged
-    if enough and signs.has_ended and np.isfinite(signs.movements).any() and not says_nothing:
+    if enough and signs.has_ended and has_moved and not at_a_guess:
         return Claimed(
             Claim.HEALTHY, {"travel": signs.travel, "loss": left, "steps": float(signs.length)}
         )
-    fell, error = course.late_fall(signs)
     if (
         signs.steps >= LONG_ENOUGH
         and fell + error < FLAT
