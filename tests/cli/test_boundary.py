@@ -19,7 +19,7 @@ import pytest
 
 from command_line import called
 from gradiometer import RunDamaged, RunNotFound
-from gradiometer.cli.boundary import ended_by_sigterm, explained
+from gradiometer.cli.boundary import ended_by_sigterm, explain
 from gradiometer.cli.place import load_last_checkpoint
 from gradiometer.cli.streams import Streams, in_ascii
 from gradiometer.run.recorder import Recorder
@@ -71,7 +71,7 @@ def os_error(number: int, path: str | None = None) -> OSError:
     ],
 )
 def test_a_fault_of_the_system_is_a_sentence_with_a_way_out(error: Exception, words: str) -> None:
-    sentence, code = explained(error, ["report", "--out=elsewhere"])
+    sentence, code = explain(error, ["report", "--out=elsewhere"])
     assert code == 6 and words in sentence and sentence.endswith(".")
 
 
@@ -89,7 +89,7 @@ def test_a_fault_of_the_system_in_the_users_code_has_the_line_and_a_way_out(
     try:
         raise error
     except Exception as raised:
-        sentence, code = explained(raised, [])
+        sentence, code = explain(raised, [])
     assert code == 6 and "test_boundary.py" in sentence and words in sentence
 
 
@@ -102,8 +102,8 @@ def test_an_interrupt_while_a_class_is_made_is_no_bug() -> None:
     try:
         type("Made", (), {"attribute": Interrupts()})
     except BaseException as error:  # Python 3.11: a RuntimeError
-        assert explained(error, []) == ("stopped before the end.", 5)
-    assert explained(RuntimeError("Error calling __set_name__"), [])[1] == 1
+        assert explain(error, []) == ("stopped before the end.", 5)
+    assert explain(RuntimeError("Error calling __set_name__"), [])[1] == 1
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_an_interrupt_while_a_class_is_made_is_no_bug() -> None:
     ],
 )
 def test_what_is_not_a_fault_of_the_system_is_a_bug(error: Exception) -> None:
-    assert explained(error, ["report", "runs/x"]) == (
+    assert explain(error, ["report", "runs/x"]) == (
         "this is a bug in gradiometer; the traceback above shows where",
         1,
     )
@@ -126,7 +126,7 @@ def test_what_is_not_a_fault_of_the_system_is_a_bug(error: Exception) -> None:
 
 def test_a_python_without_docstrings_is_named() -> None:
     script = (
-        "from gradiometer.cli.boundary import explained; print(explained(AttributeError('Found no "
+        "from gradiometer.cli.boundary import explain; print(explain(AttributeError('Found no "
         "doc for x'), []))"
     )
     done = subprocess.run(
@@ -140,7 +140,7 @@ def test_a_deleted_current_folder_is_named(tmp_path: Path, monkeypatch: pytest.M
     gone.mkdir()
     monkeypatch.chdir(gone)
     gone.rmdir()
-    sentence, code = explained(os_error(errno.ENOENT), [])
+    sentence, code = explain(os_error(errno.ENOENT), [])
     monkeypatch.chdir(tmp_path)
     assert (sentence, code) == ("the current folder was deleted: change to another one.", 6)
 

@@ -13,7 +13,7 @@ import pytest
 
 from command_line import called
 from gradiometer import BadArgument, Interrupted, StorageFailed
-from gradiometer.cli.boundary import LONGEST, explained
+from gradiometer.cli.boundary import LONGEST, explain
 from gradiometer.run.folder import RunFolder
 from gradiometer.storage.disk import interrupted_by_disk, writing
 from gradiometer.train.follow import asked_to_stop
@@ -94,14 +94,12 @@ def test_a_limit_of_the_size_of_files_is_named(tmp_path: Path) -> None:
         interrupted_by_disk(tmp_path, tmp_path, "but all is safe"),
     ):
         raise refused
-    sentence, code = explained(OSError(errno.EFBIG, os.strerror(errno.EFBIG), "page"), [])
+    sentence, code = explain(OSError(errno.EFBIG, os.strerror(errno.EFBIG), "page"), [])
     assert code == 6 and way in sentence
 
 
 def test_a_sentence_that_quotes_a_very_long_text_is_short() -> None:
-    sentence, code = explained(
-        BadArgument(f"`problem` {'q' * 10**6!r} is unknown: use digits."), []
-    )
+    sentence, code = explain(BadArgument(f"`problem` {'q' * 10**6!r} is unknown: use digits."), [])
     assert code == 2 and len(sentence) < LONGEST + 10
     assert sentence.startswith("`problem` 'qqq") and sentence.endswith(
         "qqq' is unknown: use digits."

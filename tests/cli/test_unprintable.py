@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gradiometer import BadArgument, NormsWatch, RunDamaged, supervised, watch
-from gradiometer.cli.boundary import explained
+from gradiometer.cli.boundary import explain
 from gradiometer.errors import ran_out_of_memory
 from gradiometer.jobs import Job
 from gradiometer.jobs.ledger import Ledger
@@ -30,8 +30,8 @@ class Unsendable:
 
 
 def test_a_command_that_ends_with_one_is_a_bug_and_not_a_second_error() -> None:
-    assert explained(Unprintable(), ["report"])[1] == 1
-    assert explained(type("Odd", (RuntimeError, Unprintable), {})(), ["report"])[1] == 1
+    assert explain(Unprintable(), ["report"])[1] == 1
+    assert explain(type("Odd", (RuntimeError, Unprintable), {})(), ["report"])[1] == 1
 
 
 def test_only_an_error_that_says_so_is_one_of_too_little_memory() -> None:

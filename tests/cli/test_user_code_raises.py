@@ -71,6 +71,8 @@ def problem():
 QUIET = ("--no-open",)
 RUN = "runs/base-1"
 STOPPED = "runs/stopped-1"
+# long enough for a finding that advises something: another batch
+ADVISED = "runs/advised-1"
 """The same run, as it was after its last checkpoint but one."""
 COMMANDS: dict[str, tuple[str, ...]] = {
     "train": ("train", "raising:problem", "--steps", "24", "--every", "4", *QUIET),
@@ -108,7 +110,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     ),
     "sample": ("learn", "sample", RUN, "--steps", "96", "--burn-in", "10"),
     "resume": ("resume", STOPPED, *QUIET),
-    "fork --advice": ("fork", RUN, "--advice"),
+    "fork --advice": ("fork", ADVISED, "--advice"),
     "tune --aim test": ("tune", "raising:problem", "--steps", "60", "--aim", "test"),
 }
 SITES = ("model", "forward", "loss", "correct", "data")
@@ -165,6 +167,10 @@ def check(
             "--name",
             "base",
         )
+        assert called(capsys, "train", "raising:problem", *flags, *QUIET)[0] == 0
+    if ADVISED in arguments and not Path(ADVISED).exists():
+        fails_at(module, "", 0)
+        flags = ("--steps", "60", "--name", "advised")
         assert called(capsys, "train", "raising:problem", *flags, *QUIET)[0] == 0
     if STOPPED in arguments:
         stop_after_step_12()
