@@ -102,8 +102,8 @@ def test_a_resume_that_is_started_twice_is_one_training(begin: Any, tmp_path: Pa
 def test_forks_and_viewers_beside_a_training_change_no_bit_of_it(
     begin: Any, tmp_path: Path
 ) -> None:
-    assert ended(begin("alone", *TRAIN, "--steps", "20000"))[0][0] == 0
-    training = begin("together", *TRAIN, "--steps", "20000")
+    assert ended(begin("alone", *TRAIN, "--steps", "40000"))[0][0] == 0
+    training = begin("together", *TRAIN, "--steps", "40000")
     folder = tmp_path / "together" / RUN
     until(lambda: [*folder.glob("checkpoints/step_*")])
     shown = begin("together", "show", "--live", RUN, "--no-open")
