@@ -80,3 +80,15 @@ def test_a_process_that_inherited_the_open_folder_does_not_keep_others_waiting(
         os.close(descriptor)
         assert child.poll() is None
         child.communicate(b"\n")
+
+
+def test_a_device_takes_what_is_written_and_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page for /dev/null, written by root, once put a file in its place."""
+    device = tmp_path / "null"
+    device.touch()
+    before = device.stat().st_ino
+    monkeypatch.setattr(Path, "is_char_device", lambda self: self == device)
+    replace_file(device, b"page")
+    assert device.stat().st_ino == before and device.read_bytes() == b"page"

@@ -166,6 +166,9 @@ def replace_file(path: Path, content: bytes) -> None:
     Of several processes one writes at a time, since the hidden name is the same for all.
     """
     check_inside(path)
+    if path.is_char_device():  # /dev/null takes what is written, and is not to be replaced
+        path.write_bytes(content)
+        return
     aside = path.with_name(f".{path.name}.partial")
     with one_at_a_time(path.parent):
         write_new(aside, content)
