@@ -30,7 +30,9 @@ ENTRIES = {
     "Watch.__exit__",
     "Measuring._on_update",
     "Measuring.step",
+    "Measuring._step_with_a_decision",
     "before_the_update.<locals>.hook",
+    "_heard",
 }
 """Functions that training calls, which do nothing but enter the shield."""
 LOOPS: dict[str, dict[str, Any]] = {
@@ -106,10 +108,8 @@ def functions(out: Path, settings: dict[str, Any]) -> list[CodeType]:
     return [
         code
         for code in calls.seen
-        if code.co_qualname not in ENTRIES | {"Recording._close"}
-        and not code.co_filename.endswith(
-            ("shield.py", "warning_log.py", "loss.py", "backwards.py")
-        )
+        if code.co_qualname not in ENTRIES | {"Recording._close", "_loss"}
+        and not code.co_filename.endswith(("shield.py", "warning_log.py", "loss.py"))
     ]
 
 

@@ -156,7 +156,7 @@ class Measuring(Recording):
                 has compared. What runs the model again needs the batch.
         """
         if Turns.several:
-            signal(self.budget.clock)
+            signal(self.budget.clock, self.shield)
         steps = self.steps
         if steps >= self.kept_updates.next:
             self.kept_updates.at_step(batch)
@@ -388,7 +388,7 @@ class Measuring(Recording):
                 self._parts = []
         self.shield.before_first_update = False
         if Turns.several:
-            signal(self.budget.clock)
+            signal(self.budget.clock, self.shield)
 
     def _was_updated_by_another(self, *_: Any) -> None:
         """Another optimizer than the first was called: it may be the one that steps after the

@@ -1,6 +1,7 @@
 """The time of one watched loop that takes turns with others in one thread."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from threading import RLock, get_ident
 from typing import Any, ClassVar
 from weakref import WeakSet
@@ -78,7 +79,8 @@ class Turns:
             Turns.several = len(self._entered) > 1
 
 
-def signal(clock: Callable[[], float]) -> None:
+def signal(clock: Callable[[], float], shield: AbstractContextManager[object, bool | None]) -> None:
     """The time since any loop was last at work was that of the loop with this clock."""
-    if isinstance(clock, Turns):
-        clock.signal()
+    with shield:
+        if isinstance(clock, Turns):
+            clock.signal()

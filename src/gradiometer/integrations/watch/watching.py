@@ -61,8 +61,9 @@ class Watch(Forks):
             with self.shield:
                 self._settings.end()
             self._close(error)
-        if isinstance(self.budget.clock, Turns):
-            self.budget.clock.leave()
+        with self.shield:
+            if isinstance(self.budget.clock, Turns):
+                self.budget.clock.leave()
 
     def begin(
         self, recorder: Recorder, step: int, losses: Sequence[float], *, has_facts: bool

@@ -291,7 +291,7 @@ class Looks(Measuring):
         name = forks or "looks on request"
         with self.budget.spending(name, fixed=not forks, outside=bool(forks)), as_written():
             yield run
-        signal(self.budget.clock)
+        signal(self.budget.clock, self.shield)
 
     def _on_device(self, data: Any, name: str) -> OnDevice:
         """The examples, if there is a loss to run on them."""
