@@ -137,7 +137,10 @@ def watch(
             `w.batches(loader)`.
         checkpoints: Number of earlier states of model and optimizer that are kept in memory, the
             newest of steps 4, 8, 16, 32, ..., so that `w.fork(at=STEP)` can start from them later,
-            also after the last update. Each is a copy of at most 16 million numbers.
+            also after the last update. Each is a copy of at most 16 million numbers. Above 0, the
+            newest 64 to 96 updates are kept, too, with three more such states, so that
+            `w.incident` can say why the loss went wrong. On an accelerator training then waits for
+            its losses once in 32 updates.
         gauges: Names with commas between them, or a list of names and gauges of your own, such as
             ["noise", MyGauge()]. By default the noise, if training's own gradients show it or there
             is `loss`; under Adam, AdamW, RMSprop, Adagrad and their kind also the preconditioned
@@ -245,6 +248,8 @@ def watch(
     if isinstance(sampling, DataLoader):
         watched.trials.draw_from(sampling)
     watched.kept_updates.states = checkpoints
+    if checkpoints:
+        watched.newest_updates.begin()
     return watched
 
 
