@@ -3,6 +3,7 @@ it spoiled. No call may raise anything but an error with a name, none at all onc
 begun, and the loop keeps its bits."""
 
 import copy
+import os
 import random
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -239,6 +240,8 @@ def open_pools() -> tuple[Pool, ...]:
     """A pool of each kind, which stays open: its start takes seconds."""
     pools = [pool_of("processes:1")]
     if find_spec("ray"):
+        # Ray would give its processes the lowest priority, with which a busy machine stops them
+        os.environ.setdefault("RAY_worker_niceness", "0")
         # its own cluster, which other programs of this machine do not use
         pools.append(import_module("gradiometer.jobs.on_ray").Ray(count=1))
     # the folder of an input is deleted, and a process of Ray begins where it was connected
