@@ -55,8 +55,8 @@ def test_the_combination_is_right_and_its_interval_covers(rule: Rule, size: floa
 
 
 def test_the_loss_gives_the_gradient_where_the_lags_bend() -> None:
-    """With Nesterov at a large rate a line through the lags is far off, and the combination leaves
-    it."""
+    """With Nesterov at a large rate a line through the lags is far off: the combination leaves it,
+    and no interval has to contain its negative ‖g‖²."""
     rule = RULES[2]
     seen = walk(rule, 1.0, runs=4, steps=600, seed=5, settle=200)
     found, _ = readings_of(seen, 0, rule)
@@ -64,6 +64,15 @@ def test_the_loss_gives_the_gradient_where_the_lags_bend() -> None:
     assert found.ways["lags"].mean() < 0
     assert abs(found.norm_squared.mean() / truth - 1) < 0.2
     assert found.doubted == ("lags",)
+    assert found.contradictions == ()
+
+
+def test_a_way_that_is_clearly_above_zero_widens_the_interval() -> None:
+    rng = np.random.default_rng(2)
+    low = 1 + 0.1 * rng.normal(size=64)
+    contradicting = 3 + 0.1 * rng.normal(size=64)
+    (kept,) = Signal(low, {"loss": low, "lags": contradicting}).contradictions
+    assert kept is contradicting
 
 
 @pytest.mark.parametrize(
