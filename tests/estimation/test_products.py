@@ -122,6 +122,23 @@ def test_reshuffled_epochs_are_corrected(momentum: float) -> None:
         assert plain.mean() / truth > 1.5
 
 
+def test_in_reshuffled_epochs_near_the_noise_scale_the_lags_stand_alone() -> None:
+    """Where tr Σ/N is 0.8 of ‖g‖², the slope of the loss gives nearly five times ‖g‖²."""
+    seen = reshuffled(0.9, 0.01, examples=1400, batch=32, runs=200, seed=6)
+    still = np.zeros(200)
+    found = signal(
+        seen["product"],
+        seen["norm_squared"],
+        momentum=GradientMemory(0.9),
+        memory=seen["memory"],
+        loss=still,
+        travelled=np.arange(200.0),
+        share_of_examples=32 / 1400,
+    )
+    assert list(found.ways) == ["lags"]
+    assert 0.8 < found.norm_squared.mean() / seen["truth"].mean() < 1.5
+
+
 def test_a_noisy_way_does_no_harm() -> None:
     rng = np.random.default_rng(1)
     steady, noisy = 1 + 0.2 * rng.normal(size=96), 1 + 40 * rng.normal(size=96)
