@@ -420,10 +420,14 @@ class Loop:
                 each: Any = optimizers_in(self.optimizer)
                 given = each[0] if len(each) == 1 else each
                 loss = self.step(self.model, given, only(pieces))
-            if not isinstance(loss, Tensor | float):
-                raise UserCodeFailed(
-                    f"`step` returned {type(loss).__name__}: return the mean loss of the batch."
-                )
+            if isinstance(loss, Tensor):
+                is_loss = loss.is_floating_point() and not loss.is_meta
+                kind = f"a tensor of {loss.dtype} on {loss.device}"
+            else:
+                is_loss = isinstance(loss, float)
+                kind = type(loss).__name__
+            if not is_loss:
+                raise UserCodeFailed(f"`step` returned {kind}: return the mean loss of the batch.")
             return loss.detach().mean() if isinstance(loss, Tensor) else loss
         if self.gradient is not None:
             mean = self.gradient(self.model, only(pieces), self.batch_factor)

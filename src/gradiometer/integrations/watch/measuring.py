@@ -33,15 +33,11 @@ from gradiometer.integrations.watch.optimizers import (
 from gradiometer.integrations.watch.processes import OverProcesses
 from gradiometer.integrations.watch.recording import Announcements, Recording
 from gradiometer.integrations.watch.requests.kept_updates import KeptUpdatesOfLoop
+from gradiometer.integrations.watch.requests.newest_updates import NewestUpdates
 from gradiometer.integrations.watch.requests.trials import Trials
 from gradiometer.integrations.watch.shield import attempt, reason_of
 from gradiometer.integrations.watch.subject import Inputs, Subject
-from gradiometer.integrations.watch.successive import (
-    EARLY_SHARE,
-    EARLY_STEPS,
-    Successive,
-    reads_products,
-)
+from gradiometer.integrations.watch.successive import Successive, early_cost, reads_products
 from gradiometer.integrations.watch.triage.recorder import TriageRecorder
 from gradiometer.integrations.watch.turns import Turns, signal
 from gradiometer.measurement.batch import Batch
@@ -50,7 +46,7 @@ from gradiometer.measurement.reading import Reading
 from gradiometer.measurement.step import TrainingStep
 from gradiometer.run.budget import BOOKKEEPING, READINGS, START
 from gradiometer.run.cadence.cadence import FARTHEST
-from gradiometer.run.cadence.early import PROMISED, START_UP, START_UP_STEPS
+from gradiometer.run.cadence.early import PROMISED
 from gradiometer.run.ranks import Ranks
 from gradiometer.run.recorder import Recorder
 
@@ -126,6 +122,7 @@ class Measuring(Recording):
         if products is not None:
             self._successive = Successive(subject, last, *products)
         self.kept_updates = KeptUpdatesOfLoop(subject, self._warn)
+        self.newest_updates = NewestUpdates(subject, self._warn)
         self.trials = Trials(trials, self, announcements.say)
         self._pace = Pace(self._warn, partial(self._settings.search, self._follow_updates_of))
         self._between = Between(subject, self._losses, self._settings, self._pace)
@@ -158,8 +155,8 @@ class Measuring(Recording):
         if Turns.several:
             signal(self.budget.clock, self.shield)
         steps = self.steps
-        if steps >= self.kept_updates.next:
-            self.kept_updates.at_step(batch)
+        if steps >= self.kept_updates.next or steps >= self.newest_updates.next:
+            self._keep_update(steps, loss, batch)
         if steps >= self.trials.next and not self._parts:
             self.trials.at_step(steps)
         if batch is None:
@@ -188,6 +185,13 @@ class Measuring(Recording):
             self.shield.caught(error)
             self._parts.append(NO_PART)
             self._close_after_a_failure()
+
+    def _keep_update(self, step: int, loss: Tensor | float, batch: Batch | None) -> None:
+        """Keep the coming update, to make it again."""
+        if step >= self.kept_updates.next:
+            self.kept_updates.at_step(batch)
+        if step >= self.newest_updates.next:
+            self.newest_updates.at_step(step, loss, batch)
 
     def _batch_seen(self) -> Batch:
         """The inputs of the model's newest call; an empty batch, whose loss alone counts, if they
@@ -289,9 +293,7 @@ class Measuring(Recording):
             every=configuration.every,
             elsewhere=self.read_elsewhere,
         )
-        early = START_UP * self.budget.share, START_UP_STEPS
-        if self.read_elsewhere:
-            early = EARLY_SHARE + self.budget.share, EARLY_STEPS
+        early = early_cost(self.budget.share, products=bool(self.read_elsewhere))
         self._announcements.begin(
             recorder.folder.path, configuration, early=early, planned=self.budget.planned
         )
@@ -378,6 +380,8 @@ class Measuring(Recording):
                 self._triage.updated(self.steps - 1)
         if self.kept_updates.awaits_update:
             self.kept_updates.updated(self.steps - 1)
+        if self.newest_updates.awaits_update:
+            self.newest_updates.updated()
         if self._successive is not None:
             self._successive.updated = True
         if self.steps >= self._between.planned or self._parts:
@@ -391,8 +395,7 @@ class Measuring(Recording):
             signal(self.budget.clock, self.shield)
 
     def _was_updated_by_another(self, *_: Any) -> None:
-        """Another optimizer than the first was called: it may be the one that steps after the
-        backward."""
+        """Another optimizer than the first was called: it may step after the backward."""
         if self.kept_updates.awaits_update:
             self.kept_updates.updated(self.steps - 1)
 
@@ -435,13 +438,11 @@ class Measuring(Recording):
         recorder = self._recorder
         proposal = self.steps + 1
         if recorder is not None:
-            took = self.budget.clock() - self._looked_at
-            proposal = recorder.next_due(self.steps, took)
+            proposal = recorder.next_due(self.steps, self.budget.clock() - self._looked_at)
         motion = None
         if self._updates is not None:
-            motion = partial(
-                self._updates.motion, index=self.steps, learning_rate=largest_rate(groups)
-            )
+            rate = largest_rate(groups)
+            motion = partial(self._updates.motion, index=self.steps, learning_rate=rate)
         step = self._capture.step(
             self._parts,
             index=self.steps,
@@ -495,6 +496,5 @@ class Measuring(Recording):
             self._between.end()
             return
         for name in names:
-            recorder.event(
-                "warning", self.steps, text=f"{name} is no longer measured: {why}", stopped=name
-            )
+            text = f"{name} is no longer measured: {why}"
+            recorder.event("warning", self.steps, text=text, stopped=name)

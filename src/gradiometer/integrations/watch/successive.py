@@ -20,6 +20,7 @@ from gradiometer.measurement.batch import Batch
 from gradiometer.measurement.preconditioner import preconditioner_of
 from gradiometer.measurement.reading import Reading
 from gradiometer.run.budget import PRODUCTS
+from gradiometer.run.cadence.early import START_UP, START_UP_STEPS
 
 # Successive steps that are read together: their products need the gradient of one step before them.
 CHAIN = 8
@@ -421,6 +422,13 @@ def longest_pause(step: int) -> int:
     """
     early = min(step, EARLY_STEPS - step)
     return max(early, step // LATEST, CHAIN)
+
+
+def early_cost(share: float, *, products: bool) -> tuple[float, int]:
+    """The share of the training time that the first steps pay, and their number, at this budget."""
+    if products:
+        return EARLY_SHARE + share, EARLY_STEPS
+    return START_UP * share, START_UP_STEPS
 
 
 def reads_products(

@@ -1,6 +1,6 @@
 """`watch` measures your own training loop."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from gradiometer.arguments import (
     check_number,
     check_scaler,
     check_whole,
-    folder_of,
     type_name,
 )
 from gradiometer.errors import BadArgument
@@ -26,7 +25,7 @@ from gradiometer.integrations.watch.description import (
     sampling_of,
 )
 from gradiometer.integrations.watch.losses import explained, no_loss
-from gradiometer.integrations.watch.recording import Announcements
+from gradiometer.integrations.watch.recording import Announcements, check_place
 from gradiometer.integrations.watch.shield import in_silence, log
 from gradiometer.integrations.watch.subject import Batches, Probe, Subject
 from gradiometer.integrations.watch.successive import reads_products
@@ -137,7 +136,10 @@ def watch(
             `w.batches(loader)`.
         checkpoints: Number of earlier states of model and optimizer that are kept in memory, the
             newest of steps 4, 8, 16, 32, ..., so that `w.fork(at=STEP)` can start from them later,
-            also after the last update. Each is a copy of at most 16 million numbers.
+            also after the last update. Each is a copy of at most 16 million numbers. Above 0, the
+            newest 64 to 96 updates are kept, too, with three more such states, so that
+            `w.incident` can say why the loss went wrong. On an accelerator training then waits for
+            its losses once in 32 updates.
         gauges: Names with commas between them, or a list of names and gauges of your own, such as
             ["noise", MyGauge()]. By default the noise, if training's own gradients show it or there
             is `loss`; under Adam, AdamW, RMSprop, Adagrad and their kind also the preconditioned
@@ -245,6 +247,8 @@ def watch(
     if isinstance(sampling, DataLoader):
         watched.trials.draw_from(sampling)
     watched.kept_updates.states = checkpoints
+    if checkpoints:
+        watched.newest_updates.begin()
     return watched
 
 
@@ -284,9 +288,7 @@ def check_settings(
             "loss=supervised(criterion) for batches of (input, target), or loss=lambda model, "
             "batch: ..."
         )
-    folder_of("out", out)
-    if not isinstance(name, str):
-        raise BadArgument(f"`name` must be a string, got {type_name(name)}.")
+    check_place(out, name, to)
     check_scaler(scaler)
     check_whole("accumulation", accumulation, 1)
     check_number("budget", budget)
@@ -310,10 +312,6 @@ def check_settings(
     check_whole("batch_axis", batch_axis, 0)
     if groups is not None and not callable(groups):
         check_whole("groups", groups, 2)
-    if isinstance(to, str) or not isinstance(to, Iterable):
-        raise BadArgument(
-            f"`to` must be a list of trackers, got {type_name(to)}: give to=[tracker]."
-        )
 
 
 def _check_trials(trials: Any, loss: Any) -> None:

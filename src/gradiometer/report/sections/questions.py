@@ -146,3 +146,30 @@ QUESTIONS = (
         in_a_loop="w.snapshot(), w.ensemble(test)",
     ),
 )
+
+# Titles of findings that come from no gauge and answer none of the five questions.
+FURTHER = {
+    "triage": "What limits this run?",
+    "schedule": "Does the learning rate end at zero?",
+    "endpoint": "What is special about where training ended?",
+    "spikes": "Did the loss spike?",
+    "overhead": "Are there enough readings?",
+    "log_spikes": "Did the loss spike?",
+    "log_finite": "Are the losses finite?",
+    "log_staircase": "Does the loss fall in stairs?",
+    "log_learning_rate": "How does the learning rate change?",
+    "log_steps": "Are the steps in order?",
+    "log_limits": "What does this log not show?",
+}
+
+
+def title_of(answer: Answer) -> str:
+    """The question that a finding answers; of a gauge without one, its issue and its name."""
+    finding = answer.finding
+    others = {name: question.words for question in QUESTIONS for name in question.others}
+    return (
+        answer.question
+        or FURTHER.get(finding.gauge)
+        or others.get(finding.gauge)
+        or f"{finding.issue.value} · {finding.gauge.replace('_', ' ')}"
+    )

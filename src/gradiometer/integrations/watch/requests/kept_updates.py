@@ -78,6 +78,7 @@ class KeptUpdatesOfLoop:
         self.why_none = "the loop has not made enough updates yet"
         """Why there are none, as the end of a sentence."""
         self._start = FIRST
+        self._first = 0
         self._count = 0
         self._is_open = False
         self._state: KeptUpdates | None = None
@@ -116,10 +117,10 @@ class KeptUpdatesOfLoop:
         Raises:
             BadArgument: There is none.
         """
-        found = [one for one in self.stretches if one.updates[0].step <= step]
+        found = [one for one in self.stretches if one.step <= step]
         if found:
             return found[-1]
-        steps = ", ".join(f"{one.updates[0].step:,}" for one in self.stretches)
+        steps = ", ".join(f"{one.step:,}" for one in self.stretches)
         raise BadArgument(
             f"`at` is {step:,}, and no state is kept from there or before: "
             + (f"there are those of steps {steps}." if steps else f"{self.why_none}.")
@@ -187,6 +188,7 @@ class KeptUpdatesOfLoop:
     def _begin(self, step: int) -> None:
         """Keep the coming updates, unless they cannot be kept."""
         self._count += 1
+        self._first = step
         tensors = all_tensors(self._model, as_one(self._optimizers))
         if sum(tensor.numel() for tensor in tensors.values()) > MOST_NUMBERS:
             self._give_up(
@@ -205,7 +207,8 @@ class KeptUpdatesOfLoop:
         self._state = KeptUpdates(
             {name: one.detach().clone() for name, one in tensors_of(self._model).items()},
             copy.deepcopy(as_one(self._optimizers).state_dict()),
-            _copy_of(self._subject.scaler),
+            copy_of_scaler(self._subject.scaler),
+            step=self._first,
         )
         if self.states:
             schedulers, _ = schedulers_of(self._optimizers, 0)
@@ -319,7 +322,7 @@ class KeptUpdatesOfLoop:
         self.why_none = f"keeping them failed ({reason})"
 
 
-def _copy_of(scaler: Any) -> Any:
+def copy_of_scaler(scaler: Any) -> Any:
     """A copy of a GradScaler with its own tensors, whose state is asked for later: that waits for
     an accelerator."""
     if scaler is None:
