@@ -1,12 +1,13 @@
 """The way of the parameters through a run, as distances between some of its points."""
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-# Entries of the parameters that are followed at most, drawn once: the direction of a step needs no
-# more. The tensors that they are from at most, the larger ones more likely: each costs a call.
+# Entries of the parameters that are followed at most, evenly over them: the direction of a step
+# needs no more. The tensors that they are from at most, the larger ones more likely: each costs a call.
 ENTRIES, TENSORS = 8_192, 32
 
 # Points that are kept at most, 1 MiB with so many entries. Then every second one is forgotten, and
@@ -18,7 +19,7 @@ class Path:
     """Some entries of the parameters at earlier looks, evenly over the run so far.
 
     The sum of all updates between two points is known from them, under any optimizer. Numbers stay
-    on the device. The entries are drawn with a generator of their own.
+    on the device.
 
     Args:
         parameters: The trainable parameters.
@@ -26,7 +27,7 @@ class Path:
 
     def __init__(self, parameters: Sequence[Tensor]) -> None:
         self._parameters = parameters
-        self._places: list[tuple[Tensor, Tensor]] = []
+        self._followed: list[tuple[Tensor, int]] = []
         self._steps: list[int] = []
         self._points: Tensor | None = None
         self._looks = 0
@@ -44,13 +45,13 @@ class Path:
         if not is_due:
             return None
         if self._points is None:
-            self._places = _drawn(self._parameters)
-            count = sum(len(places) for _, places in self._places)
+            self._followed = _followed(self._parameters)
+            count = sum(math.ceil(one.numel() / apart) for one, apart in self._followed)
             self._points = torch.zeros(KEPT, count, device=self._parameters[0].device)
         now = torch.cat(
             [
-                tensor.detach().reshape(-1)[places].to(self._points)
-                for tensor, places in self._places
+                one.detach().reshape(-1)[::apart].to(self._points.device).float()
+                for one, apart in self._followed
             ]
         )
         steps = list(self._steps)
@@ -73,20 +74,21 @@ class Path:
         self._points = None
 
 
-def _drawn(parameters: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
-    """Tensors, each with the places of the entries that are followed."""
-    generator = torch.Generator().manual_seed(0)
-    sizes = torch.tensor([float(one.numel()) for one in parameters])
+def _followed(parameters: Sequence[Tensor]) -> list[tuple[Tensor, int]]:
+    """Tensors, each with the distance from one entry that is followed to the next."""
     chosen = list(parameters)
     if len(chosen) > TENSORS:
-        drawn = torch.multinomial(sizes, TENSORS, generator=generator).sort().values
-        chosen = [chosen[int(place)] for place in drawn]
+        sizes = torch.tensor([float(one.numel()) for one in parameters])
+        drawn = torch.multinomial(sizes, TENSORS, generator=torch.Generator().manual_seed(0))
+        chosen = [chosen[place] for place in drawn.tolist()]
     total = sum(one.numel() for one in chosen)
-    found = []
-    for one in chosen:
-        count = max(ENTRIES * one.numel() // total, 1)
-        places = torch.arange(one.numel())
-        if total > ENTRIES:
-            places = torch.randint(one.numel(), (count,), generator=generator).unique()
-        found.append((one, places.to(one.device)))
-    return found
+    apart = math.ceil(total / ENTRIES)
+    return [(one, _through_all_columns(apart, one)) for one in chosen]
+
+
+def _through_all_columns(apart: int, tensor: Tensor) -> int:
+    """At least this distance between entries, so that they come from all columns in turn."""
+    columns = tensor.shape[-1] if tensor.dim() else 1
+    while apart > 1 and math.gcd(apart, columns) > 1:
+        apart += 1
+    return apart
