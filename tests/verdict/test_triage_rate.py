@@ -17,7 +17,7 @@ from gradiometer.verdict.triage.rate import direction_of
 from gradiometer.verdict.triage.signs import Signs
 from gradiometer.verdict.triage.triage import triage_of
 from gradiometer.verdict.words.say import say
-from made_up_signs import LOOKS, STEPS, claims, falling, healthy, striding
+from made_up_signs import LOOKS, STEPS, claims, constant, falling, healthy, striding
 
 
 def distances_of(points: np.ndarray) -> np.ndarray:
@@ -187,3 +187,7 @@ def test_a_model_of_many_tensors_is_followed_in_some_of_them() -> None:
     assert found is not None
     # as many entries have moved by one as are followed
     assert 0.7 * path.ENTRIES < float(found[1][0]) <= path.ENTRIES
+
+
+def test_a_sum_of_all_gradients_goes_straight_on_at_any_rate() -> None:
+    assert claims(on(0.5, stale=constant(0.5))) == {Claim.ZERO_GRAD}

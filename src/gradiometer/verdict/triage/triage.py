@@ -50,10 +50,18 @@ ORDER: tuple[Rule, ...] = (*FAULTS, *SCHEDULE, *COURSE, *RATE, *LENGTH, *DATA)
 EXPLAINED: dict[Claim, frozenset[Claim]] = {
     Claim.NAN_EXAMPLE: frozenset({Claim.RATE_HIGH, Claim.MOMENTUM_RATE, Claim.BAD_BATCH}),
     Claim.UNSCALED: frozenset(
-        {Claim.EXPLODING, Claim.RATE_HIGH, Claim.DEAD_RELU, Claim.MOMENTUM_RATE, Claim.NO_DECAY}
+        {
+            Claim.EXPLODING,
+            Claim.RATE_HIGH,
+            Claim.RATE_LOW,
+            Claim.DEAD_RELU,
+            Claim.MOMENTUM_RATE,
+            Claim.NO_DECAY,
+        }
     ),
     Claim.ZERO_GRAD: frozenset(
-        {Claim.UNSTABLE, Claim.RATE_HIGH, Claim.MOMENTUM_RATE, Claim.NO_DECAY}
+        # a sum of all gradients hardly turns
+        {Claim.UNSTABLE, Claim.RATE_HIGH, Claim.RATE_LOW, Claim.MOMENTUM_RATE, Claim.NO_DECAY}
     ),
     Claim.NO_GRADIENT: frozenset({Claim.DEAD_RELU, Claim.VANISHING, Claim.RATE_LOW}),
     Claim.CLIP_SMALL: frozenset({Claim.RATE_LOW, Claim.NO_DECAY, Claim.STOPPED_EARLY}),
