@@ -132,7 +132,8 @@ def _request(draw: random.Random, watched: Any, model: nn.Module) -> None:
 
 def watched_loop(draw: random.Random, folder: Path) -> None:
     """A loop of a person: its arguments, its steps, and what is asked of it on the way."""
-    names = (*USUAL, "sampling", "scaler", "probe", "groups", "batch_axis", "to", "name", "out")
+    names = (*USUAL, "sampling", "scaler", "probe", "groups", "batch_axis", "to", "name", "out",
+             "page", "quiet")  # fmt: skip
     watching = tuple(name for name in names if name not in ("horizon", "replicates", "tail", "test",
                      "batch_size", "points", "alternatives", "train", "batches"))  # fmt: skip
     model, optimizer = _parts()
