@@ -15,11 +15,11 @@ from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.finding import State
 from gradiometer.report.charts.blocks import blocks
 from gradiometer.report.charts.interval_strip import Sparkline, interval, number, sparkline
-from gradiometer.report.page.document import document
+from gradiometer.report.page.document import document, write_document
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.folder import run_folders
 from gradiometer.run.reader import Run, Status
-from gradiometer.storage.disk import reason_of, replace_file, writing
+from gradiometer.storage.disk import reason_of
 from gradiometer.verdict.diagnosis import diagnose
 from gradiometer.verdict.words.brief import in_brief
 
@@ -239,10 +239,7 @@ def write_overview(runs: Sequence[RunRow], path: Path) -> Path:
     # the folder of the runs: the page may lie elsewhere
     folder = runs[0].path.parent if runs else path.parent
     lines = [_as_line(run, path.parent) for run in runs]
-    page = document(CONTENT, folder.resolve().name, (), runs=lines).encode(errors="replace")
-    with writing(path, "choose another file"):
-        replace_file(path, page)
-    return path
+    return write_document(document(CONTENT, folder.resolve().name, (), runs=lines), path)
 
 
 def _as_line(run: RunRow, folder: Path) -> dict[str, Any]:
