@@ -20,6 +20,7 @@ from gradiometer.integrations.watch.triage.exact import (
     sensitive_layers,
     together,
 )
+from gradiometer.integrations.watch.triage.path import Path
 from gradiometer.measurement.batch import Batch, tensors_of
 from gradiometer.measurement.objective import Objective
 from gradiometer.run.recorder import Recorder
@@ -72,6 +73,7 @@ class TriageRecorder:
         """The context for everything that training calls: an error ends triage, and
         nothing else."""
         self._last = last
+        self._path = Path(objective.parameters)
         self._parameters_before: list[Tensor] = []
         self._read_at = 0
         self._is_updating = False
@@ -84,9 +86,9 @@ class TriageRecorder:
         self._rates: list[tuple[int, float]] = []
         self._rate_changes = self._written = 0
         self._recorder: Recorder | None = None
-        self._waiting: list[tuple[int, dict[str, int], list[tuple[str, int]], Copied]] = []
+        self._waiting: list[tuple[int, dict[str, Any], list[tuple[str, int]], Copied]] = []
         self._look: dict[str, Tensor] = {}
-        self._counts: dict[str, int] = {}
+        self._counts: dict[str, Any] = {}
         self._output: Any = None
         self._takes_moments = True
         self._handles: list[Any] = []
@@ -183,6 +185,7 @@ class TriageRecorder:
         """Free what is as large as the model or its outputs: the watch itself is kept for its
         findings."""
         self._last.free()
+        self._path.forget()
         self._parameters_before = []
         self._look = {}
         self._output = None
@@ -252,6 +255,9 @@ class TriageRecorder:
             "sensitive": len(self._sensitive),
             "rows": next((one.shape[0] for one in tensors_of(batch) if one.dim()), 0),
         }
+        distances = self._path.distances(step)
+        if distances is not None:
+            self._counts["path_steps"], self._look["path"] = distances
         if heard.stale is not None:
             self._look["stale"] = heard.stale
         if heard.roots:
@@ -375,7 +381,7 @@ class TriageRecorder:
 BY_TENSOR = ("gradient", "nonzero", "weights", "movement", "nonzero_at_start", "weights_at_start")
 
 # Signs that are lists.
-LISTS = (*BY_TENSOR, "evaluated_rows", "shared_rows")
+LISTS = (*BY_TENSOR, "evaluated_rows", "shared_rows", "path")
 
 # Relative change of the learning rate from which it is written.
 RATE_CHANGE = 0.01
