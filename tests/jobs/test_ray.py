@@ -332,6 +332,22 @@ def test_a_cluster_that_is_none_is_refused(monkeypatch) -> None:
         pool_of("ray")
 
 
+def test_a_signal_while_a_cluster_starts_is_an_interrupt(monkeypatch) -> None:
+    """Ray ends the program by its own exit code until it is connected."""
+
+    def signalled(*_: Any, **__: Any) -> None:
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(1)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(ray, "init", signalled)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with pytest.raises(KeyboardInterrupt):
+        Ray(count=1).size  # noqa: B018
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
 @pytest.mark.slow
 def test_another_cluster_than_the_connected_one_is_refused(pool: Pool) -> None:
     pool.results([Job("connects", int)])

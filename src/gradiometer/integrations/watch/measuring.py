@@ -186,7 +186,7 @@ class Measuring(Recording):
             self._parts.append(NO_PART)
             self._close_after_a_failure()
 
-    def _keep_update(self, step: int, loss: Tensor | float, batch: Batch | None) -> None:
+    def _keep_update(self, step: int, loss: Any, batch: Batch | None) -> None:
         """Keep the coming update, to make it again."""
         if step >= self.kept_updates.next:
             self.kept_updates.at_step(batch)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gradiometer.arguments import folder_of, type_name
 from gradiometer.errors import BadArgument, GradiometerError, summary
 from gradiometer.integrations.trackers import Trackers
 from gradiometer.integrations.watch.shield import Shield, WarningLog, reason_of
@@ -173,6 +174,27 @@ class Announcements:
             self.say(write_page(run, diagnose(run)))
         except Exception as error:
             logging.getLogger("gradiometer").warning("the page was not written: %s", error)
+
+
+def check_place(out: Any, name: Any, to: Any) -> None:
+    """Check where a run is recorded: its folder, its name, and its trackers.
+
+    Raises:
+        BadArgument: One of them cannot be used.
+    """
+    folder_of("out", out)
+    if not isinstance(name, str):
+        raise BadArgument(f"`name` must be a string, got {type_name(name)}.")
+    several = not isinstance(to, str | bytes)
+    try:
+        iter(to)
+    except TypeError:
+        # such as a tensor without axes, which says that it is iterable
+        several = False
+    if not several:
+        raise BadArgument(
+            f"`to` must be a list of trackers, got {type_name(to)}: give to=[tracker]."
+        )
 
 
 class Recording:

@@ -1,6 +1,6 @@
 """`watch` measures your own training loop."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,9 @@ from gradiometer.arguments import (
     check_number,
     check_scaler,
     check_whole,
-    folder_of,
     type_name,
 )
-from gradiometer.errors import BadArgument
+from gradiometer.errors import BadArgument, bounded
 from gradiometer.gauges import Asked, GaugesAsked
 from gradiometer.integrations.fsdp import is_sharded, refuse_unsupported_shards, reshard
 from gradiometer.integrations.watch.description import (
@@ -26,7 +25,7 @@ from gradiometer.integrations.watch.description import (
     sampling_of,
 )
 from gradiometer.integrations.watch.losses import explained, no_loss
-from gradiometer.integrations.watch.recording import Announcements
+from gradiometer.integrations.watch.recording import Announcements, check_place
 from gradiometer.integrations.watch.shield import in_silence, log
 from gradiometer.integrations.watch.subject import Batches, Probe, Subject
 from gradiometer.integrations.watch.successive import reads_products
@@ -41,6 +40,7 @@ from gradiometer.run.budget import Budget, clock_for
 from gradiometer.run.ranks import Ranks
 
 
+@bounded
 def watch(
     model: nn.Module,
     optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | Any,
@@ -289,9 +289,7 @@ def check_settings(
             "loss=supervised(criterion) for batches of (input, target), or loss=lambda model, "
             "batch: ..."
         )
-    folder_of("out", out)
-    if not isinstance(name, str):
-        raise BadArgument(f"`name` must be a string, got {type_name(name)}.")
+    check_place(out, name, to)
     check_scaler(scaler)
     check_whole("accumulation", accumulation, 1)
     check_number("budget", budget)
@@ -315,10 +313,6 @@ def check_settings(
     check_whole("batch_axis", batch_axis, 0)
     if groups is not None and not callable(groups):
         check_whole("groups", groups, 2)
-    if isinstance(to, str) or not isinstance(to, Iterable):
-        raise BadArgument(
-            f"`to` must be a list of trackers, got {type_name(to)}: give to=[tracker]."
-        )
 
 
 def _check_trials(trials: Any, loss: Any) -> None:

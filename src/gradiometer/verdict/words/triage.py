@@ -10,6 +10,7 @@ from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.measurement.finding import Doubt, Finding
 from gradiometer.measurement.optimizer.hyperparameters import number
 from gradiometer.verdict.claims import Claim
+from gradiometer.verdict.words.brief import IN_BRIEF
 from gradiometer.verdict.words.sentences import Sentences, always
 
 
@@ -196,6 +197,14 @@ WORDS: Mapping[Claim, Words] = {
     ),
 }
 
+# The words for a rate that is too low by the direction of the path.
+STRAIGHT_ON = Words(
+    "The learning rate is too low: in {steps} steps the updates kept their direction, with a mean "
+    "cosine of {direction} between parts of the path that are far apart.",
+    "At a good rate the path turns, and this cosine is at most 0.25. Larger steps would take the "
+    "same path in less time.",
+)
+
 # What a training did not show, as the end of a sentence.
 MISSING = {
     "labels": "without the outputs and labels of a batch",
@@ -235,6 +244,8 @@ def limits(finding: Finding) -> Sentences:
     """What limits a run, or that nothing was found."""
     words = WORDS[Claim(finding.claim)]
     numbers = {**finding.facts.get("numbers", {}), **finding.numbers}
+    if finding.claim == Claim.RATE_LOW and "direction" in numbers:
+        words = STRAIGHT_ON
     shown = {name: _Number(value) for name, value in numbers.items()}
     seen = words.seen.format(**shown)
     lead, _, _ = seen.partition(": ")
@@ -243,8 +254,11 @@ def limits(finding: Finding) -> Sentences:
     means = words.means.format(**shown)
     unseen = finding.facts.get("unseen", {})
     if unseen:
-        parts = [f"{', '.join(claims)} {MISSING[missing]}" for missing, claims in unseen.items()]
-        means = f"{means} Could not be seen: {'; '.join(parts)}."
+        parts = [
+            f"{MISSING[missing]}: {', '.join(IN_BRIEF[claim] for claim in claims)}"
+            for missing, claims in unseen.items()
+        ]
+        means = f"{means} Could not be seen {'; '.join(parts)}."
     first, *others = [*finding.cure, *finding.facts.get("lines", ())] or [""]
     paste, then = _to_paste(first, finding)
     or_else = "".join(f" or `{line}`" for line in others)
@@ -285,6 +299,11 @@ DOUBTS: Mapping[str, Callable[[Doubt], str]] = {
     "no_decay": always("A rate without decay looks the same: only a fork can tell (`cool now`)."),
     "stopped_early": always(
         "A training that stopped early looks the same: only a fork can tell (`go on`)."
+    ),
+    "few_looks": always("Too few steps were seen at this learning rate to judge it."),
+    "rate_not_tried": always(
+        "A higher learning rate could end lower: the network did not go far, or its updates kept "
+        "some of their direction. Only a fork can tell (`rate 2x`)."
     ),
     "fine_tuning": always("A trained model that is trained further also moves little."),
 }
