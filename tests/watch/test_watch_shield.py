@@ -25,12 +25,11 @@ HOME = str(Path(gradiometer.__file__).parent)
 ENTRIES = {
     "Hook.__call__",
     "GradientHooks._end",
-    "GradientHooks._keep.<locals>.<lambda>",
+    "after_backward.<locals>.<lambda>",
     "GradientHooks._take_in",
     "Watch.__exit__",
     "Measuring._on_update",
     "Measuring.step",
-    "Measuring._step_with_a_decision",
     "before_the_update.<locals>.hook",
     "_heard",
 }
