@@ -96,16 +96,16 @@ PARTS: dict[str, Sequence[Training]] = {
         Training(sets.friedman, networks.deep, torch.optim.SGD, 0.05, "linear"),
     ),
     "judged": (
-        Training(third.segments, third.lenet, MOMENTUM, 0.02, "cosine"),
-        Training(sets.waves, networks.lstm, torch.optim.Adam, 0.003, "linear", steps=240),
+        Training(third.segments, third.lenet, MOMENTUM, 0.02, "cosine", steps=240),
+        Training(sets.waves, networks.lstm, torch.optim.Adam, 0.003, "linear", steps=200),
         Training(third.brackets, third.modern, DECAY, 0.002, "cosine", steps=240),
-        Training(third.points, third.of_sets, torch.optim.Adam, 0.002, "constant"),
+        Training(third.points, third.of_sets, torch.optim.Adam, 0.002, "constant", steps=240),
         Training(third.film, third.norm_skips, DECAY, 0.002, "linear", steps=500),
-        Training(third.gratings, networks.mixer, torch.optim.Adam, 0.002, "cosine", steps=300),
+        Training(third.gratings, third.separable, torch.optim.Adam, 0.002, "cosine", steps=200),
         Training(third.teacher, networks.batch_norm, MOMENTUM, 0.03, "cosine", steps=600),
         Training(third.prices, networks.tanh, MOMENTUM, 0.01, "constant", steps=600),
-        Training(third.credit, third.gated, DECAY, 0.001, "linear"),
-        Training(third.pulses, third.temporal, torch.optim.Adam, 0.003, "cosine", steps=300),
+        Training(third.credit, third.gated, DECAY, 0.001, "linear", steps=300),
+        Training(third.pulses, third.temporal, torch.optim.Adam, 0.003, "cosine", steps=200),
     ),
 }
 

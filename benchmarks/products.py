@@ -37,10 +37,9 @@ from gradiometer.estimation import PreconditionedNoise
 from gradiometer.estimation.products import PRODUCT_PRIOR, GradientMemory, by_loss
 from gradiometer.integrations.watch.successive import (
     CHAIN,
-    EARLY_STEPS,
-    LATEST,
     PAIRS_A_READING,
     READINGS_A_RUN,
+    longest_pause,
 )
 from gradiometer.measurement.uncertainty.now import ratio_now
 
@@ -132,7 +131,7 @@ def of_short_steps(until: int) -> np.ndarray:
     while first <= until:
         chains.append(np.arange(first, first + CHAIN))
         step = first + CHAIN
-        first = step + max(step if step <= EARLY_STEPS else step // LATEST, CHAIN)
+        first = step + longest_pause(step)
     steps = np.concatenate(chains)
     return steps[steps <= until]
 

@@ -1,4 +1,4 @@
-"""The clinic from the command line: `python -m clinic list|earn|judge`, from the folder
+"""The clinic from the command line: `python -m clinic list|earn|judge|rates`, from the folder
 `benchmarks`."""
 
 import argparse
@@ -10,12 +10,13 @@ from clinic import earning
 from clinic.bench import Bench
 from clinic.cases import HALVES, sick_cases, well_cases
 from clinic.judging import judge
+from clinic.rates import judge_rates
 
 
 def main() -> None:
     """Run one of the commands."""
     parser = argparse.ArgumentParser(prog="clinic", description=__doc__)
-    parser.add_argument("command", choices=("list", "earn", "judge"))
+    parser.add_argument("command", choices=("list", "earn", "judge", "rates"))
     parser.add_argument("--half", choices=HALVES, default="development")
     parser.add_argument(
         "--runs", type=Path, help="Folder that keeps the trainings. By default a temporary one."
@@ -40,6 +41,8 @@ def main() -> None:
             rows = earning.earn(bench, asked.half)
             earning.show(rows)
             earning.write(rows)
+        elif asked.command == "rates":
+            missed = judge_rates(bench, verbose=asked.verbose)
         else:
             missed = judge(bench, asked.half, follow=asked.followed, verbose=asked.verbose)
     print(f"{time.perf_counter() - began:.0f} s")

@@ -34,8 +34,10 @@ def _z(samples: np.ndarray) -> float:
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
 @pytest.mark.parametrize("size", [0.1, 1.0])
 def test_the_combination_is_right_and_its_interval_covers(rule: Rule, size: float) -> None:
-    """The bias is at most a quarter of the interval, and nominal 90 % covers in at least 85 %."""
+    """The bias is at most a quarter of the interval, and nominal 90 % covers in at least 85 %. A
+    product without what the same batch gave a step before is ‖g‖², up to chance."""
     seen = walk(rule, size, runs=RUNS, steps=600, seed=4, settle=600)
+    assert abs(_z((seen.product - seen.level - seen.truth).mean(axis=1))) < 3
     truth = seen.variance.mean() / seen.truth.mean()
     means, covered, widths = [], 0, []
     for run in range(RUNS):
@@ -118,6 +120,23 @@ def test_reshuffled_epochs_are_corrected(momentum: float) -> None:
     assert 0.9 < corrected.mean() / truth < 1.15
     if momentum == 0:
         assert plain.mean() / truth > 1.5
+
+
+def test_in_reshuffled_epochs_near_the_noise_scale_the_lags_stand_alone() -> None:
+    """Where tr Σ/N is 0.8 of ‖g‖², the slope of the loss gives nearly five times ‖g‖²."""
+    seen = reshuffled(0.9, 0.01, examples=1400, batch=32, runs=200, seed=6)
+    still = np.zeros(200)
+    found = signal(
+        seen["product"],
+        seen["norm_squared"],
+        momentum=GradientMemory(0.9),
+        memory=seen["memory"],
+        loss=still,
+        travelled=np.arange(200.0),
+        share_of_examples=32 / 1400,
+    )
+    assert list(found.ways) == ["lags"]
+    assert 0.8 < found.norm_squared.mean() / seen["truth"].mean() < 1.5
 
 
 def test_a_noisy_way_does_no_harm() -> None:

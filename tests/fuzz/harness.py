@@ -30,6 +30,7 @@ import spoiled
 import torch
 from fork_kinds import ASKED
 from kinds import KINDS, SHARES
+from loops import open_pools
 from readers import TUNE
 
 from gradiometer.cli import main
@@ -155,6 +156,9 @@ def many(
     and cause."""
     shares = {kind: 100 // len(kinds) for kind in kinds} or SHARES
     found: dict[str, Counter[str]] = {kind: Counter() for kind in shares}
+    if shares.get("pooled_calls"):
+        # before any limit of time, since a cluster takes minutes on a busy machine
+        open_pools()
     for chunk in range(first // 100, (first + total) // 100):
         for kind, share in shares.items():
             for seed in range(chunk * share, (chunk + 1) * share):

@@ -235,7 +235,7 @@ def python_calls(draw: random.Random, folder: Path) -> None:
 
 
 @cache
-def _pools() -> tuple[Pool, ...]:
+def open_pools() -> tuple[Pool, ...]:
     """A pool of each kind, which stays open: its start takes seconds."""
     pools = [pool_of("processes:1")]
     if find_spec("ray"):
@@ -250,7 +250,7 @@ def _pools() -> tuple[Pool, ...]:
 
 def pooled_calls(draw: random.Random, folder: Path) -> None:
     """A fork or a job in another process, where one part answers, carries or is anything."""
-    pool = draw.choice(_pools())
+    pool = draw.choice(open_pools())
     anything = draw.choice((*OBJECTS, threading.Lock(), iter([1]), (each for each in OBJECTS)))
     if draw.random() < 0.2:
         given = draw.choice(((), (anything,)))

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from gradiometer import Examples, Objective, Run, tune, watch
-from gradiometer.convergence.certificate import gradient_squared
+from gradiometer.convergence.certificate.certifying import gradient_squared
 from gradiometer.integrations.watch import Watch
 from gradiometer.loop import Loop, fork, forks_of
 from gradiometer.measurement import supervised

@@ -13,9 +13,12 @@ from clinic.cases import HALVES, partly_cured, sick_cases, well_cases
 from clinic.earning import EARNED
 from clinic.illnesses import BY_A_PERSON, CURES, ILLNESSES, follow
 from clinic.judging import Said, marks_of
+from clinic.rates import trainings, until
 from clinic.recipe import build, train
 
+from gradiometer import Run
 from gradiometer.problems.images import fashion_mnist
+from gradiometer.verdict.triage.signs import Signs
 
 CLAIMS = {
     "rate_low",
@@ -204,3 +207,29 @@ def test_detached_and_forgotten_parameters_do_not_learn():
         )
         torch.manual_seed(0)
         assert train(replace(case.recipe, steps=5), seed=0).losses
+
+
+def test_the_rates_are_judged_on_trainings_that_no_part_has():
+    good = [each for each in trainings() if each.kind == "good"]
+    assert len(good) >= 150
+    assert len({(each.recipe.network, each.recipe.data) for each in good}) >= 10
+    assert {each.recipe.optimizer for each in good} == {"sgd", "momentum", "adamw"}
+    parts = [case.recipe for half in HALVES for case in (*sick_cases(half), *well_cases(half))]
+    assert not {each.recipe.network for each in good} & {recipe.network for recipe in parts}
+    assert not {each.recipe.data for each in good} & {recipe.data for recipe in parts}
+    assert all(each.recipe.rate != each.good.rate for each in trainings() if each.kind != "good")
+
+
+def test_the_record_of_the_first_steps_is_that_of_a_shorter_training(tmp_path):
+    recipe = replace(trainings()[0].recipe, schedule="constant", steps=130)
+    longer, shorter = (
+        Signs.of(Run.open(next(path for path in folder.iterdir() if path.is_dir())))
+        for folder in (tmp_path / "longer", tmp_path / "shorter")
+        if train(recipe if folder.name == "longer" else replace(recipe, steps=80), 0, out=folder)
+    )
+    first = until(longer, 80)
+    assert not first.has_ended and first.steps == shorter.steps == 80
+    assert first.losses.tolist() == shorter.losses.tolist()
+    assert first.looks.tolist() == shorter.looks.tolist()
+    assert first.distances.tolist() == shorter.distances.tolist()
+    assert first.strides == pytest.approx(shorter.strides)

@@ -70,7 +70,7 @@ def test_every_claim_can_be_said(claim: Claim) -> None:
 
 
 def test_nothing_is_said_about_the_end_before_it() -> None:
-    found = triage_of(healthy(movement=moved(0.1 / STEPS), has_ended=False))
+    found = triage_of(healthy(movement=striding(13 / STEPS), has_ended=False))
     assert [each.claim for each in found.claims] == [Claim.UNDECIDED]
     assert Claim.RATE_LOW in found.unseen["end"]
 

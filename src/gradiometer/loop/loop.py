@@ -420,13 +420,10 @@ class Loop:
                 each: Any = optimizers_in(self.optimizer)
                 given = each[0] if len(each) == 1 else each
                 loss = self.step(self.model, given, only(pieces))
-            if isinstance(loss, Tensor):
-                is_loss = loss.is_floating_point() and not loss.is_meta
-                kind = f"a tensor of {loss.dtype} on {loss.device}"
-            else:
-                is_loss = isinstance(loss, float)
-                kind = type(loss).__name__
-            if not is_loss:
+            kind = type(loss).__name__
+            if isinstance(loss, Tensor) and (loss.is_meta or not loss.is_floating_point()):
+                kind, loss = f"a tensor of {loss.dtype} on {loss.device}", None
+            if not isinstance(loss, Tensor | float):
                 raise UserCodeFailed(f"`step` returned {kind}: return the mean loss of the batch.")
             return loss.detach().mean() if isinstance(loss, Tensor) else loss
         if self.gradient is not None:

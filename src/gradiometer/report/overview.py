@@ -236,9 +236,10 @@ def write_overview(runs: Sequence[RunRow], path: Path) -> Path:
         raise BadArgument(
             f"`page` must be a file, and `{path}` is a folder: write `--page {path / 'runs.html'}`."
         )
-    page = document(
-        CONTENT, path.parent.resolve().name, (), runs=[_as_line(run, path.parent) for run in runs]
-    ).encode(errors="replace")
+    # the folder of the runs: the page may lie elsewhere
+    folder = runs[0].path.parent if runs else path.parent
+    lines = [_as_line(run, path.parent) for run in runs]
+    page = document(CONTENT, folder.resolve().name, (), runs=lines).encode(errors="replace")
     with writing(path, "choose another file"):
         replace_file(path, page)
     return path

@@ -172,7 +172,15 @@ class _HyperparametersLine(msgspec.Struct, tag_field="kind", tag="hyperparameter
 # Signs with one number for every parameter tensor.
 BY_TENSOR = ("gradient", "nonzero", "weights", "movement", "nonzero_at_start", "weights_at_start")
 
-_LISTS = (*BY_TENSOR, "evaluated_rows", "shared_rows", "rate_steps", "rates")
+_LISTS = (
+    *BY_TENSOR,
+    "evaluated_rows",
+    "shared_rows",
+    "rate_steps",
+    "rates",
+    "path_steps",
+    "path",
+)
 
 
 class _SignsLine(msgspec.Struct, tag_field="kind", tag="signs"):
@@ -190,6 +198,8 @@ class _SignsLine(msgspec.Struct, tag_field="kind", tag="signs"):
             len(together) < 3 or lengths["rate_steps"] != lengths["rates"] or not lengths["rates"]
         ):
             raise ValueError("learning rates without their steps")
+        if lengths.get("path_steps") != lengths.get("path"):
+            raise ValueError("distances along the path without their steps")
 
 
 class _OverheadLine(msgspec.Struct, tag_field="kind", tag="overhead"):

@@ -117,6 +117,9 @@ class JournalWriter:
 
     def flush(self) -> None:
         """Give all lines to the system. They survive a killed process but not a power cut."""
+        if self.closed:
+            # its descriptor may be that of another file by now
+            raise StorageFailed(f"`{self.path}` is closed: nothing more can be written.")
         with self._guard():
             while self._buffer and not self._is_copy():
                 # Written bytes leave the buffer at once, so that nothing is written twice.

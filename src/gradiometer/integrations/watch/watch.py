@@ -15,7 +15,7 @@ from gradiometer.arguments import (
     check_whole,
     type_name,
 )
-from gradiometer.errors import BadArgument
+from gradiometer.errors import BadArgument, bounded
 from gradiometer.gauges import Asked, GaugesAsked
 from gradiometer.integrations.fsdp import is_sharded, refuse_unsupported_shards, reshard
 from gradiometer.integrations.watch.description import (
@@ -40,6 +40,7 @@ from gradiometer.run.ranks import Ranks
 from gradiometer.run.turns import Turns
 
 
+@bounded
 def watch(
     model: nn.Module,
     optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | Any,

@@ -64,6 +64,10 @@ class Compared:
         """The settings of the training without the seed. A default model appears under its name."""
         every = msgspec.structs.asdict(self.run.configuration)
         every["model"] = self.run.manifest.get("problem", {}).get("model", every.get("model"))
+        # the same length may be given in epochs or in steps
+        if "epochs" in every:
+            every["steps"] = self.run.manifest.get("steps", every["steps"])
+            del every["epochs"]
         if self.run.watched and (settings := self.run.hyperparameters) is not None:
             every["optimizer"] = " and ".join(settings.names)
             # the shape of the schedule may depend on the seed

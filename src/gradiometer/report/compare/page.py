@@ -222,7 +222,11 @@ def changes(contrast: Contrast) -> str:
 
 
 def _plain(value: object) -> str:
-    """A setting with few digits, if it is a number that was computed."""
+    """A setting as a person writes it, with few digits if it is a number that was computed."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
@@ -277,7 +281,7 @@ def groups_table(groups: Sequence[RunGroup]) -> Numbers:
         (
             group.letter,
             group.seeds,
-            *(str(group.settings.get(name)) for name in differing),
+            *(_plain(group.settings.get(name)) for name in differing),
             *(in_words(group.numbers[name]) if name in group.numbers else "" for name in measured),
         )
         for group in groups

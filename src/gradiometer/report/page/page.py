@@ -147,6 +147,8 @@ def _title(diagnosis: Diagnosis, action: Shown | None) -> str:
     said = f"{diagnosis.said[:1].upper()}{diagnosis.said[1:]}."
     if action is None or headline is None or headline.state is not State.OK:
         return said
+    if action.finding.state is State.CANNOT_TELL:
+        return said
     return (
         f"{said} {action.said.beginning}." if headline.claim == Claim.HEALTHY else action.said.seen
     )

@@ -84,13 +84,6 @@ def _look(verb: str) -> Callable[[Path, Configuration], str]:
     return lambda path, configuration: f"gradiometer {verb} {shlex.quote(str(path))}"
 
 
-def _ensemble(path: Path, configuration: Configuration) -> str:
-    """Score the existing snapshots, or train with snapshots."""
-    return (_look("ensemble") if configuration.snapshots else _train("--snapshots 5"))(
-        path, configuration
-    )
-
-
 # The questions, in the order in which a run can answer them.
 QUESTIONS = (
     Question(
@@ -142,7 +135,9 @@ QUESTIONS = (
             "Snapshots at the ends of cooling cycles, whose joint score is compared with that of "
             "the last one."
         ),
-        command=_ensemble,
+        command=lambda path, configuration: (
+            _look("ensemble") if configuration.snapshots else _train("--snapshots 5")
+        )(path, configuration),
         in_a_loop="w.snapshot(), w.ensemble(test)",
     ),
 )

@@ -15,7 +15,6 @@ from gradiometer.verdict.triage.thresholds import (
     DIED,
     DIED_BY_SGD,
     EXPLODED,
-    FALLS_BY_RATE,
     FEW_ENTRIES,
     FEWEST_LOOKS,
     FLAT_IN_A_LOG,
@@ -30,14 +29,8 @@ from gradiometer.verdict.triage.thresholds import (
     LITTLE_LEFT,
     MOMENTUM_COUNTS,
     MOVED_FAST,
-    NEAR,
-    NEXT_TO_NOTHING,
-    OPPOSED,
     OVERSHOT,
-    REACH,
-    REACH_OF_ADAM,
     STAYS_VANISHED,
-    STEPS_OF_REACH,
     STILL_LEARNS,
     TO_AND_FRO,
     USUAL_DECAY,
@@ -210,55 +203,6 @@ def lasting_rises(losses: np.ndarray) -> np.ndarray:
         rises[8:] = np.where(after > before, losses[8:] - before, -np.inf)
     rises[:first] = -np.inf
     return np.where(np.isfinite(rises), rises, -np.inf)
-
-
-def rate_low(signs: Signs, level: Level) -> Claimed | None:
-    """The network has come next to nowhere; or not far, and its loss was still falling or has not
-    left a guess."""
-    if signs.is_short or not signs.has_ended:
-        return None
-    late, share = ended_at(signs, level), signs.reach / usual_reach(signs)
-    if not late > LEARNT or not share < (1 if late > HALF_A_GUESS else NEAR):
-        return None
-    plain = signs.family == "sgd" and not signs.momentum
-    if plain and signs.cosine < OPPOSED and share > NEXT_TO_NOTHING:
-        return None
-    if not (share < NEXT_TO_NOTHING or late > AT_A_GUESS or fall_by_rate(signs) > FALLS_BY_RATE):
-        return None
-    factor = 8 if share < NEXT_TO_NOTHING else 4 if share < NEAR else 2
-    numbers = {"reach": signs.reach, "share": share, "steps": float(signs.steps)}
-    return Claimed(Claim.RATE_LOW, numbers, (f"rate {factor}x",), ("fine_tuning",))
-
-
-def is_near(signs: Signs) -> bool:
-    """True if the network has come less far than a good rate brings it at least."""
-    return bool(signs.reach < usual_reach(signs))
-
-
-def usual_reach(signs: Signs) -> float:
-    """The least reach of trainings at a good rate, of this length and under this optimizer.
-
-    In a short training that is less, so that each step is short as well: one that was stopped early
-    is none.
-    """
-    limit = REACH if signs.family == "sgd" else REACH_OF_ADAM
-    return limit * min(signs.steps / STEPS_OF_REACH, 1.0)
-
-
-def fall_by_rate(signs: Signs) -> float:
-    """The relative fall of the loss while the sum of all rates about doubled, from 35–50 % of it to
-    75–95 %."""
-    losses = signs.losses
-    if len(signs.rates) != len(losses) or not signs.rates.sum() > 0:
-        return float("nan")
-    sums = signs.rates.cumsum() / signs.rates.sum()
-    before, after = (
-        (sums >= low) & (sums < high) & np.isfinite(losses)
-        for low, high in ((0.35, 0.5), (0.75, 0.95))
-    )
-    if not (before.any() and after.any()):
-        return float("nan")
-    return float(1 - losses[after].mean() / losses[before].mean())
 
 
 def no_decay(signs: Signs, level: Level) -> Claimed | None:

@@ -3,8 +3,9 @@
 import numpy as np
 
 from gradiometer.verdict.claims import Claim, Claimed
-from gradiometer.verdict.triage.course import AFTER_A_RISE, is_near, lasting_rises
+from gradiometer.verdict.triage.course import AFTER_A_RISE, lasting_rises
 from gradiometer.verdict.triage.level import Level
+from gradiometer.verdict.triage.rate import is_near
 from gradiometer.verdict.triage.signs import Signs
 from gradiometer.verdict.triage.thresholds import (
     ABOVE_TRAINING,

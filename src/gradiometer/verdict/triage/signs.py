@@ -42,6 +42,8 @@ class Signs:
         looks: Steps at which the signs below were recorded.
         single: Numbers of every look, by name; NaN where one was not recorded.
         tensors: Numbers of every look and tensor, by name.
+        distances: A row for every two points of the path that were compared: the step, the earlier
+            step, and the squared distance between the parameters at both, over some entries.
         facts: What does not change: names, sizes, axes and rows of the tensors, layers, dropout,
             planned length.
         rates: The largest learning rate of every step.
@@ -65,6 +67,7 @@ class Signs:
     looks: Int[np.ndarray, " looks"] = field(default_factory=lambda: np.array([], dtype=np.int64))
     single: Mapping[str, Array] = field(default_factory=dict)
     tensors: Mapping[str, Float[np.ndarray, "_ _"]] = field(default_factory=dict)
+    distances: Float[np.ndarray, "pairs 3"] = field(default_factory=lambda: np.empty((0, 3)))
     facts: Mapping[str, Any] = field(default_factory=dict)
     rates: Array = field(default_factory=lambda: np.array([]))
     momentum: float = 0.0
@@ -119,6 +122,7 @@ class Signs:
             looks=looks,
             single=single,
             tensors=tensors,
+            distances=_distances(run.signs),
             facts=facts,
             rates=rates,
             momentum=momentum,
@@ -340,6 +344,8 @@ def _stack(
     single: dict[str, Array] = {}
     tensors: dict[str, np.ndarray] = {}
     names = dict.fromkeys(name for _, signs in lines for name in signs)
+    for name in ("path_steps", "path"):
+        names.pop(name, None)  # see `_distances`
     for name in names:
         if name in BY_TENSOR:
             tensors[name] = np.array(
@@ -351,6 +357,16 @@ def _stack(
         else:
             single[name] = np.array([signs.get(name, np.nan) for _, signs in lines], dtype=float)
     return looks, single, tensors
+
+
+def _distances(lines: list[tuple[int, dict[str, Any]]]) -> np.ndarray:
+    """The distances between points of the path."""
+    pairs = [
+        (step, earlier, square)
+        for step, signs in lines
+        for earlier, square in zip(signs.get("path_steps", ()), signs.get("path", ()), strict=True)
+    ]
+    return np.array(pairs, dtype=float).reshape(-1, 3)
 
 
 def _evaluations(run: Run) -> tuple[np.ndarray, Array, Array]:

@@ -7,7 +7,7 @@ import numpy as np
 
 from gradiometer.run.reader import Run
 from gradiometer.verdict.claims import Claim, Claimed
-from gradiometer.verdict.triage import course, data, faults, length, schedule
+from gradiometer.verdict.triage import course, data, faults, length, rate, schedule
 from gradiometer.verdict.triage.level import Known, Level, level_of
 from gradiometer.verdict.triage.signs import Signs
 from gradiometer.verdict.triage.thresholds import AT_A_GUESS, FEWEST_LOOKS, FLAT, LONG_ENOUGH
@@ -34,7 +34,7 @@ COURSE: tuple[Rule, ...] = (
     course.weight_decay,
     course.vanishing,
 )
-RATE: tuple[Rule, ...] = (course.rate_high, course.unstable, length.batch_large, course.rate_low)
+RATE: tuple[Rule, ...] = (course.rate_high, course.unstable, length.batch_large, rate.rate_low)
 # a decay costs nothing, and a larger batch more examples
 LENGTH: tuple[Rule, ...] = (length.stopped_early, course.no_decay, length.batch_small)
 DATA: tuple[Rule, ...] = (
@@ -50,10 +50,18 @@ ORDER: tuple[Rule, ...] = (*FAULTS, *SCHEDULE, *COURSE, *RATE, *LENGTH, *DATA)
 EXPLAINED: dict[Claim, frozenset[Claim]] = {
     Claim.NAN_EXAMPLE: frozenset({Claim.RATE_HIGH, Claim.MOMENTUM_RATE, Claim.BAD_BATCH}),
     Claim.UNSCALED: frozenset(
-        {Claim.EXPLODING, Claim.RATE_HIGH, Claim.DEAD_RELU, Claim.MOMENTUM_RATE, Claim.NO_DECAY}
+        {
+            Claim.EXPLODING,
+            Claim.RATE_HIGH,
+            Claim.RATE_LOW,
+            Claim.DEAD_RELU,
+            Claim.MOMENTUM_RATE,
+            Claim.NO_DECAY,
+        }
     ),
     Claim.ZERO_GRAD: frozenset(
-        {Claim.UNSTABLE, Claim.RATE_HIGH, Claim.MOMENTUM_RATE, Claim.NO_DECAY}
+        # a sum of all gradients hardly turns
+        {Claim.UNSTABLE, Claim.RATE_HIGH, Claim.RATE_LOW, Claim.MOMENTUM_RATE, Claim.NO_DECAY}
     ),
     Claim.NO_GRADIENT: frozenset({Claim.DEAD_RELU, Claim.VANISHING, Claim.RATE_LOW}),
     Claim.CLIP_SMALL: frozenset({Claim.RATE_LOW, Claim.NO_DECAY, Claim.STOPPED_EARLY}),
@@ -188,6 +196,9 @@ def _pass(signs: Signs, level: Level) -> Claimed:
             ("give the losses on held-out examples, w.evaluated(test=...)",),
         )
     if enough and signs.has_ended and has_moved and not at_a_guess:
+        doubt = rate.doubt_of(signs, left)
+        if doubt:
+            return Claimed(Claim.UNDECIDED, {"steps": float(signs.length)}, doubts=(doubt,))
         return Claimed(
             Claim.HEALTHY, {"travel": signs.travel, "loss": left, "steps": float(signs.length)}
         )

@@ -16,7 +16,7 @@ from gradiometer.measurement.optimizer.groups import Group
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.reader import Run
 from gradiometer.verdict.claims import Claim, Claimed
-from gradiometer.verdict.triage.course import is_near, usual_reach
+from gradiometer.verdict.triage.rate import is_near, usual_reach
 from gradiometer.verdict.triage.signs import Signs
 
 # Claims that readings take for each other. A fork that shows one of them takes the other back.

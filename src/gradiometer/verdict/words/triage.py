@@ -197,6 +197,14 @@ WORDS: Mapping[Claim, Words] = {
     ),
 }
 
+# The words for a rate that is too low by the direction of the path.
+STRAIGHT_ON = Words(
+    "The learning rate is too low: in {steps} steps the updates kept their direction, with a mean "
+    "cosine of {direction} between parts of the path that are far apart.",
+    "At a good rate the path turns, and this cosine is at most 0.25. Larger steps would take the "
+    "same path in less time.",
+)
+
 # What a training did not show, as the end of a sentence.
 MISSING = {
     "labels": "without the outputs and labels of a batch",
@@ -236,6 +244,8 @@ def limits(finding: Finding) -> Sentences:
     """What limits a run, or that nothing was found."""
     words = WORDS[Claim(finding.claim)]
     numbers = {**finding.facts.get("numbers", {}), **finding.numbers}
+    if finding.claim == Claim.RATE_LOW and "direction" in numbers:
+        words = STRAIGHT_ON
     shown = {name: _Number(value) for name, value in numbers.items()}
     seen = words.seen.format(**shown)
     lead, _, _ = seen.partition(": ")
@@ -289,6 +299,11 @@ DOUBTS: Mapping[str, Callable[[Doubt], str]] = {
     "no_decay": always("A rate without decay looks the same: only a fork can tell (`cool now`)."),
     "stopped_early": always(
         "A training that stopped early looks the same: only a fork can tell (`go on`)."
+    ),
+    "few_looks": always("Too few steps were seen at this learning rate to judge it."),
+    "rate_not_tried": always(
+        "A higher learning rate could end lower: the network did not go far, or its updates kept "
+        "some of their direction. Only a fork can tell (`rate 2x`)."
     ),
     "fine_tuning": always("A trained model that is trained further also moves little."),
 }

@@ -125,7 +125,8 @@ class Looks(Measuring):
             tolerance: Gradients below this share of the one at the start, and curvatures below this
                 share of λ_max, count as zero.
             level: Confidence level of every interval, and of the verdict.
-            start: ‖g‖² at the start, by `gradiometer.convergence.certificate.gradient_squared`.
+            start: ‖g‖² at the start, by `gradient_squared` of
+                `gradiometer.convergence.certificate.certifying`.
                 Default: it is measured at the parameters of the first step, which are kept for
                 models of up to 16 million; above that and in a continued run, the mean of the first
                 8 readings of the noise.

@@ -1,7 +1,7 @@
 """Records what triage needs, at every tenth step of a watched loop, from what training makes
 anyway."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from gradiometer.integrations.watch.triage.exact import (
     sensitive_layers,
     together,
 )
+from gradiometer.integrations.watch.triage.path import Path
 from gradiometer.measurement.batch import Batch, tensors_of
 from gradiometer.measurement.objective import Objective
 from gradiometer.run.recorder import Recorder
@@ -72,6 +73,7 @@ class TriageRecorder:
         """The context for everything that training calls: an error ends triage, and
         nothing else."""
         self._last = last
+        self._path = Path(objective.parameters)
         self._parameters_before: list[Tensor] = []
         self._read_at = 0
         self._is_updating = False
@@ -84,9 +86,9 @@ class TriageRecorder:
         self._rates: list[tuple[int, float]] = []
         self._rate_changes = self._written = 0
         self._recorder: Recorder | None = None
-        self._waiting: list[tuple[int, dict[str, int], list[tuple[str, int]], Copied]] = []
+        self._waiting: list[tuple[int, dict[str, Any], list[tuple[str, int]], Copied]] = []
         self._look: dict[str, Tensor] = {}
-        self._counts: dict[str, int] = {}
+        self._counts: dict[str, Any] = {}
         self._output: Any = None
         self._takes_moments = True
         self._handles: list[Any] = []
@@ -183,6 +185,7 @@ class TriageRecorder:
         """Free what is as large as the model or its outputs: the watch itself is kept for its
         findings."""
         self._last.free()
+        self._path.forget()
         self._parameters_before = []
         self._look = {}
         self._output = None
@@ -218,7 +221,7 @@ class TriageRecorder:
         """Keep what the first update, which may be the one that does harm, changes."""
         gradients = gradients_of(self._objective.parameters)
         self._look = {
-            "nonzero_at_start": together(torch._foreach_norm(gradients, 0)),
+            "nonzero_at_start": nonzero_entries(gradients),
             "weights_at_start": together(torch._foreach_norm(parameters_of(self._objective))),
         }
 
@@ -235,15 +238,16 @@ class TriageRecorder:
             if out is None or out.shape != outputs.shape:
                 out = outputs
         heard.stop()
-        self._look["nonzero"] = together(
-            torch._foreach_norm(gradients_of(self._objective.parameters), 0)
-        )
+        self._look["nonzero"] = nonzero_entries(gradients_of(self._objective.parameters))
         self._last.take(step)
         if self._last.product is not None and self._last.product_is_plain:
-            # scaled as the norms are, which `backward` made
-            self._look["product"] = self._last.product * self._subject.scale() ** 2
+            self._look["product"] = self._last.product
         if self._subject.scaler is not None:
-            self._look["scale"] = self._subject.scale()
+            scale = self._subject.scale()
+            self._look["scale"] = scale
+            if "product" in self._look:
+                # scaled as the norms are, which `backward` made
+                self._look["product"] = self._look["product"] * scale**2
         self._counts = {
             "without_gradient": sum(one.grad is None for one in self._objective.parameters),
             "backwards": heard.count,
@@ -251,6 +255,9 @@ class TriageRecorder:
             "sensitive": len(self._sensitive),
             "rows": next((one.shape[0] for one in tensors_of(batch) if one.dim()), 0),
         }
+        distances = self._path.distances(step)
+        if distances is not None:
+            self._counts["path_steps"], self._look["path"] = distances
         if heard.stale is not None:
             self._look["stale"] = heard.stale
         if heard.roots:
@@ -276,9 +283,10 @@ class TriageRecorder:
             return
         began = self._clock()
         with torch.no_grad():
-            self._look["clipped"] = together(
-                torch._foreach_norm(gradients_of(self._objective.parameters))
-            ).norm()
+            norms = self._look["gradient"]
+            if not self._backwards.is_unchanged:
+                norms = together(torch._foreach_norm(gradients_of(self._objective.parameters)))
+            self._look["clipped"] = norms.norm()
             self._keep_parameters()
         self._pay(began)
 
@@ -373,7 +381,7 @@ class TriageRecorder:
 BY_TENSOR = ("gradient", "nonzero", "weights", "movement", "nonzero_at_start", "weights_at_start")
 
 # Signs that are lists.
-LISTS = (*BY_TENSOR, "evaluated_rows", "shared_rows")
+LISTS = (*BY_TENSOR, "evaluated_rows", "shared_rows", "path")
 
 # Relative change of the learning rate from which it is written.
 RATE_CHANGE = 0.01
@@ -382,6 +390,11 @@ RATE_CHANGE = 0.01
 def rounded(value: float) -> float:
     """Six digits: what single precision has."""
     return float(f"{value:.6g}")
+
+
+def nonzero_entries(gradients: Sequence[Tensor]) -> Tensor:
+    """How many entries of every gradient are not zero."""
+    return together([gradient.count_nonzero() for gradient in gradients])
 
 
 def parameters_of(objective: Objective) -> list[Tensor]:

@@ -1,0 +1,223 @@
+"""Readings of the learning rate, and the claim that it is too low.
+
+Two readings are independent of each other. The *reach* is how far the network may have come. The
+*direction* is how much the updates of one part of the run point where those of a later part do: at
+a good rate the path turns again and again, while a rate that is far too low goes straight on.
+"""
+
+import numpy as np
+from jaxtyping import Float
+
+from gradiometer.measurement.estimate import Estimate
+from gradiometer.verdict.claims import Claim, Claimed
+from gradiometer.verdict.triage.course import ended_at, late_fall
+from gradiometer.verdict.triage.level import Level
+from gradiometer.verdict.triage.signs import Signs
+from gradiometer.verdict.triage.thresholds import (
+    APART,
+    AT_A_GUESS,
+    FALLS_BY_RATE,
+    FAR_TOO_LOW,
+    FEWEST_PARTS,
+    HALF_A_GUESS,
+    LEARNT,
+    LONG_ENOUGH,
+    NEAR,
+    NEXT_TO_NOTHING,
+    OPPOSED,
+    REACH,
+    REACH_OF_ADAM,
+    RISING,
+    SAME_DIRECTION,
+    SEEN_OF_PLAN,
+    SOME_DIRECTION,
+    STEPS_OF_REACH,
+)
+
+
+def rate_low(signs: Signs, level: Level) -> Claimed | None:
+    """The network has come next to nowhere; or not far, and its loss was still falling or has not
+    left a guess; or its path goes straight on while the loss falls."""
+    late = ended_at(signs, level)
+    if signs.is_short or not late > LEARNT:
+        return None
+    direction = direction_of(signs)
+    is_straight = goes_straight_on(signs, direction)
+    if signs.has_ended:
+        too_low = is_straight or came_not_far(signs, late)
+    else:
+        too_low = shows_its_rate(signs) and (is_straight or comes_nowhere(signs))
+    if not too_low:
+        return None
+    share = signs.reach / usual_reach(signs)
+    numbers: dict[str, Estimate | float] = {
+        "reach": signs.reach,
+        "share": share,
+        "steps": float(signs.steps),
+    }
+    factor = 8 if share < NEXT_TO_NOTHING else 4 if share < NEAR or is_straight else 2
+    if is_straight and direction is not None:
+        numbers["direction"] = direction
+    return Claimed(Claim.RATE_LOW, numbers, (f"rate {factor}x",), ("fine_tuning",))
+
+
+def came_not_far(signs: Signs, late: float) -> bool:
+    """True if a training that has ended came next to nowhere; or not far, and its loss was still
+    falling or has not left a guess."""
+    share = signs.reach / usual_reach(signs)
+    if not share < (1 if late > HALF_A_GUESS else NEAR) or stands_at_the_edge(signs, share):
+        return False
+    return bool(share < NEXT_TO_NOTHING or late > AT_A_GUESS or fall_by_rate(signs) > FALLS_BY_RATE)
+
+
+def comes_nowhere(signs: Signs) -> bool:
+    """True if a training that goes on will not have come far at its planned end, or has come next to
+    nowhere if that is unknown."""
+    share = signs.reach / usual_reach(signs)
+    planned = signs.facts.get("steps")
+    if planned is None:
+        limit = NEXT_TO_NOTHING
+    else:
+        limit = FAR_TOO_LOW * min(STEPS_OF_REACH / planned, 1.0)
+    return bool(share < limit) and not stands_at_the_edge(signs, share)
+
+
+def stands_at_the_edge(signs: Signs, share: float) -> bool:
+    """True if gradients of plain SGD point against each other, although weights moved little."""
+    is_plain = signs.family == "sgd" and not signs.momentum
+    return is_plain and signs.cosine < OPPOSED and share > NEXT_TO_NOTHING
+
+
+def goes_straight_on(signs: Signs, direction: Estimate | None) -> bool:
+    """True if the path has kept its direction, and the loss fell on it."""
+    if direction is None:
+        return False
+    return bool(direction.low > SAME_DIRECTION and late_fall(signs)[0] > 0)
+
+
+def doubt_of(signs: Signs, late: float) -> str:
+    """Why a training without a claim may still have a rate that is too low; empty if nothing says
+    so.
+
+    Args:
+        signs: A training that has ended.
+        late: Its loss at the end, in units of a guess.
+    """
+    if not late > LEARNT:
+        return ""
+    direction = direction_of(signs)
+    if direction is None:
+        # runs before version 0.3 have no path
+        return "few_looks" if len(signs.distances) else ""
+    if is_near(signs) or direction.value > SOME_DIRECTION:
+        return "rate_not_tried"
+    return ""
+
+
+def shows_its_rate(signs: Signs) -> bool:
+    """True if a training that goes on has been at its rate for long enough to judge it: not in a
+    warm-up, and not at the beginning of what is planned."""
+    rates = signs.rates
+    if signs.steps < LONG_ENOUGH or not len(rates):
+        return False
+    is_rising = rates[-1] > RISING * rates[len(rates) // 2]
+    planned = signs.facts.get("steps")
+    return not is_rising and (planned is None or signs.steps >= SEEN_OF_PLAN * planned)
+
+
+def is_near(signs: Signs) -> bool:
+    """True if the network has come less far than a good rate brings it at least."""
+    return bool(signs.reach < usual_reach(signs))
+
+
+def usual_reach(signs: Signs) -> float:
+    """The least reach of trainings at a good rate, of this length and under this optimizer.
+
+    In a short training that is less, so that each step is short as well: one that was stopped early
+    is none.
+    """
+    limit = REACH if signs.family == "sgd" else REACH_OF_ADAM
+    return limit * min(signs.steps / STEPS_OF_REACH, 1.0)
+
+
+def fall_by_rate(signs: Signs) -> float:
+    """The relative fall of the loss while the sum of all rates about doubled, from 35–50 % of it to
+    75–95 %."""
+    losses = signs.losses
+    if len(signs.rates) != len(losses) or not signs.rates.sum() > 0:
+        return float("nan")
+    sums = signs.rates.cumsum() / signs.rates.sum()
+    before, after = (
+        (sums >= low) & (sums < high) & np.isfinite(losses)
+        for low, high in ((0.35, 0.5), (0.75, 0.95))
+    )
+    if not (before.any() and after.any()):
+        return float("nan")
+    return float(1 - losses[after].mean() / losses[before].mean())
+
+
+def direction_of(signs: Signs) -> Estimate | None:
+    """The mean cosine between the updates of parts of the path that are far apart in time, while
+    the rate is high and after its first third.
+
+    In so many directions, steps that have nothing to do with each other have a cosine of nearly
+    zero. None if too few parts were seen.
+    """
+    high = np.flatnonzero(signs.rates >= np.nanmax(signs.rates, initial=0.0) / 2)
+    if not len(high):
+        return None
+    length = float(high[-1] - high[0])
+    steps, squares = points_of(signs, first=float(high[0]) + length / 3, last=float(high[-1]))
+    if len(steps) < FEWEST_PARTS + 1:
+        return None
+    before, after = squares[:-1, :], squares[1:, :]
+    # ⟨b − a, d − c⟩ from the squared distances between all four points
+    products = (before[:, 1:] + after[:, :-1] - before[:, :-1] - after[:, 1:]) / 2
+    lengths = np.sqrt(np.diagonal(squares, 1))
+    cosines = products / np.outer(lengths, lengths)
+    apart = steps[:-1] - steps[:-1, None] >= length / APART
+    return _mean_of_pairs(cosines, apart & np.isfinite(cosines))
+
+
+def _mean_of_pairs(values: np.ndarray, counted: np.ndarray) -> Estimate | None:
+    """The mean over pairs of parts, with an interval by leaving out one part at a time."""
+    parts = np.flatnonzero(counted.any(axis=0) | counted.any(axis=1))
+    if len(parts) < FEWEST_PARTS:
+        return None
+    means = []
+    for part in parts:
+        others = counted.copy()
+        others[part, :] = False
+        others[:, part] = False
+        means.append(values[others].mean())
+    count = len(parts)
+    error = np.sqrt((count - 1) / count * np.square(means - np.mean(means)).sum())
+    mean = float(values[counted].mean())
+    return Estimate.interval(
+        mean,
+        mean - 1.645 * error,
+        mean + 1.645 * error,
+        level=0.9,
+        method="jackknife",
+        samples=count,
+    )
+
+
+def points_of(
+    signs: Signs, first: float, last: float
+) -> tuple[Float[np.ndarray, " points"], Float[np.ndarray, "points points"]]:
+    """The steps of the points of the path between two steps, and the squared distances between all
+    of them: of the points that were kept at the later step, when there were more."""
+    rows = signs.distances[signs.distances[:, 0] <= last]
+    if not len(rows):
+        return np.empty(0), np.empty((0, 0))
+    newest = rows[-1, 0]
+    kept = np.append(rows[rows[:, 0] == newest, 1], newest)
+    steps = kept[kept >= first]
+    places = {step: place for place, step in enumerate(steps)}
+    squares = np.zeros((len(steps), len(steps)))
+    for step, earlier, square in rows:
+        if step in places and earlier in places:
+            squares[places[step], places[earlier]] = square
+            squares[places[earlier], places[step]] = square
+    return steps, squares

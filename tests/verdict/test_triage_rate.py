@@ -1,0 +1,193 @@
+"""The readings of the rate: how far the network came, and how long its path keeps its direction."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from gradiometer import watch
+from gradiometer.integrations.watch.triage import path
+from gradiometer.measurement.estimate import Estimate
+from gradiometer.verdict.claims import Claim
+from gradiometer.verdict.triage.findings import findings_of
+from gradiometer.verdict.triage.rate import direction_of
+from gradiometer.verdict.triage.signs import Signs
+from gradiometer.verdict.triage.triage import triage_of
+from gradiometer.verdict.words.say import say
+from made_up_signs import LOOKS, STEPS, claims, constant, falling, healthy, striding
+
+
+def distances_of(points: np.ndarray) -> np.ndarray:
+    """The rows that are recorded of a path with these points at `LOOKS`."""
+    return np.array(
+        [
+            (LOOKS[new], LOOKS[old], np.square(points[new] - points[old]).sum())
+            for new in range(len(points))
+            for old in range(new)
+        ]
+    )
+
+
+def walk(cosine: float, entries: int = 400) -> np.ndarray:
+    """Points whose steps share one direction, so that two steps have this mean cosine."""
+    generator = np.random.default_rng(0)
+    steps = generator.standard_normal((len(LOOKS), entries)) / np.sqrt(entries)
+    common = np.zeros(entries)
+    common[0] = np.sqrt(cosine / (1 - cosine))
+    return (steps + common).cumsum(axis=0)
+
+
+def on(cosine: float, **changes: Any) -> Signs:
+    """A training at a constant rate on such a path, whose loss still falls."""
+    still_falling = falling() * np.linspace(1.5, 1, STEPS)
+    made = {"losses": still_falling, "rates": np.full(STEPS, 0.1)} | changes
+    return healthy(distances=distances_of(walk(cosine)), **made)
+
+
+def direction(signs: Signs) -> Estimate:
+    found = direction_of(signs)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("cosine", [0.0, 0.2, 0.5, 0.9])
+def test_the_direction_is_the_mean_cosine_of_far_parts(cosine: float) -> None:
+    found = direction(on(cosine))
+    assert found.low <= cosine <= found.high or abs(found.value - cosine) < 0.01
+    assert found.high - found.low < 0.1
+
+
+def test_the_interval_holds_the_cosine_of_many_short_walks() -> None:
+    held = 0
+    for seed in range(60):
+        generator = np.random.default_rng(seed)
+        steps = generator.standard_normal((len(LOOKS), 30)) / np.sqrt(30)
+        steps[:, 0] += 0.7
+        found = direction(healthy(distances=distances_of(steps.cumsum(axis=0))))
+        # of a long walk of the same kind
+        held += found.low <= 0.33 <= found.high
+    assert held >= 46  # 54 of 60 expected at 90 %
+
+
+def test_the_direction_counts_only_while_the_rate_is_high() -> None:
+    points = walk(0.0)
+    late = LOOKS > STEPS / 2
+    points[late] = points[~late][-1] + np.outer(np.arange(late.sum()), np.ones(points.shape[1]))
+    rates = np.where(np.arange(STEPS) > STEPS / 2, 0.001, 0.1)
+    assert direction(healthy(distances=distances_of(points), rates=rates)).high < 0.05
+
+
+def test_a_path_with_few_points_has_no_direction() -> None:
+    rows = distances_of(walk(0.9))
+    assert direction_of(healthy(distances=rows[rows[:, 0] < LOOKS[8]])) is None
+    assert direction_of(healthy()) is None
+
+
+@pytest.mark.parametrize("has_ended", [True, False])
+def test_a_path_that_goes_straight_on_has_a_rate_that_is_too_low(has_ended: bool) -> None:
+    found = triage_of(on(0.5, has_ended=has_ended)).claims[0]
+    assert found.claim is Claim.RATE_LOW and found.cure == ("rate 4x",)
+    finding = findings_of(triage_of(on(0.5, has_ended=has_ended)))[0]
+    said = say(finding).seen
+    assert "kept their direction" in said and "[" in said and "{" not in said
+    assert Claim.RATE_LOW not in claims(on(0.25, has_ended=has_ended))
+
+
+def test_a_straight_path_on_which_the_loss_rises_says_nothing() -> None:
+    rising = falling()[::-1]
+    assert Claim.RATE_LOW not in claims(on(0.5, losses=rising, has_ended=False))
+
+
+def test_a_training_that_comes_nowhere_is_told_before_its_end() -> None:
+    nowhere = {"movement": striding(1 / STEPS), "has_ended": False}
+    assert Claim.RATE_LOW in claims(healthy(**nowhere, rates=np.full(STEPS, 0.1)))
+    # in a warm-up, or at the beginning of a long plan, nobody knows
+    assert Claim.RATE_LOW not in claims(healthy(**nowhere, rates=np.linspace(0, 0.1, STEPS)))
+    long = {"steps": 100 * STEPS}
+    assert Claim.RATE_LOW not in claims(healthy(**nowhere, rates=np.full(STEPS, 0.1), facts=long))
+
+
+@pytest.mark.parametrize(
+    ("steps", "reach", "is_told"),
+    [(400, 9.9, True), (400, 10.1, False), (800, 4.9, True), (800, 5.1, False)],
+)
+def test_the_reach_is_forecast_for_the_planned_end(steps: int, reach: float, is_told: bool) -> None:
+    signs = healthy(
+        movement=striding(reach / STEPS),
+        rates=np.full(STEPS, 0.1),
+        has_ended=False,
+        facts={"steps": steps},
+    )
+    assert (Claim.RATE_LOW in claims(signs)) is is_told
+
+
+def test_nothing_is_healthy_where_a_higher_rate_may_end_lower() -> None:
+    assert claims(on(0.05)) == {Claim.HEALTHY}
+    found = triage_of(on(0.2)).claims[0]
+    assert found.claim is Claim.UNDECIDED and found.doubts == ("rate_not_tried",)
+    left_half = {"losses": falling(0.3) * np.linspace(1, 0.99, STEPS)}
+    near = triage_of(on(0.05, movement=striding(19 / STEPS), **left_half)).claims[0]
+    assert near.claim is Claim.UNDECIDED
+    rows = distances_of(walk(0.05))
+    few = triage_of(healthy(distances=rows[rows[:, 0] < LOOKS[5]])).claims[0]
+    assert few.claim is Claim.UNDECIDED and few.doubts == ("few_looks",)
+    # what has learnt nearly all has nothing to gain
+    assert claims(on(0.2, losses=falling(0.03))) == {Claim.HEALTHY}
+
+
+@pytest.mark.parametrize("share", [0.01, 1.0])
+def test_the_distances_are_those_of_the_parameters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float
+) -> None:
+    monkeypatch.setattr(path, "ENTRIES", int(share * 5_161))
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(20, 100), nn.Tanh(), nn.Linear(100, 30), nn.Linear(30, 1))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    inputs = torch.randn(64, 20)
+    points = {}
+    with watch(model, optimizer, out=tmp_path, page=False, quiet=True) as w:
+        for step in range(90):
+            points[step] = nn.utils.parameters_to_vector(model.parameters()).detach().clone()
+            optimizer.zero_grad()
+            loss = (model(inputs) - inputs.sum(dim=1, keepdim=True)).square().mean()
+            loss.backward()
+            w.step(loss, inputs)
+            optimizer.step()
+    signs = Signs.of(w.run)
+    assert len(signs.distances) > 20
+    for step, earlier, square in signs.distances:
+        true = float((points[int(step)] - points[int(earlier)]).square().sum())
+        assert square == pytest.approx(share * true, rel=1e-4 if share == 1 else 0.8)
+
+
+def test_points_of_a_long_run_cover_it_evenly() -> None:
+    parameter = torch.zeros(3)
+    followed = path.Path([parameter])
+    for look in range(1_000):
+        parameter += 1
+        newest = followed.distances(10 * look)
+        if newest is not None:
+            steps, squares = newest
+            gaps = np.diff([*steps, 10 * look])
+            assert len(steps) <= path.KEPT and steps[0] == 0
+            assert set(gaps.tolist()) == {gaps[0]}
+            true = 3 * (np.array([10 * look]) - steps) ** 2 / 100
+            assert squares.numpy() == pytest.approx(true)
+
+
+def test_a_model_of_many_tensors_is_followed_in_some_of_them() -> None:
+    parameters = [torch.randn(40, 40) for _ in range(100)]
+    followed = path.Path(parameters)
+    assert followed.distances(0) is None
+    torch._foreach_add_(parameters, 1)
+    found = followed.distances(10)
+    assert found is not None
+    # as many entries have moved by one as are followed
+    assert 0.7 * path.ENTRIES < float(found[1][0]) <= path.ENTRIES
+
+
+def test_a_sum_of_all_gradients_goes_straight_on_at_any_rate() -> None:
+    assert claims(on(0.5, stale=constant(0.5))) == {Claim.ZERO_GRAD}
