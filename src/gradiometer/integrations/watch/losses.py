@@ -326,6 +326,8 @@ class Between:
         self.planned = 0
         # True if the planned step is measured; otherwise that is decided right before it.
         self.is_certain = False
+        # Seconds in which the hooks of the planned step were put in place, until they are charged.
+        self.hooking = 0.0
         # The last step of the stretch.
         self.until = 0
         # The stretch ends at this time at the latest.

@@ -109,7 +109,9 @@ class Measuring(Beginning):
             self._close_stretch()
             return
         if self.steps == between.planned:
+            began = time.thread_time()
             self._capture.start()
+            between.hooking = time.thread_time() - began
             if self.steps >= self._pace.next:
                 self._pace.at(self.steps)
 
@@ -166,6 +168,9 @@ class Measuring(Beginning):
             self._looked_at = self.budget.clock()
         self._waiting = None  # a scaler may have skipped the step that waited
         self._was_called = True
+        if self._between.hooking:
+            self.budget.charge(READINGS, self._between.hooking)
+            self._between.hooking = 0.0
         with self.budget.spending(READINGS if is_measured else BOOKKEEPING):
             axis = self._subject.batches.axis
             part = part_of(moved(batch, axis, 0) if axis else batch, loss)
