@@ -419,7 +419,7 @@ class Loop:
             with user_code("step"):
                 each: Any = optimizers_in(self.optimizer)
                 given = each[0] if len(each) == 1 else each
-                loss = self.step(self.model, given, only(pieces))
+                loss: Any = self.step(self.model, given, only(pieces))
             kind = type(loss).__name__
             if isinstance(loss, Tensor) and (loss.is_meta or not loss.is_floating_point()):
                 kind, loss = f"a tensor of {loss.dtype} on {loss.device}", None

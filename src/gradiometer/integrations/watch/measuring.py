@@ -65,7 +65,7 @@ class Measuring(Beginning):
                 self._parts.append(NO_PART)
             self._close_after_a_failure()
 
-    def _step_with_more(self, loss: Tensor | float, examples: Batch, given: Batch | None) -> None:
+    def _step_with_more(self, loss: Any, examples: Batch, given: Batch | None) -> None:
         """A step at which there is more to do than to keep its loss.
 
         Args:
@@ -95,7 +95,7 @@ class Measuring(Beginning):
                 self._step(loss, examples)
         self._plan()
 
-    def _step_before(self, loss: Tensor | float, batch: Batch) -> None:
+    def _step_before(self, loss: Any, batch: Batch) -> None:
         """Keep the loss of a step that is not measured, the last one of its stretch or before one that
         is measured."""
         between = self._between
