@@ -102,6 +102,8 @@ class Capture:
         self.gradients.start()
         if self._shares.left:
             self._shares.start()
+        elif self._shares.listens:
+            self._shares.stop()
         self.gradients.whole_is_wanted = self._accumulation == 1
 
     def stop(self) -> None:
