@@ -33,7 +33,7 @@ ENTRIES = {
     "before_the_update.<locals>.hook",
     "_heard",
 }
-"""Functions that training calls, which do nothing but enter the shield."""
+"""Functions that training calls: all that they do is inside of the shield."""
 LOOPS: dict[str, dict[str, Any]] = {
     "apart": {"loss": LOSSES, "gauges": "noise,temperature,trajectory"},
     "shared": {"loss": None, "accumulation": 2, "gauges": "noise"},
