@@ -114,7 +114,7 @@ def test_every_command_ends(run: tuple[str, Path], capsys: pytest.CaptureFixture
         ("measure", "batch", problem, "--steps", "200", "--seconds", "0.1"),
         ("tune", problem, "--steps", "40"),
         ("tune", problem, "--steps", "40", "--optimizer", "sgd"),
-        ("fork", path, "rate 2x", "--budget", "1"),
+        ("fork", path, "rate 2x", "--budget", "2"),
         ("fork", path, "rate 2x", "--at", "30", "--horizon", "end", "--replicates", "2"),
         ("measure", "batch", path, "--branch", "--at", "30", "--horizon", "10 updates"),
         ("learn", "sample", path, "--steps", "96", "--burn-in", "10", "--chains", "1"),
