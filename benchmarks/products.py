@@ -9,7 +9,8 @@ some batches?
 
 *halves* are read at every 25th step, which costs 2 % of the training. *products* are read at every
 step (1.00 to 1.02 on a CNN and a transformer) and *a quarter* in chains of 8 steps of 32, if a
-product costs 8 % of a step. Both are given to `GradientNoise` or, under AdamW, to
+product costs 8 % of a step. *short steps* are too short to pay for anything: 40 products in 300
+steps, and then a chain whenever training is longer by an eighth. All are given to `GradientNoise` or, under AdamW, to
 `PreconditionedNoise` too, as in a watched loop, at 15 places of each run. The truth is the ratio of
 the means of tr Σ and ‖g‖² from full passes within 5 % of the run. *covers* is for nominal 90 %;
 *score* is the interval score in logarithms, where an interval that is open, or whose ends are more
@@ -27,20 +28,25 @@ from pathlib import Path
 import numpy as np
 import torch
 from now_scores import PLACES, SMOOTHED, Case, Score, row, scored
-from products_networks import CHOOSING, JUDGING
+from products_networks import CHOOSING, FRESH, JUDGING
 from products_quadratics import BATCH, RULES, readings_of, reshuffled, walk
 from products_runs import COLUMNS, Training, recorded
 
 from gradiometer import Draw, Estimate, GradientNoise, Sampling, Series
 from gradiometer.estimation import PreconditionedNoise
 from gradiometer.estimation.products import PRODUCT_PRIOR, GradientMemory, by_loss
+from gradiometer.integrations.watch.successive import (
+    CHAIN,
+    PAIRS_A_READING,
+    READINGS_A_RUN,
+    longest_pause,
+)
 from gradiometer.measurement.uncertainty.now import ratio_now
 
-TRAININGS = {"choosing": CHOOSING, "judging": JUDGING}
+TRAININGS = {"choosing": CHOOSING, "judging": JUDGING, "fresh": FRESH}
 HALVES_EVERY = 25
-CHAIN, QUARTER = 8, 32
-PAIRS_A_READING, READINGS_A_RUN = 2, 512
-"""As in a watched loop."""
+QUARTER = 32
+"""Steps from the beginning of one chain to that of the next, if a quarter of the steps is read."""
 
 DECIDED_AT = 500
 KINDS = ("plain", "preconditioned")
@@ -73,14 +79,11 @@ class Reader:
         columns = self.rows["variance"][steps][:, None], self.rows["half_product"][steps][:, None]
         return self._series(steps, dict(zip(names, columns, strict=True)), self.rows["rate"][steps])
 
-    def products(self, until: int, *, chains: bool) -> Series:
-        """The readings of products up to a step: of all steps, or of some chains."""
-        steps = np.arange(until + 1)
-        known = np.isfinite(self.rows["product_1"][: until + 1])
+    def products(self, steps: np.ndarray) -> Series:
+        """The readings of products at these steps."""
+        known = np.isfinite(self.rows["product_1"][steps])
         if self.momentum:
-            known &= np.isfinite(self.rows["buffer"][: until + 1])
-        if chains:
-            known &= steps % QUARTER < CHAIN
+            known &= np.isfinite(self.rows["buffer"][steps])
         steps = steps[known]
         starts, place = [], 0
         while place < len(steps):
@@ -121,6 +124,18 @@ class Reader:
         return PreconditionedNoise().estimate(series)["preconditioned_noise_scale"]
 
 
+def of_short_steps(until: int) -> np.ndarray:
+    """The steps whose products a watched loop reads if no chain is ever paid for."""
+    chains = []
+    first = 1
+    while first <= until:
+        chains.append(np.arange(first, first + CHAIN))
+        step = first + CHAIN
+        first = step + longest_pause(step)
+    steps = np.concatenate(chains)
+    return steps[steps <= until]
+
+
 def truth(run: Run, kind: str, step: int) -> float:
     """tr Σ over ‖g‖² around a step."""
     near = SMOOTHED * len(run["plain"])
@@ -140,10 +155,12 @@ def scores_of(training: Training, run: Run) -> Iterator[tuple[str, str, Score, b
             step = min(int(share * count), count - 1)
             case = Case("", truth(run, kind, step), math.nan, np.empty(0), np.empty(0), np.empty(0))
             ratio = case.truth / training.batch
+            steps = np.arange(step + 1)
             for method, series in (
                 ("halves", reader.halves(step)),
-                ("products", reader.products(step, chains=False)),
-                ("a quarter", reader.products(step, chains=True)),
+                ("products", reader.products(steps)),
+                ("a quarter", reader.products(steps[steps % QUARTER < CHAIN])),
+                ("short steps", reader.products(of_short_steps(step))),
             ):
                 found = reader.estimate(series)
                 decided = None

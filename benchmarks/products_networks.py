@@ -16,11 +16,13 @@ from now_runs import (
     cosine,
     drop,
     images,
+    itself,
     linear,
     markov,
     one_cycle,
     perceptron,
     sgd,
+    staircase,
     teacher,
     text,
 )
@@ -246,3 +248,174 @@ JUDGING = {
     ),
 }
 """None of these was looked at before the method was fixed."""
+
+
+def pairs_of_symbols(examples: int) -> Data:
+    """Two symbols of 24 each, and whether a fixed random table has a one at their place."""
+    generator = torch.Generator().manual_seed(13)
+    table = torch.rand(24, 24, generator=generator) < 0.5
+    symbols = torch.randint(24, (examples, 2), generator=generator)
+    return symbols, table[symbols[:, 0], symbols[:, 1]].long()
+
+
+def groups(examples: int) -> Data:
+    """Points of eight Gaussian groups in 30 dimensions that overlap, and their groups."""
+    generator = torch.Generator().manual_seed(14)
+    centres = torch.randn(8, 30, generator=generator)
+    labels = torch.randint(8, (examples,), generator=generator)
+    points = centres[labels] + 1.5 * torch.randn(examples, 30, generator=generator)
+    return points, labels
+
+
+def tables(*widths: int) -> nn.Module:
+    """An embedding of symbols, then linear layers with BatchNorm."""
+    layers: list[nn.Module] = [nn.Embedding(24, widths[0] // 2), nn.Flatten()]
+    for before, after in pairwise(widths):
+        layers += [nn.Linear(before, after), nn.BatchNorm1d(after), nn.SiLU()]
+    return nn.Sequential(*layers[:-2])
+
+
+FRESH = {
+    "text transformer, AdamW, OneCycle": Training(
+        lambda: text(1200, 16),
+        characters(128, 32, 2, 16),
+        entropy,
+        adamw(4e-3),
+        one_cycle,
+        batch=16,
+        steps=800,
+        chunk=20,
+        passes=40,
+    ),
+    "pairs BatchNorm, AdamW, cosine": Training(
+        lambda: pairs_of_symbols(1500),
+        lambda: tables(32, 64, 2),
+        entropy,
+        adamw(3e-3),
+        cosine,
+        steps=900,
+        coupled=True,
+        passes=40,
+    ),
+    "digits Dropout MLP, momentum": Training(
+        digits,
+        lambda: dropout(64, 96, 10, share=0.2),
+        entropy,
+        sgd(0.02, 0.9),
+        steps=800,
+        coupled=True,
+        passes=40,
+    ),
+    "Markov LSTM, Nesterov": Training(
+        lambda: markov(1200, 12, 12),
+        lambda: Memory(12, 32),
+        entropy,
+        nesterov(0.1, 0.9),
+        batch=32,
+        steps=800,
+        chunk=20,
+        passes=40,
+    ),
+    "heavy regression, momentum, staircase": Training(
+        heavy(1600),
+        lambda: perceptron(20, 64, 32, 1),
+        squared,
+        sgd(3e-3, 0.9),
+        staircase,
+        batch=16,
+        steps=1000,
+        passes=50,
+    ),
+    "digits wrong labels, AdamW, cosine": Training(
+        wrong(digits, 0.2),
+        lambda: perceptron(64, 64, 64, 10, kind=nn.GELU),
+        entropy,
+        adamw(2e-3),
+        cosine,
+        batch=48,
+        steps=1000,
+        passes=50,
+    ),
+    "Fashion MLP of 5.1 million, momentum": Training(
+        fashion(1200),
+        lambda: perceptron(784, 2000, 1750, 10),
+        entropy,
+        sgd(0.01, 0.9),
+        batch=32,
+        steps=500,
+        chunk=50,
+        passes=25,
+    ),
+    "Fashion CNN, SGD, staircase": Training(
+        fashion(1600),
+        lambda: convolutions(6, 12, features=588),
+        entropy,
+        sgd(0.15),
+        staircase,
+        batch=24,
+        steps=1000,
+        passes=50,
+    ),
+    "digits autoencoder, AdamW": Training(
+        lambda: itself(1400),
+        lambda: perceptron(64, 32, 12, 32, 64),
+        squared,
+        adamw(2e-3),
+        batch=24,
+        steps=900,
+        passes=45,
+    ),
+    "groups MLP, Nesterov, linear, reshuffled": Training(
+        lambda: groups(1600),
+        lambda: perceptron(30, 40, 8, kind=nn.Tanh),
+        entropy,
+        nesterov(0.03, 0.9),
+        linear,
+        batch=32,
+        steps=1000,
+        reshuffled=True,
+        passes=50,
+    ),
+    "digits CNN, SGD, reshuffled": Training(
+        digits,
+        lambda: convolutions(6, 12, features=48),
+        entropy,
+        sgd(0.2),
+        batch=20,
+        steps=1000,
+        reshuffled=True,
+        passes=50,
+    ),
+    "Fashion patches, AdamW, drop": Training(
+        fashion(1200),
+        lambda: Patches(24, 1),
+        entropy,
+        adamw(3e-3),
+        drop(0.5, 0.2),
+        batch=24,
+        steps=800,
+        chunk=20,
+        passes=40,
+    ),
+    "regression tanh, SGD": Training(
+        lambda: teacher(1600, 16),
+        lambda: perceptron(16, 32, 32, 1, kind=nn.Tanh),
+        squared,
+        sgd(0.05),
+        batch=16,
+        steps=1000,
+        passes=50,
+    ),
+    "text GRU, momentum, cosine": Training(
+        lambda: text(1200, 16),
+        lambda: Recurrent(128, 40),
+        entropy,
+        sgd(0.3, 0.9),
+        cosine,
+        batch=24,
+        steps=800,
+        chunk=20,
+        passes=40,
+    ),
+}
+"""Named before the short runs' readings and the narrower prior were judged, and looked at once."""

@@ -12,12 +12,13 @@ from finding_samples import about, exact, judged, unknown
 from gradiometer import Draw, Estimate, GradientNoise, Run, Sampling, Series, diagnose
 from gradiometer.drift import BatchSharpness
 from gradiometer.estimation import HeavyExamples, NoiseShape, NoiseSources, PreconditionedNoise
+from gradiometer.loop.recorded.incidents import Incident, IncidentCause
 from gradiometer.loop.recorded.trials import cooled_finding, cooling_finding, rate_finding
 from gradiometer.measurement import Finding, Gauge, Issue, Reading, RunFacts, State
 from gradiometer.measurement.optimizer.groups import UNKNOWN_OPTIMIZER
 from gradiometer.measurement.optimizer.groups import Group as ParameterGroup
 from gradiometer.measurement.optimizer.hyperparameters import Hyperparameters
-from gradiometer.verdict.diagnosis import judge, leading
+from gradiometer.verdict.diagnosis import incident_finding, judge, leading
 from gradiometer.verdict.reservations import Reservations
 from report_run import run_in
 
@@ -138,6 +139,7 @@ def of_the_record(folder: Path) -> Iterator[Finding]:
             "spent": 0.2,
         },
     ]
+    yield from incidents(folder)
     run = run_in(folder / "decisions", steps=1200)
     with run.folder.events_path.open("a") as file:
         file.writelines(json.dumps({"time": 0.0, **event}) + "\n" for event in events)
@@ -178,6 +180,27 @@ def warned(folder: Path) -> Path:
     with run.folder.events_path.open("a") as file:
         file.write(json.dumps(warning) + "\n")
     return run.path
+
+
+def incidents(folder: Path) -> Iterator[Finding]:
+    """Incidents of every kind and cause, of a run of ours and of a loop of one's own."""
+    causes: list[dict[str, Any]] = [
+        {"cause": "example", "examples": (5,)},
+        {"cause": "example", "rows": (3, 4)},
+        {"cause": "batch"},
+        {"cause": "layer", "layer": "head", "factor": 0.5},
+        {"cause": "layer", "layer": "head"},
+        {"cause": "rate", "factor": 0.5},
+        {"cause": "chance"},
+        {"cause": "unknown"},
+    ]
+    for kind in ("not finite", "diverged", "spike", "rise"):
+        seen = Incident(kind, 90, 90, 1.0, math.inf if kind == "not finite" else 9.0)
+        for cause in causes:
+            tried = {"again": True, "other data 1": cause["cause"] == "rate"}
+            found = IncidentCause(seen, 82, step=90, tried=tried, **cause)
+            for run in (None, folder):
+                yield incident_finding(found, run)
 
 
 def short_of_readings(folder: Path) -> Iterator[Finding]:

@@ -4,6 +4,7 @@ import csv
 import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -37,6 +38,34 @@ def test_json_is_one_object_with_estimates_that_have_intervals(trained: dict) ->
         assert {"value", "low", "high", "level", "samples"} <= set(estimate)
     assert Path(trained["report"]).is_file()
     assert trained["overhead"]["measured_steps"] == 180
+
+
+def documented_keys(name: str) -> list[str]:
+    """The keys of an object, as the reference lists them."""
+    page = Path(__file__).parents[2] / "docs" / "reference" / "verbs.md"
+    (row,) = re.findall(rf"^\| {name}.*\| (.*) \|$", page.read_text(), flags=re.MULTILINE)
+    return re.findall(r"`(\w+)`", row)
+
+
+def test_the_reference_lists_the_keys_of_each_object(
+    trained: dict, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    code, out, _ = called(capsys, "show", trained["run"], "--json", "--no-open")
+    assert code == 0 and list(json.loads(out)) == list(trained) == documented_keys("a run")
+    log = tmp_path / "log.csv"
+    log.write_text("step,loss\n" + "".join(f"{step},{2 - step / 50}\n" for step in range(50)))
+    code, out, _ = called(capsys, "doctor", str(log), "--json")
+    findings = [*trained["findings"], *json.loads(out)["findings"]]
+    assert len(findings) >= 5
+    for finding in findings:
+        assert list(finding) == documented_keys("a finding")
+    estimates = [*trained["estimates"].values()]
+    estimates += [each for finding in findings for each in finding["numbers"].values()]
+    assert len(estimates) >= 5
+    for estimate in estimates:
+        assert list(estimate) == documented_keys("an estimate")
+    _, out, _ = called(capsys, "show", str(tmp_path), "--json")
+    assert list(json.loads(out)) == documented_keys("after an error")
 
 
 def test_help_is_quick_and_imports_nothing_heavy() -> None:
@@ -95,7 +124,7 @@ def test_findings_are_printed_also_if_the_page_cannot_be_written(
     def full(path: Path, content: bytes) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("gradiometer.report.page.page.replace_file", full)
+    monkeypatch.setattr("gradiometer.report.page.document.replace_file", full)
     code, out, err = called(capsys, "show", trained["run"])
     assert code == 6 and "noise scale" in out and "page " not in out
     assert f"`{trained['run']}/report.html` could not be written: no space left on device" in err

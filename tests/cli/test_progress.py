@@ -30,7 +30,20 @@ def test_a_counter_prints_a_line_at_most_every_few_seconds_and_one_at_the_end(
         counter.update(done, 100)
     counter.close()
     lines = paper.getvalue().splitlines()
-    assert lines[0] == "25 of 100 checks" and lines[-1] == "100 of 100 checks" and len(lines) == 4
+    assert lines[0] == "25 of 100 checks · 0:15 left", "a fifth of a second each"
+    assert lines[-1] == "100 of 100 checks" and len(lines) == 4
+
+
+def test_the_time_left_counts_from_where_the_pieces_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    paper = io.StringIO()
+    counter = Counter(Console(file=paper, force_terminal=False), "branches")
+    now[0] += 60
+    counter.update(0, 10)
+    now[0] += 6
+    counter.update(1, 10)
+    assert paper.getvalue() == "1 of 10 branches · 0:54 left\n"
 
 
 def test_work_of_unknown_length_says_how_long_it_takes_and_is_silent_if_quiet(

@@ -20,9 +20,11 @@ from gradiometer.loop import Custom, Loop, fork
 from gradiometer.tuning import tune
 
 PROBLEM = r"""
+from dataclasses import dataclass
 import torch
 from torch import nn
 from torch.utils.data import Dataset
+from gradiometer import Estimate, Gauge, Issue
 from gradiometer.problems import Examples, Problem
 
 fails, counts = ("", 0), {}
@@ -62,7 +64,23 @@ class Rows(Dataset):
         count("data")
         return self.x[place], self.y[place]
 
+@dataclass(frozen=True)
+class Own(Gauge):
+    name, issue, unit, needs_loss = "own", Issue.ESTIMATION, "", False
+
+    def measure(self, step):
+        count("measure")
+        return {"mean": 1.0}
+
+    def estimate(self, series, level=0.9):
+        count("estimate")
+        return {"own": Estimate.exact(1.0)}
+
+    def judge(self, estimates, run=None):
+        count("judge")
+
 def problem():
+    count("problem")
     x = torch.randn(464, 4, generator=torch.Generator().manual_seed(0))
     y = (x[:, 0] > 0).long() + (x[:, 1] > 0).long()
     train, test = Examples(Rows(x[:64], y[:64])), Examples((x[64:], y[64:]))
@@ -71,6 +89,8 @@ def problem():
 QUIET = ("--no-open",)
 RUN = "runs/base-1"
 STOPPED = "runs/stopped-1"
+# with readings of a gauge of the user
+GAUGED = "runs/gauged-1"
 # long enough for a finding that advises something: another batch
 ADVISED = "runs/advised-1"
 """The same run, as it was after its last checkpoint but one."""
@@ -112,8 +132,27 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "resume": ("resume", STOPPED, *QUIET),
     "fork --advice": ("fork", ADVISED, "--advice"),
     "tune --aim test": ("tune", "raising:problem", "--steps", "60", "--aim", "test"),
+    "fork --horizon end": (
+        *("fork", RUN, "--at", "12", "rate 2x", "--horizon", "end", "--replicates", "2"),
+    ),
+    "ensemble --export": ("ensemble", RUN, "--points", "0", "--export", "ensemble.pt2"),
+    "sharpness of a problem": (
+        *("measure", "sharpness", "raising:problem", "--examples", "64", "--top", "1"),
+    ),
+    "sample of a problem": (
+        *("learn", "sample", "raising:problem", "--steps", "96", "--burn-in", "4"),
+        *("--chains", "1"),
+    ),
+    "own gauge": (
+        *("train", "raising:problem", "--steps", "24", "--every", "4"),
+        *("--gauges", "noise,raising:Own", *QUIET),
+    ),
+    "show --gauge": ("show", GAUGED, "--gauge", "raising:Own", *QUIET),
 }
-SITES = ("model", "forward", "loss", "correct", "data")
+SITES = ("problem", "model", "forward", "loss", "correct", "data")
+OWN = {"own gauge": ("measure", "estimate", "judge"), "show --gauge": ("estimate", "judge")}
+EVERY = [(command, site) for command in COMMANDS for site in OWN.get(command, SITES)]
+FEW = ("problem", "model")  # sites that are called a few times only
 QUICK = (1, 8, 40)
 MANY = (2, 3, 5, 13, 21, 60, 100, 170, 300, 1000)
 
@@ -152,7 +191,8 @@ def check(
     arguments: tuple[str, ...],
     site: str,
     number: int,
-) -> None:
+) -> bool:
+    """The n-th call of a site raises in a command. Returns False if there are fewer."""
     if not Path(RUN).exists():
         fails_at(module, "", 0)
         flags = (
@@ -172,6 +212,10 @@ def check(
         fails_at(module, "", 0)
         flags = ("--steps", "60", "--name", "advised")
         assert called(capsys, "train", "raising:problem", *flags, *QUIET)[0] == 0
+    if GAUGED in arguments and not Path(GAUGED).exists():
+        fails_at(module, "", 0)
+        gauged = (*COMMANDS["own gauge"], "--name", "gauged")
+        assert called(capsys, *gauged)[0] == 0
     if STOPPED in arguments:
         stop_after_step_12()
     fails_at(module, site, number)
@@ -183,10 +227,13 @@ def check(
     if code == 2:
         assert f"enough of {site}" in error and "raising.py:" in error, label
         assert r"\x1b[31m" in error, label
+    return bool(module.counts.get(site, 0) >= number)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-@pytest.mark.parametrize("site", ["forward", "loss"])
+@pytest.mark.parametrize(
+    ("command", "site"),
+    [(command, site) for command in COMMANDS for site in OWN.get(command, ("forward", "loss"))],
+)
 def test_what_raises_at_some_call_is_the_users(
     module: Any, capsys: pytest.CaptureFixture[str], command: str, site: str
 ) -> None:
@@ -195,13 +242,23 @@ def test_what_raises_at_some_call_is_the_users(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", COMMANDS)
-@pytest.mark.parametrize("site", SITES)
+@pytest.mark.parametrize(("command", "site"), EVERY)
+def test_what_raises_at_many_calls_is_the_users(
+    module: Any, capsys: pytest.CaptureFixture[str], command: str, site: str
+) -> None:
+    for number in (*QUICK, *MANY) if site not in FEW else (1, 2, 3, 4, 5):
+        check(module, capsys, COMMANDS[command], site, number)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize(("command", "site"), EVERY)
 def test_what_raises_at_any_call_is_the_users(
     module: Any, capsys: pytest.CaptureFixture[str], command: str, site: str
 ) -> None:
-    for number in (*QUICK, *MANY) if site != "model" else (1, 2, 3, 4, 5):
-        check(module, capsys, COMMANDS[command], site, number)
+    number = 1
+    while check(module, capsys, COMMANDS[command], site, number):
+        # every call, and from the hundredth on calls 5 % apart: a tuning makes thousands
+        number += max(1, number // 20) if number >= 100 else 1
 
 
 class Raises(nn.Module):

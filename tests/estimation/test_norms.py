@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from gradiometer import BadArgument, Draw, NormsWatch, Sampling, diagnose, watch
+from gradiometer.integrations.watch.recording import Announcements, check_place
 from gradiometer.measurement import supervised
 from gradiometer.report.page.cards import cards
 from gradiometer.run.cadence.overhead import overhead_sentence
@@ -182,6 +183,9 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"learning_rate": "fast"}, "`learning_rate` must be a number, got str"),
     ({"loss": [1.0, 2.0]}, "`loss` must be a number, got list"),
     ({"step": -1}, "`step` must be at least ., got -1"),
+    ({"step": 2**60}, "`step` must be below 9,007,199,254,740,992"),
+    ({"loss": 10**400}, "`loss` must be a number, got int"),
+    ({"small": 10**400}, "`small` must be a number or a list of numbers"),
 ]
 
 
@@ -232,6 +236,29 @@ def test_settings_are_checked_when_it_is_made(
 ) -> None:
     with pytest.raises(BadArgument, match=message):
         NormsWatch(out=tmp_path, **given)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"to": 3}, "`to` must be a list of trackers, got int"),
+        ({"to": "x"}, "`to` must be a list of trackers, got str"),
+        ({"to": torch.tensor(1.0)}, "`to` must be a list of trackers, got torch.Tensor"),
+        ({"name": b"x"}, "`name` must be a string, got bytes"),
+        ({"out": 3}, "`out` must be the path of a folder, got int"),
+    ],
+)
+def test_where_a_run_is_recorded_is_checked(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadArgument, match=message):
+        check_place(**({"out": "runs", "name": "x", "to": ()} | given))
+
+
+@pytest.mark.parametrize("name", ["page", "quiet"])
+def test_what_is_printed_is_switched_by_true_and_false(name: str) -> None:
+    with pytest.raises(BadArgument, match=f"`{name}` must be True or False, got 'no'"):
+        Announcements(**{name: "no"})
+    with pytest.raises(BadArgument, match=f"`{name}` must be True or False, got tensor"):
+        Announcements(**{name: torch.tensor([])})
 
 
 def test_it_is_used_inside_of_with_and_once(tmp_path: Path) -> None:

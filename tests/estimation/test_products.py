@@ -34,8 +34,10 @@ def _z(samples: np.ndarray) -> float:
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
 @pytest.mark.parametrize("size", [0.1, 1.0])
 def test_the_combination_is_right_and_its_interval_covers(rule: Rule, size: float) -> None:
-    """The bias is at most a quarter of the interval, and nominal 90 % covers in at least 85 %."""
+    """The bias is at most a quarter of the interval, and nominal 90 % covers in at least 85 %. A
+    product without what the same batch gave a step before is ‖g‖², up to chance."""
     seen = walk(rule, size, runs=RUNS, steps=600, seed=4, settle=600)
+    assert abs(_z((seen.product - seen.level - seen.truth).mean(axis=1))) < 3
     truth = seen.variance.mean() / seen.truth.mean()
     means, covered, widths = [], 0, []
     for run in range(RUNS):
@@ -55,8 +57,8 @@ def test_the_combination_is_right_and_its_interval_covers(rule: Rule, size: floa
 
 
 def test_the_loss_gives_the_gradient_where_the_lags_bend() -> None:
-    """With Nesterov at a large rate a line through the lags is far off, and the combination leaves
-    it."""
+    """With Nesterov at a large rate a line through the lags is far off: the combination leaves it,
+    and no interval has to contain its negative ‖g‖²."""
     rule = RULES[2]
     seen = walk(rule, 1.0, runs=4, steps=600, seed=5, settle=200)
     found, _ = readings_of(seen, 0, rule)
@@ -64,6 +66,15 @@ def test_the_loss_gives_the_gradient_where_the_lags_bend() -> None:
     assert found.ways["lags"].mean() < 0
     assert abs(found.norm_squared.mean() / truth - 1) < 0.2
     assert found.doubted == ("lags",)
+    assert found.contradictions == ()
+
+
+def test_a_way_that_is_clearly_above_zero_widens_the_interval() -> None:
+    rng = np.random.default_rng(2)
+    low = 1 + 0.1 * rng.normal(size=64)
+    contradicting = 3 + 0.1 * rng.normal(size=64)
+    (kept,) = Signal(low, {"loss": low, "lags": contradicting}).contradictions
+    assert kept is contradicting
 
 
 @pytest.mark.parametrize(
@@ -109,6 +120,23 @@ def test_reshuffled_epochs_are_corrected(momentum: float) -> None:
     assert 0.9 < corrected.mean() / truth < 1.15
     if momentum == 0:
         assert plain.mean() / truth > 1.5
+
+
+def test_in_reshuffled_epochs_near_the_noise_scale_the_lags_stand_alone() -> None:
+    """Where tr Σ/N is 0.8 of ‖g‖², the slope of the loss gives nearly five times ‖g‖²."""
+    seen = reshuffled(0.9, 0.01, examples=1400, batch=32, runs=200, seed=6)
+    still = np.zeros(200)
+    found = signal(
+        seen["product"],
+        seen["norm_squared"],
+        momentum=GradientMemory(0.9),
+        memory=seen["memory"],
+        loss=still,
+        travelled=np.arange(200.0),
+        share_of_examples=32 / 1400,
+    )
+    assert list(found.ways) == ["lags"]
+    assert 0.8 < found.norm_squared.mean() / seen["truth"].mean() < 1.5
 
 
 def test_a_noisy_way_does_no_harm() -> None:

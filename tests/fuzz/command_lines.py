@@ -25,7 +25,7 @@ SHORT: dict[str, tuple[str, ...]] = {
     "certificate": ("run", "--examples", "16", "--batches", "8"),
     "ensemble": ("run", "--points", "0"),
     "list": (".",),
-    "compare": ("run", "run", "--no-open"),
+    "compare": ("run", "other", "--no-open"),
     "export": ("run", "--out", "table.csv"),
     "show": ("run", "--no-open"),
     "doctor": (str(LOG),),
@@ -47,7 +47,7 @@ ENDLESS = {"--live", "--full", "--config"}
 NUMBERS = ("0", "1", "2", "3", "-1", "0.5", "1e-300", "1e39", "nan", "-inf", "x", "", "9" * 5000,
            "1e999", "True", "0x10", "1_0", "\u0661\u0662", " 3 ", "1,2", "2,2", ",", "1.0", "1e0",
            "-0", "+2", "1e400", "None", "5e-324")  # fmt: skip
-PATHS = ("none", ".", "run", "/dev/null", "a" * 300, "", "é", "run/run.toml", "run/none/x", "..",
+PATHS = ("none", ".", "run", "other", "/dev/null", "a" * 300, "", "é", "run/run.toml", "run/none/x", "..",
          "run/readings.jsonl", "-", "~", "file:///x", "x.PNG", "x.html", "x.csv", "x.onnx")  # fmt: skip
 TEXTS: dict[str, tuple[str, ...]] = {
     "--optimizer": ("sgd", "adamw", "schedulefree", "sgd,adamw", "adam", "sgd,sgd"),
@@ -55,7 +55,15 @@ TEXTS: dict[str, tuple[str, ...]] = {
     "--gauge": ("noise", "nois", ""),
     "--model": ("mlp", "none", "a:b"),
     "--device": ("cpu", "cuda", "meta", "cpu:7", "tpu"),
-    "--pool": ("here", "processes:0", "processes:x", "cloud", "ray://", "processes:-1"),
+    "--pool": (
+        "here",
+        "processes:1",
+        "processes:0",
+        "processes:x",
+        "cloud",
+        "ray://",
+        "processes:-1",
+    ),
     "--horizon": ("1 update", "2 updates", "end", "0.1%", "1 examples", "1e9 days", "x"),
     "--loss": ("loss", "none", ""),
     "--loop": ("none:none", "os:system", "x"),
@@ -68,6 +76,7 @@ TEXTS: dict[str, tuple[str, ...]] = {
 def command_line(draw: random.Random, folder: Path, base: Path) -> None:
     """A command with up to three options that are spoiled or fit by chance."""
     shutil.copytree(base, folder / "run")
+    shutil.copytree(base.parent / "loop-1", folder / "other")
     command = draw.choice([*leaves()])
     name = str(command.name)
     given = [*((GROUPS[name],) if name in GROUPS else ()), name, *SHORT[name]]

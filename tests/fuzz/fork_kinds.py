@@ -49,7 +49,7 @@ def called(given: Sequence[str]) -> None:
         try:
             main([*given])
         except SystemExit as ended:
-            if ended.code not in (0, 2, 3, 5, 6):
+            if ended.code not in (0, 2, 3, 4, 5, 6):
                 raise AssertionError(f"{given}: exit {ended.code}\n{said.getvalue()}") from ended
 
 

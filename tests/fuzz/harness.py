@@ -17,15 +17,20 @@ import traceback
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from itertools import pairwise
+from multiprocessing import get_context
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import click
 import spoiled
 import torch
 from fork_kinds import ASKED
 from kinds import KINDS, SHARES
+from loops import open_pools
 from readers import TUNE
 
 from gradiometer.cli import main
@@ -151,6 +156,9 @@ def many(
     and cause."""
     shares = {kind: 100 // len(kinds) for kind in kinds} or SHARES
     found: dict[str, Counter[str]] = {kind: Counter() for kind in shares}
+    if shares.get("pooled_calls"):
+        # before any limit of time, since a cluster takes minutes on a busy machine
+        open_pools()
     for chunk in range(first // 100, (first + total) // 100):
         for kind, share in shares.items():
             for seed in range(chunk * share, (chunk + 1) * share):
@@ -166,6 +174,27 @@ def many(
     return found
 
 
+def part(given: tuple[int, Path, int, Sequence[str]]) -> tuple[Any, Any]:
+    """What `many` finds in a process of its own, and how the inputs ended there."""
+    return many(*given), ENDS
+
+
+def in_processes(
+    processes: int, total: int, base: Path, first: int, kinds: Sequence[str]
+) -> dict[str, Counter[str]]:
+    """Try so many inputs in several processes, each with its own share, and add up what they found."""
+    # in whole hundreds, which hold the kinds in their shares
+    bounds = [first + 100 * (place * (total // 100) // processes) for place in range(processes + 1)]
+    shares = [(end - begin, base, begin, kinds) for begin, end in pairwise(bounds)]
+    found: dict[str, Counter[str]] = {}
+    with ProcessPoolExecutor(processes, get_context("fork")) as pool:
+        for counts, ends in pool.map(part, shares):
+            ENDS.update(ends)
+            for kind, counted in counts.items():
+                found.setdefault(kind, Counter()).update(counted)
+    return found
+
+
 def faults(found: dict[str, Counter[str]]) -> int:
     """The number of faults of all kinds."""
     return sum(counts.total() - counts["tried"] for counts in found.values())
@@ -176,7 +205,8 @@ def faults(found: dict[str, Counter[str]]) -> int:
 @click.option("--first", default=0, help="Number of the first input.")
 @click.option("--kinds", default="", help="Comma-separated kinds, in equal shares.")
 @click.option("--base", type=click.Path(path_type=Path), help="Folder of the runs to spoil, kept.")
-def table(total: int, first: int, kinds: str, base: Path | None) -> None:
+@click.option("--processes", default=1, help="Number of processes that share the inputs.")
+def table(total: int, first: int, kinds: str, base: Path | None, processes: int) -> None:
     """Try TOTAL inputs and print how they ended."""
     from whole_runs import whole_runs
 
@@ -188,7 +218,8 @@ def table(total: int, first: int, kinds: str, base: Path | None) -> None:
         run = parent / "runs" / "digits-mlp-1"
         if not run.exists():
             whole_runs(parent)
-        found = many(total, run, first, [kind for kind in kinds.split(",") if kind])
+        chosen = [kind for kind in kinds.split(",") if kind]
+        found = in_processes(processes, total, run, first, chosen)
     click.echo("how they ended, beside those that are done:")
     for (kind, end), count in sorted(ENDS.items()):
         click.echo(f"{count:6}  {kind}: {end}")

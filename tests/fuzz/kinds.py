@@ -11,7 +11,7 @@ from pathlib import Path
 import spoiled
 from command_lines import command_line
 from fork_kinds import alternative, fork_arguments, fork_folder
-from loops import own_gauge, python_calls, watched_loop
+from loops import given_norms, own_gauge, pooled_calls, python_calls, watched_loop
 from readers import record, record_findings, tuning_record
 
 from gradiometer import Run, diagnose
@@ -94,6 +94,35 @@ def log(random: random.Random, folder: Path) -> None:
         log_findings(read_log(path))
 
 
+def log_folder(random: random.Random, folder: Path) -> None:
+    """A folder of MLflow, of Lightning or of a Trainer, with a spoiled file: whole, or a part."""
+    kind = random.choice(("mlflow", "lightning", "trainer"))
+    if kind == "mlflow":
+        metrics = folder / "mlruns" / "0" / "4f2c" / "metrics"
+        for name in ("loss", "lr", "train/grad_norm"):
+            (metrics / name).parent.mkdir(parents=True, exist_ok=True)
+            lines = (f"{1700000000000 + step} {2.0 / (step + 1)} {step}" for step in range(40))
+            (metrics / name).write_text("\n".join(lines))
+        files = sorted(path for path in metrics.rglob("*") if path.is_file())
+    else:
+        source = "lightning_plateau.csv" if kind == "lightning" else "hf_resumed.json"
+        place = folder / ("version_0/metrics.csv" if kind == "lightning" else "trainer_state.json")
+        place.parent.mkdir(exist_ok=True)
+        shutil.copyfile(LOGS / source, place)
+        files = [place]
+    spoiled_file = random.choice(files)
+    text = spoiled_file.read_text()
+    if random.random() < 0.5:
+        words = text.split(" ")
+        words[random.randrange(len(words))] = str(random.choice(spoiled.NASTY))
+        spoiled_file.write_text(" ".join(words), encoding="utf-8", errors="replace")
+    else:
+        spoiled.file(random, spoiled_file)
+    path = random.choice((folder, *files, *files[0].parents[: len(files[0].parents) - 2]))
+    if path.exists() and path.is_relative_to(folder):
+        log_findings(read_log(path))
+
+
 def printed(random: random.Random) -> str:
     """Printed lines, some of whose numbers are spoiled."""
     form, rows = random.choice(PRINTED), ["step,loss,lr,epoch"]
@@ -171,17 +200,18 @@ def checkpoint(random: random.Random, folder: Path, base: Path) -> None:
 KINDS: dict[str, Callable[..., None]] = {
     each.__name__: each
     for each in (
-        *(schedule, toml, command_line, log, run_folder, artifact, checkpoint),
+        *(schedule, toml, command_line, log, log_folder, run_folder, artifact, checkpoint),
         *(alternative, fork_folder, fork_arguments),
         *(record, record_findings, tuning_record),
-        *(watched_loop, own_gauge, python_calls),
+        *(watched_loop, own_gauge, given_norms, python_calls, pooled_calls),
     )
 }
 SHARES = {
-    "schedule": 14,
-    "toml": 12,
+    "schedule": 13,
+    "toml": 11,
     "command_line": 8,
-    "log": 16,
+    "log": 14,
+    "log_folder": 2,
     "run_folder": 2,
     "artifact": 1,
     "checkpoint": 4,
@@ -193,7 +223,9 @@ SHARES = {
     "tuning_record": 1,
     "watched_loop": 8,
     "own_gauge": 2,
-    "python_calls": 10,
+    "given_norms": 2,
+    "python_calls": 9,
+    "pooled_calls": 1,
 }
 """Inputs of each kind in a hundred: fewer of those that draw a page, which takes half a second."""
 

@@ -3,9 +3,15 @@ it spoiled. No call may raise anything but an error with a name, none at all onc
 begun, and the loop keeps its bits."""
 
 import copy
+import os
 import random
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import chdir
 from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,7 +20,19 @@ import spoiled
 import torch
 from torch import Tensor, nn
 
-from gradiometer import Gauge, GradiometerError, Issue, Loop, diagnose, fork, tune, watch
+from gradiometer import (
+    Gauge,
+    GradiometerError,
+    Issue,
+    Loop,
+    NormsWatch,
+    diagnose,
+    fork,
+    tune,
+    watch,
+)
+from gradiometer.jobs import Job, Pool, pool_of
+from gradiometer.loop import Custom
 from gradiometer.measurement import supervised
 from gradiometer.report.page.page import render
 
@@ -114,7 +132,8 @@ def _request(draw: random.Random, watched: Any, model: nn.Module) -> None:
 
 def watched_loop(draw: random.Random, folder: Path) -> None:
     """A loop of a person: its arguments, its steps, and what is asked of it on the way."""
-    names = (*USUAL, "sampling", "scaler", "probe", "groups", "batch_axis", "to", "name", "out")
+    names = (*USUAL, "sampling", "scaler", "probe", "groups", "batch_axis", "to", "name", "out",
+             "page", "quiet")  # fmt: skip
     watching = tuple(name for name in names if name not in ("horizon", "replicates", "tail", "test",
                      "batch_size", "points", "alternatives", "train", "batches"))  # fmt: skip
     model, optimizer = _parts()
@@ -215,3 +234,91 @@ def python_calls(draw: random.Random, folder: Path) -> None:
     names = ("horizon", "budget", "replicates", "tail", "seed", "pool", "threads", "out")
     changes = draw.choice(USUAL["alternatives"] if draw.random() < 0.7 else OBJECTS)
     fork(loop, changes, **(short | _given(draw, names, 2)))
+
+
+@cache
+def open_pools() -> tuple[Pool, ...]:
+    """A pool of each kind, which stays open: its start takes seconds."""
+    pools = [pool_of("processes:1")]
+    if find_spec("ray"):
+        # Ray would give its processes the lowest priority, with which a busy machine stops them
+        os.environ.setdefault("RAY_worker_niceness", "0")
+        # its own cluster, which other programs of this machine do not use
+        pools.append(import_module("gradiometer.jobs.on_ray").Ray(count=1))
+    # the folder of an input is deleted, and a process of Ray begins where it was connected
+    with chdir(Path(__file__).parent):
+        for pool in pools:
+            assert pool.results([Job("warm", abs, (-1,))]) == [1]
+    return tuple(pools)
+
+
+def pooled_calls(draw: random.Random, folder: Path) -> None:
+    """A fork or a job in another process, where one part answers, carries or is anything."""
+    pool = draw.choice(open_pools())
+    anything = draw.choice((*OBJECTS, threading.Lock(), iter([1]), (each for each in OBJECTS)))
+    if draw.random() < 0.2:
+        given = draw.choice(((), (anything,)))
+        job = Job("one", lambda *_: anything, given)
+        pool.results([job], shared=draw.choice((None, anything)))
+        return
+    spoiled_part = draw.choice(("loss", "evaluate", "batches", "step", "change", "carried"))
+
+    def loss(model: nn.Module, batch: Any) -> Any:
+        return anything if spoiled_part == "loss" else LOSS(model, batch)
+
+    def evaluate(model: nn.Module) -> Any:
+        return anything if spoiled_part == "evaluate" else {"mine": 0.5}
+
+    def batches(seed: int) -> Iterator[Any]:
+        while True:
+            yield anything if spoiled_part == "batches" else (INPUTS[:16], LABELS[:16])
+
+    def step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: Any) -> Any:
+        optimizer.zero_grad()
+        value = loss(model, batch).mean()
+        value.backward()
+        optimizer.step()
+        return anything if spoiled_part == "step" else value
+
+    def change(*_: Any) -> Any:
+        return anything
+
+    model, optimizer = _parts()
+    own = {"step": step} if spoiled_part == "step" or draw.random() < 0.2 else {"loss": loss}
+    data = batches if spoiled_part == "batches" else (INPUTS, LABELS)
+    size = {} if spoiled_part == "batches" else {"batch_size": 16}
+    loop = Loop(model, optimizer, batches=data, evaluate=evaluate, **size, **own)
+    alternatives = [Custom("mine", change), "rate 2x"] if spoiled_part == "change" else ["clip 1"]
+    before = [each.detach().clone() for each in model.parameters()]
+    try:
+        fork(loop, alternatives, horizon="2 updates", replicates=1, pool=pool)
+    finally:
+        assert all(map(torch.equal, before, model.parameters())), "the fork changed the model"
+
+
+def given_norms(draw: random.Random, folder: Path) -> None:
+    """A training of which only norms are given: its arguments, and the numbers of its steps."""
+    names = ("name", "optimizer", "sampling", "level", "to", "page", "quiet")
+    given = _given(draw, names, 2) if draw.random() < 0.3 else {}
+    # what is drawn comes first, since a page takes half a second
+    quiet = {"page": False, "quiet": True} | given | {"out": folder / "runs"}
+    layers = draw.random() < 0.3
+    with NormsWatch(**quiet) as watched:
+        for step in range(12):
+            numbers: dict[str, Any] = {
+                "small": {"a": [4.0, 5.0], "b": [2.0, 2.5]} if layers else 4.0 + step % 3,
+                "big": {"a": 3.0, "b": 1.0} if layers else 2.0,
+                "sizes": (16, 128),
+                "learning_rate": 0.1,
+                "loss": 1 / (step + 1),
+                "step": step,
+            }
+            # what is refused at the first step says nothing of those behind it
+            if draw.random() < (0.3 if step else 0.1):
+                name = draw.choice([*numbers])
+                numbers[name] = draw.choice((*OBJECTS, {"a": draw.choice(OBJECTS)}))
+            watched.norms(**numbers)
+    if watched.run is not None:
+        assert str(watched.findings())
+        if draw.random() < 0.1:
+            render(watched.run, diagnose(watched.run))

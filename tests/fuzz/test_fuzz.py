@@ -22,6 +22,7 @@ QUICK = {
     "schedule": 60,
     "toml": 150,
     "log": 40,
+    "log_folder": 40,
     "alternative": 200,
     "command_line": 10,
     "tuning_record": 10,
@@ -75,7 +76,7 @@ def test_every_command_reads_a_run_with_a_broken_field(base: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["schedule", "toml", "log", "alternative"])
+@pytest.mark.parametrize("kind", ["schedule", "toml", "log", "log_folder", "alternative"])
 def test_a_spoiled_input_ends_as_done_or_as_an_error_with_a_name(kind: str, tmp_path: Path) -> None:
     for seed in range(QUICK[kind]):
         assert (words := fault(kind, seed, tmp_path)) is None, f"{kind} {seed}: {words}"
@@ -103,7 +104,9 @@ def check_harness(*arguments: str) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["watched_loop", "own_gauge", "python_calls"])
+@pytest.mark.parametrize(
+    "kind", ["watched_loop", "own_gauge", "given_norms", "python_calls", "pooled_calls"]
+)
 def test_a_program_that_gives_anything_gets_an_error_with_a_name(kind: str) -> None:
     assert f"100  {kind}: tried" in check_harness("100", "--kinds", kind)
 

@@ -53,7 +53,8 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     for parent in (made, *made.parents[:2]):
         parent.chmod(parent.stat().st_mode | 0o055)
     base = recorded_run(made / "base")
-    shutil.copytree(base, made / "ground" / "run")
+    for name in ("run", "other"):
+        shutil.copytree(base, made / "ground" / name)
     # The other user may not be able to import what lies in the home of this one.
     for place, arguments in enumerate(COMMANDS.values()):
         shutil.copytree(made / "ground", made / f"imports {place}")

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from gradiometer import Run, watch
+from gradiometer import Examples, Objective, Run, tune, watch
+from gradiometer.convergence.certificate.certifying import gradient_squared
 from gradiometer.integrations.watch import Watch
-from gradiometer.loop import Loop, forks_of
+from gradiometer.loop import Loop, fork, forks_of
 from gradiometer.measurement import supervised
 from gradiometer.run.checkpoints import load_latest
 from gradiometer.run.reader import HISTORY
@@ -147,6 +148,26 @@ def of_a_watched_loop(folder: Path) -> Facts:
     }
 
 
+def of_a_checked_loop(folder: Path) -> Facts:
+    """The same, and the names of the certificates and surveys of curvature that were kept."""
+    facts = of_a_watched_loop(folder)
+    if facts["step"]:
+        run = folder / torch.load(folder / "kept.pt")["watch"]["run"]
+        kept = (*run.glob("certificates/[!.]*"), *run.glob("curvature/[!.]*"))
+        facts["checks"] = {each.name: 1 for each in kept}
+    return facts
+
+
+def of_files(folder: Path) -> Facts:
+    """A hash of every file of the run but its page, for commands that print times."""
+    return {"files": of_a_look(folder)["files"]}
+
+
+def of_a_library_call(folder: Path) -> Facts:
+    """The finished branches and lanes below the folder that the call keeps them in."""
+    return {"branches": branches(folder / "kept")}
+
+
 def of_trials(folder: Path) -> Facts:
     """The same without the branches: how many trials are made depends on the time they take."""
     return {**of_a_watched_loop(folder), "branches": {}}
@@ -234,6 +255,40 @@ def trying_loop() -> None:
     watched_loop(steps=400, trials=0.5, examples=256, replacement=False)
 
 
+def checking_loop() -> None:
+    """A loop that asks whether it has converged, and how sharp the minimum is."""
+
+    # a loop that goes on does not have the parameters of its first step
+    at_start = gradient_squared(Objective(parts()[0], LOSS), Examples((INPUTS, LABELS)))[0]
+
+    def asked(watched: Watch, step: int) -> None:
+        if step == 60:
+            watched.certify((INPUTS, LABELS), batches=8, batch_size=8, start=at_start)
+        if step == 100:
+            watched.sharpness((INPUTS, LABELS), top=1, probes=4)
+
+    watched_loop(asked=asked)
+
+
+def library_fork() -> None:
+    """`fork` of a program, with a folder in which its branches are kept."""
+    model, optimizer = parts()
+    loop = Loop(model, optimizer, loss=LOSS, batches=(INPUTS, LABELS), batch_size=16)
+    fork(loop, ["rate 2x"], horizon="20 updates", replicates=4, out=Path("kept"))
+
+
+def library_tune() -> None:
+    """`tune` of a program, with a folder in which its lanes are kept."""
+    tune(
+        parts()[0],
+        loss=LOSS,
+        batches=(INPUTS, LABELS),
+        batch_size=16,
+        steps=100,
+        out=Path("kept"),
+    )
+
+
 def loop_to_fork() -> Loop:
     """The state of `watched_loop` from which `fork --loop` goes on."""
     model, optimizer = parts()
@@ -244,7 +299,11 @@ def loop_to_fork() -> Loop:
 
 
 PROGRAMS: dict[str, Callable[[], None]] = {
-    each.__name__: each for each in (watched_loop, forking_loop, averaging_loop, trying_loop)
+    each.__name__: each
+    for each in (
+        *(watched_loop, forking_loop, averaging_loop, trying_loop, checking_loop),
+        *(library_fork, library_tune),
+    )
 }
 """What a person would start with Python; the other works are commands."""
 
@@ -296,6 +355,19 @@ WORKS = {
     "race": Work(("fork", RUN, "rate 2x", "rate 0.1x", "--budget", "2"), of_a_fork, FORKED),
     "batch --branch": Work(("measure", "batch", RUN, "--branch", "--at", "0"), of_a_fork, FORKED),
     "tune": Work(("tune", "digits", "--model", "mlp", "--steps", "60", "--json"), of_tuning),
+    "fork --advice": Work(("fork", RUN, "--advice"), of_a_fork, FORKED),
+    "fork --pool processes": Work(
+        ("fork", RUN, "rate 2x", "--horizon", "10 updates", "--pool", "processes:1"),
+        of_a_fork,
+        FORKED,
+    ),
+    "fork --pool ray": Work(
+        ("fork", RUN, "rate 2x", "--horizon", "10 updates", "--pool", "ray"), of_a_fork, FORKED
+    ),
+    "tune --pool processes": Work(
+        ("tune", "quadratic", "--steps", "100", "--json", "--pool", "processes:1"), of_tuning
+    ),
+    "measure batch": Work(("measure", "batch", RUN, "--seconds", "0"), of_files, KEPT),
     "sample --chains": Work(
         (
             "learn",
@@ -352,7 +424,10 @@ WORKS = {
     "watched loop": Work(("watched_loop",), of_a_watched_loop),
     "w.fork": Work(("forking_loop",), of_a_watched_loop),
     "w.ensemble": Work(("averaging_loop",), of_a_watched_loop),
+    "w.certify": Work(("checking_loop",), of_a_checked_loop),
     "trials": Work(("trying_loop",), of_trials),
+    "fork(out=)": Work(("library_fork",), of_a_library_call),
+    "tune(out=)": Work(("library_tune",), of_a_library_call),
 }
 
 

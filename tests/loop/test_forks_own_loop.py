@@ -266,6 +266,13 @@ def test_metrics_of_a_function_keep_their_names_values_and_direction() -> None:
     assert OwnLoop().fork(evaluate=perplexity).readouts == ("perplexity", "train_loss")
     with pytest.raises(UserCodeFailed, match="`evaluate` returned for 'a' a str: return a number"):
         OwnLoop().fork(evaluate=lambda model: {"a": "b"})
+    for wrong in (
+        torch.zeros(2, device="meta"),
+        torch.ones(2, dtype=torch.complex64),
+        10**400,
+    ):
+        with pytest.raises(UserCodeFailed, match=r"`evaluate` returned for 'a' a .*: return"):
+            OwnLoop().fork(evaluate=lambda model, wrong=wrong: {"a": wrong})
 
 
 def test_the_state_of_an_average_is_kept_by_a_custom_alternative() -> None:
@@ -353,6 +360,7 @@ def test_arguments_that_cannot_be_used_are_refused_by_name() -> None:
     )
     refused(BadArgument, "has 'go on' twice", alternatives=["go on"])
     refused(BadArgument, "`replicates` must be at least 1", replicates=0)
+    refused(BadArgument, "`threads` must be at most 512, got 9007199254740992", threads=2**53)
     refused(BadArgument, "`scheduler_each` is 'epoch'", scheduler_each="epoch")
     refused(
         BadArgument,
@@ -373,6 +381,11 @@ def test_arguments_that_cannot_be_used_are_refused_by_name() -> None:
     )
     refused(
         BadArgument,
+        "`batches` gave a tensor on the meta device, which holds no numbers",
+        batches=lambda seed: iter([torch.zeros(16, 4, device="meta")]),
+    )
+    refused(
+        BadArgument,
         "`scheduler` belongs to another optimizer",
         scheduler=OwnLoop(scheduler="lambda").scheduler,
     )
@@ -386,6 +399,17 @@ def test_arguments_that_cannot_be_used_are_refused_by_name() -> None:
         loss=None,
         step=lambda model, optimizer, batch: None,
     )
+    for wrong, said in (
+        (torch.tensor(1), "torch.int64 on cpu"),
+        (torch.tensor(1.0, device="meta"), "torch.float32 on meta"),
+        (torch.tensor(1j), "torch.complex64 on cpu"),
+    ):
+        refused(
+            UserCodeFailed,
+            f"`step` returned a tensor of {said}: return the mean loss",
+            loss=None,
+            step=lambda model, optimizer, batch, wrong=wrong: wrong,
+        )
 
 
 def test_models_that_cannot_be_copied_are_refused_with_the_reason() -> None:

@@ -327,3 +327,19 @@ def test_a_daemon_writes_after_the_process_that_opened_the_file_has_ended(tmp_pa
     while len(records(path)) < 2 and time.monotonic() < until:
         time.sleep(0.05)
     assert records(path) == [{"by": "the first"}, {"by": "its copy"}]
+
+
+def test_a_closed_journal_writes_into_no_other_file(tmp_path: Path) -> None:
+    """The next file that is opened gets its descriptor."""
+    writer = JournalWriter(tmp_path / "a.jsonl", tmp_path)
+    writer.append({"step": 0})
+    writer.close()
+    with (tmp_path / "other").open("w") as other:
+        assert other.fileno() == writer._descriptor
+        writer.append({"step": 1})
+        for write_all in (writer.flush, writer.sync):
+            with pytest.raises(StorageFailed, match="is closed: nothing more can be written"):
+                write_all()
+        writer.close()
+    assert (tmp_path / "other").read_bytes() == b""
+    assert records(tmp_path / "a.jsonl") == [{"step": 0}]

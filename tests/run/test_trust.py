@@ -41,12 +41,18 @@ COMMANDS = {
     "batch --branch": ("measure", "batch", RUN, "--branch"),
     "sample": ("learn", "sample", RUN, "--steps", "96", "--burn-in", "10"),
     "resume": ("resume", "runs/stopped-1", "--no-open"),
+    "fork --budget": ("fork", RUN, "rate 2x", "--budget", "1"),
+    "fork --horizon end": ("fork", RUN, "rate 2x", "--horizon", "end"),
+    "ensemble --against": ("ensemble", RUN, "--points", "0", "--against", "runs/stopped-1"),
+    "ensemble --export": ("ensemble", RUN, "--points", "0", "--export", "ensemble.pt2"),
 }
 LOOKS = (
     ("show", RUN),
     ("runs",),
     ("runs", "compare", RUN, "runs/stopped-1"),
     ("runs", "export", RUN, "--out", "table.csv"),
+    ("runs", "list", "runs", "--page", "runs.html"),
+    ("show", RUN, "--png", "charts"),
 )
 
 
@@ -105,6 +111,31 @@ def test_no_command_imports_the_code_of_a_foreign_run(
         and "would import 'owned' and call problem()" in error
         and "gradiometer --trust" in error
     )
+    assert not (foreign / "canary").exists() and "owned" not in sys.modules
+
+
+@pytest.mark.parametrize("arguments", [("fork", RUN, "--advice"), ("doctor", RUN)], ids=" ".join)
+def test_what_is_refused_for_another_reason_imports_nothing_either(
+    foreign: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
+) -> None:
+    assert called(capsys, *arguments)[0] == 2
+    assert not (foreign / "canary").exists() and "owned" not in sys.modules
+
+
+@pytest.mark.parametrize("arguments", LOOKS, ids=" ".join)
+def test_looking_at_a_foreign_run_that_names_gauges_imports_nothing(
+    foreign: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
+) -> None:
+    manifests = [foreign / name / "run.toml" for name in (RUN, "runs/stopped-1")]
+    before = [each.read_text() for each in manifests]
+    for path, text in zip(manifests, before, strict=True):
+        path.write_text(text.replace('gauges = "', 'gauges = "owned:Gauge,', 1))
+    try:
+        code, _, error = called(capsys, *arguments)
+    finally:
+        for path, text in zip(manifests, before, strict=True):
+            path.write_text(text)
+    assert code in (0, 2) and "Traceback" not in error, error
     assert not (foreign / "canary").exists() and "owned" not in sys.modules
 
 

@@ -10,9 +10,9 @@ import pytest
 import planted_incidents
 from command_line import called
 from gradiometer import BadArgument, Configuration, Diverged, Run
+from gradiometer.loop.recorded.incidents import incident_at
 from gradiometer.problems import Problem, load
-from gradiometer.train import train
-from gradiometer.train.forking.incident_cause import incident_at, incident_cause
+from gradiometer.train import incident_cause, train
 from gradiometer.verdict.words.incidents import how_to_go_on, incident_sentence
 from planted_incidents import BATCH, CASES, STEP, Cause
 
@@ -48,8 +48,10 @@ def test_the_cause_of_a_planted_incident_is_named(name: str, shift: int, tmp_pat
     run = trained(problem, tmp_path, **settings)
     found = incident_cause(run, seen(run), problem=problem)
     named: Cause = found.cause, found.layer
-    assert named == cause, (incident_sentence(found), found.tried)
-    assert found.tried["again"] and f"loop_at(run, {found.start})" in incident_sentence(found)
+    assert named == cause, (incident_sentence(found, run.path), found.tried)
+    assert found.tried["again"] and f"loop_at(run, {found.start})" in incident_sentence(
+        found, run.path
+    )
     if found.cause in ("example", "batch"):
         assert found.step == STEP
     if found.cause == "example":
@@ -64,9 +66,9 @@ def test_a_nan_is_traced_to_its_example(tmp_path: Path) -> None:
     found = incident_cause(run, STEP, problem=problem)
     assert found.examples == (int(planted_incidents.planted()[3]),)
     assert (
-        str(run.path) in how_to_go_on(found)
-        and f"--at {STEP - 8}" in how_to_go_on(found)
-        and "'skip 120:121'" in how_to_go_on(found)
+        str(run.path) in how_to_go_on(found, run.path)
+        and f"--at {STEP - 8}" in how_to_go_on(found, run.path)
+        and "'skip 120:121'" in how_to_go_on(found, run.path)
     )
 
 

@@ -128,3 +128,21 @@ def test_a_tuned_training_that_is_stopped_is_the_same(
     assert ends[0] is not None and ends[1] is not None
     for name, tensor in ends[0].tensors.items():
         assert torch.equal(tensor, ends[1].tensors[name]), name
+
+
+def test_a_rung_whose_record_was_stopped_has_every_lane_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lanes are finished, and the record of the first rung ends in its third line."""
+    monkeypatch.chdir(tmp_path)
+    command = ("tune", "quadratic", "--steps", "24", "--budget", "2")
+    assert called(capsys, *command)[0] == 0
+    folder = tmp_path / "runs" / "quadratic-position-tuning"
+    path = folder / "forks" / "0001" / "branches.jsonl"
+    whole = path.read_text().splitlines(keepends=True)
+    plan = json.loads(path.with_name("fork.json").read_text())
+    path.with_name("fork.json").write_text(json.dumps(plan | {"stops": None}))
+    path.write_text("".join(whole[:2]) + whole[2][:20])
+    assert called(capsys, *command)[0] == 0
+    names = [json.loads(line)["name"] for line in path.read_text().splitlines()]
+    assert names == [json.loads(line)["name"] for line in whole]

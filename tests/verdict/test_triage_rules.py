@@ -148,11 +148,14 @@ def test_a_record_of_losses_alone_says_what_it_cannot_see() -> None:
     assert found.claims[0].claim is Claim.UNDECIDED
     assert set(found.unseen) == {"labels", "batch", "evaluations", "examples", "rate", "looks"}
     sentence = say(findings_of(found)[0]).means
-    assert "Could not be seen: exploding, softmax_twice, unshuffled without the outputs" in sentence
     assert (
-        "overfit, labels_random, labels_noisy, leak without `w.evaluated(test=..., train=...)`"
-        in sentence
-    )
+        "Could not be seen without the outputs and labels of a batch: outputs start too large, "
+        "softmax applied twice, data not shuffled; without"
+    ) in sentence
+    assert (
+        "without `w.evaluated(test=..., train=...)`: it overfits, labels are random, labels are "
+        "noisy, test data in training"
+    ) in sentence
 
 
 def test_thresholds_have_the_measurement_that_chose_them() -> None:

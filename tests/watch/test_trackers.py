@@ -100,7 +100,10 @@ def test_a_tracker_that_fails_is_named_and_left_alone(
 
     run = run_with(tmp_path, [broken])
     assert run.status == "finished" and len(run.series("noise")) == 30
-    assert run.warnings == [f"the tracker function 0 failed and gets no more estimates: {words}"]
+    line = broken.__code__.co_firstlineno + 1
+    assert run.warnings == [
+        f"the tracker function 0 failed and gets no more estimates: {words}, at test_trackers.py:{line}"
+    ]
 
 
 def test_ends_that_are_not_finite_are_left_out() -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from gradiometer import watch
 from gradiometer.integrations.gradients import NEVER
 from gradiometer.integrations.watch import successive
-from gradiometer.integrations.watch.successive import CHAIN, Rule, rule_of
+from gradiometer.integrations.watch.successive import CHAIN, Rule, longest_pause, rule_of
 from gradiometer.measurement.preconditioner import preconditioner_of
 
 Optimizer = Callable[[Any], torch.optim.Optimizer]
@@ -375,3 +375,20 @@ def test_the_budget_is_kept_in_the_long_run(
             loop.optimizer.step()
             seconds[0] += 1.0
         assert 0.01 < w.budget.spent_on["products of gradients"] / 3000 < 0.035
+
+
+def test_steps_that_are_too_short_to_pay_have_recent_readings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is ever paid for, and yet the newest reading of 500 steps is at most an eighth of the
+    run old."""
+    monkeypatch.setattr(successive, "EARLY_SHARE", 0.0)
+    w = _train(Loop(OPTIMIZERS["SGD"]), 500, tmp_path, gauges="noise", budget=1e-6)
+    steps = w.run.series("noise").steps.tolist()
+    assert len(steps) < 100
+    assert steps[-1] > 500 * 7 / 8 - 2 * CHAIN
+    assert sum(step <= 270 for step in steps) <= 48
+
+
+def test_the_early_pause_ends_with_the_early_steps() -> None:
+    assert [longest_pause(step) for step in (8, 144, 263, 296, 400)] == [8, 144, 37, 37, 50]

@@ -47,8 +47,7 @@ class Advised:
             highlight=False,
             soft_wrap=not self.console.is_terminal,
         )
-        if self.console.is_terminal:
-            self.counter.update(0, count)
+        self.counter.update(0, count)
 
     def update(self, result: "BranchResult", done: int, total: int) -> None:
         """A branch is finished."""

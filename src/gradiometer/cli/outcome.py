@@ -135,11 +135,13 @@ def fill(text: str, indent: int = 0, hanging: int = 0) -> str:
 
 
 def tell_finding(finding: "Finding", verdict: str | None = None) -> None:
-    """Print what was seen, what it means and what to do. `verdict` replaces the state in the
-    heading."""
+    """Print what was seen, what it means and what to do, under its question. `verdict` replaces
+    the state in the heading."""
+    from gradiometer.report.sections.questions import Answer, title_of
     from gradiometer.verdict.words.say import say
 
-    click.echo(f"\n{finding.state.symbol} {finding.issue}: {verdict or finding.state}")
+    heading = f"{title_of(Answer(finding, {}))} {verdict or finding.state}"
+    click.echo("\n" + fill(f"{finding.state.symbol} {heading}", hanging=2))
     for text in say(finding).paragraphs:
         click.echo(fill(text, indent=2))
 

@@ -25,15 +25,20 @@ class Counter:
     def __init__(self, console: Console | None, words: str) -> None:
         self.console = console
         self.words = words
-        self.shown_at = time.monotonic()
+        self.began_at = self.shown_at = time.monotonic()
         self._bar: Progress | None = None
 
     def update(self, done: int, total: int) -> None:
-        """So many of them are finished."""
+        """So many of them are finished; with 0 they begin now."""
         if self.console is None:
             return
         if not self.console.is_terminal:
-            self.line(f"{done:,} of {total:,} {self.words}", at_once=done == total)
+            if done == 0:
+                self.began_at = self.shown_at = time.monotonic()
+                return
+            left = (time.monotonic() - self.began_at) / done * (total - done)
+            ending = f" · {clock(left)} left" if done < total else ""
+            self.line(f"{done:,} of {total:,} {self.words}{ending}", at_once=done == total)
             return
         if self._bar is None:
             columns = (

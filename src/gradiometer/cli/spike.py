@@ -10,8 +10,8 @@ from gradiometer.measurement.estimate import significant
 
 if TYPE_CHECKING:
     from gradiometer.loop.recorded.causes import SpikeCauses
+    from gradiometer.loop.recorded.incidents import IncidentCause
     from gradiometer.run.reader import Run
-    from gradiometer.train.forking.incident_cause import IncidentCause
 
 
 def explain_spike(run: "Run", step: int, *, pool: str, seed: int, as_json: bool) -> None:
@@ -19,8 +19,7 @@ def explain_spike(run: "Run", step: int, *, pool: str, seed: int, as_json: bool)
     print what became of it."""
     from gradiometer.cli.branches import following
     from gradiometer.run.spikes import spikes_of
-    from gradiometer.train.forking.incident_cause import incident_cause
-    from gradiometer.train.forking.run_spike import spike_causes
+    from gradiometer.train.forking.run_spike import incident_cause, spike_causes
     from gradiometer.verdict.words.incidents import how_to_go_on, why
 
     cause = None
@@ -32,20 +31,20 @@ def explain_spike(run: "Run", step: int, *, pool: str, seed: int, as_json: bool)
         if found.cause == "these batches":
             cause = incident_cause(run, step)
         if as_json:
-            print_json(_as_object(run, found) | {"incident": cause and _incident(cause)})
+            print_json(_as_object(run, found) | {"incident": cause and _incident(run, cause)})
             return
         _tell(found)
         if cause is not None:
-            click.echo("\n" + fill(f"{why(cause)} {how_to_go_on(cause)}"))
+            click.echo("\n" + fill(f"{why(cause)} {how_to_go_on(cause, run.path)}"))
         return
     cause = incident_cause(run, step)
     if as_json:
-        print_json({"run": str(run.path), "incident": _incident(cause)})
+        print_json({"run": str(run.path), "incident": _incident(run, cause)})
     else:
-        _tell_incident(cause)
+        _tell_incident(run, cause)
 
 
-def _incident(found: "IncidentCause") -> dict[str, Any]:
+def _incident(run: "Run", found: "IncidentCause") -> dict[str, Any]:
     from gradiometer.verdict.words.incidents import incident_sentence
 
     incident = found.incident
@@ -61,16 +60,16 @@ def _incident(found: "IncidentCause") -> dict[str, Any]:
         "examples": list(found.examples),
         "layer": found.layer,
         "factor": found.factor,
-        "sentence": incident_sentence(found),
+        "sentence": incident_sentence(found, run.path),
         "tried": dict(found.tried),
     }
 
 
-def _tell_incident(found: "IncidentCause") -> None:
+def _tell_incident(run: "Run", found: "IncidentCause") -> None:
 
     from gradiometer.verdict.words.incidents import incident_sentence
 
-    click.echo(fill(incident_sentence(found)) + "\n")
+    click.echo(fill(incident_sentence(found, run.path)) + "\n")
     width = max(map(len, found.tried))
     click.echo(f"{'from step ' + format(found.start, ','):<{width}}  came")
     for name, came in found.tried.items():

@@ -11,13 +11,21 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from gradiometer.arguments import check_level, check_number, check_whole
+from gradiometer.arguments import (
+    check_level,
+    check_number,
+    check_whole,
+    require,
+    shown,
+    type_name,
+)
 from gradiometer.errors import BadArgument
 from gradiometer.estimation.noise import GradientNoise, moments_of_norms
-from gradiometer.integrations.watch.recording import Announcements, Recording
+from gradiometer.integrations.watch.recording import Announcements, Recording, check_place
 from gradiometer.integrations.watch.shield import attempt, log, reason_of
 from gradiometer.measurement.reading import Draw, Reading, Sampling
 from gradiometer.run.folder import WATCHED, versions
+from gradiometer.run.rules import MOST_STEPS
 
 # Largest relative error of a squared norm in bfloat16, with a margin.
 ROUNDING = 0.02
@@ -155,7 +163,7 @@ def number(name: str, value: Any) -> float:
     """
     try:
         return float(value)
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise BadArgument(
             f"`{name}` must be a number, got {type(value).__name__} ({error})."
         ) from error
@@ -173,7 +181,7 @@ def _numbers(name: str, layer: str, value: Any) -> Float[np.ndarray, "*micro_bat
     where = f"`{name}`" if layer == WHOLE else f"`{name}` of {layer}"
     try:
         numbers = np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         numbers = np.empty((0, 0))
     if value is None or isinstance(value, str | bytes) or numbers.ndim > 1 or not numbers.size:
         shown = f"an array of shape {value.shape}" if hasattr(value, "shape") else repr(value)
@@ -250,6 +258,7 @@ class NormsWatch(Recording):
         quiet: bool = False,
     ) -> None:
         check_level(level)
+        check_place(out, name, to)
         if optimizer is not None and not (isinstance(optimizer, str) and optimizer.strip()):
             raise BadArgument(f"`optimizer` must be a name such as 'adamw', got {optimizer!r}.")
         super().__init__(
@@ -260,6 +269,8 @@ class NormsWatch(Recording):
             tell=log,
             announcements=Announcements(page, quiet),
         )
+        if sampling is not None and not isinstance(sampling, Sampling):
+            raise BadArgument(f"`sampling` must be a Sampling, got {type_name(sampling)}.")
         self._optimizer = optimizer
         self._level = level
         self._sampling = sampling or Sampling(Draw.REPLACEMENT)
@@ -356,6 +367,8 @@ class NormsWatch(Recording):
         rate = number("learning_rate", learning_rate)
         check_number("learning_rate", rate)
         check_whole("step", index, self.steps)
+        # a run with a larger one could not be read
+        require(index < MOST_STEPS, f"`step` must be below {MOST_STEPS:,}, got {shown(index)}.")
         given = GivenNorms.of(small, big, sizes)
         if self._layers and given.layers != self._layers:
             raise BadArgument(
@@ -407,7 +420,8 @@ class NormsWatch(Recording):
             self._begun = True
             self._warn.attach(recorder)
             self._announcements.say(recorder.folder.path)
-        recorder.due(reading.step)
+        with recorder.budget.spending():
+            recorder.due(reading.step)
         recorder.record(reading)
         self.steps = reading.step + 1
         if loss is not None:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from gradiometer.errors import BadArgument, summary
+from gradiometer.errors import BadArgument, summary, user_line
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.gauge import Gauge, estimates_of
 from gradiometer.run.recorder import Recorder
@@ -155,6 +155,7 @@ class Trackers:
                 self._failed.add(name)
                 self._warn(
                     f"the tracker {name} failed and gets no more estimates: {summary(error)}"
+                    f"{user_line(error)}"
                 )
 
     def _estimates(self, recorder: Recorder) -> tuple[dict[str, Estimate], int]:

@@ -132,6 +132,9 @@ class Ray(Pool):
         handler = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **local)
+        except SystemExit as ended:
+            # what Ray makes of a SIGTERM until its handler is replaced
+            raise KeyboardInterrupt from ended
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
             reason = f"{type(error).__name__}: {error}".rstrip(".")
             if self.address is None:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
@@ -65,6 +67,11 @@ class Data(ABC):
             until: Index of the first update whose batch is a new one.
         """
         return 0
+
+    def taken(self, update: int) -> tuple[int, Int[Tensor, " examples"] | None]:
+        """The number of examples that an update of training took, and their positions in the data
+        set, if they are known. Asked for after `see_own` has named the update."""
+        raise BadArgument("`batches` does not hold the batches that training took.")
 
     def some(self, count: int, seed: int) -> list[Batch]:
         """Some training examples, `count` of them if there are as many, in one batch if they can be
@@ -230,6 +237,45 @@ class Listed(Data):
         while True:
             for place in torch.randperm(len(self._batches), generator=generator).tolist():
                 yield self._batches[place]
+
+
+class Kept(Data):
+    """The batches that a training took from one of its updates on, and then others.
+
+    Args:
+        kept: The batches, `accumulation` for every update.
+        start: The index of the first update.
+        later: The data, in whose orders training goes on.
+        accumulation: Batches of an update.
+    """
+
+    def __init__(
+        self, kept: Sequence[Batch], start: int, later: Data, accumulation: int = 1
+    ) -> None:
+        self._kept = kept
+        self._start = start
+        self._later = later
+        self._accumulation = accumulation
+        self._own = 0
+        self.size = later.size
+        self.epoch = later.epoch
+        self.shards = later.shards
+        self.groups = later.groups
+
+    def batches(self, seed: int) -> Iterator[Batch]:
+        """The kept batches that `see_own` asked for, and then those in the order of a seed."""
+        return itertools.chain(self._kept[: self._own], self._later.batches(seed))
+
+    def see_own(self, until: int) -> int:
+        """Begin with the kept batches, up to this update."""
+        self._own = min(max(until - self._start, 0) * self._accumulation, len(self._kept))
+        return self._start + self._own // self._accumulation
+
+    def taken(self, update: int) -> tuple[int, Int[Tensor, " examples"] | None]:
+        """The rows of a batch; an update of several batches, or of groups, is not taken apart."""
+        if self._accumulation > 1 or self.groups is not None:
+            return 1, None
+        return batch_size(self._kept[update - self._start]), None
 
 
 def data_of(batches: Any, size: int | None, groups: Groups = None) -> Data:

@@ -2,6 +2,7 @@
 user's own metrics."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -154,14 +155,13 @@ def metrics(evaluate: Callable[[nn.Module], Any], model: nn.Module) -> dict[str,
 def _readout(name: str, value: Any) -> Readout:
     if isinstance(value, Readout):
         return value
-    try:
-        numbers: Float[np.ndarray, "..."] = (
-            value.detach().cpu().double().numpy()
-            if isinstance(value, Tensor)
-            else np.asarray(value, dtype=np.float64)
-        )
-    except (TypeError, ValueError):
-        numbers = np.empty((0, 0))
+    numbers: Float[np.ndarray, "..."] = np.empty((0, 0))
+    # a tensor on the meta device raises a RuntimeError, and a whole number may be too large
+    with suppress(TypeError, ValueError, RuntimeError, OverflowError):
+        if not isinstance(value, Tensor):
+            numbers = np.asarray(value, dtype=np.float64)
+        elif not value.is_complex():
+            numbers = value.detach().cpu().double().numpy()
     if numbers.ndim == 0:
         return Readout(float(numbers), lower_is_better=lower_is_better(name))
     if numbers.ndim == 1 and len(numbers):

@@ -419,11 +419,12 @@ class Loop:
             with user_code("step"):
                 each: Any = optimizers_in(self.optimizer)
                 given = each[0] if len(each) == 1 else each
-                loss = self.step(self.model, given, only(pieces))
+                loss: Any = self.step(self.model, given, only(pieces))
+            kind = type(loss).__name__
+            if isinstance(loss, Tensor) and (loss.is_meta or not loss.is_floating_point()):
+                kind, loss = f"a tensor of {loss.dtype} on {loss.device}", None
             if not isinstance(loss, Tensor | float):
-                raise UserCodeFailed(
-                    f"`step` returned {type(loss).__name__}: return the mean loss of the batch."
-                )
+                raise UserCodeFailed(f"`step` returned {kind}: return the mean loss of the batch.")
             return loss.detach().mean() if isinstance(loss, Tensor) else loss
         if self.gradient is not None:
             mean = self.gradient(self.model, only(pieces), self.batch_factor)

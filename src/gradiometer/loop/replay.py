@@ -98,6 +98,7 @@ class KeptUpdates:
         model: Parameters and buffers.
         optimizer: `state_dict` of the optimizer.
         scaler: The scaler, if there is one.
+        step: Index of the first update.
         updates: The updates.
         schedulers: `state_dict` of each scheduler, if the training may be forked from here later.
     """
@@ -105,25 +106,26 @@ class KeptUpdates:
     model: Mapping[str, Tensor]
     optimizer: Mapping[str, Any]
     scaler: Any
+    step: int
     updates: list[KeptUpdate] = field(default_factory=list)
     schedulers: Sequence[Mapping[str, Any]] = ()
 
-    def put_into(self, loop: Loop) -> None:
-        """Bring a copy of the training back to the state before the first update."""
-        own = tensors_of(loop.model)
+    def put_into(self, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: Any) -> None:
+        """Bring a training, or a copy of it, back to the state before the first update."""
+        own = tensors_of(model)
         if {name: one.shape for name, one in own.items()} != {
             name: one.shape for name, one in self.model.items()
         }:
             raise Unsupported(
-                f"`model` has other parameters than at step {self.updates[0].step:,}, so that its "
+                f"`model` has other parameters than at step {self.step:,}, so that its "
                 "updates cannot be made again: fork some updates after such a change."
             )
         with torch.no_grad():
             for name, tensor in own.items():
                 tensor.copy_(self.model[name])
-        loop.optimizer.load_state_dict(copy.deepcopy(dict(self.optimizer)))
-        if loop.scaler is not None and self.scaler is not None:
-            loop.scaler.load_state_dict(self.scaler.state_dict())
+        optimizer.load_state_dict(copy.deepcopy(dict(self.optimizer)))
+        if scaler is not None and self.scaler is not None:
+            scaler.load_state_dict(self.scaler.state_dict())
 
     def brought_back(self, loop: Loop) -> Loop:
         """A copy of the training as it was before the first update. What is left of it is at least
@@ -133,8 +135,8 @@ class KeptUpdates:
             Unsupported: Its schedulers were others.
         """
         copied = loop.copy()
-        self.put_into(copied)
-        step = self.updates[0].step
+        self.put_into(copied.model, copied.optimizer, copied.scaler)
+        step = self.step
         by_hand = [{"index": step} for one in copied.schedulers if isinstance(one, RateByHand)]
         states = by_hand or self.schedulers
         if len(states) != len(copied.schedulers):
@@ -282,6 +284,11 @@ def _notes(found: Sequence[Again]) -> tuple[str, ...]:
     if all(again.is_same for again in found):
         return ()
     most = max(again.difference for again in found)
+    if not most:
+        return (
+            "Updates of the loop were made again on a copy: its parameters have the same bits, and "
+            "other tensors, such as statistics that each process keeps for itself, differ.",
+        )
     return (
         f"Updates of the loop were made again on a copy and differ by rounding, {most:.1g} of an "
         "update: the loop computes its loss in another order, or its kernels do not repeat.",
@@ -315,7 +322,7 @@ def _made_again(loop: Loop, kept: KeptUpdates, *, at_forward: bool) -> list[Agai
     with guarded_copy(loop, loop.seed) as start:
         again = start.copy()
         again.schedulers = ()
-        kept.put_into(again)
+        kept.put_into(again.model, again.optimizer, again.scaler)
         used = Surroundings(again.calls, again.model)
         with untouched_randomness(0, again.devices), used.untouched(0):
             for update in kept.updates:

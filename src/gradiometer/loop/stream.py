@@ -262,6 +262,11 @@ class Stream:
         self._drawn += 1
         device = self._device
         if device is not None and any(tensor.device != device for tensor in tensors_of(batch)):
+            if any(tensor.is_meta for tensor in tensors_of(batch)):
+                raise BadArgument(
+                    "`batches` gave a tensor on the meta device, which holds no numbers: give the "
+                    "numbers."
+                )
             batch = mapped(batch, lambda tensor: tensor.to(device))
         return Piece.of(batch, self._groups)
 

@@ -80,14 +80,10 @@ class TimedProtocol(H11Protocol):
             self._stop()
         elif self._late is None:
             self._late = self.loop.call_later(SECONDS, self._close)
-            waiting = [(each._late.when(), each) for each in self._others if each._late is not None]
+            connections: set[Any] = self.connections  # of this class, all of the server
+            waiting = [(each._late.when(), each) for each in connections if each._late is not None]
             if len(waiting) > MOST_WAITING:
                 min(waiting, key=itemgetter(0))[1]._close()
-
-    @property
-    def _others(self) -> "set[TimedProtocol]":
-        """The open connections of the server."""
-        return self.connections  # type: ignore[return-value]
 
     def _stop(self) -> None:
         if self._late is not None:

@@ -1,3 +1,4 @@
+from .forking.run_spike import incident_cause as incident_cause
 from .forking.run_spike import spike_causes as spike_causes
 from .loop import resume as resume
 from .loop import train as train

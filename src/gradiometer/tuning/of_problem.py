@@ -224,16 +224,17 @@ def keep_forks(out: Path, tuned: Tuned) -> None:
         )
         if record.finished:
             continue
-        with record.ledger().opened() as write:
+        ledger = record.ledger()
+        # some of them, if a tuning was stopped here
+        known = ledger.finished()
+        with ledger.opened() as write:
             for alternative, one in zip(alternatives, rung, strict=True):
+                name = Branch(alternative, 0, horizon, tail).name
                 result = replace(
                     one.result, alternative=alternative.name, replicate=0, horizon=horizon
                 )
-                write(
-                    Outcome(
-                        Branch(alternative, 0, horizon, tail).name, result, seconds=result.seconds
-                    )
-                )
+                if name not in known:
+                    write(Outcome(name, result, seconds=result.seconds))
         record.finish()
 
 

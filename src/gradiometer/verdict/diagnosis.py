@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,17 +17,18 @@ from gradiometer.convergence.trajectory.endpoint import Endpoint, chaos_finding,
 from gradiometer.convergence.trajectory.path_facts import Kind, kind_of
 from gradiometer.drift.batch_sharpness import BatchSharpness
 from gradiometer.drift.curvature_survey import Survey
+from gradiometer.drift.spikes.cause import GAUGE as SPIKES
 from gradiometer.drift.spikes.cause import (
     Explanation,
+    clearest,
     explain,
     layer_near,
     sharpness_near,
+    spikes_finding,
     usual_norms,
 )
 from gradiometer.drift.spikes.detection import Spike
 from gradiometer.drift.spikes.evidence import Examined, Observation
-from gradiometer.drift.spikes.finding import GAUGE as SPIKES
-from gradiometer.drift.spikes.finding import clearest, spikes_finding
 from gradiometer.drift.stability import MomentumRule
 from gradiometer.estimation.batch_advice import is_outranked
 from gradiometer.estimation.batch_table import PRECONDITIONED
@@ -34,6 +36,7 @@ from gradiometer.estimation.noise import GradientNoise
 from gradiometer.estimation.products import is_of_products
 from gradiometer.gauges import GAUGES, labels_of, recorded_gauges
 from gradiometer.loop.recorded.causes import causes_of
+from gradiometer.loop.recorded.incidents import IncidentCause
 from gradiometer.loop.recorded.trials import (
     cooled_finding,
     cooling_finding,
@@ -147,6 +150,8 @@ def diagnose(run: Run, level: float | None = None) -> Diagnosis:
     for certificate in load_artifacts(run, Certificate)[-1:]:
         findings.append(certificate.finding())
         estimates |= certificate.estimates
+    for cause in load_artifacts(run, IncidentCause)[-1:]:
+        findings.append(incident_finding(cause, None if run.watched else run.path))
     findings = with_trials(run, _with_reservations(run, _answers(findings), gauges))
     # Of equally urgent findings a spike comes first, and what another scale answers better last.
     findings.sort(
@@ -177,6 +182,15 @@ def diagnose(run: Run, level: float | None = None) -> Diagnosis:
         spikes=spikes,
         triage=judged,
     )
+
+
+def incident_finding(found: IncidentCause, run: Path | None) -> Finding:
+    """The finding of an incident whose cause was looked for. `run` is None for a loop of one's
+    own."""
+    passes = found.incident.kind == "spike" or found.cause == "chance"
+    state = State.LOOK if passes else State.ACT
+    facts = {"found": found, "run": run}
+    return Finding("incident", Issue.DRIFT, "incident", state, facts=facts)
 
 
 def led_by(judged: Triage, found: Sequence[Finding], findings: Sequence[Finding]) -> list[Finding]:

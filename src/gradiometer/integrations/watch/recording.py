@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gradiometer.arguments import folder_of, require, shown, type_name
 from gradiometer.errors import BadArgument, GradiometerError, summary
 from gradiometer.integrations.trackers import Trackers
 from gradiometer.integrations.watch.shield import Shield, WarningLog, reason_of
@@ -106,8 +107,12 @@ class Announcements:
         quiet: True to print nothing.
     """
 
-    page: bool = True
-    quiet: bool = False
+    page: Any = True
+    quiet: Any = False
+
+    def __post_init__(self) -> None:
+        for name, value in (("page", self.page), ("quiet", self.quiet)):
+            require(isinstance(value, bool), f"`{name}` must be True or False, got {shown(value)}.")
 
     def say(self, text: object) -> None:
         """Print a line on standard error. A closed or missing one is no error."""
@@ -175,6 +180,27 @@ class Announcements:
             logging.getLogger("gradiometer").warning("the page was not written: %s", error)
 
 
+def check_place(out: Any, name: Any, to: Any) -> None:
+    """Check where a run is recorded: its folder, its name, and its trackers.
+
+    Raises:
+        BadArgument: One of them cannot be used.
+    """
+    folder_of("out", out)
+    if not isinstance(name, str):
+        raise BadArgument(f"`name` must be a string, got {type_name(name)}.")
+    several = not isinstance(to, str | bytes)
+    try:
+        iter(to)
+    except TypeError:
+        # such as a tensor without axes, which says that it is iterable
+        several = False
+    if not several:
+        raise BadArgument(
+            f"`to` must be a list of trackers, got {type_name(to)}: give to=[tracker]."
+        )
+
+
 class Recording:
     """What every watch has: its run, the findings, the state for a checkpoint, and a shield.
 
@@ -208,17 +234,17 @@ class Recording:
         self._name = file_name(name)
         self._own_gauges = gauges
         self._announcements = announcements
+        # The context for everything that training calls: after the first update its errors become
+        # warnings.
         self.shield = Shield(self._stop, passes=passes)
-        """The context for everything that training calls: after the first update its errors become
-        warnings."""
         self._warn = WarningLog(lambda: self.steps, tell)
         self._trackers = Trackers(to, level, self._warn)
         self._recorder: Recorder | None = None
         self._evaluations: list[tuple[int, Evaluation]] = []
         self._restored: Mapping[str, Any] = {}
         self._begun = False
+        # Number of updates so far, which is the index of the next step.
         self.steps = 0
-        """Number of updates so far, which is the index of the next step."""
 
     @abstractmethod
     def _stop(self, error: Exception) -> None:

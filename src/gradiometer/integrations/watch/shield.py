@@ -5,14 +5,15 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from gradiometer.errors import GradiometerError, summary
+from gradiometer.errors import GradiometerError, of_user, summary
 from gradiometer.run.recorder import Recorder
 
 
 class Shield:
     """A context for everything that a training loop, its optimizer or its backward calls.
 
-    Errors pass before the first update, when nothing is lost yet. Later an error is given to
+    Errors pass before the first update, when nothing is lost yet, those of a person's code with
+    their line. Later an error is given to
     `stop`, and training continues. KeyboardInterrupt and SystemExit always pass.
 
     Args:
@@ -31,8 +32,8 @@ class Shield:
     ) -> None:
         self._stop = stop
         self._passes = passes
+        # True until the first update of the optimizer. Until then errors pass.
         self.before_first_update = before_first_update
-        """True until the first update of the optimizer. Until then errors pass."""
 
     def __enter__(self) -> None:
         return None
@@ -40,16 +41,20 @@ class Shield:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: object
     ) -> bool:
-        if self._passes or self.before_first_update or not isinstance(error, Exception):
+        if not isinstance(error, Exception) or self._passes:
             return False
-        self._take(error)
+        self.caught(error)
         return True
 
     def caught(self, error: Exception) -> None:
         """Handle an error as at the end of the context: raise it, or give it to `stop`."""
-        if self._passes or self.before_first_update:
+        if not (self._passes or self.before_first_update):
+            self._take(error)
+            return
+        theirs = None if self._passes else of_user(error)
+        if theirs is None:
             raise error
-        self._take(error)
+        raise theirs from error
 
     def _take(self, error: Exception) -> None:
         with suppress(Exception):
@@ -88,6 +93,7 @@ class Hook:
 def reason_of(error: Exception) -> str:
     """The error as the end of a sentence. An error that was not raised on purpose is named with its
     type."""
+    error = of_user(error) or error
     if isinstance(error, GradiometerError):
         return next(iter(str(error).splitlines()), "").rstrip(".")
     return summary(error)
@@ -117,8 +123,8 @@ class WarningLog:
         self._tell = tell
         self._recorder: Recorder | None = None
         self._early: list[dict[str, Any]] = []
+        # All texts so far, in order.
         self.texts: list[str] = []
-        """All texts so far, in order."""
 
     def __call__(self, text: str, **fields: Any) -> None:
         """Warn, unless that was done before. Fields say what the warning means for the findings."""
@@ -126,7 +132,7 @@ class WarningLog:
             return
         if self._recorder is None:
             self._early.append({"text": text, **fields})
-        else:
+        elif not self._recorder.closed:
             self._recorder.event("warning", self._step(), text=text, **fields)
 
     def attach(self, recorder: Recorder) -> None:

@@ -11,7 +11,7 @@ from torch.optim import SGD, Adam, Adamax, AdamW, NAdam, Optimizer
 
 from gradiometer.estimation.noise import GradientNoise
 from gradiometer.estimation.preconditioned_noise import PreconditionedNoise
-from gradiometer.integrations.gradients import NEVER, Flat, LastGradient, flat
+from gradiometer.integrations.gradients import NEVER, Flat, LastGradient, dot
 from gradiometer.integrations.watch.accelerator import Copied
 from gradiometer.integrations.watch.losses import first_size, value_of
 from gradiometer.integrations.watch.shield import Shield, reason_of
@@ -20,6 +20,7 @@ from gradiometer.measurement.batch import Batch
 from gradiometer.measurement.preconditioner import preconditioner_of
 from gradiometer.measurement.reading import Reading
 from gradiometer.run.budget import PRODUCTS
+from gradiometer.run.cadence.early import START_UP, START_UP_STEPS
 
 # Successive steps that are read together: their products need the gradient of one step before them.
 CHAIN = 8
@@ -41,9 +42,8 @@ EARLY_STEPS = 300
 # before products wait: runs of 300 steps pay 10 %.
 EARLY_SHARE = 0.08
 
-# After the first 300 steps, a chain begins at the latest when training is longer by one in this
-# many, whatever it costs: an old value is not that of now. Before, when training is twice as long:
-# with one in eight a small transformer paid 9 % for products in 300 steps.
+# Part of the steps so far after which a chain begins at the latest, whatever it costs: an old value is
+# not that of now.
 LATEST = 8
 
 # Share of the budget that products may use whatever else is measured: triage uses as much.
@@ -213,23 +213,19 @@ class Successive:
             if self.next > step + 1:
                 return
         self._under_way = True
-        scratch = torch.empty_like(gradient)
         if product is not None and is_plain:
-            numbers = self._numbers(product, gradient, gradient, buffers, scratch, loss)
+            numbers = self._numbers(product, gradient, gradient, buffers, loss)
             self._add(GradientNoise.name, step, batch, numbers)
         keeps_plain = self._keeps_plain(step)
         if not keeps_plain or (product is not None and not is_plain):
-            weighted = self._weight(gradient, scratch)
+            weighted = self._weight(gradient, torch.empty_like(gradient))
             if weighted is None:
                 self._pause(step)
                 return
             if product is not None and not is_plain:
-                # There is room for one vector beside P ĝ, so that the buffers take the place of ĝ.
-                numbers = self._numbers(product, weighted, gradient, buffers, gradient, loss)
+                numbers = self._numbers(product, weighted, gradient, buffers, loss)
                 self._add(PreconditionedNoise.name, step, batch, numbers)
-            if keeps_plain:
-                last.read(into=gradient)
-            else:
+            if not keeps_plain:
                 last.vector = weighted
                 last.is_plain = False
         self.next = step + 1
@@ -263,16 +259,15 @@ class Successive:
         weighted: Flat,
         gradient: Flat,
         buffers: Sequence[Tensor],
-        scratch: Flat,
         loss: Tensor | float,
     ) -> Tensor:
-        """The numbers of one pair, in the order of `_names`."""
+        """The numbers of one pair, in the order of `_names`. `weighted` is ĝ or P ĝ."""
         numbers = [weighted @ gradient, product]
         if buffers:
-            numbers.append(weighted @ flat(buffers, scratch))
+            numbers.append(dot(weighted, buffers))
         if self._has_slope:
             value = value_of(loss)
-            numbers.append(torch.as_tensor(value, dtype=gradient.dtype, device=gradient.device))
+            numbers.append(torch.as_tensor(value, dtype=weighted.dtype, device=weighted.device))
         return torch.stack(numbers)
 
     def _add(self, gauge: str, step: int, batch: Batch, numbers: Tensor) -> None:
@@ -371,9 +366,7 @@ class Successive:
         if missing <= 0 or not a_step > 0:
             self.next = step + 1
             return
-        # an old value is not that of now, but a short run must be able to pay for a new one
-        latest = step if step <= EARLY_STEPS else step // LATEST
-        self.next = step + 1 + int(min(missing / a_step, max(latest, CHAIN)))
+        self.next = step + 1 + int(min(missing / a_step, longest_pause(step)))
 
     def _momentum(self) -> float:
         """μ, or β₁."""
@@ -413,6 +406,24 @@ class Successive:
     def _fail(self, error: Exception) -> None:
         """An error of our own."""
         self._end(f"products of successive gradients are no longer read: {reason_of(error)}")
+
+
+def longest_pause(step: int) -> int:
+    """Most steps from the end of a chain to the beginning of the next one.
+
+    In the first 300 steps training may get twice as long, but the pause ends with them: with an
+    eighth a small transformer paid 9 % for products in 300 steps, and without the end a run of 500
+    steps had nothing newer than step 263.
+    """
+    early = min(step, EARLY_STEPS - step)
+    return max(early, step // LATEST, CHAIN)
+
+
+def early_cost(share: float, *, products: bool) -> tuple[float, int]:
+    """The share of the training time that the first steps pay, and their number, at this budget."""
+    if products:
+        return EARLY_SHARE + share, EARLY_STEPS
+    return START_UP * share, START_UP_STEPS
 
 
 def reads_products(

@@ -1,6 +1,6 @@
 """`watch` measures your own training loop."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,9 @@ from gradiometer.arguments import (
     check_number,
     check_scaler,
     check_whole,
-    folder_of,
     type_name,
 )
-from gradiometer.errors import BadArgument
+from gradiometer.errors import BadArgument, bounded
 from gradiometer.gauges import Asked, GaugesAsked
 from gradiometer.integrations.fsdp import is_sharded, refuse_unsupported_shards, reshard
 from gradiometer.integrations.watch.description import (
@@ -26,11 +25,10 @@ from gradiometer.integrations.watch.description import (
     sampling_of,
 )
 from gradiometer.integrations.watch.losses import explained, no_loss
-from gradiometer.integrations.watch.recording import Announcements
+from gradiometer.integrations.watch.recording import Announcements, check_place
 from gradiometer.integrations.watch.shield import in_silence, log
 from gradiometer.integrations.watch.subject import Batches, Probe, Subject
 from gradiometer.integrations.watch.successive import reads_products
-from gradiometer.integrations.watch.turns import Turns
 from gradiometer.integrations.watch.watching import Watch
 from gradiometer.measurement.batch import Batch
 from gradiometer.measurement.loss import Loss
@@ -39,8 +37,10 @@ from gradiometer.measurement.optimizer.several import bare, bare_optimizer
 from gradiometer.measurement.reading import Draw, Sampling
 from gradiometer.run.budget import Budget, clock_for
 from gradiometer.run.ranks import Ranks
+from gradiometer.run.turns import Turns
 
 
+@bounded
 def watch(
     model: nn.Module,
     optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | Any,
@@ -137,7 +137,10 @@ def watch(
             `w.batches(loader)`.
         checkpoints: Number of earlier states of model and optimizer that are kept in memory, the
             newest of steps 4, 8, 16, 32, ..., so that `w.fork(at=STEP)` can start from them later,
-            also after the last update. Each is a copy of at most 16 million numbers.
+            also after the last update. Each is a copy of at most 16 million numbers. Above 0, the
+            newest 64 to 96 updates are kept, too, with three more such states, so that
+            `w.incident` can say why the loss went wrong. On an accelerator training then waits for
+            its losses once in 32 updates.
         gauges: Names with commas between them, or a list of names and gauges of your own, such as
             ["noise", MyGauge()]. By default the noise, if training's own gradients show it or there
             is `loss`; under Adam, AdamW, RMSprop, Adagrad and their kind also the preconditioned
@@ -218,12 +221,13 @@ def watch(
     )
     trained = batches.loss_of(loss)
     objective = Objective(model, no_loss if trained is None else explained(trained))
+    clock = clock_for(objective.parameters[0].device.type)
     subject = Subject(
         objective=objective,
         called=called,
         optimizers=optimizers,
         batches=batches,
-        budget=Budget(budget, Turns(clock_for(objective.parameters[0].device.type))),
+        budget=Budget(budget, clock if isinstance(clock, Turns) else Turns(clock)),
         ranks=ranks,
         tell=log if ranks.first else in_silence,
         has_loss=loss is not None,
@@ -245,6 +249,8 @@ def watch(
     if isinstance(sampling, DataLoader):
         watched.trials.draw_from(sampling)
     watched.kept_updates.states = checkpoints
+    if checkpoints:
+        watched.newest_updates.begin()
     return watched
 
 
@@ -284,9 +290,7 @@ def check_settings(
             "loss=supervised(criterion) for batches of (input, target), or loss=lambda model, "
             "batch: ..."
         )
-    folder_of("out", out)
-    if not isinstance(name, str):
-        raise BadArgument(f"`name` must be a string, got {type_name(name)}.")
+    check_place(out, name, to)
     check_scaler(scaler)
     check_whole("accumulation", accumulation, 1)
     check_number("budget", budget)
@@ -310,10 +314,6 @@ def check_settings(
     check_whole("batch_axis", batch_axis, 0)
     if groups is not None and not callable(groups):
         check_whole("groups", groups, 2)
-    if isinstance(to, str) or not isinstance(to, Iterable):
-        raise BadArgument(
-            f"`to` must be a list of trackers, got {type_name(to)}: give to=[tracker]."
-        )
 
 
 def _check_trials(trials: Any, loss: Any) -> None:

@@ -278,8 +278,9 @@ NEARLY = 0.1
 # growth at the end.
 LEAST, MOST = 0.7, 2.0
 
-# One that shrank by a factor q is between q² of itself and 1.1 times itself at the end.
-KEPT = 1.1
+# One that shrank by a factor q is between q² of itself, or this share if that is less, and 1.1 times
+# itself at the end. Early in a training some shrink to a fifth.
+SHRUNK, KEPT = 0.25, 1.1
 
 METHOD = "the trend from a quarter to a half of what is left"
 
@@ -303,11 +304,11 @@ def effects_at_end(
     shrinks may also go on falling as it fell, through zero: no alternative is called worse while
     the trend is towards it.
 
-    The bounds were chosen on 126 effects of rates in 14 small trainings (networks and a linear
-    model, SGD and AdamW, six data sets) at 6, 30 and 60 % of their steps, each followed to its end,
-    and judged once on 72 in 8 others: they covered 93 % in test loss and 90 % in training loss,
-    where the intervals at the half covered 53 % and 40 %; 70 % of the effects above the noise
-    between seeds were decided, none with the wrong sign.
+    The bounds were chosen on 198 effects of rates in 22 small trainings at 6, 30 and 60 % of their
+    steps, each followed to its end, and judged once on 90 in 10 others: they covered 84 % in test
+    loss and 82 % in training loss; 77 and 84 % of the effects above the noise between seeds were
+    decided, none with the wrong sign. Half of those missed are of two trainings whose loss stayed at
+    a plateau, and fell after the branches had ended: no branch shows that.
 
     Args:
         results: Results of branches at several horizons.
@@ -364,16 +365,19 @@ def _at_end(late: Effect, early: Effect | None, level: float) -> Effect:
         return _unknown(late, level)
     sign = 1 if late.lower_is_better else -1
     before, now = early.estimate.value, late.estimate.value
+    below, above = now - late.estimate.low, late.estimate.high - now
     if before * now > 0 and abs(now) < abs(before):
         share = now / before
         value = now * share
-        ends = [now * share**2, now * KEPT]
+        # the noise of an effect that shrinks does so, too
+        least = min(share**2, SHRUNK)
+        ends = [(now * least, least), (now * KEPT, 1.0), (now, 1.0)]
         if sign * now > 0:
-            ends.append(now + (now - before))
+            ends.append((now + (now - before), 1.0))
     else:
         value = now + (now - before) / 2
-        ends = [now * LEAST, now + MOST * (now - before)]
-    low = min(*ends, now) - (now - late.estimate.low)
-    high = max(*ends, now) + (late.estimate.high - now)
+        ends = [(now * LEAST, LEAST), (now + MOST * (now - before), 1.0), (now, 1.0)]
+    low = min(end - noise * below for end, noise in ends)
+    high = max(end + noise * above for end, noise in ends)
     found = Estimate.interval(value, low, high, level=level, method=METHOD, samples=late.replicates)
     return replace(late, estimate=found, single=found, in_general=None, replicates_needed=None)

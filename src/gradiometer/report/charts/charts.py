@@ -75,16 +75,17 @@ def loss_chart(
     """
     branches = {name: _exact(curve) for name, curve in (tried or {}).items()}
     single = _exact(batches)
-    means = [(block.middle, block.mean) for block in training]
+    # an interval without ends, as of a loss that is NaN, would be drawn over the whole height
+    means = [(block.middle, block.mean) for block in training if np.isfinite(block.mean.value)]
+    test = tuple((step, loss) for step, loss in test if np.isfinite(loss.value))
     names = []
     if training:
         names.append("training loss")
     if test:
         names.append("test loss")
     series = named_series([*names, *branches])
-    shown = [
-        estimate for curve in (means, test, single, *branches.values()) for _, estimate in curve
-    ]
+    shown = [loss for curve in (means, single, *branches.values()) for _, loss in curve]
+    shown += [loss for _, loss in test]
     if guess is not None:
         shown.append(Estimate.exact(guess))
     axis = LogAxis.holding(shown)

@@ -64,6 +64,10 @@ class Compared:
         """The settings of the training without the seed. A default model appears under its name."""
         every = msgspec.structs.asdict(self.run.configuration)
         every["model"] = self.run.manifest.get("problem", {}).get("model", every.get("model"))
+        # the same length may be given in epochs or in steps
+        if "epochs" in every:
+            every["steps"] = self.run.manifest.get("steps", every["steps"])
+            del every["epochs"]
         if self.run.watched and (settings := self.run.hyperparameters) is not None:
             every["optimizer"] = " and ".join(settings.names)
             # the shape of the schedule may depend on the seed
@@ -246,13 +250,22 @@ def verdict(groups: Sequence[RunGroup], contrasts: Sequence[Contrast]) -> str:
     return f"{found}, and none is better in {words}."
 
 
+def plain(value: object) -> str:
+    """A setting as a person writes it, with few digits if it is a number that was computed."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 def finding_of(contrast: Contrast) -> Finding:
     """A contrast as a finding: "look" if a difference is shown, otherwise "cannot tell"."""
     deciding, groups = contrast.deciding, (contrast.baseline, contrast.other)
     settings: tuple[str, tuple[str, str]] | None = None
     if len(contrast.changed) == 1:
         ((name, values),) = contrast.changed.items()
-        settings = (name, (str(values[0]), str(values[1])))
+        settings = (name, (plain(values[0]), plain(values[1])))
     if not contrast.changed:
         claim = "comparison_of_seeds"
     elif contrast.shown:

@@ -26,6 +26,7 @@ from gradiometer.report.sections.questions import (
     QUESTIONS,
     Answer,
     Question,
+    title_of,
 )
 from gradiometer.report.sections.section import Figure, Section
 from gradiometer.run.cadence.overhead import of_the_budget, time_used
@@ -41,15 +42,6 @@ SYMBOLS = {
     name: symbol
     for symbols in (Certificate.symbols, *(kind.symbols for kind in GAUGES.values()))
     for name, symbol in symbols.items()
-}
-
-# Titles of findings that come from no gauge and answer none of the five questions.
-FURTHER = {
-    "triage": "What limits this run?",
-    "schedule": "Does the learning rate end at zero?",
-    "endpoint": "What is special about where training ended?",
-    "spikes": "Did the loss spike?",
-    "overhead": "Are there enough readings?",
 }
 
 
@@ -200,9 +192,7 @@ def further_cards(found: Iterable[Answer]) -> tuple[Card, ...]:
     return tuple(
         Card(
             name=f"also-{place}",
-            title=answer.question
-            or FURTHER.get(answer.finding.gauge)
-            or f"{answer.finding.issue.value} · {answer.finding.gauge.replace('_', ' ')}",
+            title=title_of(answer),
             home=_section_of(answer.finding),
             **_answer([answer]),
         )

@@ -24,7 +24,7 @@ from gradiometer import __version__
 from gradiometer.report.charts.charts import page_spec, vl_version
 from gradiometer.report.charts.theme import HEIGHT, PAGE, PAGE_FONT, config
 from gradiometer.report.sections.section import Figure
-from gradiometer.storage.disk import read_file, replace_file
+from gradiometer.storage.disk import read_file, replace_file, writing
 
 
 def environment(*templates: Traversable) -> jinja2.Environment:
@@ -70,8 +70,8 @@ def _find(templates: Traversable, name: str) -> str | None:
 
 def _code(text: str) -> Markup:
     """Escaped text; text between backticks becomes a `code` element."""
-    # a fraction such as 2/η is not broken at its stroke
-    whole = text.replace("/η", "/\N{WORD JOINER}η")
+    # a fraction such as 2/η is not broken at its stroke, nor a share before its sign
+    whole = text.replace("/η", "/\N{WORD JOINER}η").replace(" %", "\N{NO-BREAK SPACE}%")
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(whole))))
 
 
@@ -102,7 +102,10 @@ class Bundle(NamedTuple):
 def bundle() -> Bundle:
     """The packed script. It is built again if the cache cannot be read."""
     folder = cache_folder()
-    path = None if folder is None else folder / _name()
+    # the name changes with the version of every part
+    asked = hashlib.sha256(SNIPPET.encode()).hexdigest()[:8]
+    name = f"vega-{vl_version()}-by-vl-convert-{version('vl-convert-python')}-{asked}.js"
+    path = None if folder is None else folder / name
     script = None if path is None else _from_file(path)
     if script is None:
         script = vl_convert.javascript_bundle(SNIPPET, vl_version())
@@ -128,12 +131,6 @@ def cache_folder() -> Path | None:
         return Path.home() / below / "gradiometer"
     except RuntimeError:
         return None
-
-
-def _name() -> str:
-    """Name of the file. It changes with the version of every part."""
-    asked = hashlib.sha256(SNIPPET.encode()).hexdigest()[:8]
-    return f"vega-{vl_version()}-by-vl-convert-{version('vl-convert-python')}-{asked}.js"
 
 
 def _from_file(path: Path) -> str | None:
@@ -195,6 +192,17 @@ def document(
         version=__version__,
         **values,
     )
+
+
+def write_document(page: str, path: Path, remedy: str = "choose another file") -> Path:
+    """Write a page; the file is complete or does not exist, and readers see the old or the new page.
+
+    Raises:
+        StorageFailed: It cannot be written. The error ends with the remedy.
+    """
+    with writing(path, remedy):
+        replace_file(path, page.encode(errors="replace"))
+    return path
 
 
 def fragment(content: str, live: str, **values: Any) -> str:

@@ -84,13 +84,6 @@ def _look(verb: str) -> Callable[[Path, Configuration], str]:
     return lambda path, configuration: f"gradiometer {verb} {shlex.quote(str(path))}"
 
 
-def _ensemble(path: Path, configuration: Configuration) -> str:
-    """Score the existing snapshots, or train with snapshots."""
-    return (_look("ensemble") if configuration.snapshots else _train("--snapshots 5"))(
-        path, configuration
-    )
-
-
 # The questions, in the order in which a run can answer them.
 QUESTIONS = (
     Question(
@@ -142,7 +135,36 @@ QUESTIONS = (
             "Snapshots at the ends of cooling cycles, whose joint score is compared with that of "
             "the last one."
         ),
-        command=_ensemble,
+        command=lambda path, configuration: (
+            _look("ensemble") if configuration.snapshots else _train("--snapshots 5")
+        )(path, configuration),
         in_a_loop="w.snapshot(), w.ensemble(test)",
     ),
 )
+
+# Titles of findings that come from no gauge and answer none of the five questions.
+FURTHER = {
+    "triage": "What limits this run?",
+    "schedule": "Does the learning rate end at zero?",
+    "endpoint": "What is special about where training ended?",
+    "spikes": "Did the loss spike?",
+    "overhead": "Are there enough readings?",
+    "log_spikes": "Did the loss spike?",
+    "log_finite": "Are the losses finite?",
+    "log_staircase": "Does the loss fall in stairs?",
+    "log_learning_rate": "How does the learning rate change?",
+    "log_steps": "Are the steps in order?",
+    "log_limits": "What does this log not show?",
+}
+
+
+def title_of(answer: Answer) -> str:
+    """The question that a finding answers; of a gauge without one, its issue and its name."""
+    finding = answer.finding
+    others = {name: question.words for question in QUESTIONS for name in question.others}
+    return (
+        answer.question
+        or FURTHER.get(finding.gauge)
+        or others.get(finding.gauge)
+        or f"{finding.issue.value} · {finding.gauge.replace('_', ' ')}"
+    )

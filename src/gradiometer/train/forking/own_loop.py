@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from gradiometer.loop.data import Data
@@ -110,6 +111,11 @@ class RunData(Data):
         skipped."""
         self.own_until = until
         return until
+
+    def taken(self, update: int) -> tuple[int, Int[Tensor, " examples"] | None]:
+        """The number of examples in the batch of a step, and their positions."""
+        positions = self.order.batch(update)
+        return len(positions), positions
 
     def some(self, count: int, seed: int) -> list[Batch]:
         """Some training examples."""

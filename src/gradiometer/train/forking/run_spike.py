@@ -1,4 +1,5 @@
-"""`spike_causes`: why the loss of a run spiked, from branches that start just before the spike."""
+"""Why the loss of a run went wrong: `spike_causes`, from branches that start just before a spike, and
+`incident_cause`, from its updates made again with less and less left out."""
 
 import math
 from collections.abc import Callable
@@ -13,10 +14,13 @@ from gradiometer.estimation.noise import GradientNoise
 from gradiometer.jobs.pool import Pool
 from gradiometer.loop.changes.alternative import Clip
 from gradiometer.loop.forking import Progress, fork
+from gradiometer.loop.incident_cause import cause_of, rise_of_rate
 from gradiometer.loop.recorded.causes import HALF, LEAD, ORDERS, SpikeCauses, skipping, start_of
+from gradiometer.loop.recorded.incidents import BEFORE, IncidentCause, incident_at
 from gradiometer.loop.recorded.record import ForkRecord, Plan
 from gradiometer.measurement.estimate import counted
 from gradiometer.problems.problem import Problem
+from gradiometer.run.artifacts import save_artifact
 from gradiometer.run.problem import configuration_of
 from gradiometer.run.reader import Run
 from gradiometer.run.spikes import spikes_of
@@ -79,6 +83,35 @@ def spike_causes(
     own = tried([skipping(spike), HALF, *clipping], replicates=1)
     other = tried([HALF], replicates=ORDERS)
     return SpikeCauses.of(run, spike, ForkRecord.of(own), ForkRecord.of(other))
+
+
+def incident_cause(run: Run, step: int, *, problem: Problem | None = None) -> IncidentCause:
+    """Why the loss went wrong at a step: an example, a batch, the rate or a layer. It is kept in the
+    run, for its findings.
+
+    Updates from before are made again on copies, each time with something left out, until what is
+    left is the cause.
+
+    Args:
+        run: A run of `train`.
+        step: A step of the incident, or near it.
+        problem: The problem of the run, if it is loaded already.
+
+    Raises:
+        BadArgument: The loss did not rise there.
+    """
+    configuration_of(run, "fork")
+    incident = incident_at(run, step)
+    loop = loop_at(run, max(incident.first - LEAD, 0), problem=problem)
+    rose = None
+    known = run.hyperparameters
+    if known is not None:
+        ends = [max(incident.first - BEFORE, 0), incident.first]
+        first, last = np.searchsorted(known.steps, ends, side="right") - 1
+        rose = rise_of_rate(known.rates[max(int(first), 0) : int(last) + 1])
+    found = cause_of(loop, incident, rose)
+    save_artifact(run, found)
+    return found
 
 
 def _spike_at(run: Run, step: int) -> Spike:

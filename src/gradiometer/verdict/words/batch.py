@@ -101,8 +101,8 @@ def undecided(finding: Finding) -> Sentences:
                 "no batch is advised."
             )
             suggestion = (
-                "a larger `budget`, or `steps=` in `watch` if training has at most 1,000 steps, to "
-                "have later readings."
+                "a larger `budget` (`--budget` at the keyboard), or `steps=` in `watch` if training "
+                "has at most 1,000 steps, to have later readings."
             )
             return Sentences(seen, means, suggestion=suggestion)
         case "moving":

@@ -2,20 +2,36 @@
 
 import math
 import shlex
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
 
+from gradiometer.loop.recorded.incidents import Incident, IncidentCause
 from gradiometer.measurement.estimate import significant
+from gradiometer.measurement.finding import Finding
+from gradiometer.verdict.words.sentences import Sentences
 
-if TYPE_CHECKING:  # what is found in a training, which stands above its words
-    from gradiometer.train.forking.incident_cause import Incident, IncidentCause
+
+def incident(finding: Finding) -> Sentences:
+    """The incident, its cause, and the state to go on from."""
+    found: IncidentCause = finding.facts["found"]
+    said = Sentences(
+        what_happened(found.incident),
+        why(found),
+        tried=f"Tried: {len(found.tried)} continuations from step {found.start:,}.",
+    )
+    if finding.facts["run"] is not None:
+        return replace(said, suggestion=how_to_go_on(found, finding.facts["run"]))
+    back = f", which puts model and optimizer back to the state of step {found.start:,}, before it."
+    return replace(said, paste=(f"w.go_back({found.start})",), suggestion=back)
 
 
-def incident_sentence(found: "IncidentCause") -> str:
+def incident_sentence(found: IncidentCause, run: Path) -> str:
     """The incident, its cause, and the state to continue from."""
-    return f"{what_happened(found.incident)} {why(found)} {how_to_go_on(found)}"
+    return f"{what_happened(found.incident)} {why(found)} {how_to_go_on(found, run)}"
 
 
-def what_happened(incident: "Incident") -> str:
+def what_happened(incident: Incident) -> str:
     """What the loss did."""
     level, height = significant(incident.level), significant(incident.height)
     return {
@@ -26,10 +42,13 @@ def what_happened(incident: "Incident") -> str:
     }[incident.kind]
 
 
-def why(found: "IncidentCause") -> str:
+def why(found: IncidentCause) -> str:
     """The cause, and what avoids it."""
-    each = ", ".join(f"{one:,}" for one in found.examples)
-    many = len(found.examples) > 1
+    each = ", ".join(f"{one:,}" for one in found.examples or found.rows)
+    many = len(found.examples or found.rows) > 1
+    named = f"example{'s' * many} {each} of the training set, in the batch of step {found.step:,}"
+    if found.rows:
+        named = f"row{'s' * many} {each} of the batch of step {found.step:,}"
     factor = significant(found.factor or math.nan, 2)
     if found.cause == "layer" and found.factor is None:
         return f"Cause: layer {found.layer}, whose output or gradient is not finite there."
@@ -38,10 +57,7 @@ def why(found: "IncidentCause") -> str:
         came = f"{sum(found.orders)} of {len(found.orders)}"
         other_data = f" On other orders of the data it came in {came}."
     return {
-        "example": (
-            f"Cause: example{'s' * many} {each} of the training set, in the batch of step "
-            f"{found.step:,}. Without {'them' if many else 'it'} the loss does not rise."
-        ),
+        "example": (f"Cause: {named}. Without {'them' if many else 'it'} the loss does not rise."),
         "batch": (
             f"Cause: the batch of step {found.step:,} as a whole. Without it the loss does not "
             "rise; without half of it, it does."
@@ -59,10 +75,18 @@ def why(found: "IncidentCause") -> str:
     }[found.cause]
 
 
-def how_to_go_on(found: "IncidentCause") -> str:
-    """The state to go on from, and how."""
+def how_to_go_on(found: IncidentCause, run: Path) -> str:
+    """The state to go on from, and how.
+
+    Args:
+        found: The cause.
+        run: The folder of the run.
+    """
     state = f"The state of step {found.start:,}, before it, is loop_at(run, {found.start})"
     if found.change is None:
         return f"{state}."
-    command = f"gradiometer fork {shlex.quote(str(found.run))} '{found.change}' --at {found.start}"
+    command = f"gradiometer fork {shlex.quote(str(run))} '{found.change}' --at {found.start}"
     return f"{state}; to go on from it: {command}"
+
+
+CLAIMS: Mapping[str, Callable[[Finding], Sentences]] = {"incident": incident}

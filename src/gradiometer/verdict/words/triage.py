@@ -10,6 +10,7 @@ from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.measurement.finding import Doubt, Finding
 from gradiometer.measurement.optimizer.hyperparameters import number
 from gradiometer.verdict.claims import Claim
+from gradiometer.verdict.words.brief import IN_BRIEF
 from gradiometer.verdict.words.sentences import Sentences, always
 
 
@@ -253,8 +254,11 @@ def limits(finding: Finding) -> Sentences:
     means = words.means.format(**shown)
     unseen = finding.facts.get("unseen", {})
     if unseen:
-        parts = [f"{', '.join(claims)} {MISSING[missing]}" for missing, claims in unseen.items()]
-        means = f"{means} Could not be seen: {'; '.join(parts)}."
+        parts = [
+            f"{MISSING[missing]}: {', '.join(IN_BRIEF[claim] for claim in claims)}"
+            for missing, claims in unseen.items()
+        ]
+        means = f"{means} Could not be seen {'; '.join(parts)}."
     first, *others = [*finding.cure, *finding.facts.get("lines", ())] or [""]
     paste, then = _to_paste(first, finding)
     or_else = "".join(f" or `{line}`" for line in others)

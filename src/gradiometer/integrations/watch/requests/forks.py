@@ -2,10 +2,13 @@
 
 import inspect
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from torch import nn
+from torch.nn.modules.dropout import _DropoutNd
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from gradiometer.errors import BadArgument, Unsupported
@@ -14,8 +17,12 @@ from gradiometer.integrations.watch.requests.looks import Looks
 from gradiometer.integrations.watch.triage.exact import schedulers_of
 from gradiometer.loop import Alternative, Fork, Loop, fork
 from gradiometer.loop.data import Data, data_of
+from gradiometer.loop.incident_cause import cause_of, rise_of_rate
+from gradiometer.loop.recorded.causes import LEAD
+from gradiometer.loop.recorded.incidents import BEFORE, IncidentCause, incident_at
 from gradiometer.loop.replay import WAY_OUT, KeptUpdates, check_replay
 from gradiometer.measurement.estimate import significant
+from gradiometer.measurement.optimizer.several import as_one
 from gradiometer.run.reader import Run
 from gradiometer.verdict.triage.faults import clipped_shares
 from gradiometer.verdict.triage.signs import Signs
@@ -81,6 +88,88 @@ class Forks(Looks):
         """
         return self._fork(batches=batches, alternatives=alternatives, at=at, **settings)
 
+    def incident(self, *, batches: Any, **settings: Any) -> IncidentCause | None:
+        """Why the loss went wrong where it was highest above its level, or no longer finite: the
+        example, the batch, the learning rate or the layer.
+
+        It needs `checkpoints` above 0 in `watch`, which keeps the newest updates. Those of the
+        worst incident are made again on copies, each time with something left out. The training
+        stays the same, bit for bit, and the cause becomes a finding of the run. It may be asked
+        for after the `with` block, too, as when the loop has raised an error.
+
+        Args:
+            batches: The training data, as in `fork`.
+            settings: The other arguments of `gradiometer.loop.Loop`.
+
+        Raises:
+            BadArgument: An argument is invalid, or no incident was seen.
+            Unsupported: The training cannot be copied.
+
+        Example:
+            >>> import torch
+            >>> from gradiometer import supervised, watch
+            >>> inputs = torch.randn(512, 1, generator=torch.Generator().manual_seed(0))
+            >>> targets = inputs + torch.randn(512, 1, generator=torch.Generator().manual_seed(1))
+            >>> targets[331] = 300.0
+            >>> model, loss = torch.nn.Linear(1, 1), supervised(torch.nn.MSELoss())
+            >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+            >>> with watch(model, optimizer, loss=loss, checkpoints=1, page=False, quiet=True) as w:
+            ...     for start in range(0, 512, 8):
+            ...         batch = inputs[start : start + 8], targets[start : start + 8]
+            ...         optimizer.zero_grad()
+            ...         value = loss(model, batch)
+            ...         value.backward()
+            ...         w.step(value, batch)
+            ...         optimizer.step()
+            ...     found = w.incident(batches=(inputs, targets), batch_size=8)
+            >>> found.cause, found.step, found.rows
+            ('example', 41, (3,))
+        """
+        with self._looking(forks="incidents on request") as run:
+            if run is None:
+                return None
+            return self._explain_incident(run, batches, **settings)
+
+    def _explain_incident(self, run: Run, batches: Any, **settings: Any) -> IncidentCause:
+        self.newest_updates.finish()
+        held = self.newest_updates.incident
+        if held is None:
+            why = self.newest_updates.why_none
+            raise BadArgument(
+                f"No incident is kept: {why}. Give `watch` a number of states, such as "
+                "checkpoints=1."
+            )
+        incident = incident_at(run, held.peak)
+        if incident.first < held.state.step:
+            # it began before the updates that are kept
+            incident = replace(incident, first=held.state.step)
+        loop, _ = self._own_loop(run, batches, None, **{**settings, "scheduler": None})
+        loop = held.brought_to(max(incident.first - LEAD, held.state.step), loop)
+        rates = Signs.of(run).rates[max(incident.first - BEFORE, 0) : incident.first + 1]
+        found = cause_of(loop, incident, rise_of_rate(rates))
+        self._keep(run, found)
+        return found
+
+    def go_back(self, step: int) -> int:
+        """Put model, optimizer and scaler back to the newest state that is kept from a step or
+        before it: see `checkpoints` of `watch`. Schedulers and data go on from where they are.
+
+        Args:
+            step: The step, such as the one that an incident names.
+
+        Returns:
+            The step of the state.
+
+        Raises:
+            BadArgument: No state is kept from there or before.
+        """
+        held = self.newest_updates.incident
+        kept = held.state if held is not None and held.state.step == step else None
+        if kept is None:
+            kept = self.kept_updates.before(step)
+        kept.put_into(self._objective.model, as_one(self._optimizers), self._subject.scaler)
+        return kept.step
+
     def _fork(
         self,
         *,
@@ -90,36 +179,45 @@ class Forks(Looks):
         charged_to: str = "forks on request",
         **settings: Any,
     ) -> Fork | None:
+        with self._looking(forks=charged_to) as run:
+            if run is None or not self.ranks.first:
+                return None
+            of_loop = {name: settings.pop(name) for name in OF_LOOP if name in settings}
+            loop, kept = self._own_loop(run, batches, at, **of_loop)
+            if at is not None and kept is not None:
+                loop = kept.brought_back(loop)
+            return fork(loop, alternatives, **{"out": run.path, **settings})
+
+    def _own_loop(
+        self, run: Run, batches: Any, at: int | None, **settings: Any
+    ) -> tuple[Loop, KeptUpdates | None]:
+        """The loop as one that can be copied, whose updates were compared, and the kept updates
+        from this step, or the newest."""
         if self._subject.batches.axis:
             raise Unsupported(
                 "`batch_axis` is not 0, and a fork cuts batches along their first axis."
             )
-        with self._looking(forks=charged_to) as run:
-            if run is None or not self.ranks.first:
-                return None
-            own = settings.get("loss") is None and settings.get("step") is None
-            if own and self._objective.loss is no_loss:
-                raise BadArgument(
-                    "`loss` is missing: give loss=lambda model, batch: ... to `watch` or here."
-                )
-            known: dict[str, Any] = {"index": self.steps, "groups": self._subject.batches.groups}
-            if own:
-                # decorators of the user's own stay on it
-                known["loss"] = vars(self._objective.loss)["__wrapped__"]
-            if settings.get("step") is None:
-                known |= {
-                    "accumulation": self._subject.accumulation,
-                    "scaler": self._subject.scaler,
-                }
-            known |= {name: settings.pop(name) for name in OF_LOOP if name in settings}
-            kept = self.kept_updates.newest if at is None else self.kept_updates.before(at)
-            notes = self._schedule(known, batches, Signs.of(run).rates)
-            loop = Loop(self._objective.model, self._optimizers, batches=batches, **known)
-            loop.warnings = (*notes, *self._replay(loop, kept, run))
-            loop.high_until = Signs.of(run).high_until
-            if at is not None and kept is not None:
-                loop = kept.brought_back(loop)
-            return fork(loop, alternatives, **{"out": run.path, **settings})
+        own = settings.get("loss") is None and settings.get("step") is None
+        if own and self._objective.loss is no_loss:
+            raise BadArgument(
+                "`loss` is missing: give loss=lambda model, batch: ... to `watch` or here."
+            )
+        known: dict[str, Any] = {"index": self.steps, "groups": self._subject.batches.groups}
+        if own:
+            # decorators of the user's own stay on it
+            known["loss"] = vars(self._objective.loss)["__wrapped__"]
+        if settings.get("step") is None:
+            known |= {
+                "accumulation": self._subject.accumulation,
+                "scaler": self._subject.scaler,
+            }
+        known |= settings
+        kept = self.kept_updates.newest if at is None else self.kept_updates.before(at)
+        notes = self._schedule(known, batches, Signs.of(run).rates)
+        loop = Loop(self._objective.model, self._optimizers, batches=batches, **known)
+        loop.warnings = (*notes, *self._replay(loop, kept, run))
+        loop.high_until = Signs.of(run).high_until
+        return loop, kept
 
     def _schedule(
         self, known: dict[str, Any], batches: Any, rates: Float[np.ndarray, " steps"]
@@ -152,11 +250,24 @@ class Forks(Looks):
                 f"No update of your loop was compared with that of a copy, since {why}.",
             )
         else:
-            notes = check_replay(loop, kept)
+            try:
+                notes = check_replay(loop, kept)
+            except Unsupported:
+                # each process draws its own Dropout, and only that of rank 0 is known
+                if self.ranks.alone or not _has_dropout(self._objective.model):
+                    raise
+                notes = (
+                    "No update of your loop was compared with that of a copy, since each process "
+                    "draws its own Dropout.",
+                )
         # what was recorded is the gradient of the first of two backwards
         if loop.loss is None or loop.ascent is not None:
             return notes
         return (*notes, *_compare_clipping(loop, Signs.of(run)))
+
+
+def _has_dropout(model: nn.Module) -> bool:
+    return any(isinstance(module, _DropoutNd) and module.p > 0 for module in model.modules())
 
 
 def _why_not(schedulers: Sequence[Any], each: str, data: Data) -> str:

@@ -30,7 +30,6 @@ from gradiometer.exploration.ensembles.snapshots import Snapshot
 from gradiometer.integrations.watch.losses import no_loss
 from gradiometer.integrations.watch.measuring import Measuring
 from gradiometer.integrations.watch.subject import OnDevice, examples_of
-from gradiometer.integrations.watch.turns import signal
 from gradiometer.measurement.artifact import Artifact
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.evaluation import Evaluation, PerExample
@@ -39,6 +38,7 @@ from gradiometer.measurement.uncertainty.skewed import skewed_mean
 from gradiometer.problems.problem import Problem
 from gradiometer.run.artifacts import save_artifact, save_snapshot, snapshot_paths
 from gradiometer.run.reader import Run
+from gradiometer.run.turns import signal
 
 if TYPE_CHECKING:
     from gradiometer.exploration.ensembles.ensemble_report import EnsembleReport
@@ -125,7 +125,8 @@ class Looks(Measuring):
             tolerance: Gradients below this share of the one at the start, and curvatures below this
                 share of λ_max, count as zero.
             level: Confidence level of every interval, and of the verdict.
-            start: ‖g‖² at the start, by `gradiometer.convergence.certificate.gradient_squared`.
+            start: ‖g‖² at the start, by `gradient_squared` of
+                `gradiometer.convergence.certificate.certifying`.
                 Default: it is measured at the parameters of the first step, which are kept for
                 models of up to 16 million; above that and in a continued run, the mean of the first
                 8 readings of the noise.

@@ -107,6 +107,7 @@ class BackwardsOfStep:
         """The outputs and labels that the newest loss has compared; None if they are not known."""
         self._made: Tensor | None = None
         self._marks: list[tuple[int, int]] = []
+        self._marks_of_made: list[tuple[int, int]] = []
 
     @property
     def made(self) -> Tensor:
@@ -158,6 +159,12 @@ class BackwardsOfStep:
         if loss is not None:
             self.roots.append(loss)
         self._made = self._norms()
+        self._marks_of_made = self._written_grads()
+
+    @property
+    def is_unchanged(self) -> bool:
+        """True if no `.grad` was written since `made` was taken."""
+        return self._made is not None and self._written_grads() == self._marks_of_made
 
     def _written_grads(self) -> list[tuple[int, int]]:
         """Which tensor each `.grad` is, and how often it was written: what adds to it changes one

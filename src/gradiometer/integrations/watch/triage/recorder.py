@@ -1,7 +1,7 @@
 """Records what triage needs, at every tenth step of a watched loop, from what training makes
 anyway."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -233,7 +233,7 @@ class TriageRecorder:
         """Keep what the first update, which may be the one that does harm, changes."""
         gradients = gradients_of(self._objective.parameters)
         self._look = {
-            "nonzero_at_start": together(torch._foreach_norm(gradients, 0)),
+            "nonzero_at_start": nonzero_entries(gradients),
             "weights_at_start": together(torch._foreach_norm(parameters_of(self._objective))),
         }
 
@@ -250,15 +250,16 @@ class TriageRecorder:
             if out is None or out.shape != outputs.shape:
                 out = outputs
         heard.stop()
-        self._look["nonzero"] = together(
-            torch._foreach_norm(gradients_of(self._objective.parameters), 0)
-        )
+        self._look["nonzero"] = nonzero_entries(gradients_of(self._objective.parameters))
         self._last.take(step)
         if self._last.product is not None and self._last.product_is_plain:
-            # scaled as the norms are, which `backward` made
-            self._look["product"] = self._last.product * self._subject.scale() ** 2
+            self._look["product"] = self._last.product
         if self._subject.scaler is not None:
-            self._look["scale"] = self._subject.scale()
+            scale = self._subject.scale()
+            self._look["scale"] = scale
+            if "product" in self._look:
+                # scaled as the norms are, which `backward` made
+                self._look["product"] = self._look["product"] * scale**2
         self._counts = {
             "without_gradient": sum(one.grad is None for one in self._objective.parameters),
             "backwards": heard.count,
@@ -291,9 +292,11 @@ class TriageRecorder:
             return
         began = self._clock()
         with torch.no_grad():
-            self._look["clipped"] = together(
-                torch._foreach_norm(gradients_of(self._objective.parameters))
-            ).norm()
+            norms = self._look["gradient"]
+            # a scaler divides gradients in a way that their versions do not show
+            if self._subject.scaler is not None or not self._backwards.is_unchanged:
+                norms = together(torch._foreach_norm(gradients_of(self._objective.parameters)))
+            self._look["clipped"] = norms.norm()
             self._keep_parameters()
         self._pay(began)
 
@@ -397,6 +400,11 @@ RATE_CHANGE = 0.01
 def rounded(value: float) -> float:
     """Six digits: what single precision has."""
     return float(f"{value:.6g}")
+
+
+def nonzero_entries(gradients: Sequence[Tensor]) -> Tensor:
+    """How many entries of every gradient are not zero."""
+    return together([gradient.count_nonzero() for gradient in gradients])
 
 
 def parameters_of(objective: Objective) -> list[Tensor]:

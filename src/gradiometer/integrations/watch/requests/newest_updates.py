@@ -1,0 +1,259 @@
+"""Keeps the newest updates of a watched loop, so that those of an incident can be made again."""
+
+import copy
+import math
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from gradiometer.integrations.gradients import NEVER
+from gradiometer.integrations.watch.losses import value_of
+from gradiometer.integrations.watch.requests.kept_updates import COST, MOST_NUMBERS, copy_of_scaler
+from gradiometer.integrations.watch.shield import Shield, attempt, reason_of
+from gradiometer.integrations.watch.subject import Subject
+from gradiometer.loop.data import Kept
+from gradiometer.loop.loop import Loop
+from gradiometer.loop.parts import RateByHand
+from gradiometer.loop.recorded.incidents import BEFORE, BEYOND, usual
+from gradiometer.loop.replay import KeptUpdates, all_tensors, tensors_of
+from gradiometer.measurement.batch import Batch, mapped
+from gradiometer.measurement.batch import tensors_of as tensors_in
+from gradiometer.measurement.optimizer.several import as_one
+from gradiometer.randomness import untouched_randomness
+
+# Updates between two states. Each costs a copy of model and optimizer.
+SPACING = 32
+
+# Stretches that are kept while nothing happens. A rate that is too high raised losses for up to 40
+# updates before they were seen to be high.
+STRETCHES = 3
+
+# Updates after the highest loss that show what becomes of it.
+AFTER = 24
+
+# A stretch whose newest losses have a median this many usual deviations above the level rises: the
+# median of 16 losses of noise is within 0.3 of one.
+RISEN, NEWEST = 2.0, 16
+
+
+@dataclass
+class Stretch:
+    """Some updates in a row, and the state before the first of them.
+
+    Args:
+        state: The state.
+        batches: The batches of all updates.
+        rates: The largest rate at each update.
+        losses: The loss of each batch.
+    """
+
+    state: KeptUpdates
+    batches: list[Batch] = field(default_factory=list)
+    rates: list[float] = field(default_factory=list)
+    losses: list[float | Tensor] = field(default_factory=list)
+
+
+@dataclass
+class IncidentUpdates(Stretch):
+    """The updates of an incident.
+
+    Args:
+        peak: The step of its highest loss, or of the first that is not finite.
+        height: How many usual deviations that loss is above the level; inf if it is not finite.
+    """
+
+    peak: int = 0
+    height: float = 0.0
+
+    def brought_to(self, step: int, loop: Loop) -> Loop:
+        """A copy of the training at a step of these updates, which continues with their batches.
+        The state moves there, too."""
+        copied = self.state.brought_back(loop)
+        begin = copied.index
+        accumulation = copied.accumulation
+        rates = [*self.rates]
+
+        def rate_at(update: int) -> float:
+            return rates[min(max(update - begin, 0), len(rates) - 1)]
+
+        # the rates are those that the loop had, whoever set them
+        by_hand = RateByHand(copied.optimizer, rate_at, begin)
+        by_hand.begin()
+        copied.schedulers = (by_hand,)
+        copied.scheduler_every = 1
+        taken = (step - begin) * accumulation
+        with untouched_randomness(0, copied.devices):
+            for at in range(0, taken, accumulation):
+                copied.update(*self.batches[at : at + accumulation])
+        del self.batches[:taken], self.rates[: step - begin]
+        self.state = KeptUpdates(
+            tensors_of(copied.model),
+            copied.optimizer.state_dict(),
+            copied.scaler,
+            step=step,
+        )
+        # its own copy: the state stays as it is
+        copied = copied.copy()
+        copied.data = Kept(self.batches, step, copied.data, accumulation)
+        return copied
+
+
+class NewestUpdates:
+    """Keeps the newest updates of a loop, and those of its worst incident so far.
+
+    Losses are looked at once in 32 updates. Nothing is run again before a cause is asked for.
+
+    Args:
+        subject: The training.
+        warn: Takes a warning.
+    """
+
+    def __init__(self, subject: Subject, warn: Callable[[str], None]) -> None:
+        self._warn = warn
+        self._subject = subject
+        self._model = subject.objective.model
+        self.shield = Shield(self._stop, before_first_update=False)
+        """The context for everything that training calls: an error ends the keeping, and nothing
+        else."""
+        self.incident: IncidentUpdates | None = None
+        """The updates of the worst incident that is complete."""
+        self.why_none = "no loss was far above those before it"
+        """Why there is none, as the end of a sentence."""
+        self.next = NEVER
+        """The next step at which `at_step` has something to do."""
+        self._stretches: list[Stretch] = []
+        self._before: deque[float] = deque(maxlen=BEFORE)
+        self._step = -1
+        self._buffers: dict[str, Tensor] = {}
+        self._is_open = False
+        self._opened = 0
+        self._peak = 0
+        self._height = 0.0
+        self.awaits_update = False
+        """True if `updated` has something to do after the coming update."""
+
+    def begin(self) -> None:
+        """Keep the updates from now on."""
+        subject = self._subject
+        if subject.ranks.alone and not (subject.sharded or subject.is_own):
+            self.next = 0
+            self.updated()
+
+    def updated(self) -> None:
+        """Keep the buffers before a stretch begins: the next forward may change them."""
+        self.awaits_update = False
+        with self.shield:
+            self._buffers = {name: one.clone() for name, one in self._model.named_buffers()}
+
+    def at_step(self, step: int, loss: Any, batch: Batch | None) -> None:
+        """Take a backward, before the update."""
+        with self.shield, self._subject.budget.spending(COST, fixed=True):
+            if batch is None:
+                self._give_up("`w.step` was called without the batch")
+                return
+            if step != self._step:
+                self._begin_update(step)
+            # a state that is too large ends the keeping
+            if self._stretches:
+                self._stretches[-1].batches.append(mapped(batch, Tensor.clone))
+                self._stretches[-1].losses.append(value_of(loss))
+
+    def finish(self) -> None:
+        """Look at the newest losses, too: nothing follows, or the cause is asked for now."""
+        if self._stretches:
+            with self.shield:
+                self._look()
+                self._complete()
+
+    def _begin_update(self, step: int) -> None:
+        self._step = step
+        if not self._stretches or len(self._stretches[-1].rates) == SPACING:
+            self._begin_stretch(step)
+        if self._stretches:
+            groups = as_one(self._subject.optimizers).param_groups
+            rates = self._stretches[-1].rates
+            rates.append(max(float(group["lr"]) for group in groups))
+            self.awaits_update = len(rates) == SPACING
+
+    def _begin_stretch(self, step: int) -> None:
+        if self._stretches:
+            self._look()
+        # what grows for a long time shows its cause at its beginning
+        if self._is_open and step >= min(self._peak, self._opened + SPACING) + AFTER:
+            self._complete()
+        if self.next == NEVER:
+            return
+        optimizer = as_one(self._subject.optimizers)
+        kept = [*all_tensors(self._model, optimizer).values()]
+        if self._stretches:
+            # the batches of all stretches count, too
+            kept += [*tensors_in(self._stretches[-1].batches)] * STRETCHES
+        if sum(tensor.numel() for tensor in kept) > MOST_NUMBERS:
+            self._give_up(f"states and batches have more than {MOST_NUMBERS:,} numbers")
+            return
+        weights = {name: one.detach().clone() for name, one in self._model.named_parameters()}
+        state = KeptUpdates(
+            {**weights, **self._buffers},
+            copy.deepcopy(optimizer.state_dict()),
+            copy_of_scaler(self._subject.scaler),
+            step=step,
+        )
+        earlier = self._stretches if self._is_open else self._stretches[1 - STRETCHES :]
+        self._stretches = [*earlier, Stretch(state)]
+
+    def _look(self) -> None:
+        """Look for high losses in the newest stretch."""
+        stretch = self._stretches[-1]
+        each = self._subject.accumulation
+        batches = np.array([float(loss) for loss in stretch.losses])
+        losses = batches[: len(batches) // each * each].reshape(-1, each).mean(axis=1)
+        level, spread = usual(np.array(self._before))
+        heights = np.where(np.isfinite(losses), (losses - level) / spread, math.inf)
+        rises = len(heights) >= NEWEST and np.median(heights[-NEWEST:]) > RISEN
+        if not self._is_open and (rises or (heights > BEYOND).any()):
+            self._is_open = True
+            self._opened = stretch.state.step
+            self._height = 0.0
+        if not self._is_open:
+            self._before.extend(losses)
+            return
+        place = int(np.nan_to_num(heights).argmax())
+        if heights[place] > self._height:
+            self._peak = stretch.state.step + place
+            self._height = float(heights[place])
+
+    def _complete(self) -> None:
+        """Keep the updates of an incident, if it is the worst one so far."""
+        if not self._is_open:
+            return
+        self._is_open = False
+        if self.incident is not None and self._height <= self.incident.height:
+            return
+        self.incident = IncidentUpdates(
+            self._stretches[0].state,
+            [batch for one in self._stretches for batch in one.batches],
+            [rate for one in self._stretches for rate in one.rates],
+            peak=self._peak,
+            height=self._height,
+        )
+        if math.isinf(self._height):
+            self._end()
+
+    def _give_up(self, why: str) -> None:
+        self.why_none = why
+        self._end()
+
+    def _end(self) -> None:
+        self.next = NEVER
+        self.awaits_update = False
+        self._stretches = []
+
+    def _stop(self, error: Exception) -> None:
+        reason = reason_of(error)
+        text = f"updates are no longer kept for incidents, and training continues: {reason}"
+        attempt(self._end, lambda: self._warn(text))
+        self.why_none = f"keeping them failed ({reason})"

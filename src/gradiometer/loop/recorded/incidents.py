@@ -1,0 +1,203 @@
+"""Where a loss went wrong (`incident_at`), and what is known of why (`IncidentCause`)."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+import numpy as np
+from jaxtyping import Float
+
+from gradiometer.errors import BadArgument
+from gradiometer.measurement.artifact import Artifact
+from gradiometer.measurement.estimate import counted
+from gradiometer.run.reader import Run
+from gradiometer.run.spikes import spikes_of
+
+Kind = Literal["not finite", "diverged", "spike", "rise"]
+
+# Losses that show the level before a rise, and how far noise reaches.
+BEFORE = 64
+
+# A rise that stays is looked for in this many steps on each side of the step that is asked for.
+NEAR = 64
+
+# Fewest losses on each side of a rise: fewer have medians that noise moves.
+FEWEST = 8
+
+# Updates after a rise that show if it stays.
+AFTER = 16
+
+# A loss that is this many times the usual deviation above its level is not of the noise. With heavy
+# tails (Student's t with 3 degrees of freedom) one in 70 is.
+BEYOND = 4.0
+
+
+@dataclass(frozen=True)
+class Incident:
+    """Where a loss went wrong.
+
+    Args:
+        kind: "not finite", "diverged" (it grew until training was stopped), "spike", or "rise" (it
+            stayed high).
+        first: Index of the first high loss, or of the one that is not finite.
+        last: Index of the last high loss that counts.
+        level: The usual loss before it.
+        height: The highest loss, or the level that it rose to; inf if it is not finite.
+    """
+
+    kind: Kind
+    first: int
+    last: int
+    level: float
+    height: float
+
+    @property
+    def limit(self) -> float:
+        """The loss from which on it is the incident again: half of the way up; of a divergence,
+        whose height is that of the step where it was stopped, ten times the level."""
+        if self.kind == "diverged" and self.level > 0:
+            return 10 * self.level
+        return self.level + (self.height - self.level) / 2
+
+
+def incident_at(run: Run, step: int) -> Incident:
+    """The incident at a step, or near it.
+
+    Args:
+        run: The run.
+        step: The step.
+
+    Raises:
+        BadArgument: The loss did not rise there.
+    """
+    steps, losses = run.losses
+    end = next((event for event in run.events if event["event"] == "diverged"), None)
+    if end is not None and (step >= end["step"] - NEAR or not len(losses)):
+        return _divergence(int(end["step"]), str(end["reason"]), losses)
+    bad = np.flatnonzero(~np.isfinite(losses))
+    if len(bad) and step >= steps[bad[0]] - NEAR:
+        # a loop of one's own goes on
+        return _divergence(int(steps[bad[0]]), "not finite", losses)
+    spikes = spikes_of(run)
+    for spike in spikes:
+        if spike.first <= step <= spike.last:
+            return Incident("spike", spike.first, spike.last, spike.level, spike.height)
+    place = int(np.searchsorted(steps, step))
+    found = _rise(losses, place) or _single(losses, place)
+    if found is not None:
+        return found
+    if not spikes:
+        raise BadArgument(f"`spike` is {step:,}, where the loss of `{run.path}` did not rise.")
+    places = ", ".join(f"{spike.peak:,}" for spike in spikes[:8])
+    raise BadArgument(
+        f"`spike` is {step:,}, where the loss did not rise: {counted(len(spikes), 'spike')} found, "
+        f"at {places}."
+    )
+
+
+def _divergence(at: int, reason: str, losses: Float[np.ndarray, " steps"]) -> Incident:
+    """The incident at the step where a training was stopped."""
+    losses = losses[:at]
+    level, spread = usual(losses[max(at - 4 * BEFORE, 0) : max(at - FEWEST, 0)])
+    if math.isnan(level):
+        level, spread = (float(losses[0]) if len(losses) else math.nan), 0.0
+    high = losses > level + BEYOND * spread
+    first = at
+    # single losses come back on the way up
+    while first > 0 and (high[first - 1] or high[max(first - FEWEST, 0) : first].mean() >= 0.5):
+        first -= 1
+    first += int(high[first:].argmax()) if first < at else 0
+    # a loss that was usual until the last step did not grow
+    if first == at and ("nan" in reason or "finite" in reason or "inf" in reason):
+        return Incident("not finite", at, at, level, math.inf)
+    height = float(losses[first:].max()) if first < at else math.inf
+    return Incident("diverged", first, at, level, height)
+
+
+def _rise(losses: Float[np.ndarray, " steps"], place: int) -> Incident | None:
+    """The largest rise that stays, near a place; None if none is above the noise."""
+    best: tuple[float, int] = (0.0, 0)
+    for first in range(max(place - NEAR, FEWEST), min(place + FEWEST, len(losses) - FEWEST) + 1):
+        level, spread = usual(losses[max(first - BEFORE, 0) : first])
+        later = float(np.median(losses[first : first + BEFORE]))
+        # the first high loss itself, and not one before it, begins the rise
+        if losses[first] > level + (later - level) / 2 and spread > 0:
+            best = max(best, ((later - level) / spread, first))
+    ratio, first = best
+    if ratio < BEYOND:
+        return None
+    level, _ = usual(losses[max(first - BEFORE, 0) : first])
+    # as high as it is soon: what goes on growing is later far above what its cause has made
+    after = losses[first : first + AFTER + 1]
+    return Incident("rise", first, first + len(after) - 1, level, float(np.median(after)))
+
+
+def _single(losses: Float[np.ndarray, " steps"], place: int) -> Incident | None:
+    """A high loss beside a place: too low for a spike that nobody has pointed at."""
+    near = np.arange(max(place - FEWEST, FEWEST), min(place + FEWEST, len(losses)))
+    if not len(near):
+        return None
+    peak = int(near[losses[near].argmax()])
+    level, spread = usual(losses[max(peak - BEFORE, 0) : peak])
+    if not losses[peak] > level + BEYOND * spread:
+        return None
+    return Incident("spike", peak, peak, level, float(losses[peak]))
+
+
+def usual(losses: Float[np.ndarray, " steps"]) -> tuple[float, float]:
+    """The median of losses, and their usual deviation from it; NaN without losses."""
+    if len(losses) < FEWEST:
+        return math.nan, math.nan
+    level = float(np.median(losses))
+    # 1.4826: the standard deviation of normal noise over its median deviation
+    return level, 1.4826 * float(np.median(np.abs(losses - level)))
+
+
+Cause = Literal["example", "batch", "layer", "rate", "chance", "unknown"]
+
+# Beginning of the names of trials on other orders of the data.
+OTHER = "other data"
+
+
+@dataclass(frozen=True)
+class IncidentCause(Artifact):
+    """Why a loss went wrong.
+
+    Args:
+        incident: The incident.
+        start: The step that the updates were made again from.
+        cause: "example" or "batch" (without it the loss does not rise), "rate" (it does not rise at
+            a smaller one), "layer" (it does not rise if this layer alone is left as it is, or the
+            layer's output is not finite), "chance", or "unknown".
+        step: The update that is the cause; the first high loss if that is none.
+        examples: Positions in the data set of the examples that are the cause.
+        rows: Their rows in the batch of `step`, if their positions are not known.
+        layer: The layer.
+        factor: The largest factor on the rate that was seen to avoid it.
+        tried: What was tried, and if the incident came.
+    """
+
+    files: ClassVar[str] = "incidents/step_*.json"
+
+    incident: Incident
+    start: int
+    cause: Cause
+    step: int
+    examples: tuple[int, ...] = ()
+    rows: tuple[int, ...] = ()
+    layer: str = ""
+    factor: float | None = None
+    tried: Mapping[str, bool] = field(default_factory=dict)
+
+    @property
+    def orders(self) -> tuple[bool, ...]:
+        """If it came, for each other order of the data that was tried."""
+        return tuple(came for name, came in self.tried.items() if name.startswith(OTHER))
+
+    @property
+    def change(self) -> str | None:
+        """The change that avoids it, as the text of an alternative; None if none is known."""
+        if self.cause in ("example", "batch"):
+            return f"skip {self.step}:{self.step + 1}"
+        return None if self.factor is None else f"rate {self.factor:.2g}x"
