@@ -71,15 +71,15 @@ class KeptUpdatesOfLoop:
         self._model = subject.objective.model
         self._optimizers = subject.optimizers
         self._budget = subject.budget
+        # The context for everything that training calls: an error ends the keeping, and nothing
+        # else.
         self.shield = Shield(self._stop, before_first_update=False)
-        """The context for everything that training calls: an error ends the keeping, and nothing
-        else."""
+        # The updates that are complete, the newest last.
         self.stretches: list[KeptUpdates] = []
-        """The updates that are complete, the newest last."""
+        # Number of states that are kept, twice as far apart each time, to fork from them later.
         self.states = 0
-        """Number of states that are kept, twice as far apart each time, to fork from them later."""
+        # Why there are none, as the end of a sentence.
         self.why_none = "the loop has not made enough updates yet"
-        """Why there are none, as the end of a sentence."""
         self._start = FIRST
         self._first = 0
         self._count = 0
@@ -102,10 +102,10 @@ class KeptUpdatesOfLoop:
             and (subject.ranks.alone or self._shared is not None)
             and not (subject.sharded or subject.is_own)
         )
+        # The next step at which `at_step` has something to do.
         self.next = FIRST - 1 if can_keep else NEVER
-        """The next step at which `at_step` has something to do."""
+        # True if `updated` has something to do after the coming update.
         self.awaits_update = False
-        """True if `updated` has something to do after the coming update."""
         if not can_keep:
             self.why_none = "that needs a `budget` above 0 in `watch`, and one process or DDP"
 

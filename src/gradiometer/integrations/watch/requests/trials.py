@@ -73,16 +73,16 @@ class Trials:
         self._watched = watched
         self._say = say
         self._budget: Budget = watched.budget
+        # The context for everything that training calls: an error ends the trials, and nothing
+        # else.
         self.shield = Shield(self._stop, before_first_update=False)
-        """The context for everything that training calls: an error ends the trials, and nothing
-        else."""
+        # The loader of the training data; None if it is not known.
         self.data: Any = None
-        """The loader of the training data; None if it is not known."""
         self._beside = FIRST
         self._made = 0
         self._explained: IncidentUpdates | None = None
+        # The next step at which a trial may be made.
         self.next = FEWEST if share > 0 else NEVER
-        """The next step at which a trial may be made."""
 
     def draw_from(self, loader: Any) -> None:
         """Take the data from this loader, if they are not known."""
