@@ -19,9 +19,8 @@ from rich.table import Table
 from rich.text import Text
 
 from gradiometer.cli.progress import clock, error_console, waiting
-from gradiometer.drift.spikes.cause import explain
+from gradiometer.drift.spikes.cause import explain, spikes_finding
 from gradiometer.drift.spikes.detection import find_spikes
-from gradiometer.drift.spikes.finding import spikes_finding
 from gradiometer.estimation.batch_advice import is_outranked
 from gradiometer.measurement.estimate import Estimate, Estimates, counted, significant
 from gradiometer.measurement.finding import Finding, State

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gradiometer.arguments import folder_of, type_name
+from gradiometer.arguments import folder_of, require, shown, type_name
 from gradiometer.errors import BadArgument, GradiometerError, summary
 from gradiometer.integrations.trackers import Trackers
 from gradiometer.integrations.watch.shield import Shield, WarningLog, reason_of
@@ -107,8 +107,12 @@ class Announcements:
         quiet: True to print nothing.
     """
 
-    page: bool = True
-    quiet: bool = False
+    page: Any = True
+    quiet: Any = False
+
+    def __post_init__(self) -> None:
+        for name, value in (("page", self.page), ("quiet", self.quiet)):
+            require(isinstance(value, bool), f"`{name}` must be True or False, got {shown(value)}.")
 
     def say(self, text: object) -> None:
         """Print a line on standard error. A closed or missing one is no error."""
@@ -230,17 +234,17 @@ class Recording:
         self._name = file_name(name)
         self._own_gauges = gauges
         self._announcements = announcements
+        # The context for everything that training calls: after the first update its errors become
+        # warnings.
         self.shield = Shield(self._stop, passes=passes)
-        """The context for everything that training calls: after the first update its errors become
-        warnings."""
         self._warn = WarningLog(lambda: self.steps, tell)
         self._trackers = Trackers(to, level, self._warn)
         self._recorder: Recorder | None = None
         self._evaluations: list[tuple[int, Evaluation]] = []
         self._restored: Mapping[str, Any] = {}
         self._begun = False
+        # Number of updates so far, which is the index of the next step.
         self.steps = 0
-        """Number of updates so far, which is the index of the next step."""
 
     @abstractmethod
     def _stop(self, error: Exception) -> None:
