@@ -264,7 +264,7 @@ def limits(finding: Finding) -> Sentences:
     first, *others = [*finding.cure, *finding.facts.get("lines", ())] or [""]
     paste, then = _to_paste(first, finding)
     or_else = "".join(f" or {f'`{line}`' if _is_code(line) else line}" for line in others)
-    # a cure in words, such as to check the labels, is nothing to paste
+    # a cure such as to check the labels is nothing to paste
     in_words = "" if _is_code(paste) else paste
     return Sentences(
         seen,
