@@ -163,8 +163,8 @@ def no_open_option(command: Command) -> Command:
 
 
 def _known_pool(_: click.Context, __: click.Parameter, text: str) -> str:
-    """The text, unless no pool has it or nothing answers at its address. Of the usual one nothing
-    is imported."""
+    """The text, unless no pool has it or nothing answers at its address. The usual one imports
+    nothing."""
     if text != "here":
         from gradiometer.jobs.choice import pool_of
 

@@ -79,7 +79,7 @@ class Panel:
         self.interval = REFRESH_SECONDS if console.is_terminal else LINE_SECONDS
 
     def wait(self, words: str) -> None:
-        """Show that work goes on in which no step is made, until the panel starts or is stopped."""
+        """Show that work continues in which no step is made, until the panel starts or is stopped."""
         self.close()
         self.waiting.enter_context(waiting(self.console, words))
 

@@ -49,7 +49,7 @@ class RunRow:
         claim: Name of what limits it; empty if nothing was measured.
         brief: The same in at most four words.
         urgency: How urgent that is, 0 first.
-        curve: The training loss along the run as a small line; None if there is none to see.
+        curve: The training loss along the run as a small line; None if it is too short.
         age: Seconds since it was last written to.
     """
 

@@ -41,14 +41,14 @@ NOTE = (
 
 @dataclass(frozen=True)
 class ForkTried:
-    """What the newest fork of a run with an alternative has shown.
+    """The result of the newest fork of a run with an alternative.
 
     Args:
         group: The group of the run.
         compared: The run.
         record: The fork.
         alternative: The alternative.
-        effect: What it changed.
+        effect: Its effect.
         named: The name under which it is compared: an alternative of another run may differ a
             little.
     """
@@ -71,7 +71,7 @@ class ForkTried:
 
 
 def tried_by(groups: Sequence[RunGroup]) -> tuple[ForkTried, ...]:
-    """What was tried in the runs, by alternative and then by run; only the newest fork of each run
+    """The trials in the runs, by alternative and then by run; only the newest fork of each run
     counts for each."""
     found: list[ForkTried] = []
     known: list[Alternative] = []
@@ -125,7 +125,7 @@ def forks_figures(tried: Sequence[ForkTried], most: int) -> tuple[Figure, ...]:
     """The effects as intervals against zero, a chart for each readout.
 
     Args:
-        tried: What was tried.
+        tried: The trials.
         most: Most groups that are drawn.
     """
     letters = {each.group.letter for each in tried}
