@@ -12,6 +12,9 @@ from gradiometer.errors import BadArgument
 # Most letters of a value that an error quotes: about a line.
 LONGEST = 100
 
+# More threads help on no machine, and torch ends the process if the system refuses it a thread.
+MOST_THREADS = 512
+
 
 def require(holds: object, sentence: str) -> None:
     """Raise `BadArgument` with this sentence unless what must be true of an argument holds. NaN
@@ -50,6 +53,14 @@ def check_whole(name: str, value: Any, least: int) -> None:
         raise BadArgument(f"`{name}` must be at least {least}, got {shown(value)}.")
     if not value < 2**63:
         raise BadArgument(f"`{name}` must be below 2^63, got {shown(value)}.")
+
+
+def check_threads(threads: Any) -> None:
+    """Raise unless `threads` is a number of threads that torch can start."""
+    check_whole("threads", threads, 1)
+    require(
+        threads <= MOST_THREADS, f"`threads` must be at most {MOST_THREADS}, got {shown(threads)}."
+    )
 
 
 def check_level(level: Any, name: str = "level") -> None:

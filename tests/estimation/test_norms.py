@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from gradiometer import BadArgument, Draw, NormsWatch, Sampling, diagnose, watch
-from gradiometer.integrations.watch.recording import check_place
+from gradiometer.integrations.watch.recording import Announcements, check_place
 from gradiometer.measurement import supervised
 from gradiometer.report.page.cards import cards
 from gradiometer.run.cadence.overhead import overhead_sentence
@@ -251,6 +251,14 @@ def test_settings_are_checked_when_it_is_made(
 def test_where_a_run_is_recorded_is_checked(given: dict[str, Any], message: str) -> None:
     with pytest.raises(BadArgument, match=message):
         check_place(**({"out": "runs", "name": "x", "to": ()} | given))
+
+
+@pytest.mark.parametrize("name", ["page", "quiet"])
+def test_what_is_printed_is_switched_by_true_and_false(name: str) -> None:
+    with pytest.raises(BadArgument, match=f"`{name}` must be True or False, got 'no'"):
+        Announcements(**{name: "no"})
+    with pytest.raises(BadArgument, match=f"`{name}` must be True or False, got tensor"):
+        Announcements(**{name: torch.tensor([])})
 
 
 def test_it_is_used_inside_of_with_and_once(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ it spoiled. No call may raise anything but an error with a name, none at all onc
 begun, and the loop keeps its bits."""
 
 import copy
+import os
 import random
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -131,7 +132,8 @@ def _request(draw: random.Random, watched: Any, model: nn.Module) -> None:
 
 def watched_loop(draw: random.Random, folder: Path) -> None:
     """A loop of a person: its arguments, its steps, and what is asked of it on the way."""
-    names = (*USUAL, "sampling", "scaler", "probe", "groups", "batch_axis", "to", "name", "out")
+    names = (*USUAL, "sampling", "scaler", "probe", "groups", "batch_axis", "to", "name", "out",
+             "page", "quiet")  # fmt: skip
     watching = tuple(name for name in names if name not in ("horizon", "replicates", "tail", "test",
                      "batch_size", "points", "alternatives", "train", "batches"))  # fmt: skip
     model, optimizer = _parts()
@@ -239,6 +241,8 @@ def open_pools() -> tuple[Pool, ...]:
     """A pool of each kind, which stays open: its start takes seconds."""
     pools = [pool_of("processes:1")]
     if find_spec("ray"):
+        # Ray would give its processes the lowest priority, with which a busy machine stops them
+        os.environ.setdefault("RAY_worker_niceness", "0")
         # its own cluster, which other programs of this machine do not use
         pools.append(import_module("gradiometer.jobs.on_ray").Ray(count=1))
     # the folder of an input is deleted, and a process of Ray begins where it was connected

@@ -231,7 +231,9 @@ def test_a_process_reads_what_jobs_share_once_and_has_its_settings_back() -> Non
     assert reads == ["first", "second"] and settings_here() == settings
 
 
-@pytest.mark.parametrize(("cpus", "threads"), [(0.5, 1), (1.0, 1), (1.9, 1), (2.0, 2), (3.5, 3)])
+@pytest.mark.parametrize(
+    ("cpus", "threads"), [(0.5, 1), (1.0, 1), (1.9, 1), (2.0, 2), (3.5, 3), (1e300, 512)]
+)
 def test_a_job_has_no_more_threads_than_processors(cpus: float, threads: int) -> None:
     assert Job("a", half, (1,), cpus=cpus).threads == threads
 

@@ -17,13 +17,14 @@ import pytest
 import torch
 
 from gradiometer import BadArgument, Unsupported, UserCodeFailed
-from gradiometer.jobs import Job, Pool, on_ray, pool_of
+from gradiometer.jobs import Job, Pool, pool_of
 from gradiometer.jobs.choice import opened
-from gradiometer.jobs.on_ray import Ray
 from gradiometer.jobs.pool import Here
 from trainings import alive, same, trainings, until
 
 ray: Any = pytest.importorskip("ray")
+on_ray: Any = pytest.importorskip("gradiometer.jobs.on_ray")
+Ray: Any = on_ray.Ray
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +169,6 @@ def test_a_cluster_without_a_free_processor_is_told_and_waited_for(pool: Pool, c
 ENDS = """
 import time
 from gradiometer.jobs import Job
-from gradiometer.jobs.on_ray import Ray
 
 with Ray(count=1) as pool:
     for outcome in pool.run([Job(f"{k}", lambda k: time.sleep(60 * k), (k,)) for k in range(3)]):
@@ -210,7 +210,6 @@ def child(parent: int, part: str) -> int:
 WAITING = """
 import os, sys, time
 from gradiometer.jobs import Job
-from gradiometer.jobs.on_ray import Ray
 
 def work(folder):
     open(f"{folder}/{os.getpid()}", "w").close()
@@ -257,7 +256,6 @@ import sys, time
 from pathlib import Path
 import torch
 from gradiometer.jobs import Job
-from gradiometer.jobs.on_ray import Ray
 from trainings import trainings
 
 def work(data, folder, job):

@@ -360,6 +360,7 @@ def test_arguments_that_cannot_be_used_are_refused_by_name() -> None:
     )
     refused(BadArgument, "has 'go on' twice", alternatives=["go on"])
     refused(BadArgument, "`replicates` must be at least 1", replicates=0)
+    refused(BadArgument, "`threads` must be at most 512, got 9007199254740992", threads=2**53)
     refused(BadArgument, "`scheduler_each` is 'epoch'", scheduler_each="epoch")
     refused(
         BadArgument,

@@ -13,17 +13,19 @@ from types import FrameType
 
 import pytest
 import torch
+from torch import nn
 
 from command_line import called
-from gradiometer import Run, UserCodeFailed
+from gradiometer import Run, UserCodeFailed, supervised, watch
 from gradiometer.drift.lanczos import eigenvalues
 from gradiometer.drift.operator import VectorProduct
 from gradiometer.gauges import GAUGES
 from gradiometer.interruption import StopAsked, heed, heeding
 
 TYPES = ("float64", "float32", "float16", "bfloat16")
-SECONDS = 60
-"""On an idle machine the slowest command takes 5 s."""
+SECONDS, WAITING = 60, 900
+"""Of the processor, and of all time, in which a busy machine computes little. The slowest command
+takes 5 s."""
 
 PROBLEM = """
 import torch
@@ -56,13 +58,19 @@ def limited() -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
         raise AssertionError(f"no end after {SECONDS} s")
 
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(SECONDS)
+    timers = (
+        (signal.ITIMER_PROF, signal.SIGPROF, SECONDS),
+        (signal.ITIMER_REAL, signal.SIGALRM, WAITING),
+    )
+    before = [signal.signal(number, stop) for _, number, _ in timers]
+    for timer, _, seconds in timers:
+        signal.setitimer(timer, seconds)
     try:
         yield
     finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+        for (timer, number, _), handler in zip(timers, before, strict=True):
+            signal.setitimer(timer, 0)
+            signal.signal(number, handler)
 
 
 @pytest.fixture(scope="module", params=TYPES)
@@ -106,6 +114,11 @@ def test_every_command_ends(run: tuple[str, Path], capsys: pytest.CaptureFixture
         ("measure", "batch", problem, "--steps", "200", "--seconds", "0.1"),
         ("tune", problem, "--steps", "40"),
         ("tune", problem, "--steps", "40", "--optimizer", "sgd"),
+        ("fork", path, "rate 2x", "--budget", "1"),
+        ("fork", path, "rate 2x", "--at", "30", "--horizon", "end", "--replicates", "2"),
+        ("measure", "batch", path, "--branch", "--at", "30", "--horizon", "10 updates"),
+        ("learn", "sample", path, "--steps", "96", "--burn-in", "10", "--chains", "1"),
+        ("train", problem, "--tune", "--optimizer", "sgd", "--steps", "60", "--no-open"),
         ("show", path),
     ):
         with limited():
@@ -125,6 +138,44 @@ def test_every_command_ends(run: tuple[str, Path], capsys: pytest.CaptureFixture
         text for text in Run.open(Path(path)).warnings if "not compared with the edge" in text
     ]
     assert not warnings
+
+
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.AdamW])
+def test_a_watched_loop_and_its_requests_end(
+    kind: str, optimizer: type[torch.optim.Optimizer], tmp_path: Path
+) -> None:
+    dtype = getattr(torch, kind)
+    inputs = torch.randn(128, 8, generator=torch.Generator().manual_seed(0)).to(dtype)
+    data = inputs, (inputs[:, 0] > 0).long()
+    loss = supervised(nn.CrossEntropyLoss(reduction="none"))
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 2)).to(dtype)
+    # the epsilon of Adam's kind is zero in float16
+    made = optimizer(
+        model.parameters(), lr=0.01, **({} if optimizer is torch.optim.SGD else {"eps": 1e-4})
+    )
+    quiet = {"out": tmp_path, "page": True, "quiet": True}
+    with limited(), watch(model, made, loss=loss, every=5, examples=128, **quiet) as watched:
+        for step in range(40):
+            rows = torch.arange(16 * step, 16 * step + 16) % 128
+            batch = data[0][rows], data[1][rows]
+            made.zero_grad()
+            value = loss(model, batch).mean()
+            value.backward()
+            watched.step(value, batch)
+            made.step()
+            if step in (10, 20, 30):
+                watched.snapshot()
+        fork = watched.fork(
+            batches=data, batch_size=16, alternatives=["rate 2x"], horizon="8 updates", replicates=2
+        )
+        assert len(fork.results) == 4
+        watched.certify(data, batches=8, batch_size=16)
+        watched.sharpness(data, top=1, probes=4)
+        watched.ensemble(data, points=0)
+        assert str(watched.findings())
+    assert watched.run is not None and watched.run.steps == 40
 
 
 @pytest.mark.parametrize("kind", TYPES)

@@ -291,6 +291,7 @@ def test_what_cannot_be_told_is_said() -> None:
         ({"batches": iter(())}, "`batches` is a tuple_iterator, which cannot be replayed"),
         ({"loss": nn.MSELoss()}, "`loss` must be a function of"),
         ({"pool": "nowhere"}, "`pool` must be here"),
+        ({"threads": 2**40}, "`threads` must be at most 512"),
     ],
 )
 def test_a_bad_argument_is_refused_by_name(wrong: dict[str, Any], sentence: str) -> None:

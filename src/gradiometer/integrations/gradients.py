@@ -370,17 +370,18 @@ class LastGradient:
         already."""
         if self.vector is not None and step == self.step:
             return self.vector
-        gradient = self.read()
         self.product = None
         if self.vector is not None and step == self.step + 1:
-            self.product = self.vector @ gradient
+            self.product = dot(self.vector, gradients_of(self.parameters))
+            if self._scaler is not None:
+                self.product /= self.scale()
         self.product_is_plain = self.is_plain
-        self.vector = gradient
+        self.vector = self._read(into=self.vector)
         self.step = step
         self.is_plain = True
-        return gradient
+        return self.vector
 
-    def read(self, into: Flat | None = None) -> Flat:
+    def _read(self, into: Flat | None) -> Flat:
         """ĝ as one vector, without the factor of a GradScaler. A parameter without a gradient
         counts as zero."""
         gradient = flat(gradients_of(self.parameters), into)
@@ -414,6 +415,16 @@ class LastGradient:
 def gradients_of(parameters: Sequence[Tensor]) -> list[Tensor]:
     """`.grad` of every parameter, zeros where there is none."""
     return [torch.zeros_like(one) if one.grad is None else one.grad.detach() for one in parameters]
+
+
+def dot(vector: Flat, tensors: Sequence[Tensor]) -> Tensor:
+    """The product of a vector with all of these as one, without a copy of them."""
+    parts = vector.split([tensor.numel() for tensor in tensors])
+    products = [
+        part @ tensor.detach().reshape(-1).to(part)
+        for part, tensor in zip(parts, tensors, strict=True)
+    ]
+    return torch.stack(products).sum()
 
 
 def flat(tensors: Sequence[Tensor], into: Flat | None = None) -> Flat:

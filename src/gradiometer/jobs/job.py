@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from gradiometer.arguments import check_number, check_whole
+from gradiometer.arguments import MOST_THREADS, check_number, check_whole
 from gradiometer.errors import BadArgument, UserCodeFailed, of_user, summary, user_line
 from gradiometer.interruption import StopAsked
 from gradiometer.randomness import untouched_randomness
@@ -85,7 +85,7 @@ class Job:
     @property
     def threads(self) -> int:
         """Number of torch's threads."""
-        return max(1, int(self.cpus))
+        return max(1, int(min(self.cpus, MOST_THREADS)))
 
 
 @dataclass(frozen=True)

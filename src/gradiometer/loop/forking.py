@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gradiometer.arguments import check_number, check_whole, folder_of
+from gradiometer.arguments import check_number, check_threads, check_whole, folder_of
 from gradiometer.errors import BadArgument, bounded
 from gradiometer.jobs.choice import opened
 from gradiometer.jobs.job import Job
@@ -127,7 +127,7 @@ def fork(
         )
     chosen = tuple(map(alternative_of, alternatives))
     check_whole("seed", seed, 0)
-    check_whole("threads", threads, 1)
+    check_threads(threads)
     out = None if out is None else folder_of("out", out)
     skipped = [skip for one in chosen for skip in _skips(one)]
     own_until = loop.data.see_own(max((skip.stop for skip in skipped), default=0))

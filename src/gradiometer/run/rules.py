@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 import msgspec
 
+from gradiometer.arguments import MOST_THREADS
 from gradiometer.errors import BadArgument
 
 # Names of schedules. Cosine and linear decay to zero over the run, a trapezoid over its second
@@ -18,9 +19,6 @@ from gradiometer.errors import BadArgument
 SCHEDULES = ("constant", "cosine", "linear", "trapezoid", "cycles")
 
 _EXPECTED = {int: "an integer", float: "a number", str: "text in quotes", bool: "true or false"}
-
-# More threads help on no machine, and torch ends the process if the system refuses it a thread.
-MOST_THREADS = 512
 
 # Numbers of steps are below this. Above it, a float does not tell one step from the next.
 MOST_STEPS = 2**53

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from gradiometer.arguments import check_number, check_whole
+from gradiometer.arguments import check_number, check_threads, check_whole
 from gradiometer.convergence.formulas.number import Amount
 from gradiometer.errors import BadArgument, bounded
 from gradiometer.jobs.choice import opened
@@ -88,8 +88,9 @@ def run_race(
     has_length = steps is not None
     if steps is None:
         steps = steps_without_length(next(iter(data.values())), kinds, seed)
-    for name, value, least in (("steps", steps, 8), ("seed", seed, 0), ("threads", threads, 1)):
-        check_whole(name, value, least)
+    check_whole("steps", steps, 8)
+    check_whole("seed", seed, 0)
+    check_threads(threads)
     check_number("budget", budget, positive=True)
     if clip is not None:
         check_number("clip", clip, positive=True)

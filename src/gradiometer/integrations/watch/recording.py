@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gradiometer.arguments import folder_of, type_name
+from gradiometer.arguments import folder_of, require, shown, type_name
 from gradiometer.errors import BadArgument, GradiometerError, summary
 from gradiometer.integrations.trackers import Trackers
 from gradiometer.integrations.watch.shield import Shield, WarningLog, reason_of
@@ -107,8 +107,12 @@ class Announcements:
         quiet: True to print nothing.
     """
 
-    page: bool = True
-    quiet: bool = False
+    page: Any = True
+    quiet: Any = False
+
+    def __post_init__(self) -> None:
+        for name, value in (("page", self.page), ("quiet", self.quiet)):
+            require(isinstance(value, bool), f"`{name}` must be True or False, got {shown(value)}.")
 
     def say(self, text: object) -> None:
         """Print a line on standard error. A closed or missing one is no error."""

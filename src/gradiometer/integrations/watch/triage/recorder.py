@@ -284,7 +284,8 @@ class TriageRecorder:
         began = self._clock()
         with torch.no_grad():
             norms = self._look["gradient"]
-            if not self._backwards.is_unchanged:
+            # a scaler divides gradients in a way that their versions do not show
+            if self._subject.scaler is not None or not self._backwards.is_unchanged:
                 norms = together(torch._foreach_norm(gradients_of(self._objective.parameters)))
             self._look["clipped"] = norms.norm()
             self._keep_parameters()
