@@ -19,7 +19,7 @@ APART, PART = 10, 40
 KEPT = 32
 
 
-class Path:
+class PathPoints:
     """Some entries of the parameters at earlier steps, evenly over the run so far.
 
     The sum of all updates between two points is known from them, under any optimizer. Numbers stay

@@ -20,7 +20,7 @@ from gradiometer.integrations.watch.triage.exact import (
     sensitive_layers,
     together,
 )
-from gradiometer.integrations.watch.triage.path import Path
+from gradiometer.integrations.watch.triage.path import PathPoints
 from gradiometer.measurement.batch import Batch, tensors_of
 from gradiometer.measurement.objective import Objective
 from gradiometer.run.recorder import Recorder
@@ -73,7 +73,7 @@ class TriageRecorder:
         """The context for everything that training calls: an error ends triage, and
         nothing else."""
         self._last = last
-        self._path = Path(objective.parameters)
+        self._path = PathPoints(objective.parameters)
         self._parameters_before: list[Tensor] = []
         self._read_at = 0
         self._is_updating = False
