@@ -97,7 +97,7 @@ PARTS: dict[str, Sequence[Training]] = {
     ),
     "judged": (
         Training(third.segments, third.lenet, MOMENTUM, 0.02, "cosine", steps=240),
-        Training(sets.waves, networks.lstm, torch.optim.Adam, 0.003, "linear", steps=200),
+        Training(sets.swings, networks.lstm, torch.optim.Adam, 0.003, "linear", steps=200),
         Training(third.brackets, third.modern, DECAY, 0.002, "cosine", steps=240),
         Training(third.points, third.of_sets, torch.optim.Adam, 0.002, "constant", steps=240),
         Training(third.film, third.norm_skips, DECAY, 0.002, "linear", steps=500),

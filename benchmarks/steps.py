@@ -202,9 +202,18 @@ def accumulated(problem: Problem, *, measured: bool) -> Step:
 
     def step() -> None:
         batch = next(turn)
-        _, spread = training.backward(batch, measured)
+        training.backward(batch, measured)
         if measured:
-            gauge.measure(training.caught(batch, spread))
+            seen = TrainingStep(
+                training.objective,
+                batch,
+                index=0,
+                learning_rate=LEARNING_RATE,
+                sampling=training.sampling,
+                gradient=[parameter.grad for parameter in training.parameters],
+                spread=training.spread,
+            )
+            gauge.measure(seen)
         training.optimizer.step()
 
     return step

@@ -14,10 +14,15 @@ from gradiometer.convergence.trajectory.endpoint import Endpoint, chaos_finding,
 from gradiometer.convergence.trajectory.path_facts import Kind, Trail, facts_of
 from gradiometer.convergence.trajectory.trajectory import Trajectory
 from gradiometer.drift import BatchSharpness, CurvatureAlongGradient, LossChange, StepDrift
-from gradiometer.drift.spikes.cause import Explanation, explain, layer_near, sharpness_near
+from gradiometer.drift.spikes.cause import (
+    Explanation,
+    explain,
+    layer_near,
+    sharpness_near,
+    spikes_finding,
+)
 from gradiometer.drift.spikes.detection import Spike
 from gradiometer.drift.spikes.evidence import Examined
-from gradiometer.drift.spikes.finding import spikes_finding
 from gradiometer.drift.stability import MomentumRule, edge_finding, no_edge_finding
 from gradiometer.exploration.ensembles.ensemble_report import (
     Baseline,

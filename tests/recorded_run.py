@@ -9,6 +9,7 @@ import numpy as np
 from gradiometer.measurement import Estimates, Finding, Gauge, Issue, Moments, Series
 from gradiometer.measurement.gauge import NOTHING_KNOWN, RunFacts
 from gradiometer.run import Configuration, Run
+from gradiometer.run.budget import READINGS
 from gradiometer.run.recorder import Recorder
 
 
@@ -75,7 +76,8 @@ def loss_at(step: int) -> float:
 def train(recorder: Recorder, first: int, last: int) -> None:
     for step in range(first, last):
         if recorder.due(step):
-            recorder.measure(Step(step))
+            with recorder.budget.spending(READINGS):
+                recorder.measure(Step(step))
         recorder.loss(step, loss_at(step))
 
 

@@ -1,14 +1,12 @@
 """A region in which compiled code runs as it was written."""
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 
 NAME = "torch._dynamo"
 
 
-@contextmanager
-def as_written() -> Iterator[None]:
+def as_written() -> AbstractContextManager[object]:
     """A region in which compiled code runs eagerly; what was compiled stays.
 
     If the compiler is not imported, nothing is compiled, and asking for the region would import it.
@@ -16,7 +14,6 @@ def as_written() -> Iterator[None]:
     import torch  # noqa: PLC0415  (a run is read without torch)
 
     if NAME not in sys.modules or not hasattr(torch.compiler, "set_stance"):
-        yield
-        return
-    with torch.compiler.set_stance("force_eager"):
-        yield
+        return nullcontext()
+    eager: AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
+    return eager

@@ -168,9 +168,15 @@ class calling:  # noqa: N801 (used as a function is)
         pass
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, Exception) and not hasattr(error, _MARK):
-            with suppress(AttributeError):  # a class with slots
-                setattr(error, _MARK, self.name)
+        if isinstance(error, Exception):
+            mark(error, self.name)
+
+
+def mark(error: Exception, name: str) -> None:
+    """Mark an error as one of the user's code, if it is not marked yet."""
+    if not hasattr(error, _MARK):
+        with suppress(AttributeError):  # a class with slots
+            setattr(error, _MARK, name)
 
 
 def of_user(error: BaseException) -> UserCodeFailed | None:

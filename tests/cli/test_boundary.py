@@ -244,7 +244,7 @@ def prints_and_refuses(capsys: pytest.CaptureFixture[str], *command: str) -> Non
 def test_a_result_that_cannot_be_stored_is_printed(
     written: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    refuse_writes(monkeypatch, "report.page.page")
+    refuse_writes(monkeypatch, "report.page.document")
     prints_and_refuses(capsys, "show", str(written))
 
 
@@ -259,8 +259,7 @@ def test_no_command_loses_a_result_that_cannot_be_stored(
         )
         assert code == 0
     modules = (
-        "report.page.page",
-        "report.compare.page",
+        "report.page.document",
         "report.charts.charts",
         "run.artifacts",
         "tuning.of_problem",

@@ -124,7 +124,7 @@ def test_findings_are_printed_also_if_the_page_cannot_be_written(
     def full(path: Path, content: bytes) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("gradiometer.report.page.page.replace_file", full)
+    monkeypatch.setattr("gradiometer.report.page.document.replace_file", full)
     code, out, err = called(capsys, "show", trained["run"])
     assert code == 6 and "noise scale" in out and "page " not in out
     assert f"`{trained['run']}/report.html` could not be written: no space left on device" in err

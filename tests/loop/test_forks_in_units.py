@@ -88,3 +88,13 @@ def test_under_ddp_the_first_process_forks_and_the_training_keeps_its_bits(tmp_p
     run_all(2, sys.executable, str(Path(__file__).parents[1] / "rank_fork.py"), str(tmp_path))
     sizes = ast.literal_eval((tmp_path / "sizes").read_text())
     assert sizes == [4] * 2 * 24  # both processes' share of each of 12 updates, in 2 replicates
+
+
+@pytest.mark.slow
+def test_under_ddp_updates_are_compared_and_clipping_is_found(tmp_path: Path) -> None:
+    run_all(2, sys.executable, str(Path(__file__).parents[1] / "rank_replay.py"), str(tmp_path))
+    notes, refusal = ast.literal_eval((tmp_path / "said").read_text())
+    # without clipping the parameters would differ; BatchNorm is that of each process
+    (note,) = notes
+    assert "its parameters have the same bits" in note
+    assert len(refusal) == 1 and "does not make the updates of your loop" in refusal[0]

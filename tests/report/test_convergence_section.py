@@ -91,7 +91,7 @@ def test_a_long_run_is_summed_at_one_step_in_so_many(
 @pytest.mark.parametrize(
     ("settings", "state", "words"),
     [
-        ({"schedule": "constant"}, State.LOOK, "ends at 0.100, 100% of its peak"),
+        ({"schedule": "constant"}, State.LOOK, "stays at 0.100 to the end"),
         ({"schedule": "linear"}, State.OK, "which counts as zero"),
         ({"schedule": "cosine"}, State.OK, "which counts as zero"),
         ({"snapshots": 4}, State.OK, "which counts as zero"),

@@ -56,13 +56,8 @@ def test_runs_come_newest_first_or_as_asked(folder: Path):
     assert len(set(losses.values())) == 3
 
 
-def test_a_pattern_and_a_state_choose_runs(folder: Path):
+def test_a_pattern_chooses_runs(folder: Path):
     assert names(folder, match="mlp-*") == ["mlp-2", "mlp-1"]
-    states = {run.path.name: run.status for run in listing(folder)[0]}
-    assert [run.path.name for run in listing(folder, status=["diverged"])[0]] == []
-    assert set(names(folder)) == {
-        run.path.name for run in listing(folder, status=list(set(states.values())))[0]
-    }
 
 
 def test_a_line_holds_what_the_run_has(folder: Path):
@@ -84,8 +79,6 @@ def test_a_damaged_run_is_named_and_the_others_are_listed(folder: Path):
 def test_what_cannot_be_listed_is_refused_by_name(tmp_path: Path):
     with pytest.raises(BadArgument, match=r"`folder` is .*nowhere.*, which is not a folder"):
         listing(tmp_path / "nowhere")
-    with pytest.raises(BadArgument, match=r"`status` must be of running, finished, .* got 'done'"):
-        listing(tmp_path, status=["done"])
     with pytest.raises(
         BadArgument, match="`sort` must be one of age, name, loss, score, steps, limits, got 'size'"
     ):

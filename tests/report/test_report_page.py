@@ -235,7 +235,7 @@ def test_the_title_is_not_at_odds_with_the_next_action(run: Run) -> None:
     )
     page = render(run, diagnosis)
     assert "<code>--schedule linear</code>" in page
-    assert re.search(r"<h1>The learning rate ends at \S+, 100% of its peak.</h1>", page)
+    assert re.search(r"<h1>The learning rate stays at \S+ to the end.</h1>", page)
     other = replace(
         calm,
         claim="another_loss",

@@ -17,7 +17,7 @@ from gradiometer import BadArgument, Interrupted
 from gradiometer.measurement import Moments
 from gradiometer.measurement.optimizer.groups import Group
 from gradiometer.run import Run
-from gradiometer.run.budget import Budget
+from gradiometer.run.budget import READINGS, Budget
 from gradiometer.run.folder import RunFolder
 from gradiometer.run.recorder import FOLLOWED, LOSSES_A_LINE, Recorder
 from recorded_run import MANIFEST, Dear, Square, Step, check_whole, loss_at, train
@@ -53,7 +53,8 @@ def test_the_budget_decides_and_what_was_used_is_stated(folder: RunFolder) -> No
         for step in range(5000):
             now += 0.01
             if recorder.due(step):
-                recorder.measure(Step(step))
+                with budget.spending(READINGS):
+                    recorder.measure(Step(step))
             recorder.loss(step, 0.0)
         overhead = recorder.overhead
     assert overhead["budget"] == 0.02 and 0.0195 < overhead["used"] <= 0.0202

@@ -56,6 +56,20 @@ def test_every_claim_has_words() -> None:
     assert set(WORDS) == set(Claim)
 
 
+# Their cure is no line of code: there is nothing to paste.
+CURED_IN_WORDS = {
+    Claim.NO_GRADIENT,
+    Claim.SOFTMAX_TWICE,
+    Claim.RATE_BURST,
+    Claim.SCHEDULE_UNIT,
+    Claim.STOPPED_EARLY,
+    Claim.LEAK,
+    Claim.NOTHING_LEARNT,
+    Claim.LABELS_RANDOM,
+    Claim.LABELS_NOISY,
+}
+
+
 @pytest.mark.parametrize("claim", CASES)
 def test_every_claim_can_be_said(claim: Claim) -> None:
     found = triage_of(healthy(**dict(CASES[claim][0][0])))
@@ -66,7 +80,8 @@ def test_every_claim_can_be_said(claim: Claim) -> None:
         and "unknown" not in sentences.seen
         and sentences.seen.endswith(".")
     )
-    assert sentences.advice and sentences.advice.startswith("`")
+    assert sentences.advice
+    assert sentences.advice.startswith("`") == (claim not in CURED_IN_WORDS)
 
 
 def test_nothing_is_said_about_the_end_before_it() -> None:

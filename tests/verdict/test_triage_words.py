@@ -81,3 +81,22 @@ def test_a_larger_batch_is_pasted_with_the_updates_that_it_needs(
     triage = Triage((claimed,), Level(2.3, Known.LABELS), unseen={})
     (finding,) = findings_of(triage, settings, at_keyboard=at_keyboard)
     assert say(finding).advice == f"`{paste}`, with as many updates as now"
+
+
+@pytest.mark.parametrize(
+    ("cure", "expected"),
+    [
+        (("check the labels of the training set",), "check the labels of the training set"),
+        (
+            ("remove `detach()`", "optimizer.zero_grad()"),
+            "remove `detach()` or `optimizer.zero_grad()`",
+        ),
+        (("skip 340:341",), "`skip 340:341`"),
+        (("(loss / 4).backward()",), "`(loss / 4).backward()`"),
+        (("inputs = inputs / 255",), "`inputs = inputs / 255`"),
+    ],
+)
+def test_only_code_is_to_be_pasted(cure: tuple[str, ...], expected: str) -> None:
+    claimed = Claimed(Claim.NAN_EXAMPLE, {}, cure)
+    (finding,) = findings_of(Triage((claimed,), Level(2.3, Known.LABELS), unseen={}))
+    assert say(finding).advice == expected

@@ -13,7 +13,7 @@ from torch import nn
 
 from gradiometer.estimation import GradientNoise
 from gradiometer.integrations.watch import Watch
-from gradiometer.integrations.watch.turns import Turns
+from gradiometer.run.turns import Turns
 from watched_loop import Clock, one_backward, simple
 
 
@@ -69,7 +69,7 @@ def test_a_run_that_goes_on_proposes_at_the_pace_of_its_whole_length(
     again.load_state_dict(kept)
     go(again, model, optimizer, 2)
     assert again.steps == 1002 and again._recorder is not None
-    assert again._recorder.next_due(1002, 0.0) - 1002 > 10
+    assert again._recorder.cadence.next_due(1002, 0.0) - 1002 > 10
 
 
 def test_an_unmeasured_step_does_next_to_nothing(tmp_path: Path) -> None:

@@ -135,6 +135,22 @@ def test_a_loop_that_stops_at_a_nan_is_explained_after_its_error(tmp_path: Path)
     assert (found.cause, found.rows) == ("example", (3,)), found
 
 
+def test_trials_look_for_the_cause_of_an_incident(tmp_path: Path) -> None:
+    problem = planted_incidents.outlier_small()
+    loader = torch.utils.data.DataLoader(
+        torch.utils.data.TensorDataset(*problem.train.data), batch_size=BATCH, shuffle=True
+    )
+    ends = []
+    for trials in (0.0, 9.0):
+        w, model, _ = loop_of(
+            problem, lambda _: 0.05, tmp_path, checkpoints=1, trials=trials, sampling=loader
+        )
+        ends.append([one.detach().clone() for one in model.parameters()])
+    assert all(map(torch.equal, *ends))
+    (finding,) = [each for each in diagnose(w.run).findings if each.gauge == "incident"]
+    assert f"row 5 of the batch of step {STEP}" in str(say(finding))
+
+
 def test_an_incident_needs_its_updates(tmp_path: Path) -> None:
     problem = planted_incidents.outlier_small()
     w, _, _ = loop_of(problem, lambda _: 0.05, tmp_path)

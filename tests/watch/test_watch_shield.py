@@ -25,16 +25,15 @@ HOME = str(Path(gradiometer.__file__).parent)
 ENTRIES = {
     "Hook.__call__",
     "GradientHooks._end",
-    "GradientHooks._keep.<locals>.<lambda>",
+    "after_backward.<locals>.<lambda>",
     "GradientHooks._take_in",
     "Watch.__exit__",
     "Measuring._on_update",
     "Measuring.step",
-    "Measuring._step_with_a_decision",
     "before_the_update.<locals>.hook",
     "_heard",
 }
-"""Functions that training calls, which do nothing but enter the shield."""
+"""Functions that training calls: all that they do is inside of the shield."""
 LOOPS: dict[str, dict[str, Any]] = {
     "apart": {"loss": LOSSES, "gauges": "noise,temperature,trajectory"},
     "shared": {"loss": None, "accumulation": 2, "gauges": "noise"},

@@ -1,4 +1,4 @@
-"""What the shell completes besides commands and flags: problems, models, and the
+"""Completion in the shell besides commands and flags: problems, models, and the
 folders of runs."""
 
 from collections.abc import Iterator

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from gradiometer.loop.recorded.record import ForkRecord
     from gradiometer.run.reader import Run
 
-# What is tried if nothing is asked for.
+# The changes that are tried by default.
 DEFAULTS = ("rate 0.5x", "rate 2x", "batch 2x, rate sqrt")
 
 
@@ -185,7 +185,7 @@ def fork(
 
 
 def _alternatives(run: "Run", changes: tuple[str, ...], advice: bool) -> "tuple[Alternative, ...]":
-    """What is asked for, each once, or the default."""
+    """The changes of the command line, each once, or the default ones."""
     from gradiometer.loop.changes.text import alternative_of
 
     found = []

@@ -80,9 +80,10 @@ def _set_option(command: Command) -> Command:
             if name in values:
                 raise BadArgument(f"`--set` gives {name} twice: leave one of them out.")
             # `Configuration` refuses an unknown name, and names the nearest one
-            values[name] = (
-                _convert(fields[name].type, value, option, context) if name in fields else value
-            )
+            values[name] = value
+            if name in fields:
+                kind = click.types.convert_type(_click_type(fields[name].type))
+                values[name] = kind.convert(value.strip(), option, context)
         return values
 
     return click.option(
@@ -96,16 +97,6 @@ def _set_option(command: Command) -> Command:
             "nesterov=yes. Repeatable. They are listed in the reference, Configuration."
         ),
     )(command)
-
-
-def _convert(annotation: Any, text: str, option: click.Parameter, context: click.Context) -> Any:
-    """The value in a text, as the type of its field."""
-    kind = (
-        click.BOOL
-        if _kind(annotation) is bool
-        else click.types.convert_type(_click_type(annotation))
-    )
-    return kind.convert(text.strip(), option, context)
 
 
 def settings_of(flags: dict[str, Any]) -> dict[str, Any]:
@@ -172,8 +163,8 @@ def no_open_option(command: Command) -> Command:
 
 
 def _known_pool(_: click.Context, __: click.Parameter, text: str) -> str:
-    """The text, unless no pool has it or nothing answers at its address. Of the usual one nothing
-    is imported."""
+    """The text, unless no pool has it or nothing answers at its address. The usual one imports
+    nothing."""
     if text != "here":
         from gradiometer.jobs.choice import pool_of
 
@@ -183,15 +174,11 @@ def _known_pool(_: click.Context, __: click.Parameter, text: str) -> str:
     return text
 
 
-def _kind(annotation: Any) -> Any:
-    """The type of a flag's value, without None."""
-    if isinstance(annotation, types.UnionType):
-        return next(kind for kind in annotation.__args__ if kind is not types.NoneType)
-    return annotation
-
-
 def _click_type(annotation: Any) -> Any:
-    kind = _kind(annotation)
+    """The type of a flag's value, without None."""
+    kind = annotation
+    if isinstance(annotation, types.UnionType):
+        kind = next(one for one in annotation.__args__ if one is not types.NoneType)
     if typing.get_origin(kind) is typing.Literal:
         return click.Choice(list(kind.__args__))
     return kind

@@ -19,9 +19,8 @@ from rich.table import Table
 from rich.text import Text
 
 from gradiometer.cli.progress import clock, error_console, waiting
-from gradiometer.drift.spikes.cause import explain
+from gradiometer.drift.spikes.cause import explain, spikes_finding
 from gradiometer.drift.spikes.detection import find_spikes
-from gradiometer.drift.spikes.finding import spikes_finding
 from gradiometer.estimation.batch_advice import is_outranked
 from gradiometer.measurement.estimate import Estimate, Estimates, counted, significant
 from gradiometer.measurement.finding import Finding, State
@@ -80,7 +79,7 @@ class Panel:
         self.interval = REFRESH_SECONDS if console.is_terminal else LINE_SECONDS
 
     def wait(self, words: str) -> None:
-        """Show that work goes on in which no step is made, until the panel starts or is stopped."""
+        """Show that work continues in which no step is made, until the panel starts or is stopped."""
         self.close()
         self.waiting.enter_context(waiting(self.console, words))
 

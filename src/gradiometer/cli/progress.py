@@ -29,7 +29,7 @@ class Counter:
         self._bar: Progress | None = None
 
     def update(self, done: int, total: int) -> None:
-        """So many of them are finished; with 0 they begin now."""
+        """Show that `done` of `total` are finished; with 0 they begin now."""
         if self.console is None:
             return
         if not self.console.is_terminal:
@@ -81,7 +81,7 @@ def working(words: str, *, quiet: bool = False) -> Iterator[None]:
     """Show that work of unknown length continues, with the time that has passed.
 
     Args:
-        words: What is done, such as "sampling".
+        words: Name of the work, such as "sampling".
         quiet: Show nothing.
     """
     with nullcontext() if quiet else waiting(error_console(), words):

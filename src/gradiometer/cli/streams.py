@@ -87,7 +87,7 @@ class _Encoder(codecs.IncrementalEncoder):
 
 
 def _codec(name: str) -> codecs.CodecInfo | None:
-    """ASCII under a name of its own, because click replaces a stream in plain ASCII by one in
+    """ASCII under its own name, because click replaces a stream in plain ASCII by one in
     UTF-8."""
     if name != _ASCII:
         return None

@@ -49,9 +49,6 @@ BIAS = 0.2
 # 1.51 and 1.53.
 SLOPE_REACH = 1 / 12
 
-# Readings that are compared at least, since fewer do not show the error of a mean.
-FEWEST_COMPARED = 16
-
 Steps = Float[np.ndarray, " steps"]
 
 
@@ -210,14 +207,13 @@ class Signal:
         A way does if its mean differs by more than chance and by more than the bias that is
         expected of it; the floor only if it is above.
         """
-        newest = slice(-max(len(self.norm_squared) // 2, FEWEST_COMPARED), None)
-        together = self.norm_squared[newest]
+        together = _newest_half(self.norm_squared)
         least = BIAS * abs(float(together.mean()))
         # 2.6: standard errors beyond which two ways contradict each other: one comparison in a
         # hundred by chance.
         doubted = []
         for name, way in self.ways.items():
-            difference = way[newest] - together
+            difference = _newest_half(way) - together
             above = float(difference.mean())
             distance = above if name == "floor" else abs(above)
             if distance > max(least, 2.6 * _error(difference)):
@@ -232,9 +228,12 @@ class Signal:
         rate, where the line through them bends (Nesterov). If such readings counted, an interval
         that contains them would always be open.
         """
-        newest = slice(-max(len(self.norm_squared) // 2, FEWEST_COMPARED), None)
-        readings = [self.ways[name] for name in self.doubted]
-        return tuple(one for one in readings if one[newest].mean() > 2.6 * _error(one[newest]))
+        kept = []
+        for name in self.doubted:
+            newest = _newest_half(self.ways[name])
+            if newest.mean() > 2.6 * _error(newest):
+                kept.append(self.ways[name])
+        return tuple(kept)
 
 
 def signal(
@@ -306,9 +305,9 @@ def signal(
 
 def _is_near_the_set(lags: Steps, norm_squared: Steps, share_of_examples: float) -> bool:
     """True if tr Σ/N is above ‖g‖²/3 over the newest half of the readings, by the lags."""
-    newest = slice(-max(len(lags) // 2, FEWEST_COMPARED), None)
-    of_the_set = share_of_examples / (1 - share_of_examples) * (norm_squared - lags)[newest].mean()
-    return bool(of_the_set > max(lags[newest].mean(), 0.0) / 3)
+    noise = float(_newest_half(norm_squared - lags).mean())
+    of_the_set = share_of_examples / (1 - share_of_examples) * noise
+    return of_the_set > max(float(_newest_half(lags).mean()), 0.0) / 3
 
 
 def _without_epochs(readings: Steps, norm_squared: Steps, share_of_examples: float) -> Steps:
@@ -343,18 +342,22 @@ def combination(steady: Steps, unbiased: Steps, bias: float = BIAS) -> Steps:
     >>> bool(combination(steady, unbiased).mean() < 1.1)  # the second is too noisy to correct the first
     True
     """
-    newest = slice(-max(len(steady) // 2, FEWEST_COMPARED), None)
-    difference = (unbiased - steady)[newest]
+    difference = _newest_half(unbiased - steady)
     error = _error(difference)
     if not error > 0:
         return unbiased
     # 2.0: standard errors by which two ways have to differ before the bias is taken to be larger
     # than its prior.
     seen = float(difference.mean()) ** 2 - (2.0 * error) ** 2
-    squared_bias = max((bias * float(steady[newest].mean())) ** 2, seen)
+    squared_bias = max((bias * float(_newest_half(steady).mean())) ** 2, seen)
     weight = squared_bias / (squared_bias + error**2)
     mixed: Steps = (1 - weight) * steady + weight * unbiased
     return mixed
+
+
+def _newest_half(readings: Steps) -> Float[np.ndarray, " newest"]:
+    """The newest half of the readings: at least 16, since fewer do not show the error of a mean."""
+    return readings[-max(len(readings) // 2, 16) :]
 
 
 def _error(samples: Steps) -> float:

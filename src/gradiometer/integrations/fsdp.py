@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from gradiometer.errors import Unsupported
-from gradiometer.integrations.gradients import Preconditioner, at_the_end_of_backward, numbers_of
+from gradiometer.integrations.gradients import Preconditioner, after_backward, numbers_of
 from gradiometer.measurement.gauge import Gauge
 from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.preconditioner import SAMPLE, Sample, is_adaptive, preconditioner_of
@@ -252,7 +252,7 @@ class ShardHooks:
                 self._read[place] = self._numbers(gradient, self._whole_preconditioner.get(place))
             if self.whole_is_wanted and not self._ending:
                 self._ending = True
-                at_the_end_of_backward(lambda: at_the_end_of_backward(self._end))
+                after_backward(self._end)
 
     def _end(self) -> None:
         """`.grad` is complete. Called after FSDP's own callback of this backward, which was queued

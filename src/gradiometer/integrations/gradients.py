@@ -3,7 +3,7 @@ step to the next."""
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial, wraps
 from typing import Any
@@ -118,7 +118,7 @@ class GradientHooks:
     Args:
         parameters: The trainable parameters of the model.
         budget: The account that the cost is charged to.
-        shield: A context for everything that a backward calls, which may keep errors from it.
+        caught: Takes every error of what a backward calls, and may keep it from training.
         preconditioner: P, if norms under P are wanted too.
         keeps: False to keep only the norms at the end of a backward, `whole`, if `.grad` was zero
             before it.
@@ -128,7 +128,7 @@ class GradientHooks:
         self,
         parameters: Sequence[nn.Parameter],
         budget: Budget,
-        shield: AbstractContextManager[object, bool | None],
+        caught: Callable[[Exception], None],
         preconditioner: Preconditioner | None = None,
         *,
         keeps: bool = True,
@@ -136,55 +136,46 @@ class GradientHooks:
         self._keeps = keeps
         self._parameters = parameters
         self._budget = budget
-        self._shield = shield
+        self._caught = caught
         self._preconditioner = preconditioner
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
-        self._read: list[Tensor | None] = []
+        self._read: list[Tensor | None] = [None] * len(parameters)
         self._ending = False
+        # True if hooks are in place.
+        self.active = False
+        # True if a gradient was read since the last `take`.
+        self.has_read = False
+        # True if a parameter had several gradients since the last `take`: their sum need not be the
+        # gradient of one loss.
         self.in_parts = False
-        """True if a parameter had several gradients since the last `take`: their sum need not be
-        the gradient of one loss."""
+        # True if a gradient was already in `.grad` before the first backward since the last `take`.
         self.stale = False
-        """True if a gradient was already in `.grad` before the first backward since the last
-        `take`."""
         self.whole_is_wanted = False
+        # The numbers of every parameter's `.grad` (see `numbers_of`), at the end of the last
+        # backward for which `whole_is_wanted` was set: after DDP's all-reduce, before clipping. By
+        # the first entry `norms_of_all` checks that `.grad` is the mean of the gradients that were
+        # read.
         self.whole: Float[Tensor, "1 numbers"] | None = None
-        """The numbers of every parameter's `.grad` (see `numbers_of`), at the end of the last
-        backward for which
-        `whole_is_wanted` was set: after DDP's all-reduce, before clipping. By the first entry
-        `norms_of_all` checks that `.grad` is the mean of the gradients that were read."""
-
-    @property
-    def active(self) -> bool:
-        """True if hooks are in place."""
-        return bool(self._hooks)
-
-    @property
-    def is_whole(self) -> bool:
-        """True if `.grad` is the gradient of one backward alone, whose norms are `whole`."""
-        return self.whole is not None and not (self.in_parts or self.stale)
-
-    @property
-    def has_read(self) -> bool:
-        """True if a gradient was read since the last `take`."""
-        return any(gradient is not None for gradient in self._read)
 
     def start(self) -> None:
         """Put hooks in place and start empty."""
-        self.stop()
+        if self.active:
+            self.stop()
         self._hooks = [
             parameter.register_hook(partial(self._take_in, place))
             for place, parameter in enumerate(self._parameters)
             if parameter.requires_grad
         ]
+        self.active = bool(self._hooks)
 
     def stop(self) -> None:
         """Remove the hooks and forget the gradients."""
         for hook in self._hooks:
             hook.remove()
-        if self._hooks:
+        if self.active:
             forget_that_there_were_hooks(self._parameters)
         self._hooks = []
+        self.active = False
         self.forget()
         if self._preconditioner is not None:
             self._preconditioner.forget()
@@ -194,6 +185,7 @@ class GradientHooks:
     def forget(self) -> None:
         """Forget the gradients that were read."""
         self._read = [None] * len(self._parameters)
+        self.has_read = False
         self.in_parts = False
 
     def take(self) -> Gradients:
@@ -219,33 +211,37 @@ class GradientHooks:
         return numbers_of(self.take(), self._preconditioner)
 
     def _take_in(self, place: int, gradient: Tensor) -> None:
-        with self._shield:
-            self._keep(place, gradient)
-
-    def _keep(self, place: int, gradient: Tensor) -> None:
-        read = self._read[place]
-        if not (self._keeps or self.has_read):
-            held = self._parameters[place].grad
-            self.stale = held is not None and not held.is_sparse and bool(held.count_nonzero())
-        if self._keeps or self.stale or gradient.is_sparse:
-            # The tensor itself, not a view: torch then sees a second reference and copies it before
-            # `.grad` changes.
-            self._read[place] = gradient if read is None else read + gradient
-        else:
-            self._read[place] = NOT_KEPT
-        self.in_parts |= read is not None
-        if self.whole_is_wanted and not self._ending:
-            self._ending = True
-            at_the_end_of_backward(lambda: at_the_end_of_backward(self._end))
+        """Called by a backward that has made the gradient of a parameter."""
+        try:
+            read = self._read[place]
+            if not (self._keeps or self.has_read):
+                held = self._parameters[place].grad
+                self.stale = held is not None and not held.is_sparse and bool(held.count_nonzero())
+            if self._keeps or self.stale or gradient.is_sparse:
+                # The tensor itself, not a view: torch then sees a second reference and copies it
+                # before `.grad` changes.
+                self._read[place] = gradient if read is None else read + gradient
+            else:
+                self._read[place] = NOT_KEPT
+            self.has_read = True
+            self.in_parts |= read is not None
+            if self.whole_is_wanted and not self._ending:
+                self._ending = True
+                after_backward(self._end)
+        except Exception as error:
+            self._caught(error)
 
     def _end(self) -> None:
         """`.grad` is complete. Called after DDP's own callback of this backward, which was queued
         earlier."""
         self._ending = False
-        with self._shield, self._budget.spending(READINGS), torch.no_grad():
-            grads = gradients_of(self._parameters)
-            if self._keeps or not any(gradient.is_sparse for gradient in grads):
-                self.whole = numbers_of(grads, self._preconditioner if self._keeps else None)
+        try:
+            with self._budget.spending(READINGS), torch.no_grad():
+                grads = gradients_of(self._parameters)
+                if self._keeps or not any(gradient.is_sparse for gradient in grads):
+                    self.whole = numbers_of(grads, self._preconditioner if self._keeps else None)
+        except Exception as error:
+            self._caught(error)
 
 
 def forget_that_there_were_hooks(parameters: Sequence[Tensor]) -> None:
@@ -266,7 +262,6 @@ class GradientsInPlace:
 
     in_parts = False
     stale = False
-    is_whole = False
     whole = None
 
     def __init__(
@@ -274,8 +269,8 @@ class GradientsInPlace:
     ) -> None:
         self._parameters = parameters
         self._preconditioner = preconditioner
+        # True if the coming step is measured.
         self.active = False
-        """True if the coming step is measured."""
         self.whole_is_wanted = False
 
     @property
@@ -329,9 +324,11 @@ def numbers_of(
     return torch.cat(numbers, dim=1)
 
 
-def at_the_end_of_backward(call: Callable[[], None]) -> None:
-    """Queue a call for the end of the current backward. Calls may queue further calls."""
-    torch.autograd.Variable._execution_engine.queue_callback(call)
+def after_backward(call: Callable[[], None]) -> None:
+    """Call this at the end of the current backward, after the calls that it and other programs queue
+    by then, such as those of DDP and FSDP."""
+    queue = torch.autograd.Variable._execution_engine.queue_callback
+    queue(lambda: queue(call))
 
 
 Flat = Float[Tensor, " params"]
@@ -357,33 +354,34 @@ class LastGradient:
         self.parameters = list(parameters)
         self._optimizers = optimizers
         self._scaler = scaler
+        # ĝ, or P ĝ, of `step`.
         self.vector: Flat | None = None
-        """ĝ, or P ĝ, of `step`."""
         self.step = NEVER
+        # True if the vector is ĝ itself.
         self.is_plain = True
-        """True if the vector is ĝ itself."""
+        # Of the vector before with ĝ of this step; None if that was of no step right before.
         self.product: Tensor | None = None
-        """Of the vector before with ĝ of this step; None if that was of no step right before."""
         self.product_is_plain = True
+        # The step whose product has to be that of ĝ with ĝ.
         self.plain_at = NEVER
-        """The step whose product has to be that of ĝ with ĝ."""
 
     def take(self, step: int) -> Flat:
         """ĝ of this step, in the place of what was kept; the vector itself if it was taken
         already."""
         if self.vector is not None and step == self.step:
             return self.vector
-        gradient = self.read()
         self.product = None
         if self.vector is not None and step == self.step + 1:
-            self.product = self.vector @ gradient
+            self.product = dot(self.vector, gradients_of(self.parameters))
+            if self._scaler is not None:
+                self.product /= self.scale()
         self.product_is_plain = self.is_plain
-        self.vector = gradient
+        self.vector = self._read(into=self.vector)
         self.step = step
         self.is_plain = True
-        return gradient
+        return self.vector
 
-    def read(self, into: Flat | None = None) -> Flat:
+    def _read(self, into: Flat | None) -> Flat:
         """ĝ as one vector, without the factor of a GradScaler. A parameter without a gradient
         counts as zero."""
         gradient = flat(gradients_of(self.parameters), into)
@@ -417,6 +415,16 @@ class LastGradient:
 def gradients_of(parameters: Sequence[Tensor]) -> list[Tensor]:
     """`.grad` of every parameter, zeros where there is none."""
     return [torch.zeros_like(one) if one.grad is None else one.grad.detach() for one in parameters]
+
+
+def dot(vector: Flat, tensors: Sequence[Tensor]) -> Tensor:
+    """The product of a vector with all of these as one, without a copy of them."""
+    parts = vector.split([tensor.numel() for tensor in tensors])
+    products = [
+        part @ tensor.detach().reshape(-1).to(part)
+        for part, tensor in zip(parts, tensors, strict=True)
+    ]
+    return torch.stack(products).sum()
 
 
 def flat(tensors: Sequence[Tensor], into: Flat | None = None) -> Flat:

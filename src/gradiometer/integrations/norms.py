@@ -420,7 +420,8 @@ class NormsWatch(Recording):
             self._begun = True
             self._warn.attach(recorder)
             self._announcements.say(recorder.folder.path)
-        recorder.due(reading.step)
+        with recorder.budget.spending():
+            recorder.due(reading.step)
         recorder.record(reading)
         self.steps = reading.step + 1
         if loss is not None:

@@ -9,9 +9,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from gradiometer.arguments import check_level
-from gradiometer.drift.spikes.cause import explain
+from gradiometer.drift.spikes.cause import explain, spikes_finding
 from gradiometer.drift.spikes.detection import find_spikes
-from gradiometer.drift.spikes.finding import spikes_finding
 from gradiometer.logs.log import Column, Log
 from gradiometer.measurement.finding import Doubt, Finding, Issue, State
 from gradiometer.measurement.uncertainty.means import FEWEST_READINGS, mean

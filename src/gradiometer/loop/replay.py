@@ -284,6 +284,11 @@ def _notes(found: Sequence[Again]) -> tuple[str, ...]:
     if all(again.is_same for again in found):
         return ()
     most = max(again.difference for again in found)
+    if not most:
+        return (
+            "Updates of the loop were made again on a copy: its parameters have the same bits, and "
+            "other tensors, such as statistics that each process keeps for itself, differ.",
+        )
     return (
         f"Updates of the loop were made again on a copy and differ by rounding, {most:.1g} of an "
         "update: the loop computes its loss in another order, or its kernels do not repeat.",

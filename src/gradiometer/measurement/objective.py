@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar
@@ -14,7 +14,7 @@ from torch.func import grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from gradiometer.errors import Unsupported, UserCodeFailed, calling
+from gradiometer.errors import Unsupported, UserCodeFailed, mark
 from gradiometer.measurement.batch import (
     Batch,
     as_batch_of_one,
@@ -228,11 +228,19 @@ class Objective:
         """Generators and other models that the loss uses."""
         return Surroundings(self.loss, self.model)
 
-    @contextmanager
-    def untouched_randomness(self, seed: int) -> Iterator[None]:
+    def untouched_randomness(self, seed: int) -> AbstractContextManager[None]:
         """A context in which the loss can run. Every random state and other models' buffers are
         restored at its end."""
-        with untouched_randomness(seed, self.devices), self.surroundings.untouched(seed):
+        around = untouched_randomness(seed, self.devices)
+        found = self.surroundings
+        buffers = (one for module in found.modules for one in module._buffers.values())
+        if not found.generators and all(one is None for one in buffers):
+            return around
+        return self._untouched(around, seed)
+
+    @contextmanager
+    def _untouched(self, around: AbstractContextManager[None], seed: int) -> Iterator[None]:
+        with around, self.surroundings.untouched(seed):
             yield
 
     def mean_loss(self, parameters: Sequence[Tensor], batch: Batch) -> Float[Tensor, ""]:
@@ -280,17 +288,17 @@ class Objective:
             # gradient too. If torch is given one, it imports sympy, which takes half a second.
             one = torch.ones_like(loss, requires_grad=True) if create_graph else None
             try:
-                with calling("loss"):
-                    return loss, torch.autograd.grad(
-                        loss,
-                        leaves,
-                        one,
-                        create_graph=create_graph,
-                        allow_unused=True,
-                        materialize_grads=True,
-                    )
-            except RuntimeError as error:
-                if "use_reentrant" not in str(error):
+                return loss, torch.autograd.grad(
+                    loss,
+                    leaves,
+                    one,
+                    create_graph=create_graph,
+                    allow_unused=True,
+                    materialize_grads=True,
+                )
+            except Exception as error:
+                mark(error, "loss")
+                if not (isinstance(error, RuntimeError) and "use_reentrant" in str(error)):
                     raise
                 raise Unsupported(
                     "`model` is checkpointed with use_reentrant=True, for which torch cannot "
@@ -302,8 +310,11 @@ class Objective:
 
     def _call_loss(self, batch: Batch) -> Any:
         """What the user's loss returns for a batch: it is checked later."""
-        with calling("loss"):
+        try:
             return self.loss(self.model, batch)
+        except Exception as error:
+            mark(error, "loss")
+            raise
 
     def per_example_gradients(self, batch: Batch, *, seed: int = 0) -> Gradients:
         """The gradient of every example, by `torch.func.vmap`: each tensor has shape [examples,

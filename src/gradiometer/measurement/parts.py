@@ -95,7 +95,8 @@ class SpreadBuilder:
 
     def _of(self, rows: Float[np.ndarray, "rows parameters"]) -> Spread:
         """The spread from the squared norms of all parts, and in the last row of their mean."""
-        by_layer = _by_layer(rows, self.layer_of)
+        by_layer = np.zeros((len(rows), max(self.layer_of) + 1))
+        np.add.at(by_layer.T, list(self.layer_of), rows.T)
         return Spread(np.array(self.sizes), by_layer[:-1], by_layer[-1])
 
 
@@ -105,15 +106,6 @@ def _fetch(*blocks: Sequence[Float[Tensor, "rows parameters"]]) -> Any:
     if len(joined) == 1:
         return joined[0].cpu().numpy()
     return torch.stack([block.to(joined[0]) for block in joined]).cpu().numpy()
-
-
-def _by_layer(
-    squared: Float[np.ndarray, "rows parameters"], layer_of: Sequence[int]
-) -> Float[np.ndarray, "rows layers"]:
-    """The sums over the parameters of each layer."""
-    sums = np.zeros((len(squared), max(layer_of) + 1))
-    np.add.at(sums.T, list(layer_of), squared.T)
-    return sums
 
 
 # Numbers of a list of tensors that are changed at once, so that no further copy of them all is
@@ -129,13 +121,14 @@ TOGETHER = 2**16
 def squared_norms(gradients: Sequence[Tensor]) -> Float[Tensor, "1 parameters"]:
     """‖·‖² of every parameter's gradient, summed in double precision, in one pass over
     all of them."""
+    if len(gradients) < MANY:
+        return _squared_norms(gradients).unsqueeze(0)
     return _with_short_ones(lambda short: short.square_(), _squared_norms, gradients).unsqueeze(0)
 
 
 def _squared_norms(gradients: Sequence[Tensor]) -> Float[Tensor, " some"]:
-    norms = torch._foreach_norm(
-        [_condense(gradient) for gradient in gradients], dtype=torch.float64
-    )
+    shorter = [one if one.numel() < LONG else _condense(one) for one in gradients]
+    norms = torch._foreach_norm(shorter, dtype=torch.float64)
     return torch.stack([norm.to(norms[0].device) for norm in norms]).square()
 
 
@@ -143,6 +136,8 @@ def _between_norms(
     start: Sequence[Tensor], end: Sequence[Tensor], weight: float
 ) -> Float[Tensor, "1 parameters"]:
     """‖start + weight·(end − start)‖² of every parameter, a piece at a time."""
+    if len(start) < MANY and sum(one.numel() for one in start) <= TOGETHER:
+        return squared_norms(torch._foreach_lerp(list(start), list(end), weight))
     separately = partial(_pieces_between, weight=weight)
     return _with_short_ones(
         lambda a, b: a.lerp_(b, weight).square_(), separately, start, end
@@ -325,12 +320,7 @@ def _condense(gradient: Tensor) -> Tensor:
     relative error of the norm stays below 1e-7, which is the precision of the gradient itself.
     """
     size = gradient.numel()
-    if (
-        size < LONG
-        or gradient.device.type != "cpu"
-        or gradient.dtype != torch.float32
-        or not gradient.is_contiguous()
-    ):
+    if not (gradient.is_cpu and gradient.dtype == torch.float32 and gradient.is_contiguous()):
         return gradient
     flat, left = gradient.detach().view(-1), size % RUN
     norms: Tensor = torch.linalg.vector_norm(flat[: size - left].view(-1, RUN), dim=1)

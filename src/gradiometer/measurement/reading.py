@@ -126,16 +126,6 @@ Moments = Mapping[str, float | list[float]]
 """What a gauge keeps of one step: named numbers, each unbiased and additive over steps."""
 
 
-def is_finite(moments: Moments) -> bool:
-    """True if every moment is finite. A single one that is not would make every mean non-finite."""
-    return all(
-        all(map(math.isfinite, values))
-        if isinstance(values, list | tuple)
-        else math.isfinite(values)
-        for values in moments.values()
-    )
-
-
 @dataclass(frozen=True)
 class Reading:
     """One gauge's moments at one step of training."""

@@ -101,7 +101,7 @@ class TrainingStep:
         probe: Callable[[], Batch] | None = None,
         motion: Motion | Callable[[], Motion] | None = None,
         example_of: Int[Tensor, " rows"] | None = None,
-        arrived: Callable[[], None] = lambda: None,
+        arrived: Callable[[], None] | None = None,
         over_processes: Callable[[Gradients], Gradients] | None = None,
         seed: int = 0,
     ) -> None:
@@ -326,7 +326,8 @@ class TrainingStep:
         count = self.batch_size if parts is None else parts
         if count not in self._spreads:
             spread = self._of_parts(count, None if self._gradient is None else self._likely)
-            self._arrived()
+            if self._arrived is not None:
+                self._arrived()
             if isinstance(self._gradient, LikelyGradient) and not self._gradient.was_right():
                 spread = self._of_parts(count, lambda: self.gradient)
             self._spreads[count] = spread  # for the next gauge

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 from urllib.parse import quote
 
 from gradiometer.errors import BadArgument, GradiometerError
@@ -15,11 +15,11 @@ from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.finding import State
 from gradiometer.report.charts.blocks import blocks
 from gradiometer.report.charts.interval_strip import Sparkline, interval, number, sparkline
-from gradiometer.report.page.document import document
+from gradiometer.report.page.document import document, write_document
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.folder import run_folders
 from gradiometer.run.reader import Run, Status
-from gradiometer.storage.disk import reason_of, replace_file, writing
+from gradiometer.storage.disk import reason_of
 from gradiometer.verdict.diagnosis import diagnose
 from gradiometer.verdict.words.brief import in_brief
 
@@ -49,7 +49,7 @@ class RunRow:
         claim: Name of what limits it; empty if nothing was measured.
         brief: The same in at most four words.
         urgency: How urgent that is, 0 first.
-        curve: The training loss along the run as a small line; None if there is none to see.
+        curve: The training loss along the run as a small line; None if it is too short.
         age: Seconds since it was last written to.
     """
 
@@ -132,7 +132,7 @@ ORDERS: dict[str, Callable[[RunRow], Any]] = {
 
 
 def listing(
-    folder: Path, *, sort: str = "age", match: str = "*", status: Sequence[str] = ()
+    folder: Path, *, sort: str = "age", match: str = "*"
 ) -> tuple[tuple[RunRow, ...], tuple[str, ...]]:
     """The runs in a folder, and a warning for each that cannot be read.
 
@@ -141,10 +141,9 @@ def listing(
         sort: "age" (newest first), "name", "loss" (lowest first), "score" (best first), "steps"
             (longest first) or "limits" (by what limits them, the most urgent first).
         match: A pattern for the names of the runs, such as "digits-*".
-        status: The states to list, such as "finished". Default: all.
 
     Raises:
-        BadArgument: The folder does not exist, or the order or a state is unknown.
+        BadArgument: The folder does not exist, or the order is unknown.
         StorageFailed: The folder cannot be read.
 
     >>> from gradiometer.report.overview import listing
@@ -158,22 +157,16 @@ def listing(
         raise BadArgument(f"`sort` must be one of {', '.join(ORDERS)}, got {sort!r}.")
     if not folder.is_dir():
         raise BadArgument(f"`folder` is {str(folder)!r}, which is not a folder.")
-    unknown = [state for state in status if state not in get_args(Status)]
-    if unknown:
-        raise BadArgument(f"`status` must be of {', '.join(get_args(Status))}, got {unknown[0]!r}.")
     found: list[RunRow] = []
     warnings: list[str] = []
     for path in run_folders(folder):
         if not fnmatch.fnmatch(path.name, match):
             continue
         try:
-            listed = _row(path)
+            found.append(_row(path))
         except (GradiometerError, OSError) as error:  # damaged, or deleted meanwhile
             why = f"it cannot be read: {reason_of(error)}." if isinstance(error, OSError) else error
             warnings.append(f"{path.name} is left out: {why}")
-            continue
-        if not status or listed.status in status:
-            found.append(listed)
     return tuple(sorted(found, key=ORDERS[sort])), tuple(warnings)
 
 
@@ -239,10 +232,7 @@ def write_overview(runs: Sequence[RunRow], path: Path) -> Path:
     # the folder of the runs: the page may lie elsewhere
     folder = runs[0].path.parent if runs else path.parent
     lines = [_as_line(run, path.parent) for run in runs]
-    page = document(CONTENT, folder.resolve().name, (), runs=lines).encode(errors="replace")
-    with writing(path, "choose another file"):
-        replace_file(path, page)
-    return path
+    return write_document(document(CONTENT, folder.resolve().name, (), runs=lines), path)
 
 
 def _as_line(run: RunRow, folder: Path) -> dict[str, Any]:

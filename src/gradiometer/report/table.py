@@ -25,7 +25,11 @@ def table_of(run: Run, what: str) -> Table:
         run: The run.
         what: "readings", "losses" or "evaluations".
     """
-    makers = {"readings": _readings, "losses": _losses, "evaluations": _evaluations}
+    makers = {
+        "readings": _readings,
+        "losses": lambda run: dict(zip(("step", "loss"), run.losses, strict=True)),
+        "evaluations": _evaluations,
+    }
     if what not in makers:
         raise BadArgument(f"`what` must be one of {', '.join(makers)}, got {what!r}.")
     return makers[what](run)
@@ -75,11 +79,6 @@ def _readings(run: Run) -> Table:
                 }
         parts.append(columns)
     return _stack(parts)
-
-
-def _losses(run: Run) -> Table:
-    steps, losses = run.losses
-    return {"step": steps, "loss": losses}
 
 
 def _evaluations(run: Run) -> Table:

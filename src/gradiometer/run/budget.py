@@ -2,7 +2,6 @@
 
 import math
 import statistics
-import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +17,7 @@ from gradiometer.run.cadence.early import (
     START_UP_STEPS,
     EarlyReadings,
 )
+from gradiometer.run.turns import Turns
 
 # Part of the share that pays back what was used early, from step 1,000 on.
 REPAID = 0.6
@@ -92,7 +92,7 @@ class Budget:
         # Readings that are made early, before the share has paid for them.
         self.promised = PROMISED
         # Called before the cost of a measurement is taken, for charges that are known only then.
-        self.before_made: Callable[[], None] = lambda: None
+        self.before_made: Callable[[], None] | None = None
         self._earlier = self._lent = self._last = 0.0
         self._newest = 0
         self._started: float | None = None
@@ -129,7 +129,11 @@ class Budget:
     @property
     def training(self) -> float:
         """Seconds of training: elapsed seconds minus those that the instrument used."""
-        return self.elapsed - self.spent
+        return self._training_at(self.clock())
+
+    def _training_at(self, now: float) -> float:
+        running = 0.0 if self._started is None else now - self._started
+        return self._earlier + running - math.fsum(self.spent_on.values())
 
     @property
     def used(self) -> float:
@@ -272,7 +276,8 @@ class Budget:
     def made(self, kind: str = READINGS) -> None:
         """A measurement of this kind is complete: what was charged to it since the last one is its
         cost."""
-        self.before_made()
+        if self.before_made is not None:
+            self.before_made()
         cost = self.spent_on[kind] - self._counted[kind]
         if kind not in self._first:
             self._first[kind] = cost
@@ -284,11 +289,11 @@ class Budget:
         self._counted[kind] = self.spent_on[kind]
         if kind == READINGS:
             self.readings += 1
-            self._last = self.training
+            self._last = self._training_at(self._mark if self._open else self.clock())
             self._newest = self.steps
             if self._borrows:
                 spent = self.budgeted - self._by_the_way
-                self._lent = max(self._lent, spent - self._income(self.training))
+                self._lent = max(self._lent, spent - self._income(self._last))
 
     def state_dict(self) -> dict[str, Any]:
         """The state for a checkpoint."""
@@ -415,24 +420,4 @@ def clock_for(device: str) -> Callable[[], float]:
     Args:
         device: `torch.device.type` of the parameters.
     """
-    return ThreadClock() if device == "cpu" else time.perf_counter
-
-
-class ThreadClock:
-    """Processor seconds of the thread that calls it. It goes on where it was if another thread
-    does."""
-
-    def __init__(self) -> None:
-        self._thread = threading.get_ident()
-        self._offset = 0.0
-        self._last = 0.0
-
-    def __call__(self) -> float:
-        """The seconds so far."""
-        now = time.thread_time()
-        thread = threading.get_ident()
-        if thread != self._thread:
-            self._thread = thread
-            self._offset = self._last - now
-        self._last = now + self._offset
-        return self._last
+    return Turns(time.thread_time) if device == "cpu" else time.perf_counter

@@ -3,6 +3,7 @@ recorded."""
 
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -20,13 +21,17 @@ SMALL = 2**26
 LIMITS = Path("/sys/fs/cgroup")
 
 
-def measured(gauge: Gauge, step: Measurable) -> Moments | None:
-    """What a gauge measures of a step.
+def parameters_of(step: Measurable) -> Sequence[Any]:
+    """The trainable parameters; none of a step that another program has made."""
+    return step.objective.parameters if hasattr(step, "objective") else ()
+
+
+def measured(gauge: Gauge, step: Measurable, parameters: Sequence[Any]) -> Moments | None:
+    """What a gauge measures of a step of a model with these parameters.
 
     Raises:
         Unsupported: There is too little memory, before or while it measures.
     """
-    parameters = step.objective.parameters if hasattr(step, "objective") else []
     sizes: Counter[Any] = Counter()
     for parameter in parameters:
         sizes[parameter.device] += parameter.numel() * parameter.element_size()
@@ -80,11 +85,10 @@ def _left_of_machine() -> int | None:
         return left
 
 
-def peak_of(step: Measurable) -> int:
-    """The peak memory so far, in bytes, where this step is measured: of the accelerators, or else of
+def peak_of(parameters: Sequence[Any]) -> int:
+    """The peak memory so far, in bytes, where these parameters are: of the accelerators, or else of
     the process; 0 if it is not known."""
-    devices = step.objective.devices if hasattr(step, "objective") else ()
-    accelerators = [one for one in devices if one.type != "cpu"]
+    accelerators = {one.device for one in parameters if one.device.type != "cpu"}
     if not accelerators:
         try:
             import resource  # noqa: PLC0415 (not on Windows)

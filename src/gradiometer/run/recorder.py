@@ -7,16 +7,18 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal
 
+import numpy as np
+
 from gradiometer.errors import BadArgument, Interrupted, Unsupported, UserCodeFailed
 from gradiometer.measurement.evaluation import Evaluation
 from gradiometer.measurement.gauge import Gauge, Measurable
 from gradiometer.measurement.optimizer.groups import Changes
-from gradiometer.measurement.reading import Moments, Reading, Series, is_finite
+from gradiometer.measurement.reading import Moments, Reading, Series
 from gradiometer.run.artifacts import FILE, write_examples
-from gradiometer.run.budget import READINGS, START, Budget
+from gradiometer.run.budget import START, Budget
 from gradiometer.run.cadence.cadence import Cadence
 from gradiometer.run.folder import RunFolder
-from gradiometer.run.memory import measured, peak_of
+from gradiometer.run.memory import measured, parameters_of, peak_of
 from gradiometer.storage.disk import interrupted_by_disk
 from gradiometer.storage.journal import JournalWriter
 
@@ -91,9 +93,11 @@ class Recorder:
         self._written = time.perf_counter()
         # As many as a live panel needs. The file has all of them.
         self._recent = {gauge.name: deque[Reading](maxlen=1000) for gauge in self.gauges}
-        self._elsewhere = set(elsewhere)
         self._added = 0
-        self._followers = tuple(gauge for gauge in self.gauges if gauge.own_steps)
+        # Gauges that choose their own steps.
+        self.followers: tuple[Gauge, ...] = ()
+        if self._share != 0:
+            self.followers = tuple(gauge for gauge in self.gauges if gauge.own_steps)
         cadenced = [
             gauge for gauge in self.gauges if not gauge.own_steps and gauge.name not in elsewhere
         ]
@@ -102,23 +106,18 @@ class Recorder:
         self.tell: Callable[[str], object] | None = None
         # The most bytes by which a measured step raised the peak memory.
         self._raised = 0
-        self._cadence = Cadence(cadenced, self.budget, every, self._share)
+        # Says which steps are measured.
+        self.cadence = Cadence(cadenced, self.budget, every, self._share)
 
     def due(self, step: int) -> bool:
         """True if this step should be measured. It also writes the buffers in time. Steps before
-        `next_look` may be left out, for at most `LOOK_SECONDS`."""
-        if step < self._cadence.next_look and not self._cadence.is_late:
+        `cadence.next_look` may be left out, for at most `LOOK_SECONDS`."""
+        if step < self.cadence.next_look and not self.cadence.is_late:
             return False
         # Who follows the run sees its losses also where no step is measured.
         if not time.perf_counter() - self._written < SECONDS_BETWEEN_WRITES:
             self._write()
-        return self._cadence.due(step)
-
-    @property
-    def next_look(self) -> int:
-        """The next step that `due` has to be asked about, or that a gauge with its own
-        steps wants."""
-        return self._cadence.next_look
+        return self.cadence.due(step)
 
     def next_wanted(self, step: int, until: int) -> int:
         """The first step, from this one up to `until`, that a gauge with its own steps wants;
@@ -126,19 +125,14 @@ class Recorder:
 
         Only the next 64 steps are looked at if there is such a gauge.
         """
-        if not self._followers or self._share == 0:
+        if not self.followers:
             return until
         until = min(until, step + FOLLOWED)
         return next((one for one in range(step, until) if self.follows(one)), until)
 
-    def next_due(self, step: int, under_way: float) -> int:
-        """The step that will be measured next at the pace so far, after this one, which took
-        `under_way` seconds."""
-        return self._cadence.next_due(step, under_way)
-
     def chosen(self) -> list[str]:
         """Names of the gauges that `measure` would run now."""
-        return [gauge.name for gauge in (*self._cadence.turn(), *self._cadence.expensive())]
+        return [gauge.name for gauge in (*self.cadence.turn, *self.cadence.expensive())]
 
     def measure(self, step: Measurable, together: Made | None = None) -> list[Reading]:
         """Run the gauges whose turn it is and record their readings.
@@ -152,45 +146,44 @@ class Recorder:
                 gauge: its moments, None, or the reason why there are none. No other gauge that runs
                 the model is then run.
         """
-        turn = self._cadence.turn()
+        turn = self.cadence.turn
         if together is None:
-            expensive = self._cadence.expensive()
+            expensive = self.cadence.expensive()
         else:
             expensive = [
                 gauge for gauge in self.gauges if gauge.name in together and gauge not in turn
             ]
-        with self.budget.spending(READINGS):
-            peak = peak_of(step)
-            readings = [self._reading(gauge, step, together) for gauge in turn]
-            for gauge in expensive:
-                with self.budget.spending(gauge.name):
-                    readings.append(self._reading(gauge, step, together))
-                self._cadence.ran(gauge)
-            made = [reading for reading in readings if reading is not None]
-            for reading in made:
-                self._record(reading)
-            self._raised = max(self._raised, peak_of(step) - peak)
+        parameters = parameters_of(step)
+        peak = peak_of(parameters)
+        readings = [self._reading(gauge, step, parameters, together) for gauge in turn]
+        for gauge in expensive:
+            with self.budget.spending(gauge.name):
+                readings.append(self._reading(gauge, step, parameters, together))
+            self.cadence.ran(gauge)
+        made = [reading for reading in readings if reading is not None]
+        for reading in made:
+            self._record(reading)
+        self._raised = max(self._raised, peak_of(parameters) - peak)
         if made:
-            self._cadence.made(made[0].step)
+            self.cadence.made(made[0].step)
         return made
 
     def record(self, reading: Reading) -> None:
         """Record a reading of numbers that another program computed. Call `due` first, once per
         step."""
         self._record(reading)
-        self._cadence.made(reading.step)
+        self.cadence.made(reading.step)
 
     def add(self, reading: Reading) -> None:
         """Record a reading that was made elsewhere."""
         self._record(reading)
-        self._cadence.read(reading.step)
+        self.cadence.made(reading.step, elsewhere=True)
         self._added += 1
 
     def take_back(self, names: Collection[str]) -> None:
         """Measure these gauges here from now on: no more readings of them are given to `add`."""
-        self._cadence.add([gauge for gauge in self.gauges if gauge.name in names])
+        self.cadence.add([gauge for gauge in self.gauges if gauge.name in names])
         self._promises = True
-        self._elsewhere -= set(names)
 
     def has_readings(self, gauge: str) -> bool:
         """True if this process has recorded a reading of this gauge."""
@@ -198,14 +191,14 @@ class Recorder:
 
     def follows(self, step: int) -> bool:
         """True if a gauge that chooses its own steps measures at this one."""
-        return self._share != 0 and any(gauge.wants(step) for gauge in self._followers)
+        return any(gauge.wants(step) for gauge in self.followers)
 
     def follow(self, step: Measurable) -> None:
         """Run the gauges that have chosen this step themselves, and record their readings."""
         with self.budget.spending():
-            for gauge in self._followers:
-                if gauge.name not in self._cadence.refused and gauge.wants(step.index):
-                    reading = self._reading(gauge, step)
+            for gauge in self.followers:
+                if gauge.name not in self.cadence.refused and gauge.wants(step.index):
+                    reading = self._reading(gauge, step, parameters_of(step))
                     if reading is not None:
                         self._record(reading)
 
@@ -275,7 +268,7 @@ class Recorder:
     def flush(self) -> None:
         """Write everything and wait until it is on the disk."""
         with self.budget.spending():
-            self._cadence.reached(self._next_loss)
+            self.cadence.reached(self._next_loss)
             self._readings.append({"kind": "overhead", **self.overhead})
             self._write()
             self._readings.sync()
@@ -329,8 +322,8 @@ class Recorder:
         return {
             "budget": self._share,
             "used": self.budget.used,
-            "measured_steps": self._cadence.measured,
-            "every": self._cadence.spacing,
+            "measured_steps": self.cadence.measured,
+            "every": self.cadence.spacing,
             "mode": self._read_by,
             "spent": {name: seconds / training for name, seconds in spent.items()}
             if training > 0
@@ -347,29 +340,33 @@ class Recorder:
         """How readings were made: "products" if most of them are of training's own gradients."""
         if self._share == 0 or not self.gauges:
             return "off"
-        return "products" if 2 * self._added > self._cadence.measured else self.mode
+        return "products" if 2 * self._added > self.cadence.measured else self.mode
 
     def state_dict(self) -> dict[str, Any]:
         """The state for a checkpoint."""
-        return {**self._cadence.state_dict(), "budget": self.budget.state_dict()}
+        return {**self.cadence.state_dict(), "budget": self.budget.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a checkpoint."""
         self.budget.load_state_dict(state["budget"])
-        self._cadence.load_state_dict(state)
+        self.cadence.load_state_dict(state)
 
     def _reading(
-        self, gauge: Gauge, step: Measurable, together: Made | None = None
+        self,
+        gauge: Gauge,
+        step: Measurable,
+        parameters: Sequence[Any],
+        together: Made | None = None,
     ) -> Reading | None:
         try:
             if together is None or not gauge.needs_loss:
-                found: Moments | str | None = measured(gauge, step)
+                found: Moments | str | None = measured(gauge, step, parameters)
             else:
                 found = together.get(gauge.name)
             if isinstance(found, str):
                 raise Unsupported(found)
         except (BadArgument, Unsupported, UserCodeFailed) as error:
-            self._cadence.refused.add(gauge.name)
+            self.cadence.refuse(gauge.name)
             self.event(
                 "warning",
                 step.index,
@@ -388,7 +385,8 @@ class Recorder:
         )
 
     def _record(self, reading: Reading) -> None:
-        finite = is_finite(reading.moments)
+        # a single moment that is not finite would make every mean of them so
+        finite = all(np.isfinite(values).all() for values in reading.moments.values())
         line: dict[str, Any] = {
             "kind": "reading",
             "gauge": reading.gauge,

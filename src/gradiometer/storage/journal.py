@@ -247,14 +247,18 @@ def plain(value: Any) -> Any:
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else str(float(value))
     if isinstance(value, Mapping):
-        # `isinstance` with `Mapping` takes microseconds, and most records are written during
-        # training
+        # a call takes as long as the rest, and most records are written during training
         return {
-            str(name): part if part.__class__ in _SIMPLE else plain(part)
+            str(name): part
+            if part.__class__ in _SIMPLE or (part.__class__ is float and math.isfinite(part))
+            else plain(part)
             for name, part in value.items()
         }
     if isinstance(value, list | tuple | set | frozenset):
-        return [plain(part) for part in value]
+        return [
+            part if part.__class__ is float and math.isfinite(part) else plain(part)
+            for part in value
+        ]
     if hasattr(value, "tolist"):  # numpy and torch, without importing either
         return plain(value.tolist())
     if is_dataclass(value) and not isinstance(value, type):

@@ -17,17 +17,18 @@ from gradiometer.convergence.trajectory.endpoint import Endpoint, chaos_finding,
 from gradiometer.convergence.trajectory.path_facts import Kind, kind_of
 from gradiometer.drift.batch_sharpness import BatchSharpness
 from gradiometer.drift.curvature_survey import Survey
+from gradiometer.drift.spikes.cause import GAUGE as SPIKES
 from gradiometer.drift.spikes.cause import (
     Explanation,
+    clearest,
     explain,
     layer_near,
     sharpness_near,
+    spikes_finding,
     usual_norms,
 )
 from gradiometer.drift.spikes.detection import Spike
 from gradiometer.drift.spikes.evidence import Examined, Observation
-from gradiometer.drift.spikes.finding import GAUGE as SPIKES
-from gradiometer.drift.spikes.finding import clearest, spikes_finding
 from gradiometer.drift.stability import MomentumRule
 from gradiometer.estimation.batch_advice import is_outranked
 from gradiometer.estimation.batch_table import PRECONDITIONED

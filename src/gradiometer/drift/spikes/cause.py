@@ -1,6 +1,6 @@
-"""The likely cause of a spike: this batch, or an instability of the training."""
+"""The likely cause of a spike: this batch, or an instability of the training; and the finding."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -11,6 +11,7 @@ from gradiometer.drift.spikes.detection import Spike
 from gradiometer.drift.spikes.evidence import ROSE, STAYED, Examined, Observation
 from gradiometer.drift.stability import MomentumRule
 from gradiometer.estimation.products import PRODUCT
+from gradiometer.measurement.finding import Finding, Issue, State
 from gradiometer.measurement.reading import Series
 
 
@@ -150,3 +151,46 @@ def _squared_norms(series: Series) -> Float[np.ndarray, "steps layers"]:
     )
     squares: Float[np.ndarray, "steps layers"] = series.moments["gradient_norm_squared"] + noise
     return squares
+
+
+GAUGE = "spikes"
+
+CLAIMS = {
+    Cause.THIS_BATCH: "bad_batch",
+    Cause.INSTABILITY: "unstable",
+    Cause.UNKNOWN: "spike_of_unknown_cause",
+}
+
+
+def spikes_finding(
+    spikes: Sequence[Spike], explain: Callable[[Spike], Explanation], name: str = "The loss"
+) -> Finding:
+    """One finding about all spikes. Only the clearest one is explained.
+
+    Args:
+        spikes: At least one, whose places are steps.
+        explain: Finds the likely cause of a spike.
+        name: Name of the loss.
+    """
+    highest = clearest(spikes)
+    explanation = explain(highest)
+    # 10: A spike at the end of the record that lasts for so many losses asks for action.
+    lasting = not spikes[-1].ended and spikes[-1].length >= 10
+    facts = {
+        "loss": name,
+        "starts": tuple(spike.first for spike in spikes),
+        "first": highest.first,
+        "peak": highest.peak,
+        "length": highest.length,
+        "level": highest.level,
+        "height": highest.height,
+        "ended": highest.ended,
+        "evidence": explanation.evidence,
+    }
+    state = State.ACT if lasting else State.LOOK
+    return Finding(GAUGE, Issue.DRIFT, CLAIMS[explanation.cause], state, facts=facts)
+
+
+def clearest(spikes: Sequence[Spike]) -> Spike:
+    """The spike that is farthest above what noise does."""
+    return max(spikes, key=lambda spike: spike.score / spike.limit)

@@ -97,8 +97,8 @@ class AsMade(LikelyGradient):
         )
 
     def likely(self) -> Gradients | None:
-        """ĝ if `.grad` is what it was at the last step; None on a CPU, where ĝ is known at once."""
-        if self._made.is_cpu or not (self._seen.as_made or self._seen.unscaled):
+        """ĝ if `.grad` is what it was at the last step."""
+        if not (self._seen.as_made or self._seen.unscaled):
             return None
         self._assumed = Seen(self._seen.as_made, self._seen.unscaled)
         taken = gradients_of(self._parameters)
@@ -149,10 +149,10 @@ class Stopwatch:
         self._begun: tuple[Any, float] | None = None
         self._parts = list[tuple[Any, Any, float]]()
         self._can_time = True
-        budget.before_made = self.charge
 
     def start(self, devices: Iterable[torch.device]) -> None:
         """Prepare for a step on these devices."""
+        self._budget.before_made = self.charge
         self.charge()
         self._devices = [device for device in devices if device.type != "cpu"]
         self._begun = None

@@ -23,7 +23,7 @@ from gradiometer.integrations.watch.subject import Subject
 from gradiometer.measurement.batch import Batch, join_batches
 from gradiometer.measurement.motion import Motion
 from gradiometer.measurement.objective import Gradients
-from gradiometer.measurement.optimizer.groups import Group, largest_rate
+from gradiometer.measurement.optimizer.groups import Group
 from gradiometer.measurement.parts import SpreadBuilder, squared_norms
 from gradiometer.measurement.reading import Spread
 from gradiometer.measurement.step import TrainingStep
@@ -62,14 +62,18 @@ class Capture:
         self._warn = warn
         self._shield = shield
         self._preconditioner = preconditioner
-        self._gradients: GradientHooks | ShardHooks | GradientsInPlace
+        # True if the spread comes from training's own micro-batches, here and on other processes.
+        self.shared = subject.accumulation * subject.ranks.count > 1
+        # Its `active` is True if the current step is measured, and its `has_read` if a backward was
+        # made since the last call of `catch`.
+        self.gradients: GradientHooks | ShardHooks | GradientsInPlace
         if subject.sharded:
-            self._gradients = ShardHooks(objective, budget, shield, preconditioner)
+            self.gradients = ShardHooks(objective, budget, shield, preconditioner)
         elif subject.spread is not None:
-            self._gradients = GradientsInPlace(parameters, preconditioner)
+            self.gradients = GradientsInPlace(parameters, preconditioner)
         else:
-            self._gradients = GradientHooks(
-                parameters, budget, shield, preconditioner, keeps=self.shared
+            self.gradients = GradientHooks(
+                parameters, budget, shield.caught, preconditioner, keeps=self.shared
             )
         self._builder = SpreadBuilder(objective.layer_of)
         self._rows = Rows(subject, warn, shield)
@@ -81,39 +85,32 @@ class Capture:
         self._factor: Copied | None = None
         self._seen = Seen()
         self.stopwatch = Stopwatch(budget)
+        # True if an accelerator works for the measured step, so that the stopwatch is needed.
+        self.waits = False
         device = parameters[0].device
         self.together = OverProcesses((), self._ranks, budget, device)
         numbers = self._kinds * len(parameters)
         self.exchange = Exchange(self._ranks, subject.accumulation, numbers, device)
 
-    @property
-    def shared(self) -> bool:
-        """True if the spread comes from training's own micro-batches, here and on
-        other processes."""
-        return self._accumulation * self._ranks.count > 1
-
-    @property
-    def active(self) -> bool:
-        """True if the current step is measured."""
-        return self._gradients.active
-
-    @property
-    def has_read(self) -> bool:
-        """True if a backward was made since the last call of `catch`."""
-        return self._gradients.has_read
-
     def start(self) -> None:
         """Measure the next step."""
         self._builder = SpreadBuilder(self._objective.layer_of)
-        self.stopwatch.start(self._objective.devices)
-        self._gradients.start()
-        self._shares.start()
-        self._gradients.whole_is_wanted = self._accumulation == 1
+        devices = {parameter.device for parameter in self._parameters}
+        self.waits = any(device.type != "cpu" for device in devices)
+        if self.waits:
+            self.stopwatch.start(devices)
+        self.gradients.start()
+        if self._shares.left:
+            self._shares.start()
+        elif self._shares.listens:
+            self._shares.stop()
+        self.gradients.whole_is_wanted = self._accumulation == 1
 
     def stop(self) -> None:
         """Do not measure the next step."""
-        self._gradients.stop()
-        self._shares.stop()
+        self.gradients.stop()
+        if self._shares.listens:
+            self._shares.stop()
 
     def forget_unannounced_backward(self) -> None:
         """The parameters were updated after a backward without a call of `step`."""
@@ -121,16 +118,13 @@ class Capture:
             "`step` was not called before `optimizer.step()`: call it after `backward`, before the "
             "update"
         )
-        self.forget()
-
-    def forget(self) -> None:
-        """The parameters were updated: an earlier backward does not belong to the next step."""
-        self._gradients.forget()
+        # the earlier backward does not belong to the next step
+        self.gradients.forget()
 
     @property
     def changed(self) -> bool:
         """True if other parameters are trained than at the start. Warns once."""
-        if isinstance(self._gradients, ShardHooks):
+        if isinstance(self.gradients, ShardHooks):
             return False
         if self._objective.trains(self._parameters):
             return False
@@ -143,8 +137,9 @@ class Capture:
 
     def catch(self, parts: Sequence[Part], loss: Any) -> None:
         """Take in one more backward, and the loss as it was given to `step`."""
-        self._shares.given(loss)
-        if not self.has_read:
+        if self._shares.listens:
+            self._shares.given(loss)
+        if not self.gradients.has_read:
             self._refuse_or_warn(
                 "`step` was called, but no backward of this model was made since the last one: "
                 "call it after every `backward`, on the model that was given to `watch`, and not "
@@ -153,9 +148,10 @@ class Capture:
             )
             self.stop()
         elif self.shared:
-            self._builder.add_norms(parts[-1].size, self._gradients.norms())
-            self._gradients.whole_is_wanted = len(parts) == self._accumulation - 1
-        self.stopwatch.lap()
+            self._builder.add_norms(parts[-1].size, self.gradients.norms())
+            self.gradients.whole_is_wanted = len(parts) == self._accumulation - 1
+        if self.waits:
+            self.stopwatch.lap()
 
     def step(
         self,
@@ -163,6 +159,7 @@ class Capture:
         *,
         index: int,
         groups: tuple[Group, ...],
+        learning_rate: float,
         proposal: int,
         chosen: Collection[str] = (),
         motion: Callable[[Norms], Motion] | None = None,
@@ -172,6 +169,7 @@ class Capture:
         Args:
             parts: All backwards of this process.
             groups: The settings of the optimizers.
+            learning_rate: The largest of their rates.
             proposal: The step that this process would measure next. All processes take rank 0's.
             chosen: Names of the gauges that this process would run. Those of rank 0 are measured by
                 all processes.
@@ -182,8 +180,9 @@ class Capture:
         if self._subject.scaler is not None:
             divisor = self._subject.scale()
             self._factor = Copied(divisor)
-        self._shares.decide([part.loss for part in parts], lambda: self._scaled)
-        share = partial(self._share, parts, index, groups)
+        if self._shares.left:
+            self._shares.decide([part.loss for part in parts], lambda: self._scaled)
+        share = partial(self._share, parts, index, groups, learning_rate)
         spread = self._spread(proposal, chosen, share) if self.shared else None
         if self._subject.spread is not None:
             spread = self._subject.spread()
@@ -191,10 +190,15 @@ class Capture:
             return None
         # made: ‖·‖² of every parameter's gradient, times the square of the scale
         gradient, made = self._gradient(divisor)
-        if self._check is not None:
-            self._check(parts[0].batch, parts[0].loss, None if self.shared else gradient)
-        in_halves = not self.shared and self._subject.spread is None and self._halves(parts[0])
-        if spread is None and not in_halves:
+        check = self._check
+        if check is not None and check.same_loss:
+            if check.left:
+                check.left -= 1
+            else:
+                check(parts[0].batch, parts[0].loss, None if self.shared else gradient)
+        if spread is None and (self.shared or self._subject.spread is not None):
+            return None
+        if spread is None and parts[0].size < 4 and not self._has_halves(parts[0]):
             return None
         probe = self._batches.probe
         if probe is not None:
@@ -202,13 +206,14 @@ class Capture:
                 self._objective, parts[0].size, index, groups, self._preconditioner, self._seed
             )
         batch_of = self._batch(parts)
-        self._rows.look(batch_of)
+        if not self._rows.is_done:
+            self._rows.look(batch_of)
         judges = self._batches.judges
         return TrainingStep(
             self._objective,
             batch_of,
             index=index,
-            learning_rate=largest_rate(groups) * (self._shares.multiple or 1.0),
+            learning_rate=learning_rate * (self._shares.multiple or 1.0),
             groups=groups,
             sampling=self._batches.sampling,
             gradient=gradient if self._check is None or self._check.same_loss else None,
@@ -222,8 +227,8 @@ class Capture:
             motion=None
             if motion is None or made is None
             else partial(motion, made() / self._scale**2),
-            example_of=self._batches.example_of(batch_of),
-            arrived=self.stopwatch.lap,
+            example_of=None if self._batches.groups is None else self._batches.example_of(batch_of),
+            arrived=self.stopwatch.lap if self.waits else None,
             seed=self._seed,
         )
 
@@ -232,6 +237,7 @@ class Capture:
         parts: Sequence[Part],
         index: int,
         groups: tuple[Group, ...],
+        learning_rate: float,
         mean: Callable[[Gradients], Gradients],
     ) -> TrainingStep:
         """The step of the examples of this process, for gauges that all processes
@@ -240,7 +246,7 @@ class Capture:
             self._objective,
             self._batch(parts),
             index=index,
-            learning_rate=largest_rate(groups),
+            learning_rate=learning_rate,
             groups=groups,
             sampling=self._batches.sampling,
             over_processes=mean,
@@ -250,7 +256,7 @@ class Capture:
     def _spread(self, proposal: int, chosen: Collection[str], share: StepOf) -> Spread | None:
         """The spread over all micro-batches, if they have one size: only then is ĝ their plain
         mean."""
-        whole = self._gradients.whole
+        whole = self.gradients.whole
         if whole is None:
             raise BadArgument(
                 "`accumulation` is more than the number of backwards: give the number that an "
@@ -266,7 +272,7 @@ class Capture:
         self.stopwatch.lap()
         if not self._ranks.alone:  # before anything that may fail on one process alone
             self.together.measure(self.exchange.bits, share)
-        copies = self._gradients.copies if isinstance(self._gradients, ShardHooks) else None
+        copies = self.gradients.copies if isinstance(self.gradients, ShardHooks) else None
         norms, adds_up = norms_of_all(
             norms_read, self._ranks.count, copies=copies, kinds=self._kinds
         )
@@ -305,12 +311,10 @@ class Capture:
             self._warned.add(text)
             self._warn(text)
 
-    def _halves(self, part: Part) -> bool:
-        """True if the batch has two halves with a gradient each. If the loss couples examples, each
-        half needs two."""
-        if not 2 <= part.size < 4:
-            return part.size >= 2
-        return not self._objective.traits(part.batch, seed=self._seed).coupled
+    def _has_halves(self, part: Part) -> bool:
+        """True if a batch of fewer than 4 examples has two halves with a gradient each. If the loss
+        couples examples, each half needs two."""
+        return part.size >= 2 and not self._objective.traits(part.batch, seed=self._seed).coupled
 
     def _batch(self, parts: Sequence[Part]) -> Callable[[], Batch]:
         """Returns the examples of this process, joined when they are first asked for; only the last
@@ -330,23 +334,27 @@ class Capture:
     ) -> tuple[Gradients | Callable[[], Gradients | None] | None, Callable[[], Norms] | None]:
         """ĝ or a function that returns it, and a function that returns ‖ĝ‖² of every parameter;
         None if unavailable."""
-        whole = self._gradients.whole
-        if isinstance(self._gradients, ShardHooks):
+        whole = self.gradients.whole
+        if isinstance(self.gradients, ShardHooks):
             return None, None
-        if whole is not None and (self.shared or self._gradients.is_whole):
-            self._gradients.forget()
+        is_alone = not (self.gradients.in_parts or self.gradients.stale)
+        if whole is not None and (self.shared or is_alone):
+            self.gradients.forget()
             squared = whole[0, : len(self._parameters)]
-            made = AsMade(self._parameters, squared, lambda: self._scale, divisor, self._seen)
-            return made, lambda: squared
-        if self._gradients.in_parts:
-            self._gradients.forget()
+            multiple = self._shares.multiple or 1.0
+            scale = (lambda: multiple) if divisor is None else (lambda: self._scale)
+            made = AsMade(self._parameters, squared, scale, divisor, self._seen)
+            # on a CPU it is known at once, so that nothing is assumed of it
+            return made.__call__ if squared.is_cpu else made, lambda: squared
+        if self.gradients.in_parts:
+            self.gradients.forget()
             self._warn_once(
                 "several backwards went through `model` before one `step`: only `loss` is measured"
             )
             return None, None
-        taken = self._gradients.take()
+        taken = self.gradients.take()
         gradient = taken if self._scale == 1 else list(torch._foreach_div(taken, self._scale))
-        if self._gradients.stale:
+        if self.gradients.stale:
             self._warn_once(
                 "`.grad` was not zero before `backward`, so that training adds the gradients of "
                 "all earlier steps: call `optimizer.zero_grad()` before each update; the "

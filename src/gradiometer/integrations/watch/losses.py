@@ -155,20 +155,20 @@ class Losses:
         self._subject = subject
         self._objective = subject.objective
         self._warn = warn
+        # True if the whole model is on the CPU, and with it the losses.
         self.on_cpu = all(device.type == "cpu" for device in subject.objective.devices)
-        """True if the whole model is on the CPU, and with it the losses."""
+        # The losses of the last steps, which are not written yet.
         self.waiting: list[Kept] = []
-        """The losses of the last steps, which are not written yet."""
+        # The step of the first of them.
         self.waits_from = 0
-        """The step of the first of them."""
         self._arriving: Arriving | None = None
         self._warned = False
+        # Its `limit` is that of a loss worth an examination.
         self.examiner = Examiner(subject.objective, subject.seed)
-        """Its `limit` is that of a loss worth an examination."""
+        # The last batch whose loss is a number, and its loss.
         self.before: tuple[Batch, float] | None = None
-        """The last batch whose loss is a number, and its loss."""
+        # The recorder that writes them, on rank 0.
         self.recorder: Recorder | None = None
-        """The recorder that writes them, on rank 0."""
 
     def look_at(self, step: int, parts: Sequence[Part]) -> None:
         """Check the loss of the last of these backwards, before the update.
@@ -205,28 +205,6 @@ class Losses:
                 self._objective, parts[-1].batch, seed=subject.seed, has_loss=subject.has_loss
             )
         self._report(f"{text}: {found.text}", not_finite=found.kind)
-
-    @property
-    def steps_until_learning(self) -> int:
-        """The number of steps that may be kept before the examiner has to learn: which steps are
-        examined must not depend on when losses are written. On an accelerator nothing waits for
-        that."""
-        return min(self.examiner.awaits, WAITING) if self.on_cpu else WAITING
-
-    def keep(self, step: int, loss: Kept) -> None:
-        """Keep the loss of a finished step, or those of its backwards."""
-        # the steps between have failed
-        if self.waiting and step != self.waits_from + len(self.waiting):
-            self.fetch()
-        if not self.waiting:
-            self.waits_from = step
-        self.waiting.append(loss)
-        self.fetch(WAITING)
-
-    def write(self) -> None:
-        """Write the losses that wait. Those on an accelerator are written later, by one copy for
-        many steps."""
-        self.fetch(1 if self.on_cpu else WAITING)
 
     def leave_out(self) -> None:
         """Warn of a batch without examples, which has no loss."""
@@ -315,10 +293,11 @@ TIMED = 5
 
 
 class Between:
-    """Keeps the losses of the steps up to the next one that may be measured.
+    """Keeps the losses of all steps, and knows the next step at which there is more to do.
 
     They come in stretches of at most 64 steps, or a quarter of a second. At the end of a stretch
-    losses are written. Its last step is timed and stands for the others, and all are charged.
+    losses are written. If its last step is not measured, it is timed and stands for the others that
+    were not, and all are charged.
 
     Args:
         subject: The training.
@@ -334,29 +313,30 @@ class Between:
         self._budget = subject.budget
         self._accumulation = subject.accumulation
         self._from = 0
+        self._measured = 0
+        # True until a loss of more than one number came: an error of `item` costs as much as ten
+        # calls.
         self._are_numbers = losses.on_cpu
-        """True until a loss of more than one number came: an error of `item` costs as much as ten
-        calls."""
         self._timed: deque[float] = deque(maxlen=TIMED)
+        # True between a step and its update, if the step is not measured.
         self.waits = False
-        """True between a step and its update, if the step is not measured."""
+        # The next step at which there is more to do than `take`.
+        self.due = 0
+        # Steps before this one are not measured. The others may be.
         self.planned = 0
-        """Steps before this one are given to `take`. The others may be measured."""
+        # True if the planned step is measured; otherwise that is decided right before it.
+        self.is_certain = False
+        # Seconds in which the hooks of the planned step were put in place, until they are charged.
+        self.hooking = 0.0
+        # The last step of the stretch.
         self.until = 0
-        """The last step of the stretch."""
+        # The stretch ends at this time at the latest.
         self.late = 0.0
-        """The stretch ends at this time at the latest."""
-
-    def begin(self, step: int, planned: int) -> None:
-        """Nothing is measured at the steps from this one up to `planned`, without it."""
-        self._from = step
-        self.planned = planned
-        self.until = min(planned, step + self._losses.steps_until_learning) - 1
-        self.late = time.perf_counter() + LOOK_SECONDS
 
     def end(self) -> None:
         """Every step may be measured from now on."""
         self.planned = 0
+        self.due = 0
 
     def take(self, step: int, parts: list[Part], loss: Tensor | float, batch: Batch) -> bool:
         """Keep the loss of one backward.
@@ -414,22 +394,37 @@ class Between:
         return is_complete
 
     def keep(self, step: int, parts: list[Part]) -> None:
-        """Keep the losses of a complete step that may be measured, and clear its parts. They are
-        written at once if they are numbers.
+        """Keep the losses of a complete step that may be measured, and clear its parts.
 
         A step with a backward of which nothing is known has no loss.
         """
+        self._measured += 1
+        losses = self._losses
         loss = parts[0].loss if len(parts) == 1 else without_batches(parts)
-        is_known = isinstance(parts[-1].loss, float)
-        if all(part.size for part in parts):
-            self._losses.keep(step, loss)
-        parts.clear()  # after it: a step whose losses cannot be kept still has to be closed
+        is_known = all(part.size for part in parts)
+        # those that wait are of successive steps: some between may have failed
+        if losses.waiting and not (is_known and step == losses.waits_from + len(losses.waiting)):
+            losses.fetch()
         if is_known:
-            self._losses.fetch()
+            if not losses.waiting:
+                losses.waits_from = step
+            losses.waiting.append(loss)
+        parts.clear()  # after it: a step whose losses cannot be kept still has to be closed
 
-    def charge(self, step: int) -> None:
-        """Charge the steps up to this one, without it."""
-        if self._timed and step > self._from:
-            backwards = (step - self._from) * self._accumulation
+    def close_stretch(self, step: int) -> None:
+        """Charge the steps up to this one, without it, write their losses, and begin a stretch.
+
+        Those on an accelerator are written later, by one copy for many steps. Which steps are
+        examined must not depend on when losses are written, so that a stretch is over when the
+        examiner has to learn. On an accelerator nothing waits for that.
+        """
+        losses = self._losses
+        backwards = (step - self._from - self._measured) * self._accumulation
+        if self._timed and backwards > 0:
             self._budget.charge(BOOKKEEPING, statistics.median(self._timed) * backwards)
+        losses.fetch(1 if losses.on_cpu else WAITING)
         self._from = step
+        self._measured = 0
+        ahead = min(losses.examiner.awaits, WAITING) if losses.on_cpu else WAITING
+        self.until = step + ahead - 1
+        self.late = time.perf_counter() + LOOK_SECONDS

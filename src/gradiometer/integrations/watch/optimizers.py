@@ -19,7 +19,7 @@ from gradiometer.errors import BadArgument, Unsupported
 from gradiometer.integrations.watch.subject import Subject
 from gradiometer.measurement.motion import Motion, Origin, update_of, velocity_of
 from gradiometer.measurement.objective import Objective
-from gradiometer.measurement.optimizer.groups import Changes, groups_of
+from gradiometer.measurement.optimizer.groups import Changes, Group, groups_of, largest_rate
 from gradiometer.measurement.optimizer.several import bare_optimizer
 from gradiometer.measurement.reading import Draw
 
@@ -45,8 +45,11 @@ class Settings:
             None
         )
         self._kept: list[object] = []
+        self._groups: tuple[Group, ...] = ()
+        # The largest learning rate of the groups that `groups` has returned.
+        self.rate = 0.0
+        # The next step at which `stepped` has something to do.
         self.next_look = 0
-        """The next step at which `stepped` has something to do."""
 
     def attach(self, changes: Changes) -> None:
         """Record changes from now on."""
@@ -110,25 +113,29 @@ class Settings:
         if self._changes is None:
             return
         if step >= self._changes.next_look:
-            now = self._objects()
-            # The same objects have the same values, which is quick to see.
-            if len(now) == len(self._kept) and all(map(operator.is_, now, self._kept)):
-                self._changes.pass_over(step)
-            else:
-                # A tensor may be changed in place.
-                self._kept = [] if any(isinstance(one, Tensor) for one in now) else now
-                self._changes.look(step, self._subject.groups)
+            self.groups(step)
         self.next_look = self._changes.next_look
 
-    def _objects(self) -> list[object]:
-        """The optimizers, their groups and their settings."""
-        found: list[object] = []
+    def groups(self, step: int) -> tuple[Group, ...]:
+        """The settings at this step. They are recorded, too, if they have changed."""
+        now: list[object] = []
         for optimizer in self._optimizers:
-            found.append(optimizer)
+            now.append(optimizer)
             for group in optimizer.param_groups:
-                found.append(group)
-                found += map(group.get, NAMES)
-        return found
+                now.append(group)
+                now += map(group.get, NAMES)
+        # The same objects have the same values, which is quick to see.
+        if len(now) != len(self._kept) or not all(map(operator.is_, now, self._kept)):
+            # A tensor may be changed in place.
+            self._kept = [] if any(isinstance(one, Tensor) for one in now) else now
+            self._groups = self._subject.groups
+            self.rate = largest_rate(self._groups)
+            if self._changes is not None:
+                self._changes.look(step, self._groups)
+        if self._changes is not None:
+            self._changes.next_look = step + max(1, step >> 6)
+            self.next_look = self._changes.next_look
+        return self._groups
 
     def note(self, step: int) -> None:
         """Record the settings now, which are those of this coming step, if there is one."""
@@ -161,11 +168,13 @@ class Pace:
         self._search = search
         self._doubt = ""
         self._from: int | None = None
+        # Updates since the last check.
         self.updates = 0
-        """Updates since the last check."""
         self._sought = False
         self._short = 0
         self._short_at = -1
+        # Number of steps from which on `at` has something to do.
+        self.next = 0
 
     def count_steps_inside(
         self, optimizer: Optimizer, steps: Callable[[], int]
@@ -214,6 +223,7 @@ class Pace:
         """
         if self._from is None:
             self._from = steps - 1
+        self.next = self._from + A_WHILE
         self._tell_doubt()
         made = steps - self._from
         if made < A_WHILE:
@@ -227,6 +237,7 @@ class Pace:
             )
             self._search(self._find)
         self._from = steps
+        self.next = steps + (1 if self._doubt else A_WHILE)
         self.updates = 0
         self._sought = False
 

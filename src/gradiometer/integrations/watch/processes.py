@@ -149,7 +149,8 @@ class OverProcesses:
 
     def _measure(self, gauge: Gauge, step_of: StepOf) -> Moments | str | None:
         try:
-            found = measured(gauge, step_of(self._mean)) or {}
+            step = step_of(self._mean)
+            found = measured(gauge, step, step.objective.parameters) or {}
             numbers = [float(value) for each in found.values() for value in np.ravel(each)]
             if len(numbers) > MOST:
                 raise Unsupported(

@@ -234,17 +234,17 @@ class Recording:
         self._name = file_name(name)
         self._own_gauges = gauges
         self._announcements = announcements
+        # The context for everything that training calls: after the first update its errors become
+        # warnings.
         self.shield = Shield(self._stop, passes=passes)
-        """The context for everything that training calls: after the first update its errors become
-        warnings."""
         self._warn = WarningLog(lambda: self.steps, tell)
         self._trackers = Trackers(to, level, self._warn)
         self._recorder: Recorder | None = None
         self._evaluations: list[tuple[int, Evaluation]] = []
         self._restored: Mapping[str, Any] = {}
         self._begun = False
+        # Number of updates so far, which is the index of the next step.
         self.steps = 0
-        """Number of updates so far, which is the index of the next step."""
 
     @abstractmethod
     def _stop(self, error: Exception) -> None:

@@ -32,8 +32,8 @@ class Shield:
     ) -> None:
         self._stop = stop
         self._passes = passes
+        # True until the first update of the optimizer. Until then errors pass.
         self.before_first_update = before_first_update
-        """True until the first update of the optimizer. Until then errors pass."""
 
     def __enter__(self) -> None:
         return None
@@ -123,8 +123,8 @@ class WarningLog:
         self._tell = tell
         self._recorder: Recorder | None = None
         self._early: list[dict[str, Any]] = []
+        # All texts so far, in order.
         self.texts: list[str] = []
-        """All texts so far, in order."""
 
     def __call__(self, text: str, **fields: Any) -> None:
         """Warn, unless that was done before. Fields say what the warning means for the findings."""

@@ -166,10 +166,6 @@ class Batches:
     axis: int = 0
     judges: Probe | None = None
 
-    def examples_first(self, batch: Batch) -> Batch:
-        """A batch of training with the examples along the first axis."""
-        return moved(batch, self.axis, 0) if self.axis else batch
-
     def loss_of(self, loss: Loss | None) -> Loss | None:
         """The loss for batches with the examples along the first axis."""
         if loss is None or not self.axis:

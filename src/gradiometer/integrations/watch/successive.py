@@ -11,7 +11,7 @@ from torch.optim import SGD, Adam, Adamax, AdamW, NAdam, Optimizer
 
 from gradiometer.estimation.noise import GradientNoise
 from gradiometer.estimation.preconditioned_noise import PreconditionedNoise
-from gradiometer.integrations.gradients import NEVER, Flat, LastGradient, flat
+from gradiometer.integrations.gradients import NEVER, Flat, LastGradient, dot
 from gradiometer.integrations.watch.accelerator import Copied
 from gradiometer.integrations.watch.losses import first_size, value_of
 from gradiometer.integrations.watch.shield import Shield, reason_of
@@ -213,23 +213,19 @@ class Successive:
             if self.next > step + 1:
                 return
         self._under_way = True
-        scratch = torch.empty_like(gradient)
         if product is not None and is_plain:
-            numbers = self._numbers(product, gradient, gradient, buffers, scratch, loss)
+            numbers = self._numbers(product, gradient, gradient, buffers, loss)
             self._add(GradientNoise.name, step, batch, numbers)
         keeps_plain = self._keeps_plain(step)
         if not keeps_plain or (product is not None and not is_plain):
-            weighted = self._weight(gradient, scratch)
+            weighted = self._weight(gradient, torch.empty_like(gradient))
             if weighted is None:
                 self._pause(step)
                 return
             if product is not None and not is_plain:
-                # There is room for one vector beside P ĝ, so that the buffers take the place of ĝ.
-                numbers = self._numbers(product, weighted, gradient, buffers, gradient, loss)
+                numbers = self._numbers(product, weighted, gradient, buffers, loss)
                 self._add(PreconditionedNoise.name, step, batch, numbers)
-            if keeps_plain:
-                last.read(into=gradient)
-            else:
+            if not keeps_plain:
                 last.vector = weighted
                 last.is_plain = False
         self.next = step + 1
@@ -263,16 +259,15 @@ class Successive:
         weighted: Flat,
         gradient: Flat,
         buffers: Sequence[Tensor],
-        scratch: Flat,
         loss: Tensor | float,
     ) -> Tensor:
-        """The numbers of one pair, in the order of `_names`."""
+        """The numbers of one pair, in the order of `_names`. `weighted` is ĝ or P ĝ."""
         numbers = [weighted @ gradient, product]
         if buffers:
-            numbers.append(weighted @ flat(buffers, scratch))
+            numbers.append(dot(weighted, buffers))
         if self._has_slope:
             value = value_of(loss)
-            numbers.append(torch.as_tensor(value, dtype=gradient.dtype, device=gradient.device))
+            numbers.append(torch.as_tensor(value, dtype=weighted.dtype, device=weighted.device))
         return torch.stack(numbers)
 
     def _add(self, gauge: str, step: int, batch: Batch, numbers: Tensor) -> None:

@@ -29,7 +29,6 @@ from gradiometer.integrations.watch.recording import Announcements, check_place
 from gradiometer.integrations.watch.shield import in_silence, log
 from gradiometer.integrations.watch.subject import Batches, Probe, Subject
 from gradiometer.integrations.watch.successive import reads_products
-from gradiometer.integrations.watch.turns import Turns
 from gradiometer.integrations.watch.watching import Watch
 from gradiometer.measurement.batch import Batch
 from gradiometer.measurement.loss import Loss
@@ -38,6 +37,7 @@ from gradiometer.measurement.optimizer.several import bare, bare_optimizer
 from gradiometer.measurement.reading import Draw, Sampling
 from gradiometer.run.budget import Budget, clock_for
 from gradiometer.run.ranks import Ranks
+from gradiometer.run.turns import Turns
 
 
 @bounded
@@ -221,12 +221,13 @@ def watch(
     )
     trained = batches.loss_of(loss)
     objective = Objective(model, no_loss if trained is None else explained(trained))
+    clock = clock_for(objective.parameters[0].device.type)
     subject = Subject(
         objective=objective,
         called=called,
         optimizers=optimizers,
         batches=batches,
-        budget=Budget(budget, Turns(clock_for(objective.parameters[0].device.type))),
+        budget=Budget(budget, clock if isinstance(clock, Turns) else Turns(clock)),
         ranks=ranks,
         tell=log if ranks.first else in_silence,
         has_loss=loss is not None,

@@ -12,9 +12,9 @@ from gradiometer.integrations.gradients import Listener
 from gradiometer.integrations.watch.description import known_sampling
 from gradiometer.integrations.watch.requests.forks import Forks
 from gradiometer.integrations.watch.subject import Inputs
-from gradiometer.integrations.watch.turns import Turns
 from gradiometer.measurement.batch import Batch, mapped
 from gradiometer.run.recorder import Recorder
+from gradiometer.run.turns import Turns
 
 # In place of a batch that was not announced.
 NOTHING = object()
@@ -111,7 +111,7 @@ class Watch(Forks):
 
         A loop that replays a CUDA graph makes such a step without it: hooks do not run in a replay.
         """
-        return self._capture.active or not self._begun
+        return self._capture.gradients.active or not self._begun
 
     def batches(self, loader: Iterable[Any]) -> "Announced":
         """The batches of a loader, for a loop that makes `backward` and the update in one call.
@@ -183,7 +183,7 @@ class Watch(Forks):
                 "`backward` was not called on one number: call `step` yourself in place of "
                 "`batches`."
             )
-        if self._capture.active:
+        if self._capture.gradients.active:
             device = self._objective.parameters[0].device
             batch = mapped(batch, lambda tensor: tensor.to(device, non_blocking=True))
         self.step(self._capture.mean_loss(loss), batch)

@@ -18,7 +18,7 @@ Horizontal = Callable[[str], alt.X]
 
 Layer = alt.Chart | alt.LayerChart
 
-# A line of more values has a point at only so many of them: more would hide it.
+# A line of more values has a point at only this many of them: more would hide it.
 MOST_POINTS = 30
 
 # Number format of an axis whose ticks we choose: 0.05, 1,200, 1e-7.
@@ -203,7 +203,7 @@ def curves(
 
 
 def _with_points(rows: Sequence[Row]) -> list[Row]:
-    """The rows of a line that have a point: every so many of them, and each value without a
+    """The rows of a line that have a point: some of them, evenly chosen, and each value without a
     neighbour, which no line reaches."""
     stride = -(-len(rows) // MOST_POINTS)
     known = [row["value"] is not None for row in rows]

@@ -250,13 +250,22 @@ def verdict(groups: Sequence[RunGroup], contrasts: Sequence[Contrast]) -> str:
     return f"{found}, and none is better in {words}."
 
 
+def plain(value: object) -> str:
+    """A setting as a person writes it, with few digits if it is a number that was computed."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 def finding_of(contrast: Contrast) -> Finding:
     """A contrast as a finding: "look" if a difference is shown, otherwise "cannot tell"."""
     deciding, groups = contrast.deciding, (contrast.baseline, contrast.other)
     settings: tuple[str, tuple[str, str]] | None = None
     if len(contrast.changed) == 1:
         ((name, values),) = contrast.changed.items()
-        settings = (name, (str(values[0]), str(values[1])))
+        settings = (name, (plain(values[0]), plain(values[1])))
     if not contrast.changed:
         claim = "comparison_of_seeds"
     elif contrast.shown:

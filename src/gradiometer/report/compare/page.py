@@ -24,13 +24,13 @@ from gradiometer.report.compare.contrast import (
     Contrast,
     RunGroup,
     finding_of,
+    plain,
     verdict,
 )
 from gradiometer.report.page.cards import Card, Shown, Small
-from gradiometer.report.page.document import document
+from gradiometer.report.page.document import document, write_document
 from gradiometer.report.sections.forks import drawn_effects, general_interval
 from gradiometer.report.sections.section import Figure, Numbers, Section, cells, change
-from gradiometer.storage.disk import replace_file, writing
 from gradiometer.verdict.words.say import say
 
 NOTE = (
@@ -41,14 +41,14 @@ NOTE = (
 
 @dataclass(frozen=True)
 class ForkTried:
-    """What the newest fork of a run with an alternative has shown.
+    """The result of the newest fork of a run with an alternative.
 
     Args:
         group: The group of the run.
         compared: The run.
         record: The fork.
         alternative: The alternative.
-        effect: What it changed.
+        effect: Its effect.
         named: The name under which it is compared: an alternative of another run may differ a
             little.
     """
@@ -71,7 +71,7 @@ class ForkTried:
 
 
 def tried_by(groups: Sequence[RunGroup]) -> tuple[ForkTried, ...]:
-    """What was tried in the runs, by alternative and then by run; only the newest fork of each run
+    """The trials in the runs, by alternative and then by run; only the newest fork of each run
     counts for each."""
     found: list[ForkTried] = []
     known: list[Alternative] = []
@@ -125,7 +125,7 @@ def forks_figures(tried: Sequence[ForkTried], most: int) -> tuple[Figure, ...]:
     """The effects as intervals against zero, a chart for each readout.
 
     Args:
-        tried: What was tried.
+        tried: The trials.
         most: Most groups that are drawn.
     """
     letters = {each.group.letter for each in tried}
@@ -170,10 +170,7 @@ def write_comparison(groups: Sequence[RunGroup], contrasts: Sequence[Contrast], 
     Raises:
         StorageFailed: It cannot be written.
     """
-    page = render(groups, contrasts).encode(errors="replace")
-    with writing(path, "choose another file"):
-        replace_file(path, page)
-    return path
+    return write_document(render(groups, contrasts), path)
 
 
 def render(groups: Sequence[RunGroup], contrasts: Sequence[Contrast]) -> str:
@@ -215,19 +212,10 @@ def changes(contrast: Contrast) -> str:
     if not contrast.changed:
         return "only the seed differs"
     pairs = (
-        f"{name.replace('_', ' ')} {_plain(first)} → {_plain(second)}"
+        f"{name.replace('_', ' ')} {plain(first)} → {plain(second)}"
         for name, (first, second) in contrast.changed.items()
     )
     return ", ".join(pairs)
-
-
-def _plain(value: object) -> str:
-    """A setting as a person writes it, with few digits if it is a number that was computed."""
-    if value is None:
-        return "none"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def in_words(estimate: Estimate) -> str:
@@ -281,7 +269,7 @@ def groups_table(groups: Sequence[RunGroup]) -> Numbers:
         (
             group.letter,
             group.seeds,
-            *(_plain(group.settings.get(name)) for name in differing),
+            *(plain(group.settings.get(name)) for name in differing),
             *(in_words(group.numbers[name]) if name in group.numbers else "" for name in measured),
         )
         for group in groups

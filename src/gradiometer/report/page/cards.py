@@ -1,4 +1,4 @@
-"""What the page says: the next action, a card for each question with its findings, a row for each
+"""The content of the page: the next action, a card for each question with its findings, a row for each
 of them, and the checks of the record."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -51,7 +51,7 @@ class Shown:
 
     Attributes:
         finding: The finding.
-        said: The finding in words.
+        said: Its sentences.
         estimates: Its estimates, by name.
         strips: The strips of the estimates that can be drawn, by name.
     """

@@ -24,7 +24,7 @@ from gradiometer import __version__
 from gradiometer.report.charts.charts import page_spec, vl_version
 from gradiometer.report.charts.theme import HEIGHT, PAGE, PAGE_FONT, config
 from gradiometer.report.sections.section import Figure
-from gradiometer.storage.disk import read_file, replace_file
+from gradiometer.storage.disk import read_file, replace_file, writing
 
 
 def environment(*templates: Traversable) -> jinja2.Environment:
@@ -192,6 +192,17 @@ def document(
         version=__version__,
         **values,
     )
+
+
+def write_document(page: str, path: Path, remedy: str = "choose another file") -> Path:
+    """Write a page; the file is complete or does not exist, and readers see the old or the new page.
+
+    Raises:
+        StorageFailed: It cannot be written. The error ends with the remedy.
+    """
+    with writing(path, remedy):
+        replace_file(path, page.encode(errors="replace"))
+    return path
 
 
 def fragment(content: str, live: str, **values: Any) -> str:

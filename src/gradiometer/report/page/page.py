@@ -21,14 +21,14 @@ from gradiometer.report.page.cards import (
     rows,
     top_figure,
 )
-from gradiometer.report.page.document import document, fill_in
+from gradiometer.report.page.document import document, fill_in, write_document
 from gradiometer.report.sections.catalogue import sections
 from gradiometer.report.sections.questions import Answer
 from gradiometer.report.sections.section import Section
 from gradiometer.run.artifacts import save_artifact
 from gradiometer.run.cadence.overhead import overhead_sentence
 from gradiometer.run.reader import Run
-from gradiometer.storage.disk import replace_file, writing
+from gradiometer.storage.disk import writing
 from gradiometer.verdict.claims import Claim
 from gradiometer.verdict.diagnosis import Diagnosis, diagnose
 
@@ -62,11 +62,10 @@ def write_page(
     """
     standard = run.path / "report.html"
     path = path or standard
-    page = render(run, diagnosis, shown).encode(errors="replace")
-    again = f"when that is fixed, run gradiometer show {shlex.quote(str(run.path))}"
-    with writing(path, again if path == standard else "choose another file"):
-        replace_file(path, page)
-    return path
+    remedy = "choose another file"
+    if path == standard:
+        remedy = f"when that is fixed, run gradiometer show {shlex.quote(str(run.path))}"
+    return write_document(render(run, diagnosis, shown), path, remedy)
 
 
 def keep(run: Run, artifact: Artifact) -> Path:

@@ -200,7 +200,11 @@ def convergence_section(run: Run, diagnosis: Diagnosis) -> Section:
         parts.append("the path")
     if certificates:
         parts.append("the certificate")
-        rows += _certificate_rows(certificates[-1])
+        found = certificates[-1]
+        rows += _rows(
+            (f"{words}, at step {found.step:,}", found.estimates[name])
+            for name, words in Certificate.labels.items()
+        )
     heading = "The schedule, the path, and the certificate"
     return Section(
         name="convergence",
@@ -322,13 +326,6 @@ def _path_rows(
         if name in estimates and not math.isnan(estimates[name].value)
     }
     return _rows(known.items())
-
-
-def _certificate_rows(found: Certificate) -> list[tuple[str, ...]]:
-    return _rows(
-        (f"{words}, at step {found.step:,}", found.estimates[name])
-        for name, words in Certificate.labels.items()
-    )
 
 
 def _rows(named: Iterable[tuple[str, Estimate]]) -> list[tuple[str, ...]]:

@@ -6,8 +6,8 @@ from itertools import pairwise
 
 import numpy as np
 
+from gradiometer.drift.spikes.cause import clearest
 from gradiometer.drift.spikes.detection import Spike
-from gradiometer.drift.spikes.finding import clearest
 from gradiometer.loop.recorded.record import forks_of
 from gradiometer.measurement.estimate import Estimate, counted, significant
 from gradiometer.measurement.finding import State

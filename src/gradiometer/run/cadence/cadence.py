@@ -42,6 +42,11 @@ class Cadence:
         self._share = share
         # Names of gauges that cannot measure this training.
         self.refused: set[str] = set()
+        # True if `next_look` is measured without another decision.
+        self.is_certain = every is not None or share is None
+        # The gauges that run at every measured step, and the others.
+        self.turn: list[Gauge] = []
+        self._others: list[Gauge] = []
         # Number of measured steps, and the first and last of them.
         self.measured = self.first = self.last = 0
         # The next step that `due` has to be asked about: no earlier one is measured.
@@ -51,6 +56,19 @@ class Cadence:
         self._first_asked: int | None = None
         self._steps_before = 0
         self._late = 0.0
+        self._sort()
+
+    def _sort(self) -> None:
+        """The cheap gauges run at every measured step, or all if only expensive ones are left."""
+        working = [gauge for gauge in self._gauges if gauge.name not in self.refused]
+        cheap = [gauge for gauge in working if gauge.one_in == 1]
+        self.turn = cheap or working
+        self._others = [gauge for gauge in working if gauge.one_in > 1] if cheap else []
+
+    def refuse(self, name: str) -> None:
+        """A gauge cannot measure this training."""
+        self.refused.add(name)
+        self._sort()
 
     @property
     def spacing(self) -> float | None:
@@ -61,10 +79,20 @@ class Cadence:
         """True if this step should be measured."""
         if step < self.next_look and not self.is_late:
             return False
-        with self._budget.spending():
-            self._count(step)
-            due = self._decides(step)
-            self.next_look = step + (1 if due else self._ahead(step))
+        self._count(step)
+        if self._share == 0 or not self.turn:
+            due = False
+            self.next_look = step + FARTHEST
+        elif self._every is not None:
+            due = step % self._every == 0
+            self.next_look = step + (1 if due else self._every - step % self._every)
+        else:
+            due = self._share is None or self._fits()
+            self.next_look = step + 1
+            if not due:
+                # At least 8 steps between two decisions against a reading: one costs time, too.
+                ahead = self._budget.steps_until(saving=self._saving, pause=8)
+                self.next_look = step + min(ahead, FARTHEST)
         self._late = time.perf_counter() + LOOK_SECONDS
         return due
 
@@ -74,28 +102,18 @@ class Cadence:
         step."""
         return time.perf_counter() >= self._late
 
-    def turn(self) -> list[Gauge]:
-        """The gauges that run at every measured step: the cheap ones, or all if only expensive ones
-        are left."""
-        working = self._working
-        return [gauge for gauge in working if gauge.one_in == 1] or working
-
     def expensive(self) -> list[Gauge]:
         """The expensive gauges that run at this measured step."""
-        return [gauge for gauge in self._waiting if self._covers(gauge)]
+        return [gauge for gauge in self._waiting() if self._covers(gauge)] if self._others else []
 
     def ran(self, gauge: Gauge) -> None:
         """An expensive gauge has measured."""
         self._budget.made(gauge.name)
         self._expensive_at[gauge.name] = self.measured + 1
 
-    def made(self, step: int) -> None:
-        """The step was measured."""
-        self.read(step)
-        self._unsettled = True
-
-    def read(self, step: int) -> None:
-        """A reading was made of this step that the budget of measured steps did not pay for."""
+    def made(self, step: int, *, elsewhere: bool = False) -> None:
+        """The step was measured; elsewhere if the budget of measured steps did not pay for it."""
+        self._unsettled |= not elsewhere
         self.first = self.first if self.measured else step
         self.last = step
         self.measured += 1
@@ -103,6 +121,7 @@ class Cadence:
     def add(self, gauges: Sequence[Gauge]) -> None:
         """Measure these gauges too, from now on."""
         self._gauges = (*gauges, *self._gauges)
+        self._sort()
         self.next_look = 0
 
     def next_due(self, steps: int, under_way: float) -> int:
@@ -134,6 +153,10 @@ class Cadence:
         self._expensive_at = dict(state.get("expensive_at", {}))
         self._steps_before = self._budget.steps or self.last
 
+    def start(self, step: int) -> None:
+        """Count the steps from this one on. Default: from the first one that `due` is asked about."""
+        self._first_asked = step
+
     def reached(self, steps: int) -> None:
         """Training is at the step with this index, without a question about it."""
         if self._first_asked is not None:
@@ -150,32 +173,16 @@ class Cadence:
             self._unsettled = False
             self._budget.made(READINGS)
 
-    def _decides(self, step: int) -> bool:
-        turn = self.turn()
-        if self._share == 0 or not turn:
-            return False
-        if self._every is not None:
-            return step % self._every == 0
-        if self._share is None:
-            return True
+    def _fits(self) -> bool:
         guess = None
-        if turn[0].one_in > 1:
+        if self.turn[0].one_in > 1:
             guess = EXPENSIVE * self._budget.training / self._budget.steps
         return self._budget.fits(READINGS, guess, saving=self._saving)
-
-    def _ahead(self, step: int) -> int:
-        """Steps until the next decision: when a reading is expected to fit."""
-        if self._share == 0 or not self.turn():
-            return FARTHEST
-        if self._every is not None:
-            return self._every - step % self._every
-        # At least 8 steps between two decisions against a reading: a decision costs time, too.
-        return min(self._budget.steps_until(saving=self._saving, pause=8), FARTHEST)
 
     @property
     def _saving(self) -> bool:
         """True if an expensive gauge waits that the budget does not cover yet."""
-        return not all(self._covers(gauge) for gauge in self._waiting)
+        return not all(map(self._covers, self._waiting()))
 
     def _covers(self, gauge: Gauge) -> bool:
         if self._every is not None or self._share is None:
@@ -184,19 +191,10 @@ class Cadence:
             gauge.name, EXPENSIVE * self._budget.training / max(self._budget.steps, 1)
         )
 
-    @property
-    def _working(self) -> list[Gauge]:
-        return [gauge for gauge in self._gauges if gauge.name not in self.refused]
-
-    @property
     def _waiting(self) -> list[Gauge]:
         """The expensive gauges whose turn it is, after enough readings of the cheap ones."""
-        working, number = self._working, self.measured + 1
-        if all(gauge.one_in > 1 for gauge in working):
-            return []
-        expensive = [gauge for gauge in working if gauge.one_in > 1]
         return [
             gauge
-            for gauge in expensive
-            if number - self._expensive_at.get(gauge.name, 0) >= gauge.one_in
+            for gauge in self._others
+            if self.measured + 1 - self._expensive_at.get(gauge.name, 0) >= gauge.one_in
         ]

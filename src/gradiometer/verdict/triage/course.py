@@ -30,6 +30,7 @@ from gradiometer.verdict.triage.thresholds import (
     MOMENTUM_COUNTS,
     MOVED_FAST,
     OVERSHOT,
+    STAYS_FOR,
     STAYS_VANISHED,
     STILL_LEARNS,
     TO_AND_FRO,
@@ -73,7 +74,7 @@ def vanishing(signs: Signs, level: Level) -> Claimed | None:
     """From the start and while the loss stays at a guess, the first half of the layers has next to
     no gradient."""
     at_a_guess = steps_at_a_guess(signs, level)
-    if not at_a_guess:
+    if not at_a_guess > STAYS_FOR * signs.steps:
         return None
     at_start, ratio = (
         first_over_last(signs, until=at_a_guess // 10),

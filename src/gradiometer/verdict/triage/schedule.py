@@ -1,6 +1,7 @@
 """Claims about the schedule of the learning rate, read off its path."""
 
 import numpy as np
+from scipy.ndimage import median_filter
 
 from gradiometer.verdict.claims import Claim, Claimed
 from gradiometer.verdict.triage.level import Level
@@ -134,6 +135,5 @@ def _turns(rates: np.ndarray) -> int:
 def _neighbours(rates: np.ndarray) -> np.ndarray:
     """At every step, the median of the rates around it, a tenth of the run to each side."""
     half = max(len(rates) // 10, 5)
-    padded = np.pad(rates, half, mode="edge")
-    windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * half + 1)
-    return np.asarray(np.median(windows, axis=1))
+    # medians of sliding windows took 0.9 s and half a gigabyte for 18,000 steps
+    return np.asarray(median_filter(rates, size=2 * half + 1, mode="nearest"))

@@ -34,23 +34,24 @@ NEXT_TO_NOTHING, NEAR, HALF_A_GUESS = 0.25, 0.7, 0.5
 # reach is next to nothing, and above -0.1 in all but 3 of 14 others.
 OPPOSED = -0.12
 
-# Share of the usual reach, as far as it is forecast for the planned end, below which a training that
-# goes on comes nowhere. After 300 steps of 78 healthy trainings the least was 0.6, and at a 30th of
-# their rates 0.01 to 0.5 in 66 of 78.
+# Share of the usual reach, as far as it is forecast for the planned end, below which a training
+# that goes on comes nowhere. After 300 steps of 272 healthy trainings the least was 0.6, and at a
+# 30th of their rates 0.01 to 0.5 in 66 of 78.
 FAR_TOO_LOW = 0.5
 
-# Mean cosine of updates that are far apart: by its lower end, above which the path goes straight on;
-# and from which a good rate is not certain. After 300 steps of 54 trainings at a good rate: -0.08 to
-# 0.25, in 47 of them below the second; at a 30th of it, 0.14 to 0.9 and above 0.3 in 45 of 49; at a
-# tenth, 0.04 to 0.84. Where the first is missed at a 30th, the reach is next to nothing.
+# Mean cosine of updates that are far apart: by its lower end, above which the path goes straight
+# on; and above which a good rate is not certain. In 26 trainings of 300 steps: -0.08 to 0.16 at a
+# good rate, and above the second in two; at a 30th of it 0.14 to 0.9, and above the first in 23,
+# where the others came next to nowhere; at a tenth 0.04 to 0.84. In 39 more at a good rate: 0.25 at
+# most.
 SAME_DIRECTION, SOME_DIRECTION = 0.3, 0.13
 
 # Updates that are compared are this part of the time at a high rate apart; and parts of the path
 # that are compared at least.
 APART, FEWEST_PARTS = 4, 6
 
-# Factor by which the rate has risen since the middle of a training that goes on, above which that is
-# its warm-up; and the share of the planned steps from which its rate is judged.
+# Factor by which the rate has risen since the middle of a training that goes on, above which that
+# is its warm-up; and the share of the planned steps from which its rate is judged.
 RISING, SEEN_OF_PLAN = 1.1, 0.25
 
 # Share of a guess that leaves nothing to gain from a higher rate, however little the weights moved.
@@ -176,6 +177,10 @@ WIDE, FAR = 5.0, 3.0
 # later. Sick: at most 0.002 at the start; healthy: 0.1 and more, also with attention and at a width
 # of 2,240.
 VANISHED, STAYS_VANISHED = 0.02, 0.2
+
+# Share of the run that the loss stays at a guess, below which vanishing gradients did not delay
+# it. Sick: 0.076 and more; a small sigmoid network that learnt at its rate for 2,000 steps: 0.016.
+STAYS_FOR = 0.05
 
 # First loss in units of a guess, and spread of the first outputs, above which the start is too
 # large.

@@ -29,6 +29,9 @@ def schedule_above_zero(finding: Finding) -> Sentences:
     seen = f"The learning rate ends at {end}."
     if now is not None:
         seen = f"The learning rate is at {significant(now)} now, and is planned to end at {end}."
+    if peak == finding.facts["lowest"]:
+        ending = "to the end" if now is None else "up to the planned end"
+        seen = f"The learning rate stays at {significant(last)} {ending}."
     return Sentences(
         seen=seen,
         means=(

@@ -1,6 +1,7 @@
 """Words about what limits a run: the sentences of triage's claims."""
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.measurement.finding import Doubt, Finding
 from gradiometer.measurement.optimizer.hyperparameters import number
 from gradiometer.verdict.claims import Claim
+from gradiometer.verdict.triage.findings import CHANGES
 from gradiometer.verdict.words.brief import IN_BRIEF
 from gradiometer.verdict.words.sentences import Sentences, always
 
@@ -261,14 +263,22 @@ def limits(finding: Finding) -> Sentences:
         means = f"{means} Could not be seen {'; '.join(parts)}."
     first, *others = [*finding.cure, *finding.facts.get("lines", ())] or [""]
     paste, then = _to_paste(first, finding)
-    or_else = "".join(f" or `{line}`" for line in others)
+    or_else = "".join(f" or {f'`{line}`' if _is_code(line) else line}" for line in others)
+    # a cure such as to check the labels is nothing to paste
+    in_words = "" if _is_code(paste) else paste
     return Sentences(
         seen,
         means,
-        (paste,) if paste else (),
-        f"{then}{or_else}",
+        (paste,) if paste and not in_words else (),
+        f"{in_words}{then}{or_else}",
         lead=lead if ": " in seen else "",
     )
+
+
+def _is_code(line: str) -> bool:
+    """True for a change of a fork, a flag, or a line of a program that begins with a name or a
+    bracket."""
+    return line.startswith(CHANGES) or re.match(r"--|\(|[\w.]+(\(| = )", line) is not None
 
 
 def _to_paste(line: str, finding: Finding) -> tuple[str, str]:

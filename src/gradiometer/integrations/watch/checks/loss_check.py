@@ -45,39 +45,39 @@ class Shares:
         self._accumulation = accumulation
         self._warn = warn
         self._is_checked = is_checked
-        self._left = TRIES if accumulation > 1 else 0
+        # Number of measured steps at which the factor is still looked for.
+        self.left = TRIES if accumulation > 1 else 0
         self._heard: list[Tensor | None] = []
         self._roots: list[Tensor | None] = []
         self._plain = True
         self._listener = Listener(before=lambda _: None, after=self._heard.append)
-        self._listens = False
+        # True from `start` to `stop`.
+        self.listens = False
+        # `.grad` of an update divided by the mean of the gradients of its backwards; None if it is
+        # not a multiple.
         self.multiple: float | None = 1.0
-        """`.grad` of an update divided by the mean of the gradients of its backwards; None if it is
-        not a multiple."""
 
     def start(self) -> None:
-        """Listen to the backwards of the next step, if the factor is not known yet."""
+        """Listen to the backwards of the next step: the factor is not known yet."""
         self.stop()
-        if self._left:
-            self._listener.start()
-            self._listens = True
+        self._listener.start()
+        self.listens = True
 
     def stop(self) -> None:
         """Do not listen."""
-        if self._listens:
+        if self.listens:
             self._listener.remove()
-            self._listens = False
+            self.listens = False
         self._heard.clear()
         self._roots.clear()
         self._plain = True
 
     def given(self, loss: Any) -> None:
         """Take in the loss given to `step`, as it was given."""
-        if self._listens:
-            node = type(getattr(loss, "grad_fn", None)).__name__
-            self._plain &= not node.startswith(("Div", "Mul", "NoneType"))
-            self._roots += self._heard[-1:]
-            self._heard.clear()
+        node = type(getattr(loss, "grad_fn", None)).__name__
+        self._plain &= not node.startswith(("Div", "Mul", "NoneType"))
+        self._roots += self._heard[-1:]
+        self._heard.clear()
 
     def decide(self, losses: Sequence[Tensor | float], scale: Callable[[], float]) -> None:
         """Decide from all backwards of an update.
@@ -89,9 +89,7 @@ class Shares:
         Raises:
             BadArgument: The losses given to `step` were divided for accumulation.
         """
-        if not self._left:
-            return
-        self._left -= 1
+        self.left -= 1
         roots, given = (
             [root for root in self._roots if root is not None],
             [float(loss) for loss in losses],
@@ -102,7 +100,7 @@ class Shares:
         factors = [float(root) / one / factor for root, one in zip(roots, given, strict=True)]
         if not all(map(math.isfinite, factors)):
             return
-        self._left = 0
+        self.left = 0
         mean = sum(factors) / len(factors)
         if any(abs(factor - mean) > ONE_FACTOR * abs(mean) for factor in factors):
             return  # another term was added to the loss, or the micro-batches have weights
@@ -172,8 +170,11 @@ class LossCheck:
         self._done = False
         self._chance = random.Random(subject.seed)
         self._tolerance = ALIKE
+        # False if training's gradient is not the gradient of the given loss: it is not called
+        # again.
         self.same_loss = True
-        """False if training's gradient is not the gradient of the given loss."""
+        # Number of measured steps until the next comparison.
+        self.left = 0
 
     def __call__(
         self,
@@ -181,7 +182,7 @@ class LossCheck:
         loss: Tensor | float,
         made: Gradients | Callable[[], Gradients | None] | None,
     ) -> None:
-        """Compare, if it is time to.
+        """Compare, and choose the next time.
 
         Args:
             batch: The examples of the first backward.
@@ -192,9 +193,10 @@ class LossCheck:
         Raises:
             BadArgument: The loss given to `step` was divided for accumulation.
         """
-        if self._done and (not self.same_loss or self._chance.random() >= 1 / AGAIN):
-            return
         first, self._done = not self._done, True
+        self.left = 0
+        while self._chance.random() >= 1 / AGAIN:
+            self.left += 1
         trained = float(loss)
         if not math.isfinite(trained):
             return

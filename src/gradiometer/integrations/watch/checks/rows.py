@@ -50,6 +50,8 @@ class Rows:
         self._has_looked_back = False
         self._time_first = TimeFirst(subject.objective.model, shield)
         self._looks = LOOKS if subject.batches.groups is None else 0
+        # True if there is nothing more to look for.
+        self.is_done = False
         self._seen: set[int] = set()
         self._drawn = self._back = self._same = 0
 
@@ -57,6 +59,7 @@ class Rows:
         """Look at the batch that is returned, if there is something to look for."""
         sampled = self._batches.known
         if not (self._looks or self._time_first.has_looked) and (sampled or self._has_looked_back):
+            self.is_done = not self._time_first.is_looking
             return
         batch = batch_of()
         text = self._time_first.sentence(batch)
@@ -190,6 +193,11 @@ class TimeFirst:
         if inputs and isinstance(inputs[0], Tensor):
             self._shapes.append((name, tuple(inputs[0].shape)))
         self._handles.pop(name).remove()
+
+    @property
+    def is_looking(self) -> bool:
+        """True if a module has not run yet."""
+        return bool(self._handles)
 
     @property
     def has_looked(self) -> bool:

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from torch import nn
+from torch.nn.modules.dropout import _DropoutNd
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from gradiometer.errors import BadArgument, Unsupported
@@ -248,11 +250,24 @@ class Forks(Looks):
                 f"No update of your loop was compared with that of a copy, since {why}.",
             )
         else:
-            notes = check_replay(loop, kept)
+            try:
+                notes = check_replay(loop, kept)
+            except Unsupported:
+                # each process draws its own Dropout, and only that of rank 0 is known
+                if self.ranks.alone or not _has_dropout(self._objective.model):
+                    raise
+                notes = (
+                    "No update of your loop was compared with that of a copy, since each process "
+                    "draws its own Dropout.",
+                )
         # what was recorded is the gradient of the first of two backwards
         if loop.loss is None or loop.ascent is not None:
             return notes
         return (*notes, *_compare_clipping(loop, Signs.of(run)))
+
+
+def _has_dropout(model: nn.Module) -> bool:
+    return any(isinstance(module, _DropoutNd) and module.p > 0 for module in model.modules())
 
 
 def _why_not(schedulers: Sequence[Any], each: str, data: Data) -> str:

@@ -3,13 +3,16 @@
 import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from gradiometer.errors import BadArgument
 from gradiometer.integrations.gradients import NEVER
+from gradiometer.integrations.watch.requests.shared_batches import SharedBatches
 from gradiometer.integrations.watch.shield import Hook, Shield, attempt, reason_of
 from gradiometer.integrations.watch.subject import Subject
 from gradiometer.integrations.watch.triage.exact import schedulers_of
@@ -57,8 +60,8 @@ class KeptUpdatesOfLoop:
     The newest four stay. Nothing is run again before a fork is asked for.
 
     Args:
-        subject: The training. Nothing is kept of ours, with a budget of 0, on several processes, or
-            if it is sharded.
+        subject: The training. Nothing is kept of ours, with a budget of 0, or if it is sharded.
+            Under DDP rank 0 keeps its updates, and the batches of all processes.
         warn: Takes a warning.
     """
 
@@ -68,15 +71,15 @@ class KeptUpdatesOfLoop:
         self._model = subject.objective.model
         self._optimizers = subject.optimizers
         self._budget = subject.budget
+        # The context for everything that training calls: an error ends the keeping, and nothing
+        # else.
         self.shield = Shield(self._stop, before_first_update=False)
-        """The context for everything that training calls: an error ends the keeping, and nothing
-        else."""
+        # The updates that are complete, the newest last.
         self.stretches: list[KeptUpdates] = []
-        """The updates that are complete, the newest last."""
+        # Number of states that are kept, twice as far apart each time, to fork from them later.
         self.states = 0
-        """Number of states that are kept, twice as far apart each time, to fork from them later."""
+        # Why there are none, as the end of a sentence.
         self.why_none = "the loop has not made enough updates yet"
-        """Why there are none, as the end of a sentence."""
         self._start = FIRST
         self._first = 0
         self._count = 0
@@ -91,25 +94,44 @@ class KeptUpdatesOfLoop:
         self._above: Marks | None = None
         self._modes: list[bool] = []
         self._handles: list[Any] = []
+        self._shared: SharedBatches | None = None
+        if isinstance(subject.called, DistributedDataParallel) and not subject.ranks.alone:
+            self._shared = SharedBatches(subject.ranks)
         can_keep = (
             bool(self._budget.share)
-            and subject.ranks.alone
+            and (subject.ranks.alone or self._shared is not None)
             and not (subject.sharded or subject.is_own)
         )
+        # The next step at which `at_step` has something to do.
         self.next = FIRST - 1 if can_keep else NEVER
-        """The next step at which `at_step` has something to do."""
+        # True if `updated` has something to do after the coming update.
         self.awaits_update = False
-        """True if `updated` has something to do after the coming update."""
         if not can_keep:
-            self.why_none = (
-                "that needs a `budget` above 0 in `watch`, one process and a model that is not "
-                "sharded"
-            )
+            self.why_none = "that needs a `budget` above 0 in `watch`, and one process or DDP"
 
     @property
     def newest(self) -> KeptUpdates | None:
         """The newest updates; None if there are none."""
+        if self._shared is not None:
+            self._take_in_others()
         return self.stretches[-1] if self.stretches else None
+
+    def _take_in_others(self) -> None:
+        """Add the batches of the other processes. Updates that lack some cannot be made again."""
+        assert self._shared is not None
+        complete = []
+        for stretch in self.stretches:
+            others = [self._shared.of_others(update.step) for update in stretch.updates]
+            if None not in others:
+                updates = [
+                    replace(update, batches=(*update.batches[: self._subject.accumulation], *more))
+                    for update, more in zip(stretch.updates, others, strict=True)
+                    if more is not None
+                ]
+                complete.append(replace(stretch, updates=updates))
+        if self.stretches and not complete:
+            self.why_none = "the batches of the other processes are not known, or too large"
+        self.stretches = complete
 
     def before(self, step: int) -> KeptUpdates:
         """The newest state that is kept from a step or before it.
@@ -204,6 +226,8 @@ class KeptUpdatesOfLoop:
     def _keep_state(self) -> None:
         """Keep the state before the first update, after all that a loop does between
         two updates."""
+        if not self._subject.ranks.first:
+            return
         self._state = KeptUpdates(
             {name: one.detach().clone() for name, one in tensors_of(self._model).items()},
             copy.deepcopy(as_one(self._optimizers).state_dict()),
@@ -258,6 +282,10 @@ class KeptUpdatesOfLoop:
 
     def _take(self, step: int) -> None:
         """Keep what an update did."""
+        if self._shared is not None and not self._subject.ranks.first:
+            self._shared.give(step, self._batches)
+            self._count_update(step)
+            return
         kept, optimizer = self._state, as_one(self._optimizers)
         assert kept is not None and self._random is not None and self._weights is not None
         kept.updates.append(
@@ -278,9 +306,13 @@ class KeptUpdatesOfLoop:
                 marks_of(all_tensors(self._model, optimizer)),
             )
         )
-        earlier = self.stretches[:-1] if kept is self.newest else self.stretches
+        earlier = [one for one in self.stretches if one is not kept]
         self.stretches = [*earlier, kept][-max(self.states, 1) :]
-        if len(kept.updates) < IN_A_ROW:
+        self._count_update(step)
+
+    def _count_update(self, step: int) -> None:
+        """Go on with the stretch, or end it."""
+        if step + 1 < self._first + IN_A_ROW:
             self._prepare()
         else:
             self._end_stretch(step)
@@ -299,7 +331,7 @@ class KeptUpdatesOfLoop:
 
     def _give_up(self, why: str, *, for_good: bool = False) -> None:
         """Keep nothing for now, or no more at all."""
-        if self.newest is None:
+        if not self.stretches:
             self.why_none = why
         if for_good:
             self._close_stretch()

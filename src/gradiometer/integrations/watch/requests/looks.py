@@ -30,7 +30,6 @@ from gradiometer.exploration.ensembles.snapshots import Snapshot
 from gradiometer.integrations.watch.losses import no_loss
 from gradiometer.integrations.watch.measuring import Measuring
 from gradiometer.integrations.watch.subject import OnDevice, examples_of
-from gradiometer.integrations.watch.turns import signal
 from gradiometer.measurement.artifact import Artifact
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.evaluation import Evaluation, PerExample
@@ -39,6 +38,7 @@ from gradiometer.measurement.uncertainty.skewed import skewed_mean
 from gradiometer.problems.problem import Problem
 from gradiometer.run.artifacts import save_artifact, save_snapshot, snapshot_paths
 from gradiometer.run.reader import Run
+from gradiometer.run.turns import signal
 
 if TYPE_CHECKING:
     from gradiometer.exploration.ensembles.ensemble_report import EnsembleReport

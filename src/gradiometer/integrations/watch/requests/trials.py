@@ -5,8 +5,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from gradiometer.drift.spikes.examination import SPREADS
 from gradiometer.errors import GradiometerError
 from gradiometer.integrations.gradients import NEVER
+from gradiometer.integrations.watch.requests.newest_updates import IncidentUpdates, NewestUpdates
 from gradiometer.integrations.watch.shield import Shield, attempt, reason_of
 from gradiometer.integrations.watch.triage.exact import schedulers_of
 from gradiometer.loop.changes.alternative import Alternative, CoolNow, Rate
@@ -27,15 +29,23 @@ REPLICATES = 3
 # Branches of a trial: of one change, and of going on as it is.
 BRANCHES = 2 * REPLICATES
 
-# Fewest updates of a branch, as in a race, and not fewer than a hundredth of the steps so far.
-FEWEST, SHORTEST = 16, 100
+# Fewest updates of a branch, as in a race, and before the end not fewer than a 400th of the steps so
+# far. With a hundredth, no loop of small networks made a trial before its end.
+FEWEST, SHORTEST = 16, 400
 
-# What the copies and the readouts of a branch cost, in updates: a guess, until the first trial has
-# measured it.
+# What the copies and the readouts of a branch cost, in updates.
 COPIES = 6
 
+# Seconds that a trial costs besides: reading the run, its triage, the updates that are compared. A
+# network of 5,000 parameters took 0.15 to 0.2 in the first one, which also imports what it needs, and
+# 0.03 to 0.05 later.
+FIRST, LATER = 0.2, 0.05
+
 # Part of the affordable time that is planned with.
-MARGIN = 0.8
+MARGIN = 0.9
+
+# Updates that the search for the cause of an incident takes: 150 to 500 in planted ones.
+SEARCH = 500
 
 # Training examples on which a trial reads the loss.
 EXAMPLES = 512
@@ -49,7 +59,7 @@ class Trials:
 
     A short fork prefers small rates. So only what this cannot explain is tried: a higher rate; the
     rate taken down at the end of a training at a constant rate; and any cure if the share pays for
-    branches that show the end.
+    branches that show the end. The cause of an incident comes first, if its updates are kept.
 
     Args:
         share: The largest share of the training time.
@@ -63,15 +73,16 @@ class Trials:
         self._watched = watched
         self._say = say
         self._budget: Budget = watched.budget
+        # The context for everything that training calls: an error ends the trials, and nothing
+        # else.
         self.shield = Shield(self._stop, before_first_update=False)
-        """The context for everything that training calls: an error ends the trials, and nothing
-        else."""
+        # The loader of the training data; None if it is not known.
         self.data: Any = None
-        """The loader of the training data; None if it is not known."""
-        self._copies = float(COPIES)
+        self._beside = FIRST
         self._made = 0
+        self._explained: IncidentUpdates | None = None
+        # The next step at which a trial may be made.
         self.next = FEWEST if share > 0 else NEVER
-        """The next step at which a trial may be made."""
 
     def draw_from(self, loader: Any) -> None:
         """Take the data from this loader, if they are not known."""
@@ -100,19 +111,21 @@ class Trials:
 
     def _try(self, step: int, *, is_over: bool) -> None:
         self.next = step + max(step // 8, FEWEST)
-        if self._updates(step) < max(FEWEST, step // SHORTEST):
+        shortest = FEWEST if is_over else max(FEWEST, step // SHORTEST)
+        if self._updates(step) < shortest:
             return
         if self.data is None:
             self._give_up(f"trials need the training {EXAMPLE}")
             return
         with self._budget.spending(COST, outside=True):
             began = self._budget.clock()
-            self.next = 2 * step  # reading the run costs time, too
+            self.next = step + max(step // 2, FEWEST)  # reading the run costs time, too
             planned = self._trial(step, is_over=is_over)
             if planned:
+                branches = BRANCHES * (planned + COPIES) * self._seconds(step)
+                besides = max(self._budget.clock() - began - branches, 0.0)
+                self._beside = besides if self._made else LATER
                 self._made += 1
-                took = (self._budget.clock() - began) / self._seconds(step)
-                self._copies = max(took / BRANCHES - planned, 0.0)
 
     def _seconds(self, step: int) -> float:
         return max(self._budget.training, 1e-9) / max(step, 1)
@@ -120,13 +133,15 @@ class Trials:
     def _updates(self, step: int) -> int:
         """Updates of each branch that the share pays for."""
         left = MARGIN * (self._share * self._budget.training - self._budget.spent_on[COST])
-        return int(left / self._seconds(step) / BRANCHES - self._copies)
+        return int((left - self._beside) / self._seconds(step) / BRANCHES) - COPIES
 
     def _trial(self, step: int, *, is_over: bool) -> int:
         """Fork the loop. Returns the updates of a branch; 0 if there is nothing to try."""
         run = self._watched.run
         if run is None:
             return 0
+        if self._explain(run, step, is_over=is_over):
+            return SEARCH // BRANCHES
         updates = self._updates(step)
         planned = self._length(run)
         left = planned - step if planned is not None and planned > step else None
@@ -151,6 +166,21 @@ class Trials:
             **settings,
         )
         return updates
+
+    def _explain(self, run: Run, step: int, *, is_over: bool) -> bool:
+        """Look for the cause of an incident whose updates are kept. True if there was a new one."""
+        newest: NewestUpdates = self._watched.newest_updates
+        if is_over:
+            newest.finish()
+        held = newest.incident
+        # noise comes as high as half of what is examined
+        if held is None or held is self._explained or held.height < SPREADS:
+            return False
+        if self._updates(step) * BRANCHES < SEARCH:
+            return False
+        self._explained = held
+        self._watched._explain_incident(run, self.data)
+        return True
 
     def _length(self, run: Run) -> int | None:
         """Planned length of the training in updates, if it is known."""

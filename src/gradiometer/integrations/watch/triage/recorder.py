@@ -20,7 +20,7 @@ from gradiometer.integrations.watch.triage.exact import (
     sensitive_layers,
     together,
 )
-from gradiometer.integrations.watch.triage.path import Path
+from gradiometer.integrations.watch.triage.path import PathPoints
 from gradiometer.measurement.batch import Batch, tensors_of
 from gradiometer.measurement.objective import Objective
 from gradiometer.run.recorder import Recorder
@@ -73,7 +73,7 @@ class TriageRecorder:
         """The context for everything that training calls: an error ends triage, and
         nothing else."""
         self._last = last
-        self._path = Path(objective.parameters)
+        self._path = PathPoints(objective.parameters)
         self._parameters_before: list[Tensor] = []
         self._read_at = 0
         self._is_updating = False
@@ -130,7 +130,11 @@ class TriageRecorder:
             self._first = self._target = step + 1
         began = self._clock()
         with torch.no_grad():
-            if step < self._target:
+            if step >= self._path.next:
+                self._follow(step)
+            if step < self._target - 1:
+                self.next = min(self._target - 1, self._path.next)
+            elif step < self._target:
                 self._last.take(step)
                 self._last.plain_at = step + 1
                 if self._target == self._first:
@@ -141,6 +145,14 @@ class TriageRecorder:
                 self._read(step, batch)
                 self.awaits_update = True
         self._pay(began)
+
+    def _follow(self, step: int) -> None:
+        """Take one point of the path."""
+        found = self._path.distances(step)
+        if found is not None:
+            steps, squares = found
+            layout = [("path", len(steps))]
+            self._waiting.append((step, {"path_steps": steps}, layout, Copied(squares)))
 
     def updated(self, step: int) -> None:
         """Do what is due after the update of a step."""
@@ -255,9 +267,6 @@ class TriageRecorder:
             "sensitive": len(self._sensitive),
             "rows": next((one.shape[0] for one in tensors_of(batch) if one.dim()), 0),
         }
-        distances = self._path.distances(step)
-        if distances is not None:
-            self._counts["path_steps"], self._look["path"] = distances
         if heard.stale is not None:
             self._look["stale"] = heard.stale
         if heard.roots:
@@ -284,7 +293,8 @@ class TriageRecorder:
         began = self._clock()
         with torch.no_grad():
             norms = self._look["gradient"]
-            if not self._backwards.is_unchanged:
+            # a scaler divides gradients in a way that their versions do not show
+            if self._subject.scaler is not None or not self._backwards.is_unchanged:
                 norms = together(torch._foreach_norm(gradients_of(self._objective.parameters)))
             self._look["clipped"] = norms.norm()
             self._keep_parameters()
@@ -311,7 +321,7 @@ class TriageRecorder:
         self._waiting.append((step, self._counts, layout, Copied(numbers)))
         self._look = {}
         self._target = self._next_look(step)
-        self.next = self._target - 1
+        self.next = min(self._target - 1, self._path.next)
 
     def _movement(self) -> Tensor:
         """‖ΔΦ‖ of every parameter by this update."""

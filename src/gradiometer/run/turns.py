@@ -1,5 +1,6 @@
-"""The time of one watched loop that takes turns with others in one thread."""
+"""The clock of a loop: the time of its thread, without that of other loops in the same thread."""
 
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from threading import RLock, get_ident
@@ -13,6 +14,8 @@ class Turns:
     A loop signals at every `step` and after every update. The time from one signal to the next,
     whoever gave it, belongs to the loop that gives the later one. A loop that is alone signals
     nothing.
+
+    The processor time of a thread goes on where it was if another thread asks for it.
 
     Args:
         seconds: The clock that is shared by all loops of the thread.
@@ -39,13 +42,24 @@ class Turns:
 
     def __init__(self, seconds: Callable[[], float]) -> None:
         self._seconds = seconds
+        self._of_thread = seconds is time.thread_time
+        self._reader = get_ident()
+        self._offset = 0.0
+        self._last = 0.0
         self._thread = 0
         self._mark = 0.0
-        self._others = 0.0
 
     def __call__(self) -> float:
         """The seconds of this loop."""
-        return self._seconds() - self._others
+        now = self._seconds() + self._offset
+        if self._of_thread:
+            thread = get_ident()
+            if thread != self._reader:
+                self._reader = thread
+                self._offset += self._last - now
+                now = self._last
+            self._last = now
+        return now
 
     def enter(self) -> None:
         """This loop is watched from now on, by the thread that calls."""
@@ -55,7 +69,7 @@ class Turns:
             self._thread = get_ident()
             for clock in self._entered:
                 if clock._thread == self._thread:
-                    clock._mark = clock._seconds()
+                    clock._mark = clock()
 
     def signal(self) -> None:
         """The time since the last signal of any loop in this thread was this loop's."""
@@ -65,10 +79,16 @@ class Turns:
             Turns.several = len(self._entered) > 1
             for clock in self._entered:
                 if clock._thread == self._thread:
-                    now = clock._seconds()
-                    if clock is not self:
-                        clock._others += now - clock._mark
-                    clock._mark = now
+                    now = clock()
+                    if clock is self:
+                        clock._mark = now
+                    else:
+                        clock._skip(now - clock._mark)
+
+    def _skip(self, seconds: float) -> None:
+        """Go back by the time of another loop."""
+        self._offset -= seconds
+        self._last -= seconds
 
     def leave(self) -> None:
         """This loop is watched no longer."""
