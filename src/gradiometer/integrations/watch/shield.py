@@ -5,7 +5,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from gradiometer.errors import GradiometerError, of_user, summary
+from gradiometer.errors import GradiometerError, of_user, summary, user_line
 from gradiometer.run.recorder import Recorder
 
 
@@ -93,10 +93,9 @@ class Hook:
 def reason_of(error: Exception) -> str:
     """The error as the end of a sentence. An error that was not raised on purpose is named with its
     type."""
-    error = of_user(error) or error
     if isinstance(error, GradiometerError):
         return next(iter(str(error).splitlines()), "").rstrip(".")
-    return summary(error)
+    return f"{summary(error)}{user_line(error)}"
 
 
 def attempt(*calls: Callable[[], object]) -> None:
