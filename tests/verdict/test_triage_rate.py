@@ -165,7 +165,7 @@ def test_the_distances_are_those_of_the_parameters(
 
 def test_points_of_a_long_run_cover_it_evenly() -> None:
     parameter = torch.zeros(3)
-    followed = path.Path([parameter])
+    followed = path.PathPoints([parameter])
     for look in range(1_000):
         parameter += 1
         newest = followed.distances(10 * look)
@@ -180,7 +180,7 @@ def test_points_of_a_long_run_cover_it_evenly() -> None:
 
 def test_a_model_of_many_tensors_is_followed_in_some_of_them() -> None:
     parameters = [torch.randn(40, 40) for _ in range(100)]
-    followed = path.Path(parameters)
+    followed = path.PathPoints(parameters)
     assert followed.distances(0) is None
     torch._foreach_add_(parameters, 1)
     found = followed.distances(10)
