@@ -10,12 +10,11 @@ from torch import Tensor
 # needs no more. The tensors that they are from at most, the larger ones more likely: each costs a call.
 ENTRIES, TENSORS = 8_192, 32
 
-# Steps from one point to the next: this many, or this part of the run so far where that is more.
-# About 40 points in the first 400 steps, and 28 in each doubling, cost a quick loop less than 1 %.
-APART, PART = 10, 40
+# Steps from one point to the next in the first 320 steps: 32 points, and then 16 in each doubling.
+APART = 10
 
 # Points that are kept at most, 1 MiB with so many entries. Then every second one is forgotten, and
-# half as many are kept from there on, so that they always cover the whole run.
+# the next ones are twice as far apart, so that they always cover the whole run.
 KEPT = 32
 
 
@@ -34,23 +33,17 @@ class PathPoints:
         self._followed: list[tuple[Tensor, int]] = []
         self._steps: list[int] = []
         self._points: Tensor | None = None
-        self._taken = 0
-        self._every = 1
+        self._apart = APART
         self.next = 0
         """The step of the next point."""
 
     def distances(self, step: int) -> tuple[list[int], Tensor] | None:
         """The steps of the points that are kept, and the squared distances to them, shape [points].
-        This point is then kept, too. None if it is not its turn, or if nothing is kept.
+        This point is then kept, too. None if nothing is kept.
 
         Args:
             step: The step at hand.
         """
-        self.next = step + max(APART, step // PART)
-        is_due = self._taken % self._every == 0
-        self._taken += 1
-        if not is_due:
-            return None
         if self._points is None:
             self._followed = _followed(self._parameters)
             count = sum(math.ceil(one.numel() / apart) for one, apart in self._followed)
@@ -64,6 +57,7 @@ class PathPoints:
         steps = list(self._steps)
         squares = (self._points[: len(steps)] - now).square().sum(dim=1)
         self._keep(step, now)
+        self.next = self._steps[-1] + self._apart
         return (steps, squares) if steps else None
 
     def _keep(self, step: int, now: Tensor) -> None:
@@ -73,7 +67,12 @@ class PathPoints:
         if len(self._steps) == KEPT:
             self._points[: KEPT // 2] = self._points[::2].clone()
             self._steps = self._steps[::2]
-            self._every *= 2
+            self._apart *= 2
+
+    def meet(self, step: int) -> None:
+        """Take the next point at this step if it is near: there is work to do anyway."""
+        if abs(step - self.next) <= self._apart // 2:
+            self.next = step
 
     def forget(self) -> None:
         """Keep no points."""

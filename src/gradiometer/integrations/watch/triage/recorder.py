@@ -321,6 +321,7 @@ class TriageRecorder:
         self._waiting.append((step, self._counts, layout, Copied(numbers)))
         self._look = {}
         self._target = self._next_look(step)
+        self._path.meet(self._target)
         self.next = min(self._target - 1, self._path.next)
 
     def _movement(self) -> Tensor:
