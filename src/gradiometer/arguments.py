@@ -2,10 +2,9 @@
 
 import os
 import sys
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from gradiometer.errors import BadArgument
 
@@ -38,7 +37,7 @@ def check_number(name: str, value: Any, *, positive: bool = False) -> None:
     Traceback (most recent call last):
     gradiometer.errors.BadArgument: `learning_rate` must be positive and finite, got nan.
     """
-    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    number = isinstance(value, Real) and not isinstance(value, bool)
     if not (number and 0 <= value <= sys.float_info.max and (value > 0 or not positive)):
         least = "positive" if positive else "at least 0"
         raise BadArgument(f"`{name}` must be {least} and finite, got {shown(value)}.")
@@ -47,7 +46,8 @@ def check_number(name: str, value: Any, *, positive: bool = False) -> None:
 def check_whole(name: str, value: Any, least: int) -> None:
     """Raise unless `value` is a whole number, at least `least`, and small enough for files and
     tensors."""
-    if not isinstance(value, int | np.integer) or isinstance(value, bool):
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if not whole:
         raise BadArgument(f"`{name}` must be a whole number, got {shown(value)}.")
     if not value >= least:
         raise BadArgument(f"`{name}` must be at least {least}, got {shown(value)}.")
@@ -65,7 +65,7 @@ def check_threads(threads: Any) -> None:
 
 def check_level(level: Any, name: str = "level") -> None:
     """Raise unless `level` is a confidence level."""
-    number = isinstance(level, int | float | np.number)
+    number = isinstance(level, Real)
     if not (number and 0 < level < 1):
         raise BadArgument(
             f"`{name}` must lie between 0 and 1, got {shown(level)}: write 0.9 for 90 %."
@@ -101,5 +101,5 @@ def shown(value: Any) -> str:
     """A value as an error quotes it: its type, if it is too long to read."""
     if isinstance(value, int) and abs(value) >= 2**63:
         return f"about {'-' * (value < 0)}2^{value.bit_length() - 1}"
-    text = str(value) if isinstance(value, int | float | np.number) else repr(value)
+    text = str(value) if isinstance(value, Real) else repr(value)
     return text if len(text) <= LONGEST and text.isprintable() else type_name(value)

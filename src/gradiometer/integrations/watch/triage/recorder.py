@@ -1,6 +1,7 @@
 """Records what triage needs, at every tenth step of a watched loop, from what training makes
 anyway."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -312,7 +313,7 @@ class TriageRecorder:
         if self._parameters_before and step == self._read_at:
             self._look["movement"] = self._movement()
         self._parameters_before = []  # the update had more backwards, as LBFGS makes them
-        self._write()
+        self._write(before=step)
         layout = [(name, value.numel()) for name, value in self._look.items()]
         device = self._objective.parameters[0].device
         numbers = torch.cat(
@@ -341,10 +342,12 @@ class TriageRecorder:
             distance += int(min(behind, step + distance))
         return step + distance
 
-    def _write(self) -> None:
-        """Write the looks whose numbers have been fetched."""
-        waiting, self._waiting = self._waiting, []
-        for step, counts, layout, copied in waiting:
+    def _write(self, before: float | int = math.inf) -> None:
+        """Write what has been fetched at the steps before one: for that of this step training would
+        wait."""
+        fetched = [one for one in self._waiting if one[0] < before]
+        self._waiting = self._waiting[len(fetched) :]
+        for step, counts, layout, copied in fetched:
             values = copied().tolist()
             signs: dict[str, Any] = dict(counts)
             place = 0
