@@ -56,8 +56,8 @@ def test_the_demo_tries_what_it_advises(answer: dict[str, Any]) -> None:
     assert "test accuracy" in answer["verdict"]
     (record,) = Path(answer["run"]).glob("forks/*/branches.jsonl")
     branches = [json.loads(line) for line in record.read_text().splitlines()]
-    # going on, the advice, and going on for the examples that it promises
-    assert len(branches) == 3 * REPLICATES
+    # going on, and the advice
+    assert len(branches) == 2 * REPLICATES
     tried = [finding["tried"] for finding in answer["findings"] if finding["tried"]]
     advised = [finding for finding in answer["findings"] if finding["cure"]]
     middle = f"Tried: from step {answer['steps'] // 2:,}, "
@@ -69,7 +69,8 @@ def test_the_demo_answers_alike_on_a_busy_machine(answer: dict[str, Any]) -> Non
     # not a share of the time
     assert answer["overhead"]["measured_steps"] == answer["steps"] // DEMO["every"]
     states = {finding["gauge"]: finding["state"] for finding in answer["findings"]}
-    assert states["noise"] == "look" and states["batch_sharpness"] == "ok"
+    assert states["triage"] == "act"
+    assert states["noise"] == "ok" and states["batch_sharpness"] == "ok"
 
 
 @pytest.mark.slow
