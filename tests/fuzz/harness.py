@@ -176,7 +176,13 @@ def many(
 
 def part(given: tuple[int, Path, int, Sequence[str]]) -> tuple[Any, Any]:
     """What `many` finds in a process of its own, and how the inputs ended there."""
-    return many(*given), ENDS
+    try:
+        return many(*given), ENDS
+    finally:
+        # a forked process waits at its end for processes of its own, and closes no pool by itself
+        if open_pools.cache_info().currsize:
+            for pool in open_pools():
+                pool.close()
 
 
 def in_processes(
