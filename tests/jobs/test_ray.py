@@ -169,6 +169,7 @@ def test_a_cluster_without_a_free_processor_is_told_and_waited_for(pool: Pool, c
 ENDS = """
 import time
 from gradiometer.jobs import Job
+from gradiometer.jobs.on_ray import Ray
 
 with Ray(count=1) as pool:
     for outcome in pool.run([Job(f"{k}", lambda k: time.sleep(60 * k), (k,)) for k in range(3)]):
@@ -210,6 +211,7 @@ def child(parent: int, part: str) -> int:
 WAITING = """
 import os, sys, time
 from gradiometer.jobs import Job
+from gradiometer.jobs.on_ray import Ray
 
 def work(folder):
     open(f"{folder}/{os.getpid()}", "w").close()
@@ -256,6 +258,7 @@ import sys, time
 from pathlib import Path
 import torch
 from gradiometer.jobs import Job
+from gradiometer.jobs.on_ray import Ray
 from trainings import trainings
 
 def work(data, folder, job):

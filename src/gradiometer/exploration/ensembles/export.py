@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from gradiometer.arguments import require
-from gradiometer.errors import BadArgument, StorageFailed, Unsupported
+from gradiometer.errors import BadArgument, StorageFailed, Unsupported, of_user
 
 
 def export(model: nn.Module, inputs: Tensor, path: Path) -> Path:
@@ -92,7 +92,8 @@ def _program(model: nn.Module, inputs: Tensor) -> ExportedProgram:
         program = torch.export.export(exported, (inputs,), dynamic_shapes=any_number, strict=False)
     except Exception as error:
         reason = str(error).strip().partition("\n")[0].rstrip(".")
-        raise Unsupported(
+        # what the model itself raises is no fault of torch.export
+        raise of_user(error) or Unsupported(
             f"torch.export cannot export this model for any number of examples ({reason})."
         ) from error
     with torch.no_grad():
