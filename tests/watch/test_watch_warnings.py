@@ -60,7 +60,9 @@ def test_no_verdict_is_given_while_the_measured_loss_is_not_the_trained_one(
     diagnosis = diagnose(w.run)
     assert "; no verdict: the loss given to `watch` is" in diagnosis.verdict
     page = render(w.run, diagnosis)
-    assert page.index("give `watch` the loss that is trained") < page.index('class="rows"')
+    assert page.index("give <code>watch</code> the loss that is trained") < page.index(
+        'class="rows"'
+    )
 
 
 class Dropped(nn.Sequential):

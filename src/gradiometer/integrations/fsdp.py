@@ -252,7 +252,11 @@ class ShardHooks:
                 self._read[place] = self._numbers(gradient, self._whole_preconditioner.get(place))
             if self.whole_is_wanted and not self._ending:
                 self._ending = True
-                after_backward(self._end)
+                after_backward(self._end, self._caught)
+
+    def _caught(self, error: Exception) -> None:
+        with self._shield:
+            raise error
 
     def _end(self) -> None:
         """`.grad` is complete. Called after FSDP's own callback of this backward, which was queued

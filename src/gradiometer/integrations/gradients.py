@@ -227,7 +227,7 @@ class GradientHooks:
             self.in_parts |= read is not None
             if self.whole_is_wanted and not self._ending:
                 self._ending = True
-                after_backward(self._end)
+                after_backward(self._end, self._caught)
         except Exception as error:
             self._caught(error)
 
@@ -324,11 +324,18 @@ def numbers_of(
     return torch.cat(numbers, dim=1)
 
 
-def after_backward(call: Callable[[], None]) -> None:
+def after_backward(call: Callable[[], None], caught: Callable[[Exception], None]) -> None:
     """Call this at the end of the current backward, after the calls that it and other programs queue
-    by then, such as those of DDP and FSDP."""
+    by then, such as those of DDP and FSDP. `caught` takes the error if it cannot be queued again."""
     queue = torch.autograd.Variable._execution_engine.queue_callback
-    queue(lambda: queue(call))
+
+    def again() -> None:
+        try:
+            queue(call)
+        except Exception as error:
+            caught(error)
+
+    queue(again)
 
 
 Flat = Float[Tensor, " params"]
