@@ -96,6 +96,12 @@ def test_a_path_that_goes_straight_on_has_a_rate_that_is_too_low(has_ended: bool
     assert Claim.RATE_LOW not in claims(on(0.25, has_ended=has_ended))
 
 
+@pytest.mark.parametrize(("momentum", "warns"), [(0.0, True), (0.9, False)])
+def test_plain_sgd_may_stand_at_the_edge_on_a_straight_path(momentum: float, warns: bool) -> None:
+    (found,) = findings_of(triage_of(on(0.5, family="sgd", momentum=momentum)))
+    assert ("edge of stability" in say(found).caveat) == warns
+
+
 def test_a_straight_path_on_which_the_loss_rises_says_nothing() -> None:
     rising = falling()[::-1]
     assert Claim.RATE_LOW not in claims(on(0.5, losses=rising, has_ended=False))

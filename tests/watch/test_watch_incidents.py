@@ -158,3 +158,32 @@ def test_an_incident_needs_its_updates(tmp_path: Path) -> None:
         w.incident(batches=problem.train.data, batch_size=BATCH)
     with pytest.raises(BadArgument, match=r"no state is kept"):
         w.go_back(3)
+
+
+def test_losses_without_a_spread_show_no_incident_and_no_warning(tmp_path: Path) -> None:
+    """After losses that are all the same, a finite one is not said to be beyond the noise: that of
+    a later step that is not finite is."""
+    model = torch.nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+
+    def loss(model: torch.nn.Module, batch: Tensor) -> Tensor:
+        return 0 * model(batch).sum() + batch.mean()
+
+    with (
+        warnings.catch_warnings(),
+        watch(
+            model, optimizer, loss=loss, out=tmp_path, page=False, quiet=True, checkpoints=1
+        ) as w,
+    ):
+        warnings.simplefilter("error", RuntimeWarning)
+        for step in range(200):
+            value = {100: 1.0, 150: math.inf}.get(step, 0.0)
+            batch = torch.full((4, 1), value)
+            optimizer.zero_grad()
+            reached = loss(model, batch)
+            reached.backward()
+            w.step(reached, batch)
+            optimizer.step()
+    held = w.newest_updates.incident
+    assert held is not None and held.peak == 150
+    assert not any("no longer kept" in text for text in w.findings().warnings)

@@ -68,7 +68,7 @@ class Data(ABC):
         """
         return 0
 
-    def taken(self, update: int) -> tuple[int, Int[Tensor, " examples"] | None]:
+    def examples_of(self, update: int) -> tuple[int, Int[Tensor, " examples"] | None]:
         """The number of examples that an update of training took, and their positions in the data
         set, if they are known. Asked for after `see_own` has named the update."""
         raise BadArgument("`batches` does not hold the batches that training took.")
@@ -271,7 +271,7 @@ class Kept(Data):
         self._own = min(max(until - self._start, 0) * self._accumulation, len(self._kept))
         return self._start + self._own // self._accumulation
 
-    def taken(self, update: int) -> tuple[int, Int[Tensor, " examples"] | None]:
+    def examples_of(self, update: int) -> tuple[int, Int[Tensor, " examples"] | None]:
         """The rows of a batch; an update of several batches, or of groups, is not taken apart."""
         if self._accumulation > 1 or self.groups is not None:
             return 1, None

@@ -120,7 +120,7 @@ class _Bisection:
                 break
         else:
             return self._of_training() if self.loop.index else self._cause("unknown", 0)
-        count, positions = self.loop.data.taken(step)
+        count, positions = self.loop.data.examples_of(step)
         left = list(range(count))
         while len(left) > 1:
             halves = left[: len(left) // 2], left[len(left) // 2 :]

@@ -236,10 +236,10 @@ class Objective:
         buffers = (one for module in found.modules for one in module._buffers.values())
         if not found.generators and all(one is None for one in buffers):
             return around
-        return self._untouched(around, seed)
+        return self._restoration(around, seed)
 
     @contextmanager
-    def _untouched(self, around: AbstractContextManager[None], seed: int) -> Iterator[None]:
+    def _restoration(self, around: AbstractContextManager[None], seed: int) -> Iterator[None]:
         with around, self.surroundings.untouched(seed):
             yield
 

@@ -11,9 +11,7 @@ from gradiometer.compiler import as_written
 from gradiometer.errors import BadArgument
 from gradiometer.integrations.watch.beginning import Beginning
 from gradiometer.integrations.watch.losses import NO_PART, part_of
-from gradiometer.integrations.watch.optimizers import (
-    StepWithoutGradient,
-)
+from gradiometer.integrations.watch.optimizers import StepWithoutGradient
 from gradiometer.integrations.watch.shield import attempt, reason_of
 from gradiometer.integrations.watch.subject import moved
 from gradiometer.measurement.batch import Batch

@@ -1,13 +1,14 @@
 """Where a loss went wrong (`incident_at`), and what is known of why (`IncidentCause`)."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Float
 
+from gradiometer.drift.spikes.detection import Spike
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.artifact import Artifact
 from gradiometer.measurement.estimate import counted
@@ -89,11 +90,13 @@ def incident_at(run: Run, step: int) -> Incident:
         return found
     if not spikes:
         raise BadArgument(f"`spike` is {step:,}, where the loss of `{run.path}` did not rise.")
+    raise BadArgument(f"`spike` is {step:,}, where the loss did not rise: {found_at(spikes)}.")
+
+
+def found_at(spikes: Sequence[Spike]) -> str:
+    """How many spikes there are, and the steps of the first ones, as a part of a sentence."""
     places = ", ".join(f"{spike.peak:,}" for spike in spikes[:8])
-    raise BadArgument(
-        f"`spike` is {step:,}, where the loss did not rise: {counted(len(spikes), 'spike')} found, "
-        f"at {places}."
-    )
+    return f"{counted(len(spikes), 'spike')} found, at {places}"
 
 
 def _divergence(at: int, reason: str, losses: Float[np.ndarray, " steps"]) -> Incident:

@@ -112,7 +112,7 @@ class RunData(Data):
         self.own_until = until
         return until
 
-    def taken(self, update: int) -> tuple[int, Int[Tensor, " examples"] | None]:
+    def examples_of(self, update: int) -> tuple[int, Int[Tensor, " examples"] | None]:
         """The number of examples in the batch of a step, and their positions."""
         positions = self.order.batch(update)
         return len(positions), positions

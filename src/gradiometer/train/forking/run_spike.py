@@ -16,9 +16,8 @@ from gradiometer.loop.changes.alternative import Clip
 from gradiometer.loop.forking import Progress, fork
 from gradiometer.loop.incident_cause import cause_of, rise_of_rate
 from gradiometer.loop.recorded.causes import HALF, LEAD, ORDERS, SpikeCauses, skipping, start_of
-from gradiometer.loop.recorded.incidents import BEFORE, IncidentCause, incident_at
+from gradiometer.loop.recorded.incidents import BEFORE, IncidentCause, found_at, incident_at
 from gradiometer.loop.recorded.record import ForkRecord, Plan
-from gradiometer.measurement.estimate import counted
 from gradiometer.problems.problem import Problem
 from gradiometer.run.artifacts import save_artifact
 from gradiometer.run.problem import configuration_of
@@ -121,8 +120,4 @@ def _spike_at(run: Run, step: int) -> Spike:
             return spike
     if not found:
         raise BadArgument(f"`spike` is {step:,}, but the loss of `{run.path}` has no spike.")
-    places = ", ".join(f"{spike.peak:,}" for spike in found[:8])
-    raise BadArgument(
-        f"`spike` is {step:,}, where the loss has none: {counted(len(found), 'spike')} found, at "
-        f"{places}."
-    )
+    raise BadArgument(f"`spike` is {step:,}, where the loss has none: {found_at(found)}.")

@@ -59,10 +59,11 @@ def rate_low(signs: Signs, level: Level) -> Claimed | None:
         "share": share,
         "steps": float(signs.steps),
     }
+    doubts = ("fine_tuning", "steep") if is_straight and is_plain(signs) else ("fine_tuning",)
     factor = 8 if share < NEXT_TO_NOTHING else 4 if share < NEAR or is_straight else 2
     if is_straight and direction is not None:
         numbers["direction"] = direction
-    return Claimed(Claim.RATE_LOW, numbers, (f"rate {factor}x",), ("fine_tuning",))
+    return Claimed(Claim.RATE_LOW, numbers, (f"rate {factor}x",), doubts)
 
 
 def came_not_far(signs: Signs, late: float) -> bool:
@@ -88,8 +89,12 @@ def comes_nowhere(signs: Signs) -> bool:
 
 def stands_at_the_edge(signs: Signs, share: float) -> bool:
     """True if gradients of plain SGD point against each other, although weights moved little."""
-    is_plain = signs.family == "sgd" and not signs.momentum
-    return is_plain and signs.cosine < OPPOSED and share > NEXT_TO_NOTHING
+    return is_plain(signs) and signs.cosine < OPPOSED and share > NEXT_TO_NOTHING
+
+
+def is_plain(signs: Signs) -> bool:
+    """True under SGD without momentum."""
+    return signs.family == "sgd" and not signs.momentum
 
 
 def goes_straight_on(signs: Signs, direction: Estimate | None) -> bool:
@@ -194,6 +199,8 @@ def _mean_of_pairs(values: np.ndarray, counted: np.ndarray) -> Estimate | None:
         others = counted.copy()
         others[part, :] = False
         others[:, part] = False
+        if not others.any():
+            return None
         means.append(values[others].mean())
     count = len(parts)
     error = np.sqrt((count - 1) / count * np.square(means - np.mean(means)).sum())

@@ -12,7 +12,7 @@ from gradiometer.loop.comparison.effects import Effect
 from gradiometer.loop.recorded.record import ForkRecord, forks_of
 from gradiometer.loop.recorded.trials import is_beyond_lean
 from gradiometer.measurement.estimate import Estimate
-from gradiometer.measurement.optimizer.groups import Group
+from gradiometer.measurement.optimizer.groups import largest_rate
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.reader import Run
 from gradiometer.verdict.claims import Claim, Claimed
@@ -119,11 +119,6 @@ def was_followed(run: Run, step: int, change: Rate | CoolNow) -> bool:
     moved = math.log(at_end / at_fork)
     factor = change.factor if isinstance(change, Rate) else COOLED
     return abs(moved - math.log(factor)) < abs(moved)
-
-
-def largest_rate(groups: Sequence[Group]) -> float:
-    """The largest η of the groups."""
-    return max((float(group.learning_rate) for group in groups), default=0.0)
 
 
 def is_contradicted(claimed: Claimed, effects: dict[str, Effect]) -> bool:

@@ -1,7 +1,7 @@
 """Words about what limits a run: the sentences of triage's claims."""
 
+import ast
 import math
-import re
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -203,7 +203,7 @@ WORDS: Mapping[Claim, Words] = {
 STRAIGHT_ON = Words(
     "The learning rate is too low: in {steps} steps the updates kept their direction, with a mean "
     "cosine of {direction} between parts of the path that are far apart.",
-    "At a good rate the path turns, and this cosine is at most 0.25. Larger steps would take the "
+    "At most good rates the path turns, and this cosine is below 0.25. Larger steps would take the "
     "same path in less time.",
 )
 
@@ -276,9 +276,14 @@ def limits(finding: Finding) -> Sentences:
 
 
 def _is_code(line: str) -> bool:
-    """True for a change of a fork, a flag, or a line of a program that begins with a name or a
-    bracket."""
-    return line.startswith(CHANGES) or re.match(r"--|\(|[\w.]+(\(| = )", line) is not None
+    """True for a change of a fork, a flag, or a line of a program."""
+    if line.startswith((*CHANGES, "--")):
+        return True
+    try:
+        ast.parse(line)
+    except SyntaxError:
+        return False
+    return True
 
 
 def _to_paste(line: str, finding: Finding) -> tuple[str, str]:
@@ -314,6 +319,10 @@ DOUBTS: Mapping[str, Callable[[Doubt], str]] = {
     "rate_not_tried": always(
         "A higher learning rate could end lower: the network did not go far, or its updates kept "
         "some of their direction. Only a fork can tell (`rate 2x`)."
+    ),
+    "steep": always(
+        "Under plain SGD the path can go straight on while a few steep directions are at the edge of "
+        "stability: then a higher rate diverges. Only a fork can tell (`rate 2x`)."
     ),
     "fine_tuning": always("A trained model that is trained further also moves little."),
 }

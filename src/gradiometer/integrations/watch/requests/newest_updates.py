@@ -116,15 +116,15 @@ class NewestUpdates:
         self._warn = warn
         self._subject = subject
         self._model = subject.objective.model
+        # The context for everything that training calls: an error ends the keeping, and nothing
+        # else.
         self.shield = Shield(self._stop, before_first_update=False)
-        """The context for everything that training calls: an error ends the keeping, and nothing
-        else."""
+        # The updates of the worst incident that is complete.
         self.incident: IncidentUpdates | None = None
-        """The updates of the worst incident that is complete."""
+        # Why there is none, as the end of a sentence.
         self.why_none = "no loss was far above those before it"
-        """Why there is none, as the end of a sentence."""
+        # The next step at which `at_step` has something to do.
         self.next = NEVER
-        """The next step at which `at_step` has something to do."""
         self._stretches: list[Stretch] = []
         self._before: deque[float] = deque(maxlen=BEFORE)
         self._step = -1
@@ -133,8 +133,8 @@ class NewestUpdates:
         self._opened = 0
         self._peak = 0
         self._height = 0.0
+        # True if `updated` has something to do after the coming update.
         self.awaits_update = False
-        """True if `updated` has something to do after the coming update."""
 
     def begin(self) -> None:
         """Keep the updates from now on."""
@@ -212,7 +212,9 @@ class NewestUpdates:
         batches = np.array([float(loss) for loss in stretch.losses])
         losses = batches[: len(batches) // each * each].reshape(-1, each).mean(axis=1)
         level, spread = usual(np.array(self._before))
-        heights = np.where(np.isfinite(losses), (losses - level) / spread, math.inf)
+        # how far noise reaches is not known where all losses before were the same
+        heights = (losses - level) / spread if spread > 0 else np.zeros(len(losses))
+        heights[~np.isfinite(losses)] = math.inf
         rises = len(heights) >= NEWEST and np.median(heights[-NEWEST:]) > RISEN
         if not self._is_open and (rises or (heights > BEYOND).any()):
             self._is_open = True

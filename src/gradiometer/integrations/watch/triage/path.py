@@ -45,7 +45,7 @@ class PathPoints:
             step: The step at hand.
         """
         if self._points is None:
-            self._followed = _followed(self._parameters)
+            self._followed = _entries_of(self._parameters)
             count = sum(math.ceil(one.numel() / apart) for one, apart in self._followed)
             self._points = torch.zeros(KEPT, count, device=self._parameters[0].device)
         now = torch.cat(
@@ -80,7 +80,7 @@ class PathPoints:
         self._points = None
 
 
-def _followed(parameters: Sequence[Tensor]) -> list[tuple[Tensor, int]]:
+def _entries_of(parameters: Sequence[Tensor]) -> list[tuple[Tensor, int]]:
     """Tensors, each with the distance from one entry that is followed to the next."""
     chosen = list(parameters)
     if len(chosen) > TENSORS:
