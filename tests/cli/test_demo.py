@@ -28,7 +28,7 @@ def test_the_readme_quotes_the_demo_of_today() -> None:
     readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     assert (
         f"now (step {steps - configuration.every:,}" in readme
-        and f"from step {steps // 2:,}, batch 2x" in readme
+        and f"from step {steps // 2:,}, rate 4x" in readme
     )
 
 

@@ -27,7 +27,7 @@ def table_of(run: Run, what: str) -> Table:
     """
     makers = {
         "readings": _readings,
-        "losses": lambda run: dict(zip(("step", "loss"), run.losses, strict=True)),
+        "losses": _losses,
         "evaluations": _evaluations,
     }
     if what not in makers:
@@ -79,6 +79,11 @@ def _readings(run: Run) -> Table:
                 }
         parts.append(columns)
     return _stack(parts)
+
+
+def _losses(run: Run) -> Table:
+    steps, losses = run.losses
+    return {"step": steps, "loss": losses}
 
 
 def _evaluations(run: Run) -> Table:

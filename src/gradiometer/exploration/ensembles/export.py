@@ -4,6 +4,7 @@ ONNX."""
 import copy
 import importlib.util
 import io
+import traceback
 import warnings
 from inspect import signature
 from pathlib import Path
@@ -79,6 +80,12 @@ def check_file(path: Path) -> None:
         )
 
 
+def _is_of_torch(error: Exception) -> bool:
+    """True if torch itself has raised an error, and not the model that it was tracing."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__")).partition(".")[0] == "torch"
+
+
 def _program(model: nn.Module, inputs: Tensor) -> ExportedProgram:
     exported = copy.deepcopy(model).eval().requires_grad_(False)
     any_number: Any = ({0: Dim("examples")},)
@@ -92,8 +99,7 @@ def _program(model: nn.Module, inputs: Tensor) -> ExportedProgram:
         program = torch.export.export(exported, (inputs,), dynamic_shapes=any_number, strict=False)
     except Exception as error:
         reason = str(error).strip().partition("\n")[0].rstrip(".")
-        # what the model itself raises is no fault of torch.export
-        raise of_user(error) or Unsupported(
+        raise (None if _is_of_torch(error) else of_user(error)) or Unsupported(
             f"torch.export cannot export this model for any number of examples ({reason})."
         ) from error
     with torch.no_grad():

@@ -84,6 +84,12 @@ def _look(verb: str) -> Callable[[Path, Configuration], str]:
     return lambda path, configuration: f"gradiometer {verb} {shlex.quote(str(path))}"
 
 
+def _ensemble(path: Path, configuration: Configuration) -> str:
+    """Score the existing snapshots, or train with snapshots."""
+    command = _look("ensemble") if configuration.snapshots else _train("--snapshots 5")
+    return command(path, configuration)
+
+
 # The questions, in the order in which a run can answer them.
 QUESTIONS = (
     Question(
@@ -135,9 +141,7 @@ QUESTIONS = (
             "Snapshots at the ends of cooling cycles, whose joint score is compared with that of "
             "the last one."
         ),
-        command=lambda path, configuration: (
-            _look("ensemble") if configuration.snapshots else _train("--snapshots 5")
-        )(path, configuration),
+        command=_ensemble,
         in_a_loop="w.snapshot(), w.ensemble(test)",
     ),
 )
