@@ -25,7 +25,7 @@ HOME = str(Path(gradiometer.__file__).parent)
 ENTRIES = {
     "Hook.__call__",
     "GradientHooks._end",
-    "after_backward.<locals>.<lambda>",
+    "after_backward.<locals>.again",
     "GradientHooks._take_in",
     "Watch.__exit__",
     "Measuring._on_update",
