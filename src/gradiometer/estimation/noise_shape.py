@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from jaxtyping import Float
 
+from gradiometer.arguments import require
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.estimate import LEVEL, Estimate, Estimates
 from gradiometer.measurement.finding import Finding, Issue, State
@@ -47,11 +48,11 @@ def moments_of_gram(gram: Float[np.ndarray, "parts parts"], examples: int) -> di
 
     Source: Chen, Zhang & Zhong (2010), Tests for High-Dimensional Covariance Matrices, section 2.
     """
-    if not len(gram) >= FEWEST:
-        raise BadArgument(
-            f"`gram` has {len(gram)} micro-batches: the square of the noise needs at least "
-            f"{FEWEST} (two pairs without a common member)."
-        )
+    require(
+        len(gram) >= FEWEST,
+        f"`gram` has {len(gram)} micro-batches: the square of the noise needs at least "
+        f"{FEWEST} (two pairs without a common member).",
+    )
     rows = gram.mean(axis=1)
     centred = gram - rows[:, None] - rows + rows.mean()
     mean, middle = _Means(gram), _Means(centred)
@@ -296,10 +297,9 @@ def norm_moments(norms: Float[np.ndarray, " examples"]) -> dict[str, float]:
     """The moments of one batch's squared norms. The top tenth of 32 is the largest three and a
     fifth of the fourth."""
     size = len(norms)
-    if not size >= 2:
-        raise BadArgument(
-            f"`norms` must hold at least 2 examples, got {size}: one shows no variation."
-        )
+    require(
+        size >= 2, f"`norms` must hold at least 2 examples, got {size}: one shows no variation."
+    )
     total, squares = float(norms.sum()), float(np.square(norms).sum())
     ordered, tenth = np.sort(norms)[::-1], size / 10
     whole = math.floor(tenth)

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.optim import Adagrad, Adam, Adamax, AdamW, NAdam, Optimizer, RAdam, RMSprop
 
-from gradiometer.errors import BadArgument
+from gradiometer.arguments import require
 
 # P is clipped at this many times its median: the second moment of a rarely touched row decays, and
 # its P explodes.
@@ -88,11 +88,11 @@ def preconditioner_of(
     """
     optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer)
     for one in optimizers:
-        if not is_adaptive(one):
-            raise BadArgument(
-                f"`optimizer` is a {type(one).__name__}, whose preconditioner is not known: it is "
-                f"known for {KNOWN}."
-            )
+        require(
+            is_adaptive(one),
+            f"`optimizer` is a {type(one).__name__}, whose preconditioner is not known: it is "
+            f"known for {KNOWN}.",
+        )
     owners = {
         id(p): (one, group)
         for one in optimizers
@@ -148,8 +148,7 @@ def _inverse(denominator: Tensor, floor: float | Tensor, rate: float) -> Tensor:
 
 def local(tensor: Tensor) -> Tensor:
     """The tensor itself, or this process's piece of a sharded one."""
-    piece: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
-    return piece
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
 def _empty(parameter: Tensor) -> Tensor:
@@ -201,8 +200,7 @@ def _steps(
         place is None or _rule_of(place[0]) is _adam for place in places
     ):
         return [count.to(device, torch.float64) for count in counts]
-    listed: list[float] = torch.stack([count.to(device) for count in counts]).tolist()
-    return listed
+    return torch.stack([count.to(device) for count in counts]).tolist()
 
 
 def _entries(

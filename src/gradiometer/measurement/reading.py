@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
+from gradiometer.arguments import require
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.estimate import LEVEL, Estimate
 
@@ -25,8 +26,10 @@ drawn."""
 
 def check_gradient_of(gradient_of: str) -> None:
     """Refuse a name that is neither "train" nor "population"."""
-    if gradient_of not in ("train", "population"):
-        raise BadArgument(f"`gradient_of` must be 'train' or 'population', got {gradient_of!r}.")
+    require(
+        gradient_of in ("train", "population"),
+        f"`gradient_of` must be 'train' or 'population', got {gradient_of!r}.",
+    )
 
 
 class Draw(StrEnum):
@@ -182,8 +185,7 @@ class Series:
         cls, readings: Sequence[Reading], sampling: Sampling, layers: tuple[str, ...] = ()
     ) -> "Series":
         """Stack the readings of one gauge, at least one."""
-        if not readings:
-            raise BadArgument("`readings` is empty: a series needs at least one reading.")
+        require(readings, "`readings` is empty: a series needs at least one reading.")
         return cls(
             gauge=readings[0].gauge,
             steps=np.array([reading.step for reading in readings], dtype=np.int64),

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from gradiometer.arguments import require
 from gradiometer.errors import BadArgument, GradiometerError, UserCodeFailed, summary, user_line
 from gradiometer.problems.examples import Examples
 from gradiometer.problems.problem import Problem
@@ -68,10 +69,10 @@ def function_of(name: str, argument: str) -> Callable[..., Any]:
         which = nearest(function_name, own) if own else "the module defines no function"
         raise BadArgument(f"`{module_name}` has no function {function_name!r}: {which}.")
     function: Callable[..., Any] = getattr(module, function_name)
-    if not callable(function):
-        raise BadArgument(
-            f"`{name}` must be a function that returns a {argument}, got {type(function).__name__}."
-        )
+    require(
+        callable(function),
+        f"`{name}` must be a function that returns a {argument}, got {type(function).__name__}.",
+    )
     return function
 
 

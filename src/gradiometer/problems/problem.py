@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules import loss as criteria
 from torch.nn.parameter import is_lazy
 
+from gradiometer.arguments import require
 from gradiometer.convergence.averaging import refresh_batch_norm
 from gradiometer.errors import BadArgument, Unsupported, UserCodeFailed
 from gradiometer.measurement.batch import Batch
@@ -83,27 +84,25 @@ class Problem:
     description: str = ""
 
     def __post_init__(self) -> None:
-        if not self.name.strip():
-            raise BadArgument("`name` must not be empty: the run folder is named after it.")
-        if isinstance(self.model, nn.Module):
-            raise BadArgument(
-                "`model` must be a function that makes the model, got a "
-                f"{type(self.model).__name__}: write model=lambda: ..., so that each run starts "
-                "from its own seed."
-            )
+        require(self.name.strip(), "`name` must not be empty: the run folder is named after it.")
+        require(
+            not isinstance(self.model, nn.Module),
+            "`model` must be a function that makes the model, got a "
+            f"{type(self.model).__name__}: write model=lambda: ..., so that each run starts "
+            "from its own seed.",
+        )
         # The usual slip: a criterion of torch takes outputs and targets.
-        if isinstance(self.loss, criteria._Loss):
-            raise BadArgument(
-                f"`loss` must be a function of (model, batch), got {type(self.loss).__name__}, a "
-                "criterion on (prediction, target): write "
-                f"supervised(nn.{type(self.loss).__name__}(reduction='none'))."
-            )
+        require(
+            not isinstance(self.loss, criteria._Loss),
+            f"`loss` must be a function of (model, batch), got {type(self.loss).__name__}, a "
+            "criterion on (prediction, target): write "
+            f"supervised(nn.{type(self.loss).__name__}(reduction='none')).",
+        )
         for name, does in (("model", "that makes the model"), ("loss", "of (model, batch)")):
             given = getattr(self, name)
-            if not callable(given):
-                raise BadArgument(
-                    f"`{name}` must be a function {does}, got {type(given).__name__}."
-                )
+            require(
+                callable(given), f"`{name}` must be a function {does}, got {type(given).__name__}."
+            )
         for name in ("train", "test"):
             part = getattr(self, name)
             if not isinstance(part, Examples) and (name == "train" or part is not None):

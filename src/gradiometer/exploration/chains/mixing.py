@@ -91,8 +91,7 @@ def halves(draws: Float[np.ndarray, "draws chains"]) -> Float[np.ndarray, "size 
 def normal_scores(values: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
     """Φ⁻¹((rank − 3/8)/(S + 1/4)) among all S values."""
     ranks = rankdata(values, method="average").reshape(values.shape)
-    scores: np.ndarray = ndtri((ranks - 0.375) / (values.size + 0.25))
-    return scores
+    return ndtri((ranks - 0.375) / (values.size + 0.25))
 
 
 def _rhat(scores: Float[np.ndarray, "size 2 chains"], level: float) -> tuple[float, float, float]:

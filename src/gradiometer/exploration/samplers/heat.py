@@ -190,8 +190,7 @@ class Hottest:
 
 
 def _unit(vector: Float[Tensor, " params"]) -> Float[Tensor, " params"]:
-    found: Tensor = vector / vector.norm().clamp(min=torch.finfo(vector.dtype).tiny)
-    return found
+    return vector / vector.norm().clamp(min=torch.finfo(vector.dtype).tiny)
 
 
 # By how much the hottest direction may be above the temperature, as a share of it, if the mean is

@@ -57,14 +57,12 @@ class HeatBalance:
     @property
     def heat(self) -> Parts:
         """The total heat put in."""
-        total: Parts = self.injected + self.minibatch + self.step
-        return total
+        return self.injected + self.minibatch + self.step
 
     @property
     def residual(self) -> Parts:
         """The error of the balance: rounding if every step was measured, otherwise also noise."""
-        error: Parts = self.configurational - self.heat + self.drift
-        return error
+        return self.configurational - self.heat + self.drift
 
 
 def heat_balance(series: Series, *, momentum: float = 0.0, injected: float = 0.0) -> HeatBalance:
@@ -97,8 +95,7 @@ def heat_balance(series: Series, *, momentum: float = 0.0, injected: float = 0.0
     growth = np.diff(series.moments["distance"], axis=0)[kept] / gaps
 
     def part(name: str) -> Parts:
-        values: Parts = series.moments[name][:-1][kept]
-        return values
+        return series.moments[name][:-1][kept]
 
     parameters = series.moments["parameters"][0].astype(np.int64)
     minibatch = (

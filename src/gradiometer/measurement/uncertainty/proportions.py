@@ -6,8 +6,7 @@ import numpy as np
 from jaxtyping import Shaped
 from scipy.special import ndtri
 
-from gradiometer.arguments import check_level
-from gradiometer.errors import BadArgument
+from gradiometer.arguments import check_level, require
 from gradiometer.measurement.estimate import LEVEL, Estimate
 
 STEP = 1e-10
@@ -34,12 +33,11 @@ def proportion(successes: int, trials: int, level: float = LEVEL) -> Estimate:
     1.00 [0.974, 1.00]
     """
     check_level(level)
-    if not trials >= 1:
-        raise BadArgument(f"`trials` must be at least 1, got {trials}.")
-    if not 0 <= successes <= trials:
-        raise BadArgument(
-            f"`successes` must lie between 0 and the {trials} trials, got {successes}."
-        )
+    require(trials >= 1, f"`trials` must be at least 1, got {trials}.")
+    require(
+        0 <= successes <= trials,
+        f"`successes` must lie between 0 and the {trials} trials, got {successes}.",
+    )
     share, z = successes / trials, float(ndtri((1 + level) / 2))
     shrinkage = 1 + z**2 / trials
     middle = (share + z**2 / (2 * trials)) / shrinkage
@@ -76,15 +74,15 @@ def difference_of_proportions(
     0.0300 [0.0156, 0.0570]
     """
     first, second = np.asarray(first), np.asarray(second)
-    if first.dtype != bool or second.dtype != bool:
-        raise BadArgument(
-            f"`first` and `second` must be boolean, got {first.dtype} and {second.dtype}."
-        )
-    if len(first) != len(second) or not len(first) >= 1:
-        raise BadArgument(
-            f"`first` and `second` must have the same trials, at least one, got {len(first)} and "
-            f"{len(second)}."
-        )
+    require(
+        first.dtype == bool and second.dtype == bool,
+        f"`first` and `second` must be boolean, got {first.dtype} and {second.dtype}.",
+    )
+    require(
+        len(first) == len(second) and len(first) >= 1,
+        f"`first` and `second` must have the same trials, at least one, got {len(first)} and "
+        f"{len(second)}.",
+    )
     check_level(level)
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
     low, high = _score_interval(only_first, only_second, len(first), float(ndtri((1 + level) / 2)))

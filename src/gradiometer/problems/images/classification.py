@@ -87,8 +87,7 @@ HeldOut = tuple[Float[Tensor, "tested 1 height width"], Int[Tensor, " tested"]]
 def label_found(model: nn.Module, batch: Batch) -> Bool[Tensor, " examples"]:
     """True if the largest logit is that of the label."""
     images, labels = batch
-    found: Tensor = model(images).argmax(dim=1) == labels
-    return found
+    return model(images).argmax(dim=1) == labels
 
 
 def classification(
