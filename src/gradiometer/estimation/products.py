@@ -365,10 +365,6 @@ def _error(samples: Steps) -> float:
     return float(means.std(ddof=1)) / math.sqrt(len(means)) if len(means) > 1 else math.inf
 
 
-# If all noise points one way, ⟨ĝ_1, ĝ_2⟩ of two halves has the standard deviation 2 tr Σ/B; it is
-# less with more.
-HALVES = 2.0
-
 # The moment that readings from products have, and others have not.
 PRODUCT = "product"
 
@@ -396,7 +392,9 @@ class ReadingSource:
     variance: Moments
     norm_squared: Moments
     prior: Drift = NOISE_PRIOR
-    pairs: float = HALVES
+    # If all noise points one way, ⟨ĝ_1, ĝ_2⟩ of two halves has the standard deviation 2 tr Σ/B;
+    # it is less with more.
+    pairs: float = 2.0
     doubts: tuple["ReadingSource", ...] = ()
 
 

@@ -9,7 +9,6 @@ Source: Bertsekas & Tsitsiklis (2000), Gradient Convergence in Gradient Methods 
 3.
 """
 
-import itertools
 import re
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
@@ -115,9 +114,6 @@ def _exponent(power: Constant) -> str:
 
 # Every step from t = 1 to this one is evaluated; after it, powers of two.
 FIRST_STEPS = 256
-LATER_STEPS = tuple(2**power for power in range(9, 61))
-# A rate this far below zero in doubles is no rounding at the first steps.
-SURELY = 1e-6
 
 # The three conditions, and how a verdict says that they hold or fail.
 CONDITIONS = {
@@ -234,7 +230,7 @@ def _start_of(formula: Formula) -> _Start:
     reason, last = "", 0
     negative: int | None = None
     doubtful: int | None = None
-    for t in itertools.chain(range(1, FIRST_STEPS + 1), LATER_STEPS):
+    for t in (*range(1, FIRST_STEPS + 1), *(2**power for power in range(9, 61))):
         try:
             value = float(formula.formula(t - 1))
         except OverflowError:
@@ -250,7 +246,8 @@ def _start_of(formula: Formula) -> _Start:
             is_negative = _is_negative(formula, t)
             if is_negative:
                 negative = t
-            elif is_negative is None and value < -SURELY and t <= FIRST_STEPS and not doubtful:
+            # So far below zero in doubles is no rounding at the first steps.
+            elif is_negative is None and value < -1e-6 and t <= FIRST_STEPS and not doubtful:
                 doubtful = t
     if undefined is not None and last > FIRST_STEPS // 2:
         raise BadArgument(

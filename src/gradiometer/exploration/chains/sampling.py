@@ -124,8 +124,6 @@ class Moment:
         return f"cannot tell: {significant(self.effective)} effective draws, fewer than {ENOUGH}"
 
 
-FEWEST_STEPS = 2 * BLOCKS
-
 # Makes the sampler of a chain from its parameters and its seed.
 MakeSampler = Callable[[list[nn.Parameter], int], Sampler]
 
@@ -319,7 +317,7 @@ def sample(
     """
     for name, value, least in (
         ("burn_in", burn_in, 0),
-        ("steps", steps, FEWEST_STEPS),
+        ("steps", steps, 2 * BLOCKS),
         ("every", every, 1),
     ):
         check_whole(name, value, least)

@@ -18,9 +18,6 @@ SAME = 1e-6
 # Share of the steps so far for which a constant rate between a rise and a fall is mentioned.
 A_WHILE = 0.05
 
-# Rates are read at least this densely, relative to the step. A longer gap means that the rate was
-# constant.
-SPACING = 1 / 64
 
 # Curves from 1 to `end` over the part of the way, from 0 to 1.
 CURVES: dict[str, Callable[[Float[np.ndarray, " n"], float], Float[np.ndarray, " n"]]] = {
@@ -47,7 +44,9 @@ class Path:
     def with_ends(self) -> "Path":
         """The path with a point at the end of every constant stretch."""
         starts = self.steps.tolist()
-        ends = [after - max(1, int(SPACING * after)) for after in starts[1:]]
+        # Rates are read at least once in a 64th of the steps so far: in a longer gap the rate was
+        # constant.
+        ends = [after - max(1, after // 64) for after in starts[1:]]
         steps: list[int] = []
         rates: list[float] = []
         for start, end, rate in zip(

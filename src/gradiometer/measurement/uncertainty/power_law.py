@@ -24,10 +24,6 @@ LAW = TABLES["law"]
 # Ratio of the ends above which an interval of a positive quantity counts as open.
 WIDEST = 30.0
 
-# Exponents of time and of the learning rate.
-TIME_POWERS = np.linspace(*LAW["time_powers"])
-RATE_POWERS = np.linspace(*LAW["rate_powers"])
-
 # Where Student's distribution is tabulated: its function is called some ten thousand times for one
 # estimate.
 PLACES = np.sinh(np.linspace(*LAW["places"]))
@@ -192,7 +188,10 @@ def _grid(
     """β and γ at each point of the grid, then without drift; the log prior and the wander there."""
     time, rate = (
         each.ravel()
-        for each in np.meshgrid(TIME_POWERS, RATE_POWERS if varied else [prior.rate[0]])
+        for each in np.meshgrid(
+            np.linspace(*LAW["time_powers"]),
+            np.linspace(*LAW["rate_powers"]) if varied else [prior.rate[0]],
+        )
     )
     log_prior = prior.log_density(time, rate)
     log_prior = log_prior - np.logaddexp.reduce(log_prior) + math.log1p(-prior.still)

@@ -16,8 +16,6 @@ from scipy.special import stdtrit
 from gradiometer.measurement.estimate import LEVEL, Estimate
 from gradiometer.measurement.uncertainty.means import FEWEST_READINGS, mean
 
-METHOD = "Student, skewness removed"
-
 Readings = Float[np.ndarray, " steps"]
 
 
@@ -53,7 +51,7 @@ def skewed_mean(
         plain.value - below,
         plain.value - above,
         level=level,
-        method=METHOD,
+        method="Student, skewness removed",
         samples=size,
         unit=unit,
     )
