@@ -288,7 +288,12 @@ def step_times(
     while len(rounds) <= MOST_ROUNDS and (
         len(rounds) <= FEWEST_ROUNDS or clock() - began < seconds
     ):
-        rounds.append(_round(step, sizes, clock))
+        times_of_round = []
+        for size in sizes:
+            before = clock()
+            step(size)
+            times_of_round.append(clock() - before)
+        rounds.append(times_of_round)
     times = np.array(rounds[1:])
     ratios = times / times[:, [list(sizes).index(present)]]
     return StepTimes(
@@ -301,14 +306,3 @@ def step_times(
             for place, size in enumerate(sizes)
         },
     )
-
-
-def _round(
-    step: Callable[[int], object], sizes: Sequence[int], clock: Callable[[], float]
-) -> list[float]:
-    times = []
-    for size in sizes:
-        began = clock()
-        step(size)
-        times.append(clock() - began)
-    return times

@@ -11,7 +11,6 @@ import numpy as np
 from jaxtyping import Float
 
 from gradiometer.arguments import require
-from gradiometer.errors import BadArgument
 from gradiometer.measurement.estimate import LEVEL, Estimate, Estimates
 from gradiometer.measurement.finding import Finding, Issue, State
 from gradiometer.measurement.gauge import NOTHING_KNOWN, Gauge, RunFacts
@@ -170,11 +169,11 @@ class NoiseShape(Gauge):
     one_in: ClassVar[int] = 16
 
     def __post_init__(self) -> None:
-        if self.parts is not None and not self.parts >= FEWEST:
-            raise BadArgument(
-                f"`parts` must be at least {FEWEST}, got {self.parts}: the square of the noise "
-                "needs two pairs without a common member."
-            )
+        require(
+            self.parts is None or self.parts >= FEWEST,
+            f"`parts` must be at least {FEWEST}, got {self.parts}: the square of the noise "
+            "needs two pairs without a common member.",
+        )
         check_gradient_of(self.gradient_of)
 
     def measure(self, step: "gradiometer.measurement.step.TrainingStep") -> Moments:

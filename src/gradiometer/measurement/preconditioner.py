@@ -101,7 +101,11 @@ def preconditioner_of(
     }
     places = [owners.get(id(parameter)) for parameter in parameters]
     if into is None:
-        into = [_empty(parameter) for parameter in parameters]
+        into = [
+            # at least in single precision
+            torch.empty_like(piece, dtype=torch.promote_types(piece.dtype, torch.float32))
+            for piece in map(local, parameters)
+        ]
     with torch.no_grad():
         found = _denominators(parameters, places, into)
         floor = _floor(*_entries(found, places), sample_of_all)
@@ -151,12 +155,6 @@ def local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
-def _empty(parameter: Tensor) -> Tensor:
-    """A new tensor of the shape of this process's piece, at least in single precision."""
-    piece = local(parameter)
-    return torch.empty_like(piece, dtype=torch.promote_types(piece.dtype, torch.float32))
-
-
 def _denominators(
     parameters: Sequence[Tensor], places: Sequence[Place | None], into: Sequence[Tensor]
 ) -> list[Tensor | None]:
@@ -167,7 +165,8 @@ def _denominators(
     ]
     return [
         None
-        if place is None or not state or _is_zero(step)
+        # Before the first update nothing is known. Of a count on a device P is NaN then.
+        if place is None or not state or (not isinstance(step, Tensor) and step == 0)
         else _rule_of(place[0])(state, place[1], step, written)
         for state, place, step, written in zip(
             states, places, _steps(states, places), into, strict=True
@@ -177,11 +176,6 @@ def _denominators(
 
 def _rule_of(optimizer: Optimizer) -> Rule:
     return next(rule for kind, rule in _DENOMINATORS.items() if isinstance(optimizer, kind))
-
-
-def _is_zero(step: float | Tensor) -> bool:
-    """True before the first update, if that is known: not of a tensor, whose P is NaN then."""
-    return not isinstance(step, Tensor) and step == 0
 
 
 def _steps(
@@ -261,20 +255,14 @@ def _rmsprop(state: Mapping[str, Any], group: Group, step: float, into: Tensor) 
     return second.sqrt_().add_(float(group["eps"]))
 
 
-def _adagrad(state: Mapping[str, Any], group: Group, step: float, into: Tensor) -> Tensor | None:
-    return into.copy_(local(state["sum"])).sqrt_().add_(float(group["eps"]))
-
-
-def _adamax(state: Mapping[str, Any], group: Group, step: float, into: Tensor) -> Tensor | None:
-    return into.copy_(local(state["exp_inf"]))
-
-
 _DENOMINATORS: Mapping[type[Optimizer], Rule] = {
     Adam: _adam,
     AdamW: _adam,
     NAdam: _adam,
     RAdam: _radam,
-    Adamax: _adamax,
+    Adamax: lambda state, group, step, into: into.copy_(local(state["exp_inf"])),
     RMSprop: _rmsprop,
-    Adagrad: _adagrad,
+    Adagrad: lambda state, group, step, into: (
+        into.copy_(local(state["sum"])).sqrt_().add_(float(group["eps"]))
+    ),
 }

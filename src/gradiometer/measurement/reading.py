@@ -60,8 +60,10 @@ class Sampling:
     examples: int | None = None
 
     def __post_init__(self) -> None:
-        if self.examples is not None and not self.examples >= 1:
-            raise BadArgument(f"`examples` must be at least 1, got {self.examples}.")
+        require(
+            self.examples is None or self.examples >= 1,
+            f"`examples` must be at least 1, got {self.examples}.",
+        )
 
     def to_dict(self) -> dict[str, str | int | None]:
         """Plain values, for `run.toml`."""

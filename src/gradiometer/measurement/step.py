@@ -422,11 +422,10 @@ class TrainingStep:
         Raises:
             BadArgument: No preconditioner was given, or see `spread`.
         """
-        if self._preconditioner is None and (
-            self._shared is None or self._shared.preconditioned is None
-        ):
-            raise BadArgument(
-                "`preconditioner` is missing, and this gauge needs it: pass "
-                "`preconditioner=lambda: preconditioner_of(optimizer, parameters)` to the step."
-            )
+        require(
+            self._preconditioner is not None
+            or (self._shared is not None and self._shared.preconditioned is not None),
+            "`preconditioner` is missing, and this gauge needs it: pass "
+            "`preconditioner=lambda: preconditioner_of(optimizer, parameters)` to the step.",
+        )
         return self.spread(parts).preconditioned

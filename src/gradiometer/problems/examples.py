@@ -128,10 +128,10 @@ def _size(data: Batch, name: str) -> int:
             not isinstance(leaf, np.ndarray),
             f"`{path}` must be a tensor, got a NumPy array: pass torch.from_numpy(...).",
         )
-        if isinstance(leaf, Tensor) and leaf.is_meta:
-            raise BadArgument(
-                f"`{path}` is on the meta device, which holds no numbers: give the numbers."
-            )
+        require(
+            not isinstance(leaf, Tensor) or not leaf.is_meta,
+            f"`{path}` is on the meta device, which holds no numbers: give the numbers.",
+        )
     return batch_size(data, name)
 
 

@@ -84,20 +84,18 @@ def _settings(name: str, function: Callable[..., Any], offered: dict[str, Any]) 
     by_keyword = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     variadic = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
     for p in parameters:
-        if (
-            p.default is p.empty
-            and p.kind not in variadic
-            and not (p.name in offered and p.name in by_keyword)
-        ):
-            raise BadArgument(
-                f"`{name}` has an unknown argument {p.name!r}: it can take {', '.join(offered)} by "
-                "keyword, and every other argument needs a default."
-            )
+        require(
+            p.default is not p.empty
+            or p.kind in variadic
+            or (p.name in offered and p.name in by_keyword),
+            f"`{name}` has an unknown argument {p.name!r}: it can take {', '.join(offered)} by "
+            "keyword, and every other argument needs a default.",
+        )
     for key in ("model", "data_dir"):
-        if offered[key] is not None and not (takes_any or key in by_keyword):
-            raise BadArgument(
-                f"`{key}` was given, but `{name}` takes no such argument: omit it, or add it there."
-            )
+        require(
+            offered[key] is None or (takes_any or key in by_keyword),
+            f"`{key}` was given, but `{name}` takes no such argument: omit it, or add it there.",
+        )
     wanted = {key: value for key, value in offered.items() if takes_any or key in by_keyword}
     # An argument that was not given keeps the default of the function.
     defaulted = {p.name for p in parameters if p.default is not p.empty}

@@ -16,9 +16,8 @@ from typing import Any
 
 from gradiometer.arguments import require
 from gradiometer.convergence.formulas.asymptotics import CONSTANT, LARGE_T, Asymptotics, Monomial
-from gradiometer.convergence.formulas.number import Constant, Undecided
+from gradiometer.convergence.formulas.number import Undecided
 from gradiometer.convergence.schedules import Formula, Schedule
-from gradiometer.errors import BadArgument
 
 
 @dataclass(frozen=True)
@@ -100,16 +99,12 @@ def as_text(monomial: Monomial) -> str:
     rate, *powers = monomial.powers
     factors = [f"exp({'−' if rate < 0 else ''}{abs(float(rate)):.3g} t)"] if rate else []
     for level, power in enumerate(powers):
-        name = f"({'log ' * level}t)" if level else "t"
-        factors += [name + _exponent(power)] if power else []
+        if power:
+            whole = isinstance(power, Fraction) and power.denominator == 1
+            exponent = power if whole else format(float(power), ".4g")
+            name = f"({'log ' * level}t)" if level else "t"
+            factors.append(name if power == 1 else f"{name}^{exponent}")
     return " ".join(factors) or "1"
-
-
-def _exponent(power: Constant) -> str:
-    if power == 1:
-        return ""
-    whole = isinstance(power, Fraction) and power.denominator == 1
-    return f"^{power if whole else format(float(power), '.4g')}"
 
 
 # Every step from t = 1 to this one is evaluated; after it, powers of two.
@@ -249,11 +244,11 @@ def _start_of(formula: Formula) -> _Start:
             # So far below zero in doubles is no rounding at the first steps.
             elif is_negative is None and value < -1e-6 and t <= FIRST_STEPS and not doubtful:
                 doubtful = t
-    if undefined is not None and last > FIRST_STEPS // 2:
-        raise BadArgument(
-            f"`expression` is undefined at t = {undefined} ({reason}) and again at t = {last}. It "
-            "must have a value at all but a few first steps."
-        )
+    require(
+        undefined is None or last <= FIRST_STEPS // 2,
+        f"`expression` is undefined at t = {undefined} ({reason}) and again at t = {last}. It "
+        "must have a value at all but a few first steps.",
+    )
     return _Start(undefined, reason, negative, doubtful)
 
 

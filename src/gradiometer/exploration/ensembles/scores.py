@@ -13,7 +13,7 @@ from scipy.special import log_softmax, logsumexp, ndtri
 
 from gradiometer.arguments import check_level, require
 from gradiometer.errors import BadArgument
-from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement.estimate import LEVEL, Estimate
 from gradiometer.measurement.uncertainty.means import difference_of_means
 from gradiometer.measurement.uncertainty.proportions import difference_of_proportions, proportion
 from gradiometer.measurement.uncertainty.skewed import skewed_mean
@@ -42,7 +42,7 @@ class ReliabilityBin:
 
 
 def reliability(
-    log_probabilities: LogProbabilities, labels: Labels, *, level: float = 0.9
+    log_probabilities: LogProbabilities, labels: Labels, *, level: float = LEVEL
 ) -> list[ReliabilityBin]:
     """The reliability diagram, least confident bin first. Calibrated predictions have accuracy =
     confidence.
@@ -63,7 +63,7 @@ def reliability(
 
 
 def calibration_error(
-    log_probabilities: LogProbabilities, labels: Labels, *, level: float = 0.9
+    log_probabilities: LogProbabilities, labels: Labels, *, level: float = LEVEL
 ) -> Estimate:
     """Root mean square of confidence less accuracy over bins of the predicted class: debiased ECE,
     in ℓ₂.
@@ -103,7 +103,7 @@ def calibration_error(
 
 
 def calibration_difference(
-    first: LogProbabilities, second: LogProbabilities, labels: Labels, *, level: float = 0.9
+    first: LogProbabilities, second: LogProbabilities, labels: Labels, *, level: float = LEVEL
 ) -> Estimate:
     """`calibration_error` of the first predictions less that of the second, paired over the same
     examples.
@@ -293,7 +293,7 @@ UNITS: Mapping[str, str] = {
 }
 
 
-def scores(predictions: Predictions, level: float = 0.9) -> dict[str, Estimate]:
+def scores(predictions: Predictions, level: float = LEVEL) -> dict[str, Estimate]:
     """Every score, with its interval over the examples."""
     wrong = ~predictions.correct
     found: dict[str, Estimate] = {"error": proportion(int(wrong.sum()), len(wrong), level)}
@@ -305,7 +305,9 @@ def scores(predictions: Predictions, level: float = 0.9) -> dict[str, Estimate]:
     return found
 
 
-def differences(first: Predictions, second: Predictions, level: float = 0.9) -> dict[str, Estimate]:
+def differences(
+    first: Predictions, second: Predictions, level: float = LEVEL
+) -> dict[str, Estimate]:
     """Every score of the first less that of the second, paired by example. Below zero, the first is
     better.
 

@@ -209,10 +209,10 @@ def reshuffled_covariance(
     without_replacement(rule.batch_size, examples)
     whole, left = divmod(examples, rule.batch_size)
     sizes = np.array([rule.batch_size] * whole + [left] * bool(left), dtype=np.float64)
-    if batches is not None and not 0 <= batches <= len(sizes):
-        raise BadArgument(
-            f"`batches` must lie between 0 and the {len(sizes)} batches of an epoch, got {batches}."
-        )
+    require(
+        batches is None or 0 <= batches <= len(sizes),
+        f"`batches` must lie between 0 and the {len(sizes)} batches of an epoch, got {batches}.",
+    )
     curvatures, axes, in_axes = _in_axes(curvature, noise)
     transitions, in_axes = rule.transitions(curvatures), in_axes / (examples - 1)
     # P⁰ … P^m of every mode.

@@ -61,6 +61,8 @@ NUMBERS = SimpleNamespace(
     **tomllib.loads((files("gradiometer.lab.selftest") / "settings.toml").read_text("utf-8"))
 )
 
+LEVEL = 0.9
+
 
 @dataclass(frozen=True)
 class Bench:
@@ -221,7 +223,7 @@ class Windows:
     def __len__(self) -> int:
         return len(self.gradient_variance)
 
-    def covered(self, level: float = 0.9) -> int:
+    def covered(self, level: float = LEVEL) -> int:
         """The number of windows whose interval contains the noise scale."""
         estimates = (
             ratio_of_means(*pair, level=level)
@@ -292,8 +294,6 @@ def half_moments(
     )
     return np.stack(noise_moments(spread))
 
-
-LEVEL = 0.9
 
 Progress = Callable[[int, int], None]
 Part = Callable[[], list[SelfTest]]

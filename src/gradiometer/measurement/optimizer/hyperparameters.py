@@ -75,36 +75,22 @@ def shape_of(path: Path) -> str:
     signs = np.sign(changes[changes != 0])
     turns = int((np.diff(signs) != 0).sum())
     if turns == 0 and signs[0] > 0:
-        return _rising(path)
+        filled = path.with_ends()
+        peak = float(filled.rates[-1])
+        first = int(filled.steps[np.argmax(filled.rates >= (1 - SAME) * peak)])
+        if path.reached - first > A_WHILE * path.reached:
+            rise = counted(first - int(filled.steps[0]), "step")
+            return f"warm-up over {rise} to {number(peak)}, then constant"
+        return f"rising, from {number(float(filled.rates[0]))} to {number(peak)} now"
     if turns == 0:
         return _fall(path.with_ends(), from_peak=True)
     if turns == 1 and signs[0] > 0:
-        return _warmed_up(path)
+        top = int(rates.argmax())
+        rise = counted(int(path.steps[top] - path.steps[0]), "step")
+        after = Path(path.steps[top:], rates[top:], path.reached).with_ends()
+        return f"warm-up over {rise} to {number(peak)}, then {_fall(after, from_peak=False)}"
     low, now = number(float(rates.min())), number(float(rates[-1]))
     return f"up and down between {low} and {number(peak)}, now {now}"
-
-
-def _rising(path: Path) -> str:
-    filled = path.with_ends()
-    peak = float(filled.rates[-1])
-    first = int(filled.steps[np.argmax(filled.rates >= (1 - SAME) * peak)])
-    if path.reached - first > A_WHILE * path.reached:
-        return (
-            f"warm-up over {counted(first - int(filled.steps[0]), 'step')} to {number(peak)}, then "
-            "constant"
-        )
-    return f"rising, from {number(float(filled.rates[0]))} to {number(peak)} now"
-
-
-def _warmed_up(path: Path) -> str:
-    at_peak = int(path.rates.argmax())
-    top = int(path.steps[at_peak])
-    rise = (
-        f"warm-up over {counted(top - int(path.steps[0]), 'step')} to "
-        f"{number(float(path.rates[at_peak]))}"
-    )
-    after = Path(path.steps[at_peak:], path.rates[at_peak:], path.reached).with_ends()
-    return f"{rise}, then {_fall(after, from_peak=False)}"
 
 
 def _fall(path: Path, *, from_peak: bool) -> str:

@@ -201,11 +201,10 @@ def _too_few(
         0 < spacing < math.inf,
         f"`spacing` must be a positive number of training steps, got {spacing}.",
     )
-    if batches is not None and not batches >= min(FEWEST_READINGS, readings):
-        raise BadArgument(
-            f"`batches` must be at least {FEWEST_READINGS}, got {batches}: fewer do not show a "
-            "spread."
-        )
+    require(
+        batches is None or batches >= min(FEWEST_READINGS, readings),
+        f"`batches` must be at least {FEWEST_READINGS}, got {batches}: fewer do not show a spread.",
+    )
     missing = max(FEWEST_READINGS, batches or 0) - readings
     if missing <= 0:
         return None

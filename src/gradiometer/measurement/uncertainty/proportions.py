@@ -103,15 +103,12 @@ def _score_interval(b: int, c: int, n: int, z: float) -> tuple[float, float]:
 
     value = (b - c) / n
 
-    def excess(difference: float) -> float:
-        return (b - c - n * difference) - z * _spread(difference, b, c, n)
-
-    def lack(difference: float) -> float:
-        return (b - c - n * difference) + z * _spread(difference, b, c, n)
+    def beyond(difference: float, quantile: float) -> float:
+        return (b - c - n * difference) - quantile * _spread(difference, b, c, n)
 
     # If the two never differ, the value itself is also a root, but not the wanted one.
-    low = -1.0 if c == n else brentq(excess, -1.0, value - STEP)
-    high = 1.0 if b == n else brentq(lack, value + STEP, 1.0)
+    low = -1.0 if c == n else brentq(beyond, -1.0, value - STEP, args=(z,))
+    high = 1.0 if b == n else brentq(beyond, value + STEP, 1.0, args=(-z,))
     return min(float(low), value), max(float(high), value)
 
 
