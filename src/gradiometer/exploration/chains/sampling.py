@@ -17,8 +17,8 @@ from gradiometer.arguments import check_whole, require
 from gradiometer.errors import bounded
 from gradiometer.exploration.chains.engines import (
     ChainState,
-    DrawRecorder,
     Function,
+    chain_means,
     faster_engine,
     make_models,
     trainable,
@@ -359,7 +359,7 @@ def sample(
     groups = samplers[0].param_groups
     require(len(groups) <= 1, f"`sampler` must have 1 parameter group, got {len(groups)}.")
     chains = ChainState(models, seeds, samplers)
-    recorder = DrawRecorder(watch or {})
+    draws: dict[str, list[np.ndarray]] = {name: [] for name in watch or {}}
     paths: list[Float[Tensor, "chains params"]] = []
     example = batch_at(orders[0].batch(0))
     traits = Objective(models[0], loss).traits(example)
@@ -401,10 +401,10 @@ def sample(
                 )
         engine.step(index)
         if step >= burn_in and (step - burn_in) % every == 0:
-            recorder.look(models)
+            for name, looked_at in (watch or {}).items():
+                draws[name].append(chain_means(models, *looked_at))
             if sum(sizes) <= DIRECTIONS:
                 paths.append(torch.stack([flat(one) for one in chains.of_one]).detach())
-    draws = recorder.draws()
     return [
         _of_chain(
             each,
@@ -412,7 +412,7 @@ def sample(
             equipartitions[place].shape(
                 examples, dict(zip(names, virial.by_tensor(examples, SURE), strict=True))
             ),
-            {name: values[:, place] for name, values in draws.items()},
+            {name: np.stack(values)[:, place] for name, values in draws.items()},
             partial(
                 Moment.of,
                 level=level,

@@ -38,13 +38,19 @@ def proportion(successes: int, trials: int, level: float = LEVEL) -> Estimate:
         0 <= successes <= trials,
         f"`successes` must lie between 0 and the {trials} trials, got {successes}.",
     )
-    share, z = successes / trials, float(ndtri((1 + level) / 2))
+    share = successes / trials
+    low, high = wilson(share, trials, level)
+    return Estimate.interval(share, low, high, level=level, method="Wilson score", samples=trials)
+
+
+def wilson(share: float, trials: float, level: float) -> tuple[float, float]:
+    """Wilson's interval of a share, which stays inside of 0 and 1 and has a width at both."""
+    z = float(ndtri((1 + level) / 2))
     shrinkage = 1 + z**2 / trials
     middle = (share + z**2 / (2 * trials)) / shrinkage
     margin = z * math.sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2)) / shrinkage
     # At 0 and 1 the end is the share itself, up to rounding.
-    low, high = min(max(middle - margin, 0.0), share), max(min(middle + margin, 1.0), share)
-    return Estimate.interval(share, low, high, level=level, method="Wilson score", samples=trials)
+    return min(max(middle - margin, 0.0), share), max(min(middle + margin, 1.0), share)
 
 
 def difference_of_proportions(
