@@ -246,8 +246,8 @@ class Saddle(Counterexample, name="saddle", schedule="1/(t + 1)"):
 
     start: tuple[float, ...] = (0.0, 1.0)
     deviation: tuple[float, ...] = (0.0,)
+    # Along x, at the origin.
     smallest_curvature: ClassVar[float] = -(math.pi**2) / 2
-    """Along x, at the origin."""
 
     def losses(
         self, position: Float[Tensor, " params"], examples: Float[Tensor, "examples drawn"]

@@ -30,8 +30,8 @@ from gradiometer.measurement.untouched import Surroundings
 from gradiometer.randomness import numpy_state, untouched_randomness
 
 Result = TypeVar("Result")
+# One tensor per trainable parameter, in the order of `Objective.names`.
 Gradients = list[Tensor]
-"""One tensor per trainable parameter, in the order of `Objective.names`."""
 
 WITHOUT_PARAMETERS = (
     "`model` has no trainable parameters, so there is no gradient to measure: "

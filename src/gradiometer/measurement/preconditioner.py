@@ -22,12 +22,12 @@ SAMPLE = 2**13
 KNOWN = "Adam, AdamW, NAdam, RAdam, Adamax, RMSprop and Adagrad"
 
 Group = Mapping[str, Any]
+# Optimizer and parameter group of a parameter.
 Place = tuple[Optimizer, Group]
-"""Optimizer and parameter group of a parameter."""
 
+# √v̂ + ε, from a parameter's state, its group, and the number of its updates so far, written into a
+# tensor.
 Rule = Callable[[Mapping[str, Any], Group, Any, Tensor], Tensor | None]
-"""√v̂ + ε, from a parameter's state, its group, and the number of its updates so far, written into
-a tensor."""
 
 Sample = Float[np.ndarray, " entries"]
 

@@ -19,9 +19,9 @@ from gradiometer.measurement.estimate import LEVEL, Estimate
 if TYPE_CHECKING:  # a run is read without scipy
     import gradiometer.measurement.uncertainty.power_law
 
+# The g that is meant: that of the training set, or that of the distribution from which it was
+# drawn.
 GradientOf = Literal["train", "population"]
-"""The g that is meant: that of the training set, or that of the distribution from which it was
-drawn."""
 
 
 def check_gradient_of(gradient_of: str) -> None:
@@ -33,14 +33,18 @@ def check_gradient_of(gradient_of: str) -> None:
 
 
 class Draw(StrEnum):
-    """How the examples of a batch are drawn."""
+    """How the examples of a batch are drawn.
+
+    Attributes:
+        FRESH: Never seen before: independent draws from the population.
+        REPLACEMENT: Independent draws from the training set, with replacement.
+        RESHUFFLED: Epochs over the training set in random order. Within a batch, no example occurs
+            twice.
+    """
 
     FRESH = "fresh"
-    """Never seen before: independent draws from the population."""
     REPLACEMENT = "replacement"
-    """Independent draws from the training set, with replacement."""
     RESHUFFLED = "reshuffled"
-    """Epochs over the training set in random order. Within a batch, no example occurs twice."""
 
 
 @dataclass(frozen=True)

@@ -51,8 +51,8 @@ class Examples:
         is_plain = isinstance(data, TensorDataset) and collate is default_collate
         self.data: Any = tuple(data.tensors) if is_plain else data
         self.device: torch.device | None = None
+        # True if the examples are tensors, and not read from a data set.
         self.in_memory = isinstance(self.data, (Tensor, tuple, list, Mapping))
-        """True if the examples are tensors, and not read from a data set."""
         self._length = (
             _size(self.data, name) if self.in_memory else _checked_dataset(self.data, name, collate)
         )

@@ -21,8 +21,8 @@ from gradiometer.measurement.objective import WITHOUT_PARAMETERS
 from gradiometer.problems.examples import Examples
 from gradiometer.problems.user_code import user_code
 
+# Returns one truth value per example, shape [examples]: True if the prediction is right.
 Correct = Callable[[nn.Module, Batch], Tensor]
-"""Returns one truth value per example, shape [examples]: True if the prediction is right."""
 
 
 @dataclass(frozen=True)

@@ -68,8 +68,8 @@ class Schedule(ABC):
     (0.0, 0.05, 0.1)
     """
 
+    # Every schedule class by its name, to read schedules from text.
     kinds: ClassVar[dict[str, type["Schedule"]]] = {}
-    """Every schedule class by its name, to read schedules from text."""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()

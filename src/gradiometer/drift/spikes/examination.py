@@ -53,8 +53,8 @@ class Examiner:
         self._recent: deque[float] = deque(maxlen=256)
         self._usual = self._above = math.inf
         self._new = self._count = self._steps = 0
+        # A loss at or above this one is worth an examination. Infinite if none is.
         self.limit = math.inf
-        """A loss at or above this one is worth an examination. Infinite if none is."""
 
     def learn(self, losses: Sequence[float]) -> None:
         """Take the losses of finished steps. After 64 of them or more, the usual level is computed

@@ -76,9 +76,8 @@ FASHION_MNIST: Mapping[str, Callable[[], nn.Module]] = {
 }
 
 
+# −log p(label | image) of every example of an (images, labels) batch, in nats, shape [examples].
 cross_entropy = supervised(nn.CrossEntropyLoss(reduction="none"))
-"""−log p(label | image) of every example of an (images, labels) batch, in nats, shape
-[examples]."""
 
 Labelled = tuple[Float[Tensor, "examples 1 height width"], Int[Tensor, " examples"]]
 HeldOut = tuple[Float[Tensor, "tested 1 height width"], Int[Tensor, " tested"]]
