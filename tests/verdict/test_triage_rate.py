@@ -144,6 +144,18 @@ def test_nothing_is_healthy_where_a_higher_rate_may_end_lower() -> None:
     assert claims(on(0.2, losses=falling(0.01))) == {Claim.HEALTHY}
 
 
+def test_nothing_is_healthy_while_its_loss_falls_fast_at_a_high_rate() -> None:
+    tiny = np.geomspace(1, 1e-4, STEPS)
+    still = triage_of(on(0.05, losses=tiny, rates=np.full(STEPS, 0.1))).claims[0]
+    assert still.claim is Claim.UNDECIDED and still.doubts == ("still_falls",)
+    decayed = on(0.05, losses=tiny, rates=np.linspace(0.1, 0, STEPS))
+    assert claims(decayed) == {Claim.HEALTHY}
+    # more updates would fit the training examples alone
+    past_its_best = {"test": np.append(np.linspace(0.6, 0.3, 9), 0.33)}
+    at_high_rate = {"losses": tiny, "rates": np.full(STEPS, 0.1)}
+    assert claims(on(0.05, **at_high_rate, **past_its_best)) == {Claim.HEALTHY}
+
+
 @pytest.mark.parametrize("share", [0.01, 1.0])
 def test_the_distances_are_those_of_the_parameters(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float

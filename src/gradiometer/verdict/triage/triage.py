@@ -196,7 +196,7 @@ def _pass(signs: Signs, level: Level) -> Claimed:
             ("give the losses on held-out examples, w.evaluated(test=...)",),
         )
     if enough and signs.has_ended and has_moved and not at_a_guess:
-        doubt = rate.doubt_of(signs, left)
+        doubt = "still_falls" if length.still_falls(signs) else rate.doubt_of(signs, left)
         if doubt:
             return Claimed(Claim.UNDECIDED, {"steps": float(signs.length)}, doubts=(doubt,))
         return Claimed(

@@ -316,6 +316,10 @@ DOUBTS: Mapping[str, Callable[[Doubt], str]] = {
         "A training that stopped early looks the same: only a fork can tell (`go on`)."
     ),
     "few_looks": always("Too few steps were seen at this learning rate to judge it."),
+    "still_falls": always(
+        "The rate is high and the loss still falls fast: more updates, another rate or a decay "
+        "could end far lower. Only a fork can tell (`rate 2x`, `cool now`)."
+    ),
     "rate_not_tried": always(
         "A higher learning rate could end lower: the network did not go far, or its updates kept "
         "some of their direction. Only a fork can tell (`rate 2x`)."
