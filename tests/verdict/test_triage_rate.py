@@ -130,8 +130,11 @@ def test_the_reach_is_forecast_for_the_planned_end(steps: int, reach: float, is_
     assert (Claim.RATE_LOW in claims(signs)) is is_told
 
 
-def test_nothing_is_healthy_where_a_higher_rate_may_end_lower() -> None:
-    assert claims(on(0.05)) == {Claim.HEALTHY}
+def test_nothing_is_healthy_where_a_higher_rate_or_a_decay_may_end_lower() -> None:
+    constant_rate = triage_of(on(0.05)).claims[0]
+    assert constant_rate.claim is Claim.UNDECIDED
+    assert constant_rate.doubts == ("decay_not_tried",)
+    assert claims(on(0.05, rates=np.repeat([0.1, 0.001], [STEPS - 40, 40]))) == {Claim.HEALTHY}
     found = triage_of(on(0.2)).claims[0]
     assert found.claim is Claim.UNDECIDED and found.doubts == ("rate_not_tried",)
     left_half = {"losses": falling(0.3) * np.linspace(1, 0.99, STEPS)}
