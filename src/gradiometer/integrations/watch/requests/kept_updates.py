@@ -25,6 +25,7 @@ from gradiometer.loop.replay import (
     all_tensors,
     gradients_of,
     tensors_of,
+    trained_by,
 )
 from gradiometer.measurement.batch import Batch, mapped
 from gradiometer.measurement.optimizer.several import as_one
@@ -143,10 +144,11 @@ class KeptUpdatesOfLoop:
         if found:
             return found[-1]
         steps = ", ".join(f"{one.step:,}" for one in self.stretches)
+        more = max(2 * self.states, 3)
         raise BadArgument(
             f"`at` is {step:,}, and no state is kept from there or before: "
             + (f"there are those of steps {steps}." if steps else f"{self.why_none}.")
-            + " Give `watch` a number of states, such as checkpoints=3."
+            + f" Give `watch` a number of states, such as checkpoints={more}."
         )
 
     def at_step(self, batch: Batch | None) -> None:
@@ -182,6 +184,11 @@ class KeptUpdatesOfLoop:
                 )
             else:
                 self._take(step)
+
+    def went_back(self) -> None:
+        """Leave the updates at hand alone after the training was put back to an earlier state."""
+        if self._is_open:
+            self._give_up("the training went back to an earlier state")
 
     def close(self) -> None:
         """Keep no more, and free what is kept: a watch outlives its training for the findings."""
@@ -233,6 +240,7 @@ class KeptUpdatesOfLoop:
             copy.deepcopy(as_one(self._optimizers).state_dict()),
             copy_of_scaler(self._subject.scaler),
             step=self._first,
+            trained=trained_by(self._model),
         )
         if self.states:
             schedulers, _ = schedulers_of(self._optimizers, 0)
