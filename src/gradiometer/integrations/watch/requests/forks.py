@@ -170,7 +170,13 @@ class Forks(Looks):
 
         Raises:
             BadArgument: No state is kept from there or before.
+            Unsupported: The training has several processes, and only rank 0 keeps states.
         """
+        if not self.ranks.alone:
+            raise Unsupported(
+                "`go_back` needs a training in one process: load a checkpoint of your own in all of "
+                "them."
+            )
         held = self.newest_updates.incident
         own = None if held is None else held.own or held.state
         states = [*self.kept_updates.stretches, *([own] if own is not None else [])]

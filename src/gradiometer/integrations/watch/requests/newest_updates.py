@@ -164,6 +164,8 @@ class NewestUpdates:
         if subject.ranks.alone and not (subject.sharded or subject.is_own):
             self.next = 0
             self.updated()
+        else:
+            self.why_none = "it needs a training in one process"
 
     def updated(self) -> None:
         """Keep the buffers before a stretch begins: the next forward may change them."""
