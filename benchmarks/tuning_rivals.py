@@ -15,7 +15,7 @@ from importlib.util import find_spec
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tuning_problems import Cell
+from tuning_bank import Cell
 from tuning_runs import MOMENTUM, SHAPES, End, losses_of, sgd, trained
 
 WARM_UP = 0.05

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
-from tuning_problems import Cell, Pairs
+from tuning_bank import Cell, Pairs
 
 from gradiometer.measurement import Batch
 from gradiometer.tuning import tune
