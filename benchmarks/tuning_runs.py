@@ -1,4 +1,4 @@
-"""Whole trainings of a cell of `tuning_problems.py`: one by one with any optimizer, or many rates
+"""Whole trainings of a task of `tuning_bank.py`: one by one with any optimizer, or many rates
 at once."""
 
 from collections.abc import Callable, Mapping, Sequence
