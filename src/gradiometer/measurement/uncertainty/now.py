@@ -199,9 +199,15 @@ def mean_now(
     def recent(count: int, level: float) -> Estimate:
         return mean(scaled[-count:], level=level)
 
-    ones = np.ones(len(steps))
     found = _value_now(
-        scaled, ones, _neighbours(scaled), steps, learning_rate, prior, level, positive
+        scaled,
+        np.ones(len(steps)),
+        _neighbours(scaled),
+        steps,
+        learning_rate,
+        prior,
+        level,
+        positive,
     )
     if found is None:
         estimate = recent(len(steps), level)
