@@ -31,7 +31,7 @@ from tuning_rivals import RIVALS, Method, installed
 from tuning_runs import SHAPES, End, Optimizer, losses_of, stacked, tuned
 
 from gradiometer.jobs import Job, Pool, pool_of
-from gradiometer.jobs.ledger import Ledger
+from gradiometer.jobs.pool import Ledger
 
 SEEDS = (0, 1, 2)
 COARSE_SEED = 1000

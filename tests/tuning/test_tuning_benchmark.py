@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gradiometer.jobs.ledger import Ledger
-from gradiometer.jobs.pool import Here
+from gradiometer.jobs.pool import Here, Ledger
 from gradiometer.run import Configuration
 from gradiometer.run.planned import planned
 
