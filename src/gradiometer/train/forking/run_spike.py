@@ -2,7 +2,7 @@
 `incident_cause`, from its updates made again with less and less left out."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -23,13 +23,13 @@ from gradiometer.loop.recorded.incidents import (
     ORDERS,
     IncidentCause,
     SpikeCauses,
-    found_at,
     incident_at,
     skipping,
     spikes_of,
     start_of,
 )
 from gradiometer.loop.recorded.record import ForkRecord, Plan
+from gradiometer.measurement.estimate import counted
 from gradiometer.problems.problem import Problem
 from gradiometer.run.checkpoints import save_artifact
 from gradiometer.run.problem import configuration_of
@@ -112,6 +112,12 @@ def incident_cause(run: Run, step: int, *, problem: Problem | None = None) -> In
     """
     configuration_of(run, "fork")
     incident = incident_at(run, step)
+    if incident is None:
+        spikes = spikes_of(run)
+        seen = f": {_found_at(spikes)}" if spikes else ""
+        raise BadArgument(
+            f"`spike` is {step:,}, where the loss of `{run.path}` did not rise{seen}."
+        )
     loop = loop_at(run, max(incident.first - LEAD, 0), problem=problem)
     rose = None
     known = run.hyperparameters
@@ -130,4 +136,10 @@ def _spike_at(run: Run, step: int) -> Spike:
         if spike.first <= step <= spike.last:
             return spike
     require(found, f"`spike` is {step:,}, but the loss of `{run.path}` has no spike.")
-    raise BadArgument(f"`spike` is {step:,}, where the loss has none: {found_at(found)}.")
+    raise BadArgument(f"`spike` is {step:,}, where the loss has none: {_found_at(found)}.")
+
+
+def _found_at(spikes: Sequence[Spike]) -> str:
+    """How many spikes there are, and the steps of the first ones, as a part of a sentence."""
+    places = ", ".join(f"{spike.peak:,}" for spike in spikes[:8])
+    return f"{counted(len(spikes), 'spike')} found, at {places}"
