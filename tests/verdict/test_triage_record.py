@@ -498,7 +498,7 @@ def test_a_failure_of_triage_does_not_reach_the_training(
     def fail(_: TriageRecorder) -> None:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(TriageRecorder, "_movement", fail)
+    monkeypatch.setattr(TriageRecorder, "_keep_parameters", fail)
     plain, _ = train(None)
     watched, run = train(tmp_path)
     assert all(map(torch.equal, plain, watched)) and run is not None

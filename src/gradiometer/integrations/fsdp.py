@@ -121,11 +121,6 @@ def _refuse_mesh(name: str, parameter: Any, ranks: Ranks) -> None:
         )
 
 
-def _copies(piece: Any) -> int:
-    mesh = piece.device_mesh
-    return mesh.size(0) if mesh.ndim == 2 else 1
-
-
 class ShardHooks:
     """Reads the gradients of a model under FSDP2 while it is active. It costs nothing while it is
     not.
@@ -160,7 +155,10 @@ class ShardHooks:
         self._preconditioner = preconditioner
         self._whole_preconditioner: dict[int, Tensor] = {}
         self._places = _places(objective)
-        self.copies = torch.tensor(list(map(_copies, self._pieces)), dtype=torch.float64)
+        pieces: Sequence[Any] = self._pieces
+        meshes = [piece.device_mesh for piece in pieces]
+        copies = [mesh.size(0) if mesh.ndim == 2 else 1 for mesh in meshes]
+        self.copies = torch.tensor(copies, dtype=torch.float64)
         """How many processes hold the same piece, of every parameter."""
         self._module_hooks: list[torch.utils.hooks.RemovableHandle] = []
         self._hooks: dict[int, torch.utils.hooks.RemovableHandle] = {}

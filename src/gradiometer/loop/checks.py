@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from gradiometer.arguments import check_whole
+from gradiometer.arguments import check_whole, require
 from gradiometer.errors import BadArgument, Unsupported
 from gradiometer.loop.evaluation import examples_of, is_test_set
 from gradiometer.loop.parts import RateByHand
@@ -35,12 +35,12 @@ def check_functions(
         ("loss", loss, "(model, batch)"),
         ("step", step, "(model, optimizer, batch)"),
     ):
-        if isinstance(function, nn.modules.loss._Loss):
-            raise BadArgument(
-                f"`{name}` must be a function of {arguments}, got {type(function).__name__}, a "
-                "criterion on (prediction, target): write "
-                f"supervised(nn.{type(function).__name__}(reduction='none'))."
-            )
+        require(
+            not isinstance(function, nn.modules.loss._Loss),
+            f"`{name}` must be a function of {arguments}, got {type(function).__name__}, a "
+            "criterion on (prediction, target): write "
+            f"supervised(nn.{type(function).__name__}(reduction='none')).",
+        )
         if function is not None and not callable(function):
             raise BadArgument(
                 f"`{name}` must be a function of {arguments}, got {type(function).__name__}."
@@ -62,7 +62,14 @@ def check_functions(
     if is_test_set(evaluate):
         examples_of(evaluate)
     for name, function in (("loss", loss), ("step", step), ("evaluate", evaluate)):
-        _refuse_outside(name, function, model)
+        if not isinstance(function, FunctionType):
+            continue
+        # branches train a copy
+        used = inspect.getclosurevars(function)
+        require(
+            not any(one is model for one in (*used.nonlocals.values(), *used.globals.values())),
+            f"`{name}` uses the model from outside of it: use the one it is called with, a copy.",
+        )
 
 
 def _wants_closure(optimizer: torch.optim.Optimizer) -> bool:
@@ -77,10 +84,9 @@ def check_trainable(model: nn.Module) -> None:
         BadArgument: It is in eval mode.
         Unsupported: Its parameters are spread over processes, or not made yet.
     """
-    if not model.training:
-        raise BadArgument(
-            "`model` is in eval mode, and branches train it: call model.train() before."
-        )
+    require(
+        model.training, "`model` is in eval mode, and branches train it: call model.train() before."
+    )
     if dist.is_available() and dist.is_initialized():
         for module in model.modules():
             if isinstance(module, nn.SyncBatchNorm):
@@ -108,11 +114,11 @@ def optimizer_from(model: nn.Module, given: Any) -> torch.optim.Optimizer:
 
 def check_optimizer(model: nn.Module, optimizer: Any) -> None:
     """Raise unless this is an optimizer of parameters of the model."""
-    if not isinstance(optimizer, torch.optim.Optimizer):
-        raise BadArgument(
-            "`optimizer` must be a torch.optim.Optimizer or a list of them, got "
-            f"{type(optimizer).__name__}."
-        )
+    require(
+        isinstance(optimizer, torch.optim.Optimizer),
+        "`optimizer` must be a torch.optim.Optimizer or a list of them, got "
+        f"{type(optimizer).__name__}.",
+    )
     own = {id(parameter) for parameter in model.parameters()}
     if not all(
         id(parameter) in own for group in optimizer.param_groups for parameter in group["params"]
@@ -133,23 +139,12 @@ def check_scheduler(scheduler: Any, optimizer: torch.optim.Optimizer) -> None:
             "`scheduler` is ReduceLROnPlateau, which needs a metric at every step: leave it out, "
             "and the rate stays what it is now."
         )
-    if not isinstance(scheduler, LRScheduler):
-        raise BadArgument(
-            "`scheduler` must be a scheduler of torch, or a function of the number of an update that "
-            f"returns its rate, got {type(scheduler).__name__}."
-        )
-    if bare_optimizer(scheduler.optimizer) not in optimizers_in(optimizer):
-        raise BadArgument(
-            "`scheduler` belongs to another optimizer than the one given as `optimizer`."
-        )
-
-
-def _refuse_outside(name: str, function: Any, model: nn.Module) -> None:
-    """Raise if a function uses the model by a name from outside, since branches train a copy."""
-    if not isinstance(function, FunctionType):
-        return
-    used = inspect.getclosurevars(function)
-    if any(one is model for one in (*used.nonlocals.values(), *used.globals.values())):
-        raise BadArgument(
-            f"`{name}` uses the model from outside of it: use the one it is called with, a copy."
-        )
+    require(
+        isinstance(scheduler, LRScheduler),
+        "`scheduler` must be a scheduler of torch, or a function of the number of an update that "
+        f"returns its rate, got {type(scheduler).__name__}.",
+    )
+    require(
+        bare_optimizer(scheduler.optimizer) in optimizers_in(optimizer),
+        "`scheduler` belongs to another optimizer than the one given as `optimizer`.",
+    )

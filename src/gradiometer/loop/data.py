@@ -20,9 +20,9 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from gradiometer.arguments import check_whole
+from gradiometer.arguments import check_whole, require
 from gradiometer.errors import BadArgument
-from gradiometer.loop.stream import Groups, Piece
+from gradiometer.loop.parts import Groups, Piece
 from gradiometer.measurement.batch import Batch, Order, batch_size, join_batches, span
 from gradiometer.measurement.reading import Draw
 from gradiometer.problems.examples import Examples
@@ -32,10 +32,6 @@ from gradiometer.randomness import GlobalStates
 INSTEAD = (
     "give batches=lambda seed: ..., a function that returns the batches in the order of a seed"
 )
-
-# Samplers of torch whose order depends on torch's random state only, once their own generator is
-# replaced.
-SHUFFLED = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler, DistributedSampler)
 
 
 class Data(ABC):
@@ -127,18 +123,19 @@ class Loaded(Data):
     """
 
     def __init__(self, loader: "DataLoader[Any]") -> None:
-        dataset, sampler = loader.dataset, loader.batch_sampler
+        dataset = loader.dataset
+        sampler: Any = loader.batch_sampler
         plain = loader.sampler if sampler is None else getattr(sampler, "sampler", sampler)
-        if isinstance(dataset, IterableDataset):
-            raise BadArgument(
-                f"`batches` has an IterableDataset, which cannot be replayed: {INSTEAD}."
-            )
-        if not isinstance(plain, SHUFFLED) or (
-            sampler is not None and type(sampler) is not BatchSampler
-        ):
-            kind = type(
-                plain if sampler is None or type(sampler) is BatchSampler else sampler
-            ).__name__
+        require(
+            not isinstance(dataset, IterableDataset),
+            f"`batches` has an IterableDataset, which cannot be replayed: {INSTEAD}.",
+        )
+        # Samplers of torch whose order depends on torch's random state only, once their own
+        # generator is replaced.
+        shuffled = RandomSampler, SubsetRandomSampler, WeightedRandomSampler, DistributedSampler
+        is_plain = sampler is None or type(sampler) is BatchSampler
+        if not (is_plain and isinstance(plain, shuffled)):
+            kind = type(plain if is_plain else sampler).__name__
             raise BadArgument(
                 f"`batches` has a {kind}, whose order does not depend on a seed, so that "
                 f"replicates would be the same: give shuffle=True, or {INSTEAD}."
@@ -296,19 +293,19 @@ def data_of(batches: Any, size: int | None, groups: Groups = None) -> Data:
     if size is not None:
         check_whole("batch_size", size, 1)
         examples = batches if isinstance(batches, Examples) else Examples(batches, "batches")
-        if size > len(examples):
-            raise BadArgument(
-                f"`batch_size` must be at most the {len(examples):,} examples, got {size:,}."
-            )
+        require(
+            size <= len(examples),
+            f"`batch_size` must be at most the {len(examples):,} examples, got {size:,}.",
+        )
         return Ordered(examples, size)
-    if isinstance(batches, Iterator):
-        raise BadArgument(
-            f"`batches` is a {type(batches).__name__}, which cannot be replayed: {INSTEAD}."
-        )
-    if isinstance(batches, torch.Tensor | Dataset | Examples | tuple):
-        raise BadArgument(
-            "`batch_size` is missing: `batches` are examples, which have to be put into batches."
-        )
+    require(
+        not isinstance(batches, Iterator),
+        f"`batches` is a {type(batches).__name__}, which cannot be replayed: {INSTEAD}.",
+    )
+    require(
+        not isinstance(batches, torch.Tensor | Dataset | Examples | tuple),
+        "`batch_size` is missing: `batches` are examples, which have to be put into batches.",
+    )
     if isinstance(batches, list) and batches:
         return Listed(batches)
     if callable(batches):
@@ -324,11 +321,11 @@ def with_groups(data: Data, groups: Groups) -> Data:
     Raises:
         BadArgument: The rows of an example do not come together.
     """
-    if isinstance(data, Ordered):
-        raise BadArgument(
-            "`groups` needs batches that hold the rows of an example together, and `batches` are "
-            "rows that are drawn one by one: give a DataLoader, a function of a seed, or groups=None."
-        )
+    require(
+        not isinstance(data, Ordered),
+        "`groups` needs batches that hold the rows of an example together, and `batches` are "
+        "rows that are drawn one by one: give a DataLoader, a function of a seed, or groups=None.",
+    )
     if not callable(groups):
         check_whole("groups", groups, 2)
     data.groups = groups
@@ -377,8 +374,10 @@ def _apart(batches: Iterator[Batch], seed: int) -> Iterator[Batch]:
 
 def updates_per_step(each: str, data: Data, size: int) -> int:
     """The number of updates between two steps of the scheduler."""
-    if not isinstance(each, str) or each not in ("update", "epoch"):
-        raise BadArgument(f"`scheduler_each` must be 'update' or 'epoch', got {each!r}.")
+    require(
+        isinstance(each, str) and each in ("update", "epoch"),
+        f"`scheduler_each` must be 'update' or 'epoch', got {each!r}.",
+    )
     if each == "update":
         return 1
     if data.epoch is None:

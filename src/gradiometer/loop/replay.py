@@ -26,9 +26,6 @@ from gradiometer.randomness import GlobalStates, untouched_randomness
 # SGD and AdamW; gradients of SGD that are clipped to a norm that is 1 % off give 1e-2.
 ROUNDING = 1e-3
 
-# Largest relative error of the share that a moving average takes, as single precision shows it: it
-# was 0.006 at a decay of 0.999.
-AVERAGED = 0.02
 
 # Largest relative difference of weights without a gradient that is rounding: that of single
 # precision is 1e-7, and a decay of 0.999 in place of 0.998 gave 1e-5.
@@ -284,19 +281,14 @@ def _explain(loop: Loop, kept: KeptUpdates) -> list[Again]:
     plain = _best(loop, kept)
     if _is_complete(plain, kept):
         return plain
-    for ascent in _ascents(plain[-1]):
-        loop.ascent = ascent
-        above = _best(loop, kept)
-        if _is_complete(above, kept):
-            return above
-    loop.ascent = None
-    for clip, value in _clippings(plain[-1]):
-        loop.clip = clip
-        loop.clip_value = value
-        clipped = _best(loop, kept)
-        if _is_complete(clipped, kept):
-            return clipped
-    loop.clip = loop.clip_value = None
+    for settings in (*_ascents(plain[-1]), *_clippings(plain[-1])):
+        for name, value in settings.items():
+            setattr(loop, name, value)
+        changed = _best(loop, kept)
+        if _is_complete(changed, kept):
+            return changed
+        for name in settings:
+            setattr(loop, name, None)
     return plain
 
 
@@ -386,7 +378,7 @@ def _one_again(
     return Again(update, weights, marks_of(gradients_of(again.model)), state, is_judged_after)
 
 
-def _ascents(again: Again) -> Iterator[float]:
+def _ascents(again: Again) -> Iterator[dict[str, float]]:
     """Distances by which the parameters may have been moved along the gradient before a second
     backward."""
     kept, made = again.kept, again.gradient
@@ -396,7 +388,7 @@ def _ascents(again: Again) -> Iterator[float]:
     gradient = torch.cat([one.sample for one in made.values()])
     scale = float(move @ gradient / (gradient @ gradient))
     if scale > 0 and float((move - scale * gradient).norm()) < ROUNDING * float(move.norm()):
-        yield from _near(scale * made.norm)
+        yield from ({"ascent": near} for near in _near(scale * made.norm))
 
 
 def _averages(kept: KeptUpdates) -> Iterator[MovingAverage]:
@@ -422,7 +414,9 @@ def _averages(kept: KeptUpdates) -> Iterator[MovingAverage]:
         pairs.append((name, nearest))
         shares.append(_gap(old[name], new[name], new[nearest])[0])
     if pairs and 0 < statistics.median(shares) <= 1:
-        for share in _near(statistics.median(shares), AVERAGED):
+        # Largest relative error of the share that a moving average takes, as single precision shows
+        # it: it was 0.006 at a decay of 0.999.
+        for share in _near(statistics.median(shares), 0.02):
             yield MovingAverage(tuple(pairs), 1 - share)
 
 
@@ -433,7 +427,7 @@ def _gap(old: Tensor, new: Tensor, fast: Tensor) -> tuple[float, float]:
     return share, float((gone - share * way).norm())
 
 
-def _clippings(again: Again) -> Iterator[tuple[float | None, float | None]]:
+def _clippings(again: Again) -> Iterator[dict[str, float]]:
     """Norms, or values, to which the gradient may have been clipped, those with few
     digits first."""
     seen, made = again.kept.gradient, again.gradient
@@ -441,13 +435,11 @@ def _clippings(again: Again) -> Iterator[tuple[float | None, float | None]]:
         return
     ratio = again.common_ratio
     if ratio is not None and ratio < 1:
-        for norm in _near(ratio * made.norm):
-            yield norm, None
+        yield from ({"clip": near} for near in _near(ratio * made.norm))
     pairs = [(float(one.largest), float(made[name].largest)) for name, one in seen.items()]
     values = [one for one, two in pairs if one < two]
     if values and max(values) - min(values) <= ROUNDING * max(values):
-        for value in _near(max(values)):
-            yield None, value
+        yield from ({"clip_value": near} for near in _near(max(values)))
 
 
 def _near(number: float, near_enough: float = ROUNDING) -> Iterator[float]:

@@ -16,8 +16,7 @@ from gradiometer.convergence.formulas.number import Amount
 from gradiometer.errors import BadArgument, bounded
 from gradiometer.jobs.choice import opened
 from gradiometer.jobs.job import Job, Outcome
-from gradiometer.jobs.ledger import Ledger
-from gradiometer.jobs.pool import Pool
+from gradiometer.jobs.pool import Ledger, Pool
 from gradiometer.loop.branch import BranchResult
 from gradiometer.loop.checks import check_trainable
 from gradiometer.loop.data import Data, Ordered, data_of, first_size

@@ -35,7 +35,7 @@ from gradiometer.report.sections.section import (
     evenly,
     level_of,
 )
-from gradiometer.run.artifacts import load_artifacts
+from gradiometer.run.checkpoints import load_artifacts
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.planned import planned
 from gradiometer.run.reader import Run
@@ -247,6 +247,7 @@ def _rate_figure(rates: RateCurve) -> Figure:
             "gradient norm; Σ η² is the noise that it takes in. In a finite run it matters that η "
             "is zero at the end."
         ),
+        single=bool(rates.values.min() == rates.values.max()),
     )
 
 

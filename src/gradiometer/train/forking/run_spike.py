@@ -7,6 +7,7 @@ from functools import partial
 
 import numpy as np
 
+from gradiometer.arguments import require
 from gradiometer.drift.spikes.cause import usual_norms
 from gradiometer.drift.spikes.detection import Spike
 from gradiometer.errors import BadArgument
@@ -15,15 +16,24 @@ from gradiometer.jobs.pool import Pool
 from gradiometer.loop.changes.alternative import Clip
 from gradiometer.loop.forking import Progress, fork
 from gradiometer.loop.incident_cause import cause_of, rise_of_rate
-from gradiometer.loop.recorded.causes import HALF, LEAD, ORDERS, SpikeCauses, skipping, start_of
-from gradiometer.loop.recorded.incidents import BEFORE, IncidentCause, incident_at
+from gradiometer.loop.recorded.incidents import (
+    BEFORE,
+    HALF,
+    LEAD,
+    ORDERS,
+    IncidentCause,
+    SpikeCauses,
+    incident_at,
+    skipping,
+    spikes_of,
+    start_of,
+)
 from gradiometer.loop.recorded.record import ForkRecord, Plan
 from gradiometer.measurement.estimate import counted
 from gradiometer.problems.problem import Problem
-from gradiometer.run.artifacts import save_artifact
+from gradiometer.run.checkpoints import save_artifact
 from gradiometer.run.problem import configuration_of
 from gradiometer.run.reader import Run
-from gradiometer.run.spikes import spikes_of
 from gradiometer.train.restoring import loop_at
 
 
@@ -125,8 +135,7 @@ def _spike_at(run: Run, step: int) -> Spike:
     for spike in found:
         if spike.first <= step <= spike.last:
             return spike
-    if not found:
-        raise BadArgument(f"`spike` is {step:,}, but the loss of `{run.path}` has no spike.")
+    require(found, f"`spike` is {step:,}, but the loss of `{run.path}` has no spike.")
     raise BadArgument(f"`spike` is {step:,}, where the loss has none: {_found_at(found)}.")
 
 

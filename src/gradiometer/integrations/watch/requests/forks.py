@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from gradiometer.arguments import require
 from gradiometer.errors import BadArgument, Unsupported
 from gradiometer.integrations.watch.losses import no_loss
 from gradiometer.integrations.watch.requests.looks import Looks
@@ -18,8 +18,7 @@ from gradiometer.integrations.watch.triage.exact import schedulers_of
 from gradiometer.loop import Alternative, Fork, Loop, fork
 from gradiometer.loop.data import Data, data_of
 from gradiometer.loop.incident_cause import cause_of, rise_of_rate
-from gradiometer.loop.recorded.causes import LEAD
-from gradiometer.loop.recorded.incidents import BEFORE, IncidentCause, incident_at
+from gradiometer.loop.recorded.incidents import BEFORE, LEAD, IncidentCause, incident_at
 from gradiometer.loop.replay import WAY_OUT, KeptUpdates, check_replay
 from gradiometer.measurement.estimate import significant
 from gradiometer.measurement.optimizer.several import as_one
@@ -218,10 +217,10 @@ class Forks(Looks):
                 "`batch_axis` is not 0, and a fork cuts batches along their first axis."
             )
         own = settings.get("loss") is None and settings.get("step") is None
-        if own and self._objective.loss is no_loss:
-            raise BadArgument(
-                "`loss` is missing: give loss=lambda model, batch: ... to `watch` or here."
-            )
+        require(
+            not (own and self._objective.loss is no_loss),
+            "`loss` is missing: give loss=lambda model, batch: ... to `watch` or here.",
+        )
         known: dict[str, Any] = {"index": self.steps, "groups": self._subject.batches.groups}
         if own:
             # decorators of the user's own stay on it
@@ -274,7 +273,9 @@ class Forks(Looks):
                 notes = check_replay(loop, kept)
             except Unsupported:
                 # each process draws its own Dropout, and only that of rank 0 is known
-                if self.ranks.alone or not _has_dropout(self._objective.model):
+                modules = self._objective.model.modules()
+                has_dropout = any(isinstance(one, _DropoutNd) and one.p > 0 for one in modules)
+                if self.ranks.alone or not has_dropout:
                     raise
                 notes = (
                     "No update of your loop was compared with that of a copy, since each process "
@@ -284,10 +285,6 @@ class Forks(Looks):
         if loop.loss is None or loop.ascent is not None:
             return notes
         return (*notes, *_compare_clipping(loop, Signs.of(run)))
-
-
-def _has_dropout(model: nn.Module) -> bool:
-    return any(isinstance(module, _DropoutNd) and module.p > 0 for module in model.modules())
 
 
 def _why_not(schedulers: Sequence[Any], each: str, data: Data) -> str:

@@ -12,8 +12,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from gradiometer.errors import BadArgument
 from gradiometer.integrations.gradients import NEVER
-from gradiometer.integrations.watch.requests.shared_batches import SharedBatches
-from gradiometer.integrations.watch.shield import Hook, Shield, attempt, reason_of
+from gradiometer.integrations.watch.processes import SharedBatches
+from gradiometer.integrations.watch.shield import Hook, guarding
 from gradiometer.integrations.watch.subject import Subject
 from gradiometer.integrations.watch.triage.exact import schedulers_of
 from gradiometer.integrations.watch.triage.recorder import takes_no_hooks
@@ -39,16 +39,14 @@ IN_A_ROW = 4
 # on fewer than one update in 20 is kept.
 FIRST, APART = 4, 8
 
-# Most numbers in a state that is kept: 64 MiB in single precision, as for the parameters at the
-# start of training.
+# Most numbers in a state that is kept, and in the parameters at the start of training, which the
+# certificate needs: 64 MiB in single precision.
 MOST_NUMBERS = 2**24
 
 # Share of the training, of 300 steps at least, that pays for further updates after the first ones:
 # in 300 steps of a small transformer those that were kept at 4, 32 and 256 took 8 %.
 SHARE, SHORT = 0.03, 300
 
-# Seconds that they may take however short the steps are.
-SMALL = 0.05
 
 # The name under which its time is charged.
 COST = "updates kept for forks"
@@ -67,14 +65,12 @@ class KeptUpdatesOfLoop:
     """
 
     def __init__(self, subject: Subject, warn: Callable[[str], None]) -> None:
-        self._warn = warn
         self._subject = subject
         self._model = subject.objective.model
         self._optimizers = subject.optimizers
         self._budget = subject.budget
-        # The context for everything that training calls: an error ends the keeping, and nothing
-        # else.
-        self.shield = Shield(self._stop, before_first_update=False)
+        # The context for everything that training calls.
+        self.shield = guarding(warn, "updates are no longer kept for forks", self._fail)
         # The updates that are complete, the newest last.
         self.stretches: list[KeptUpdates] = []
         # Number of states that are kept, twice as far apart each time, to fork from them later.
@@ -213,7 +209,8 @@ class KeptUpdatesOfLoop:
             return True
         cost = self._budget.spent_on[COST]
         a_step = self._budget.training / (step + 1)
-        if cost + cost / self._count <= max(SHARE * a_step * max(step, SHORT), SMALL):
+        # Seconds that they may take however short the steps are.
+        if cost + cost / self._count <= max(SHARE * a_step * max(step, SHORT), 0.05):
             return True
         self._start = step + 1 + max(step // 8, IN_A_ROW)
         self.next = self._start - 1
@@ -240,13 +237,8 @@ class KeptUpdatesOfLoop:
         two updates."""
         if not self._subject.ranks.first:
             return
-        self._state = KeptUpdates(
-            {name: one.detach().clone() for name, one in tensors_of(self._model).items()},
-            copy.deepcopy(as_one(self._optimizers).state_dict()),
-            copy_of_scaler(self._subject.scaler),
-            step=self._first,
-            trained=trained_by(self._model),
-        )
+        tensors = {name: one.detach().clone() for name, one in tensors_of(self._model).items()}
+        self._state = state_of(self._subject, tensors, self._first)
         if self.states:
             schedulers, _ = schedulers_of(self._optimizers, 0)
             self._state.schedulers = [copy.deepcopy(one.state_dict()) for one in schedulers]
@@ -356,18 +348,21 @@ class KeptUpdatesOfLoop:
         while self._handles:
             self._handles.pop().remove()
 
-    def _stop(self, error: Exception) -> None:
-        reason = reason_of(error)
-        attempt(
-            self.close,
-            lambda: self._warn(
-                f"updates are no longer kept for forks, and training continues: {reason}"
-            ),
-        )
+    def _fail(self, reason: str) -> None:
+        self.close()
         self.why_none = f"keeping them failed ({reason})"
 
 
-def copy_of_scaler(scaler: Any) -> Any:
+def state_of(subject: Subject, tensors: dict[str, Tensor], step: int) -> KeptUpdates:
+    """The state of a training before the update of a step: these copies of the tensors of its
+    model, and copies of its optimizer and its scaler."""
+    optimizer = as_one(subject.optimizers).state_dict()
+    scaler = _copy_of_scaler(subject.scaler)
+    trained = trained_by(subject.objective.model)
+    return KeptUpdates(tensors, copy.deepcopy(optimizer), scaler, step=step, trained=trained)
+
+
+def _copy_of_scaler(scaler: Any) -> Any:
     """A copy of a GradScaler with its own tensors, whose state is asked for later: that waits for
     an accelerator."""
     if scaler is None:

@@ -1,6 +1,5 @@
 """Keeps the newest updates of a watched loop, so that those of an incident can be made again."""
 
-import copy
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -12,14 +11,14 @@ from torch import Tensor
 
 from gradiometer.integrations.gradients import NEVER
 from gradiometer.integrations.watch.losses import value_of
-from gradiometer.integrations.watch.requests.kept_updates import COST, MOST_NUMBERS, copy_of_scaler
-from gradiometer.integrations.watch.shield import Shield, attempt, reason_of
+from gradiometer.integrations.watch.requests.kept_updates import COST, MOST_NUMBERS, state_of
+from gradiometer.integrations.watch.shield import guarding
 from gradiometer.integrations.watch.subject import Subject
 from gradiometer.loop.data import Kept
 from gradiometer.loop.loop import Loop
 from gradiometer.loop.parts import RateByHand
 from gradiometer.loop.recorded.incidents import BEFORE, BEYOND, usual
-from gradiometer.loop.replay import ROUNDING, KeptUpdates, all_tensors, tensors_of, trained_by
+from gradiometer.loop.replay import ROUNDING, KeptUpdates, all_tensors, tensors_of
 from gradiometer.measurement.batch import Batch, mapped
 from gradiometer.measurement.batch import tensors_of as tensors_in
 from gradiometer.measurement.optimizer.several import as_one
@@ -32,8 +31,6 @@ SPACING = 32
 # updates before they were seen to be high.
 STRETCHES = 3
 
-# Updates after the highest loss that show what becomes of it.
-AFTER = 24
 
 # A stretch whose newest losses have a median this many usual deviations above the level rises: the
 # median of 16 losses of noise is within 0.3 of one.
@@ -135,12 +132,14 @@ class NewestUpdates:
     """
 
     def __init__(self, subject: Subject, warn: Callable[[str], None]) -> None:
-        self._warn = warn
         self._subject = subject
         self._model = subject.objective.model
-        # The context for everything that training calls: an error ends the keeping, and nothing
-        # else.
-        self.shield = Shield(self._stop, before_first_update=False)
+        # The context for everything that training calls.
+        self.shield = guarding(
+            warn,
+            "updates are no longer kept for incidents",
+            lambda reason: self._end(f"keeping them failed ({reason})"),
+        )
         # The updates of the worst incident that is complete.
         self.incident: IncidentUpdates | None = None
         # Why there is none, as the end of a sentence.
@@ -177,7 +176,7 @@ class NewestUpdates:
         """Take a backward, before the update."""
         with self.shield, self._subject.budget.spending(COST, fixed=True):
             if batch is None:
-                self._give_up("`w.step` was called without the batch")
+                self._end("`w.step` was called without the batch")
                 return
             if step != self._step:
                 self._begin_update(step)
@@ -216,7 +215,8 @@ class NewestUpdates:
         if self._stretches:
             self._look()
         # what grows for a long time shows its cause at its beginning
-        if self._is_open and step >= min(self._peak, self._opened + SPACING) + AFTER:
+        # Updates after the highest loss that show what becomes of it.
+        if self._is_open and step >= min(self._peak, self._opened + SPACING) + 24:
             self._complete()
         if self.next == NEVER:
             return
@@ -226,16 +226,10 @@ class NewestUpdates:
             # the batches of all stretches count, too
             kept += [*tensors_in(self._stretches[-1].batches)] * STRETCHES
         if sum(tensor.numel() for tensor in kept) > MOST_NUMBERS:
-            self._give_up(f"states and batches have more than {MOST_NUMBERS:,} numbers")
+            self._end(f"states and batches have more than {MOST_NUMBERS:,} numbers")
             return
         weights = {name: one.detach().clone() for name, one in self._model.named_parameters()}
-        state = KeptUpdates(
-            {**weights, **self._buffers},
-            copy.deepcopy(optimizer.state_dict()),
-            copy_of_scaler(self._subject.scaler),
-            step=step,
-            trained=trained_by(self._model),
-        )
+        state = state_of(self._subject, {**weights, **self._buffers}, step)
         earlier = self._stretches if self._is_open else self._stretches[1 - STRETCHES :]
         self._stretches = [*earlier, Stretch(state)]
 
@@ -276,22 +270,13 @@ class NewestUpdates:
             height=self._height,
         )
         if math.isinf(self._height):
-            self._end()
+            self._end("none is kept after a loss that is not finite")
 
-    def _give_up(self, why: str) -> None:
-        self.why_none = why
-        self._end()
-
-    def _end(self) -> None:
+    def _end(self, why_none: str) -> None:
+        self.why_none = why_none
         self.next = NEVER
         self.awaits_update = False
         self._stretches = []
-
-    def _stop(self, error: Exception) -> None:
-        reason = reason_of(error)
-        text = f"updates are no longer kept for incidents, and training continues: {reason}"
-        attempt(self._end, lambda: self._warn(text))
-        self.why_none = f"keeping them failed ({reason})"
 
 
 def mean_of(losses: Sequence[float | Tensor]) -> float:
