@@ -1,4 +1,4 @@
-"""Whole trainings of a cell of `tuning_problems.py`: one by one with any optimizer, or many rates
+"""Whole trainings of a task of `tuning_bank.py`: one by one with any optimizer, or many rates
 at once."""
 
 from collections.abc import Callable, Mapping, Sequence
@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
-from tuning_problems import Cell, Pairs
+from tuning_bank import Cell, Pairs
 
 from gradiometer.measurement import Batch
 from gradiometer.tuning import tune

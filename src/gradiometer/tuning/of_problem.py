@@ -14,7 +14,7 @@ from gradiometer.convergence.formulas.number import Amount
 from gradiometer.errors import BadArgument, bounded
 from gradiometer.jobs.job import Outcome, threads
 from gradiometer.jobs.pool import Pool
-from gradiometer.loop.branch import Branch
+from gradiometer.loop.branch import Branch, Tail
 from gradiometer.loop.changes.alternative import Alternative, BatchSize, GoOn
 from gradiometer.loop.data import Ordered
 from gradiometer.loop.recorded.record import ForkRecord, Plan
@@ -27,7 +27,7 @@ from gradiometer.run.ranks import Ranks
 from gradiometer.run.trust import SIGNATURE
 from gradiometer.storage.disk import one_at_a_time, replace_file, writing
 from gradiometer.train.training import device_of, hold_out, name_of_run, seed_everything
-from gradiometer.tuning.lane import RunLane, tail_of
+from gradiometer.tuning.lane import RunLane
 from gradiometer.tuning.optimizers import Amounts, Optimizers
 from gradiometer.tuning.start import Aim
 from gradiometer.tuning.tuned import Tried, Tuned
@@ -215,7 +215,8 @@ def keep_forks(out: Path, tuned: Tuned) -> None:
     for rung in tuned.rungs:
         best = rung[0]
         alternatives = [GoOn(), *(_alternative(one, best) for one in rung[1:])]
-        horizon, tail = best.result.horizon, tail_of(best.lane.made)
+        horizon: int = best.result.horizon
+        tail: Tail = "none"
         state = f"{best.lane.name} after {best.updates}"
         left = tuned.steps * tuned.batch_size
         record = ForkRecord.keep(

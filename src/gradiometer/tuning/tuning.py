@@ -195,7 +195,7 @@ class Tuning:
                     self.results[entry, rung.share],
                     self.readout,
                 )
-                for entry in rung.ranking()
+                for entry in rung.ranking
             )
             for rung in race.rungs
         )
@@ -234,7 +234,7 @@ class Tuning:
             self.lanes[entry] = self.make_lane(loop, made, rate, size, steps)
         return self.lanes[entry]
 
-    def _train(self, entries: Sequence[Entry], share: float, cooled: float) -> list[Readout]:
+    def _train(self, entries: Sequence[Entry], share: float) -> list[Readout]:
         """Train lanes to a share of the training, and judge them, in the pool: those whose end is
         not known yet."""
         lanes = {entry: self._lane(entry) for entry in entries}
@@ -253,7 +253,7 @@ class Tuning:
             Job(
                 name,
                 judge,
-                (lanes[entry], cooled, self.examples, self.held_out),
+                (lanes[entry], self.examples, self.held_out),
                 cpus=float(self.threads),
             )
             for name, entry in names.items()
@@ -265,7 +265,7 @@ class Tuning:
             if ledger is not None:
                 with ledger.opened() as keep:
                     keep(Outcome(outcome.name, ends[outcome.name], seconds=outcome.seconds))
-            self.done += share + cooled - self.race.reached.get(entry, 0.0)
+            self.done += share - self.race.reached.get(entry, 0.0)
             self._tell(self.lanes[entry], ends[outcome.name])
         self.results |= {(entry, share): ends[name] for name, entry in names.items()}
         return [readout_of(ends[name], self.readout) for name in names]
@@ -368,9 +368,10 @@ def tune(
 
     A lane is the training at one rate, with clipped gradients. The rate in the middle is an eighth
     of that at which the first update overshoots. Three lanes two octaves apart, and further ones on
-    the side of the best, are trained for a sixteenth of the steps; four around the best of these
-    for an eighth; and the best two as long as the budget pays for, up to half of the steps. Lanes
-    are compared by the training loss at the mean of their last parameters, on the same examples.
+    the side of the best, are trained for a sixteenth of the steps; the best two of these and the
+    neighbours of the best one for an eighth; and the best two as long as the budget pays for, up to
+    half of the steps. Lanes are compared by the training loss at the mean of the parameters over
+    their last quarter, on the same examples.
     The winner goes on as the training (`Tuned.go_on`): the rate is kept for the first half, and
     then falls linearly to zero. The model is not touched.
 
