@@ -9,11 +9,11 @@ from gradiometer.loop.recorded.record import ForkRecord, Plan
 from gradiometer.run import Run
 
 
-def kept(run: Run, ends: dict[str, list[float]], **settings: Any) -> ForkRecord:
-    """A finished fork whose branches ended at these losses."""
+def kept(run: Run, ends: dict[str, list[float]], *, step: int = 100, **settings: Any) -> ForkRecord:
+    """A finished fork of a step whose branches ended at these losses."""
     alternatives = tuple(alternative_of(name) for name in ends if name != "go on")
     record = ForkRecord.keep(
-        run.path, Plan(100, alternatives, len(next(iter(ends.values()))), 640, **settings)
+        run.path, Plan(step, alternatives, len(next(iter(ends.values()))), 640, **settings)
     )
     from gradiometer.jobs import Job
     from gradiometer.jobs.pool import Here

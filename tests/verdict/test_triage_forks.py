@@ -16,7 +16,7 @@ from gradiometer.verdict import say
 from gradiometer.verdict.claims import Claim, Claimed
 from gradiometer.verdict.triage.findings import findings_of
 from gradiometer.verdict.triage.triage import triage_of
-from gradiometer.verdict.triage.tried import as_tried, better_change, was_followed
+from gradiometer.verdict.triage.tried import after_trials, as_tried, better_change, was_followed
 from report_run import run_in
 
 LOW = Claimed(Claim.RATE_LOW, {"travel": 0.1}, ("rate 4x",))
@@ -72,6 +72,30 @@ def test_a_fork_tells_confused_claims_apart(run: Run) -> None:
 def test_without_a_gain_of_cooling_the_other_of_two_confused_claims_stays(run: Run) -> None:
     fork(run, "cool now", 0.7, 0.71, 0.72)
     assert [each.claim for each in as_tried((NO_DECAY, STOPPED), run)] == [Claim.STOPPED_EARLY]
+
+
+DOUBTED = Claimed(Claim.UNDECIDED, {"steps": 200.0}, doubts=("still_falls",))
+
+
+def test_a_doubt_is_settled_when_all_that_it_names_was_tried(run: Run) -> None:
+    assert after_trials(DOUBTED, run) == DOUBTED
+    fork(run, "rate 2x", 0.7, 0.71, 0.72)
+    assert after_trials(DOUBTED, run) == DOUBTED
+    fork(run, "cool now", 0.7, 0.71, 0.72, seed=1)
+    settled = after_trials(DOUBTED, run)
+    assert settled.claim is Claim.HEALTHY and not settled.doubts
+
+
+def test_a_change_that_settles_a_doubt_by_a_gain_leads(run: Run) -> None:
+    fork(run, "cool now", 0.3, 0.312, 0.318)
+    settled = after_trials(DOUBTED, run)
+    assert settled.claim is Claim.FORK_BETTER and settled.cure == ("cool now",)
+
+
+def test_a_doubt_about_the_end_is_not_settled_by_a_fork_of_the_first_half(run: Run) -> None:
+    for seed, change in enumerate(("rate 2x", "cool now")):
+        fork(run, change, 0.7, 0.71, 0.72, seed=seed, step=90)
+    assert after_trials(DOUBTED, run) == DOUBTED
 
 
 HIGH = Claimed(Claim.RATE_HIGH, {"movement": 0.1}, ("rate 0.25x",))

@@ -130,8 +130,11 @@ def test_the_reach_is_forecast_for_the_planned_end(steps: int, reach: float, is_
     assert (Claim.RATE_LOW in claims(signs)) is is_told
 
 
-def test_nothing_is_healthy_where_a_higher_rate_may_end_lower() -> None:
-    assert claims(on(0.05)) == {Claim.HEALTHY}
+def test_nothing_is_healthy_where_a_higher_rate_or_a_decay_may_end_lower() -> None:
+    constant_rate = triage_of(on(0.05)).claims[0]
+    assert constant_rate.claim is Claim.UNDECIDED
+    assert constant_rate.doubts == ("decay_not_tried",)
+    assert claims(on(0.05, rates=np.repeat([0.1, 0.001], [STEPS - 40, 40]))) == {Claim.HEALTHY}
     found = triage_of(on(0.2)).claims[0]
     assert found.claim is Claim.UNDECIDED and found.doubts == ("rate_not_tried",)
     left_half = {"losses": falling(0.3) * np.linspace(1, 0.99, STEPS)}
@@ -142,6 +145,18 @@ def test_nothing_is_healthy_where_a_higher_rate_may_end_lower() -> None:
     assert few.claim is Claim.UNDECIDED and few.doubts == ("few_looks",)
     # what has learnt nearly all has nothing to gain
     assert claims(on(0.2, losses=falling(0.01))) == {Claim.HEALTHY}
+
+
+def test_nothing_is_healthy_while_its_loss_falls_fast_at_a_high_rate() -> None:
+    tiny = np.geomspace(1, 1e-4, STEPS)
+    still = triage_of(on(0.05, losses=tiny, rates=np.full(STEPS, 0.1))).claims[0]
+    assert still.claim is Claim.UNDECIDED and still.doubts == ("still_falls",)
+    decayed = on(0.05, losses=tiny, rates=np.linspace(0.1, 0, STEPS))
+    assert claims(decayed) == {Claim.HEALTHY}
+    # more updates would fit the training examples alone
+    past_its_best = {"test": np.append(np.linspace(0.6, 0.3, 9), 0.33)}
+    at_high_rate = {"losses": tiny, "rates": np.full(STEPS, 0.1)}
+    assert claims(on(0.05, **at_high_rate, **past_its_best)) == {Claim.HEALTHY}
 
 
 @pytest.mark.parametrize("share", [0.01, 1.0])

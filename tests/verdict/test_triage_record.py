@@ -195,6 +195,33 @@ def test_numbers_are_those_of_the_training(tmp_path: Path) -> None:
     )
 
 
+def test_a_look_after_an_update_with_fewer_backwards_is_that_of_its_own_step(
+    tmp_path: Path,
+) -> None:
+    """The end of an epoch leaves fewer batches than are accumulated."""
+    model = network()
+    optimizer = sgd(model)
+    made: list[list[float]] = []
+    with watch(
+        model, optimizer, loss=loss_of, out=tmp_path, accumulation=3, page=False, quiet=True
+    ) as w:
+        for step in range(100):
+            optimizer.zero_grad(set_to_none=False)
+            for _ in range(1 if step % 4 == 3 else 3):
+                batch = INPUTS[16 * (step % 8) :][:16], LABELS[16 * (step % 8) :][:16]
+                loss = loss_of(model, batch).mean()
+                loss.backward()
+                w.step(loss.detach(), batch)
+            made.append([float(one.grad.norm()) for one in model.parameters()])
+            optimizer.step()
+    assert w.run is not None
+    signs = Signs.of(w.run)
+    assert len(signs.looks) >= 6
+    for look, norms in zip(signs.looks, signs.tensors["gradient"], strict=True):
+        assert norms.tolist() == pytest.approx(made[int(look)], rel=1e-5), look
+    assert set(signs.single["backwards"]) == {3.0}
+
+
 def test_looks_are_about_ten_steps_apart_and_in_no_period(tmp_path: Path) -> None:
     looks = signs_of(tmp_path, steps=150).looks
     assert set((looks[1:] - looks[:-1]).tolist()) == {7, 11, 13} and looks[0] == 1

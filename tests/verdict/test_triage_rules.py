@@ -197,3 +197,8 @@ def test_a_rate_has_a_cure_that_a_fork_can_try() -> None:
     for claim in claims_with_changes:
         found = triage_of(healthy(**dict(CASES[claim][0][0]))).claims
         assert changes_of(next(each for each in found if each.claim is claim))
+
+
+def test_zeros_at_the_end_of_a_schedule_are_no_burst() -> None:
+    rates = np.linspace(0.1, 0, STEPS)
+    assert rates[-1] == 0 and Claim.RATE_BURST not in claims(healthy(rates=rates))

@@ -243,19 +243,15 @@ class Kept(Data):
     """The batches that a training took from one of its updates on, and then others.
 
     Args:
-        kept: The batches, `accumulation` for every update.
+        kept: The batches of each update.
         start: The index of the first update.
         later: The data, in whose orders training goes on.
-        accumulation: Batches of an update.
     """
 
-    def __init__(
-        self, kept: Sequence[Batch], start: int, later: Data, accumulation: int = 1
-    ) -> None:
+    def __init__(self, kept: Sequence[Sequence[Batch]], start: int, later: Data) -> None:
         self._kept = kept
         self._start = start
         self._later = later
-        self._accumulation = accumulation
         self._own = 0
         self.size = later.size
         self.epoch = later.epoch
@@ -264,18 +260,19 @@ class Kept(Data):
 
     def batches(self, seed: int) -> Iterator[Batch]:
         """The kept batches that `see_own` asked for, and then those in the order of a seed."""
-        return itertools.chain(self._kept[: self._own], self._later.batches(seed))
+        return itertools.chain(*self._kept[: self._own], self._later.batches(seed))
 
     def see_own(self, until: int) -> int:
         """Begin with the kept batches, up to this update."""
-        self._own = min(max(until - self._start, 0) * self._accumulation, len(self._kept))
-        return self._start + self._own // self._accumulation
+        self._own = min(max(until - self._start, 0), len(self._kept))
+        return self._start + self._own
 
     def examples_of(self, update: int) -> tuple[int, Int[Tensor, " examples"] | None]:
         """The rows of a batch; an update of several batches, or of groups, is not taken apart."""
-        if self._accumulation > 1 or self.groups is not None:
+        batches = self._kept[update - self._start]
+        if len(batches) > 1 or self.groups is not None:
             return 1, None
-        return batch_size(self._kept[update - self._start]), None
+        return batch_size(batches[0]), None
 
 
 def data_of(batches: Any, size: int | None, groups: Groups = None) -> Data:

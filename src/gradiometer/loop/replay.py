@@ -53,6 +53,11 @@ def tensors_of(model: nn.Module) -> dict[str, Tensor]:
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
+def trained_by(model: nn.Module) -> frozenset[str]:
+    """Names of the parameters that are trained."""
+    return frozenset(name for name, one in model.named_parameters() if one.requires_grad)
+
+
 def all_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The tensors of a model and of the state of its optimizer."""
     state = leaves(optimizer.state_dict()["state"], "optimizer")
@@ -101,6 +106,7 @@ class KeptUpdates:
         step: Index of the first update.
         updates: The updates.
         schedulers: `state_dict` of each scheduler, if the training may be forked from here later.
+        trained: Names of the parameters that are trained.
     """
 
     model: Mapping[str, Tensor]
@@ -109,6 +115,15 @@ class KeptUpdates:
     step: int
     updates: list[KeptUpdate] = field(default_factory=list)
     schedulers: Sequence[Mapping[str, Any]] = ()
+    trained: frozenset[str] = frozenset()
+
+    @property
+    def is_finite(self) -> bool:
+        """True if the parameters were finite before and after each update: the bits of NaN do not
+        repeat."""
+        return all(
+            math.isfinite(marks.norm) for one in self.updates for marks in (one.weights, one.state)
+        )
 
     def put_into(self, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: Any) -> None:
         """Bring a training, or a copy of it, back to the state before the first update."""
@@ -132,9 +147,14 @@ class KeptUpdates:
         what it has made since.
 
         Raises:
-            Unsupported: Its schedulers were others.
+            Unsupported: Its schedulers were others, or it trained other parameters.
         """
         copied = loop.copy()
+        if trained_by(copied.model) != self.trained:
+            raise Unsupported(
+                f"`model` trained other parameters at step {self.step:,}: its updates cannot be "
+                "made again after some were frozen or unfrozen."
+            )
         self.put_into(copied.model, copied.optimizer, copied.scaler)
         step = self.step
         by_hand = [{"index": step} for one in copied.schedulers if isinstance(one, RateByHand)]

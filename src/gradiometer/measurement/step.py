@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from gradiometer.arguments import require
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.batch import Batch, batch_size, dealt, take
 from gradiometer.measurement.gradient_graph import GradientGraph, twice_differentiable
@@ -181,8 +182,7 @@ class TrainingStep:
         """The inner product of two lists of one tensor per parameter, by layer, summed in double
         precision."""
         products = squared_norms(first)[0] if first is second else inner_products(first, second)
-        by_layer: np.ndarray = np.bincount(self.objective.layer_of, weights=products.cpu().numpy())
-        return by_layer
+        return np.bincount(self.objective.layer_of, weights=products.cpu().numpy())
 
     @cached_property
     def graph(self) -> GradientGraph:
@@ -271,11 +271,11 @@ class TrainingStep:
         at: Sequence[Tensor] | None = None,
     ) -> Iterator[tuple[Gradients, int]]:
         size = batch_size(batch)
-        if not size >= 2:
-            raise BadArgument(
-                f"`batch` leaves only {size} example to split in halves: use at least 4, or a "
-                "`probe` of 2."
-            )
+        require(
+            size >= 2,
+            f"`batch` leaves only {size} example to split in halves: use at least 4, or a "
+            "`probe` of 2.",
+        )
         for place, part in enumerate(dealt(size, 2, self.generator(purpose), example_of)):
             seed = self.seed_for(f"{purpose} {place}")
             yield self.objective.gradient(take(batch, part), at=at, seed=seed), len(part)
@@ -283,10 +283,9 @@ class TrainingStep:
     @cached_property
     def _random_parts(self) -> list[Tensor]:
         size = batch_size(self.batch)
-        if not size >= 2:
-            raise BadArgument(
-                "`batch` has 1 example, so no other half can judge its step: pass a `probe`."
-            )
+        require(
+            size >= 2, "`batch` has 1 example, so no other half can judge its step: pass a `probe`."
+        )
         return dealt(size, 2, self.generator("judge"), self.example_of)
 
     @cached_property
@@ -337,11 +336,11 @@ class TrainingStep:
         """The spread of `count` parts that are run again, or of as many as the loss and the labels
         allow; ĝ by `whole`, if it is known."""
         size = self.batch_size
-        if not 2 <= count <= size:
-            raise BadArgument(
-                f"`parts` must be at least 2, and at most the batch size {size}, got {count}: "
-                "the spread within a step needs two parts of at least one example each."
-            )
+        require(
+            2 <= count <= size,
+            f"`parts` must be at least 2, and at most the batch size {size}, got {count}: "
+            "the spread within a step needs two parts of at least one example each.",
+        )
         traits = self.objective.traits(self.batch, seed=self.seed_for("probe"))
         if self.example_of is not None:
             count = min(count, len(self.example_of.unique()))
@@ -423,11 +422,10 @@ class TrainingStep:
         Raises:
             BadArgument: No preconditioner was given, or see `spread`.
         """
-        if self._preconditioner is None and (
-            self._shared is None or self._shared.preconditioned is None
-        ):
-            raise BadArgument(
-                "`preconditioner` is missing, and this gauge needs it: pass "
-                "`preconditioner=lambda: preconditioner_of(optimizer, parameters)` to the step."
-            )
+        require(
+            self._preconditioner is not None
+            or (self._shared is not None and self._shared.preconditioned is not None),
+            "`preconditioner` is missing, and this gauge needs it: pass "
+            "`preconditioner=lambda: preconditioner_of(optimizer, parameters)` to the step.",
+        )
         return self.spread(parts).preconditioned

@@ -105,8 +105,7 @@ def held_out_labels(problem: Problem) -> Int[np.ndarray, " examples"]:
         Unsupported: They are not the (inputs, labels) of a classification.
     """
     labels = [_parts(batch)[1] for batch in _test_examples(problem).batches(AT_ONCE)]
-    found: np.ndarray = torch.cat(labels).cpu().numpy()
-    return found
+    return torch.cat(labels).cpu().numpy()
 
 
 def log_probabilities(

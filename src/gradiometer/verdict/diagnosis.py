@@ -299,9 +299,13 @@ def leading(run: Run, findings: Sequence[Finding]) -> Finding | None:
         return Finding(
             "loss", Issue.ESTIMATION, "another_loss", State.CANNOT_TELL, facts={"reason": reason}
         )
-    passed = [each for each in findings if each.claim == Claim.HEALTHY]
+    passed = [
+        each
+        for each in findings
+        if each.claim == Claim.HEALTHY or (each.claim == Claim.UNDECIDED and each.doubts)
+    ]
     if passed:
-        # what a gauge advises then makes a healthy training cheaper, and is no illness
+        # what a gauge advises then makes a training without an illness cheaper
         return passed[0]
     ours = [each for each in findings if not is_outranked(each.gauge, run.gauges)] or list(findings)
     known = (each for each in ours if each.state is not State.CANNOT_TELL)

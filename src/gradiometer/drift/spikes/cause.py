@@ -149,8 +149,7 @@ def _squared_norms(series: Series) -> Float[np.ndarray, "steps layers"]:
     noise: Float[np.ndarray, "steps layers"] = (
         series.moments["gradient_variance"] / series.batch_size[:, None]
     )
-    squares: Float[np.ndarray, "steps layers"] = series.moments["gradient_norm_squared"] + noise
-    return squares
+    return series.moments["gradient_norm_squared"] + noise
 
 
 GAUGE = "spikes"

@@ -101,11 +101,11 @@ class Sampler(torch.optim.Optimizer, ABC):
     At temperature 0 no noise is injected: plain SGD.
     """
 
+    # The default of `momentum`.
     momentum: ClassVar[float] = 0.9
-    """The default of `momentum`."""
 
+    # Defaults of settings that other samplers do not have.
     _own: Mapping[str, Any] = MappingProxyType({})
-    """Defaults of settings that other samplers do not have."""
 
     def __init__(
         self,

@@ -139,5 +139,4 @@ def _variance(group: dict[str, Any]) -> float:
     times N."""
     diffusion, friction = -math.log(group["momentum"]), group["friction"]
     kept = -math.expm1(-2 * friction) / friction if abs(friction) > 1e-12 else 2.0
-    variance: float = group["temperature"] * diffusion * kept
-    return variance
+    return group["temperature"] * diffusion * kept

@@ -194,6 +194,8 @@ class Successive:
         self.next = NEVER
 
     def _read(self, step: int, loss: Tensor | float, batch: Batch) -> None:
+        if not first_size(batch):
+            return  # without examples there is no pair
         rate = max(float(group["lr"]) for one in self._optimizers for group in one.param_groups)
         self._travelled += (step - self._step_before) * self._rate_before
         follows = self.updated and step == self._step_before + 1

@@ -72,7 +72,7 @@ class Ground:
         *,
         batches: int = 200,
         products: int = 12,
-        level: float = 0.9,
+        level: float = LEVEL,
         seed: int = 0,
     ) -> "Ground":
         """Measure g in a full pass, its curvatures by Hessian products, and tr Σ = B E‖ĝ − g‖² on
@@ -180,7 +180,7 @@ def moves(
     distance: Amount,
     learning_rates: Sequence[Amount],
     repeats: int = 8,
-    level: float = 0.9,
+    level: float = LEVEL,
     seed: int = 0,
 ) -> list[Move]:
     """Make a move of the same length at each learning rate by plain SGD, and compare the mean of

@@ -42,11 +42,11 @@ AtPoint = Callable[[Any], Estimate | SupportsFloat]
 class Circumstance(StrEnum):
     """The kind of problem that an experiment uses."""
 
+    # A problem small enough to have a closed form.
     KNOWN = "a known answer"
-    """A problem small enough to have a closed form."""
     REAL = "a real network, real data"
+    # A case that the claim does not cover: the prediction differs from it, and says why.
     FAILS = "where it fails"
-    """A case that the claim does not cover: the prediction differs from it, and says why."""
 
 
 @dataclass(frozen=True)

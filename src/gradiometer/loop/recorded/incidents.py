@@ -1,17 +1,14 @@
 """Where a loss went wrong (`incident_at`), and what is known of why (`IncidentCause`)."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Float
 
-from gradiometer.drift.spikes.detection import Spike
-from gradiometer.errors import BadArgument
 from gradiometer.measurement.artifact import Artifact
-from gradiometer.measurement.estimate import counted
 from gradiometer.run.reader import Run
 from gradiometer.run.spikes import spikes_of
 
@@ -62,15 +59,12 @@ class Incident:
         return self.level + (self.height - self.level) / 2
 
 
-def incident_at(run: Run, step: int) -> Incident:
-    """The incident at a step, or near it.
+def incident_at(run: Run, step: int) -> Incident | None:
+    """The incident at a step, or near it; None if the loss did not rise there.
 
     Args:
         run: The run.
         step: The step.
-
-    Raises:
-        BadArgument: The loss did not rise there.
     """
     steps, losses = run.losses
     end = next((event for event in run.events if event["event"] == "diverged"), None)
@@ -80,32 +74,23 @@ def incident_at(run: Run, step: int) -> Incident:
     if len(bad) and step >= steps[bad[0]] - NEAR:
         # a loop of one's own goes on
         return _divergence(int(steps[bad[0]]), "not finite", losses)
-    spikes = spikes_of(run)
-    for spike in spikes:
+    for spike in spikes_of(run):
         if spike.first <= step <= spike.last:
             return Incident("spike", spike.first, spike.last, spike.level, spike.height)
     place = int(np.searchsorted(steps, step))
-    found = _rise(losses, place) or _single(losses, place)
-    if found is not None:
-        return found
-    if not spikes:
-        raise BadArgument(f"`spike` is {step:,}, where the loss of `{run.path}` did not rise.")
-    raise BadArgument(f"`spike` is {step:,}, where the loss did not rise: {found_at(spikes)}.")
-
-
-def found_at(spikes: Sequence[Spike]) -> str:
-    """How many spikes there are, and the steps of the first ones, as a part of a sentence."""
-    places = ", ".join(f"{spike.peak:,}" for spike in spikes[:8])
-    return f"{counted(len(spikes), 'spike')} found, at {places}"
+    return _rise(losses, place) or _single(losses, place)
 
 
 def _divergence(at: int, reason: str, losses: Float[np.ndarray, " steps"]) -> Incident:
     """The incident at the step where a training was stopped."""
     losses = losses[:at]
     level, spread = usual(losses[max(at - 4 * BEFORE, 0) : max(at - FEWEST, 0)])
-    if math.isnan(level):
-        level, spread = (float(losses[0]) if len(losses) else math.nan), 0.0
-    high = losses > level + BEYOND * spread
+    limit = level + BEYOND * spread
+    if math.isnan(level) and len(losses):
+        # how far noise reaches is not known: what has grown tenfold is not of it
+        level = float(losses[0])
+        limit = level + 9 * abs(level)
+    high = losses > limit
     first = at
     # single losses come back on the way up
     while first > 0 and (high[first - 1] or high[max(first - FEWEST, 0) : first].mean() >= 0.5):

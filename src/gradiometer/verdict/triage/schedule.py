@@ -76,7 +76,8 @@ def rate_burst(signs: Signs, _: Level) -> Claimed | None:
     if signs.is_short or not len(rates) or not rates.max() > 0:
         return None
     usual = _neighbours(rates)
-    burst = rates >= BURST * usual
+    # a schedule that ends at zero has neighbours of zero there
+    burst = (rates >= BURST * usual) & (rates > 0)
     count = int(burst.sum())
     if not count or not count < max(BURST_SHARE * len(rates), 2):
         return None

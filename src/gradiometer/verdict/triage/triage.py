@@ -10,8 +10,14 @@ from gradiometer.verdict.claims import Claim, Claimed
 from gradiometer.verdict.triage import course, data, faults, length, rate, schedule
 from gradiometer.verdict.triage.level import Known, Level, level_of
 from gradiometer.verdict.triage.signs import Signs
-from gradiometer.verdict.triage.thresholds import AT_A_GUESS, FEWEST_LOOKS, FLAT, LONG_ENOUGH
-from gradiometer.verdict.triage.tried import as_tried, better_change
+from gradiometer.verdict.triage.thresholds import (
+    AT_A_GUESS,
+    FEWEST_LOOKS,
+    FLAT,
+    LITTLE_LEFT,
+    LONG_ENOUGH,
+)
+from gradiometer.verdict.triage.tried import after_trials, as_tried, better_change
 
 Rule = Callable[[Signs, Level], Claimed | None]
 
@@ -157,7 +163,7 @@ def triage_of(run: Run | Signs) -> Triage:
     better = None
     if isinstance(run, Run):
         claims = as_tried(claims, run)
-        better = None if claims else better_change(run)
+        better = None if claims else better_change(run) or after_trials(passed, run)
     unseen = unseen_by(signs, level)
     return Triage(_with_doubts(claims) or (better or passed,), level, unseen)
 
@@ -196,12 +202,11 @@ def _pass(signs: Signs, level: Level) -> Claimed:
             ("give the losses on held-out examples, w.evaluated(test=...)",),
         )
     if enough and signs.has_ended and has_moved and not at_a_guess:
-        doubt = rate.doubt_of(signs, left)
+        numbers = {"travel": signs.travel, "loss": left, "steps": float(signs.length)}
+        doubt = _doubt_of(signs, left)
         if doubt:
-            return Claimed(Claim.UNDECIDED, {"steps": float(signs.length)}, doubts=(doubt,))
-        return Claimed(
-            Claim.HEALTHY, {"travel": signs.travel, "loss": left, "steps": float(signs.length)}
-        )
+            return Claimed(Claim.UNDECIDED, numbers, doubts=(doubt,))
+        return Claimed(Claim.HEALTHY, numbers)
     if (
         signs.steps >= LONG_ENOUGH
         and fell + error < FLAT
@@ -210,6 +215,19 @@ def _pass(signs: Signs, level: Level) -> Claimed:
     ):
         return Claimed(Claim.MAY_STOP, {"fell": fell, "steps": float(signs.length)})
     return Claimed(Claim.UNDECIDED, {"steps": float(signs.length)})
+
+
+def _doubt_of(signs: Signs, left: float) -> str:
+    """Why a training that has ended without a claim may still end lower; empty if nothing says so."""
+    if length.still_falls(signs):
+        return "still_falls"
+    of_rate = rate.doubt_of(signs, left)
+    if of_rate:
+        return of_rate
+    # Of 16 public scripts that had no claim, most of them at a constant rate, 11 ended lower with
+    # another rate or with a decay.
+    not_decayed = schedule.is_constant(signs) and left > LITTLE_LEFT
+    return "decay_not_tried" if not_decayed else ""
 
 
 def unseen_by(signs: Signs, level: Level) -> dict[str, tuple[Claim, ...]]:

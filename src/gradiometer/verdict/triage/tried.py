@@ -22,6 +22,13 @@ from gradiometer.verdict.triage.signs import Signs
 # Claims that readings take for each other. A fork that shows one of them takes the other back.
 CONFUSED = {Claim.NO_DECAY: Claim.STOPPED_EARLY, Claim.STOPPED_EARLY: Claim.NO_DECAY}
 
+# The changes that settle a doubt about a training without a claim.
+SETTLED_BY: dict[str, tuple[str, ...]] = {
+    "rate_not_tried": ("rate 2x",),
+    "decay_not_tried": ("cool now",),
+    "still_falls": ("rate 2x", "cool now"),
+}
+
 # A rate that fell by more than the square root of this since a fork was cooled.
 COOLED = 0.01
 
@@ -104,6 +111,21 @@ def better_change(run: Run) -> Claimed | None:
     return Claimed(Claim.FORK_BETTER, {"fork": best.estimate}, (best.alternative,))
 
 
+def after_trials(passed: Claimed, run: Run) -> Claimed:
+    """A training without a claim, after forks of its second half have tried what its doubt names: a
+    change that ends better, no doubt any more, or still the doubt."""
+    wanted = [change for doubt in passed.doubts for change in SETTLED_BY.get(doubt, ())]
+    tried = effects_by_change(run, since=run.steps // 2)
+    effects = [tried[change] for change in wanted if change in tried]
+    for effect in effects:
+        if effect.verdict == "better":
+            return Claimed(Claim.FORK_BETTER, {"fork": effect.estimate}, (effect.alternative,))
+    ended_worse = [effect for effect in effects if effect.verdict in ("worse", "diverged")]
+    if wanted and len(ended_worse) == len(wanted):
+        return replace(passed, claim=Claim.HEALTHY, doubts=())
+    return passed
+
+
 def was_followed(run: Run, step: int, change: Rate | CoolNow) -> bool:
     """True if the rates of the run after a fork may be those of this change: then a fork shows what
     was done."""
@@ -157,10 +179,13 @@ def effect_of(claimed: Claimed, effects: dict[str, Effect]) -> Effect | None:
     return next((effects[name] for name in names if name in effects), None)
 
 
-def effects_by_change(run: Run) -> dict[str, Effect]:
-    """The effect of every change that forks of this run have tried, of the newest fork that did."""
+def effects_by_change(run: Run, since: int = 0) -> dict[str, Effect]:
+    """The effect of every change that forks of this run have tried from this step on, of the newest
+    fork that did."""
     found: dict[str, Effect] = {}
     for record in forks_of(run):
+        if record.plan.step < since:
+            continue
         found |= {effect.alternative: effect for effect in effects_of_record(record)}
     return found
 

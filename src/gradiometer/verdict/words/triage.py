@@ -207,6 +207,12 @@ STRAIGHT_ON = Words(
     "same path in less time.",
 )
 
+# The words for a training that has ended without a claim, while a doubt says that it may end lower.
+MAY_END_LOWER = Words(
+    "No illness was found in {steps} steps, but this training may still end lower.",
+    "Checked: the loop, the schedule, the length and the data.",
+)
+
 # What a training did not show, as the end of a sentence.
 MISSING = {
     "labels": "without the outputs and labels of a batch",
@@ -248,6 +254,8 @@ def limits(finding: Finding) -> Sentences:
     numbers = {**finding.facts.get("numbers", {}), **finding.numbers}
     if finding.claim == Claim.RATE_LOW and "direction" in numbers:
         words = STRAIGHT_ON
+    if finding.claim == Claim.UNDECIDED and finding.doubts:
+        words = MAY_END_LOWER
     shown = {name: _Number(value) for name, value in numbers.items()}
     seen = words.seen.format(**shown)
     lead, _, _ = seen.partition(": ")
@@ -316,6 +324,14 @@ DOUBTS: Mapping[str, Callable[[Doubt], str]] = {
         "A training that stopped early looks the same: only a fork can tell (`go on`)."
     ),
     "few_looks": always("Too few steps were seen at this learning rate to judge it."),
+    "decay_not_tried": always(
+        "The learning rate never fell: the noise of the last steps may keep the loss up. Only a fork "
+        "can tell (`cool now`)."
+    ),
+    "still_falls": always(
+        "The rate is high and the loss still falls fast: more updates, another rate or a decay "
+        "could end far lower. Only a fork can tell (`rate 2x`, `cool now`)."
+    ),
     "rate_not_tried": always(
         "A higher learning rate could end lower: the network did not go far, or its updates kept "
         "some of their direction. Only a fork can tell (`rate 2x`)."

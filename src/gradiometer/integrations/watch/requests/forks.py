@@ -134,17 +134,25 @@ class Forks(Looks):
         self.newest_updates.finish()
         held = self.newest_updates.incident
         if held is None:
-            why = self.newest_updates.why_none
-            raise BadArgument(
-                f"No incident is kept: {why}. Give `watch` a number of states, such as "
-                "checkpoints=1."
-            )
+            way = "" if self.kept_updates.states else " Give `watch` states, such as checkpoints=1."
+            raise BadArgument(f"No incident is kept: {self.newest_updates.why_none}.{way}")
         incident = incident_at(run, held.peak)
+        if incident is None:
+            raise BadArgument(
+                f"No incident is kept: the loss of step {held.peak:,}, the highest above its "
+                "level, is within what its noise reaches."
+            )
         if incident.first < held.state.step:
             # it began before the updates that are kept
             incident = replace(incident, first=held.state.step)
         loop, _ = self._own_loop(run, batches, None, **{**settings, "scheduler": None})
-        loop = held.brought_to(max(incident.first - LEAD, held.state.step), loop)
+        whole = held.whole_updates(incident.first, loop.accumulation)
+        if incident.first not in whole:
+            raise Unsupported(
+                f"The update of step {incident.first:,} cannot be made again: it is not kept, or it "
+                f"took another number of batches than {loop.accumulation}."
+            )
+        loop = held.brought_to(max(incident.first - LEAD, whole.start), loop, whole.stop)
         rates = Signs.of(run).rates[max(incident.first - BEFORE, 0) : incident.first + 1]
         found = cause_of(loop, incident, rise_of_rate(rates))
         self._keep(run, found)
@@ -162,12 +170,24 @@ class Forks(Looks):
 
         Raises:
             BadArgument: No state is kept from there or before.
+            Unsupported: The training has several processes, and only rank 0 keeps states.
         """
+        if not self.ranks.alone:
+            raise Unsupported(
+                "`go_back` needs a training in one process: load a checkpoint of your own in all of "
+                "them."
+            )
         held = self.newest_updates.incident
-        kept = held.state if held is not None and held.state.step == step else None
-        if kept is None:
+        own = None if held is None else held.own or held.state
+        states = [*self.kept_updates.stretches, *([own] if own is not None else [])]
+        reached = [one for one in states if one.step <= step]
+        if reached:
+            kept = max(reached, key=lambda one: one.step)
+        else:
             kept = self.kept_updates.before(step)
         kept.put_into(self._objective.model, as_one(self._optimizers), self._subject.scaler)
+        self.newest_updates.went_back()
+        self.kept_updates.went_back()
         return kept.step
 
     def _fork(
@@ -244,8 +264,8 @@ class Forks(Looks):
     def _replay(self, loop: Loop, kept: KeptUpdates | None, run: Run) -> tuple[str, ...]:
         """Compare updates of the loop with those of a copy. Returns what a reader of the fork
         should know."""
-        if kept is None:
-            why = self.kept_updates.why_none
+        if kept is None or not kept.is_finite:
+            why = self.kept_updates.why_none if kept is None else "the newest ones are not finite"
             notes: tuple[str, ...] = (
                 f"No update of your loop was compared with that of a copy, since {why}.",
             )

@@ -25,6 +25,7 @@ from gradiometer.loop.replay import (
     all_tensors,
     gradients_of,
     tensors_of,
+    trained_by,
 )
 from gradiometer.measurement.batch import Batch, mapped
 from gradiometer.measurement.optimizer.several import as_one
@@ -121,13 +122,13 @@ class KeptUpdatesOfLoop:
         assert self._shared is not None
         complete = []
         for stretch in self.stretches:
-            others = [self._shared.of_others(update.step) for update in stretch.updates]
-            if None not in others:
-                updates = [
-                    replace(update, batches=(*update.batches[: self._subject.accumulation], *more))
-                    for update, more in zip(stretch.updates, others, strict=True)
-                    if more is not None
-                ]
+            updates = []
+            for update in stretch.updates:
+                own = update.batches[: self._subject.accumulation]
+                others = self._shared.of_others(update.step, own)
+                if others is not None:
+                    updates.append(replace(update, batches=(*own, *others)))
+            if len(updates) == len(stretch.updates):
                 complete.append(replace(stretch, updates=updates))
         if self.stretches and not complete:
             self.why_none = "the batches of the other processes are not known, or too large"
@@ -139,14 +140,17 @@ class KeptUpdatesOfLoop:
         Raises:
             BadArgument: There is none.
         """
+        if self._shared is not None:
+            self._take_in_others()
         found = [one for one in self.stretches if one.step <= step]
         if found:
             return found[-1]
         steps = ", ".join(f"{one.step:,}" for one in self.stretches)
+        more = max(2 * self.states, 3)
         raise BadArgument(
             f"`at` is {step:,}, and no state is kept from there or before: "
             + (f"there are those of steps {steps}." if steps else f"{self.why_none}.")
-            + " Give `watch` a number of states, such as checkpoints=3."
+            + f" Give `watch` a number of states, such as checkpoints={more}."
         )
 
     def at_step(self, batch: Batch | None) -> None:
@@ -183,9 +187,16 @@ class KeptUpdatesOfLoop:
             else:
                 self._take(step)
 
+    def went_back(self) -> None:
+        """Leave the updates at hand alone after the training was put back to an earlier state."""
+        if self._is_open:
+            self._give_up("the training went back to an earlier state")
+
     def close(self) -> None:
         """Keep no more, and free what is kept: a watch outlives its training for the findings."""
         self._close_stretch()
+        if self._shared is not None and self._subject.ranks.first:
+            self._shared.forget([one.step for kept in self.stretches for one in kept.updates])
         self.stretches.clear()
         self.why_none = "the training has ended"
         self.next = NEVER
@@ -197,7 +208,8 @@ class KeptUpdatesOfLoop:
 
     def _is_paid_for(self, step: int) -> bool:
         """True if the next updates may be kept now; otherwise they are tried again later."""
-        if self.states or not self._count:
+        # several processes must keep the same ones, and each has its own clock
+        if self.states or not self._count or self._shared is not None:
             return True
         cost = self._budget.spent_on[COST]
         a_step = self._budget.training / (step + 1)
@@ -233,6 +245,7 @@ class KeptUpdatesOfLoop:
             copy.deepcopy(as_one(self._optimizers).state_dict()),
             copy_of_scaler(self._subject.scaler),
             step=self._first,
+            trained=trained_by(self._model),
         )
         if self.states:
             schedulers, _ = schedulers_of(self._optimizers, 0)
@@ -283,7 +296,7 @@ class KeptUpdatesOfLoop:
     def _take(self, step: int) -> None:
         """Keep what an update did."""
         if self._shared is not None and not self._subject.ranks.first:
-            self._shared.give(step, self._batches)
+            self._shared.give(step, self._batches, most=max(self.states, 1) * IN_A_ROW)
             self._count_update(step)
             return
         kept, optimizer = self._state, as_one(self._optimizers)

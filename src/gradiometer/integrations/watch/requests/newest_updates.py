@@ -3,7 +3,7 @@
 import copy
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,7 @@ from gradiometer.loop.data import Kept
 from gradiometer.loop.loop import Loop
 from gradiometer.loop.parts import RateByHand
 from gradiometer.loop.recorded.incidents import BEFORE, BEYOND, usual
-from gradiometer.loop.replay import KeptUpdates, all_tensors, tensors_of
+from gradiometer.loop.replay import ROUNDING, KeptUpdates, all_tensors, tensors_of, trained_by
 from gradiometer.measurement.batch import Batch, mapped
 from gradiometer.measurement.batch import tensors_of as tensors_in
 from gradiometer.measurement.optimizer.several import as_one
@@ -46,15 +46,15 @@ class Stretch:
 
     Args:
         state: The state.
-        batches: The batches of all updates.
+        batches: The batches of each update.
         rates: The largest rate at each update.
-        losses: The loss of each batch.
+        losses: The losses of the batches of each update.
     """
 
     state: KeptUpdates
-    batches: list[Batch] = field(default_factory=list)
+    batches: list[list[Batch]] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
-    losses: list[float | Tensor] = field(default_factory=list)
+    losses: list[list[float | Tensor]] = field(default_factory=list)
 
 
 @dataclass
@@ -64,17 +64,21 @@ class IncidentUpdates(Stretch):
     Args:
         peak: The step of its highest loss, or of the first that is not finite.
         height: How many usual deviations that loss is above the level; inf if it is not finite.
+        own: The newest state that training itself has had.
     """
 
     peak: int = 0
     height: float = 0.0
+    own: KeptUpdates | None = None
 
-    def brought_to(self, step: int, loop: Loop) -> Loop:
-        """A copy of the training at a step of these updates, which continues with their batches.
-        The state moves there, too."""
+    def brought_to(self, step: int, loop: Loop, until: int) -> Loop:
+        """A copy of the training at a step of these updates, which continues with their batches up
+        to another step. The state moves there, too."""
         copied = self.state.brought_back(loop)
+        if self.own is None:
+            self.own = self.state
         begin = copied.index
-        accumulation = copied.accumulation
+        is_own = self.own is self.state
         rates = [*self.rates]
 
         def rate_at(update: int) -> float:
@@ -85,21 +89,39 @@ class IncidentUpdates(Stretch):
         by_hand.begin()
         copied.schedulers = (by_hand,)
         copied.scheduler_every = 1
-        taken = (step - begin) * accumulation
+        taken = step - begin
         with untouched_randomness(0, copied.devices):
-            for at in range(0, taken, accumulation):
-                copied.update(*self.batches[at : at + accumulation])
-        del self.batches[:taken], self.rates[: step - begin]
+            for batches, losses in zip(self.batches[:taken], self.losses[:taken], strict=True):
+                again = float(copied.update(*batches))
+                # draws of Dropout are others than those of training
+                is_own &= math.isclose(again, mean_of(losses), rel_tol=ROUNDING)
+        del self.batches[:taken], self.rates[:taken], self.losses[:taken]
         self.state = KeptUpdates(
             tensors_of(copied.model),
             copied.optimizer.state_dict(),
             copied.scaler,
             step=step,
+            trained=self.state.trained,
         )
+        if is_own:
+            self.own = self.state
         # its own copy: the state stays as it is
         copied = copied.copy()
-        copied.data = Kept(self.batches, step, copied.data, accumulation)
+        copied.data = Kept(self.batches[: until - step], step, copied.data)
         return copied
+
+    def whole_updates(self, step: int, accumulation: int) -> range:
+        """The updates in a row around a step that took as many batches as usual: others, as at the
+        end of an epoch, cannot be made again in a branch. Empty if that of the step is another."""
+        begin = self.state.step
+        others = [
+            begin + place
+            for place, batches in enumerate(self.batches)
+            if len(batches) != accumulation
+        ]
+        first = max((other + 1 for other in others if other <= step), default=begin)
+        last = min((other for other in others if other > step), default=begin + len(self.batches))
+        return range(first, last)
 
 
 class NewestUpdates:
@@ -142,6 +164,8 @@ class NewestUpdates:
         if subject.ranks.alone and not (subject.sharded or subject.is_own):
             self.next = 0
             self.updated()
+        else:
+            self.why_none = "it needs a training in one process"
 
     def updated(self) -> None:
         """Keep the buffers before a stretch begins: the next forward may change them."""
@@ -159,8 +183,15 @@ class NewestUpdates:
                 self._begin_update(step)
             # a state that is too large ends the keeping
             if self._stretches:
-                self._stretches[-1].batches.append(mapped(batch, Tensor.clone))
-                self._stretches[-1].losses.append(value_of(loss))
+                self._stretches[-1].batches[-1].append(mapped(batch, Tensor.clone))
+                self._stretches[-1].losses[-1].append(value_of(loss))
+
+    def went_back(self) -> None:
+        """Begin anew after the training was put back to an earlier state."""
+        self.finish()
+        if self._stretches:
+            self._stretches = []
+            self.updated()
 
     def finish(self) -> None:
         """Look at the newest losses, too: nothing follows, or the cause is asked for now."""
@@ -175,9 +206,11 @@ class NewestUpdates:
             self._begin_stretch(step)
         if self._stretches:
             groups = as_one(self._subject.optimizers).param_groups
-            rates = self._stretches[-1].rates
-            rates.append(max(float(group["lr"]) for group in groups))
-            self.awaits_update = len(rates) == SPACING
+            newest = self._stretches[-1]
+            newest.rates.append(max(float(group["lr"]) for group in groups))
+            newest.batches.append([])
+            newest.losses.append([])
+            self.awaits_update = len(newest.rates) == SPACING
 
     def _begin_stretch(self, step: int) -> None:
         if self._stretches:
@@ -201,6 +234,7 @@ class NewestUpdates:
             copy.deepcopy(optimizer.state_dict()),
             copy_of_scaler(self._subject.scaler),
             step=step,
+            trained=trained_by(self._model),
         )
         earlier = self._stretches if self._is_open else self._stretches[1 - STRETCHES :]
         self._stretches = [*earlier, Stretch(state)]
@@ -208,9 +242,7 @@ class NewestUpdates:
     def _look(self) -> None:
         """Look for high losses in the newest stretch."""
         stretch = self._stretches[-1]
-        each = self._subject.accumulation
-        batches = np.array([float(loss) for loss in stretch.losses])
-        losses = batches[: len(batches) // each * each].reshape(-1, each).mean(axis=1)
+        losses = np.array([mean_of(each) for each in stretch.losses])
         level, spread = usual(np.array(self._before))
         # how far noise reaches is not known where all losses before were the same
         heights = (losses - level) / spread if spread > 0 else np.zeros(len(losses))
@@ -239,6 +271,7 @@ class NewestUpdates:
             self._stretches[0].state,
             [batch for one in self._stretches for batch in one.batches],
             [rate for one in self._stretches for rate in one.rates],
+            [losses for one in self._stretches for losses in one.losses],
             peak=self._peak,
             height=self._height,
         )
@@ -259,3 +292,8 @@ class NewestUpdates:
         text = f"updates are no longer kept for incidents, and training continues: {reason}"
         attempt(self._end, lambda: self._warn(text))
         self.why_none = f"keeping them failed ({reason})"
+
+
+def mean_of(losses: Sequence[float | Tensor]) -> float:
+    """The mean of the losses of an update."""
+    return float(np.mean([float(loss) for loss in losses]))

@@ -17,7 +17,7 @@ from gradiometer.run.reader import Run
 from gradiometer.verdict.claims import Claim
 from gradiometer.verdict.triage.signs import Signs
 from gradiometer.verdict.triage.triage import triage_of
-from gradiometer.verdict.triage.tried import change_of, effects_by_change
+from gradiometer.verdict.triage.tried import SETTLED_BY, change_of, effects_by_change
 
 # The name under which their time is charged, outside of the budget of readings.
 COST = "trials"
@@ -146,7 +146,7 @@ class Trials:
         planned = self._length(run)
         left = planned - step if planned is not None and planned > step else None
         shows_end = not is_over and left is not None and left >= 4 and updates >= 0.75 * left
-        change = _first(run, shows_end=shows_end)
+        change = _first(run, shows_end=shows_end, is_over=is_over)
         if change is None:
             return 0
         horizon = "end" if shows_end else f"{min(updates, left or updates)} updates"
@@ -208,14 +208,16 @@ class Trials:
         attempt(lambda: self._give_up(f"no more cures are tried: {why}"))
 
 
-def _first(run: Run, *, shows_end: bool) -> Alternative | None:
+def _first(run: Run, *, shows_end: bool, is_over: bool) -> Alternative | None:
     """The first cure, in the order of the claims, that a fork of this kind can judge and that none
-    has judged."""
+    has judged. At the end also what settles a doubt about a training without a claim."""
     signs = replace(Signs.of(run), has_ended=True)  # what it would be told if it ended now
     known = effects_by_change(run)
     for claimed in triage_of(signs).claims:
         # the signs of a large batch are also those of a low rate, and a fork separates the two
         cure = ("rate 4x", *claimed.cure) if claimed.claim is Claim.BATCH_LARGE else claimed.cure
+        if is_over and claimed.claim is Claim.UNDECIDED:
+            cure = tuple(change for doubt in claimed.doubts for change in SETTLED_BY.get(doubt, ()))
         for change in map(change_of, cure):
             if change is None or change.name in known:
                 continue

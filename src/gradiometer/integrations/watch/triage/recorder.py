@@ -77,6 +77,7 @@ class TriageRecorder:
         self._path = PathPoints(objective.parameters)
         self._parameters_before: list[Tensor] = []
         self._read_at = 0
+        self._is_open = False
         self._is_updating = False
         self._backwards = BackwardsOfStep(objective.parameters, subject.optimizers, self.shield)
         self._batches = BatchSigns()
@@ -133,6 +134,8 @@ class TriageRecorder:
         with torch.no_grad():
             if step >= self._path.next:
                 self._follow(step)
+            if step >= self._target and self._has_missed(step):
+                self._target = step + 1
             if step < self._target - 1:
                 self.next = min(self._target - 1, self._path.next)
             elif step < self._target:
@@ -146,6 +149,12 @@ class TriageRecorder:
                 self._read(step, batch)
                 self.awaits_update = True
         self._pay(began)
+
+    def _has_missed(self, step: int) -> bool:
+        """True if the update before the look, or that of the look, took fewer backwards than usual,
+        as at the end of an epoch, or was skipped: the look is that of a later step."""
+        assert self._target is not None
+        return not self._is_open or (step > self._target and not self.awaits_update)
 
     def _follow(self, step: int) -> None:
         """Take one point of the path."""
@@ -210,7 +219,9 @@ class TriageRecorder:
 
     def _open(self) -> None:
         """Listen to the coming step: its forward and its backwards."""
+        self._is_open = True
         self._takes_moments = self._batches.due
+        self._remove_hooks()
         self._backwards.start(reads_loss=self._takes_moments)
         if self._takes_moments and not takes_no_hooks(self._objective.model):
             self._handles.append(
@@ -309,6 +320,7 @@ class TriageRecorder:
     def _finish(self, step: int) -> None:
         """Take how far the parameters moved, begin to fetch all numbers, and choose
         the next look."""
+        self._is_open = False
         self._remove_hooks()
         if self._parameters_before and step == self._read_at:
             self._look["movement"] = self._movement()
