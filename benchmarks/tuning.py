@@ -204,6 +204,7 @@ def time_left(names: list[str]) -> None:
     units = {"s": 1, "min": 60, "h": 3600}
     tuned(cell_of("quantiles"), 0)  # the first one imports
     for name in names:
+        task = cell_of(name)
         for optimizer in ("sgd", "sgd,adamw"):
             said = list[tuple[float, float]]()
 
@@ -212,7 +213,7 @@ def time_left(names: list[str]) -> None:
                 said.append((time.monotonic(), float(amount) * units[unit]))
 
             began = time.monotonic()
-            tuned(cell_of(name), 0, optimizer, progress=hear)
+            tuned(task, 0, optimizer, progress=hear)
             end = time.monotonic()
             now, left = next((now, left) for now, left in said if now - began >= (end - began) / 10)
             ratios.append(left / (end - now))
