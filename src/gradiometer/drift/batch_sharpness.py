@@ -136,8 +136,9 @@ class BatchSharpness(Gauge):
         kind = MomentumRule(estimates["momentum"].value, self.nesterov)
         lowest = kind.limit_of_small_batches / kind.limit
         # A rate that falls to zero, or warms up, is far below its edge on purpose.
-        steady = "steadiness" in estimates and estimates["steadiness"].value >= 0.8
-        claim, state, cure = _against(share, lowest, steady=steady)
+        claim, state, cure = _against(
+            share, lowest, steady="steadiness" in estimates and estimates["steadiness"].value >= 0.8
+        )
         facts = {
             "share": share.value,
             "share_is_known": share.tells,

@@ -82,5 +82,11 @@ class LossChange(Gauge):
         else:
             claim, state = "loss_change_unclear", State.CANNOT_TELL
         numbers = {name: estimates[name] for name in ("curvature_share", "seen_change")}
-        cure = (HALF_THE_RATE,) if state in (State.ACT, State.LOOK) else ()
-        return Finding(self.name, self.issue, claim, state, numbers, cure=cure)
+        return Finding(
+            self.name,
+            self.issue,
+            claim,
+            state,
+            numbers,
+            cure=(HALF_THE_RATE,) if state in (State.ACT, State.LOOK) else (),
+        )

@@ -53,8 +53,9 @@ def inner_products(
     order = torch.randperm(step.batch_size, generator=step.generator("shape"), device="cpu")
     dealt = order[: size * parts].view(parts, size)
     if size == 1:
-        chosen = take(step.batch, order[:parts])
-        stacked = step.objective.per_example_gradients(chosen, seed=step.seed_for("shape"))
+        stacked = step.objective.per_example_gradients(
+            take(step.batch, order[:parts]), seed=step.seed_for("shape")
+        )
     else:
         each = [
             step.objective.gradient(take(step.batch, part), seed=step.seed_for(f"shape {place}"))

@@ -119,9 +119,12 @@ class GradientNoise(Gauge):
         )
         whole = variance.sum(axis=1), norm_squared.sum(axis=1)
         per_example = whole[0].sum() / error.sum() if error.sum() > 0 else 0.0
-        rare_noise = source.pairs / series.usual_batch_size * per_example
         noise_to_signal = series.ratio(
-            error.sum(axis=1), whole[1], level=level, prior=source.prior, rare_noise=rare_noise
+            error.sum(axis=1),
+            whole[1],
+            level=level,
+            prior=source.prior,
+            rare_noise=source.pairs / series.usual_batch_size * per_example,
         )
         signal_to_noise = transform(
             noise_to_signal, lambda ratio: 1 / ratio if ratio > 0 else math.inf

@@ -159,10 +159,13 @@ class PreconditionedNoise(Gauge):
             estimates["preconditioned_noise_scale"],
             estimates["preconditioned_batch_size"],
         )
-        unit = "" if self.tokens is None else "tokens"
-        variation = estimates.get("preconditioned_variation")
         found = judge_batch_size(
-            self.name, batch, scale, kind="preconditioned", unit=unit, variation=variation
+            self.name,
+            batch,
+            scale,
+            kind="preconditioned",
+            unit="" if self.tokens is None else "tokens",
+            variation=estimates.get("preconditioned_variation"),
         )
         if found.state is State.CANNOT_TELL:
             return found

@@ -360,8 +360,7 @@ def _newest_half(readings: Steps) -> Float[np.ndarray, " newest"]:
 
 def _error(samples: Steps) -> float:
     """The standard error of the mean, from batch means."""
-    length = batch_length(samples)
-    means = batch_means(samples, length)
+    means = batch_means(samples, batch_length(samples))
     return float(means.std(ddof=1)) / math.sqrt(len(means)) if len(means) > 1 else math.inf
 
 

@@ -138,9 +138,11 @@ def _between_norms(
     """‖start + weight·(end − start)‖² of every parameter, a piece at a time."""
     if len(start) < MANY and sum(one.numel() for one in start) <= TOGETHER:
         return squared_norms(torch._foreach_lerp(list(start), list(end), weight))
-    separately = partial(_pieces_between, weight=weight)
     return _with_short_ones(
-        lambda a, b: a.lerp_(b, weight).square_(), separately, start, end
+        lambda a, b: a.lerp_(b, weight).square_(),
+        partial(_pieces_between, weight=weight),
+        start,
+        end,
     ).unsqueeze(0)
 
 

@@ -243,8 +243,12 @@ def _radam(state: Mapping[str, Any], group: Group, step: float, into: Tensor) ->
     rho = 2 / (1 - decay) - 1 - 2 * (step + 1) * decay ** (step + 1) / (1 - decay ** (step + 1))
     if not rho > 5:
         return None
-    root = into.copy_(local(state["exp_avg_sq"])).sqrt_()
-    return root.add_(float(group["eps"])).div_((1 - decay**step) ** 0.5)
+    return (
+        into.copy_(local(state["exp_avg_sq"]))
+        .sqrt_()
+        .add_(float(group["eps"]))
+        .div_((1 - decay**step) ** 0.5)
+    )
 
 
 def _rmsprop(state: Mapping[str, Any], group: Group, step: float, into: Tensor) -> Tensor | None:

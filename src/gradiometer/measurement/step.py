@@ -237,8 +237,9 @@ class TrainingStep:
         Args:
             after: True for the same halves, with the same random numbers, after the plain step −ηĝ.
         """
-        at = self._after if after else None
-        return self._halves(self.judging, "judging halves", self._example_of(1), at=at)
+        return self._halves(
+            self.judging, "judging halves", self._example_of(1), at=self._after if after else None
+        )
 
     @cached_property
     def judging_loss_after(self) -> float:
@@ -277,8 +278,12 @@ class TrainingStep:
             "`probe` of 2.",
         )
         for place, part in enumerate(dealt(size, 2, self.generator(purpose), example_of)):
-            seed = self.seed_for(f"{purpose} {place}")
-            yield self.objective.gradient(take(batch, part), at=at, seed=seed), len(part)
+            yield (
+                self.objective.gradient(
+                    take(batch, part), at=at, seed=self.seed_for(f"{purpose} {place}")
+                ),
+                len(part),
+            )
 
     @cached_property
     def _random_parts(self) -> list[Tensor]:
@@ -393,8 +398,9 @@ class TrainingStep:
         mean = [torch.zeros_like(parameter) for parameter in self.objective.parameters]
         at_once = max(PER_EXAMPLE_NUMBERS // self.objective.dimension, 1)
         for position, part in enumerate(torch.split(torch.arange(size, device="cpu"), at_once)):
-            seed = self.seed_for(f"examples {position}")
-            gradients = self.objective.per_example_gradients(take(self.batch, part), seed=seed)
+            gradients = self.objective.per_example_gradients(
+                take(self.batch, part), seed=self.seed_for(f"examples {position}")
+            )
             builder.add_each(gradients)
             torch._foreach_add_(mean, [g.sum(0) for g in gradients], alpha=1 / size)
         return builder.finish(mean)
@@ -405,8 +411,9 @@ class TrainingStep:
         return SpreadBuilder(self.objective.layer_of, preconditioner=self.preconditioner)
 
     def _part_gradient(self, part: Tensor, position: int) -> Gradients:
-        seed = self.seed_for(f"part {position}")
-        return self.objective.gradient(take(self.batch, part), seed=seed)
+        return self.objective.gradient(
+            take(self.batch, part), seed=self.seed_for(f"part {position}")
+        )
 
     def _likely(self) -> Gradients:
         """ĝ; on an accelerator what it most likely is, if it is not known yet."""

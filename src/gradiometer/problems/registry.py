@@ -97,8 +97,9 @@ def load(
     """
     if ":" in name:
         # Imported when asked for: the names of problems are listed without torch.
-        imported = import_module("gradiometer.problems.imported")
-        return imported.load(name, model=model, data_dir=data_dir, seed=seed)
+        return import_module("gradiometer.problems.imported").load(
+            name, model=model, data_dir=data_dir, seed=seed
+        )
     require(
         name in KNOWN,
         f"`problem` {name!r} is unknown: {nearest(name, NAMES)}, and module:function for your own.",

@@ -288,8 +288,7 @@ def _parse(text: str) -> Schedule:
         len(text) <= LONGEST, f"`text` must have at most {LONGEST:,} characters, got {len(text):,}."
     )
     try:
-        tree = ast.parse(text.strip(), mode="eval").body
-        schedule = _value(tree)
+        schedule = _value(ast.parse(text.strip(), mode="eval").body)
     except (SyntaxError, MemoryError, RecursionError):
         raise BadArgument(
             f"`text` {text[:80]!r} is not a schedule: write one such as Cosine(0.1, steps=1000)."

@@ -101,9 +101,13 @@ def sharpness_near(spike: Spike, series: Series, kind: MomentumRule) -> Observat
     if series.moments["norm_squared"][at] <= 0:
         return None
     sharpness = series.moments["curvature"][at] / series.moments["norm_squared"][at]
-    product = float(series.learning_rate[at] * sharpness)
     return Observation(
-        "sharpness", {"step": int(series.steps[at]), "product": product, "edge": kind.limit}
+        "sharpness",
+        {
+            "step": int(series.steps[at]),
+            "product": float(series.learning_rate[at] * sharpness),
+            "edge": kind.limit,
+        },
     )
 
 

@@ -172,8 +172,12 @@ class _Search:
         steady = known & self.steady
         ordinary = (self.noise / self.spread)[steady if 2 * steady.sum() >= known.sum() else known]
         # The heaviest tail that noise may have: 3 degrees of freedom, and 4 of its medians.
-        gap = float(false_alarms ** (-1 / (3 if self.scale == 1 else 4)))
-        limit = noise_limit(ordinary, false_alarms / len(SCALES), together=BLOCK, gap=gap)
+        limit = noise_limit(
+            ordinary,
+            false_alarms / len(SCALES),
+            together=BLOCK,
+            gap=float(false_alarms ** (-1 / (3 if self.scale == 1 else 4))),
+        )
         # Losses as far below the level show noise that is rare, such as that of small last batches.
         limit = max(limit, 1.5 * float(np.partition(drops[known], -2)[-2]))
         for stretch in groups_of((scores > limit) & (self.rise > smallest), BLOCK):

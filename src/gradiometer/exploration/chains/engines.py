@@ -300,9 +300,11 @@ class Stacked(Engine):
         """One forward and backward for all chains."""
         # The batches of all chains lie one after the other, so the loss is called once.
         losses = self.loss(self.model, self.batch_at(index.reshape(-1)))
-        total = losses.view(len(index), -1).mean(1).sum()
         return torch.autograd.grad(
-            total, self.state.leaves, allow_unused=True, materialize_grads=True
+            losses.view(len(index), -1).mean(1).sum(),
+            self.state.leaves,
+            allow_unused=True,
+            materialize_grads=True,
         )
 
     def step(self, index: Int[Tensor, "chains examples"]) -> None:

@@ -99,9 +99,13 @@ class Moment:
         low, value, high = (
             math.sqrt(max(end, 0.0)) for end in (square.low, square.value, square.high)
         )
-        method = f"root of the mean square: {square.method}"
         spread = Estimate.interval(
-            value, low, high, level=level, method=method, samples=square.samples
+            value,
+            low,
+            high,
+            level=level,
+            method=f"root of the mean square: {square.method}",
+            samples=square.samples,
         )
         # A function may depend on what moves more slowly than itself.
         effective = min(size_of_one(values), slowest)

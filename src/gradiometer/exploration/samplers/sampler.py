@@ -252,8 +252,11 @@ class Sampler(torch.optim.Optimizer, ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """The state of the optimizer, of the noise and of the recorded heat."""
-        heats = [heat.state_dict() for heat in self._heats]
-        return {**super().state_dict(), "noise": self._noise.state_dict(), "heat": heats}
+        return {
+            **super().state_dict(),
+            "noise": self._noise.state_dict(),
+            "heat": [heat.state_dict() for heat in self._heats],
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from the state of another sampler, with bit-identical results."""

@@ -71,9 +71,10 @@ class SGNHT(Sampler):
             self._watch_direction(place, gradients, momenta)
         torch._foreach_mul_(momenta, math.exp(-group["friction"]))
         if not cold:
-            noise = self._noise.draw(params, place)
             torch._foreach_add_(
-                momenta, noise, alpha=math.sqrt(_variance(group) / group["examples"])
+                momenta,
+                self._noise.draw(params, place),
+                alpha=math.sqrt(_variance(group) / group["examples"]),
             )
         torch._foreach_add_(params, momenta, alpha=pace / 2)
         if not (group["hold"] or cold):

@@ -244,5 +244,11 @@ def _along(matrices: Float[np.ndarray, "blocks directions directions"], place: i
     value, low, high = (
         sum(getattr(each, name) for each in found) / 2 for name in ("value", "low", "high")
     )
-    method = f"mean of two halves: {found[0].method}"
-    return Estimate.interval(value, low, high, level=SURE, method=method, samples=len(matrices))
+    return Estimate.interval(
+        value,
+        low,
+        high,
+        level=SURE,
+        method=f"mean of two halves: {found[0].method}",
+        samples=len(matrices),
+    )

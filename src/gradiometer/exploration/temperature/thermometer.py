@@ -361,9 +361,14 @@ class Temperature(Gauge):
             "motion": _motion(drift),
             "drift_share": drift.value,
         }
-        doubts = (Doubt("one_temperature", _spread(estimates)),)
         return Finding(
-            self.name, self.issue, "temperature", State.OK, numbers, facts, doubts=doubts
+            self.name,
+            self.issue,
+            "temperature",
+            State.OK,
+            numbers,
+            facts,
+            doubts=(Doubt("one_temperature", _spread(estimates)),),
         )
 
 

@@ -166,8 +166,11 @@ class ExperimentResult:
 def predict(experiment: Experiment) -> ExperimentResult:
     """The experiment with its prediction and that of the wrong theory only."""
     wrong = experiment.rival
-    rival = () if wrong is None else tuple(float(wrong.at(point)) for point in experiment.points)
-    return ExperimentResult(experiment, _along(experiment, experiment.predict), rival=rival)
+    return ExperimentResult(
+        experiment,
+        _along(experiment, experiment.predict),
+        rival=() if wrong is None else tuple(float(wrong.at(point)) for point in experiment.points),
+    )
 
 
 def measure(outcome: ExperimentResult) -> ExperimentResult:

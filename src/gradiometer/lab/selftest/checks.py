@@ -110,18 +110,15 @@ class Bench:
         readings = []
         for index in range(steps):
             batch = self.known.batch(self._indices(generator))
-            spread = (
-                accumulation_spread(objective, batch, self.parts or self.batch_size)
-                if self.shared
-                else None
-            )
             step = TrainingStep(
                 objective,
                 batch,
                 index=index,
                 learning_rate=0.0,
                 sampling=self.sampling,
-                spread=spread,
+                spread=accumulation_spread(objective, batch, self.parts or self.batch_size)
+                if self.shared
+                else None,
                 seed=seed,
             )
             readings.append(

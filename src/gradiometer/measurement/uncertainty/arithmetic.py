@@ -37,10 +37,14 @@ def transform(
     low, high = sorted((function(estimate.low), function(estimate.high)))
     value = math.nan if math.isnan(estimate.value) else function(estimate.value)
     found = _combination([estimate], value, low, high, estimate.method)
-    earlier = (
-        None if estimate.earlier is None else (estimate.earlier[0], function(estimate.earlier[1]))
+    return replace(
+        found,
+        unit=unit,
+        step=estimate.step,
+        earlier=None
+        if estimate.earlier is None
+        else (estimate.earlier[0], function(estimate.earlier[1])),
     )
-    return replace(found, unit=unit, step=estimate.step, earlier=earlier)
 
 
 def average(estimates: Sequence[Estimate]) -> Estimate:
@@ -167,9 +171,13 @@ def ratio_of_estimates(first: Estimate, second: Estimate) -> Estimate:
     low = math.exp(one - two - math.hypot(one - one_low, two_high - two))
     high = one - two + math.hypot(one_high - one, two - two_low)
     high = math.exp(high) if high < 700 else math.inf
-    method = "MOVER of logarithms"
     return Estimate.interval(
-        math.exp(one - two), low, high, level=first.level, method=method, samples=samples
+        math.exp(one - two),
+        low,
+        high,
+        level=first.level,
+        method="MOVER of logarithms",
+        samples=samples,
     )
 
 

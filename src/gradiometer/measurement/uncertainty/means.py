@@ -65,13 +65,12 @@ def mean(
         * _quantile(level, len(means))
         * math.sqrt(float((means / size).var(ddof=1)) * length / readings)
     )
-    method = f"Student, {len(means)} batches of {length}"
     return Estimate.interval(
         value,
         value - margin,
         value + margin,
         level=level,
-        method=method,
+        method=f"Student, {len(means)} batches of {length}",
         samples=readings,
         unit=unit,
     )
@@ -355,9 +354,12 @@ def median(
     count = len(samples)
     place = _place(count, level)
     if place == 0:
-        needed = next(more for more in range(1, 1000) if _place(count + more, level) > 0)
         return Estimate.unknown(
-            level=level, method="too few samples", samples=count, unit=unit, needed=needed
+            level=level,
+            method="too few samples",
+            samples=count,
+            unit=unit,
+            needed=next(more for more in range(1, 1000) if _place(count + more, level) > 0),
         )
     return Estimate.interval(
         float(np.median(samples)),

@@ -296,8 +296,12 @@ def open_above(
     else:  # open because the newest readings contradict the others, so that both are in doubt
         # 20.0: factor on the confidence of an end that the newest readings contradict.
         limit = center + error * float(ndtri(1 - (1 - level) / 20.0))
-    low = min(estimate.low, 1 / limit) if limit > 0 else estimate.low
-    return replace(estimate, low=low, high=math.inf, needed=needed)
+    return replace(
+        estimate,
+        low=min(estimate.low, 1 / limit) if limit > 0 else estimate.low,
+        high=math.inf,
+        needed=needed,
+    )
 
 
 def _limit(seen: float, cutoff: float, share: float) -> float:

@@ -43,7 +43,7 @@ def proportion(successes: int, trials: int, level: float = LEVEL) -> Estimate:
     return Estimate.interval(share, low, high, level=level, method="Wilson score", samples=trials)
 
 
-def wilson(share: float, trials: float, level: float) -> tuple[float, float]:
+def wilson(share: float, trials: int | float, level: float) -> tuple[float, float]:
     """Wilson's interval of a share, which stays inside of 0 and 1 and has a width at both."""
     z = float(ndtri((1 + level) / 2))
     shrinkage = 1 + z**2 / trials

@@ -274,11 +274,11 @@ def in_usual_width(*layers: Layer, height: int = HEIGHT) -> alt.LayerChart:
 def named_series(names: Sequence[str]) -> dict[str, Any]:
     """Colour and shape by `series`, so that series never differ by colour alone. Two or more have a
     legend."""
-    legend = (
-        alt.Legend(title=None, columns=alt.ExprRef("max(1, floor(width / 200))"))
-        if len(names) > 1
-        else None
-    )
+    legend = None
+    if len(names) > 1:
+        # a name takes about 6 px a letter, its symbol and the gap 40 px
+        room = 6 * max(map(len, names)) + 40
+        legend = alt.Legend(title=None, columns=alt.ExprRef(f"max(1, floor(width / {room}))"))
     domain = list(names)
     return {
         "color": alt.Color("series:N", scale=alt.Scale(domain=domain), legend=legend),

@@ -30,7 +30,9 @@ DASHES: tuple[list[int], ...] = tuple(THEME["dashes"])
 FONT = "Helvetica Neue, Helvetica, Arial, Liberation Sans, sans-serif"
 
 # The font of the page. `inherit` does not work, because Vega measures labels in this font.
-PAGE_FONT = "system-ui, -apple-system, Segoe UI, Helvetica Neue, Arial, Liberation Sans, sans-serif"
+PAGE_FONT = (
+    "-apple-system, Segoe UI, Roboto, Helvetica Neue, Arial, Liberation Sans, system-ui, sans-serif"
+)
 
 
 def config(palette: Palette, font: str = FONT) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The page of a run as one self-contained file, its charts as PNG, and a small card for notebooks."""
 
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -208,19 +208,19 @@ def gradient_meant(run: Run) -> str:
     )
 
 
-def _settings(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Nested settings as flat pairs of name and value."""
-    return list(_flat(values, prefix))
+def _settings(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Settings as pairs of name and text. Nested ones are one text: python 3.11.7, torch 2.9.0."""
+    return [(name, _as_text(value)) for name, value in values.items()]
 
 
-def _flat(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name} · ")
-        elif isinstance(value, list | tuple):
-            yield f"{prefix}{name}", ", ".join(str(part) for part in value)
-        else:
-            yield f"{prefix}{name}", "—" if value is None else str(value)
+def _as_text(value: Any) -> str:
+    if value is None or value in ("", [], {}):
+        return "—"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_as_text(part)}" for name, part in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_as_text, value))
+    return str(value)
 
 
 # One colour for each state, with a contrast of 3 to 1 on white and on black. Words have the colour

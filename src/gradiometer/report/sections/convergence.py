@@ -247,6 +247,7 @@ def _rate_figure(rates: RateCurve) -> Figure:
             "gradient norm; Σ η² is the noise that it takes in. In a finite run it matters that η "
             "is zero at the end."
         ),
+        single=bool(rates.values.min() == rates.values.max()),
     )
 
 

@@ -34,12 +34,18 @@
     }
   }
 
+  // On a narrow screen a chart as high as on a wide one would be a tower.
+  const narrow = matchMedia("(max-width: 32rem)");
+  function fitted(spec, place) {
+    return narrow.matches ? { ...spec, height: Math.min(spec.height, 0.34 * place.clientWidth) } : spec;
+  }
+
   async function drawWithin(part) {
     const places = [...part.querySelectorAll("[data-chart]:not([data-drawn])")];
     for (const place of places.filter((place) => !place.closest("details:not([open])"))) {
       place.dataset.drawn = "";
       await (library ??= unpack());
-      const spec = specs[place.dataset.chart];
+      const spec = fitted(specs[place.dataset.chart], place);
       const config = JSON.parse(document.getElementById("chart-config").textContent);
       const { view } = await vegaEmbed(place, spec, { ...OPTIONS, config });
       const zooms = spec.params?.some((param) => param.name === "span");
