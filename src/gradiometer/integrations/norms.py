@@ -255,8 +255,10 @@ class NormsWatch(Recording):
     ) -> None:
         check_level(level)
         check_place(out, name, to)
-        if optimizer is not None and not (isinstance(optimizer, str) and optimizer.strip()):
-            raise BadArgument(f"`optimizer` must be a name such as 'adamw', got {optimizer!r}.")
+        require(
+            optimizer is None or (isinstance(optimizer, str) and optimizer.strip()),
+            f"`optimizer` must be a name such as 'adamw', got {optimizer!r}.",
+        )
         super().__init__(
             out=Path(out),
             name=name,
@@ -265,16 +267,17 @@ class NormsWatch(Recording):
             tell=log,
             announcements=Announcements(page, quiet),
         )
-        if sampling is not None and not isinstance(sampling, Sampling):
-            raise BadArgument(f"`sampling` must be a Sampling, got {type_name(sampling)}.")
+        require(
+            isinstance(sampling, Sampling | None),
+            f"`sampling` must be a Sampling, got {type_name(sampling)}.",
+        )
         self._optimizer = optimizer
         self._level = level
         self._sampling = sampling or Sampling(Draw.REPLACEMENT)
-        if self._sampling.draw is Draw.RESHUFFLED and self._sampling.examples is None:
-            raise BadArgument(
-                "`sampling` is reshuffled, over a training set of unknown size: give "
-                "its `examples`."
-            )
+        require(
+            not (self._sampling.draw is Draw.RESHUFFLED and self._sampling.examples is None),
+            "`sampling` is reshuffled, over a training set of unknown size: give its `examples`.",
+        )
         self._layers: tuple[str, ...] = ()
         self._warned: set[str] = set()
         self._inside = False
@@ -373,8 +376,7 @@ class NormsWatch(Recording):
         )
         doubt = given.doubt
         if doubt:
-            if self._recorder is None:
-                raise BadArgument(doubt)
+            require(self._recorder is not None, doubt)
             self._warn_once(f"step {index}: {doubt.rstrip('.')}", "doubt")
         self._layers = given.layers
         variance, norm_squared = moments_of_norms(

@@ -55,15 +55,14 @@ class Ray(Pool):
     def __init__(self, address: str | None = None, *, count: int | None = None) -> None:
         if count is not None:
             check_whole("count", count, 1)
-            if address is not None:
-                raise BadArgument(
-                    "`count` is for a cluster that is started here: leave out `address`, or "
-                    "`count`."
-                )
-        if address is not None and not ADDRESS.fullmatch(address):
-            raise BadArgument(
-                f"`address` must be auto, HOST:PORT or ray://HOST:PORT, got {address!r}."
+            require(
+                address is None,
+                "`count` is for a cluster that is started here: leave out `address`, or `count`.",
             )
+        require(
+            address is None or ADDRESS.fullmatch(address),
+            f"`address` must be auto, HOST:PORT or ray://HOST:PORT, got {address!r}.",
+        )
         self.address = address
         self.count = count
         self._connected = False

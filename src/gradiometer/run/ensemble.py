@@ -97,11 +97,12 @@ def score_snapshots(
     """Score the snapshots of a run on the test examples of a problem. Arguments as in
     `evaluate_ensemble`."""
     labels = held_out_labels(problem)
-    if not len(labels) >= FEWEST_HELD_OUT:
-        raise Unsupported(
-            f"An ensemble is scored on at least {FEWEST_HELD_OUT} test examples, and problem "
-            f"{problem.name} has {len(labels)}: hold out more."
-        )
+    require(
+        len(labels) >= FEWEST_HELD_OUT,
+        f"An ensemble is scored on at least {FEWEST_HELD_OUT} test examples, and problem "
+        f"{problem.name} has {len(labels)}: hold out more.",
+        Unsupported,
+    )
     device, validation = torch.device(run.configuration.device), validation_mask(len(labels))
     whole = Ensemble.of_snapshots(
         load_snapshots(run.folder.snapshots_path), _new_model(run, problem).to(device)
@@ -164,11 +165,12 @@ def example_inputs(problem: Problem, ensemble: Ensemble) -> torch.Tensor:
         Unsupported: The inputs are not one tensor.
     """
     inputs: Any = problem.train.batch(torch.arange(3))[0]
-    if not isinstance(inputs, torch.Tensor):
-        raise Unsupported(
-            f"Export needs inputs that are one tensor, and {problem.name} has a "
-            f"{type(inputs).__name__}."
-        )
+    require(
+        isinstance(inputs, torch.Tensor),
+        f"Export needs inputs that are one tensor, and {problem.name} has a "
+        f"{type(inputs).__name__}.",
+        Unsupported,
+    )
     return inputs.to(ensemble.weights.device)
 
 

@@ -131,25 +131,28 @@ def refuse_what_cannot_be_watched(
         name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad
     }
     for name, parameter in own.items():
-        if is_lazy(parameter):
-            raise Unsupported(
-                f"`model` has {name} not made yet: run the lazy model once before `watch`."
-            )
-        if parameter.is_meta:
-            raise Unsupported(
-                f"`model` has {name} on the meta device, without numbers: put it on a real one "
-                "first."
-            )
-        if parameter.is_complex():
-            raise Unsupported(
-                f"`model` has the complex parameter {name}: hold its real and imaginary part, as "
-                "reals."
-            )
+        require(
+            not is_lazy(parameter),
+            f"`model` has {name} not made yet: run the lazy model once before `watch`.",
+            Unsupported,
+        )
+        require(
+            not parameter.is_meta,
+            f"`model` has {name} on the meta device, without numbers: put it on a real one first.",
+            Unsupported,
+        )
+        require(
+            not parameter.is_complex(),
+            f"`model` has the complex parameter {name}: hold its real and imaginary part, as "
+            "reals.",
+            Unsupported,
+        )
     for name, module in model.named_modules():
-        if getattr(module, "sparse", False) is True:
-            raise Unsupported(
-                f"`model` makes sparse gradients in {name or 'itself'}: build it with sparse=False."
-            )
+        require(
+            getattr(module, "sparse", False) is not True,
+            f"`model` makes sparse gradients in {name or 'itself'}: build it with sparse=False.",
+            Unsupported,
+        )
     require(
         not own or any(id(parameter) in trained for parameter in own.values()),
         "`optimizer` holds no parameter of `model`: give the one that trains it.",

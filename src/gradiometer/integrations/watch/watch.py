@@ -16,7 +16,7 @@ from gradiometer.arguments import (
     require,
     type_name,
 )
-from gradiometer.errors import BadArgument, bounded
+from gradiometer.errors import bounded
 from gradiometer.gauges import Asked, GaugesAsked
 from gradiometer.integrations.fsdp import is_sharded, refuse_unsupported_shards, reshard
 from gradiometer.integrations.watch.beginning import (
@@ -282,10 +282,10 @@ def check_settings(
     require(
         isinstance(model, nn.Module), f"`model` must be a torch.nn.Module, got {type_name(model)}."
     )
-    if loss is not None and not callable(loss):
-        raise BadArgument(
-            f"`loss` must be a function, called as loss(model, batch), got {type_name(loss)}."
-        )
+    require(
+        loss is None or callable(loss),
+        f"`loss` must be a function, called as loss(model, batch), got {type_name(loss)}.",
+    )
     require(
         not isinstance(loss, nn.Module),
         f"`loss` is a {type(loss).__name__}, which does not take a model and a batch: give "
@@ -297,8 +297,10 @@ def check_settings(
     check_whole("accumulation", accumulation, 1)
     check_number("budget", budget)
     check_number("trials", trials)
-    if trials > 0 and loss is None:
-        raise BadArgument("`trials` needs `loss`: give loss=lambda model, batch: ...")
+    require(
+        trials == 0 or loss is not None,
+        "`trials` needs `loss`: give loss=lambda model, batch: ...",
+    )
     require(
         budget < 1,
         f"`budget` must be below 1, the whole training time, got {budget}: write 0.02 for 2 %.",
@@ -341,14 +343,14 @@ def sampling_from(sampling: Any, examples: int | None, replacement: bool | None)
     Raises:
         BadArgument: They contradict each other, or one cannot be used.
     """
-    if examples is None and replacement is not None:
-        raise BadArgument(
-            "`replacement` is given without the size of the training set: give `examples` too."
-        )
-    if sampling is not None and examples is not None:
-        raise BadArgument(
-            "`sampling` and `examples` both say how batches are drawn: leave one of them out."
-        )
+    require(
+        examples is not None or replacement is None,
+        "`replacement` is given without the size of the training set: give `examples` too.",
+    )
+    require(
+        sampling is None or examples is None,
+        "`sampling` and `examples` both say how batches are drawn: leave one of them out.",
+    )
     if examples is not None:
         check_whole("examples", examples, 1)
         require(
@@ -358,11 +360,11 @@ def sampling_from(sampling: Any, examples: int | None, replacement: bool | None)
         return Sampling(Draw.REPLACEMENT if replacement else Draw.RESHUFFLED, examples)
     if isinstance(sampling, DataLoader):
         return sampling_of(sampling)
-    if sampling is not None and not isinstance(sampling, Sampling):
-        raise BadArgument(
-            f"`sampling` must be a DataLoader or a Sampling, got {type_name(sampling)}: give "
-            "sampling=loader."
-        )
+    require(
+        isinstance(sampling, Sampling | None),
+        f"`sampling` must be a DataLoader or a Sampling, got {type_name(sampling)}: give "
+        "sampling=loader.",
+    )
     return sampling or Sampling(Draw.REPLACEMENT)
 
 

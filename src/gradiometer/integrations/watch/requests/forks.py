@@ -146,11 +146,12 @@ class Forks(Looks):
             incident = replace(incident, first=held.state.step)
         loop, _ = self._own_loop(run, batches, None, **{**settings, "scheduler": None})
         whole = held.whole_updates(incident.first, loop.accumulation)
-        if incident.first not in whole:
-            raise Unsupported(
-                f"The update of step {incident.first:,} cannot be made again: it is not kept, or it "
-                f"took another number of batches than {loop.accumulation}."
-            )
+        require(
+            incident.first in whole,
+            f"The update of step {incident.first:,} cannot be made again: it is not kept, or it "
+            f"took another number of batches than {loop.accumulation}.",
+            Unsupported,
+        )
         loop = held.brought_to(max(incident.first - LEAD, whole.start), loop, whole.stop)
         rates = Signs.of(run).rates[max(incident.first - BEFORE, 0) : incident.first + 1]
         found = cause_of(loop, incident, rise_of_rate(rates))
@@ -171,11 +172,12 @@ class Forks(Looks):
             BadArgument: No state is kept from there or before.
             Unsupported: The training has several processes, and only rank 0 keeps states.
         """
-        if not self.ranks.alone:
-            raise Unsupported(
-                "`go_back` needs a training in one process: load a checkpoint of your own in all of "
-                "them."
-            )
+        require(
+            self.ranks.alone,
+            "`go_back` needs a training in one process: load a checkpoint of your own in all of "
+            "them.",
+            Unsupported,
+        )
         held = self.newest_updates.incident
         own = None if held is None else held.own or held.state
         states = [*self.kept_updates.stretches, *([own] if own is not None else [])]
@@ -212,10 +214,11 @@ class Forks(Looks):
     ) -> tuple[Loop, KeptUpdates | None]:
         """The loop as one that can be copied, whose updates were compared, and the kept updates
         from this step, or the newest."""
-        if self._subject.batches.axis:
-            raise Unsupported(
-                "`batch_axis` is not 0, and a fork cuts batches along their first axis."
-            )
+        require(
+            not self._subject.batches.axis,
+            "`batch_axis` is not 0, and a fork cuts batches along their first axis.",
+            Unsupported,
+        )
         own = settings.get("loss") is None and settings.get("step") is None
         require(
             not (own and self._objective.loss is no_loss),

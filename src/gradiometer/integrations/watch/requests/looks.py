@@ -269,10 +269,10 @@ class Looks(Measuring):
             if run is None:
                 return None
             model = self._objective.model
-            if train is None and tracking_layers(model):
-                raise BadArgument(
-                    "`train` is missing, on which the statistics of BatchNorm are estimated."
-                )
+            require(
+                train is not None or not tracking_layers(model),
+                "`train` is missing, on which the statistics of BatchNorm are estimated.",
+            )
             held_out = examples_of(test, "test")
             examples = held_out if train is None else examples_of(train, "train")
             problem = Problem(
@@ -286,13 +286,16 @@ class Looks(Measuring):
     def _looking(self, *, forks: str = "") -> Iterator[Run | None]:
         """The run, while the time is charged, that of forks to this name; None on every process
         except rank 0."""
-        if self._subject.sharded:
-            raise Unsupported("`model` is sharded (FSDP): no process can run it alone.")
+        require(
+            not self._subject.sharded,
+            "`model` is sharded (FSDP): no process can run it alone.",
+            Unsupported,
+        )
         run = self.run
-        if run is None and self.ranks.first:
-            raise BadArgument(
-                "`step` was not called yet, so there is no run to keep a result in: call it first."
-            )
+        require(
+            run is not None or not self.ranks.first,
+            "`step` was not called yet, so there is no run to keep a result in: call it first.",
+        )
         name = forks or "looks on request"
         with self.budget.spending(name, fixed=not forks, outside=bool(forks)), as_written():
             yield run
