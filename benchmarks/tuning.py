@@ -1,107 +1,88 @@
-"""Does SGD that chooses its own rate end as well as after a grid, and what does that cost?
+"""Does a training that nobody tuned end as well as the best of a grid of rates, and what does that
+cost?
 
-    .venv/bin/python benchmarks/tuning.py --problems development --out development.jsonl
-    .venv/bin/python benchmarks/tuning.py --problems last --out last.jsonl --pool processes
+    .venv/bin/python benchmarks/tuning.py --out bank.jsonl
+    .venv/bin/python benchmarks/tuning.py --out bank.jsonl --method none     # the grids alone
+    .venv/bin/python benchmarks/tuning.py --out bank.jsonl --clip            # does clipping ever cost?
+    .venv/bin/python benchmarks/tuning.py --out bank.jsonl --time-left       # is the forecast right?
+    .venv/bin/python benchmarks/tuning.py --out bank.jsonl --laws            # offsets and factors
 
-Eight problems at three scales of their inputs. The grid has 13 rates a factor 2 apart, each linear
-and cosine to zero, SGD with Nesterov momentum 0.9, and is extended if its best rate lies at an end.
-Its best is chosen with hindsight: the smallest mean over three seeds of the final training loss,
-which is then compared. Every method gets the same three seeds, the same batches and the same steps;
-its end is given in percent above the best of the grid, and its cost in whole trainings (a forward
-pass alone counts a third). Methods whose packages are not installed are left out. The column
-"other seeds" is what the grid itself is worth: each seed is trained at the rate and shape that are
-best for the others.
+Sixteen tasks (`tuning_bank.py`). The grid has 13 rates a factor of 2 apart, each linear and cosine
+to zero, SGD with Nesterov momentum 0.9, and is extended while its best rate is near an end. Its
+best is chosen with hindsight: the smallest mean over three seeds of the final training loss. Every
+method gets the same seeds, batches and steps. Its end is given in percent above the best of the
+grid, over the floor: a level that the loss cannot go below, or, where none is known, the loss of
+the best training that is three times as long. The cost counts everything in whole trainings, a
+forward pass as a third of a gradient. Rivals whose packages are not installed are left out.
 
-With `--seeds 10` a second table shows each of ten seeds of tune: how far they spread, and how many
-failed, which means that more than half of what the best of the grid gains from the start is lost.
+`--clip` trains at the rates that SGD alone has chosen without clipping, which is all that acts on
+a training after its choice. `--time-left` compares the time that tuning says is left after a tenth
+of the work with the processor time that the rest takes. `--laws` adds 20 to each loss or takes it
+away, which must change no choice of SGD alone, and multiplies it by 8 or 1/8, which must divide the
+rate by that within a factor of 2.
 
 The results of every training are kept in `--out`, and a study that was stopped goes on from there.
 """
 
 import argparse
+import json
 import math
+import re
 import statistics
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from tuning_problems import PROBLEMS, SCALES, Cell
-from tuning_rivals import RIVALS, Method, installed
-from tuning_runs import SHAPES, End, Optimizer, losses_of, stacked, tuned
-
-from gradiometer.jobs import Job, Pool, pool_of
-from gradiometer.jobs.ledger import Ledger
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tuning_bank import TASKS, Cell, Pairs
+from tuning_rivals import Method, installed
+from tuning_runs import (
+    SHAPES,
+    choice_of,
+    losses_of,
+    sgd,
+    stacked,
+    trained,
+    trapezoid,
+    tuned,
+)
 
 SEEDS = (0, 1, 2)
 COARSE_SEED = 1000
+
+# Exponents of 2 of the rates among which the centre of a grid is found.
 COARSE = range(-18, 9, 2)
-"""Exponents of 2 of the rates among which the centre of a grid is found."""
+
+# Rates of a grid on either side of its centre, and those that the best one has at least there.
 EACH_WAY = 6
-"""Rates of a grid on either side of its centre."""
-OWN, OTHERS = "tune", "other seeds"
 MARGIN = 2
-"""The best rate has at least this many rates on either side."""
-ADAPTIVE = ("CNN, BatchNorm", "CNN, GroupNorm", "transformer")
-"""Problems on which AdamW is judged."""
 
-
-@dataclass(frozen=True)
-class Place:
-    """A problem at one scale, by name."""
-
-    problems: str
-    name: str
-    scale: float
-
-    @property
-    def cell(self) -> Cell:
-        """The cell itself."""
-        return PROBLEMS[self.problems][self.name].cell(self.name, self.scale)
-
-    def job(self, what: str) -> str:
-        """The name of a job."""
-        return f"{self.problems}/{self.name}/{self.scale:g}/{what}"
+OURS: Mapping[str, Method] = {
+    "SGD alone": tuned,
+    "race of SGD and AdamW": partial(tuned, optimizer="sgd,adamw"),
+}
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Final losses by rate (as exponent of 2) and shape: means over the seeds, and training and
-    test loss by seed."""
+    """Mean final training losses over the seeds, by rate (as exponent of 2) and shape."""
 
-    train: Mapping[tuple[int, str], float]
-    test: Mapping[tuple[int, str], float]
-    by_seed: Mapping[tuple[int, str], Mapping[int, tuple[float, float]]]
+    losses: Mapping[tuple[int, str], float]
 
     @property
     def best(self) -> tuple[int, str]:
         """The best rate and shape."""
-        return min(self.train, key=lambda key: self.train[key])
-
-    def by_others(self, part: str) -> float:
-        """The mean final loss if every seed has the rate and shape with the lowest training loss of
-        the other seeds."""
-
-        def of_others(key: tuple[int, str], seed: int) -> float:
-            return statistics.fmean(
-                losses[0] for other, losses in self.by_seed[key].items() if other != seed
-            )
-
-        seeds = self.by_seed[self.best]
-        chosen = {seed: min(self.by_seed, key=lambda key: of_others(key, seed)) for seed in seeds}
-        return statistics.fmean(
-            self.by_seed[key][seed][part == "test"] for seed, key in chosen.items()
-        )
-
-    def beside(self, factor: int) -> float:
-        """How much worse a rate this many doublings away ends, in percent."""
-        exponent, shape = self.best
-        return percent(self.train[exponent + factor, shape], self.train[self.best])
+        return min(self.losses, key=lambda key: self.losses[key])
 
     @property
     def missing(self) -> list[int]:
         """Exponents to add until the best one lies inside."""
-        exponents = sorted({exponent for exponent, _ in self.train})
+        exponents = sorted({exponent for exponent, _ in self.losses})
         low, high = exponents[0], exponents[-1]
         best = self.best[0]
         if best - low < MARGIN:
@@ -109,241 +90,224 @@ class Grid:
         return list(range(high + 1, high + 1 + EACH_WAY)) if high - best < MARGIN else []
 
 
-def percent(value: float, reference: float) -> float:
-    """How much larger, in percent."""
-    return 100 * (value / reference - 1)
+def grid_of(rows: list[list[Any]]) -> Grid:
+    """The grid of rows of exponent, shape and training loss, one for every seed."""
+    losses: dict[tuple[int, str], list[float]] = {}
+    for exponent, shape, loss in rows:
+        losses.setdefault((exponent, shape), []).append(loss)
+    return Grid({key: statistics.fmean(each) for key, each in losses.items()})
 
 
-def rates_at(
-    place: Place, seed: int, exponents: list[int], shapes: list[str], optimizer: Optimizer
-) -> list[list[Any]]:
-    """[exponent, shape, training loss, test loss] of every training; inf if the loss is
-    not finite."""
-    ends = stacked(place.cell, seed, [2.0**exponent for exponent in exponents], shapes, optimizer)
+class Results:
+    """Results in a file, which are not computed again."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.known: dict[str, Any] = {}
+        if file.exists():
+            self.known = dict(json.loads(line) for line in file.read_text().splitlines())
+
+    def of(self, name: str, make: Callable[[], Any]) -> Any:
+        """The result with this name."""
+        if name not in self.known:
+            self.known[name] = json.loads(json.dumps(make()))
+            with self.file.open("a") as file:
+                file.write(json.dumps([name, self.known[name]]) + "\n")
+        return self.known[name]
+
+
+def rows(cell: Cell, seed: int, exponents: list[int], shapes: list[str]) -> list[list[Any]]:
+    """[exponent, shape, training loss] of every training; inf if the loss is not finite."""
+    ends = stacked(cell, seed, [2.0**exponent for exponent in exponents], shapes)
     keys = [(exponent, shape) for shape in shapes for exponent in exponents]
     return [
-        [*key, finite(end.train), finite(end.test)] for key, end in zip(keys, ends, strict=True)
+        [*key, end.train if math.isfinite(end.train) else math.inf]
+        for key, end in zip(keys, ends, strict=True)
     ]
 
 
-def ended(place: Place, method: Method, seed: int) -> dict[str, float]:
+def grid(results: Results, name: str, cell: Cell) -> Grid:
+    """The grid of a task, extended while its best rate is near an end."""
+    coarse = results.of(f"{name}/coarse", lambda: rows(cell, COARSE_SEED, list(COARSE), ["linear"]))
+    centre = min(coarse, key=lambda row: row[2])[0]
+    wanted = list(range(centre - EACH_WAY, centre + EACH_WAY + 1))
+    found = list[list[Any]]()
+    while wanted:
+        for seed in SEEDS:
+            part = f"{name}/grid {wanted[0]}..{wanted[-1]} seed {seed}"
+            found += results.of(part, partial(rows, cell, seed, wanted, list(SHAPES)))
+        made = grid_of(found)
+        wanted = made.missing
+    return made
+
+
+def floor_of(results: Results, name: str, cell: Cell, best: tuple[int, str]) -> float:
+    """The level that percents are counted from."""
+    if cell.floor is not None:
+        return cell.floor
+    longer = replace(cell, steps=3 * cell.steps)
+    near = [best[0] + step for step in (-1, 0, 1)]
+    return min(
+        row[2] for row in results.of(f"{name}/floor", lambda: rows(longer, 0, near, [best[1]]))
+    )
+
+
+def ended(run: Method, cell: Cell, seed: int) -> dict[str, float]:
     """One training by a method."""
-    return {name: finite(value) for name, value in asdict(method(place.cell, seed)).items()}
+    return vars(run(cell, seed))
 
 
-def finite(value: float) -> float:
-    """The value, or inf if it is not a number."""
-    return value if math.isfinite(value) else math.inf
+@cache
+def cell_of(name: str) -> Cell:
+    """A task."""
+    return TASKS[name]()
 
 
-class Study:
-    """Runs what is missing, and reads the rest from the ledger."""
-
-    def __init__(self, pool: Pool, ledger: Ledger, optimizer: Optimizer) -> None:
-        self.pool, self.ledger, self.optimizer = pool, ledger, optimizer
-
-    def results(self, jobs: list[Job]) -> dict[str, Any]:
-        """The results by name. A job that failed has none, and its error is printed."""
-        results = {}
-        for outcome in self.pool.run(jobs, ledger=self.ledger):
-            if outcome.error is None:
-                results[outcome.name] = outcome.result
-            else:
-                print(f"{outcome.name}: {outcome.error!r}", flush=True)
-        return results
-
-    def grids(self, places: list[Place]) -> dict[Place, Grid]:
-        """The grid of every place."""
-        coarse = {place: place.job(f"coarse {self.optimizer}") for place in places}
-        found = self.results(
-            [
-                Job(name, rates_at, (place, COARSE_SEED, list(COARSE), ["linear"], self.optimizer))
-                for place, name in coarse.items()
-            ]
-        )
-        rows: dict[Place, list[list[Any]]] = {place: [] for place in places}
-        wanted = {
-            place: list(range(centre - EACH_WAY, centre + EACH_WAY + 1))
-            for place, name in coarse.items()
-            for centre in [min(found[name], key=lambda row: row[2])[0]]
-        }
-        while wanted:
-            jobs = {
-                place.job(f"grid {self.optimizer} {exponents[0]}..{exponents[-1]} seed {seed}"): (
-                    place,
-                    seed,
-                    Job(
-                        place.job(
-                            f"grid {self.optimizer} {exponents[0]}..{exponents[-1]} seed {seed}"
-                        ),
-                        rates_at,
-                        (place, seed, exponents, list(SHAPES), self.optimizer),
-                    ),
-                )
-                for place, exponents in wanted.items()
-                for seed in SEEDS
-            }
-            for name, result in self.results([job for *_, job in jobs.values()]).items():
-                place, seed, _ = jobs[name]
-                rows[place] += [[*row, seed] for row in result]
-            grids = {place: grid_of(rows[place]) for place in places}
-            wanted = {place: grid.missing for place, grid in grids.items() if grid.missing}
-        return grids
-
-    def ends(
-        self, places: list[Place], methods: Mapping[str, Method], seeds: Iterable[int]
-    ) -> dict[Any, list[End]]:
-        """Ends by place and method, one a seed."""
-        jobs = {
-            (place, name, seed): Job(
-                place.job(f"{name} {self.optimizer} seed {seed}"), ended, (place, method, seed)
-            )
-            for place in places
-            for name, method in methods.items()
-            for seed in seeds
-        }
-        found = self.results(list(jobs.values()))
-        ends: dict[Any, list[End]] = {}
-        for (place, name, _), job in jobs.items():
-            if job.name in found:
-                ends.setdefault((place, name), []).append(End(**found[job.name]))
-        return ends
+def interval(values: list[float], of: Callable[..., Any]) -> str:
+    """A statistic of the tasks, with its 90 % interval if other tasks of these kinds were drawn."""
+    drawn = np.random.default_rng(0).choice(values, (10_000, len(values)))
+    low, high = np.quantile(of(drawn, axis=1), [0.05, 0.95])
+    return f"{of(np.array(values), axis=0):+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
-def grid_of(rows: list[list[Any]]) -> Grid:
-    """The grid of rows of exponent, shape, training loss, test loss and seed."""
-    by_seed: dict[tuple[int, str], dict[int, tuple[float, float]]] = {}
-    for exponent, shape, train, test, seed in rows:
-        by_seed.setdefault((exponent, shape), {})[seed] = (train, test)
-    train, test = (
-        {
-            key: statistics.fmean(losses[part] for losses in each.values())
-            for key, each in by_seed.items()
-        }
-        for part in (0, 1)
-    )
-    return Grid(train, test, by_seed)
+def unclipped(results: Results, names: list[str]) -> None:
+    """Print where trainings end with and without clipping, at the same rates."""
+    print("| training loss | clipped, by seed | not clipped | worse by more than the seeds |")
+    print("| --- | --- | --- | --- |")
+    for name in names:
+        task = cell_of(name)
+        chosen = [
+            results.of(f"{name}/SGD alone seed {seed}", partial(ended, tuned, task, seed))
+            for seed in SEEDS
+        ]
+        clipped = [end["train"] for end in chosen]
+
+        def end_of(seed: int, rate: float, task: Cell = task) -> float:
+            loss = losses_of(task, trained(task, seed, sgd(rate), trapezoid))[0]
+            return loss if math.isfinite(loss) else math.inf
+
+        plain = [
+            results.of(f"{name}/not clipped seed {seed}", partial(end_of, seed, end["rate"]))
+            for seed, end in zip(SEEDS, chosen, strict=True)
+        ]
+        worse = statistics.fmean(clipped) - statistics.fmean(plain)
+        is_worse = worse > statistics.stdev(clipped)
+        values = [", ".join(f"{loss:.4g}" for loss in each) for each in (clipped, plain)]
+        print(f"| {task.name} | {values[0]} | {values[1]} | {is_worse} |", flush=True)
 
 
-def table(
-    grids: Mapping[Place, Grid], ends: Mapping[Any, list[End]], methods: list[str], part: str
-) -> str:
-    """Percent above the best of the grid, by place and method; then the worst, the median and the
-    cost."""
-    lines = [
-        f"| {part} loss | inputs | best of grid | at | half, twice | {' | '.join([OTHERS, *methods])} |",
-        f"|{' --- |' * (6 + len(methods))}",
-    ]
-    columns: dict[str, list[float]] = {name: [] for name in [OTHERS, *methods]}
-    for place, grid in grids.items():
-        exponent, shape = grid.best
-        best = getattr(grid, part)[grid.best]
-        columns[OTHERS].append(percent(grid.by_others(part), best))
-        for name in methods:
-            values = [getattr(end, part) for end in ends.get((place, name), [])]
-            columns[name].append(percent(statistics.fmean(values), best) if values else math.nan)
-        cells = " | ".join(shown(column[-1]) for column in columns.values())
-        beside = f"{shown(grid.beside(-1))}, {shown(grid.beside(1))}"
-        lines.append(
-            f"| {place.name} | × {place.scale:g} | {best:.4g} | 2^{exponent} {shape} | {beside} | "
-            f"{cells} |"
-        )
-    for what, of in (("worst", max), ("median", statistics.median)):
-        lines.append(
-            f"| {what} | | | | | {' | '.join(shown(of(column)) for column in columns.values())} |"
-        )
-    near = [
-        f"{sum(value <= 1 for value in column)} of {len(column)}" for column in columns.values()
-    ]
-    lines.append(f"| at most +1 % | | | | | {' | '.join(near)} |")
-    costs = {
-        name: [end.cost for place in grids for end in ends.get((place, name), [])]
-        for name in methods
-    }
-    means = " | ".join(
-        f"{statistics.fmean(each):.2f} (at most {max(each):.2f})" for each in costs.values()
-    )
-    grid_cost = 2 * (2 * EACH_WAY + 1)
-    return "\n".join(
-        [*lines, f"| cost in runs | | {grid_cost} | | | {(len(SEEDS) - 1) * grid_cost} | {means} |"]
-    )
+def time_left(names: list[str]) -> None:
+    """Print the time that tuning says is left after a tenth, over the time that the rest takes."""
+    ratios = []
+    # All clocks are those of this process, and run faster, since times are said in whole seconds.
+    time.monotonic = lambda: 1e4 * time.process_time()
+    units = {"s": 1, "min": 60, "h": 3600}
+    tuned(cell_of("quantiles"), 0)  # the first one imports
+    for name in names:
+        task = cell_of(name)
+        for optimizer in ("sgd", "sgd,adamw"):
+            said = list[tuple[float, float]]()
+
+            def hear(sentence: str, said: list[tuple[float, float]] = said) -> None:
+                amount, unit = re.findall(r"about ([\d.]+) (s|min|h) left", sentence)[0]
+                said.append((time.monotonic(), float(amount) * units[unit]))
+
+            began = time.monotonic()
+            tuned(task, 0, optimizer, progress=hear)
+            end = time.monotonic()
+            now, left = next((now, left) for now, left in said if now - began >= (end - began) / 10)
+            ratios.append(left / (end - now))
+            print(f"{name}, {optimizer}: {ratios[-1]:.2f}", flush=True)
+    near = sum(1 / 1.3 <= ratio <= 1.3 for ratio in ratios)
+    print(f"within 30 %: {near} of {len(ratios)}, median {statistics.median(ratios):.2f}")
 
 
-def spread(grids: Mapping[Place, Grid], ends: Mapping[Any, list[End]]) -> str:
-    """The single seeds of tune, and how many have lost more than half of what the best of the grid
-    gains."""
-    lines = [
-        "| training loss | inputs | seeds | best, median, worst seed | failed |",
-        f"|{' --- |' * 5}",
-    ]
-    for place, grid in grids.items():
-        best, cell = grid.train[grid.best], place.cell
-        losses = sorted(end.train for end in ends[place, OWN])
-        start = losses_of(cell, cell.model(0))[0]
-        failed = sum(not loss - best <= (start - best) / 2 for loss in losses)
-        three = (losses[0], statistics.median(losses), losses[-1])
-        said = ", ".join(shown(percent(loss, best)) for loss in three)
-        lines.append(f"| {place.name} | × {place.scale:g} | {len(losses)} | {said} | {failed} |")
-    return "\n".join(lines)
+def laws(results: Results, names: list[str]) -> None:
+    """Print the rates that are chosen for a loss with a constant, or in another unit."""
+    print("| training loss | rate | - 20 | + 20 | x 8 | x 1/8 |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    changed = 0
+    for name in names:
+        task = cell_of(name)
+
+        def rate(factor: float, offset: float, task: Cell = task) -> float:
+            def loss(model: nn.Module, batch: Pairs) -> Tensor:
+                return factor * task.loss(model, batch) + offset
+
+            return choice_of(replace(task, loss=loss), 0)[0].learning_rate
+
+        cases = ((1, 0), (1, -20), (1, 20), (8, 0), (0.125, 0))
+        rates = [
+            factor * results.of(f"{name}/rate {factor} {offset}", partial(rate, factor, offset))
+            for factor, offset in cases
+        ]
+        changed += sum(one != rates[0] for one in rates[1:3])
+        changed += sum(not rates[0] / 2 <= one <= 2 * rates[0] for one in rates[3:])
+        print(f"| {task.name} | {' | '.join(f'{one:.4g}' for one in rates)} |", flush=True)
+    print(f"{changed} of {4 * len(names)} choices change")
 
 
 def shown(value: float) -> str:
     """A percentage. A training that diverged is above all."""
-    return "none" if math.isnan(value) else "> 1000" if value > 1000 else f"{value:+.1f}"
+    return f"{value:+.1f}" if value <= 1000 else "> 1000"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--problems", choices=list(PROBLEMS), default="development")
-    parser.add_argument(
-        "--scale", action="append", type=float, help="scale of the inputs; default: all three"
-    )
-    parser.add_argument("--only", action="append", help="name of a problem; default: all")
-    parser.add_argument(
-        "--method",
-        action="append",
-        choices=[OWN, *RIVALS, "none"],
-        help="default: all that are installed",
-    )
-    parser.add_argument(
-        "--seeds",
-        type=int,
-        default=len(SEEDS),
-        help="seeds of tune; more add a table of their spread",
-    )
-    parser.add_argument("--optimizer", choices=["sgd", "adamw"], default="sgd")
-    parser.add_argument("--pool", default="here")
+    known = {**OURS, **installed()}
     parser.add_argument("--out", type=Path, required=True, help="file of finished trainings")
+    parser.add_argument("--only", action="append", choices=list(TASKS))
+    parser.add_argument("--method", action="append", choices=[*known, "none"])
+    parser.add_argument("--clip", action="store_true", help="with and without clipping")
+    parser.add_argument("--laws", action="store_true", help="losses with a constant or a factor")
+    parser.add_argument("--time-left", action="store_true", help="is the time that is left right?")
     given = parser.parse_args()
-    names = given.only or (
-        ADAPTIVE if given.optimizer == "adamw" else list(PROBLEMS[given.problems])
-    )
-    places = [
-        Place(given.problems, name, scale) for name in names for scale in given.scale or SCALES
-    ]
-    wanted = given.method or [OWN, *(RIVALS if given.optimizer == "sgd" else [])]
-    known: dict[str, Method] = {
-        OWN: lambda cell, seed: tuned(cell, seed, given.optimizer),
-        **installed(),
+    torch.set_num_threads(1)
+    results = Results(given.out)
+    if given.laws:
+        laws(results, given.only or list(TASKS))
+        return
+    if given.clip:
+        unclipped(results, given.only or list(TASKS))
+        return
+    if given.time_left:
+        time_left(given.only or list(TASKS))
+        return
+    methods = {
+        name: run for name, run in known.items() if given.method is None or name in given.method
     }
-    methods = {name: method for name, method in known.items() if name in wanted}
-    if missing := [name for name in wanted if name not in methods and name != "none"]:
-        print(f"Left out, since their packages are not installed: {', '.join(missing)}.")
-    with pool_of(given.pool) as pool:
-        study = Study(pool, Ledger(given.out), given.optimizer)
-        grids = study.grids(places)
-        ends = study.ends(places, methods, SEEDS)
-        more = (
-            study.ends(places, {OWN: known[OWN]}, range(given.seeds))
-            if given.seeds > len(SEEDS)
-            else {}
-        )
-    for part in ("train", "test"):
-        print(table(grids, ends, list(methods), part), end="\n\n")
-    if more:
-        print(spread(grids, more))
+    scores: dict[str, list[float]] = {name: [] for name in methods}
+    costs: dict[str, list[float]] = {name: [] for name in methods}
+    print(f"| training loss | best of grid | at | {' | '.join(methods)} |")
+    print(f"|{' --- |' * (3 + len(methods))}")
+    for name in given.only or TASKS:
+        task = cell_of(name)
+        table = grid(results, name, task)
+        exponent, shape = table.best
+        best = table.losses[table.best]
+        floor = floor_of(results, name, task, table.best)
+        for method, run in methods.items():
+            ends = [
+                results.of(f"{name}/{method} seed {seed}", partial(ended, run, task, seed))
+                for seed in SEEDS
+            ]
+            loss = statistics.fmean(end["train"] for end in ends)
+            above = 100 * (loss - best) / (best - floor)
+            scores[method].append(above if math.isfinite(above) else math.inf)
+            costs[method] += [end["cost"] for end in ends]
+        values = " | ".join(shown(each[-1]) for each in scores.values())
+        print(f"| {task.name} | {best:.4g} | 2^{exponent} {shape} | {values} |", flush=True)
+    if not methods:
+        return
+    columns = list(scores.values())
+    print(f"| median | | | {' | '.join(interval(each, np.median) for each in columns)} |")
+    print(f"| worst | | | {' | '.join(shown(max(each)) for each in columns)} |")
+    near = [f"{sum(value <= 1 for value in each)} of {len(each)}" for each in columns]
+    print(f"| at most +1 % | | | {' | '.join(near)} |")
+    means = [f"{statistics.fmean(each):.2f} (at most {max(each):.2f})" for each in costs.values()]
+    print(f"| cost in trainings | 26 | | {' | '.join(means)} |")
 
 
 if __name__ == "__main__":

@@ -1,79 +1,10 @@
-"""The networks and losses of the problems on which the choice of a learning rate was judged."""
-
-from collections.abc import Callable
+"""The networks and losses of the tasks on which tuning is judged. Recurrent networks and attention are
+written out, so that many copies of them can be trained at once."""
 
 import torch
-from jaxtyping import Float
 from now_runs import perceptron
 from torch import Tensor, nn
 from torch.nn import functional
-
-Losses = Callable[[Tensor, Tensor], Float[Tensor, " examples"]]
-
-
-class Residual(nn.Module):
-    """x + layer(x)."""
-
-    def __init__(self, *layers: nn.Module) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(*layers)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """The sum."""
-        return inputs + self.layers(inputs)
-
-
-class Attention(nn.Module):
-    """Causal self-attention."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads, self.into, self.out = (
-            heads,
-            nn.Linear(width, 3 * width),
-            nn.Linear(width, width),
-        )
-
-    def forward(
-        self, hidden: Float[Tensor, "examples length width"]
-    ) -> Float[Tensor, "examples length width"]:
-        """Each position looks at itself and at those before it."""
-        examples, length, width = hidden.shape
-        parts = self.into(hidden).view(examples, length, 3, self.heads, width // self.heads)
-        query, key, value = parts.permute(2, 0, 3, 1, 4).unbind(0)
-        scores = query @ key.transpose(-1, -2) / (width // self.heads) ** 0.5
-        later = torch.ones(length, length, dtype=torch.bool).triu(1)
-        weights = scores.masked_fill(later, float("-inf")).softmax(-1)
-        return self.out((weights @ value).transpose(1, 2).reshape(examples, length, width))
-
-
-class Letters(nn.Module):
-    """A pre-norm transformer over one-hot letters; returns the logits of the next one."""
-
-    def __init__(self, symbols: int, width: int, blocks: int, length: int) -> None:
-        super().__init__()
-        self.symbols, self.places = (
-            nn.Linear(symbols, width, bias=False),
-            nn.Parameter(0.02 * torch.randn(length, width)),
-        )
-        self.blocks = nn.Sequential(
-            *(
-                nn.Sequential(
-                    Residual(nn.LayerNorm(width), Attention(width, 2)),
-                    Residual(
-                        nn.LayerNorm(width), perceptron(width, 4 * width, width, kind=nn.GELU)[1:]
-                    ),
-                )
-                for _ in range(blocks)
-            )
-        )
-        self.out = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, symbols))
-
-    def forward(
-        self, letters: Float[Tensor, "examples length symbols"]
-    ) -> Float[Tensor, "examples symbols length"]:
-        """Logits as the cross entropy takes them."""
-        return self.out(self.blocks(self.symbols(letters) + self.places)).transpose(1, 2)
 
 
 def entropy(outputs: Tensor, labels: Tensor) -> Tensor:
@@ -87,113 +18,167 @@ def squared(outputs: Tensor, targets: Tensor) -> Tensor:
     return (outputs - targets).square().flatten(1).mean(1) / 2
 
 
-def huber(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Huber loss of an example, averaged over its outputs: an error above 1 counts in proportion to
-    its size."""
-    return functional.huber_loss(outputs, targets, reduction="none").mean(1)
+def gaussian(values: Tensor, mean: Tensor, log_deviation: Tensor) -> Tensor:
+    """Minus the log density of a Gaussian at each value, without its constant."""
+    return log_deviation + ((values - mean) * (-log_deviation).exp()).square() / 2
 
 
-def yes_or_no(outputs: Tensor, answers: Tensor) -> Tensor:
-    """Binary cross entropy of an example, averaged over its answers, each 0 or 1."""
-    return functional.binary_cross_entropy_with_logits(outputs, answers, reduction="none").mean(1)
+class Vectors(nn.Module):
+    """The logarithm of how often two words stand together, as a product of their vectors."""
 
+    def __init__(self, count: int, width: int) -> None:
+        super().__init__()
+        self.count = count
+        self.left = nn.Parameter(0.1 * torch.randn(count, width))
+        self.right = nn.Parameter(0.1 * torch.randn(count, width))
+        self.level = nn.Parameter(torch.zeros(count, 2))
 
-def batch_norm(channels: int) -> nn.Module:
-    """BatchNorm."""
-    return nn.BatchNorm2d(channels)
-
-
-def group_norm(channels: int) -> nn.Module:
-    """GroupNorm with two channels a group."""
-    return nn.GroupNorm(channels // 2, channels)
-
-
-def convolved(
-    norm: Callable[[int], nn.Module],
-    channels: tuple[int, int],
-    kind: type[nn.Module] = nn.ReLU,
-    stride: int = 1,
-    pooled: bool = False,
-) -> nn.Module:
-    """Two convolutions with norms, then one linear layer to 10 classes from all 4 x 4 places, or
-    from their mean."""
-    one, two = channels
-    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(two, 10)]
-    return nn.Sequential(
-        nn.Conv2d(1, one, 3, stride=stride, padding=1),
-        norm(one),
-        kind(),
-        nn.Conv2d(one, two, 3, stride=2, padding=1),
-        norm(two),
-        kind(),
-        *(head if pooled else [nn.Flatten(), nn.Linear(16 * two, 10)]),
-    )
-
-
-def residual_convolved(
-    norm: Callable[[int], nn.Module], channels: int, kind: type[nn.Module]
-) -> nn.Module:
-    """A convolution, two residual convolutions with norms, one linear layer; for
-    images of 8 x 8."""
-    blocks = [
-        Residual(nn.Conv2d(channels, channels, 3, padding=1, bias=False), norm(channels), kind())
-        for _ in range(2)
-    ]
-    return nn.Sequential(
-        nn.Conv2d(1, channels, 3, stride=2, padding=1),
-        norm(channels),
-        kind(),
-        *blocks,
-        nn.Flatten(),
-        nn.Linear(16 * channels, 10),
-    )
-
-
-def pooled_stages(
-    norm: Callable[[int], nn.Module], channels: tuple[int, int, int], features: int
-) -> nn.Module:
-    """Three convolutions with norms and ReLU, the first two followed by max pooling, then two
-    linear layers."""
-    one, two, three = channels
-    return nn.Sequential(
-        nn.Conv2d(1, one, 3),
-        norm(one),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-        nn.Conv2d(one, two, 3, padding=1, bias=False),
-        norm(two),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-        nn.Conv2d(two, three, 1, bias=False),
-        norm(three),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Linear(features, 24),
-        nn.ReLU(),
-        nn.Linear(24, 10),
-    )
-
-
-def normed_first(
-    norm: Callable[[int], nn.Module], channels: int, classes: int, kind: type[nn.Module]
-) -> nn.Module:
-    """Three channels in, a residual block with norms before its two convolutions, one linear layer;
-    for 8 x 8."""
-    block = [
-        layer
-        for _ in range(2)
-        for layer in (
-            norm(channels),
-            kind(),
-            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+    def forward(self, pairs: Tensor) -> Tensor:
+        """The logarithms for pairs of words."""
+        one, other = (
+            functional.one_hot(pairs[:, place], self.count).to(self.left.dtype) for place in (0, 1)
         )
-    ]
-    return nn.Sequential(
-        nn.Conv2d(3, channels, 4, stride=2, padding=1),
-        Residual(*block),
-        norm(channels),
-        kind(),
-        nn.AvgPool2d(2),
-        nn.Flatten(),
-        nn.Linear(4 * channels, classes),
-    )
+        product = ((one @ self.left) * (other @ self.right)).sum(1, keepdim=True)
+        return product + one @ self.level[:, :1] + other @ self.level[:, 1:]
+
+
+class Gates(nn.Module):
+    """A GRU or an LSTM written out, so that it can be stacked, and a linear layer on its states.
+
+    Args:
+        kind: "gru" or "lstm".
+        inputs: Numbers of a step.
+        width: Numbers of the state.
+        outputs: Numbers that come out.
+        each: True for outputs of every step, False for those of the last.
+    """
+
+    def __init__(self, kind: str, inputs: int, width: int, outputs: int, each: bool) -> None:
+        super().__init__()
+        self.kind, self.width, self.each = kind, width, each
+        gates = 3 if kind == "gru" else 4
+        self.into = nn.Linear(inputs, gates * width)
+        self.back = nn.Linear(width, gates * width, bias=False)
+        self.out = nn.Linear(width, outputs)
+
+    def forward(self, sequences: Tensor) -> Tensor:
+        """The outputs, with the steps last."""
+        state = sequences.new_zeros(len(sequences), self.width)
+        memory = state
+        states = []
+        for step in range(sequences.shape[1]):
+            into, back = self.into(sequences[:, step]), self.back(state)
+            if self.kind == "gru":
+                one, two, three = (part.chunk(3, dim=1) for part in (into, back, into))
+                reset, keep = torch.sigmoid(one[0] + two[0]), torch.sigmoid(one[1] + two[1])
+                state = keep * state + (1 - keep) * torch.tanh(three[2] + reset * two[2])
+            else:
+                write, forget, show, new = (into + back).chunk(4, dim=1)
+                memory = torch.sigmoid(forget + 1) * memory + torch.sigmoid(write) * new.tanh()
+                state = torch.sigmoid(show) * memory.tanh()
+            states.append(state)
+        if self.each:
+            return self.out(torch.stack(states, dim=1)).transpose(1, 2)
+        return self.out(state)
+
+
+class Block(nn.Module):
+    """A pre-norm block of a transformer: attention with two heads, then two linear layers."""
+
+    def __init__(self, width: int, causal: bool) -> None:
+        super().__init__()
+        self.causal = causal
+        self.first, self.second = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.into, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.feed = nn.Sequential(
+            nn.Linear(width, 3 * width), nn.GELU(), nn.Linear(3 * width, width)
+        )
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """The new state of every position."""
+        examples, length, width = hidden.shape
+        parts = self.into(self.first(hidden)).view(examples, length, 3, 2, width // 2)
+        query, key, value = parts.permute(2, 0, 3, 1, 4).unbind(0)
+        scores = query @ key.transpose(-1, -2) / (width // 2) ** 0.5
+        if self.causal:
+            later = torch.ones(length, length, dtype=torch.bool).triu(1)
+            scores = scores.masked_fill(later, float("-inf"))
+        seen = (scores.softmax(-1) @ value).transpose(1, 2).reshape(examples, length, width)
+        hidden = hidden + self.out(seen)
+        return hidden + self.feed(self.second(hidden))
+
+
+class Transformer(nn.Module):
+    """Blocks over a sequence of vectors; predicts at every position, or once from their mean."""
+
+    def __init__(self, inputs: int, width: int, length: int, outputs: int, causal: bool) -> None:
+        super().__init__()
+        self.causal = causal
+        self.into = nn.Linear(inputs, width)
+        self.places = nn.Parameter(0.02 * torch.randn(length, width))
+        self.blocks = nn.Sequential(Block(width, causal), Block(width, causal))
+        self.norm, self.out = nn.LayerNorm(width), nn.Linear(width, outputs)
+
+    def forward(self, sequences: Tensor) -> Tensor:
+        """Logits, with the positions last if there are several."""
+        hidden = self.norm(self.blocks(self.into(sequences) + self.places))
+        return self.out(hidden).transpose(1, 2) if self.causal else self.out(hidden.mean(1))
+
+
+class Bottleneck(nn.Module):
+    """A residual block with BatchNorm that halves the picture and changes its channels."""
+
+    def __init__(self, before: int, after: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(before, 8, 1, bias=False),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.Conv2d(8, after, 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(after),
+        )
+        self.past = nn.Conv2d(before, after, 1, stride=2, bias=False)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """The next picture."""
+        return functional.relu(self.past(pictures) + self.layers(pictures))
+
+
+class Autoencoder(nn.Module):
+    """A variational autoencoder; the noise of an example comes after its pixels."""
+
+    def __init__(self, pixels: int, hidden: int, width: int) -> None:
+        super().__init__()
+        self.pixels = pixels
+        self.into = perceptron(pixels, width, 2 * hidden, kind=nn.Tanh)
+        self.out = perceptron(hidden, width, pixels, kind=nn.Tanh)
+        self.spread = nn.Parameter(torch.zeros(pixels))
+
+    def forward(self, given: Tensor) -> tuple[Tensor, Tensor]:
+        """What is drawn from the code, and the distance of the code from its prior."""
+        mean, log = self.into(given[:, : self.pixels]).chunk(2, dim=1)
+        distance = (mean.square() + (2 * log).exp() - 1 - 2 * log).sum(1) / 2
+        return self.out(mean + log.exp() * given[:, self.pixels :]), distance
+
+
+class Flow(nn.Module):
+    """Couplings that shift and scale half of the values by what the other half says."""
+
+    def __init__(self, values: int, width: int, couplings: int) -> None:
+        super().__init__()
+        self.half = values // 2
+        self.networks = nn.ModuleList(
+            perceptron(self.half, width, 2 * (values - self.half), kind=nn.Tanh)
+            for _ in range(couplings)
+        )
+
+    def forward(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """What should be Gaussian, and minus the logarithm of the change of volume."""
+        volume = values.new_zeros(len(values))
+        for network in self.networks:
+            known, changed = values[:, : self.half], values[:, self.half :]
+            shift, log = network(known).chunk(2, dim=1)
+            changed = (changed - shift) * (-log).exp()
+            volume = volume + log.sum(1)
+            values = torch.cat([changed, known], dim=1)
+        return values, volume

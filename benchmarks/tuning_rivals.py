@@ -1,7 +1,7 @@
 """Other ways to train without choosing a rate, as their packages and their documentation say. None
 is required.
 
-pip install schedulefree prodigyopt dadaptation torch-lr-finder matplotlib
+pip install schedulefree prodigyopt torch-lr-finder matplotlib optuna
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from importlib.util import find_spec
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tuning_problems import Cell
+from tuning_bank import Cell
 from tuning_runs import MOMENTUM, SHAPES, End, losses_of, sgd, trained
 
 WARM_UP = 0.05
@@ -64,27 +64,14 @@ def prodigy(cell: Cell, seed: int) -> End:
     )
 
 
-def d_adaptation(cell: Cell, seed: int) -> End:
-    """SGD with momentum 0.9 by D-Adaptation, linear to zero."""
-    made = import_module("dadaptation").DAdaptSGD
-
-    def optimizer(model: nn.Module) -> torch.optim.Optimizer:
-        return made(model.parameters(), lr=1.0, momentum=MOMENTUM)
-
-    return End(*losses_of(cell, trained(cell, seed, optimizer, SHAPES["linear"])))
-
-
 def steepest(cell: Cell, seed: int) -> End:
     """The range test of torch-lr-finder, and its suggestion: where the loss falls fastest."""
     rates, losses = range_test(cell, seed)
     kept = slice(SKIPPED_FIRST, max(len(losses) - SKIPPED_LAST, SKIPPED_FIRST + 2))
+    if len(losses[kept]) < 2:
+        # The test ends at once where losses are negative, and has nothing to suggest.
+        return found(cell, seed, float(rates[0]))
     return found(cell, seed, float(rates[kept][np.gradient(losses[kept]).argmin()]))
-
-
-def tenth(cell: Cell, seed: int) -> End:
-    """The same range test, and the older rule: a tenth of the rate at the lowest loss."""
-    rates, losses = range_test(cell, seed)
-    return found(cell, seed, float(rates[losses.argmin()]) / 10)
 
 
 def found(cell: Cell, seed: int, rate: float) -> End:
@@ -122,12 +109,52 @@ def range_test(cell: Cell, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return np.array(finder.history["lr"]), np.where(np.isfinite(losses), losses, math.inf)
 
 
+def halving(cell: Cell, seed: int) -> End:
+    """Successive halving of optuna, which spends one training on rates of SGD, and a whole training
+    at the best of them. Its trials are pruned at a sixteenth of the training, and end at a
+    quarter."""
+    optuna = import_module("optuna")
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    first = max(cell.steps // 16, 1)
+    study = optuna.create_study(
+        sampler=optuna.samplers.TPESampler(seed=seed),
+        pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=4),
+    )
+    count = min(max(cell.steps * cell.batch // 32, 1), len(cell.train))
+    some = cell.train.batch(
+        torch.randperm(len(cell.train), generator=torch.Generator().manual_seed(seed))[:count]
+    )
+    spent = 0.0
+    best = (math.inf, LOWEST)
+    while spent < 1:
+        trial = study.ask()
+        rate = trial.suggest_float("rate", LOWEST, HIGHEST, log=True)
+        model = cell.model(seed).train()
+        optimizer, batches = sgd(rate)(model), cell.batches(seed)
+        for rung, updates in ((1, first), (4, 3 * first)):
+            for _ in range(updates):
+                optimizer.zero_grad()
+                cell.loss(model, next(batches)).mean().backward()
+                optimizer.step()
+                spent += 1 / cell.steps
+            with torch.no_grad():
+                loss = float(cell.loss(model, some).mean())
+            spent += count / (3 * cell.steps * cell.batch)
+            trial.report(loss if math.isfinite(loss) else 1e30, rung)
+            if trial.should_prune():
+                study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+                break
+        else:
+            study.tell(trial, loss if math.isfinite(loss) else 1e30)
+            best = min(best, (loss, rate))
+    return replace(found(cell, seed, best[1]), cost=1 + spent)
+
+
 RIVALS: dict[str, tuple[str, Method]] = {
     "schedule-free 1.0": ("schedulefree", schedule_free),
     "Prodigy": ("prodigyopt", prodigy),
-    "D-Adaptation": ("dadaptation", d_adaptation),
-    "LR finder, steepest": ("torch_lr_finder", steepest),
-    "LR finder, lowest / 10": ("torch_lr_finder", tenth),
+    "LR finder": ("torch_lr_finder", steepest),
+    "optuna's halving": ("optuna", halving),
 }
 """Package and method by name."""
 

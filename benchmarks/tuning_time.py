@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from tuning_problems import PROBLEMS, Cell
+from tuning_bank import TASKS, Cell
 from tuning_runs import SHAPES, Counted, Shape, losses_of, sgd, stacked, trained, trapezoid
 
 from gradiometer.loop.data import data_of
@@ -31,7 +31,7 @@ from gradiometer.tuning import Tuned, tune
 from gradiometer.tuning.optimizers import Made
 from gradiometer.tuning.start import paces_for
 
-NETWORKS = ("MLP", "CNN, GroupNorm")
+NETWORKS = ("vision transformer", "residual")
 SIZES = (16, 32, 64, 128)
 SEEDS = (0, 1, 2)
 LENGTHS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.4)
@@ -102,9 +102,9 @@ def first_below(losses: list[float], target: float) -> float:
     )
 
 
-def judged(name: str, problems: str) -> dict[str, Any]:
+def judged(name: str) -> dict[str, Any]:
     """One network: the grid, the choices of tune, and the lengths that both need."""
-    cell = PROBLEMS[problems][name].cell(name, 1.0)
+    cell = TASKS[name]()
     cell = replace(cell, batch=SIZES[0], steps=2 * cell.steps)
     each = [paced(cell, seed) for seed in SEEDS]
     paces = {size: statistics.median(one[size] for one in each) for size in SIZES}
@@ -151,10 +151,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--problems", choices=list(PROBLEMS), default="fresh")
-    parser.add_argument(
-        "--networks", nargs="+", choices=list(PROBLEMS["fresh"]), default=list(NETWORKS)
-    )
+    parser.add_argument("--networks", nargs="+", choices=list(TASKS), default=list(NETWORKS))
     given = parser.parse_args()
     torch.set_num_threads(1)
     known = (
@@ -164,7 +161,7 @@ def main() -> None:
     )
     for name in given.networks:
         if name not in [row["network"] for row in known]:
-            known.append(judged(name, given.problems))
+            known.append(judged(name))
             with given.out.open("a") as file:
                 file.write(json.dumps(known[-1]) + "\n")
     print(

@@ -6,7 +6,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
-from gradiometer.errors import BadArgument
+from gradiometer.errors import BadArgument, Unsupported
 
 # Most letters of a value that an error quotes: about a line.
 LONGEST = 100
@@ -15,9 +15,11 @@ LONGEST = 100
 MOST_THREADS = 512
 
 
-def require(holds: object, sentence: str) -> None:
-    """Raise `BadArgument` with this sentence unless what must be true of an argument holds. NaN
-    fails every comparison, and so is refused.
+def require(
+    holds: object, sentence: str, kind: type[BadArgument] | type[Unsupported] = BadArgument
+) -> None:
+    """Raise an error with this sentence unless what must be true of an argument holds. NaN fails
+    every comparison, and so is refused.
 
     >>> from gradiometer.arguments import require
     >>> require(float("nan") > 0, "`scale` must be positive, got nan.")
@@ -25,7 +27,7 @@ def require(holds: object, sentence: str) -> None:
     gradiometer.errors.BadArgument: `scale` must be positive, got nan.
     """
     if not holds:
-        raise BadArgument(sentence)
+        raise kind(sentence)
 
 
 def check_number(name: str, value: Any, *, positive: bool = False) -> None:

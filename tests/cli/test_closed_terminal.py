@@ -16,7 +16,7 @@ from gradiometer import BadArgument, Interrupted, StorageFailed
 from gradiometer.cli.boundary import LONGEST, explain
 from gradiometer.run.folder import RunFolder
 from gradiometer.storage.disk import interrupted_by_disk, writing
-from gradiometer.train.follow import asked_to_stop
+from gradiometer.train.loop import asked_to_stop
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 

@@ -11,8 +11,7 @@ from gradiometer import Run
 from gradiometer.cli.branches import Advised
 from gradiometer.loop import Fork, Rate, alternative_of, forks_of
 from gradiometer.loop.branch import BranchResult
-from gradiometer.loop.branches import comparison, setting
-from gradiometer.loop.comparison.words import undecided
+from gradiometer.loop.branches import comparison, setting, undecided
 from gradiometer.loop.readout import Readout
 from gradiometer.problems import load
 from gradiometer.run import Configuration

@@ -13,8 +13,7 @@ from gradiometer import BadArgument, NormsWatch, RunDamaged, supervised, watch
 from gradiometer.cli.boundary import explain
 from gradiometer.errors import ran_out_of_memory
 from gradiometer.jobs import Job
-from gradiometer.jobs.ledger import Ledger
-from gradiometer.jobs.pool import Here
+from gradiometer.jobs.pool import Here, Ledger
 from gradiometer.jobs.processes import Processes
 from unprintable import Unprintable
 

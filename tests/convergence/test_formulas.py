@@ -71,4 +71,3 @@ def test_constants_that_cancel_to_rounding_decide_nothing() -> None:
 def test_a_maximum_of_nearly_equal_terms_is_not_taken_for_either() -> None:
     """√(t+1) − √t falls, though both terms have the same leading term."""
     assert theorem("max(sqrt(t+1), sqrt(t)) - sqrt(t)").limit_zero is None
-    assert theorem("max(sqrt(t), sqrt(t) + sin(t))").sum_diverges is True

@@ -10,9 +10,8 @@ import pytest
 from command_line import called
 from gradiometer import BadArgument, Configuration, Run, diagnose
 from gradiometer.drift.spikes.detection import Spike
-from gradiometer.loop.recorded.causes import CauseTrial, SpikeCauses, causes_of
+from gradiometer.loop.recorded.incidents import CauseTrial, SpikeCauses, causes_of, spikes_of
 from gradiometer.problems import load
-from gradiometer.run.spikes import spikes_of
 from gradiometer.train import spike_causes, train
 from gradiometer.verdict import say
 

@@ -15,14 +15,12 @@ from gradiometer.lab.selftest import checks
 from gradiometer.lab.selftest.checks import (
     Bench,
     SelfTest,
+    coverage,
     drawn_halves,
     gradient_norm_squared,
     gradient_variance,
-    independent_coverage,
     run_checks,
-    stationary_coverage,
-    stationary_windows,
-    undecided_coverage,
+    windows_of_readings,
 )
 from gradiometer.lab.selftest.known import (
     KnownProblem,
@@ -89,7 +87,7 @@ def test_steps_by_hand_equal_steps_of_the_model() -> None:
 
 
 def test_chains_on_the_quadratic_have_its_stationary_noise_scale() -> None:
-    windows = stationary_windows(QUADRATIC, 4, 1.5, 300, 100, burn_in=100)
+    windows = windows_of_readings(QUADRATIC, 4, 1.5, 300, 100, burn_in=100)
     seen = windows.gradient_variance.mean(
         axis=1
     ) - windows.noise_scale * windows.gradient_norm_squared.mean(axis=1)
@@ -132,21 +130,21 @@ def test_noise_without_replacement_is_smaller_than_with_it() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [2, 32])
 def test_intervals_of_the_noise_scale_cover_for_independent_readings(batch_size: int) -> None:
-    assert_passed(independent_coverage(LOGISTIC, batch_size, 1000))
+    assert_passed(coverage(LOGISTIC, batch_size, 1000))
 
 
 @pytest.mark.nightly
 def test_intervals_of_the_noise_scale_cover_along_sgd() -> None:
-    assert_passed(stationary_coverage(QUADRATIC, 4, 1000))
+    assert_passed(coverage(QUADRATIC, 4, 1000, rate=1.5, steps=200))
 
 
 def test_unbounded_intervals_cover_at_least_at_their_level() -> None:
-    assert_passed(undecided_coverage(500))
+    assert_passed(coverage(QUADRATIC, 2, 500, rate=0.2, steps=100, undecided=True))
 
 
 def test_intervals_a_third_too_narrow_are_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks, "LEVEL", 0.73)
-    assert not independent_coverage(QUADRATIC, 4, 500)[0].passed
+    assert not coverage(QUADRATIC, 4, 500)[0].passed
 
 
 def test_noise_of_the_known_problems_has_several_directions_and_a_moderate_size() -> None:
@@ -173,7 +171,7 @@ def test_skewed_readings_of_learnt_examples_need_longer_windows_to_cover() -> No
     skewed by 10."""
     learnt = known_network("logistic regression", hidden=(), weight_decay=0.1)
     short, long = (
-        stationary_windows(learnt, 2, 1.0, 1000, steps, burn_in=200) for steps in (200, 1600)
+        windows_of_readings(learnt, 2, 1.0, 1000, steps, burn_in=200) for steps in (200, 1600)
     )
     assert 0.8 < short.covered() / len(short) < 0.92
     assert 0.87 <= long.covered() / len(long) <= 0.93

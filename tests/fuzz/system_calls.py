@@ -2,6 +2,7 @@
 and strace answers."""
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -63,12 +64,14 @@ class Traced(NamedTuple):
 
     Attributes:
         calls: Names of its system calls on files, in order.
+        kinds: The kind of each: its name, and the file with all numbers taken out.
         changed: The lines of strace about those that were answered with an error.
         error: What the action raised.
         told: What `tell` returned after it.
     """
 
     calls: list[str]
+    kinds: list[str]
     changed: list[str]
     error: BaseException | None
     told: Any
@@ -103,6 +106,7 @@ def traced(act: Callable[[], object], tell: Callable[[], Any] = int, rule: str =
         log = Path(folder, "log")
         command = [
             "strace",
+            "-y",
             "-p",
             str(number),
             "-o",
@@ -119,8 +123,19 @@ def traced(act: Callable[[], object], tell: Callable[[], Any] = int, rule: str =
             os.waitpid(number, 0)
         lines = log.read_text(errors="replace").splitlines()
     error, told = cloudpickle.loads(content)
-    calls = [line.partition("(")[0] for line in lines if "(" in line]
-    return Traced(calls, [line for line in lines if line.endswith("(INJECTED)")], error, told)
+    made = [line for line in lines if "(" in line]
+    calls = [line.partition("(")[0] for line in made]
+    changed = [line for line in lines if line.endswith("(INJECTED)")]
+    return Traced(calls, [*map(kind_of, made)], changed, error, told)
+
+
+def kind_of(line: str) -> str:
+    """The kind of a call in a line of strace."""
+    name, _, arguments = line.partition("(")
+    path = re.search(r'"([^"]*)"|<([^>]*)>', arguments)
+    file = Path(path[1] or path[2] or "").name if path else ""
+    # names of partial files and of runs have numbers and random letters
+    return f"{name} {re.sub('[0-9a-f]{6,}|[0-9]+', 'N', file)}"
 
 
 def places(calls: Sequence[str]) -> Iterator[tuple[str, int]]:

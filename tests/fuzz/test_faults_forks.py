@@ -13,8 +13,7 @@ from faults import UNREADABLE
 from gradiometer import BadArgument
 from gradiometer.jobs import Job
 from gradiometer.jobs.job import Outcome
-from gradiometer.jobs.ledger import Ledger
-from gradiometer.jobs.pool import Here
+from gradiometer.jobs.pool import Here, Ledger
 from gradiometer.loop import Rate
 from gradiometer.loop.branch import Branch, BranchResult, Readout
 from gradiometer.loop.recorded import record

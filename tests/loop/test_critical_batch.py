@@ -188,15 +188,6 @@ def test_branchings_that_cannot_show_it_are_refused(
         critical_batch_by(Law(), BATCH, **{"horizons": HORIZONS, **settings})
 
 
-def test_losses_that_cannot_be_fitted_are_refused() -> None:
-    with pytest.raises(BadArgument, match="`losses` must be at least four"):
-        batch_fit(np.ones(5), np.arange(1.0, 6), np.ones(5))
-    with pytest.raises(BadArgument, match="`losses` must be finite"):
-        batch_fit(
-            np.array([1.0, 2, 1, 2]), np.array([1.0, 1, 2, 2]), np.array([1.0, math.inf, 1, 1])
-        )
-
-
 def test_a_loop_of_your_own_is_measured_once_and_not_touched(tmp_path: Path) -> None:
     inputs = torch.randn(64, 3, generator=torch.Generator().manual_seed(0))
     model = torch.nn.Sequential(torch.nn.Linear(3, 1), torch.nn.Flatten(0))

@@ -32,7 +32,7 @@ from gradiometer.loop import (
     WeightDecay,
     alternative_of,
 )
-from gradiometer.loop.branch import Branch, BranchResult, tail_factor
+from gradiometer.loop.branch import BranchResult, tail_factor
 from gradiometer.loop.changes.alternative import GoOn
 from gradiometer.loop.readout import Readout
 
@@ -375,8 +375,6 @@ def test_what_is_no_alternative_is_refused(given: Any, message: str) -> None:
         lambda: Clip(math.nan),
         lambda: Skip(-1, 3),
         lambda: Custom("", print),
-        lambda: Branch(Rate(2), 0, 0),
-        lambda: Branch(Rate(2), -1, 10),
     ],
 )
 def test_settings_that_are_no_numbers_are_refused(make: Callable[[], object]) -> None:

@@ -98,3 +98,17 @@ def test_under_ddp_updates_are_compared_and_clipping_is_found(tmp_path: Path) ->
     (note,) = notes
     assert "its parameters have the same bits" in note
     assert len(refusal) == 1 and "does not make the updates of your loop" in refusal[0]
+
+
+@pytest.mark.slow
+def test_what_is_kept_under_ddp_is_bounded_and_serves_earlier_steps(tmp_path: Path) -> None:
+    """Also batches of a class of one's own, whose name is in no store."""
+    run_all(2, sys.executable, str(Path(__file__).parents[1] / "rank_kept.py"), str(tmp_path))
+    first, other = (ast.literal_eval((tmp_path / f"said {rank}").read_text()) for rank in (0, 1))
+    assert first["fork at"].startswith("From step 64, ")
+    assert "its parameters have the same bits" in first["fork"]
+    assert "it needs a training in one process" in first["incident"]
+    assert first["back"] == other["back"] and "needs a training in one process" in first["back"]
+    most, left = ast.literal_eval(first["keys"])
+    # two stretches of four updates, and those of the two barriers
+    assert most <= 12 and left <= 3

@@ -19,7 +19,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gradiometer import BadArgument, Interrupted
+from gradiometer import Interrupted
 from gradiometer.run.checkpoints import checkpoint_steps, load_latest, save
 from gradiometer.run.folder import RunFolder
 from gradiometer.storage.disk import read_file
@@ -176,33 +176,6 @@ def test_a_checkpoint_renamed_to_another_step_is_not_believed(folder: RunFolder)
     save_step(folder, 2)
     (folder.checkpoints_path / "step_000002").rename(folder.checkpoints_path / "step_000009")
     assert loaded_step(folder)[0] is None
-
-
-@pytest.mark.parametrize(
-    ("given", "state", "sentence"),
-    [
-        ({"x": "no tensor"}, {}, "`tensors` cannot be saved"),
-        ({"x": torch.eye(2).to_sparse()}, {}, "`tensors` cannot be saved"),
-        (
-            {},
-            {"groups": {0: "a"}},
-            r"`state.groups` has the key 0, which JSON would turn into text",
-        ),
-        (
-            {},
-            {"a": [{"b": torch.zeros(2)}]},
-            r"`state.a.b` holds a Tensor, which JSON cannot store",
-        ),
-        ({}, {"a": object()}, r"`state.a` holds a object"),
-    ],
-)
-def test_a_state_that_json_would_change_is_refused_and_nothing_is_written(
-    folder: RunFolder, given: Any, state: Any, sentence: str
-) -> None:
-    save_step(folder, 1)
-    with pytest.raises(BadArgument, match=sentence):
-        save(folder, 2, given, state, 1)
-    assert names(folder) == ["step_000001"]
 
 
 class Killed(BaseException):

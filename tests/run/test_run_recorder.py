@@ -301,23 +301,6 @@ def test_two_processes_cannot_write_one_run(folder: RunFolder) -> None:
     Recorder(folder, []).close()
 
 
-@pytest.mark.parametrize(
-    ("settings", "sentence"),
-    [
-        ({"every": 0}, "`every` must be at least 1 step, got 0"),
-        (
-            {"gauges": [Square(), Square()]},
-            "`gauges` must have different names, got square, square",
-        ),
-    ],
-)
-def test_nonsense_is_refused_by_name(
-    folder: RunFolder, settings: dict[str, Any], sentence: str
-) -> None:
-    with pytest.raises(BadArgument, match=sentence):
-        Recorder(folder, **{"gauges": [], **settings})
-
-
 def test_a_full_disk_interrupts_and_what_was_written_before_is_read(
     folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

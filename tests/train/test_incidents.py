@@ -10,7 +10,6 @@ import pytest
 import planted_incidents
 from command_line import called
 from gradiometer import BadArgument, Configuration, Diverged, Run
-from gradiometer.loop.recorded.incidents import incident_at
 from gradiometer.problems import Problem, load
 from gradiometer.train import incident_cause, train
 from gradiometer.verdict.words.incidents import how_to_go_on, incident_sentence
@@ -75,7 +74,7 @@ def test_a_nan_is_traced_to_its_example(tmp_path: Path) -> None:
 def test_a_step_without_an_incident_is_refused(tmp_path: Path) -> None:
     run = trained(planted_incidents.rate_small(), tmp_path, learning_rate=0.05)
     with pytest.raises(BadArgument, match=r"where the loss .* did not rise"):
-        incident_at(run, 60)
+        incident_cause(run, 60)
 
 
 @pytest.mark.slow

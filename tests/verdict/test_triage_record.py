@@ -11,27 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from gradiometer import Run, diagnose, watch
-from gradiometer.errors import BadArgument
 from gradiometer.verdict.claims import Claim
 from gradiometer.verdict.triage.signs import Signs
-
-STEPS = 60
-ROWS = torch.Generator().manual_seed(5)
-INPUTS = torch.randn(256, 8, generator=ROWS)
-LABELS = (INPUTS @ torch.randn(8, 4, generator=ROWS)).argmax(dim=1)
-
-
-def network(*, dropout: float = 0.0) -> nn.Sequential:
-    torch.manual_seed(1)
-    return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Dropout(dropout), nn.Linear(16, 4))
-
-
-def loss_of(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-    return nn.functional.cross_entropy(model(batch[0]), batch[1], reduction="none")
-
-
-def sgd(model: nn.Module) -> torch.optim.Optimizer:
-    return torch.optim.SGD(model.parameters(), lr=0.1)
+from small_classifier import INPUTS, LABELS, STEPS, loss_of, network, sgd
 
 
 def momentum(model: nn.Module) -> torch.optim.Optimizer:
@@ -195,6 +177,33 @@ def test_numbers_are_those_of_the_training(tmp_path: Path) -> None:
     )
 
 
+def test_a_look_after_an_update_with_fewer_backwards_is_that_of_its_own_step(
+    tmp_path: Path,
+) -> None:
+    """The end of an epoch leaves fewer batches than are accumulated."""
+    model = network()
+    optimizer = sgd(model)
+    made: list[list[float]] = []
+    with watch(
+        model, optimizer, loss=loss_of, out=tmp_path, accumulation=3, page=False, quiet=True
+    ) as w:
+        for step in range(100):
+            optimizer.zero_grad(set_to_none=False)
+            for _ in range(1 if step % 4 == 3 else 3):
+                batch = INPUTS[16 * (step % 8) :][:16], LABELS[16 * (step % 8) :][:16]
+                loss = loss_of(model, batch).mean()
+                loss.backward()
+                w.step(loss.detach(), batch)
+            made.append([float(one.grad.norm()) for one in model.parameters()])
+            optimizer.step()
+    assert w.run is not None
+    signs = Signs.of(w.run)
+    assert len(signs.looks) >= 6
+    for look, norms in zip(signs.looks, signs.tensors["gradient"], strict=True):
+        assert norms.tolist() == pytest.approx(made[int(look)], rel=1e-5), look
+    assert set(signs.single["backwards"]) == {3.0}
+
+
 def test_looks_are_about_ten_steps_apart_and_in_no_period(tmp_path: Path) -> None:
     looks = signs_of(tmp_path, steps=150).looks
     assert set((looks[1:] - looks[:-1]).tolist()) == {7, 11, 13} and looks[0] == 1
@@ -335,70 +344,6 @@ def test_a_rate_that_is_set_between_backward_and_update_is_recorded(tmp_path: Pa
     assert rates[30] == 1.0 and rates[29] == rates[31] == 0.1 and len(rates) == STEPS
 
 
-def test_rows_that_are_trained_on_and_evaluated_are_seen(tmp_path: Path) -> None:
-    found = {}
-    for name, rows in (("leak", INPUTS[:100]), ("held out", torch.randn(100, 8))):
-        model = network()
-        optimizer = sgd(model)
-        with watch(model, optimizer, loss=loss_of, out=tmp_path, page=False, quiet=True) as w:
-            for step in range(STEPS):
-                optimizer.zero_grad()
-                chosen = torch.arange(16) + 16 * (step % 6)
-                loss = loss_of(model, (INPUTS[chosen], LABELS[chosen])).mean()
-                loss.backward()
-                w.step(loss, (INPUTS[chosen], LABELS[chosen]))
-                optimizer.step()
-                if step % 6 == 5:
-                    with torch.no_grad():
-                        w.evaluated(
-                            test=loss_of(model, (rows, LABELS[:100])),
-                            train=loss_of(model, (INPUTS[:96], LABELS[:96])),
-                        )
-        found[name] = [each.claim for each in w.findings().diagnosis.triage.claims]  # type: ignore[union-attr]
-    assert Claim.LEAK in found["leak"] and Claim.LEAK not in found["held out"]
-
-
-def test_evaluations_are_recorded_with_their_intervals(tmp_path: Path) -> None:
-    model = network()
-    optimizer = sgd(model)
-    with watch(model, optimizer, loss=loss_of, out=tmp_path, page=False, quiet=True) as w:
-        w.evaluated(test=1.5)  # before the run exists
-        loss = loss_of(model, (INPUTS[:16], LABELS[:16])).mean()
-        loss.backward()
-        w.step(loss, (INPUTS[:16], LABELS[:16]))
-        optimizer.step()
-        w.evaluated(test=torch.linspace(0, 2, 100), train=[0.5, 0.6, 0.7, 0.8])
-    assert w.run is not None
-    first, second = w.run.evaluations
-    assert (first["step"], first["estimates"]["test_loss"]["value"]) == (0, 1.5)
-    test = second["estimates"]["test_loss"]
-    assert (
-        test["value"] == pytest.approx(1.0)
-        and test["low"] < 1 < test["high"]
-        and "train_loss" in second["estimates"]
-    )
-
-
-@pytest.mark.parametrize(
-    ("losses", "message"),
-    [
-        ({}, "`test` and `train` are missing"),
-        ({"test": []}, "`test` holds no loss"),
-        (
-            {"train": [[0.5], [0.5, 0.6]]},
-            "`train` must be a loss or the losses of single examples, got a list",
-        ),
-    ],
-)
-def test_an_evaluation_that_is_none_is_refused(
-    tmp_path: Path, losses: dict[str, Any], message: str
-) -> None:
-    model = network()
-    w = watch(model, sgd(model), loss=loss_of, out=tmp_path, page=False, quiet=True)
-    with w, pytest.raises(BadArgument, match=message):
-        w.evaluated(**losses)
-
-
 def test_a_step_that_is_not_due_makes_few_calls_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -471,7 +416,7 @@ def test_a_failure_of_triage_does_not_reach_the_training(
     def fail(_: TriageRecorder) -> None:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(TriageRecorder, "_movement", fail)
+    monkeypatch.setattr(TriageRecorder, "_keep_parameters", fail)
     plain, _ = train(None)
     watched, run = train(tmp_path)
     assert all(map(torch.equal, plain, watched)) and run is not None

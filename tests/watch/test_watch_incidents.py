@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import planted_incidents
-from gradiometer import BadArgument, diagnose, watch
+from gradiometer import BadArgument, Unsupported, diagnose, watch
 from gradiometer.measurement import Draw, Order
 from gradiometer.problems import Problem
 from gradiometer.verdict import say
@@ -187,3 +187,143 @@ def test_losses_without_a_spread_show_no_incident_and_no_warning(tmp_path: Path)
     held = w.newest_updates.incident
     assert held is not None and held.peak == 150
     assert not any("no longer kept" in text for text in w.findings().warnings)
+
+
+INPUTS = torch.randn(512, 4, generator=torch.Generator().manual_seed(3))
+TARGETS = INPUTS.sum(dim=1, keepdim=True) / 3
+
+
+def squares(model: torch.nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    return (model(batch[0]) - batch[1]).square().mean(dim=1)
+
+
+def states_of(
+    w: Any,
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    at: int,
+    target: float,
+    *,
+    each: Callable[[int], int] = lambda _: 1,
+    after: Callable[[int], object] = lambda _: None,
+) -> list[dict[str, Tensor]]:
+    """Train for 100 updates, with a wrong target at one of them. Returns the states before each.
+
+    Args:
+        w: The watch.
+        model: The model.
+        optimizer: Its optimizer.
+        at: The update with the target.
+        target: The target.
+        each: The number of batches of an update.
+        after: Called after an update.
+    """
+    states, begin = [], 0
+    targets = TARGETS.to(next(model.parameters()).dtype)
+    with warnings.catch_warnings(), w:
+        warnings.simplefilter("ignore")
+        for step in range(100):
+            states.append({name: one.clone() for name, one in model.state_dict().items()})
+            optimizer.zero_grad()
+            for _ in range(each(step)):
+                rows = torch.arange(begin, begin + 4) % 512
+                begin += 4
+                batch = INPUTS[rows].to(targets.dtype), targets[rows].clone()
+                if step == at:
+                    batch[1][0] = target
+                value = squares(model, batch).mean()
+                (value / each(step)).backward()
+                w.step(value, batch)
+            optimizer.step()
+            after(step)
+    return states
+
+
+def assert_same(model: torch.nn.Module, state: dict[str, Tensor]) -> None:
+    assert all(torch.equal(one, state[name]) for name, one in model.state_dict().items())
+
+
+def test_updates_with_fewer_batches_are_made_again_as_they_were(tmp_path: Path) -> None:
+    """Three batches of accumulation, of which the end of an epoch leaves one or two."""
+    model = torch.nn.Linear(4, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.02)
+    w = watch(
+        model, optimizer, loss=squares, out=tmp_path, accumulation=3, checkpoints=1, quiet=True
+    )
+    states = states_of(w, model, optimizer, 65, 300.0, each=lambda step: 3 - (step % 4 == 3))
+    found = w.incident(batches=(INPUTS, TARGETS), batch_size=4)
+    assert (found.cause, found.step, found.start) == ("batch", 65, 64)
+    assert w.go_back(found.start) == 64
+    assert_same(model, states[64])
+
+
+def test_the_update_of_an_incident_with_fewer_batches_is_refused_by_its_step(
+    tmp_path: Path,
+) -> None:
+    model = torch.nn.Linear(4, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.02)
+    w = watch(
+        model, optimizer, loss=squares, out=tmp_path, accumulation=3, checkpoints=1, quiet=True
+    )
+    states_of(w, model, optimizer, 67, 300.0, each=lambda step: 3 - (step % 4 == 3))
+    with pytest.raises(Unsupported, match=r"update of step 67 .* number of batches than 3"):
+        w.incident(batches=(INPUTS, TARGETS), batch_size=4)
+
+
+def test_with_dropout_training_goes_back_to_a_state_that_it_has_had(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Linear(4, 16), torch.nn.ReLU(), torch.nn.Dropout(0.5), torch.nn.Linear(16, 1)
+    )
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    w = watch(model, optimizer, loss=squares, out=tmp_path, checkpoints=1, quiet=True)
+    states = states_of(w, model, optimizer, 65, 300.0)
+    found = w.incident(batches=(INPUTS, TARGETS), batch_size=4)
+    step = w.go_back(found.start)
+    assert step < found.start
+    assert_same(model, states[step])
+
+
+def test_updates_whose_parameters_are_not_finite_are_not_compared(tmp_path: Path) -> None:
+    """The bits of NaN do not repeat."""
+    model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 1))
+    model.double()
+    optimizer = torch.optim.NAdam(model.parameters(), lr=0.01)
+    w = watch(model, optimizer, loss=squares, out=tmp_path, checkpoints=5, quiet=True)
+    data = INPUTS.double(), TARGETS.double()
+    asked: list[Any] = []
+
+    def ask(step: int) -> None:
+        if step in (30, 99):
+            asked.append(w.incident(batches=data, batch_size=4))
+
+    states_of(w, model, optimizer, 13, math.inf, after=ask)
+    for found in asked:
+        assert (found.cause, found.step, found.rows) == ("example", 13, (0,))
+        assert found.incident.kind == "not finite"
+
+
+def test_updates_from_before_a_layer_was_unfrozen_are_not_made_again(tmp_path: Path) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 1))
+    model[0].requires_grad_(False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    w = watch(model, optimizer, loss=squares, out=tmp_path, checkpoints=1, quiet=True)
+    states_of(w, model, optimizer, 45, 300.0)
+    model[0].requires_grad_(True)
+    with pytest.raises(Unsupported, match="trained other parameters at step"):
+        w.incident(batches=(INPUTS, TARGETS), batch_size=4)
+
+
+def test_what_was_kept_before_training_went_back_is_no_part_of_a_later_incident(
+    tmp_path: Path,
+) -> None:
+    model = torch.nn.Linear(4, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.005)
+    w = watch(model, optimizer, loss=squares, out=tmp_path, checkpoints=1, quiet=True)
+    states = states_of(
+        w, model, optimizer, 66, 300.0, after=lambda step: step == 50 and w.go_back(48)
+    )
+    found = w.incident(batches=(INPUTS, TARGETS), batch_size=4)
+    assert (found.cause, found.step, found.rows) == ("example", 66, (0,))
+    assert w.go_back(found.start) == found.start == 58
+    assert_same(model, states[58])

@@ -245,6 +245,21 @@ def test_batches_of_two_sizes_make_a_pair(tmp_path: Path) -> None:
         assert float(series.moments["inverse_size"][place]) == 1 / size
 
 
+def test_a_batch_without_examples_is_in_no_pair(tmp_path: Path) -> None:
+    """As one that a filter has emptied."""
+    loop = Loop(OPTIMIZERS["SGD"])
+    with watch(loop.model, loop.optimizer, out=tmp_path, page=False, quiet=True) as w:
+        for step in range(40):
+            loss, batch = loop.backward()
+            if step % 10 == 9:
+                w.step(loss, (batch[0][:0], batch[1][:0]))
+            else:
+                w.step(loss, batch)
+                loop.optimizer.step()
+    assert not w.run.warnings
+    assert len(w.run.series("noise")) > 20
+
+
 def test_one_example_is_a_batch(tmp_path: Path) -> None:
     """As an episode of a policy, which the model sees one state at a time."""
     loop = Loop(OPTIMIZERS["AdamW"])

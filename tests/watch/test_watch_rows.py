@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from gradients_by_hand import LOSSES, backward, batches, network, watched
 from gradiometer import BadArgument, sampling_of, watch
 from gradiometer.integrations.watch import capture
-from gradiometer.integrations.watch.checks.rows import LOOKS, Rows
+from gradiometer.integrations.watch.checks import LOOKS, Rows
 from gradiometer.integrations.watch.shield import Shield
 from gradiometer.integrations.watch.subject import Batches, Subject
 from gradiometer.measurement import Draw, Objective, Sampling, TrainingStep

@@ -316,8 +316,7 @@ def _tell(
     """Print the sentence, the table, warnings, what more replicates would decide, and the place."""
     from rich.console import Console
 
-    from gradiometer.loop.branches import at_end, comparison, setting
-    from gradiometer.loop.comparison.words import stopped, undecided
+    from gradiometer.loop.branches import at_end, comparison, setting, stopped, undecided
 
     found = record.fork
     if was_finished:
@@ -338,7 +337,7 @@ def _table(record: "ForkRecord", effects: "tuple[Effect, ...]") -> "Table":
     """One row for each alternative, after that of the baseline."""
     from rich.table import Table
 
-    from gradiometer.loop.comparison.words import label_of, mean_end, signed
+    from gradiometer.loop.branches import label_of, mean_end, signed
 
     found = record.fork
     readout = effects[0].readout if effects else ""

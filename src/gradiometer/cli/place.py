@@ -44,7 +44,6 @@ def load_last_checkpoint(training: "Training", path: Path) -> None:
     """
     from gradiometer.run.checkpoints import load_latest
     from gradiometer.run.folder import RunFolder
-    from gradiometer.train.averaged import end_at_average
     from gradiometer.train.restoring import restore
 
     folder = RunFolder.open(path)
@@ -60,4 +59,4 @@ def load_last_checkpoint(training: "Training", path: Path) -> None:
     if checkpoint is None:
         raise RunNotFound(f"`{path}` has no checkpoint, so there is no model to measure.")
     # if the run was stopped, its checkpoint is at the point of the gradients
-    end_at_average(training)
+    training.end_at_average()

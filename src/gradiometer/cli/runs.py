@@ -199,7 +199,7 @@ def _as_object(groups: "tuple[RunGroup, ...]", contrasts: "tuple[Contrast, ...]"
 def _tell(groups: "tuple[RunGroup, ...]", contrasts: "tuple[Contrast, ...]") -> None:
     """Print each group with its numbers, the verdict, and each contrast as sentences
     and numbers."""
-    from gradiometer.loop.comparison.words import label_of, outcome
+    from gradiometer.loop.branches import label_of, outcome
     from gradiometer.report.compare.contrast import QUANTITIES, finding_of, verdict
     from gradiometer.report.compare.page import CAVEAT, changes, in_words, tried_by
     from gradiometer.verdict.words.say import say

@@ -9,8 +9,7 @@ from gradiometer.cli.outcome import fill, print_json
 from gradiometer.measurement.estimate import significant
 
 if TYPE_CHECKING:
-    from gradiometer.loop.recorded.causes import SpikeCauses
-    from gradiometer.loop.recorded.incidents import IncidentCause
+    from gradiometer.loop.recorded.incidents import IncidentCause, SpikeCauses
     from gradiometer.run.reader import Run
 
 
@@ -18,7 +17,7 @@ def explain_spike(run: "Run", step: int, *, pool: str, seed: int, as_json: bool)
     """Train branches from before a spike, or make the updates before another incident again, and
     print what became of it."""
     from gradiometer.cli.branches import following
-    from gradiometer.run.spikes import spikes_of
+    from gradiometer.loop.recorded.incidents import spikes_of
     from gradiometer.train.forking.run_spike import incident_cause, spike_causes
     from gradiometer.verdict.words.incidents import how_to_go_on, why
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from gradiometer.measurement import Estimate, Estimates, Finding, Issue, State
+from gradiometer.measurement.estimate import LEVEL
 from gradiometer.measurement.gauge import NOTHING_KNOWN, Gauge, RunFacts
 from gradiometer.measurement.reading import GradientOf, Moments, Series, check_gradient_of
 
@@ -70,7 +71,7 @@ class CurvatureAlongGradient(Gauge):
         noise = ((first - across) * size + (second - across) * other_size) / 2
         return {"gradient_curvature": across, "noise_curvature": noise}
 
-    def estimate(self, series: Series, level: float = 0.9) -> Estimates:
+    def estimate(self, series: Series, level: float = LEVEL) -> Estimates:
         """gᵀHg, tr(HΣ), their ratio (a number of examples), and B."""
         finite = series.sampling.one_over_examples(self.gradient_of)
         gradient = series.moments["gradient_curvature"] + finite * series.moments["noise_curvature"]

@@ -11,6 +11,7 @@ import numpy as np
 from gradiometer.drift.stability import BELOW, BEYOND, HALF_THE_RATE, MomentumRule
 from gradiometer.errors import Unsupported
 from gradiometer.measurement import Estimate, Estimates, Moments, Series
+from gradiometer.measurement.estimate import LEVEL
 from gradiometer.measurement.finding import Doubt, Finding, Issue, State
 from gradiometer.measurement.gauge import NOTHING_KNOWN, Gauge, RunFacts
 from gradiometer.measurement.uncertainty.now import SHARPNESS_PRIOR
@@ -88,7 +89,7 @@ class BatchSharpness(Gauge):
             return found
         return {**found, "momentum": kind.momentum, "nesterov": float(kind.nesterov)}
 
-    def estimate(self, series: Series, level: float = 0.9) -> Estimates:
+    def estimate(self, series: Series, level: float = LEVEL) -> Estimates:
         """Batch sharpness, its edge, and its share of the edge.
 
         At the newest reading the edge is that of η and μ now. Over a window the share has η and μ
@@ -135,8 +136,9 @@ class BatchSharpness(Gauge):
         kind = MomentumRule(estimates["momentum"].value, self.nesterov)
         lowest = kind.limit_of_small_batches / kind.limit
         # A rate that falls to zero, or warms up, is far below its edge on purpose.
-        steady = "steadiness" in estimates and estimates["steadiness"].value >= 0.8
-        claim, state, cure = _against(share, lowest, steady=steady)
+        claim, state, cure = _against(
+            share, lowest, steady="steadiness" in estimates and estimates["steadiness"].value >= 0.8
+        )
         facts = {
             "share": share.value,
             "share_is_known": share.tells,

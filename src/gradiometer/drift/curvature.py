@@ -18,6 +18,7 @@ from gradiometer.drift.operator import Symmetric, VectorProduct, random_vectors
 from gradiometer.drift.stability import PLAIN, MomentumRule, largest_stable_rate, stability_limit
 from gradiometer.measurement import Estimate, Objective, significant
 from gradiometer.measurement.batch import Batch, TrainingSet, batch_size, span
+from gradiometer.measurement.estimate import LEVEL
 from gradiometer.measurement.gradient_graph import GradientGraph, flat
 
 Mode = Literal["train", "eval"]
@@ -201,7 +202,7 @@ def survey(
     top: int = 5,
     probes: int = 8,
     iterations: int = 40,
-    level: float = 0.9,
+    level: float = LEVEL,
 ) -> Survey:
     """Measure everything in a `Survey`.
 

@@ -8,12 +8,13 @@ from typing import ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Float
-from scipy.special import ndtri, stdtrit
+from scipy.special import stdtrit
 
 from gradiometer.arguments import require
 from gradiometer.measurement.artifact import Artifact
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.uncertainty.means import mean
+from gradiometer.measurement.uncertainty.proportions import wilson
 
 # Distance, as a share of the largest node, within which two curvatures count as equal: single
 # precision.
@@ -195,17 +196,7 @@ class SpectralDensity:
         if not self.dimension:
             plain = mean(shares, level=self.level, batches=probes)
             return min(max(plain.low, 0.0), 1.0), min(max(plain.high, 0.0), 1.0)
-        trials = probes * (self.dimension + 2) / 2
-        quantile = float(ndtri((1 + self.level) / 2))
-        shrinkage = 1 + quantile**2 / trials
-        # Wilson's interval, which stays inside of 0 and 1 and has a width at both.
-        middle = (share + quantile**2 / (2 * trials)) / shrinkage
-        margin = (
-            quantile
-            * math.sqrt(share * (1 - share) / trials + quantile**2 / (4 * trials**2))
-            / shrinkage
-        )
-        return min(max(middle - margin, 0.0), share), max(min(middle + margin, 1.0), share)
+        return wilson(share, probes * (self.dimension + 2) / 2, self.level)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from torch import Tensor
 from gradiometer.arguments import check_level, require
 from gradiometer.drift.curvature_survey import SpectralDensity
 from gradiometer.drift.operator import Symmetric, images, random_vectors
+from gradiometer.measurement.estimate import LEVEL
 
 
 def spectral_density(
@@ -17,7 +18,7 @@ def spectral_density(
     probes: int = 8,
     iterations: int = 40,
     width: float | None = None,
-    level: float = 0.9,
+    level: float = LEVEL,
     generator: torch.Generator,
 ) -> SpectralDensity:
     """The density of the eigenvalues of a symmetric operator.

@@ -15,7 +15,7 @@ from gradiometer.drift.operator import (
     orthogonalise,
     random_vectors,
 )
-from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement.estimate import LEVEL, Estimate
 from gradiometer.measurement.uncertainty.means import mean
 
 
@@ -24,7 +24,7 @@ def trace(
     *,
     probes: int = 16,
     ends: Eigenvalues | None = None,
-    level: float = 0.9,
+    level: float = LEVEL,
     generator: torch.Generator,
 ) -> Estimate:
     """Tr H, the sum of the curvatures in all directions.

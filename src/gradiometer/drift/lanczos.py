@@ -94,7 +94,25 @@ def eigenvalues(
         >>> [round(end.value) for end in (*ends.largest, *ends.smallest)], ends.converged
         ([49, 48, 0], True)
     """
-    wanted = _check(operator, largest, smallest, tolerance, most_products)
+    wanted = largest + smallest
+    require(
+        largest >= 0 and smallest >= 0 and wanted >= 1,
+        f"`largest` and `smallest` must not be negative nor both 0, got {largest} and {smallest}.",
+    )
+    require(
+        wanted <= operator.dimension,
+        f"`largest` and `smallest` ask for {wanted} eigenvalues, but the model has "
+        f"{operator.dimension} parameters.",
+    )
+    require(
+        0 < tolerance < 1,
+        f"`tolerance` must lie between 0 and 1, got {tolerance}: 0.01 is a residual of 1 %.",
+    )
+    require(
+        most_products >= wanted,
+        f"`most_products` must be at least the {wanted} eigenvalues asked for, got "
+        f"{most_products}.",
+    )
     basis = _Basis(operator, wanted, generator)
     if start is not None:
         fresh = random_vectors(operator, len(start), generator)
@@ -244,28 +262,3 @@ def _ends(count: int, largest: int, smallest: int) -> list[int]:
     smallest ones."""
     places = range(count)
     return [*places[::-1][:largest], *places[:smallest]]
-
-
-def _check(
-    operator: Symmetric, largest: int, smallest: int, tolerance: float, most_products: int
-) -> int:
-    wanted = largest + smallest
-    require(
-        largest >= 0 and smallest >= 0 and wanted >= 1,
-        f"`largest` and `smallest` must not be negative nor both 0, got {largest} and {smallest}.",
-    )
-    require(
-        wanted <= operator.dimension,
-        f"`largest` and `smallest` ask for {wanted} eigenvalues, but the model has "
-        f"{operator.dimension} parameters.",
-    )
-    require(
-        0 < tolerance < 1,
-        f"`tolerance` must lie between 0 and 1, got {tolerance}: 0.01 is a residual of 1 %.",
-    )
-    require(
-        most_products >= wanted,
-        f"`most_products` must be at least the {wanted} eigenvalues asked for, got "
-        f"{most_products}.",
-    )
-    return wanted

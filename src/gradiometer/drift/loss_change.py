@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from gradiometer.drift.stability import HALF_THE_RATE
 from gradiometer.measurement import Estimates, Finding, Issue, Moments, Series, State
+from gradiometer.measurement.estimate import LEVEL
 from gradiometer.measurement.gauge import NOTHING_KNOWN, Gauge, RunFacts
 
 if TYPE_CHECKING:  # readings are estimated without torch
@@ -50,7 +51,7 @@ class LossChange(Gauge):
             "seen": step.judging_loss_after - graph.loss,
         }
 
-    def estimate(self, series: Series, level: float = 0.9) -> Estimates:
+    def estimate(self, series: Series, level: float = LEVEL) -> Estimates:
         """Predicted and measured change, their difference, and the share of the slope's gain that
         curvature undoes."""
         first, second, seen = (
@@ -81,5 +82,11 @@ class LossChange(Gauge):
         else:
             claim, state = "loss_change_unclear", State.CANNOT_TELL
         numbers = {name: estimates[name] for name in ("curvature_share", "seen_change")}
-        cure = (HALF_THE_RATE,) if state in (State.ACT, State.LOOK) else ()
-        return Finding(self.name, self.issue, claim, state, numbers, cure=cure)
+        return Finding(
+            self.name,
+            self.issue,
+            claim,
+            state,
+            numbers,
+            cure=(HALF_THE_RATE,) if state in (State.ACT, State.LOOK) else (),
+        )

@@ -137,8 +137,14 @@ def edge_finding(
         "largest_stable_rate": largest.value,
         "surely_stable_rate": largest.low,
     }
-    numbers = {"sharpness": sharpness, "edge": Estimate.exact(limit, unit=sharpness.unit)}
-    return Finding("sharpness", Issue.DRIFT, claim, state, numbers, facts)
+    return Finding(
+        "sharpness",
+        Issue.DRIFT,
+        claim,
+        state,
+        {"sharpness": sharpness, "edge": Estimate.exact(limit, unit=sharpness.unit)},
+        facts,
+    )
 
 
 def no_edge_finding(sharpness: Estimate, step: int, optimizers: Sequence[str]) -> Finding:
@@ -150,7 +156,11 @@ def no_edge_finding(sharpness: Estimate, step: int, optimizers: Sequence[str]) -
         optimizers: Names of the optimizers.
     """
     facts = {"step": step, "optimizers": tuple(optimizers)}
-    numbers = {"sharpness": sharpness}
     return Finding(
-        "sharpness", Issue.DRIFT, "sharpness_without_edge", State.CANNOT_TELL, numbers, facts
+        "sharpness",
+        Issue.DRIFT,
+        "sharpness_without_edge",
+        State.CANNOT_TELL,
+        {"sharpness": sharpness},
+        facts,
     )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from gradiometer.measurement import Estimate, Estimates, Finding, Issue, State
+from gradiometer.measurement.estimate import LEVEL
 from gradiometer.measurement.gauge import NOTHING_KNOWN, Gauge, RunFacts
 from gradiometer.measurement.reading import GradientOf, Moments, Series, check_gradient_of
 
@@ -65,7 +66,7 @@ class StepDrift(Gauge):
             "made_by": float(step.acting_size),
         }
 
-    def estimate(self, series: Series, level: float = 0.9) -> Estimates:
+    def estimate(self, series: Series, level: float = LEVEL) -> Estimates:
         """Squared drift relative to ‖g‖² and absolute, and the batch size of the step."""
         moments, finite = series.moments, series.sampling.one_over_examples(self.gradient_of)
         drift, norm_squared = moments["drift"], moments["gradient_norm_squared"]

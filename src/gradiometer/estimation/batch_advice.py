@@ -228,15 +228,19 @@ def _with_a_forecast(
         cure.append(yardstick(min(max(1.25 * examples.value, examples.high), size / batch)))
         bracket = rate_brackets("sgd", max(settings.peaks), round(batch), [size])[0]
         doubts = (*doubts, Doubt("tuned_rates", {"low": bracket.low, "high": bracket.high}))
-    facts = {
-        "size": size,
-        "rate_factor": 1 / updates.value,
-        "peaks": tuple(settings.peaks),
-        "constant": settings.is_constant,
-        "schedule": schedule,
-    }
-    forecast = {"updates": updates, "examples": examples}
-    return _with(found, facts=facts, cure=tuple(cure), forecast=forecast, doubts=doubts)
+    return _with(
+        found,
+        facts={
+            "size": size,
+            "rate_factor": 1 / updates.value,
+            "peaks": tuple(settings.peaks),
+            "constant": settings.is_constant,
+            "schedule": schedule,
+        },
+        cure=tuple(cure),
+        forecast={"updates": updates, "examples": examples},
+        doubts=doubts,
+    )
 
 
 def with_a_bracket(found: Finding, settings: Hyperparameters, batch: int) -> Finding:
@@ -256,13 +260,16 @@ def with_a_bracket(found: Finding, settings: Hyperparameters, batch: int) -> Fin
         # 1.5: examples that twice the batch costs at the noise scale, by the model: below the scale
         # it costs less.
         cure.append(yardstick(1.5))
-    facts = {
-        "size": size,
-        "bracket": (bracket.low, bracket.high),
-        "peaks": tuple(settings.peaks),
-        "constant": settings.is_constant,
-    }
-    return _with(found, facts=facts, cure=tuple(cure))
+    return _with(
+        found,
+        facts={
+            "size": size,
+            "bracket": (bracket.low, bracket.high),
+            "peaks": tuple(settings.peaks),
+            "constant": settings.is_constant,
+        },
+        cure=tuple(cure),
+    )
 
 
 def change_of(batch: float, rate: float) -> str:

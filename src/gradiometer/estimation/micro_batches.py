@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gradiometer.arguments import require
 from gradiometer.errors import BadArgument, Unsupported
 from gradiometer.measurement.batch import Batch, batch_size, span, take
 from gradiometer.measurement.objective import Objective
@@ -39,11 +40,11 @@ def inner_products(
             f"`parts` is {parts} for a batch of {step.batch_size}, but each part needs at least "
             f"{needed}: use fewer parts or a larger batch."
         )
-    if not parts * step.objective.dimension <= MOST_NUMBERS:
-        raise BadArgument(
-            f"`parts` is {parts} for a model of {step.objective.dimension:,} parameters: that many "
-            f"gradients are more than {MOST_NUMBERS:,} numbers; use fewer parts."
-        )
+    require(
+        parts * step.objective.dimension <= MOST_NUMBERS,
+        f"`parts` is {parts} for a model of {step.objective.dimension:,} parameters: that many "
+        f"gradients are more than {MOST_NUMBERS:,} numbers; use fewer parts.",
+    )
     if step.example_of is not None:
         raise Unsupported(
             "`groups` keeps rows together, for which this gauge has no parts: leave one of them "
@@ -52,8 +53,9 @@ def inner_products(
     order = torch.randperm(step.batch_size, generator=step.generator("shape"), device="cpu")
     dealt = order[: size * parts].view(parts, size)
     if size == 1:
-        chosen = take(step.batch, order[:parts])
-        stacked = step.objective.per_example_gradients(chosen, seed=step.seed_for("shape"))
+        stacked = step.objective.per_example_gradients(
+            take(step.batch, order[:parts]), seed=step.seed_for("shape")
+        )
     else:
         each = [
             step.objective.gradient(take(step.batch, part), seed=step.seed_for(f"shape {place}"))
@@ -80,7 +82,7 @@ def noise_of_draws(
     squares = torch.stack(
         [(a - b).double().square().sum() for a, b in zip(first, second, strict=True)]
     )
-    by_layer: np.ndarray = np.bincount(step.objective.layer_of, weights=squares.cpu().numpy())
+    by_layer = np.bincount(step.objective.layer_of, weights=squares.cpu().numpy())
     return by_layer * len(part) / 2
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 from jaxtyping import Float
 
-from gradiometer.errors import BadArgument
+from gradiometer.arguments import require
 from gradiometer.estimation.batch_advice import judge_batch_size
 from gradiometer.estimation.products import ReadingSource, means_of_neighbours, source_of
 from gradiometer.measurement.estimate import LEVEL, Estimate, Estimates
@@ -90,11 +90,10 @@ class GradientNoise(Gauge):
     from_run: ClassVar[tuple[str, ...]] = ("parts",)
 
     def __post_init__(self) -> None:
-        if self.parts is not None and not self.parts >= 2:
-            raise BadArgument(
-                f"`parts` must be at least 2, got {self.parts}: one gradient per step shows no "
-                "spread."
-            )
+        require(
+            self.parts is None or self.parts >= 2,
+            f"`parts` must be at least 2, got {self.parts}: one gradient per step shows no spread.",
+        )
         check_gradient_of(self.gradient_of)
 
     def measure(self, step: "gradiometer.measurement.step.TrainingStep") -> Moments:
@@ -120,9 +119,12 @@ class GradientNoise(Gauge):
         )
         whole = variance.sum(axis=1), norm_squared.sum(axis=1)
         per_example = whole[0].sum() / error.sum() if error.sum() > 0 else 0.0
-        rare_noise = source.pairs / series.usual_batch_size * per_example
         noise_to_signal = series.ratio(
-            error.sum(axis=1), whole[1], level=level, prior=source.prior, rare_noise=rare_noise
+            error.sum(axis=1),
+            whole[1],
+            level=level,
+            prior=source.prior,
+            rare_noise=source.pairs / series.usual_batch_size * per_example,
         )
         signal_to_noise = transform(
             noise_to_signal, lambda ratio: 1 / ratio if ratio > 0 else math.inf

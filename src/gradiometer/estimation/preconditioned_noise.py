@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from gradiometer.errors import BadArgument
+from gradiometer.arguments import require
 from gradiometer.estimation.batch_advice import (
     impossible,
     judge_batch_size,
@@ -108,17 +108,15 @@ class PreconditionedNoise(Gauge):
     from_run: ClassVar[tuple[str, ...]] = ("parts",)
 
     def __post_init__(self) -> None:
-        if self.parts is not None and not self.parts >= 2:
-            raise BadArgument(
-                f"`parts` must be at least 2, got {self.parts}: one gradient per step shows no "
-                "spread."
-            )
+        require(
+            self.parts is None or self.parts >= 2,
+            f"`parts` must be at least 2, got {self.parts}: one gradient per step shows no spread.",
+        )
         check_gradient_of(self.gradient_of)
-        if self.tokens is not None and not self.tokens >= 1:
-            raise BadArgument(
-                "`tokens` must be the number of tokens in an example, at least 1, got "
-                f"{self.tokens}."
-            )
+        require(
+            self.tokens is None or self.tokens >= 1,
+            f"`tokens` must be the number of tokens in an example, at least 1, got {self.tokens}.",
+        )
 
     def measure(self, step: "gradiometer.measurement.step.TrainingStep") -> Moments | None:
         """tr(PΣ) and gᵀPg by layer, for independent examples; None if P is not known yet."""
@@ -161,10 +159,13 @@ class PreconditionedNoise(Gauge):
             estimates["preconditioned_noise_scale"],
             estimates["preconditioned_batch_size"],
         )
-        unit = "" if self.tokens is None else "tokens"
-        variation = estimates.get("preconditioned_variation")
         found = judge_batch_size(
-            self.name, batch, scale, kind="preconditioned", unit=unit, variation=variation
+            self.name,
+            batch,
+            scale,
+            kind="preconditioned",
+            unit="" if self.tokens is None else "tokens",
+            variation=estimates.get("preconditioned_variation"),
         )
         if found.state is State.CANNOT_TELL:
             return found

@@ -29,7 +29,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float
 
-from gradiometer.errors import BadArgument
+from gradiometer.arguments import require
 from gradiometer.measurement.reading import Draw, Series
 from gradiometer.measurement.uncertainty.means import batch_length, batch_means
 from gradiometer.measurement.uncertainty.now import NOISE_PRIOR
@@ -74,8 +74,10 @@ class GradientMemory:
 
     def __post_init__(self) -> None:
         decays = np.asarray(self.decay, dtype=np.float64)
-        if not ((decays >= 0) & (decays < 1)).all():
-            raise BadArgument(f"`decay` must be at least 0 and below 1, got {self.decay}.")
+        require(
+            ((decays >= 0) & (decays < 1)).all(),
+            f"`decay` must be at least 0 and below 1, got {self.decay}.",
+        )
 
     @property
     def remembers(self) -> bool:
@@ -117,11 +119,11 @@ def by_lags(product: Steps, memory: Steps, momentum: GradientMemory) -> Steps:
     >>> by_lags(np.array([0.8]), np.array([-0.05]), GradientMemory(0.9)).round(2)
     array([1.])
     """
-    if not momentum.remembers:
-        raise BadArgument("`momentum` must be above 0: without it all lags are displaced alike.")
+    require(
+        momentum.remembers, "`momentum` must be above 0: without it all lags are displaced alike."
+    )
     share = momentum.first / (momentum.mean - momentum.first)
-    readings: Steps = product + share * (product - memory)
-    return readings
+    return product + share * (product - memory)
 
 
 def by_loss(product: Steps, memory: Steps | None, slope: Steps, momentum: GradientMemory) -> Steps:
@@ -148,10 +150,11 @@ def by_loss(product: Steps, memory: Steps | None, slope: Steps, momentum: Gradie
     """
     decay = momentum.decay
     if memory is None:
-        if momentum.remembers:
-            raise BadArgument("`memory` is missing: with momentum the loss falls along the buffer.")
-        plain: Steps = 2 * slope - product
-        return plain
+        require(
+            not momentum.remembers,
+            "`memory` is missing: with momentum the loss falls along the buffer.",
+        )
+        return 2 * slope - product
     buffer = memory / (1 - decay)
     readings: Steps = 2 * slope - (1 + decay) * buffer
     if momentum.nesterov:
@@ -293,10 +296,7 @@ def signal(
     if "lags" in ways and loss is None:
         standing = by_loss(product, memory, np.zeros(len(product)), momentum)
         floor = _without_epochs(standing, norm_squared, share_of_examples)
-    if not ways:
-        raise BadArgument(
-            "`product` alone is not enough: give `loss` and `travelled`, or `memory`."
-        )
+    require(ways, "`product` alone is not enough: give `loss` and `travelled`, or `memory`.")
     first, *others = ways.values()
     bias = BIAS * float(np.mean(momentum.first)) ** 3
     together = combination(first, others[0], bias=bias) if others else first
@@ -312,14 +312,13 @@ def _is_near_the_set(lags: Steps, norm_squared: Steps, share_of_examples: float)
 
 def _without_epochs(readings: Steps, norm_squared: Steps, share_of_examples: float) -> Steps:
     """The readings less tr Σ/N, with tr Σ (1/B − 1/N) = ‖ĝ‖² less the corrected reading."""
-    if not 0 <= share_of_examples < 0.5:
-        raise BadArgument(
-            f"`share_of_examples` must be at least 0 and below 0.5, got {share_of_examples}: in an "
-            "epoch of two steps there is no pair of independent batches."
-        )
+    require(
+        0 <= share_of_examples < 0.5,
+        f"`share_of_examples` must be at least 0 and below 0.5, got {share_of_examples}: in an "
+        "epoch of two steps there is no pair of independent batches.",
+    )
     part = share_of_examples / (1 - share_of_examples)
-    corrected: Steps = (readings - part * norm_squared) / (1 - part)
-    return corrected
+    return (readings - part * norm_squared) / (1 - part)
 
 
 def combination(steady: Steps, unbiased: Steps, bias: float = BIAS) -> Steps:
@@ -351,8 +350,7 @@ def combination(steady: Steps, unbiased: Steps, bias: float = BIAS) -> Steps:
     seen = float(difference.mean()) ** 2 - (2.0 * error) ** 2
     squared_bias = max((bias * float(_newest_half(steady).mean())) ** 2, seen)
     weight = squared_bias / (squared_bias + error**2)
-    mixed: Steps = (1 - weight) * steady + weight * unbiased
-    return mixed
+    return (1 - weight) * steady + weight * unbiased
 
 
 def _newest_half(readings: Steps) -> Float[np.ndarray, " newest"]:
@@ -362,14 +360,9 @@ def _newest_half(readings: Steps) -> Float[np.ndarray, " newest"]:
 
 def _error(samples: Steps) -> float:
     """The standard error of the mean, from batch means."""
-    length = batch_length(samples)
-    means = batch_means(samples, length)
+    means = batch_means(samples, batch_length(samples))
     return float(means.std(ddof=1)) / math.sqrt(len(means)) if len(means) > 1 else math.inf
 
-
-# If all noise points one way, ⟨ĝ_1, ĝ_2⟩ of two halves has the standard deviation 2 tr Σ/B; it is
-# less with more.
-HALVES = 2.0
 
 # The moment that readings from products have, and others have not.
 PRODUCT = "product"
@@ -398,7 +391,9 @@ class ReadingSource:
     variance: Moments
     norm_squared: Moments
     prior: Drift = NOISE_PRIOR
-    pairs: float = HALVES
+    # If all noise points one way, ⟨ĝ_1, ĝ_2⟩ of two halves has the standard deviation 2 tr Σ/B;
+    # it is less with more.
+    pairs: float = 2.0
     doubts: tuple["ReadingSource", ...] = ()
 
 
@@ -415,8 +410,7 @@ def means_of_neighbours(series: Series) -> Series:
 
     def means(values: np.ndarray) -> np.ndarray:
         kept = values[first:].reshape(-1, length, *values.shape[1:])
-        mean: np.ndarray = kept.mean(axis=1)
-        return mean
+        return kept.mean(axis=1)
 
     return replace(
         series,

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from gradiometer.arguments import require
 from gradiometer.errors import Unsupported
 from gradiometer.integrations.gradients import Preconditioner, after_backward, numbers_of
 from gradiometer.measurement.gauge import Gauge
@@ -66,12 +67,13 @@ def refuse_unsupported_shards(model: nn.Module, ranks: Ranks) -> None:
     Raises:
         Unsupported: It is sharded in another way.
     """
-    if any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()):
-        raise Unsupported(
-            "`model` is under FullyShardedDataParallel (FSDP1), which flattens parameters, so that "
-            "hooks cannot read their gradients: use torch.distributed.fsdp.fully_shard (FSDP2) or "
-            "DistributedDataParallel."
-        )
+    require(
+        not any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()),
+        "`model` is under FullyShardedDataParallel (FSDP1), which flattens parameters, so that "
+        "hooks cannot read their gradients: use torch.distributed.fsdp.fully_shard (FSDP2) or "
+        "DistributedDataParallel.",
+        Unsupported,
+    )
     sharded = is_sharded(model)
     readable = {
         id(parameter)
@@ -83,12 +85,13 @@ def refuse_unsupported_shards(model: nn.Module, ranks: Ranks) -> None:
         if not parameter.requires_grad:
             continue
         if is_shard(parameter):
-            if id(parameter) not in readable:
-                raise Unsupported(
-                    f"`model` has {name} sharded by other means than `fully_shard` (tensor "
-                    "parallel?), whose gradients hooks cannot read: shard it with `fully_shard`, "
-                    "or use DistributedDataParallel."
-                )
+            require(
+                id(parameter) in readable,
+                f"`model` has {name} sharded by other means than `fully_shard` (tensor "
+                "parallel?), whose gradients hooks cannot read: shard it with `fully_shard`, "
+                "or use DistributedDataParallel.",
+                Unsupported,
+            )
             _refuse_mesh(name, parameter, ranks)
         elif sharded:
             raise Unsupported(
@@ -100,30 +103,26 @@ def refuse_unsupported_shards(model: nn.Module, ranks: Ranks) -> None:
 
 def _refuse_mesh(name: str, parameter: Any, ranks: Ranks) -> None:
     mesh, placements = parameter.device_mesh, parameter.placements
-    if not (
+    require(
         placements[-1].is_shard()
-        and (mesh.ndim == 1 or (mesh.ndim == 2 and placements[0].is_replicate()))
-    ):
-        raise Unsupported(
-            f"`model` has {name} placed as {placements} on its mesh (tensor parallel?), which "
-            "cannot be measured: use a mesh of one dimension, or of replicas and shards (HSDP), "
-            "over all processes."
-        )
-    if mesh.size() != ranks.count:
-        raise Unsupported(
-            f"`model` has {name} sharded over {mesh.size()} of {ranks.count} processes, which "
-            "cannot be measured yet: use a mesh over all processes."
-        )
-    if parameter.device.type != mesh.device_type:
-        raise Unsupported(
-            f"`model` has {name} offloaded to the {parameter.device.type} from {mesh.device_type}, "
-            "which cannot be measured yet: leave out CPUOffloadPolicy."
-        )
-
-
-def _copies(piece: Any) -> int:
-    mesh = piece.device_mesh
-    return mesh.size(0) if mesh.ndim == 2 else 1
+        and (mesh.ndim == 1 or (mesh.ndim == 2 and placements[0].is_replicate())),
+        f"`model` has {name} placed as {placements} on its mesh (tensor parallel?), which "
+        "cannot be measured: use a mesh of one dimension, or of replicas and shards (HSDP), "
+        "over all processes.",
+        Unsupported,
+    )
+    require(
+        mesh.size() == ranks.count,
+        f"`model` has {name} sharded over {mesh.size()} of {ranks.count} processes, which "
+        "cannot be measured yet: use a mesh over all processes.",
+        Unsupported,
+    )
+    require(
+        parameter.device.type == mesh.device_type,
+        f"`model` has {name} offloaded to the {parameter.device.type} from {mesh.device_type}, "
+        "which cannot be measured yet: leave out CPUOffloadPolicy.",
+        Unsupported,
+    )
 
 
 class ShardHooks:
@@ -160,7 +159,10 @@ class ShardHooks:
         self._preconditioner = preconditioner
         self._whole_preconditioner: dict[int, Tensor] = {}
         self._places = _places(objective)
-        self.copies = torch.tensor(list(map(_copies, self._pieces)), dtype=torch.float64)
+        pieces: Sequence[Any] = self._pieces
+        meshes = [piece.device_mesh for piece in pieces]
+        copies = [mesh.size(0) if mesh.ndim == 2 else 1 for mesh in meshes]
+        self.copies = torch.tensor(copies, dtype=torch.float64)
         """How many processes hold the same piece, of every parameter."""
         self._module_hooks: list[torch.utils.hooks.RemovableHandle] = []
         self._hooks: dict[int, torch.utils.hooks.RemovableHandle] = {}
@@ -216,12 +218,13 @@ class ShardHooks:
         Raises:
             Unsupported: There were several backwards since.
         """
-        if self._in_parts:
-            raise Unsupported(
-                "`step` was called once after several backwards of a sharded model, whose sum is "
-                "nowhere whole: call it after every `backward`, and say with `accumulation` how "
-                "many an update takes."
-            )
+        require(
+            not self._in_parts,
+            "`step` was called once after several backwards of a sharded model, whose sum is "
+            "nowhere whole: call it after every `backward`, and say with `accumulation` how "
+            "many an update takes.",
+            Unsupported,
+        )
         read, self._read = self._read, {}
         return self._in_a_row([read.get(place) for place in range(len(self._pieces))])
 

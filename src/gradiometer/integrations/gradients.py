@@ -252,42 +252,20 @@ def forget_that_there_were_hooks(parameters: Sequence[Tensor]) -> None:
             parameter._backward_hooks = None
 
 
-class GradientsInPlace:
+class GradientsInPlace(GradientHooks):
     """The gradients of a training that reads the spread within a step itself: what is in `.grad`.
-
-    Args:
-        parameters: The trainable parameters of the model.
-        preconditioner: P, if it is read at measured steps.
-    """
-
-    in_parts = False
-    stale = False
-    whole = None
-
-    def __init__(
-        self, parameters: Sequence[nn.Parameter], preconditioner: Preconditioner | None
-    ) -> None:
-        self._parameters = parameters
-        self._preconditioner = preconditioner
-        # True if the coming step is measured.
-        self.active = False
-        self.whole_is_wanted = False
-
-    @property
-    def has_read(self) -> bool:
-        """True if the step is measured: its gradient is then in place."""
-        return self.active
+    There are no hooks; arguments as in `GradientHooks`."""
 
     def start(self) -> None:
-        """Measure the coming step."""
+        """Measure the coming step. Its gradient is then in place."""
         self.stop()
         self.active = True
+        self.has_read = True
 
     def stop(self) -> None:
         """Do not measure the coming step."""
-        self.active = False
-        if self._preconditioner is not None:
-            self._preconditioner.forget()
+        super().stop()
+        self.has_read = False
 
     def forget(self) -> None:
         """Nothing is kept."""
@@ -295,10 +273,6 @@ class GradientsInPlace:
     def take(self) -> Gradients:
         """`.grad` of every parameter, zero where there is none."""
         return gradients_of(self._parameters)
-
-    def norms(self) -> Float[Tensor, "1 numbers"]:
-        """The numbers of every gradient, see `numbers_of`."""
-        return numbers_of(self.take())
 
 
 def numbers_of(

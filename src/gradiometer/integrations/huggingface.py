@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from gradiometer.errors import BadArgument, Interrupted, Unsupported
-from gradiometer.integrations.watch.description import sampling_of
+from gradiometer.integrations.watch.beginning import sampling_of
 from gradiometer.integrations.watch.recording import Findings
 from gradiometer.integrations.watch.shield import Hook
 from gradiometer.integrations.watch.watch import watch
@@ -103,22 +103,19 @@ class HuggingFaceCallback(TrainerCallback):
         self._watch = watch(model, kwargs["optimizer"], loss=loss, **(known | self._settings))
         for folder in (resumed_from, Path(args.output_dir, f"checkpoint-{state.global_step}")):
             if folder is not None and (kept := folder / STATE).exists():
-                self._continue(json.loads(read_file(kept)))
+                kept_state = json.loads(read_file(kept))
+                if "run" in kept_state and not Path(kept_state["run"]).is_dir():
+                    self._watch._warn(
+                        f"the run of the checkpoint, {kept_state['run']}, is not here: a new run "
+                        "begins"
+                    )
+                    kept_state = {"steps": kept_state["steps"]}
+                self._watch.load_state_dict(kept_state)
                 break
         self._hook = model.register_forward_hook(
             Hook(self._watch.shield, self._ran), with_kwargs=True
         )
         self._watch.__enter__()
-
-    def _continue(self, state: dict[str, Any]) -> None:
-        """Continue the run of a checkpoint, or begin a new one at its step if the run
-        is not here."""
-        if "run" in state and not Path(state["run"]).is_dir():
-            self.watch._warn(
-                f"the run of the checkpoint, {state['run']}, is not here: a new run begins"
-            )
-            state = {"steps": state["steps"]}
-        self.watch.load_state_dict(state)
 
     def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """A backward was made that is not the last one of its step."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gradiometer.errors import BadArgument, Unsupported
-from gradiometer.integrations.watch.description import sampling_of
+from gradiometer.integrations.watch.beginning import sampling_of
 from gradiometer.integrations.watch.recording import Findings
 from gradiometer.integrations.watch.watch import watch
 from gradiometer.integrations.watch.watching import Watch
@@ -26,10 +26,6 @@ except ImportError as error:
     raise ImportError(
         "Lightning is not installed: pip install 'gradiometer[lightning]'."
     ) from error
-
-
-# Names under which modules log their loss on held-out examples.
-VALIDATION_LOSSES = ("val_loss", "valid_loss", "validation_loss", "val/loss", "valid/loss")
 
 
 class LightningCallback(Callback):
@@ -126,7 +122,12 @@ class LightningCallback(Callback):
         if self._watch is None or trainer.sanity_checking:
             return
         with self.watch.shield:
-            names = [name for name in VALIDATION_LOSSES if name in trainer.callback_metrics]
+            # Names under which modules log their loss on held-out examples.
+            names = [
+                name
+                for name in ("val_loss", "valid_loss", "validation_loss", "val/loss", "valid/loss")
+                if name in trainer.callback_metrics
+            ]
             if names:
                 self.watch.evaluated(test=trainer.callback_metrics[names[0]])
 

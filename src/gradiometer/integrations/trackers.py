@@ -19,12 +19,6 @@ Log = Callable[[Numbers, int], object]
 
 PREFIX = "gradiometer"
 
-# Fewest seconds between two sends.
-SECONDS_BETWEEN = 10.0
-
-# Fewest readings of a gauge whose estimates are sent.
-FEWEST = 5
-
 
 def numbers_of(estimates: Mapping[str, Estimate]) -> dict[str, float]:
     """Value, low and high of every estimate of the whole model, by name. Numbers that are not
@@ -63,9 +57,9 @@ def loggers(given: Iterable[Any]) -> dict[str, Log]:
     found: dict[str, Log] = {}
     for place, tracker in enumerate(given):
         found[f"{type(tracker).__name__} {place}"] = _log_of(tracker)
-    for name, active in (("wandb", _wandb), ("mlflow", _mlflow), ("trackio", _trackio)):
-        module = sys.modules.get(name)
-        if module is not None and (log := active(module)) is not None:
+    for name in ("wandb", "mlflow", "trackio"):
+        log = _log_of_module(name, sys.modules.get(name))
+        if log is not None:
             found[name] = log
     return found
 
@@ -88,27 +82,19 @@ def _log_of(tracker: Any) -> Log:
     )
 
 
-def _wandb(module: Any) -> Log | None:
-    """Log into the program's current step: a later step would put the program's own steps out of
-    order."""
-    run = getattr(module, "run", None)
-    if run is None:
-        return None
-    return lambda numbers, step: run.log({**numbers, f"{PREFIX}/step": step}, commit=False)
-
-
-def _mlflow(module: Any) -> Log | None:
-    active = getattr(module, "active_run", lambda: None)()
-    if active is None:
-        return None
-    return lambda numbers, step: module.log_metrics(dict(numbers), step=step)
-
-
-def _trackio(module: Any) -> Log | None:
+def _log_of_module(name: str, module: Any) -> Log | None:
+    """The function that logs to the active run of a tracker's module; None without one."""
+    if name == "wandb" and getattr(module, "run", None) is not None:
+        # Into the program's current step: a later step would put the program's own steps out of
+        # order.
+        run = module.run
+        return lambda numbers, step: run.log({**numbers, f"{PREFIX}/step": step}, commit=False)
+    if name == "mlflow" and getattr(module, "active_run", lambda: None)() is not None:
+        return lambda numbers, step: module.log_metrics(dict(numbers), step=step)
     variables = getattr(module, "context_vars", None)
-    if variables is None or variables.current_run.get() is None:
-        return None
-    return lambda numbers, step: module.log({**numbers, f"{PREFIX}/step": step})
+    if name == "trackio" and variables is not None and variables.current_run.get() is not None:
+        return lambda numbers, step: module.log({**numbers, f"{PREFIX}/step": step})
+    return None
 
 
 class Trackers:
@@ -138,7 +124,8 @@ class Trackers:
             now: Time by its clock, in seconds.
             at_once: True to send even if the last time was a moment ago.
         """
-        if not (at_once or now - self._sent_at >= SECONDS_BETWEEN):
+        # Fewest seconds between two sends.
+        if not (at_once or now - self._sent_at >= 10.0):
             return
         logs = {name: log for name, log in loggers(self._given).items() if name not in self._failed}
         self._sent_at = now
@@ -164,7 +151,8 @@ class Trackers:
         step = -1
         for gauge in recorder.gauges:
             series = recorder.recent(gauge.name)
-            if series is None or len(series) < FEWEST or not isinstance(gauge, Gauge):
+            # Fewest readings of a gauge whose estimates are sent.
+            if series is None or len(series) < 5 or not isinstance(gauge, Gauge):
                 continue
             estimates |= estimates_of(gauge, series.at_newest(by_layer=False), self._level)
             step = max(step, int(series.steps[-1]))

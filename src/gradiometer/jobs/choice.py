@@ -9,8 +9,6 @@ from gradiometer.errors import BadArgument
 from gradiometer.jobs.pool import Here, Pool
 from gradiometer.jobs.processes import Processes
 
-TEXT = re.compile("here|processes(:(?P<count>0*[1-9][0-9]*))?|ray(:(?P<address>.+))?")
-
 
 def pool_of(pool: str | Pool, name: str = "pool") -> Pool:
     """The pool of a text: "here", "processes", "processes:4", "ray", or "ray:ADDRESS" of an
@@ -31,8 +29,8 @@ def pool_of(pool: str | Pool, name: str = "pool") -> Pool:
     """
     if isinstance(pool, Pool):
         return pool
-    found = TEXT.fullmatch(pool) if isinstance(pool, str) else None
-    if found is None:
+    found = re.fullmatch("(here)|processes(?::(0*[1-9][0-9]*))?|ray(?::(.+))?", str(pool))
+    if found is None or not isinstance(pool, str):
         kind = str(pool).partition(":")[0]
         near = difflib.get_close_matches(kind, ("here", "processes", "ray"), n=1)
         meant = f" Did you mean {near[0]!r}?" if near and near[0] != kind else ""
@@ -40,13 +38,13 @@ def pool_of(pool: str | Pool, name: str = "pool") -> Pool:
             f"`{name}` must be here, processes, processes:COUNT, ray or ray:ADDRESS, got "
             f"{pool!r}.{meant}"
         )
-    if pool == "here":
+    here, count, address = found.groups()
+    if here:
         return Here()
     if pool.startswith("processes"):
-        return Processes(int(found["count"]) if found["count"] else None)
+        return Processes(int(count) if count else None)
     from gradiometer.jobs.on_ray import Ray  # noqa: PLC0415  (an extra, which takes a second)
 
-    address = found["address"]
     return Ray(pool if address and address.startswith("//") else address)
 
 

@@ -12,11 +12,10 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from gradiometer.arguments import check_whole
+from gradiometer.arguments import check_whole, require
 from gradiometer.errors import BadArgument, Unsupported
-from gradiometer.jobs.job import Job
+from gradiometer.jobs.job import Job, Shared, in_pool, perform_task, unpack
 from gradiometer.jobs.pool import Dispatch, Pool, WorkerLost
-from gradiometer.jobs.task import Shared, in_pool, perform_task, unpack
 
 try:
     import ray
@@ -25,13 +24,7 @@ except ImportError as error:
         "the pool Ray needs the package ray: install it with pip install 'gradiometer[ray]'."
     ) from error
 
-# Settings of a cluster that is started here: it sends no statistics and does not announce its next
-# version.
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
-
 ADDRESS = re.compile(r"auto|(?:ray://)?\[?([^\[\]/]+?)\]?:(\d+)")
-
-ENDED = "was lost (the cluster of Ray has ended)"
 
 # Time between two looks at the cluster while nothing finishes.
 LOOK_SECONDS = 2
@@ -62,15 +55,14 @@ class Ray(Pool):
     def __init__(self, address: str | None = None, *, count: int | None = None) -> None:
         if count is not None:
             check_whole("count", count, 1)
-            if address is not None:
-                raise BadArgument(
-                    "`count` is for a cluster that is started here: leave out `address`, or "
-                    "`count`."
-                )
-        if address is not None and not ADDRESS.fullmatch(address):
-            raise BadArgument(
-                f"`address` must be auto, HOST:PORT or ray://HOST:PORT, got {address!r}."
+            require(
+                address is None,
+                "`count` is for a cluster that is started here: leave out `address`, or `count`.",
             )
+        require(
+            address is None or ADDRESS.fullmatch(address),
+            f"`address` must be auto, HOST:PORT or ray://HOST:PORT, got {address!r}.",
+        )
         self.address = address
         self.count = count
         self._connected = False
@@ -123,8 +115,9 @@ class Ray(Pool):
                 self._check_same(ray.get_runtime_context().gcs_address)
             return
         self.check()
-        for name, value in QUIET.items():
-            os.environ.setdefault(name, value)
+        # A cluster that is started here sends no statistics and does not announce its next version.
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         address = "local" if self.count else self.address
         local: dict[str, Any] = (
             {} if self.address else {"include_dashboard": False, "num_cpus": self.count}
@@ -152,13 +145,17 @@ class Ray(Pool):
 
     def _check_same(self, connected: str) -> None:
         """Refuse another cluster than the one this program is connected to."""
-        if self.count or (
-            self.address not in (None, "auto") and not _is_same(str(self.address), connected)
-        ):
-            raise BadArgument(
-                f"`pool` {self!r} is another cluster than the one this program is connected to, "
-                f"{connected}: use Ray()."
-            )
+        require(
+            not (
+                self.count
+                or (
+                    self.address not in (None, "auto")
+                    and not _is_same(str(self.address), connected)
+                )
+            ),
+            f"`pool` {self!r} is another cluster than the one this program is connected to, "
+            f"{connected}: use Ray().",
+        )
 
 
 def _is_same(address: str, connected: str) -> bool:
@@ -177,7 +174,6 @@ class RayDispatch(Dispatch):
 
     def __init__(self) -> None:
         self._task = ray.remote(max_retries=0)(perform_task)
-        self._ended = False
 
     def _prepare(self, jobs: Sequence[Job]) -> None:
         have = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -216,24 +212,23 @@ class RayDispatch(Dispatch):
 
     def _wait_for_some(self, tasks: Sequence[Any]) -> Sequence[Any]:
         finished, _ = ray.wait(list(tasks), num_returns=1, timeout=LOOK_SECONDS)
-        self._ended = not finished and not is_there()
-        return tasks if self._ended else finished
+        self.has_ended = not finished and not is_there()
+        return tasks if self.has_ended else finished
 
     def _answer(self, task: Any) -> bytes:
-        if self._ended:
-            raise WorkerLost(ENDED, for_good=True)
-        try:
-            answer: bytes = ray.get(task)
-        except ray.exceptions.RayTaskError:
-            # the task itself, such as a package that is missing there
-            raise
-        except ray.exceptions.RayError as error:
-            reason = str(error).strip().partition("\n")[0].rstrip(".")
-            self._ended = not is_there()
-            raise WorkerLost(
-                ENDED if self._ended else f"was lost ({reason})", for_good=self._ended
-            ) from error
-        return answer
+        reason = "the cluster of Ray has ended"
+        if not self.has_ended:
+            try:
+                answer: bytes = ray.get(task)
+                return answer
+            except ray.exceptions.RayTaskError:
+                # the task itself, such as a package that is missing there
+                raise
+            except ray.exceptions.RayError as error:
+                self.has_ended = not is_there()
+                if not self.has_ended:
+                    reason = str(error).strip().partition("\n")[0].rstrip(".")
+        raise WorkerLost(f"was lost ({reason})")
 
     def _stop(self, tasks: Sequence[Any]) -> None:
         for task in tasks:

@@ -1,19 +1,123 @@
-"""Pools: run many jobs somewhere, and hand back their outcomes as they come."""
+"""Pools: run many jobs somewhere, hand back their outcomes as they come, and keep them in a ledger."""
 
 import logging
 from abc import ABC, abstractmethod
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
 from itertools import chain
-from types import TracebackType
+from pathlib import Path
 from typing import Any, final
 
-from gradiometer.errors import BadArgument, Interrupted
-from gradiometer.jobs.job import Job, Outcome, failure, perform
-from gradiometer.jobs.ledger import Ledger
-from gradiometer.jobs.task import Shared, in_pool, pack_given, settings_here, unpack
+from gradiometer.arguments import require
+from gradiometer.errors import Interrupted, RunDamaged, summary
+from gradiometer.jobs.job import (
+    Job,
+    Outcome,
+    Shared,
+    failure,
+    in_pool,
+    pack_given,
+    perform,
+    settings_here,
+    unpack,
+)
+from gradiometer.storage.disk import writing
+from gradiometer.storage.journal import JournalWriter, plain, read_journal, restored
+
+Code = Callable[[Any], Any]
+
+
+class Ledger:
+    """A file of finished jobs, by name: one line of JSON for each, on the disk before its outcome
+    is yielded.
+
+    Failed jobs are not kept. Nothing is unpickled from the file. An incomplete last line, left by a
+    killed process, is
+    dropped. Use one file for one plan: a job whose name is in it is not run again, even if its work
+    has changed.
+
+    Args:
+        path: The file. It and its folder are created if missing.
+        encode: Turns a result into numbers, texts, lists and dictionaries. Default: the result is
+            of that kind.
+        decode: The inverse.
+
+    Attributes:
+        warnings: What could not be read when the file was last read, one sentence for each line.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from gradiometer.jobs import Job
+        >>> from gradiometer.jobs.pool import Ledger
+        >>> from gradiometer.jobs.pool import Here
+        >>> ledger = Ledger(Path(tempfile.mkdtemp()) / "finished.jsonl")
+        >>> [first] = Here().run([Job("seven", lambda: 7)], ledger=ledger)
+        >>> [again] = Here().run([Job("seven", lambda: print("is not run again"))], ledger=ledger)
+        >>> again.result
+        7
+    """
+
+    def __init__(
+        self, path: Path | str, encode: Code | None = None, decode: Code | None = None
+    ) -> None:
+        self.path = Path(path)
+        self._encode = encode or (lambda result: result)
+        self._decode = decode or (lambda result: result)
+        self.warnings: tuple[str, ...] = ()
+
+    def finished(self) -> dict[str, Outcome]:
+        """The finished jobs by name.
+
+        Raises:
+            RunDamaged: The file cannot be read.
+        """
+        lines, warnings = read_journal(self.path)
+        found = {}
+        for number, record in lines:
+            try:
+                name = str(record["name"])
+                result = self._decode(record["result"])
+                found[name] = Outcome(name, result, seconds=float(record["seconds"]))
+            except Exception as error:
+                raise RunDamaged(
+                    f"`{self.path}`, line {number}, is not a finished job of this kind "
+                    f"({summary(error)}): use another file."
+                ) from error
+        self.warnings = tuple(warnings)
+        return found
+
+    @contextmanager
+    def opened(self) -> Iterator[Callable[[Outcome], Outcome]]:
+        """Open the file for writing. The function that it gives keeps an outcome and returns it as
+        it is read back.
+
+        Raises:
+            BadArgument: Another process is writing the file.
+            Interrupted: The disk is full.
+            StorageFailed: The file cannot be written.
+        """
+        with writing(self.path.parent):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        writer = JournalWriter(
+            self.path, self.path.parent, "start the same jobs again: finished ones are not repeated"
+        )
+
+        def keep(outcome: Outcome) -> Outcome:
+            result = self._encode(outcome.result)
+            writer.append({"name": outcome.name, "result": result, "seconds": outcome.seconds})
+            writer.sync()
+            return Outcome(
+                outcome.name, self._decode(restored(plain(result))), seconds=outcome.seconds
+            )
+
+        try:
+            yield keep
+        finally:
+            writer.close()
+
 
 # Called after each job with its outcome, the number of finished jobs, and the number of all jobs.
 Progress = Callable[[Outcome, int, int], None]
@@ -21,7 +125,7 @@ Progress = Callable[[Outcome, int, int], None]
 Outcomes = Generator[Outcome, None, None]
 
 
-class Pool(ABC):
+class Pool:
     """A place where jobs run: `Here`, `Processes` or `Ray`. The numbers are the same in each of
     them.
 
@@ -66,14 +170,11 @@ class Pool(ABC):
         """
         jobs = list(jobs)
         [(name, count)] = Counter(job.name for job in jobs).most_common(1) or [("", 0)]
-        if count > 1:
-            raise BadArgument(f"`jobs` must have different names, got {name!r} twice.")
+        require(count <= 1, f"`jobs` must have different names, got {name!r} twice.")
         finished = {} if ledger is None else ledger.finished()
         known = [finished[job.name] for job in jobs if job.name in finished]
         missing = [job for job in jobs if job.name not in finished]
-        outcomes = (
-            self._outcomes(missing, shared) if missing else (outcome for outcome in known[:0])
-        )
+        outcomes = self._outcomes(missing, shared)
         return _delivery(known, outcomes, ledger if missing else None, progress, len(jobs))
 
     @final
@@ -116,22 +217,17 @@ class Pool(ABC):
     def __enter__(self) -> "Pool":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
-    def check(self) -> None:  # noqa: B027 (most pools are always within reach)
+    def check(self) -> None:
         """Refuse a pool that is not within reach.
 
         Raises:
             BadArgument: Nothing answers at its address.
         """
 
-    def start(self, modules: Sequence[str] = (), most: int = 8) -> None:  # noqa: B027 (most pools have nothing to start)
+    def start(self, modules: Sequence[str] = (), most: int = 8) -> None:
         """Start the processes of this pool in the background, so that they are ready when jobs
         come.
 
@@ -142,21 +238,20 @@ class Pool(ABC):
         """
 
     @property
-    @abstractmethod
     def size(self) -> int:
         """Number of jobs of one processor that run at the same time."""
+        return 1
 
-    @abstractmethod
     def close(self) -> None:
         """End the processes of this pool, if it has any. It starts new ones if it is used again."""
 
-    @abstractmethod
     def _dispatch(self) -> "Dispatch | None":
         """The dispatch of a submission to other processes; None if its jobs run in this one."""
+        return None
 
     def _outcomes(self, jobs: Sequence[Job], shared: Any) -> Outcomes:
         """The outcomes of these jobs, as they finish. What cannot be sent is refused at once."""
-        dispatch = None if in_pool() else self._dispatch()
+        dispatch = self._dispatch() if jobs and not in_pool() else None
         if dispatch is None:
             return (perform(job, shared) for job in jobs)
         parcels = [pack_given(f"`jobs` has the job {job.name!r}, which", job) for job in jobs]
@@ -183,34 +278,17 @@ class Here(Pool):
     def __repr__(self) -> str:
         return "Here()"
 
-    @property
-    def size(self) -> int:
-        """1."""
-        return 1
-
-    def close(self) -> None:
-        """There is nothing to end."""
-
-    def _dispatch(self) -> None:
-        """Nothing: jobs run in this process."""
-
 
 class WorkerLost(Exception):
-    """The process or machine of a job is lost. The message says how, as the end of a sentence.
-
-    Args:
-        how: How it was lost.
-        for_good: True if there is nowhere else to run the job.
-    """
-
-    def __init__(self, how: str, for_good: bool = False) -> None:
-        super().__init__(how)
-        self.for_good = for_good
+    """The process or machine of a job is lost. The message says how, as the end of a sentence."""
 
 
 class Dispatch(ABC):
     """Runs the jobs of one submission in other processes. A job whose process is lost is given to
     another one."""
+
+    # True if there is no worker any more, and none will come.
+    has_ended = False
 
     @final
     def outcomes(
@@ -244,9 +322,8 @@ class Dispatch(ABC):
                     except WorkerLost as loss:
                         losses[job.name] += 1
                         text = f"the process of the job {job.name!r} {loss}"
-                        # 3: times that a job is started whose process is lost. A job that is lost
-                        # again and again is likely to be the reason.
-                        if losses[job.name] < 3 and not loss.for_good:
+                        # A job that is lost three times is likely to be the reason.
+                        if losses[job.name] < 3 and not self.has_ended:
                             logging.getLogger(__name__).warning(
                                 "%s: the job starts again in another one.", text
                             )
@@ -255,9 +332,8 @@ class Dispatch(ABC):
                         outcome = failure(
                             job.name, Interrupted(f"{text}; the job is not finished.")
                         )
-                    except (
-                        Exception
-                    ) as error:  # such as a class that only the other process could import
+                    except Exception as error:
+                        # such as a class that only the other process could import
                         outcome = failure(job.name, error)
                     yield replace(outcome, name=job.name)
         finally:
@@ -299,9 +375,7 @@ def _delivery(
     progress: Progress | None,
     total: int,
 ) -> Outcomes:
-    with ExitStack() as stack:
-        keep = None if ledger is None else stack.enter_context(ledger.opened())
-        stack.enter_context(closing(outcomes))
+    with closing(outcomes), nullcontext() if ledger is None else ledger.opened() as keep:
         for done, arrived in enumerate(chain(known, outcomes), start=1):
             outcome = arrived
             if keep is not None and done > len(known) and arrived.error is None:

@@ -22,9 +22,8 @@ from loky.process_executor import BrokenProcessPool, ProcessPoolExecutor
 
 from gradiometer.arguments import check_whole
 from gradiometer.errors import Interrupted, summary
-from gradiometer.jobs.job import Job
+from gradiometer.jobs.job import Job, Shared, in_pool, perform_task
 from gradiometer.jobs.pool import Dispatch, Pool, WorkerLost
-from gradiometer.jobs.task import Shared, in_pool, perform_task
 from gradiometer.storage.disk import reason_of, writing
 
 REMEDY = "free some space there, or set TMPDIR to another folder"
@@ -63,16 +62,16 @@ class Processes(Pool):
         if count is not None:
             check_whole("count", count, 1)
         self.count = int(count or cpu_count())
-        self._given = count
+        self._given = () if count is None else (count,)
         self._idle: list[Worker] = []
         self._folder: Path | None = None
         self._remove: Callable[[], object] = list
 
     def __repr__(self) -> str:
-        return f"Processes({'' if self._given is None else self._given})"
+        return f"Processes({', '.join(map(str, self._given))})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Processes, (self._given,)
+        return Processes, self._given
 
     @property
     def size(self) -> int:
@@ -126,7 +125,7 @@ class Worker:
         self._executor._flags.kill_workers = True
         try:
             self.ready = self.submit(
-                exec, "import " + ", ".join(("gradiometer.jobs.task", *modules))
+                exec, "import " + ", ".join(("gradiometer.jobs.job", *modules))
             )
         except OSError as error:
             raise Interrupted(
@@ -207,14 +206,7 @@ class ProcessDispatch(Dispatch):
         return task
 
     def _wait_for_some(self, tasks: "Sequence[Future[bytes]]") -> "Iterable[Future[bytes]]":
-        finished = wait(tasks, return_when=FIRST_COMPLETED).done
-        for task in finished:
-            unready = self._busy[task][0].ready.exception()
-            if unready is not None:
-                raise Interrupted(
-                    f"a process of the pool could not start: it {_ending(unready)}."
-                ) from unready
-        return finished
+        return wait(tasks, return_when=FIRST_COMPLETED).done
 
     def _answer(self, task: "Future[bytes]") -> bytes:
         worker, cost = self._busy.pop(task)
@@ -223,6 +215,10 @@ class ProcessDispatch(Dispatch):
             answer: bytes = task.result()
         except BrokenProcessPool as error:
             worker.stop()
+            if worker.ready.exception() is not None:
+                raise Interrupted(
+                    f"a process of the pool could not start: it {_ending(error)}."
+                ) from error
             raise WorkerLost(_ending(error)) from error
         self._idle.append(worker)
         return answer

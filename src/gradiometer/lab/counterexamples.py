@@ -246,16 +246,15 @@ class Saddle(Counterexample, name="saddle", schedule="1/(t + 1)"):
 
     start: tuple[float, ...] = (0.0, 1.0)
     deviation: tuple[float, ...] = (0.0,)
+    # Along x, at the origin.
     smallest_curvature: ClassVar[float] = -(math.pi**2) / 2
-    """Along x, at the origin."""
 
     def losses(
         self, position: Float[Tensor, " params"], examples: Float[Tensor, "examples drawn"]
     ) -> Tensor:
         """(1 + cos πx)/2 + y²/2 + ξy, with ξ the example."""
         x, y = position
-        losses: Tensor = (1 + torch.cos(math.pi * x)) / 2 + y**2 / 2 + examples[:, 0] * y
-        return losses
+        return (1 + torch.cos(math.pi * x)) / 2 + y**2 / 2 + examples[:, 0] * y
 
     def gradient(self, point: Coordinates, example: Coordinates) -> Coordinates:
         """(−π/2 sin πx, y + ξ)."""

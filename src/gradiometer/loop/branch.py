@@ -8,8 +8,7 @@ from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 
-from gradiometer.arguments import check_whole
-from gradiometer.errors import BadArgument
+from gradiometer.arguments import require
 from gradiometer.loop.changes.alternative import Alternative
 from gradiometer.loop.readout import Readout, pack_values, unpack_values
 from gradiometer.storage.journal import plain, restored
@@ -73,15 +72,6 @@ class Branch:
     horizon: int
     tail: Tail = "linear"
 
-    def __post_init__(self) -> None:
-        if not isinstance(self.alternative, Alternative):
-            raise BadArgument(
-                f"`alternative` must be an Alternative, got {type(self.alternative).__name__}."
-            )
-        check_whole("replicate", self.replicate, 0)
-        check_whole("horizon", self.horizon, 1)
-        check_tail(self.tail)
-
     @property
     def name(self) -> str:
         """The branch in a few words, different for every branch of a fork."""
@@ -93,8 +83,9 @@ class Branch:
 
 def check_tail(tail: Any) -> None:
     """Raise unless `tail` is known."""
-    if tail not in get_args(Tail):
-        raise BadArgument(f"`tail` must be one of {', '.join(get_args(Tail))}, got {tail!r}.")
+    require(
+        tail in get_args(Tail), f"`tail` must be one of {', '.join(get_args(Tail))}, got {tail!r}."
+    )
 
 
 @dataclass(frozen=True, eq=False)

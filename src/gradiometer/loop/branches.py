@@ -1,6 +1,7 @@
 """`Fork`: a state, a baseline, alternatives, replicates; what came of every branch, and the fork in
 words."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,84 @@ from gradiometer.errors import BadArgument
 from gradiometer.loop.branch import BranchResult, Tail
 from gradiometer.loop.changes.alternative import Alternative, GoOn
 from gradiometer.loop.comparison.effects import Effect, effects_at_end, effects_of, readout_name
-from gradiometer.loop.comparison.racing import SHORT
-from gradiometer.loop.comparison.words import label_of, outcome
-from gradiometer.measurement.estimate import counted, significant
+from gradiometer.loop.comparison.racing import SHORT, Stop
+from gradiometer.measurement.estimate import Estimate, counted, significant
+from gradiometer.measurement.uncertainty.differences import MOST_PAIRS
+
+LABELS = {"test_loss": "test loss", "train_loss": "training loss", "test_accuracy": "test accuracy"}
+
+
+def label_of(readout: str) -> str:
+    """A readout as people call it.
+
+    >>> label_of("test_loss"), label_of("my_metric")
+    ('test loss', 'my metric')
+    """
+    return LABELS.get(readout, readout.replace("_", " "))
+
+
+def outcome(effect: Effect) -> str:
+    """What the effect of an alternative shows, such as "ends 0.013 [0.004, 0.022] higher"."""
+    estimate = effect.estimate
+    match effect.verdict:
+        case "diverged":
+            return (
+                f"diverged in {effect.diverged} of {max(effect.replicates, effect.diverged)} "
+                "replicates"
+            )
+        case "baseline diverged":
+            return "cannot be compared, because going on as it is diverged"
+        case "open":
+            if not estimate.tells:
+                return "has too few replicates to be compared"
+            return f"no difference shown, {signed(estimate)}"
+    low, high = sorted((abs(estimate.low), abs(estimate.high)))
+    size = f"{significant(abs(estimate.value), 2)} [{significant(low, 2)}, {significant(high, 2)}]"
+    return f"ends {size} {'higher' if estimate.low > 0 else 'lower'}"
+
+
+def signed(estimate: Estimate) -> str:
+    """An effect with its sign and its interval: "−0.002 [−0.009, 0.005]", in two digits."""
+    if not estimate.tells:
+        return "cannot tell yet"
+    value, low, high = (
+        significant(end, 2) for end in (estimate.value, estimate.low, estimate.high)
+    )
+    return f"{'+' * (estimate.value > 0)}{value} [{low}, {high}]"
+
+
+def mean_end(results: Sequence[BranchResult], readout: str) -> str:
+    """The mean of a readout over the replicates that have it."""
+    ends = [result.readouts[readout].mean for result in results if readout in result.readouts]
+    return significant(sum(ends) / len(ends)) if ends else "—"
+
+
+def stopped(stops: Sequence[Stop]) -> tuple[str, ...]:
+    """Why a race has stopped alternatives, one sentence for each."""
+    found = []
+    for stop in stops:
+        if stop.gap is None:
+            found.append(f"{stop.alternative} was stopped because it diverged.")
+            continue
+        found.append(
+            f"{stop.alternative} was stopped after {stop.horizon:,} examples in {stop.replicates} "
+            f"replicates: it was {signed(stop.gap)} behind {stop.behind}."
+        )
+    return tuple(found)
+
+
+def undecided(effects: Sequence[Effect]) -> tuple[str, ...]:
+    """What more replicates would decide, one sentence for each open effect."""
+    found = []
+    for effect in effects:
+        needed = effect.replicates_needed
+        if effect.verdict == "open" and needed is not None:
+            count = str(needed) if math.isfinite(needed.about) else f"more than {MOST_PAIRS:,}"
+            found.append(
+                f"{effect.alternative}: {count} replicates would show an effect of this size."
+            )
+    return tuple(found)
+
 
 # Number of replicates below which an interval is called wide.
 FEW = 4
@@ -35,6 +111,8 @@ class Fork:
         path: The folder in which it is kept; None if it is in memory only.
         notes: Sentences about the state that the branches start from.
         shorter: The results of shorter branches, as a race and `horizon="end"` have them.
+        averaged: True if branches are read out at the mean of their last parameters, as the lanes
+            of a tuning are.
     """
 
     step: int
@@ -48,6 +126,7 @@ class Fork:
     path: Path | None = None
     notes: tuple[str, ...] = ()
     shorter: tuple[BranchResult, ...] = ()
+    averaged: bool = False
 
     def __str__(self) -> str:
         """A sentence, and a row for each alternative: the readout at the end of its branches, its
@@ -176,8 +255,10 @@ class Fork:
     def warnings(self) -> tuple[str, ...]:
         """What could make the comparison wrong."""
         found = list(self.notes)
-        if self.shows_end:
-            pass  # the interval at the end holds the horizon
+        if self.shows_end or self.averaged:
+            # The interval at the end holds the horizon. In tunings the mean of a lane's last
+            # parameters chose rates that were too high as often as rates that were too low.
+            pass
         elif self.tail == "none":
             found.append(
                 "The rates stay constant in all branches, which favours small rates at any length: "
@@ -210,7 +291,8 @@ def setting(fork: Fork) -> str:
     number = NUMBERS[fork.replicates] if fork.replicates < len(NUMBERS) else f"{fork.replicates:,}"
     replicates = "replicate" if fork.replicates == 1 else "replicates"
     length = counted(max(updates), "update")
-    return f"From step {fork.step:,}, {number} {replicates} of {length}, {TAILS[fork.tail]}."
+    end = "each read out at the mean of its last parameters" if fork.averaged else TAILS[fork.tail]
+    return f"From step {fork.step:,}, {number} {replicates} of {length}, {end}."
 
 
 def comparison(fork: Fork, effects: Sequence[Effect]) -> str:

@@ -5,7 +5,7 @@ import copy
 import functools
 import io
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import CellType, FunctionType, MethodType
 from typing import Any
 
@@ -16,17 +16,6 @@ from torch import Tensor, nn
 from gradiometer.errors import Unsupported, summary
 from gradiometer.measurement.optimizer.clipping import Clipping
 from gradiometer.measurement.optimizer.several import bare_optimizer, optimizers_in
-
-# Hooks of this package are those of a watch: on parameters, the optimizer, and layers while a step
-# is measured.
-OURS = "gradiometer."
-
-MODULE_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-
-# A scheduler replaces this method of its optimizer by a wrapper that counts; the wrapper holds the
-# original.
-STEP = "step"
-
 
 # What training changes: the model, its optimizers, the schedulers, and the scaler or None.
 Parts = tuple[nn.Module, list[torch.optim.Optimizer], Sequence[Any], Any]
@@ -49,7 +38,8 @@ def copies_of(
     memo: dict[int, Any] = {}
     together = [one for one in optimizers if optimizers_in(one) != [one]]
     every = [*(part for one in optimizers for part in optimizers_in(one)), *together]
-    for one in [*_ours(model, every), *_activations(model)]:
+    hooks = [hook for table in _hook_tables(model, every) for hook in table.values()]
+    for one in [*filter(is_ours, hooks), *_activations(model)]:
         memo[id(one)] = one.detach().clone() if isinstance(one, Tensor) else one
     made = [_new(type(optimizer)) for optimizer in every]
     memo |= {id(optimizer): new for optimizer, new in zip(every, made, strict=True)}
@@ -66,9 +56,9 @@ def copies_of(
         _rebind_functions(vars(new), memo)
         _mark_step(new)
     others = _copy("scheduler", tuple(schedulers), memo), _copy("scaler", scaler, memo)
-    for hooks in _hook_tables(model_copy, made):
-        for key in [key for key, hook in hooks.items() if is_ours(hook)]:
-            del hooks[key]
+    for table in _hook_tables(model_copy, made):
+        for key in [key for key, hook in table.items() if is_ours(hook)]:
+            del table[key]
     hooks_of = {place: _copy("model", hooks, memo) for place, hooks in _parameter_hooks(model)}
     _give_hooks(model_copy, {place: _renew(hooks, memo) for place, hooks in hooks_of.items()})
     return model_copy, [memo[id(optimizer)] for optimizer in optimizers], *others
@@ -114,13 +104,16 @@ def is_ours(hook: Any) -> bool:
         hook = hook.func
     hook = getattr(hook, "__func__", hook)
     module = getattr(hook, "__module__", None) or type(hook).__module__
-    return str(module).startswith(OURS)
+    # Hooks of this package are those of a watch: on parameters, the optimizer, and layers while a
+    # step is measured.
+    return str(module).startswith("gradiometer.")
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     def reducer_override(self, one: Any) -> Any:
         if isinstance(one, torch.optim.Optimizer):
-            return _new, (type(one),), _without_wrapper(one), None, None, _set_state
+            settings = _without_wrapper(one)
+            return _new, (type(one),), settings, None, None, type(one).__setstate__
         return super().reducer_override(one)
 
 
@@ -128,14 +121,12 @@ def _new(kind: type[torch.optim.Optimizer]) -> torch.optim.Optimizer:
     return kind.__new__(kind)
 
 
-def _set_state(optimizer: torch.optim.Optimizer, settings: dict[str, Any]) -> None:
-    optimizer.__setstate__(settings)
-
-
 def _without_wrapper(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """All attributes of an optimizer. `Optimizer.__getstate__` leaves out hooks and those of a
     user's own class."""
-    return {name: value for name, value in vars(optimizer).items() if name != STEP}
+    # A scheduler replaces this method of its optimizer by a wrapper that counts; the wrapper holds
+    # the original.
+    return {name: value for name, value in vars(optimizer).items() if name != "step"}
 
 
 def _mark_step(optimizer: torch.optim.Optimizer) -> None:
@@ -187,7 +178,7 @@ def _rebound(function: FunctionType, memo: dict[int, Any]) -> FunctionType:
     """The function with copies of what its closure and its default arguments refer to, as far as
     the model has it."""
     if id(function) in memo:
-        return memo[id(function)]  # type: ignore[no-any-return]
+        return memo[id(function)]
     cells = function.__closure__
     if not cells and not function.__defaults__ and not function.__kwdefaults__:
         return function
@@ -227,21 +218,13 @@ def _hook_tables(
 ) -> Iterator[dict[int, Any]]:
     """The tables of hooks of the modules and the optimizers."""
     for module in model.modules():
-        for name in MODULE_HOOKS:
-            yield getattr(module, name)
+        for way in ("forward", "backward"):
+            yield getattr(module, f"_{way}_hooks")
+            yield getattr(module, f"_{way}_pre_hooks")
     for optimizer in optimizers:
         for name, table in vars(optimizer).items():
             if name.endswith("_hooks") and isinstance(table, OrderedDict):
                 yield table
-
-
-def _ours(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> Iterator[Any]:
-    return (
-        hook
-        for hooks in _hook_tables(model, optimizers)
-        for hook in hooks.values()
-        if is_ours(hook)
-    )
 
 
 def _activations(model: nn.Module) -> Iterator[Tensor]:
@@ -259,13 +242,11 @@ def _parameter_hooks(model: nn.Module) -> Iterator[tuple[int, tuple[list[Any], l
     have none."""
     for place, parameter in enumerate(model.parameters()):
         tables = parameter._backward_hooks, parameter._post_accumulate_grad_hooks
-        before, after = ([hook for hook in _values(table) if not is_ours(hook)] for table in tables)
+        before, after = (
+            [hook for hook in (table or {}).values() if not is_ours(hook)] for table in tables
+        )
         if before or after:
             yield place, (before, after)
-
-
-def _values(table: Any) -> Iterable[Any]:
-    return () if table is None else table.values()
 
 
 def _give_hooks(model: nn.Module, hooks: Mapping[int, tuple[list[Any], list[Any]]]) -> None:

@@ -20,9 +20,9 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from gradiometer.arguments import check_whole
+from gradiometer.arguments import check_whole, require
 from gradiometer.errors import BadArgument
-from gradiometer.loop.stream import Groups, Piece
+from gradiometer.loop.parts import Groups, Piece
 from gradiometer.measurement.batch import Batch, Order, batch_size, join_batches, span
 from gradiometer.measurement.reading import Draw
 from gradiometer.problems.examples import Examples
@@ -32,10 +32,6 @@ from gradiometer.randomness import GlobalStates
 INSTEAD = (
     "give batches=lambda seed: ..., a function that returns the batches in the order of a seed"
 )
-
-# Samplers of torch whose order depends on torch's random state only, once their own generator is
-# replaced.
-SHUFFLED = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler, DistributedSampler)
 
 
 class Data(ABC):
@@ -127,18 +123,19 @@ class Loaded(Data):
     """
 
     def __init__(self, loader: "DataLoader[Any]") -> None:
-        dataset, sampler = loader.dataset, loader.batch_sampler
+        dataset = loader.dataset
+        sampler: Any = loader.batch_sampler
         plain = loader.sampler if sampler is None else getattr(sampler, "sampler", sampler)
-        if isinstance(dataset, IterableDataset):
-            raise BadArgument(
-                f"`batches` has an IterableDataset, which cannot be replayed: {INSTEAD}."
-            )
-        if not isinstance(plain, SHUFFLED) or (
-            sampler is not None and type(sampler) is not BatchSampler
-        ):
-            kind = type(
-                plain if sampler is None or type(sampler) is BatchSampler else sampler
-            ).__name__
+        require(
+            not isinstance(dataset, IterableDataset),
+            f"`batches` has an IterableDataset, which cannot be replayed: {INSTEAD}.",
+        )
+        # Samplers of torch whose order depends on torch's random state only, once their own
+        # generator is replaced.
+        shuffled = RandomSampler, SubsetRandomSampler, WeightedRandomSampler, DistributedSampler
+        is_plain = sampler is None or type(sampler) is BatchSampler
+        if not (is_plain and isinstance(plain, shuffled)):
+            kind = type(plain if is_plain else sampler).__name__
             raise BadArgument(
                 f"`batches` has a {kind}, whose order does not depend on a seed, so that "
                 f"replicates would be the same: give shuffle=True, or {INSTEAD}."
@@ -243,19 +240,15 @@ class Kept(Data):
     """The batches that a training took from one of its updates on, and then others.
 
     Args:
-        kept: The batches, `accumulation` for every update.
+        kept: The batches of each update.
         start: The index of the first update.
         later: The data, in whose orders training goes on.
-        accumulation: Batches of an update.
     """
 
-    def __init__(
-        self, kept: Sequence[Batch], start: int, later: Data, accumulation: int = 1
-    ) -> None:
+    def __init__(self, kept: Sequence[Sequence[Batch]], start: int, later: Data) -> None:
         self._kept = kept
         self._start = start
         self._later = later
-        self._accumulation = accumulation
         self._own = 0
         self.size = later.size
         self.epoch = later.epoch
@@ -264,18 +257,19 @@ class Kept(Data):
 
     def batches(self, seed: int) -> Iterator[Batch]:
         """The kept batches that `see_own` asked for, and then those in the order of a seed."""
-        return itertools.chain(self._kept[: self._own], self._later.batches(seed))
+        return itertools.chain(*self._kept[: self._own], self._later.batches(seed))
 
     def see_own(self, until: int) -> int:
         """Begin with the kept batches, up to this update."""
-        self._own = min(max(until - self._start, 0) * self._accumulation, len(self._kept))
-        return self._start + self._own // self._accumulation
+        self._own = min(max(until - self._start, 0), len(self._kept))
+        return self._start + self._own
 
     def examples_of(self, update: int) -> tuple[int, Int[Tensor, " examples"] | None]:
         """The rows of a batch; an update of several batches, or of groups, is not taken apart."""
-        if self._accumulation > 1 or self.groups is not None:
+        batches = self._kept[update - self._start]
+        if len(batches) > 1 or self.groups is not None:
             return 1, None
-        return batch_size(self._kept[update - self._start]), None
+        return batch_size(batches[0]), None
 
 
 def data_of(batches: Any, size: int | None, groups: Groups = None) -> Data:
@@ -299,19 +293,19 @@ def data_of(batches: Any, size: int | None, groups: Groups = None) -> Data:
     if size is not None:
         check_whole("batch_size", size, 1)
         examples = batches if isinstance(batches, Examples) else Examples(batches, "batches")
-        if size > len(examples):
-            raise BadArgument(
-                f"`batch_size` must be at most the {len(examples):,} examples, got {size:,}."
-            )
+        require(
+            size <= len(examples),
+            f"`batch_size` must be at most the {len(examples):,} examples, got {size:,}.",
+        )
         return Ordered(examples, size)
-    if isinstance(batches, Iterator):
-        raise BadArgument(
-            f"`batches` is a {type(batches).__name__}, which cannot be replayed: {INSTEAD}."
-        )
-    if isinstance(batches, torch.Tensor | Dataset | Examples | tuple):
-        raise BadArgument(
-            "`batch_size` is missing: `batches` are examples, which have to be put into batches."
-        )
+    require(
+        not isinstance(batches, Iterator),
+        f"`batches` is a {type(batches).__name__}, which cannot be replayed: {INSTEAD}.",
+    )
+    require(
+        not isinstance(batches, torch.Tensor | Dataset | Examples | tuple),
+        "`batch_size` is missing: `batches` are examples, which have to be put into batches.",
+    )
     if isinstance(batches, list) and batches:
         return Listed(batches)
     if callable(batches):
@@ -327,11 +321,11 @@ def with_groups(data: Data, groups: Groups) -> Data:
     Raises:
         BadArgument: The rows of an example do not come together.
     """
-    if isinstance(data, Ordered):
-        raise BadArgument(
-            "`groups` needs batches that hold the rows of an example together, and `batches` are "
-            "rows that are drawn one by one: give a DataLoader, a function of a seed, or groups=None."
-        )
+    require(
+        not isinstance(data, Ordered),
+        "`groups` needs batches that hold the rows of an example together, and `batches` are "
+        "rows that are drawn one by one: give a DataLoader, a function of a seed, or groups=None.",
+    )
     if not callable(groups):
         check_whole("groups", groups, 2)
     data.groups = groups
@@ -380,8 +374,10 @@ def _apart(batches: Iterator[Batch], seed: int) -> Iterator[Batch]:
 
 def updates_per_step(each: str, data: Data, size: int) -> int:
     """The number of updates between two steps of the scheduler."""
-    if not isinstance(each, str) or each not in ("update", "epoch"):
-        raise BadArgument(f"`scheduler_each` must be 'update' or 'epoch', got {each!r}.")
+    require(
+        isinstance(each, str) and each in ("update", "epoch"),
+        f"`scheduler_each` must be 'update' or 'epoch', got {each!r}.",
+    )
     if each == "update":
         return 1
     if data.epoch is None:

@@ -21,12 +21,6 @@ from gradiometer.loop.loop import Loop
 from gradiometer.measurement.untouched import Surroundings
 from gradiometer.randomness import untouched_randomness
 
-# Most points of the curve of a branch.
-PIECES = 48
-
-# Fewest examples of the last batch, which is cut at the horizon: BatchNorm needs two.
-FEWEST = 2
-
 
 def train_branch(loop: Loop, branch: Branch) -> BranchResult:
     """Train one branch. Random states, and what the loss uses besides its model, are afterwards as
@@ -93,11 +87,13 @@ def _train(loop: Loop, branch: Branch) -> BranchResult:
                 raise
             diverged = f"the parameters are not finite ({error})"
             break
-        fewest = min(update.examples, FEWEST) if stream.examples == update.examples else fewest
+        # BatchNorm needs two examples, also in the last batch, which is cut at the horizon.
+        fewest = min(update.examples, 2) if stream.examples == update.examples else fewest
         if update.loss is not None:
             losses.append(update.loss)
             updates += 1
-        due = stream.examples * PIECES // horizon > len(curve)
+        # A curve has at most 48 points.
+        due = stream.examples * 48 // horizon > len(curve)
         if losses and (due or horizon - stream.examples < fewest):
             mean, most = _mean_and_most(losses)
             highest = most if math.isnan(highest) else max(highest, most)

@@ -7,12 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gradiometer.arguments import check_number, check_threads, check_whole, folder_of
+from gradiometer.arguments import check_number, check_threads, check_whole, folder_of, require
 from gradiometer.errors import BadArgument, bounded
 from gradiometer.jobs.choice import opened
 from gradiometer.jobs.job import Job
-from gradiometer.jobs.ledger import Ledger
-from gradiometer.jobs.pool import Pool
+from gradiometer.jobs.pool import Ledger, Pool
 from gradiometer.loop.branch import Branch, BranchResult, Tail
 from gradiometer.loop.branches import Fork
 from gradiometer.loop.changes.alternative import Alternative, GoOn, Skip, Together
@@ -33,11 +32,6 @@ REPLICATES, HORIZON = 4, "25%"
 # at the end.
 END = "end"
 
-# Fewest updates of a branch in a race.
-FEWEST = 16
-
-# Share of the initial rate that is zero: a cosine ends at 1e-17 of it.
-NO_RATE = 1e-9
 
 # Number of updates that are timed for a horizon in seconds.
 TIMED = 8
@@ -121,10 +115,10 @@ def fork(
         True
     """
     check_loop(loop)
-    if not isinstance(alternatives, list | tuple):
-        raise BadArgument(
-            "`alternatives` must be a list of at least one alternative, such as ['rate 2x']."
-        )
+    require(
+        isinstance(alternatives, list | tuple),
+        "`alternatives` must be a list of at least one alternative, such as ['rate 2x'].",
+    )
     chosen = tuple(map(alternative_of, alternatives))
     check_whole("seed", seed, 0)
     check_threads(threads)
@@ -142,8 +136,14 @@ def fork(
             length_of(loop, horizon, seed),
             REPLICATES if replicates is None else replicates,
         )
+    end = loop.index + length / loop.size
     for skip in skipped:
-        _check_within(skip, loop.index, length / loop.size)
+        require(
+            loop.index <= skip.start < end,
+            f"`skip` {skip.start}:{skip.stop} is not within the branches, which go from step "
+            f"{loop.index:,} to {math.floor(end):,}: start them before step {skip.start:,}, or "
+            "give a longer horizon.",
+        )
     digest = "" if out is None or loop.source is not None else loop.digest()
     plan = Plan(loop.index, chosen, many, length, tail, seed, loop.left, own_until, rungs, digest)
     known = None if out is None else ForkRecord.find(out, plan)
@@ -153,7 +153,7 @@ def fork(
         check_start(start, tail)
         check_fits(start, chosen)
         if not any(isinstance(one, Custom) for one in chosen):
-            _check_rate(start, length)
+            _refuse_without_rate(start, length)
         return train_plan(
             start, plan, where, out=out, begin=begin, progress=progress, threads=threads
         )
@@ -161,44 +161,39 @@ def fork(
 
 def check_loop(loop: Any) -> None:
     """Raise unless this is a loop, as up to version 0.2 a model and its optimizer were given."""
-    if not isinstance(loop, Loop):
-        raise BadArgument(
-            f"`loop` must be a Loop, got {type(loop).__name__}: give Loop(model, optimizer, "
-            "loss=..., batches=...), or loop_at(run, step)."
-        )
+    require(
+        isinstance(loop, Loop),
+        f"`loop` must be a Loop, got {type(loop).__name__}: give Loop(model, optimizer, "
+        "loss=..., batches=...), or loop_at(run, step).",
+    )
 
 
-def _check_rate(start: Loop, length: int) -> None:
-    """Raise if no update of a branch moves the parameters, so that no alternative can differ from
-    going on."""
-    if not _has_rate(start, length):
-        earlier = "an earlier step"
-        if start.high_until is not None:
-            earlier = (
-                f"a step before {start.high_until:,}, up to which the rate was at least half of "
-                "its highest"
-            )
-        raise BadArgument(
-            "`optimizer` has the learning rate 0 in the whole of the branches, from step "
-            f"{start.index:,} on, so that no alternative can differ from going on as it is: fork "
-            f"from {earlier}."
-        )
-
-
-def _has_rate(start: Loop, length: int) -> bool:
-    """True if the rate is above zero at some update of a branch, by the schedulers of a copy."""
+def _refuse_without_rate(start: Loop, length: int) -> None:
+    """Raise if no update of a branch moves the parameters, by the schedulers of a copy, so that no
+    alternative can differ from going on as it is."""
     copy = start.copy()
     groups = copy.optimizer.param_groups
     highest = max((abs(float(group.get("initial_lr", 0.0))) for group in groups), default=0.0)
     for update in range(1, max(length // copy.size, 1) + 1):
-        if any(float(group["lr"]) > NO_RATE * highest for group in groups):
-            return True
+        # a cosine ends at 1e-17 of its initial rate
+        if any(float(group["lr"]) > 1e-9 * highest for group in groups):
+            return
         if not copy.schedulers:
-            return False
+            break
         if update % copy.scheduler_every == 0:
             for scheduler in copy.schedulers:
                 scheduler.step()
-    return False
+    earlier = "an earlier step"
+    if start.high_until is not None:
+        earlier = (
+            f"a step before {start.high_until:,}, up to which the rate was at least half of "
+            "its highest"
+        )
+    raise BadArgument(
+        "`optimizer` has the learning rate 0 in the whole of the branches, from step "
+        f"{start.index:,} on, so that no alternative can differ from going on as it is: fork "
+        f"from {earlier}."
+    )
 
 
 def check_start(start: Loop, tail: Tail) -> None:
@@ -245,10 +240,10 @@ def _rungs(
                 "updates'."
             )
         many = REPLICATES if replicates is None else replicates
-        if loop.left < 4 * loop.size:
-            raise BadArgument(
-                "`horizon` is 'end', and fewer than 4 updates are left: fork from an earlier step."
-            )
+        require(
+            loop.left >= 4 * loop.size,
+            "`horizon` is 'end', and fewer than 4 updates are left: fork from an earlier step.",
+        )
         return tuple(Rung(loop.left // parts // loop.size * loop.size, many) for parts in (4, 2))
     if budget is None:
         return ()
@@ -264,8 +259,9 @@ def _rungs(
             "`budget` is in units of the whole training: give `left`, such as left='4000 updates'."
         )
     examples = max(int(budget * (loop.examples + loop.left)), 1)
+    # A branch in a race has at least 16 updates.
     rungs = rungs_for(
-        alternatives, examples, left=loop.left, shortest=min(FEWEST * loop.size, loop.left)
+        alternatives, examples, left=loop.left, shortest=min(16 * loop.size, loop.left)
     )
     # The batches of a run are known to the last example, those of a loop of one's own only by their
     # usual size.
@@ -277,15 +273,6 @@ def _skips(alternative: Alternative) -> tuple[Skip, ...]:
     if isinstance(alternative, Together):
         return (*_skips(alternative.first), *_skips(alternative.second))
     return (alternative,) if isinstance(alternative, Skip) else ()
-
-
-def _check_within(skip: Skip, step: int, updates: float) -> None:
-    if not step <= skip.start < step + updates:
-        raise BadArgument(
-            f"`skip` {skip.start}:{skip.stop} is not within the branches, which go from step "
-            f"{step:,} to {step + math.floor(updates):,}: start them before step {skip.start:,}, "
-            "or give a longer horizon."
-        )
 
 
 def check_fits(loop: Loop, alternatives: Sequence[Alternative]) -> None:

@@ -1,7 +1,7 @@
 """Why a loss went wrong: the updates before are made again, with less and less left out."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from functools import partial
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -9,21 +9,18 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from gradiometer.errors import UserCodeFailed
-from gradiometer.loop.branch import Branch, BranchResult
+from gradiometer.loop.branch import Branch
 from gradiometer.loop.changes.alternative import Alternative, GoOn, Rate, Skip
 from gradiometer.loop.changes.replacements import Custom
 from gradiometer.loop.engine import train_branch
 from gradiometer.loop.loop import Loop
-from gradiometer.loop.recorded.causes import LEAD
-from gradiometer.loop.recorded.incidents import AFTER, OTHER, Cause, Incident, IncidentCause
+from gradiometer.loop.recorded.incidents import AFTER, LEAD, OTHER, Cause, Incident, IncidentCause
 from gradiometer.measurement.batch import Batch, batch_size, mapped
 from gradiometer.randomness import untouched_randomness
 
 # Other orders of the data: if most of them have the incident, it is not of these batches.
 ORDERS = 3
 
-# The smallest factor on the rate that is tried. An incident at a 64th of the rate is not its fault.
-LOWEST = 1 / 64
 
 # A layer is the cause if all others bear this factor on the rate without it.
 BORNE = 4.0
@@ -108,7 +105,9 @@ class _Bisection:
         factor = 0.5
         while self.comes(f"rate {factor:.3g}x", Rate(factor)):
             factor /= 2
-            if factor < LOWEST:
+            # The smallest factor on the rate that is tried. An incident at a 64th of the rate is
+            # not its fault.
+            if factor < (1 / 64):
                 return None
         return factor
 
@@ -161,18 +160,14 @@ class _Bisection:
         except UserCodeFailed:  # a loss may refuse what is not finite
             came = True
         else:
-            came = result.diverged is not None or self._is_high(result)
+            came = result.diverged is not None or result.highest >= self.incident.limit
+            if result.diverged is None and self.incident.kind == "rise":
+                # a branch is so short that each point of its curve is one loss
+                losses = [loss for _, loss in result.curve]
+                after = losses[self.incident.first - self.loop.index :]
+                came = float(np.median(after)) > self.incident.limit
         self.tried[name] = came
         return came
-
-    def _is_high(self, result: BranchResult) -> bool:
-        """True if the losses of a branch are those of the incident again."""
-        if self.incident.kind != "rise":
-            return result.highest >= self.incident.limit
-        # a branch is so short that each point of its curve is one loss
-        losses = [loss for _, loss in result.curve]
-        after = losses[self.incident.first - self.loop.index :]
-        return float(np.median(after)) > self.incident.limit
 
     def _broken_layer(self) -> str:
         """The first layer whose output, or whose gradient, is not finite at the incident."""
@@ -241,10 +236,6 @@ def _without(step: int, places: Collection[int], start: int) -> Custom:
         for at, batch in enumerate(batches, start):
             left_out = places if at == step else ()
             kept = [place for place in range(batch_size(batch)) if place not in left_out]
-            yield mapped(batch, partial(_rows, kept)) if left_out else batch
+            yield mapped(batch, itemgetter(kept)) if left_out else batch
 
     return Custom(f"step {step} without {len(places)} examples", leave_out)
-
-
-def _rows(places: Sequence[int], tensor: Tensor) -> Tensor:
-    return tensor[places]

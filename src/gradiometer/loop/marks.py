@@ -102,11 +102,15 @@ def _mark(tensor: Tensor) -> Mark:
     values = flat if flat.is_floating_point() else flat.double()
     dtype = torch.promote_types(values.dtype, torch.float32)
     largest = torch.linalg.vector_norm(values, math.inf) if values.numel() else values.sum()
+    places = torch.arange(min(len(values), SAMPLE), device=values.device)
+    if len(values) > SAMPLE:
+        # spread over the tensor without a period that its rows may have
+        places = places * PRIME % len(values)
     return Mark(
         _bits(flat.view(WORDS[flat.element_size()])),
         torch.linalg.vector_norm(values, dtype=dtype).double(),
         largest.double(),
-        values[_places(len(values), values.device)].double(),
+        values[places].double(),
         len(values),
     )
 
@@ -124,14 +128,6 @@ def _bits(words: Tensor) -> Tensor:
     return torch.stack(
         [(each * (2 * torch.arange(len(each), device=each.device) + 1)).sum() for each in sums]
     )
-
-
-def _places(size: int, device: torch.device) -> Tensor:
-    """The places of a sample of a tensor, spread over it without a period that its
-    rows may have."""
-    if size <= SAMPLE:
-        return torch.arange(size, device=device)
-    return torch.arange(SAMPLE, device=device) * PRIME % size
 
 
 def relative(one: float, two: float) -> float:

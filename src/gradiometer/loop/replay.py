@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gradiometer.arguments import require
 from gradiometer.errors import Unsupported
 from gradiometer.loop.engine import guarded_copy
 from gradiometer.loop.loop import Loop
@@ -26,9 +27,6 @@ from gradiometer.randomness import GlobalStates, untouched_randomness
 # SGD and AdamW; gradients of SGD that are clipped to a norm that is 1 % off give 1e-2.
 ROUNDING = 1e-3
 
-# Largest relative error of the share that a moving average takes, as single precision shows it: it
-# was 0.006 at a decay of 0.999.
-AVERAGED = 0.02
 
 # Largest relative difference of weights without a gradient that is rounding: that of single
 # precision is 1e-7, and a decay of 0.999 in place of 0.998 gave 1e-5.
@@ -51,6 +49,11 @@ def gradients_of(model: nn.Module) -> dict[str, Tensor]:
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:
     """The parameters and buffers of a model by their names."""
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def trained_by(model: nn.Module) -> frozenset[str]:
+    """Names of the parameters that are trained."""
+    return frozenset(name for name, one in model.named_parameters() if one.requires_grad)
 
 
 def all_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -101,6 +104,7 @@ class KeptUpdates:
         step: Index of the first update.
         updates: The updates.
         schedulers: `state_dict` of each scheduler, if the training may be forked from here later.
+        trained: Names of the parameters that are trained.
     """
 
     model: Mapping[str, Tensor]
@@ -109,17 +113,26 @@ class KeptUpdates:
     step: int
     updates: list[KeptUpdate] = field(default_factory=list)
     schedulers: Sequence[Mapping[str, Any]] = ()
+    trained: frozenset[str] = frozenset()
+
+    @property
+    def is_finite(self) -> bool:
+        """True if the parameters were finite before and after each update: the bits of NaN do not
+        repeat."""
+        return all(
+            math.isfinite(marks.norm) for one in self.updates for marks in (one.weights, one.state)
+        )
 
     def put_into(self, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: Any) -> None:
         """Bring a training, or a copy of it, back to the state before the first update."""
         own = tensors_of(model)
-        if {name: one.shape for name, one in own.items()} != {
-            name: one.shape for name, one in self.model.items()
-        }:
-            raise Unsupported(
-                f"`model` has other parameters than at step {self.step:,}, so that its "
-                "updates cannot be made again: fork some updates after such a change."
-            )
+        require(
+            {name: one.shape for name, one in own.items()}
+            == {name: one.shape for name, one in self.model.items()},
+            f"`model` has other parameters than at step {self.step:,}, so that its "
+            "updates cannot be made again: fork some updates after such a change.",
+            Unsupported,
+        )
         with torch.no_grad():
             for name, tensor in own.items():
                 tensor.copy_(self.model[name])
@@ -132,18 +145,25 @@ class KeptUpdates:
         what it has made since.
 
         Raises:
-            Unsupported: Its schedulers were others.
+            Unsupported: Its schedulers were others, or it trained other parameters.
         """
         copied = loop.copy()
+        require(
+            trained_by(copied.model) == self.trained,
+            f"`model` trained other parameters at step {self.step:,}: its updates cannot be "
+            "made again after some were frozen or unfrozen.",
+            Unsupported,
+        )
         self.put_into(copied.model, copied.optimizer, copied.scaler)
         step = self.step
         by_hand = [{"index": step} for one in copied.schedulers if isinstance(one, RateByHand)]
         states = by_hand or self.schedulers
-        if len(states) != len(copied.schedulers):
-            raise Unsupported(
-                f"`scheduler` was not known at step {step:,}, so that the training cannot be brought "
-                "back there."
-            )
+        require(
+            len(states) == len(copied.schedulers),
+            f"`scheduler` was not known at step {step:,}, so that the training cannot be brought "
+            "back there.",
+            Unsupported,
+        )
         for scheduler, state in zip(copied.schedulers, states, strict=True):
             scheduler.load_state_dict(copy.deepcopy(dict(state)))
         since = (copied.index - step) * copied.size
@@ -264,19 +284,14 @@ def _explain(loop: Loop, kept: KeptUpdates) -> list[Again]:
     plain = _best(loop, kept)
     if _is_complete(plain, kept):
         return plain
-    for ascent in _ascents(plain[-1]):
-        loop.ascent = ascent
-        above = _best(loop, kept)
-        if _is_complete(above, kept):
-            return above
-    loop.ascent = None
-    for clip, value in _clippings(plain[-1]):
-        loop.clip = clip
-        loop.clip_value = value
-        clipped = _best(loop, kept)
-        if _is_complete(clipped, kept):
-            return clipped
-    loop.clip = loop.clip_value = None
+    for settings in (*_ascents(plain[-1]), *_clippings(plain[-1])):
+        for name, value in settings.items():
+            setattr(loop, name, value)
+        changed = _best(loop, kept)
+        if _is_complete(changed, kept):
+            return changed
+        for name in settings:
+            setattr(loop, name, None)
     return plain
 
 
@@ -366,7 +381,7 @@ def _one_again(
     return Again(update, weights, marks_of(gradients_of(again.model)), state, is_judged_after)
 
 
-def _ascents(again: Again) -> Iterator[float]:
+def _ascents(again: Again) -> Iterator[dict[str, float]]:
     """Distances by which the parameters may have been moved along the gradient before a second
     backward."""
     kept, made = again.kept, again.gradient
@@ -376,7 +391,7 @@ def _ascents(again: Again) -> Iterator[float]:
     gradient = torch.cat([one.sample for one in made.values()])
     scale = float(move @ gradient / (gradient @ gradient))
     if scale > 0 and float((move - scale * gradient).norm()) < ROUNDING * float(move.norm()):
-        yield from _near(scale * made.norm)
+        yield from ({"ascent": near} for near in _near(scale * made.norm))
 
 
 def _averages(kept: KeptUpdates) -> Iterator[MovingAverage]:
@@ -402,7 +417,9 @@ def _averages(kept: KeptUpdates) -> Iterator[MovingAverage]:
         pairs.append((name, nearest))
         shares.append(_gap(old[name], new[name], new[nearest])[0])
     if pairs and 0 < statistics.median(shares) <= 1:
-        for share in _near(statistics.median(shares), AVERAGED):
+        # Largest relative error of the share that a moving average takes, as single precision shows
+        # it: it was 0.006 at a decay of 0.999.
+        for share in _near(statistics.median(shares), 0.02):
             yield MovingAverage(tuple(pairs), 1 - share)
 
 
@@ -413,7 +430,7 @@ def _gap(old: Tensor, new: Tensor, fast: Tensor) -> tuple[float, float]:
     return share, float((gone - share * way).norm())
 
 
-def _clippings(again: Again) -> Iterator[tuple[float | None, float | None]]:
+def _clippings(again: Again) -> Iterator[dict[str, float]]:
     """Norms, or values, to which the gradient may have been clipped, those with few
     digits first."""
     seen, made = again.kept.gradient, again.gradient
@@ -421,13 +438,11 @@ def _clippings(again: Again) -> Iterator[tuple[float | None, float | None]]:
         return
     ratio = again.common_ratio
     if ratio is not None and ratio < 1:
-        for norm in _near(ratio * made.norm):
-            yield norm, None
+        yield from ({"clip": near} for near in _near(ratio * made.norm))
     pairs = [(float(one.largest), float(made[name].largest)) for name, one in seen.items()]
     values = [one for one, two in pairs if one < two]
     if values and max(values) - min(values) <= ROUNDING * max(values):
-        for value in _near(max(values)):
-            yield None, value
+        yield from ({"clip_value": near} for near in _near(max(values)))
 
 
 def _near(number: float, near_enough: float = ROUNDING) -> Iterator[float]:

@@ -8,5 +8,5 @@ from typing import ClassVar
 class Artifact:
     """A result that `gradiometer.run` saves in a file of the run and loads from it."""
 
+    # File name within the run. A `*` stands for the step, if a run may have several.
     files: ClassVar[str]
-    """File name within the run. A `*` stands for the step, if a run may have several."""

@@ -64,64 +64,50 @@ class Gauge(ABC):
     training. Everything that the rest of the package has to know about it is a class attribute
     below. Pass your own gauge to `watch` or `train` as an
     object: `watch(..., gauges=["noise", MyGauge()])`.
+
+    Attributes:
+        name: A lower-case identifier: the name in flags, in the run's files and in exports.
+        issue: The issue of SGD that the gauge belongs to, and so its section on the page.
+        unit: Unit of the first quantity.
+        labels: Labels of the quantities that `estimate` returns, such as "batch size, B", in the
+            order of the page's table.
+        symbols: Short symbols for quantities that a chart marks as a threshold, such as "B".
+        question: The question on the page that the gauge's finding answers; empty if it answers
+            none.
+        needs_loss: True if `measure` runs the model again, for which `watch` needs `loss`.
+        processes: The largest setting that it works in: one process, several with whole models, or
+            a sharded model (FSDP2). A gauge that runs the model and is for "many" measures the
+            share of the batch on every process, and its moments are averaged: they must not depend
+            on the size of the batch. `step.graph_gradient` is that of the whole batch.
+        sgd_only: The law it rests on, such as "edge of stability", if that is known only for SGD,
+            with momentum or without.
+        needs_preconditioner: True if it needs `step.preconditioner`, which is known for Adam,
+            AdamW, RMSprop and their kind.
+        one_in: It runs at one in this many measured steps. Above 1 for a gauge that costs more than
+            a step. If no other gauge runs at every measured step, it does.
+        copies: How many more copies of the parameters a reading holds. It is left out if there is
+            less memory.
+        looks_back: True if it needs `step.motion`: where training was earlier, and its velocity.
+        own_steps: True if it chooses its steps itself (`wants`), whatever the budget: for a gauge
+            that costs next to nothing.
+        from_run: Names of the fields that are set from the run's configuration, such as "momentum".
     """
 
     name: ClassVar[str]
-    """A lower-case identifier: the name in flags, in the run's files and in exports."""
-
     issue: ClassVar[Issue]
-    """The issue of SGD that the gauge belongs to, and so its section on the page."""
-
     unit: ClassVar[str]
-    """Unit of the first quantity."""
-
     labels: ClassVar[Mapping[str, str]] = {}
-    """Labels of the quantities that `estimate` returns, such as "batch size, B", in the order of
-    the page's table."""
-
     symbols: ClassVar[Mapping[str, str]] = {}
-    """Short symbols for quantities that a chart marks as a threshold, such as "B"."""
-
     question: ClassVar[str] = ""
-    """The question on the page that the gauge's finding answers; empty if it answers none."""
-
     needs_loss: ClassVar[bool] = True
-    """True if `measure` runs the model again, for which `watch` needs `loss`."""
-
     processes: ClassVar[Literal["one", "many", "sharded"]] = "one"
-    """The largest setting that it works in: one process, several with whole models, or a sharded
-    model (FSDP2).
-
-    A gauge that runs the model and is for "many" measures the share of the batch on every process,
-    and its moments are
-    averaged: they must not depend on the size of the batch. `step.graph_gradient` is that of the
-    whole batch."""
-
     sgd_only: ClassVar[str] = ""
-    """The law it rests on, such as "edge of stability", if that is known only for SGD, with
-    momentum or without."""
-
     needs_preconditioner: ClassVar[bool] = False
-    """True if it needs `step.preconditioner`, which is known for Adam, AdamW, RMSprop and their
-    kind."""
-
     one_in: ClassVar[int] = 1
-    """It runs at one in this many measured steps. Above 1 for a gauge that costs more than a step.
-    If no other gauge runs at every measured step, it does."""
-
     copies: ClassVar[int] = 1
-    """How many more copies of the parameters a reading holds. It is left out if there is less
-    memory."""
-
     looks_back: ClassVar[bool] = False
-    """True if it needs `step.motion`: where training was earlier, and its velocity."""
-
     own_steps: ClassVar[bool] = False
-    """True if it chooses its steps itself (`wants`), whatever the budget: for a gauge that costs
-    next to nothing."""
-
     from_run: ClassVar[tuple[str, ...]] = ()
-    """Names of the fields that are set from the run's configuration, such as "momentum"."""
 
     @abstractmethod
     def measure(self, step: "gradiometer.measurement.step.TrainingStep") -> Moments | None:

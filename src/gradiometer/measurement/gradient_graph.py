@@ -20,16 +20,9 @@ from gradiometer.errors import Unsupported, UserCodeFailed, calling
 from gradiometer.measurement.batch import Batch, batch_size, leaves
 from gradiometer.measurement.objective import Gradients, Objective
 
-# Numbers in a batch up to which one backward computes several products: there the calls cost more
-# than the arithmetic.
-SMALL = 2**14
-
 WITHOUT_SECOND_DERIVATIVE = re.compile(
     r"not implemented|differentiate twice|double backward|vmap|batching rule", re.I
 )
-
-# The graph node that torch inserts for a function marked `once_differentiable`.
-FORBIDDEN = "torch::autograd::Error"
 
 
 class GradientGraph:
@@ -71,7 +64,9 @@ class GradientGraph:
         numbers = sum(
             leaf.numel() for _, leaf in leaves(batch, "batch") if isinstance(leaf, Tensor)
         )
-        self._batched = numbers <= SMALL
+        # For a small batch one backward computes several products: there the calls cost more than
+        # the arithmetic.
+        self._batched = numbers <= 2**14
 
     @property
     def gradient(self) -> Float[Tensor, " params"]:
@@ -221,7 +216,8 @@ def _refuse_once_differentiable(gradients: Iterable[Tensor]) -> None:
         if node is None or node in seen:
             continue
         seen.add(node)
-        if node.name() == FORBIDDEN:
+        # The node that torch inserts for a function marked `once_differentiable`.
+        if node.name() == "torch::autograd::Error":
             raise _no_second_derivative("a function in it is marked once_differentiable")
         ahead += [before for before, _ in node.next_functions]
 

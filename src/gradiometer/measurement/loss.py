@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from gradiometer.errors import UserCodeFailed
 from gradiometer.measurement.batch import Batch, batch_size
 
+# Called as `loss(model, batch)`. Returns one value per example, shape [examples], or their mean,
+# shape [].
 Loss = Callable[[nn.Module, Batch], Tensor]
-"""Called as `loss(model, batch)`. Returns one value per example, shape [examples], or their mean,
-shape []."""
 
 
 def checked_loss(value: Any, batch: Batch) -> Tensor:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequen
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, TypeVar
 
 import torch
@@ -19,7 +20,6 @@ from gradiometer.measurement.batch import (
     Batch,
     as_batch_of_one,
     batch_size,
-    chunks,
     example_axes,
     join_batches,
     mapped,
@@ -30,8 +30,8 @@ from gradiometer.measurement.untouched import Surroundings
 from gradiometer.randomness import numpy_state, untouched_randomness
 
 Result = TypeVar("Result")
+# One tensor per trainable parameter, in the order of `Objective.names`.
 Gradients = list[Tensor]
-"""One tensor per trainable parameter, in the order of `Objective.names`."""
 
 WITHOUT_PARAMETERS = (
     "`model` has no trainable parameters, so there is no gradient to measure: "
@@ -96,7 +96,9 @@ def probe_traits(
     if drawn or coupled or size < 2:
         # random numbers would hide a coupling of other kinds
         return Traits(random=drawn, coupled=coupled)
-    parts = _uneven(batch, size)
+    # Parts of different sizes: equal halves could agree by chance if the loss divides by a count.
+    ends = [0, size // 6, size // 2, size] if size >= 6 else [0, size // 2, size]
+    parts = [span(batch, *ends_of_part) for ends_of_part in pairwise(ends)]
     losses = torch.stack([mean_loss(part) for part in parts])
     twice = mean_loss(join_batches([parts[-1], parts[-1]]))
     weights = torch.tensor(
@@ -111,18 +113,6 @@ def probe_traits(
             "example."
         )
     return Traits(coupled=bool(differs))
-
-
-def _uneven(batch: Batch, size: int) -> list[Batch]:
-    """Parts of different sizes. Equal halves could agree by chance if the loss divides
-    by a count."""
-    if size < 6:
-        return chunks(batch, 2)
-    return [
-        span(batch, 0, size // 6),
-        span(batch, size // 6, size // 2),
-        span(batch, size // 2, size),
-    ]
 
 
 def _generator_states(devices: Iterable[torch.device]) -> tuple[object, ...]:
@@ -231,16 +221,14 @@ class Objective:
     def untouched_randomness(self, seed: int) -> AbstractContextManager[None]:
         """A context in which the loss can run. Every random state and other models' buffers are
         restored at its end."""
-        around = untouched_randomness(seed, self.devices)
-        found = self.surroundings
-        buffers = (one for module in found.modules for one in module._buffers.values())
-        if not found.generators and all(one is None for one in buffers):
-            return around
-        return self._restoration(around, seed)
+        # most losses use nothing beside their model
+        if self.surroundings.generators or self.surroundings.modules:
+            return self._untouched_beside(seed)
+        return untouched_randomness(seed, self.devices)
 
     @contextmanager
-    def _restoration(self, around: AbstractContextManager[None], seed: int) -> Iterator[None]:
-        with around, self.surroundings.untouched(seed):
+    def _untouched_beside(self, seed: int) -> Iterator[None]:
+        with untouched_randomness(seed, self.devices), self.surroundings.untouched(seed):
             yield
 
     def mean_loss(self, parameters: Sequence[Tensor], batch: Batch) -> Float[Tensor, ""]:

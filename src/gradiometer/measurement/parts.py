@@ -138,9 +138,11 @@ def _between_norms(
     """‖start + weight·(end − start)‖² of every parameter, a piece at a time."""
     if len(start) < MANY and sum(one.numel() for one in start) <= TOGETHER:
         return squared_norms(torch._foreach_lerp(list(start), list(end), weight))
-    separately = partial(_pieces_between, weight=weight)
     return _with_short_ones(
-        lambda a, b: a.lerp_(b, weight).square_(), separately, start, end
+        lambda a, b: a.lerp_(b, weight).square_(),
+        partial(_pieces_between, weight=weight),
+        start,
+        end,
     ).unsqueeze(0)
 
 
@@ -193,8 +195,7 @@ def _flatten(tensors: Sequence[Tensor]) -> Float[Tensor, " numbers"]:
     if len({tensor.dtype for tensor in tensors}) > 1:
         tensors = [tensor.double() for tensor in tensors]
     # three times as fast as `cat` of views
-    flat: Tensor = torch._utils._flatten_dense_tensors(tensors)
-    return flat.double()
+    return torch._utils._flatten_dense_tensors(tensors).double()
 
 
 def preconditioned_norms(
@@ -328,7 +329,5 @@ def _condense(gradient: Tensor) -> Tensor:
 
 
 def _squares_of_rows(gradient: Tensor) -> Float[Tensor, " examples"]:
-    norms: Tensor = torch.linalg.vector_norm(
-        gradient.reshape(len(gradient), -1), dim=1, dtype=torch.float64
-    )
-    return norms.square()
+    rows = gradient.reshape(len(gradient), -1)
+    return torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64).square()

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.optim import Adagrad, Adam, Adamax, AdamW, NAdam, Optimizer, RAdam, RMSprop
 
-from gradiometer.errors import BadArgument
+from gradiometer.arguments import require
 
 # P is clipped at this many times its median: the second moment of a rarely touched row decays, and
 # its P explodes.
@@ -22,12 +22,12 @@ SAMPLE = 2**13
 KNOWN = "Adam, AdamW, NAdam, RAdam, Adamax, RMSprop and Adagrad"
 
 Group = Mapping[str, Any]
+# Optimizer and parameter group of a parameter.
 Place = tuple[Optimizer, Group]
-"""Optimizer and parameter group of a parameter."""
 
+# √v̂ + ε, from a parameter's state, its group, and the number of its updates so far, written into a
+# tensor.
 Rule = Callable[[Mapping[str, Any], Group, Any, Tensor], Tensor | None]
-"""√v̂ + ε, from a parameter's state, its group, and the number of its updates so far, written into
-a tensor."""
 
 Sample = Float[np.ndarray, " entries"]
 
@@ -88,11 +88,11 @@ def preconditioner_of(
     """
     optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer)
     for one in optimizers:
-        if not is_adaptive(one):
-            raise BadArgument(
-                f"`optimizer` is a {type(one).__name__}, whose preconditioner is not known: it is "
-                f"known for {KNOWN}."
-            )
+        require(
+            is_adaptive(one),
+            f"`optimizer` is a {type(one).__name__}, whose preconditioner is not known: it is "
+            f"known for {KNOWN}.",
+        )
     owners = {
         id(p): (one, group)
         for one in optimizers
@@ -101,7 +101,11 @@ def preconditioner_of(
     }
     places = [owners.get(id(parameter)) for parameter in parameters]
     if into is None:
-        into = [_empty(parameter) for parameter in parameters]
+        into = [
+            # at least in single precision
+            torch.empty_like(piece, dtype=torch.promote_types(piece.dtype, torch.float32))
+            for piece in map(local, parameters)
+        ]
     with torch.no_grad():
         found = _denominators(parameters, places, into)
         floor = _floor(*_entries(found, places), sample_of_all)
@@ -148,14 +152,7 @@ def _inverse(denominator: Tensor, floor: float | Tensor, rate: float) -> Tensor:
 
 def local(tensor: Tensor) -> Tensor:
     """The tensor itself, or this process's piece of a sharded one."""
-    piece: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
-    return piece
-
-
-def _empty(parameter: Tensor) -> Tensor:
-    """A new tensor of the shape of this process's piece, at least in single precision."""
-    piece = local(parameter)
-    return torch.empty_like(piece, dtype=torch.promote_types(piece.dtype, torch.float32))
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
 def _denominators(
@@ -168,7 +165,8 @@ def _denominators(
     ]
     return [
         None
-        if place is None or not state or _is_zero(step)
+        # Before the first update nothing is known. Of a count on a device P is NaN then.
+        if place is None or not state or (not isinstance(step, Tensor) and step == 0)
         else _rule_of(place[0])(state, place[1], step, written)
         for state, place, step, written in zip(
             states, places, _steps(states, places), into, strict=True
@@ -178,11 +176,6 @@ def _denominators(
 
 def _rule_of(optimizer: Optimizer) -> Rule:
     return next(rule for kind, rule in _DENOMINATORS.items() if isinstance(optimizer, kind))
-
-
-def _is_zero(step: float | Tensor) -> bool:
-    """True before the first update, if that is known: not of a tensor, whose P is NaN then."""
-    return not isinstance(step, Tensor) and step == 0
 
 
 def _steps(
@@ -201,8 +194,7 @@ def _steps(
         place is None or _rule_of(place[0]) is _adam for place in places
     ):
         return [count.to(device, torch.float64) for count in counts]
-    listed: list[float] = torch.stack([count.to(device) for count in counts]).tolist()
-    return listed
+    return torch.stack([count.to(device) for count in counts]).tolist()
 
 
 def _entries(
@@ -251,8 +243,12 @@ def _radam(state: Mapping[str, Any], group: Group, step: float, into: Tensor) ->
     rho = 2 / (1 - decay) - 1 - 2 * (step + 1) * decay ** (step + 1) / (1 - decay ** (step + 1))
     if not rho > 5:
         return None
-    root = into.copy_(local(state["exp_avg_sq"])).sqrt_()
-    return root.add_(float(group["eps"])).div_((1 - decay**step) ** 0.5)
+    return (
+        into.copy_(local(state["exp_avg_sq"]))
+        .sqrt_()
+        .add_(float(group["eps"]))
+        .div_((1 - decay**step) ** 0.5)
+    )
 
 
 def _rmsprop(state: Mapping[str, Any], group: Group, step: float, into: Tensor) -> Tensor | None:
@@ -263,20 +259,14 @@ def _rmsprop(state: Mapping[str, Any], group: Group, step: float, into: Tensor) 
     return second.sqrt_().add_(float(group["eps"]))
 
 
-def _adagrad(state: Mapping[str, Any], group: Group, step: float, into: Tensor) -> Tensor | None:
-    return into.copy_(local(state["sum"])).sqrt_().add_(float(group["eps"]))
-
-
-def _adamax(state: Mapping[str, Any], group: Group, step: float, into: Tensor) -> Tensor | None:
-    return into.copy_(local(state["exp_inf"]))
-
-
 _DENOMINATORS: Mapping[type[Optimizer], Rule] = {
     Adam: _adam,
     AdamW: _adam,
     NAdam: _adam,
     RAdam: _radam,
-    Adamax: _adamax,
+    Adamax: lambda state, group, step, into: into.copy_(local(state["exp_inf"])),
     RMSprop: _rmsprop,
-    Adagrad: _adagrad,
+    Adagrad: lambda state, group, step, into: (
+        into.copy_(local(state["sum"])).sqrt_().add_(float(group["eps"]))
+    ),
 }

@@ -12,32 +12,39 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
+from gradiometer.arguments import require
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.estimate import LEVEL, Estimate
 
 if TYPE_CHECKING:  # a run is read without scipy
     import gradiometer.measurement.uncertainty.power_law
 
+# The g that is meant: that of the training set, or that of the distribution from which it was
+# drawn.
 GradientOf = Literal["train", "population"]
-"""The g that is meant: that of the training set, or that of the distribution from which it was
-drawn."""
 
 
 def check_gradient_of(gradient_of: str) -> None:
     """Refuse a name that is neither "train" nor "population"."""
-    if gradient_of not in ("train", "population"):
-        raise BadArgument(f"`gradient_of` must be 'train' or 'population', got {gradient_of!r}.")
+    require(
+        gradient_of in ("train", "population"),
+        f"`gradient_of` must be 'train' or 'population', got {gradient_of!r}.",
+    )
 
 
 class Draw(StrEnum):
-    """How the examples of a batch are drawn."""
+    """How the examples of a batch are drawn.
+
+    Attributes:
+        FRESH: Never seen before: independent draws from the population.
+        REPLACEMENT: Independent draws from the training set, with replacement.
+        RESHUFFLED: Epochs over the training set in random order. Within a batch, no example occurs
+            twice.
+    """
 
     FRESH = "fresh"
-    """Never seen before: independent draws from the population."""
     REPLACEMENT = "replacement"
-    """Independent draws from the training set, with replacement."""
     RESHUFFLED = "reshuffled"
-    """Epochs over the training set in random order. Within a batch, no example occurs twice."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +64,10 @@ class Sampling:
     examples: int | None = None
 
     def __post_init__(self) -> None:
-        if self.examples is not None and not self.examples >= 1:
-            raise BadArgument(f"`examples` must be at least 1, got {self.examples}.")
+        require(
+            self.examples is None or self.examples >= 1,
+            f"`examples` must be at least 1, got {self.examples}.",
+        )
 
     def to_dict(self) -> dict[str, str | int | None]:
         """Plain values, for `run.toml`."""
@@ -182,8 +191,7 @@ class Series:
         cls, readings: Sequence[Reading], sampling: Sampling, layers: tuple[str, ...] = ()
     ) -> "Series":
         """Stack the readings of one gauge, at least one."""
-        if not readings:
-            raise BadArgument("`readings` is empty: a series needs at least one reading.")
+        require(readings, "`readings` is empty: a series needs at least one reading.")
         return cls(
             gauge=readings[0].gauge,
             steps=np.array([reading.step for reading in readings], dtype=np.int64),

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from gradiometer.arguments import require
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.batch import Batch, batch_size, dealt, take
 from gradiometer.measurement.gradient_graph import GradientGraph, twice_differentiable
@@ -181,8 +182,7 @@ class TrainingStep:
         """The inner product of two lists of one tensor per parameter, by layer, summed in double
         precision."""
         products = squared_norms(first)[0] if first is second else inner_products(first, second)
-        by_layer: np.ndarray = np.bincount(self.objective.layer_of, weights=products.cpu().numpy())
-        return by_layer
+        return np.bincount(self.objective.layer_of, weights=products.cpu().numpy())
 
     @cached_property
     def graph(self) -> GradientGraph:
@@ -237,8 +237,9 @@ class TrainingStep:
         Args:
             after: True for the same halves, with the same random numbers, after the plain step −ηĝ.
         """
-        at = self._after if after else None
-        return self._halves(self.judging, "judging halves", self._example_of(1), at=at)
+        return self._halves(
+            self.judging, "judging halves", self._example_of(1), at=self._after if after else None
+        )
 
     @cached_property
     def judging_loss_after(self) -> float:
@@ -271,22 +272,25 @@ class TrainingStep:
         at: Sequence[Tensor] | None = None,
     ) -> Iterator[tuple[Gradients, int]]:
         size = batch_size(batch)
-        if not size >= 2:
-            raise BadArgument(
-                f"`batch` leaves only {size} example to split in halves: use at least 4, or a "
-                "`probe` of 2."
-            )
+        require(
+            size >= 2,
+            f"`batch` leaves only {size} example to split in halves: use at least 4, or a "
+            "`probe` of 2.",
+        )
         for place, part in enumerate(dealt(size, 2, self.generator(purpose), example_of)):
-            seed = self.seed_for(f"{purpose} {place}")
-            yield self.objective.gradient(take(batch, part), at=at, seed=seed), len(part)
+            yield (
+                self.objective.gradient(
+                    take(batch, part), at=at, seed=self.seed_for(f"{purpose} {place}")
+                ),
+                len(part),
+            )
 
     @cached_property
     def _random_parts(self) -> list[Tensor]:
         size = batch_size(self.batch)
-        if not size >= 2:
-            raise BadArgument(
-                "`batch` has 1 example, so no other half can judge its step: pass a `probe`."
-            )
+        require(
+            size >= 2, "`batch` has 1 example, so no other half can judge its step: pass a `probe`."
+        )
         return dealt(size, 2, self.generator("judge"), self.example_of)
 
     @cached_property
@@ -394,8 +398,9 @@ class TrainingStep:
         mean = [torch.zeros_like(parameter) for parameter in self.objective.parameters]
         at_once = max(PER_EXAMPLE_NUMBERS // self.objective.dimension, 1)
         for position, part in enumerate(torch.split(torch.arange(size, device="cpu"), at_once)):
-            seed = self.seed_for(f"examples {position}")
-            gradients = self.objective.per_example_gradients(take(self.batch, part), seed=seed)
+            gradients = self.objective.per_example_gradients(
+                take(self.batch, part), seed=self.seed_for(f"examples {position}")
+            )
             builder.add_each(gradients)
             torch._foreach_add_(mean, [g.sum(0) for g in gradients], alpha=1 / size)
         return builder.finish(mean)
@@ -406,8 +411,9 @@ class TrainingStep:
         return SpreadBuilder(self.objective.layer_of, preconditioner=self.preconditioner)
 
     def _part_gradient(self, part: Tensor, position: int) -> Gradients:
-        seed = self.seed_for(f"part {position}")
-        return self.objective.gradient(take(self.batch, part), seed=seed)
+        return self.objective.gradient(
+            take(self.batch, part), seed=self.seed_for(f"part {position}")
+        )
 
     def _likely(self) -> Gradients:
         """ĝ; on an accelerator what it most likely is, if it is not known yet."""
@@ -423,11 +429,10 @@ class TrainingStep:
         Raises:
             BadArgument: No preconditioner was given, or see `spread`.
         """
-        if self._preconditioner is None and (
-            self._shared is None or self._shared.preconditioned is None
-        ):
-            raise BadArgument(
-                "`preconditioner` is missing, and this gauge needs it: pass "
-                "`preconditioner=lambda: preconditioner_of(optimizer, parameters)` to the step."
-            )
+        require(
+            self._preconditioner is not None
+            or (self._shared is not None and self._shared.preconditioned is not None),
+            "`preconditioner` is missing, and this gauge needs it: pass "
+            "`preconditioner=lambda: preconditioner_of(optimizer, parameters)` to the step.",
+        )
         return self.spread(parts).preconditioned

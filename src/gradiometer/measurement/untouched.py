@@ -5,7 +5,7 @@ import gc
 import pickle
 import random
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -14,7 +14,31 @@ import numpy as np
 import torch
 from torch import nn
 
-GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
+# How the state of a generator is read, set, and made from a seed.
+GENERATORS: dict[type, tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]] = {
+    torch.Generator: (
+        torch.Generator.get_state,
+        torch.Generator.set_state,
+        torch.Generator.manual_seed,
+    ),
+    np.random.Generator: (
+        lambda generator: generator.bit_generator.state,
+        lambda generator, state: setattr(generator.bit_generator, "state", state),
+        lambda generator, seed: setattr(
+            generator.bit_generator, "state", type(generator.bit_generator)(seed).state
+        ),
+    ),
+    np.random.RandomState: (
+        np.random.RandomState.get_state,
+        np.random.RandomState.set_state,
+        lambda generator, seed: generator.seed(seed % 2**32),
+    ),
+    random.Random: (
+        random.Random.getstate,
+        random.Random.setstate,
+        lambda generator, seed: generator.seed(seed % 2**32),
+    ),
+}
 
 # Packages whose functions and objects are not looked through.
 LIBRARIES = (
@@ -26,21 +50,6 @@ LIBRARIES = (
     "functools",
     "jaxtyping",
     "beartype",
-)
-
-# Objects that are not looked into.
-PLAIN = (
-    str,
-    bytes,
-    int,
-    float,
-    complex,
-    type,
-    type(None),
-    torch.Tensor,
-    np.ndarray,
-    torch.dtype,
-    torch.device,
 )
 
 
@@ -58,8 +67,8 @@ def in_eval_mode(*models: nn.Module) -> Iterator[None]:
 
 
 class Surroundings:
-    """Random generators and modules that a loss uses besides its model, as far as they can be
-    found.
+    """Random generators, and modules with buffers, that a loss uses besides its model, as far as
+    they can be found.
 
     Looked for in closures, default arguments, attributes, and the global names that functions use.
 
@@ -71,14 +80,27 @@ class Surroundings:
     def __init__(self, loss: Any, model: nn.Module | None = None) -> None:
         found = list(_reachable([loss, model]))
         own = set[int]() if model is None else set(map(id, model.modules()))
+        pythons: Any = random.getstate
+        # `untouched_randomness` restores the global ones.
+        is_global = {
+            id(np.random.mtrand._rand),
+            id(torch.default_generator),
+            id(pythons.__self__),
+        }
         self.generators = [
-            one for one in found if isinstance(one, GENERATORS) and not _is_global(one)
+            one for one in found if isinstance(one, tuple(GENERATORS)) and id(one) not in is_global
         ]
-        self.modules = [one for one in found if isinstance(one, nn.Module) and id(one) not in own]
+        self.modules = [
+            one
+            for one in found
+            if isinstance(one, nn.Module)
+            and id(one) not in own
+            and list(one.buffers(recurse=False))
+        ]
 
     def states(self) -> list[bytes]:
         """The states of the generators."""
-        return [pickle.dumps(_state(generator)) for generator in self.generators]
+        return [pickle.dumps(_how(generator)[0](generator)) for generator in self.generators]
 
     def restore(self, states: Sequence[tuple[Any, bytes]]) -> None:
         """Put these generators into states that `states` has returned, as far as they are among
@@ -86,13 +108,13 @@ class Surroundings:
         found = set(map(id, self.generators))
         for generator, state in states:
             if id(generator) in found:
-                _restore(generator, pickle.loads(state))
+                _how(generator)[1](generator, pickle.loads(state))
 
     @contextmanager
     def untouched(self, seed: int) -> Iterator[None]:
         """Seed the generators inside. Restore their states, and the buffers of modules in training
         mode, at the end."""
-        states = [_state(generator) for generator in self.generators]
+        states = list(zip(self.generators, self.states(), strict=True))
         buffers = [
             (module, name, buffer, buffer.detach().clone())
             for module in self.modules
@@ -100,12 +122,11 @@ class Surroundings:
             for name, buffer in module.named_buffers(recurse=False)
         ]
         for generator in self.generators:
-            _seed(generator, seed)
+            _how(generator)[2](generator, seed)
         try:
             yield
         finally:
-            for generator, state in zip(self.generators, states, strict=True):
-                _restore(generator, state)
+            self.restore(states)
             for module, name, buffer, before in buffers:
                 module._buffers[name] = buffer
                 # as batch normalization does: a graph that has saved it stays valid
@@ -115,10 +136,11 @@ class Surroundings:
 def _reachable(roots: Iterable[Any]) -> Iterator[Any]:
     """Every object that can be reached from these, each once, the nearest first."""
     waiting, seen = deque(roots), dict[int, Any]()
+    plain = (str, bytes, int, float, complex, type, type(None), torch.Tensor, np.ndarray)
     # 5000: most objects that are looked at.
     while waiting and len(seen) < 5000:
         one = waiting.popleft()
-        if id(one) in seen or isinstance(one, PLAIN):
+        if id(one) in seen or isinstance(one, plain):
             continue
         seen[id(one)] = one
         yield one
@@ -161,33 +183,5 @@ def _names(code: CodeType) -> set[str]:
     )
 
 
-def _is_global(generator: Any) -> bool:
-    """True for the generators that `untouched_randomness` restores."""
-    pythons: Any = random.getstate
-    known = (np.random.mtrand._rand, torch.default_generator, pythons.__self__)
-    return any(generator is one for one in known)
-
-
-def _state(generator: Any) -> Any:
-    if isinstance(generator, np.random.Generator):
-        return generator.bit_generator.state
-    return generator.getstate() if isinstance(generator, random.Random) else generator.get_state()
-
-
-def _restore(generator: Any, state: Any) -> None:
-    if isinstance(generator, np.random.Generator):
-        generator.bit_generator.state = state
-    elif isinstance(generator, random.Random):
-        generator.setstate(state)
-    else:
-        generator.set_state(state)
-
-
-def _seed(generator: Any, seed: int) -> None:
-    if isinstance(generator, np.random.Generator):
-        kind: Any = type(generator.bit_generator)
-        generator.bit_generator.state = kind(seed).state
-    elif isinstance(generator, torch.Generator):
-        generator.manual_seed(seed)
-    else:
-        generator.seed(seed % 2**32)
+def _how(generator: Any) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
+    return next(how for kind, how in GENERATORS.items() if isinstance(generator, kind))

@@ -46,8 +46,11 @@ def evaluate(
     wrong = int((~np.isfinite(losses)).sum())
     if wrong:
         # A loss that is not finite makes the mean unknown, and does not stop the training.
-        method = f"{wrong:,} of {len(losses):,} losses are not finite"
-        loss = Estimate.unknown(level=level, method=method, samples=len(losses))
+        loss = Estimate.unknown(
+            level=level,
+            method=f"{wrong:,} of {len(losses):,} losses are not finite",
+            samples=len(losses),
+        )
     else:
         loss = skewed_mean(losses, level=level)
     estimates = {"test_loss": loss}
@@ -105,8 +108,7 @@ def held_out_labels(problem: Problem) -> Int[np.ndarray, " examples"]:
         Unsupported: They are not the (inputs, labels) of a classification.
     """
     labels = [_parts(batch)[1] for batch in _test_examples(problem).batches(AT_ONCE)]
-    found: np.ndarray = torch.cat(labels).cpu().numpy()
-    return found
+    return torch.cat(labels).cpu().numpy()
 
 
 def log_probabilities(

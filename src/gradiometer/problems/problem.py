@@ -2,7 +2,7 @@
 BatchNorm."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,16 +12,17 @@ from torch import Tensor, nn
 from torch.nn.modules import loss as criteria
 from torch.nn.parameter import is_lazy
 
+from gradiometer.arguments import require
 from gradiometer.convergence.averaging import refresh_batch_norm
-from gradiometer.errors import BadArgument, Unsupported, UserCodeFailed
+from gradiometer.errors import Unsupported, UserCodeFailed
 from gradiometer.measurement.batch import Batch
 from gradiometer.measurement.loss import Loss
 from gradiometer.measurement.objective import WITHOUT_PARAMETERS
 from gradiometer.problems.examples import Examples
 from gradiometer.problems.user_code import user_code
 
+# Returns one truth value per example, shape [examples]: True if the prediction is right.
 Correct = Callable[[nn.Module, Batch], Tensor]
-"""Returns one truth value per example, shape [examples]: True if the prediction is right."""
 
 
 @dataclass(frozen=True)
@@ -83,39 +84,36 @@ class Problem:
     description: str = ""
 
     def __post_init__(self) -> None:
-        if not self.name.strip():
-            raise BadArgument("`name` must not be empty: the run folder is named after it.")
-        if isinstance(self.model, nn.Module):
-            raise BadArgument(
-                "`model` must be a function that makes the model, got a "
-                f"{type(self.model).__name__}: write model=lambda: ..., so that each run starts "
-                "from its own seed."
-            )
+        require(self.name.strip(), "`name` must not be empty: the run folder is named after it.")
+        require(
+            not isinstance(self.model, nn.Module),
+            "`model` must be a function that makes the model, got a "
+            f"{type(self.model).__name__}: write model=lambda: ..., so that each run starts "
+            "from its own seed.",
+        )
         # The usual slip: a criterion of torch takes outputs and targets.
-        if isinstance(self.loss, criteria._Loss):
-            raise BadArgument(
-                f"`loss` must be a function of (model, batch), got {type(self.loss).__name__}, a "
-                "criterion on (prediction, target): write "
-                f"supervised(nn.{type(self.loss).__name__}(reduction='none'))."
-            )
+        require(
+            not isinstance(self.loss, criteria._Loss),
+            f"`loss` must be a function of (model, batch), got {type(self.loss).__name__}, a "
+            "criterion on (prediction, target): write "
+            f"supervised(nn.{type(self.loss).__name__}(reduction='none')).",
+        )
         for name, does in (("model", "that makes the model"), ("loss", "of (model, batch)")):
             given = getattr(self, name)
-            if not callable(given):
-                raise BadArgument(
-                    f"`{name}` must be a function {does}, got {type(given).__name__}."
-                )
+            require(
+                callable(given), f"`{name}` must be a function {does}, got {type(given).__name__}."
+            )
         for name in ("train", "test"):
             part = getattr(self, name)
-            if not isinstance(part, Examples) and (name == "train" or part is not None):
-                raise BadArgument(
-                    f"`{name}` must be Examples, got {type(part).__name__}: write "
-                    f"{name}=Examples(...)."
-                )
-        if self.correct is not None and not callable(self.correct):
-            raise BadArgument(
-                "`correct` must be a function of (model, batch), got "
-                f"{type(self.correct).__name__}."
+            require(
+                isinstance(part, Examples) or (name != "train" and part is None),
+                f"`{name}` must be Examples, got {type(part).__name__}: write "
+                f"{name}=Examples(...).",
             )
+        require(
+            self.correct is None or callable(self.correct),
+            f"`correct` must be a function of (model, batch), got {type(self.correct).__name__}.",
+        )
 
     @cached_property
     def fingerprint(self) -> str:
@@ -164,12 +162,7 @@ def new_model(problem: Problem) -> nn.Module:
 def refresh(problem: Problem, data: Examples, model: nn.Module, *, size: int) -> None:
     """Re-estimate BatchNorm's statistics on all training data, in random batches of equal size."""
     with user_code("loss", "while BatchNorm's statistics were re-estimated"):
-        refresh_batch_norm(model, _shuffle(data, size), problem.loss)
-
-
-def _shuffle(data: Examples, size: int) -> Iterator[Batch]:
-    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))
-    for part in order.split(size):
+        order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))
         # A smaller last batch would have noisier statistics.
-        if len(part) == min(size, len(data)):
-            yield data.batch(part)
+        parts = (part for part in order.split(size) if len(part) == min(size, len(data)))
+        refresh_batch_norm(model, map(data.batch, parts), problem.loss)

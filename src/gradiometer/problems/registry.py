@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from gradiometer.arguments import require
 from gradiometer.errors import BadArgument
 
 if TYPE_CHECKING:  # the command line lists the names without torch
@@ -96,16 +97,13 @@ def load(
     """
     if ":" in name:
         # Imported when asked for: the names of problems are listed without torch.
-        imported = import_module("gradiometer.problems.imported")
-        own: gradiometer.problems.problem.Problem = imported.load(
+        return import_module("gradiometer.problems.imported").load(
             name, model=model, data_dir=data_dir, seed=seed
         )
-        return own
-    if name not in KNOWN:
-        raise BadArgument(
-            f"`problem` {name!r} is unknown: {nearest(name, NAMES)}, and module:function for your "
-            "own."
-        )
+    require(
+        name in KNOWN,
+        f"`problem` {name!r} is unknown: {nearest(name, NAMES)}, and module:function for your own.",
+    )
     known = KNOWN[name]
     if model is not None and model not in known.models:
         raise BadArgument(
@@ -115,10 +113,7 @@ def load(
         raise BadArgument(f"`data_dir` is not used by {name}, whose data need no folder: omit it.")
     settings = {"data_dir": data_dir, "seed": seed}
     taken = {key: value for key, value in settings.items() if key in known.takes}
-    made: gradiometer.problems.problem.Problem = import_module(known.home).load(
-        model or known.models[0], **taken
-    )
-    return made
+    return import_module(known.home).load(model or known.models[0], **taken)
 
 
 def nearest(wanted: str, names: tuple[str, ...]) -> str:

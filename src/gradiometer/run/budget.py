@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from gradiometer.errors import BadArgument
+from gradiometer.arguments import require
 from gradiometer.run.cadence.early import (
     IN_TIME,
     PROMISED,
@@ -22,8 +22,6 @@ from gradiometer.run.turns import Turns
 # Part of the share that pays back what was used early, from step 1,000 on.
 REPAID = 0.6
 
-# Part of the share that readings have in any case.
-ASSURED = 0.25
 
 # Names of what time is spent on: measured steps, the run's start with the first measured step, and
 # all other steps.
@@ -73,8 +71,7 @@ class Budget:
     """
 
     def __init__(self, share: float, clock: Callable[[], float] = time.perf_counter) -> None:
-        if not 0 <= share < 1:
-            raise BadArgument(f"`share` must be at least 0 and below 1, got {share}.")
+        require(0 <= share < 1, f"`share` must be at least 0 and below 1, got {share}.")
         self.share = share
         self.clock = clock
         # Steps of the whole training, if known: the first 40 readings are spread over at most its
@@ -318,22 +315,19 @@ class Budget:
         """Continue from a checkpoint. The time between the two processes is not counted."""
         spent = {name: float(seconds) for name, seconds in state["spent"].items()}
         elapsed, total = float(state["elapsed"]), math.fsum(spent.values())
-        if not 0 <= total <= elapsed:
-            raise BadArgument(
-                f"`state` must have 0 ≤ spent ≤ elapsed, got spent {total} s of {elapsed} s."
-            )
+        require(
+            0 <= total <= elapsed,
+            f"`state` must have 0 ≤ spent ≤ elapsed, got spent {total} s of {elapsed} s.",
+        )
         self._earlier = elapsed
         self._started = None
         self.spent_on = defaultdict(float, spent)
         self._counted = defaultdict(float, spent)
         self.outside = set(state["outside"])
         self.fixed = set(state["fixed"])
-        self.steps = int(state["steps"])
-        self.readings = int(state["readings"])
-        self._lent = float(state["lent"])
-        self._last = float(state["last"])
-        self._newest = int(state.get("newest", self.steps))
-        self._repays_from = state["repays_from"]
+        for name in ("steps", "readings", "_lent", "_last", "_repays_from"):
+            setattr(self, name, state[name.lstrip("_")])
+        self._newest = state.get("newest", self.steps)
         self._first.clear()
         self._costs.clear()
         for kind, kept in state["costs"].items():
@@ -382,7 +376,8 @@ class Budget:
         and if the income pays back first."""
         income, spent = self._income(training), self.budgeted + under_way + cost - self._lent
         readings = spent - self._expensive
-        assured = (cost + under_way) / ASSURED - self.share * (training - self._last), 0, False
+        # Part of the share that readings have in any case.
+        assured = (cost + under_way) / 0.25 - self.share * (training - self._last), 0, False
         if not saving:
             self._saves_from = None
             return (spent - income, 1, True), assured

@@ -19,6 +19,7 @@ import msgspec
 import tomli_w
 
 from gradiometer import __version__
+from gradiometer.arguments import require
 from gradiometer.errors import BadArgument, RunDamaged, RunNotFound, StorageFailed
 from gradiometer.measurement.reading import Draw, Sampling
 from gradiometer.run.configuration import Configuration, WatchedConfiguration
@@ -34,8 +35,6 @@ FORMAT = 1
 MANIFEST = "run.toml"
 # The description of the problem of a run that `watch` has recorded in a user's own loop.
 WATCHED = "a loop of its own, watched"
-
-_RESERVED = ("format", "name", "created", SIGNATURE)
 
 
 def _working_folder() -> Path | None:
@@ -86,11 +85,11 @@ class RunFolder:
             StorageFailed: The folder cannot be created.
         """
         body = _manifest_body(manifest)
-        if not re.fullmatch(r"[^\s./\\\ud800-\udfff-][^/\\\x00-\x1f\ud800-\udfff]{0,199}", name):
-            raise BadArgument(
-                "`name` must be a file name of at most 200 letters with no dot or dash in front, "
-                f"got {name!r}."
-            )
+        require(
+            re.fullmatch(r"[^\s./\\\ud800-\udfff-][^/\\\x00-\x1f\ud800-\udfff]{0,199}", name),
+            "`name` must be a file name of at most 200 letters with no dot or dash in front, "
+            f"got {name!r}.",
+        )
         parent = Path(parent)
         with writing(parent, "choose another folder for the runs"):
             parent.mkdir(parents=True, exist_ok=True)
@@ -275,12 +274,6 @@ def _next_free(parent: Path, stem: str) -> Path:
 
 
 def _manifest_body(manifest: Mapping[str, Any]) -> str:
-    for name in _RESERVED:
-        if name in manifest:
-            raise BadArgument(
-                f"`manifest` must not have the key `{name}`, which the folder writes itself: "
-                "remove it."
-            )
     try:
         body = tomli_w.dumps(_without_none(manifest))
         body.encode()

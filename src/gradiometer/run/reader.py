@@ -43,8 +43,6 @@ GIVEN = "given"
 # Number of steps at which a schedule is read if no learning rate was recorded.
 POINTS = 200
 
-# Commands that are not called like the method of `Watch` that does the same.
-_COMMANDS = {"certify": "measure certificate", "sharpness": "measure sharpness"}
 
 _Steps = Int[np.ndarray, " steps"]
 _Losses = Float[np.ndarray, " steps"]
@@ -136,7 +134,10 @@ class Run:
         backticks."""
         if self.watched:
             return f"`w.{verb}({examples})` in your program"
-        command = _COMMANDS.get(verb, verb)
+        # Commands that are not called like the method of `Watch` that does the same.
+        command = {"certify": "measure certificate", "sharpness": "measure sharpness"}.get(
+            verb, verb
+        )
         return f"`gradiometer {command} {shlex.quote(str(self.path))}`"
 
     @property

@@ -172,7 +172,8 @@ class _HyperparametersLine(msgspec.Struct, tag_field="kind", tag="hyperparameter
 # Signs with one number for every parameter tensor.
 BY_TENSOR = ("gradient", "nonzero", "weights", "movement", "nonzero_at_start", "weights_at_start")
 
-_LISTS = (
+# Signs that are lists.
+LISTS = (
     *BY_TENSOR,
     "evaluated_rows",
     "shared_rows",
@@ -189,7 +190,7 @@ class _SignsLine(msgspec.Struct, tag_field="kind", tag="signs"):
 
     def __post_init__(self) -> None:
         lengths = {name: len(sign) for name, sign in self.signs.items() if isinstance(sign, list)}
-        if lengths.keys() != self.signs.keys() & _LISTS:
+        if lengths.keys() != self.signs.keys() & LISTS:
             raise ValueError("a list for one number, or one number for a list")
         if len({lengths[name] for name in BY_TENSOR if name in lengths}) > 1:
             raise ValueError("lists of tensors of several lengths")

@@ -14,9 +14,9 @@ from gradiometer.measurement.evaluation import Evaluation
 from gradiometer.measurement.gauge import Gauge, Measurable
 from gradiometer.measurement.optimizer.groups import Changes
 from gradiometer.measurement.reading import Moments, Reading, Series
-from gradiometer.run.artifacts import FILE, write_examples
 from gradiometer.run.budget import START, Budget
 from gradiometer.run.cadence.cadence import Cadence
+from gradiometer.run.checkpoints import FILE, write_examples
 from gradiometer.run.folder import RunFolder
 from gradiometer.run.memory import measured, parameters_of, peak_of
 from gradiometer.storage.disk import interrupted_by_disk
@@ -66,11 +66,6 @@ class Recorder:
         mode: Mode | None = None,
         elsewhere: Collection[str] = (),
     ) -> None:
-        names = [gauge.name for gauge in gauges]
-        if len(set(names)) < len(names):
-            raise BadArgument(f"`gauges` must have different names, got {', '.join(names)}.")
-        if every is not None and not every >= 1:
-            raise BadArgument(f"`every` must be at least 1 step, got {every}.")
         self.folder = folder
         self.gauges = tuple(gauges)
         # with share 0 it only counts the time

@@ -23,7 +23,6 @@ _EXPECTED = {int: "an integer", float: "a number", str: "text in quotes", bool: 
 # Numbers of steps are below this. Above it, a float does not tell one step from the next.
 MOST_STEPS = 2**53
 
-_TEXTS = ("problem", "model", "device", "data_dir")
 _COUNTS = (
     "batch_size",
     "epochs",
@@ -145,7 +144,7 @@ RULES: tuple[tuple[Callable[[Any], bool], str], ...] = (
 
 def check_values(configuration: Any) -> None:
     """Refuse values out of their ranges, and values that do not fit together."""
-    for name in _TEXTS:
+    for name in ("problem", "model", "device", "data_dir"):
         text = getattr(configuration, name)
         if text is not None and not text.strip():
             raise BadArgument(f"`{name}` must not be empty: give a value, or leave it out.")

@@ -24,7 +24,6 @@ from gradiometer.errors import BadArgument
 # The key of the signature in `run.toml`.
 SIGNATURE = "made_by"
 
-_SIGNED = ("problem", "model", "data_dir", "gauges")
 _trusts: ContextVar[bool] = ContextVar("trusts", default=False)
 
 
@@ -45,7 +44,7 @@ def names_code(configuration: Mapping[str, Any]) -> bool:
 
 def signature(created: str, configuration: Mapping[str, Any]) -> str:
     """The signature of a run that this user makes on this machine."""
-    signed = {name: configuration.get(name) for name in _SIGNED}
+    signed = {name: configuration.get(name) for name in ("problem", "model", "data_dir", "gauges")}
     return hmac.new(_key(), json.dumps([created, signed]).encode(), hashlib.sha256).hexdigest()
 
 

@@ -16,7 +16,6 @@ from typing import Any, BinaryIO
 from gradiometer.errors import BadArgument, Interrupted, StorageFailed
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
-_FAILING = {errno.EIO, errno.EROFS, errno.EFBIG}
 # No more files can be opened, or memory has run out: no fault of the path.
 _SHORTAGE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
@@ -240,7 +239,7 @@ def interrupted_by_disk(path: Path, folder: Path, safe: str, then: str = "") -> 
     try:
         yield
     except OSError as error:
-        if error.errno not in _NO_ROOM | _FAILING:
+        if error.errno not in _NO_ROOM | {errno.EIO, errno.EROFS, errno.EFBIG}:
             way = _remedy(error) or f"check that `{folder}` exists and can be written to"
             raise StorageFailed(
                 f"`{path}` could not be written ({reason_of(error)}), {safe}: {way}."

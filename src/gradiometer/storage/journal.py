@@ -33,9 +33,7 @@ from gradiometer.storage.disk import (
 )
 
 NOT_FINITE = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
-
 _SIMPLE = frozenset({str, int, bool, type(None)})
-_BUFFER = 1 << 16
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 
@@ -112,7 +110,7 @@ class JournalWriter:
             text = json.dumps(line, ensure_ascii=False, allow_nan=False)
             self._buffer += text.encode(errors="replace")
         self._buffer += b"\n"
-        if len(self._buffer) >= _BUFFER:
+        if len(self._buffer) >= 2**16:
             self.flush()
 
     def flush(self) -> None:

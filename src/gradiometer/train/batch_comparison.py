@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from gradiometer.arguments import require
 from gradiometer.errors import BadArgument
 from gradiometer.estimation.batch_advice import judge_batch_size
 from gradiometer.estimation.batch_table import (
@@ -34,12 +35,6 @@ from gradiometer.run.reader import Run
 from gradiometer.run.trust import check_trust
 from gradiometer.train.training import Training, advance, start_training
 from gradiometer.verdict.words.say import as_dict, say
-
-# Steps measured at the end of a brief training.
-MEASURED = 200
-
-# Minimum number of readings in a window. With fewer, intervals are too wide to be useful.
-FEWEST = 40
 
 CAVEAT = (
     "The factors come from a model of SGD that assumes the best learning rate at the present "
@@ -129,13 +124,13 @@ def compare_for_run(
     if series is None:
         raise BadArgument(f"`{path}` has no readings of the noise: train with a `budget` above 0.")
     level = run.configuration.level if level is None else level
-    if not 0 < level < 1:
-        raise BadArgument(f"`level` must lie between 0 and 1, got {level}.")
+    require(0 < level < 1, f"`level` must lie between 0 and 1, got {level}.")
     latest = gauge.estimate(series.at_newest(), level)
     scales = []
     if of == "run":
         # At most 24 windows with equal numbers of readings. The last one ends with the series.
-        count = max(min(24, len(series) // FEWEST), 1)
+        # Minimum number of readings in a window. With fewer, intervals are too wide to be useful.
+        count = max(min(24, len(series) // 40), 1)
         length = len(series) // count
         for start in range(len(series) - count * length, len(series), length):
             window = series[start : start + length]
@@ -190,7 +185,8 @@ def compare_for_problem(
     """
     torch.set_num_threads(configuration.threads)
     training, gauge = start_training(configuration), GradientNoise(configuration.parts or None)
-    readings = advance(training, steps, gauge, last=MEASURED)
+    # Steps measured at the end of a brief training.
+    readings = advance(training, steps, gauge, last=200)
     latest = gauge.estimate(
         Series.of(readings, training.sampling, training.objective.layers), configuration.level
     )

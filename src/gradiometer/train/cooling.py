@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gradiometer.arguments import require
 from gradiometer.convergence.plateau.extrapolation import (
     BLOCKS,
     BLOCKS_PER_OCTAVE,
@@ -23,7 +24,7 @@ from gradiometer.loop.branch import tail_factor
 from gradiometer.loop.changes.alternative import Hold
 from gradiometer.measurement.batch import Batch, chunks
 from gradiometer.measurement.estimate import Estimate
-from gradiometer.measurement.gradient_graph import flat
+from gradiometer.measurement.gradient_graph import flat, unflat
 from gradiometer.measurement.objective import Objective
 from gradiometer.problems.examples import Examples
 from gradiometer.randomness import untouched_randomness
@@ -49,16 +50,6 @@ NAMES = ("spent", "asked", "begins", "since", "needed", "rate", "newest", "cut")
 # Part of what measuring may use that is for the looks.
 SHARE = 0.5
 
-# Of the early fork: the share of the steps before it, the length of its branches as a share of the
-# steps, how long one of them keeps the rate, and its replicates.
-EARLY, EARLY_HORIZON, EARLY_HOLD, EARLY_REPLICATES = 0.1, 0.16, 0.8, 3
-
-# Shares of the steps at which the rate goes to zero unless a fork shows that keeping it ends lower.
-MARKS = (1 - FINISH, 0.95)
-
-# Replicates of each of the two branches of every other fork.
-REPLICATES = 2
-
 
 class TrainProbe:
     """A fixed random part of the training set, and the mean loss of the model on it at any flat
@@ -68,8 +59,10 @@ class TrainProbe:
     """
 
     def __init__(self, objective: Objective, data: Examples, count: int, seed: int) -> None:
-        if not len(data) >= FEWEST:
-            raise BadArgument(f"`cool` needs at least {FEWEST} training examples, got {len(data)}.")
+        require(
+            len(data) >= FEWEST,
+            f"`cool` needs at least {FEWEST} training examples, got {len(data)}.",
+        )
         count = min(count, len(data)) // PARTS * PARTS
         chosen = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:count]
         self.objective = objective
@@ -83,7 +76,7 @@ class TrainProbe:
 
     def loss(self, points: Float[Tensor, "1 params"]) -> Float[Tensor, " 1"]:
         """The mean loss of these examples."""
-        leaves = self._leaves(points[0])
+        leaves = unflat(points[0], self.objective.parameters)
         total = torch.zeros((), dtype=torch.float64, device=points.device)
         with torch.no_grad(), self.objective.untouched_randomness(self.seed):
             for part in self.batches:
@@ -99,16 +92,9 @@ class TrainProbe:
         return self._gradients(points, self.parts)
 
     def _gradients(self, points: Tensor, parts: Sequence[Batch]) -> Tensor:
-        leaves = self._leaves(points[0])
+        leaves = unflat(points[0], self.objective.parameters)
         each = [flat(self.objective.gradient(part, at=leaves, seed=self.seed)) for part in parts]
         return torch.stack(each)[:, None]
-
-    def _leaves(self, point: Float[Tensor, " params"]) -> list[Tensor]:
-        parameters = self.objective.parameters
-        pieces = point.split([parameter.numel() for parameter in parameters])
-        return [
-            piece.view_as(parameter) for piece, parameter in zip(pieces, parameters, strict=True)
-        ]
 
 
 def cost_of_looks(examples: int, batch_size: int) -> float:
@@ -202,8 +188,14 @@ class Cooling:
         self.acts = acts
         self.budget = budget
         self.level = level
-        self.early = max(int(EARLY * steps), 1)
-        self.marks = sorted({math.ceil(share * steps) for share in MARKS} - {steps}) if acts else []
+        # The step of an early fork.
+        self.early = max(int(0.1 * steps), 1)
+        # Steps at which the rate goes to zero unless a fork shows that keeping it ends lower.
+        self.marks: list[int] = []
+        if acts:
+            self.marks = sorted(
+                {math.ceil(share * steps) for share in (1 - FINISH, 0.95)} - {steps}
+            )
         # Steps before the test began: the rate has not changed since.
         self.since = 0
         self.test = self._new_test()
@@ -236,11 +228,6 @@ class Cooling:
         )
         return step in self.marks or ((proposed or step == self.early) and self.pays(step))
 
-    @property
-    def two_sided(self) -> float:
-        """Level of a two-sided interval whose ends are one-sided bounds at the level."""
-        return 2 * self.level - 1
-
     def pays(self, step: int) -> bool:
         """True if the budget pays for a fork here and at all marks that follow."""
         planned = self._cost(step) + sum(self._cost(mark) for mark in self.marks if mark > step)
@@ -248,16 +235,16 @@ class Cooling:
 
     def stop(self, step: int) -> int:
         """The step at which the branches of a fork end."""
-        return step + max(int(EARLY_HORIZON * self.steps), 1) if step == self.early else self.steps
+        return step + max(int(0.16 * self.steps), 1) if step == self.early else self.steps
 
     def replicates(self, step: int) -> int:
         """Replicates of each branch of a fork."""
-        return EARLY_REPLICATES if step == self.early else REPLICATES
+        return 3 if step == self.early else 2
 
     def hold(self, step: int) -> Hold:
         """The branch that a fork at this step compares with going to zero from there."""
         if step == self.early:
-            return Hold(EARLY_HOLD)
+            return Hold(0.8)
         until = next((mark for mark in self.marks if mark > step), self.steps)
         return Hold((until - step) / (self.steps - step))
 
@@ -310,7 +297,19 @@ class Cooling:
         look, self.test.look = self.test.look, None
         if look is None:
             return []
-        self.newest = {"step": step, "stopped": stopped, **self._describe(look, learning_rate)}
+        gain = gain_of_averaging(look.iterates[0].cpu().numpy(), look.averaged.item(), self.level)
+        fell = look.fell.item()
+        predicted = forecast(gain, max(fell, 0.0), learning_rate, CUT * learning_rate)
+        self.newest = {
+            "step": step,
+            "stopped": stopped,
+            "learning_rate": learning_rate,
+            "steps": look.step,
+            "left": look.left.item(),
+            "fell": fell,
+            "gain": gain.to_dict(),
+            "predicted": predicted.to_dict(),
+        }
         return [*self._score(look, step), {"event": "stationarity", **self.newest}]
 
     def _new_test(self) -> Extrapolation | None:
@@ -343,21 +342,6 @@ class Cooling:
         self.rate = learning_rate
         self.test = self._new_test()
         self.needed = self.steps + 1
-
-    def _describe(self, look: Look, learning_rate: float) -> dict[str, Any]:
-        """A look as numbers, with the forecast for a cut to a tenth."""
-        gain = gain_of_averaging(look.iterates[0].cpu().numpy(), look.averaged.item(), self.level)
-        fell = look.fell.item()
-        return {
-            "learning_rate": learning_rate,
-            "steps": look.step,
-            "left": look.left.item(),
-            "fell": fell,
-            "gain": gain.to_dict(),
-            "predicted": forecast(
-                gain, max(fell, 0.0), learning_rate, CUT * learning_rate
-            ).to_dict(),
-        }
 
     def _score(self, look: Look, step: int) -> list[dict[str, Any]]:
         """The gain of a cut, once half as many steps have passed as its forecast looked back on."""

@@ -1,20 +1,25 @@
 """The training loop: batch, backward, measure, update; with its watch, checkpoints, snapshots and
-evaluations."""
+policies; and the same on several processes, of which rank 0 runs the loop."""
 
 import shlex
+import signal
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from threading import Event
+from types import FrameType
 from typing import NoReturn, Protocol, runtime_checkable
 
 import msgspec
 
+from gradiometer.arguments import require
 from gradiometer.convergence.averaging import tracking_layers
 from gradiometer.convergence.trajectory.endpoint import NAME as ENDPOINT
 from gradiometer.convergence.trajectory.trajectory import Trajectory
-from gradiometer.errors import BadArgument, Diverged, GradiometerError, Interrupted, bounded
+from gradiometer.errors import Diverged, GradiometerError, Interrupted, bounded
 from gradiometer.exploration.ensembles.snapshots import SnapshotCollector
 from gradiometer.gauges import Asked, GaugesAsked, recorded_gauges
 from gradiometer.integrations.watch.recording import Announcements
@@ -27,20 +32,80 @@ from gradiometer.measurement.gauge import Gauge
 from gradiometer.problems.evaluation import evaluate
 from gradiometer.problems.problem import Problem, refresh
 from gradiometer.problems.user_code import user_code
-from gradiometer.run.artifacts import save_snapshot
 from gradiometer.run.budget import Budget
-from gradiometer.run.checkpoints import Checkpoint, load_latest, save
+from gradiometer.run.checkpoints import Checkpoint, load_latest, save, save_snapshot
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.folder import RunFolder, versions
 from gradiometer.run.problem import configuration_of, problem_of
 from gradiometer.run.ranks import RankLost, Ranks, together
 from gradiometer.run.reader import Run
 from gradiometer.run.recorder import Recorder
-from gradiometer.train.averaged import end_at_average, evaluated
-from gradiometer.train.follow import asked_to_stop, dismiss, follow, lead
 from gradiometer.train.policies import ForkPoint, policies_of, remember
 from gradiometer.train.restoring import capture, check_repeatable, fitting, restore
-from gradiometer.train.training import STEP, Training, name_of_run
+from gradiometer.train.training import COOL, END, GO_ON, STEP, Training, name_of_run
+
+
+def follow(training: Training) -> Run:
+    """Do this process's share of every step, from the checkpoint that rank 0 starts from to its
+    end.
+
+    Nothing is written here. Only rank 0 handles a request to stop, and then ends all processes.
+
+    Raises:
+        RankLost: Another process has ended.
+    """
+    with asked_to_stop():
+        folder = RunFolder.open(training.ranks.told_path())
+        load_latest(
+            folder, use=lambda checkpoint: restore(training, checkpoint.tensors, checkpoint.state)
+        )
+        while True:
+            following, told = training.ranks.told(END, False)
+            if following == END:
+                return Run.open(folder.path)
+            if following in (GO_ON, COOL):
+                # what forks have cost is known to rank 0, which alone asks for them
+                training.decide(told if following == COOL else None, forked=False)
+                continue
+            batch = training.batch()
+            training.backward(batch, bool(told))
+            # the cooling looks at the same parameters everywhere
+            training.update()
+
+
+def dismiss(ranks: Ranks) -> None:
+    """End the other processes, after the last step or after an error here."""
+    # After an error there may be nobody left to tell.
+    with suppress(RankLost):
+        ranks.told(END, False)
+
+
+@contextmanager
+def asked_to_stop() -> Iterator[threading.Event]:
+    """An event that Ctrl-C, SIGTERM or a closed terminal (SIGHUP) sets. A second Ctrl-C stops at
+    once.
+
+    A signal that the process was started to ignore, as by `nohup` or in the background of a script,
+    is still ignored.
+    """
+    asked = threading.Event()
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    numbers = {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}
+    heeded = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, ask) for number in heeded}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @runtime_checkable
@@ -125,17 +190,16 @@ def resume(
         RunNotFound: It is not a run.
     """
     run = Run.open(path, gauges=gauges)
-    if run.status in ("finished", "diverged"):
-        raise BadArgument(
-            f"`{path}` has {run.status} at step {run.steps:,}: there is nothing to resume. "
-            f"Write its page with: gradiometer show {shlex.quote(str(path))}"
-        )
+    require(
+        run.status not in ("finished", "diverged"),
+        f"`{path}` has {run.status} at step {run.steps:,}: there is nothing to resume. "
+        f"Write its page with: gradiometer show {shlex.quote(str(path))}",
+    )
     made, missing = recorded_gauges(run)
-    if missing:
-        raise BadArgument(
-            f"`gauges` lacks {', '.join(missing)}: import {', '.join(missing.values())} and give "
-            "it."
-        )
+    require(
+        not missing,
+        f"`gauges` lacks {', '.join(missing)}: import {', '.join(missing.values())} and give it.",
+    )
     check_repeatable(run)
     problem = problem_of(run, "resume") if problem is None else problem
     with threads(run.configuration.threads), together() as ranks:
@@ -189,12 +253,22 @@ class Trainer:
                     if asked.is_set():
                         self._stop()
             if last == self.training.steps:
-                self._finish()
+                self.training.end_at_average()
+                # Before the checkpoint: a run that is killed in between is examined when it is
+                # resumed.
+                self._examine_endpoint()
+                self._checkpoint()
+                self.recorder.event("finished", self.training.step)
             else:
                 self._pause()
             dismiss(self.training.ranks)
         except RankLost as error:
-            self._lost(error)
+            # The broken step is not kept; the last checkpoint counts.
+            self.recorder.event("interrupted", self.training.step, reason=str(error))
+            raise Interrupted(
+                f"{error}; continue from the last checkpoint, with any number of processes, with: "
+                f"gradiometer resume {shlex.quote(str(self.folder.path))}"
+            ) from error
         except BaseException:
             dismiss(self.training.ranks)
             raise
@@ -230,7 +304,8 @@ class Trainer:
         if self.watcher:
             self.watcher.begin(self.training, self.recorder, self.folder)
         self._check_edge(asked)
-        lead(self.training.ranks, self.folder)
+        # All processes start from the latest checkpoint of this folder.
+        self.training.ranks.told_path(str(self.folder.path.resolve()))
 
     def _check_edge(self, asked: Event) -> None:
         """Warn before the first step if the learning rate is above the edge of stability."""
@@ -317,7 +392,7 @@ class Trainer:
 
     def _evaluate(self) -> None:
         training = self.training
-        with evaluated(training):
+        with training.at_average():
             evaluation = evaluate(
                 training.problem, training.model, training.device, training.configuration.level
             )
@@ -332,13 +407,6 @@ class Trainer:
         save(self.folder, self.training.step, tensors, values, keep=keep, lasting=lasting)
         self.saved_at = time.monotonic()
 
-    def _finish(self) -> None:
-        end_at_average(self.training)
-        # Before the checkpoint: a run that is killed in between is examined when it is resumed.
-        self._examine_endpoint()
-        self._checkpoint()
-        self.recorder.event("finished", self.training.step)
-
     def _pause(self) -> None:
         self._checkpoint()
         self.recorder.event("interrupted", self.training.step)
@@ -350,14 +418,6 @@ class Trainer:
             f"stopped at step {self.training.step:,} of {self.training.steps:,}, nothing is lost; "
             f"continue with: gradiometer resume {shlex.quote(str(self.folder.path))}"
         )
-
-    def _lost(self, error: RankLost) -> NoReturn:
-        """Always raises Interrupted. The broken step is not kept; the last checkpoint counts."""
-        self.recorder.event("interrupted", self.training.step, reason=str(error))
-        raise Interrupted(
-            f"{error}; continue from the last checkpoint, with any number of processes, with: "
-            f"gradiometer resume {shlex.quote(str(self.folder.path))}"
-        ) from error
 
     def _end_divergence(self, reason: str) -> NoReturn:
         """Always raises Diverged. The checkpoint before is the last good state."""

@@ -2,23 +2,21 @@
 and the forecast of a training without a given length."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar
 
+from gradiometer.arguments import require
 from gradiometer.convergence.plateau.noise_floor import FINISH, if_cooled
-from gradiometer.errors import BadArgument
 from gradiometer.jobs.choice import opened
 from gradiometer.loop.branch import Tail
-from gradiometer.loop.branches import Fork
+from gradiometer.loop.branches import Fork, outcome
 from gradiometer.loop.changes.alternative import Alternative, GoOn, Hold, Rate
-from gradiometer.loop.comparison.effects import Effect
-from gradiometer.loop.comparison.words import outcome
 from gradiometer.loop.forking import train_plan
 from gradiometer.loop.recorded.record import Plan
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.folder import RunFolder
-from gradiometer.train.averaged import evaluated
 from gradiometer.train.cooling import Cooling
 from gradiometer.train.forking.own_loop import examples_before, loop_under_way
 from gradiometer.train.training import COOL, GO_ON, Training
@@ -81,32 +79,43 @@ class ForkPoint:
             return train_plan(loop, plan, pool, out=self.folder.path, threads=threads)
 
 
-@runtime_checkable
-class Policy(Protocol):
-    """Decides something before some of the steps of a training."""
+class Policy(ABC):
+    """Decides something before some of the steps of a training, by forks that a budget pays for.
+
+    Args:
+        budget: What the forks may cost, in units of the training.
+        steps: Number of steps of the training.
+    """
 
     # Name of the event that records a decision.
     event: ClassVar[str]
-
     # What the time of its forks is charged to.
-    account: ClassVar[str]
+    account: ClassVar[str] = "forks on the way"
 
+    def __init__(self, budget: float, steps: int) -> None:
+        self.budget = budget
+        self.steps = steps
+        self.spent = 0.0
+        self.asked: int | None = None
+
+    @abstractmethod
     def due(self, step: int) -> bool:
         """True if there is something to decide before this step."""
 
+    @abstractmethod
     def decide(self, here: ForkPoint) -> dict[str, Any]:
         """Decide, and change the training. Returns the fields of the event.
 
         Raises:
-            StopAsked: The run was asked to stop. The branches that are finished are kept.
-            GradiometerError: A branch failed.
+            StopAsked: The run was asked to stop, and nothing was decided.
         """
 
-    def repeat(self, training: Training, event: Mapping[str, Any]) -> None:
+    def repeat(self, training: Training, event: Mapping[str, Any]) -> None:  # noqa: B027 (a forecast changes nothing)
         """Change a training as a decision on record did, when its steps are made again."""
 
     def remember(self, event: Mapping[str, Any]) -> None:
         """Take in a decision that was made before the step at which a run is resumed."""
+        self.spent = event["spent"]
 
 
 def remember(policies: Iterable[Policy], events: Iterable[Mapping[str, Any]], step: int) -> None:
@@ -123,7 +132,7 @@ def name_of(found: Fork) -> str | None:
     return None if found.path is None else found.path.name
 
 
-class Cool:
+class Cool(Policy):
     """Two branches at each mark: one whose rate goes to zero from here, and one that keeps it for a
     while.
 
@@ -136,6 +145,7 @@ class Cool:
     account: ClassVar[str] = "cooling forks"
 
     def __init__(self, cooling: Cooling) -> None:
+        super().__init__(cooling.budget, cooling.steps)
         self._cooling = cooling
 
     def due(self, step: int) -> bool:
@@ -158,7 +168,7 @@ class Cool:
             found = here.fork(
                 (cooling.hold(step),), cooling.replicates(step), until=cooling.stop(step)
             )
-            (effect,) = found.effects(READOUT, level=cooling.two_sided)
+            (effect,) = found.effects(READOUT, level=2 * cooling.level - 1)
             if step not in cooling.marks:
                 begins = step if effect.verdict in ("worse", "diverged") else None
             elif effect.verdict == "better":
@@ -174,24 +184,16 @@ class Cool:
         """Let the rate go to zero from where it did."""
         training.decide(event["begins"], forked=event["fork"] is not None)
 
-    def remember(self, event: Mapping[str, Any]) -> None:
-        """A checkpoint has the state of the cooling."""
-
-
-# Shares of the steps at which the rate may change.
-MARKS = (0.1, 0.3, 0.6)
 
 # Factors of the rate that are tried.
 FACTORS = (0.5, 2.0)
 
-# Length of a branch, as a share of what is left of the training. Shorter ones lean to small rates.
-HORIZON = 0.2
 
 # Data orders of each branch.
 REPLICATES = 2
 
 
-class RateForks:
+class RateForks(Policy):
     """Decides at marks of a training if its rate is halved or doubled from there on.
 
     Branches with half the rate, with the rate, and with twice the rate are trained from the mark
@@ -205,18 +207,16 @@ class RateForks:
     """
 
     event: ClassVar[str] = "rate fork"
-    account: ClassVar[str] = "forks on the way"
 
     def __init__(self, configuration: Configuration, steps: int) -> None:
-        self.budget = configuration.fork_budget
-        self.steps = steps
-        self.spent = 0.0
-        self.marks = {max(round(share * steps), 1) for share in MARKS} if self.budget else set()
-        self.asked: int | None = None
+        super().__init__(configuration.fork_budget, steps)
+        # Steps at which the rate may change.
+        self.marks = [max(round(share * steps), 1) for share in (0.1, 0.3, 0.6)]
 
     def length(self, step: int) -> int:
         """Updates of a branch from this step."""
-        return max(round(HORIZON * (self.steps - step)), 1)
+        # Shorter branches than a fifth of what is left lean to small rates.
+        return max(round(0.2 * (self.steps - step)), 1)
 
     def cost(self, step: int) -> float:
         """Cost of a fork at this step, in units of the training."""
@@ -241,8 +241,14 @@ class RateForks:
         self.asked = step
         self.spent += self.cost(step)
         shown = "; ".join(f"{effect.alternative} {outcome(effect)}" for effect in effects)
+        # the rate that is shown to end lowest
+        better = [
+            (effect.estimate.value, factor)
+            for effect, factor in zip(effects, FACTORS, strict=True)
+            if effect.verdict == "better"
+        ]
         decision = {
-            "factor": factor_of(effects),
+            "factor": min(better)[1] if better else 1.0,
             "fork": name_of(found),
             "outcome": shown,
             "spent": self.spent,
@@ -260,26 +266,13 @@ class RateForks:
             scheduler = training.scheduler
             scheduler.base_lrs = [rate * factor for rate in scheduler.base_lrs]
 
-    def remember(self, event: Mapping[str, Any]) -> None:
-        """Take in what the forks have cost."""
-        self.spent = event["spent"]
-
-
-def factor_of(effects: Iterable[Effect]) -> float:
-    """The factor of the rate that is shown to end lowest; 1 if none is shown to end lower."""
-    better = [effect for effect in effects if effect.verdict == "better"]
-    if not better:
-        return 1.0
-    best = min(better, key=lambda effect: effect.estimate.value)
-    return next(factor for factor in FACTORS if Rate(factor).name == best.alternative)
-
 
 # Step of the first forecast. The others follow at twice the step each, so that no length needs to
 # be known.
 FIRST = 64
 
 
-class Forecasts:
+class Forecasts(Policy):
     """Forecasts at steps 64, 128, 256, …, each scored by a fork if the budget pays for it.
 
     Args:
@@ -288,14 +281,8 @@ class Forecasts:
     """
 
     event: ClassVar[str] = "cooled forecast"
-    account: ClassVar[str] = "forks on the way"
-
-    def __init__(self, budget: float, steps: int) -> None:
-        self.budget = budget
-        self.steps = steps
-        self.spent = 0.0
-        self.asked: int | None = None
-        self.before: tuple[int, float] | None = None
+    # The step of the forecast before, and the loss at its averaged point.
+    before: tuple[int, float] | None = None
 
     def due(self, step: int) -> bool:
         """True if there is a forecast to make before this step."""
@@ -315,7 +302,7 @@ class Forecasts:
         training = here.training
         step = training.step
         loop = loop_under_way(training, training.configuration.seed)
-        with evaluated(training):
+        with training.at_average():
             averaged = loop.readouts(training.model)[READOUT].mean
         known = self.before
         self.before = (step, averaged)
@@ -328,18 +315,16 @@ class Forecasts:
             and math.isfinite(known[1])
         ):
             forecast = if_cooled(averaged, known[1], level=training.configuration.level)
-        decision: dict[str, Any] = {
+        decision = {
             "averaged": averaged,
-            "forecast": None,
+            "forecast": None if forecast is None else forecast.to_dict(),
             "fork": None,
             "seen": None,
+            "going_on": None,
+            "spent": self.spent,
         }
-        decision |= {"going_on": None, "spent": self.spent}
-        if forecast is None:
-            return decision
-        decision["forecast"] = forecast.to_dict()
         cost = 2 * REPLICATES * length(step)
-        if self.spent + cost > self.budget * step:
+        if forecast is None or self.spent + cost > self.budget * step:
             return decision
         found = here.fork((Hold(0.0),), REPLICATES, until=step + length(step), tail="none")
         self.spent += cost
@@ -350,13 +335,10 @@ class Forecasts:
             "spent": self.spent,
         }
 
-    def repeat(self, training: Training, event: Mapping[str, Any]) -> None:
-        """A forecast changes nothing."""
-
     def remember(self, event: Mapping[str, Any]) -> None:
         """Take in a forecast, from which the next one looks back."""
+        super().remember(event)
         self.before = event["step"], event["averaged"]
-        self.spent = event["spent"]
 
 
 def length(step: int) -> int:
@@ -380,11 +362,11 @@ def policies_of(training: Training) -> tuple[Policy, ...]:
     configuration = training.configuration
     policies: list[Policy] = [] if training.cooling is None else [Cool(training.cooling)]
     if not training.ranks.alone:
-        if configuration.fork_budget:
-            raise BadArgument(
-                "`fork_budget` is for training in one process: leave it out, or fork the run "
-                "afterwards."
-            )
+        require(
+            not configuration.fork_budget,
+            "`fork_budget` is for training in one process: leave it out, or fork the run "
+            "afterwards.",
+        )
     elif configuration.optimizer == "schedulefree":
         policies.append(Forecasts(configuration.fork_budget, training.steps))
     else:

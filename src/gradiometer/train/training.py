@@ -3,7 +3,8 @@ run around it."""
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -12,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, AdamW, Optimizer
 
+from gradiometer.arguments import require
+from gradiometer.convergence.averaging import REFRESHED, refresh_batch_norm
 from gradiometer.convergence.schedules.cycles import SnapshotCycle
 from gradiometer.convergence.schedules.schedule import Schedule
 from gradiometer.convergence.trajectory.endpoint import Endpoint, endpoint_of
@@ -28,7 +31,7 @@ from gradiometer.measurement.gauge import Gauge
 from gradiometer.measurement.loss import checked_loss, with_graph
 from gradiometer.measurement.motion import Origin
 from gradiometer.measurement.objective import Objective
-from gradiometer.measurement.optimizer.averaged import schedule_free
+from gradiometer.measurement.optimizer.averaged import at_average, schedule_free, to_average
 from gradiometer.measurement.optimizer.clipping import Clipping
 from gradiometer.measurement.preconditioner import preconditioner_of
 from gradiometer.measurement.reading import Draw, Reading, Sampling, Series, Spread
@@ -83,11 +86,11 @@ def hold_out(examples: Examples, configuration: Configuration) -> tuple[Examples
     if not configuration.held_out:
         return examples, None
     count = round(configuration.held_out * len(examples))
-    if not 0 < count < len(examples):
-        raise BadArgument(
-            f"`held_out` {configuration.held_out:g} leaves {len(examples) - count:,} of "
-            f"{len(examples):,} training examples, and holds out {count:,}: both must be above 0."
-        )
+    require(
+        0 < count < len(examples),
+        f"`held_out` {configuration.held_out:g} leaves {len(examples) - count:,} of "
+        f"{len(examples):,} training examples, and holds out {count:,}: both must be above 0.",
+    )
     order = torch.randperm(
         len(examples), generator=torch.Generator().manual_seed(configuration.seed)
     )
@@ -103,11 +106,11 @@ def seed_everything(seed: int) -> None:
 
 def device_of(name: str, ranks: Ranks) -> torch.device:
     """The device with this name, if torch can use it here."""
-    if not (ranks.alone or name == "cpu"):
-        raise BadArgument(
-            f"`device` is {name!r}, but several processes train on the CPU only: leave it out, or "
-            "use `gradiometer.watch` in your own DistributedDataParallel loop."
-        )
+    require(
+        ranks.alone or name == "cpu",
+        f"`device` is {name!r}, but several processes train on the CPU only: leave it out, or "
+        "use `gradiometer.watch` in your own DistributedDataParallel loop.",
+    )
     try:
         device = torch.device(name)
         torch.empty(1, device=device).item()  # "meta" is a device that holds no numbers
@@ -121,9 +124,6 @@ def device_of(name: str, ranks: Ranks) -> torch.device:
 
 # The commands that rank 0 sends to the other processes of a training.
 END, STEP, GO_ON, COOL = range(4)
-
-# A loss this many times that of the first step is called diverged.
-EXPLODED = 1e4
 
 
 class Training:
@@ -163,11 +163,10 @@ class Training:
             seed=configuration.seed,
         )
         self.steps = configuration.steps or configuration.epochs * self.order.steps_per_epoch
-        if not self.steps < MOST_STEPS:
-            raise BadArgument(
-                "`epochs` must give less than 2^53 steps: give fewer than "
-                f"{configuration.epochs:,}."
-            )
+        require(
+            self.steps < MOST_STEPS,
+            f"`epochs` must give less than 2^53 steps: give fewer than {configuration.epochs:,}.",
+        )
         beyond = [step for step in configuration.lasting_checkpoints if step > self.steps]
         if beyond:
             raise BadArgument(
@@ -181,7 +180,18 @@ class Training:
         self.cycle = checked_cycle(cycle) if configuration.snapshots else None
         check_rates(self.schedule, self.steps)
         self.scheduler = self.schedule.scheduler(self.optimizer)
-        self.cooling = self._cooling()
+        self.cooling: Cooling | None = None
+        if configuration.cool != "off":
+            self.cooling = Cooling(
+                self.objective,
+                self.data,
+                (self.steps, configuration.batch_size),
+                acts=configuration.cool == "auto",
+                share=configuration.budget if configuration.every is None else None,
+                budget=configuration.cool_budget,
+                level=configuration.level,
+                seed=configuration.seed,
+            )
         self.gauges = tuple(
             Asked.of(configuration.measured).made(configuration) if gauges is None else gauges
         )
@@ -189,10 +199,16 @@ class Training:
         self.preconditioner = (
             partial(preconditioner_of, self.optimizer, self.parameters) if adaptive else None
         )
-        parts = configuration.accumulation, self.ranks, budget, configuration.seed
-        self._accumulator = (
-            Accumulator(self.objective, *parts, self.preconditioner) if self.shared else None
-        )
+        self._accumulator: Accumulator | None = None
+        if self.shared:
+            self._accumulator = Accumulator(
+                self.objective,
+                configuration.accumulation,
+                self.ranks,
+                budget,
+                configuration.seed,
+                self.preconditioner,
+            )
         backward = [gauge.name for gauge in self.gauges if gauge.looks_back]
         if configuration.probe and (backward or self.shared):
             who = f"{backward[0]} measures" if backward else "several gradients per update are"
@@ -298,7 +314,8 @@ class Training:
             self.first_loss = loss
         if not math.isfinite(loss):
             return f"the loss is {loss}"
-        if abs(loss) > EXPLODED * abs(self.first_loss) > 0:
+        # A loss this many times that of the first step is called diverged.
+        if abs(loss) > 1e4 * abs(self.first_loss) > 0:
             times = abs(loss / self.first_loss)
             return (
                 f"the loss is {loss:.3g}, {times:{',.0f' if times < 1e9 else '.3g'}} times that of "
@@ -345,20 +362,25 @@ class Training:
             ):
                 group["lr"] = rate * self.cooling.multiplier(self.step)
 
-    def _cooling(self) -> Cooling | None:
-        c = self.configuration
-        if c.cool == "off":
-            return None
-        parts = self.objective, self.data, (self.steps, c.batch_size)
-        share = c.budget if c.every is None else None
-        return Cooling(
-            *parts,
-            acts=c.cool == "auto",
-            share=share,
-            budget=c.cool_budget,
-            level=c.level,
-            seed=c.seed,
-        )
+    @contextmanager
+    def at_average(self) -> Iterator[None]:
+        """The model at the averaged point of an optimizer that averages its iterates; parameters,
+        buffers and optimizer afterwards as before."""
+        with at_average(self.model, self.optimizer) as averaged:
+            if averaged:
+                self._refresh()
+            yield
+
+    def end_at_average(self) -> None:
+        """Leave the model at the averaged point, which is what the training ends with."""
+        if to_average(self.optimizer):
+            self._refresh()
+
+    def _refresh(self) -> None:
+        """Measure the statistics of BatchNorm again, where there are any."""
+        newest = range(max(self.step - REFRESHED, 0), max(self.step, 1))
+        batches = (self.data.batch(self.order.batch(step)) for step in newest)
+        refresh_batch_norm(self.model, batches, self.problem.loss, seed=self.configuration.seed)
 
     def evaluation_due(self) -> bool:
         """True if the last step ended the run, or an epoch that is followed by an evaluation."""

@@ -1,10 +1,11 @@
 """`Lane`: a training at one rate, in memory or as a run, which a race stops and lets go on. It is judged
-by a branch that cools it."""
+at the mean of its last parameters."""
 
 import hashlib
 import math
 import zlib
 from abc import ABC, abstractmethod
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from gradiometer.errors import Diverged, UserCodeFailed
-from gradiometer.loop.branch import Branch, BranchResult, Tail
+from gradiometer.loop.branch import BranchResult
 from gradiometer.loop.changes.alternative import GoOn
-from gradiometer.loop.engine import is_finite, train_branch
+from gradiometer.loop.engine import is_finite
 from gradiometer.loop.loop import Loop
+from gradiometer.loop.parts import Stream
 from gradiometer.loop.readout import Readout
-from gradiometer.loop.stream import Stream
 from gradiometer.measurement.optimizer.averaged import averages_itself
 from gradiometer.measurement.untouched import Surroundings
 from gradiometer.problems.examples import Examples
@@ -39,16 +40,17 @@ READOUT = "train_loss"
 HELD_OUT_READOUT = "test_loss"
 
 
-class MeanLoss:
-    """The mean of the parameters over the last quarter of a short lane, in which most of the noise
-    is gone.
+class MeanParameters:
+    """The mean of the parameters over the last quarter of a lane, in which most of the noise is
+    gone.
 
     Args:
-        updates: Length of the lane.
+        stop: Length of the lane.
+        before: Updates that it has made when this stretch of it begins.
     """
 
-    def __init__(self, updates: int) -> None:
-        self.since = updates - max(updates // 4, 1)
+    def __init__(self, stop: int, before: int) -> None:
+        self.since = max(stop - max(stop // 4, 1), before)
         self.sums: list[Tensor] = []
         self.count = 0
 
@@ -66,7 +68,9 @@ class MeanLoss:
 
     @torch.no_grad()
     def into(self, model: nn.Module) -> None:
-        """Put the mean into a model."""
+        """Put the mean into a model. In a training of a few updates it may have none."""
+        if not self.count:
+            return
         for parameter, total in zip(model.parameters(), self.sums, strict=True):
             parameter.copy_(total / self.count)
 
@@ -95,11 +99,11 @@ class Lane(ABC):
         self.stops: list[int] = []
 
     @abstractmethod
-    def advance(self, mean: MeanLoss | None = None) -> Loop | None:
+    def advance(self, mean: MeanParameters | None = None) -> Loop | None:
         """Train to the last stop. Returns the training there, or None if it diverged.
 
         Args:
-            mean: Takes in the parameters on the way to the first stop.
+            mean: Takes in the parameters on the way.
         """
 
 
@@ -120,7 +124,7 @@ class LoopLane(Lane):
         self.name = f"{made.words} at {rate:.4g}, batch {size}, {steps} updates, {start.digest()}"
         self.stream: Stream | None = None
 
-    def advance(self, mean: MeanLoss | None = None) -> Loop | None:
+    def advance(self, mean: MeanParameters | None = None) -> Loop | None:
         """Train to the last stop. In a new process it is trained again from the start, with the
         same bits."""
         for stop in self.stops:
@@ -128,7 +132,7 @@ class LoopLane(Lane):
                 return None
         return self.loop
 
-    def _train(self, stop: int, mean: MeanLoss | None) -> bool:
+    def _train(self, stop: int, mean: MeanParameters | None) -> bool:
         """Train until so many updates are made. False if it diverged. Random states are afterwards
         as before."""
         loop = self.loop
@@ -164,43 +168,29 @@ class LoopLane(Lane):
         return {**vars(self), "stream": None}
 
 
-def tail_of(made: Made) -> Tail:
-    """How the rate ends in the branch that judges a lane. An optimizer that averages its iterates
-    keeps its rate."""
-    return "none" if made.is_schedule_free else "linear"
-
-
 def readout_of(end: BranchResult, name: str) -> Readout:
     """The loss of a lane; inf if it diverged."""
     return Readout(math.inf) if end.diverged is not None else end.readouts[name]
 
 
-def judge(
-    lane: Lane, cooled: float, examples: int, held_out: Examples | None
-) -> tuple[BranchResult, Lane]:
-    """Train a lane to its last stop, and read out its loss.
+def judge(lane: Lane, examples: int, held_out: Examples | None) -> tuple[BranchResult, Lane]:
+    """Train a lane to its last stop, and read out its loss at the mean of its last parameters, from
+    which it does not go on.
 
     Args:
         lane: The lane.
-        cooled: Length of a branch from there whose rate goes to zero, as a share of the training,
-            which is read out; 0 to read out the mean of the parameters over the last quarter of the
-            lane.
         examples: Number of training examples on which the loss is read out, the same for all lanes.
         held_out: Examples that are read out as well; None for none.
     """
-    name, stop = GoOn().name, lane.stops[-1]
-    horizon = int(cooled * lane.steps) * lane.size
-    mean = None if horizon else MeanLoss(stop)
+    *before, stop = [0, *lane.stops]
+    mean = MeanParameters(stop, before[-1])
+    examples_so_far = stop * lane.size
+    end = partial(BranchResult, GoOn().name, 1, examples_so_far)
     loop = lane.advance(mean)
     if loop is None:
-        return BranchResult(
-            name, 1, max(horizon, 1), 0, 0, 0.0, (), diverged="the parameters are not finite"
-        ), lane
+        return end(0, 0, 0.0, (), diverged="the parameters are not finite"), lane
     loop.readout_examples = examples
     loop.evaluate = held_out
-    if mean is None:
-        return train_branch(loop, Branch(GoOn(), 1, horizon, tail_of(lane.made))), lane
-    # The lane itself goes on from its last parameters.
     copy = loop.copy()
     if averages_itself(copy.optimizer):
         copy.finish()
@@ -209,9 +199,7 @@ def judge(
     readouts = copy.readouts(copy.model)
     loss = readouts[READOUT if held_out is None else HELD_OUT_READOUT].mean
     diverged = None if math.isfinite(loss) else f"the loss is {loss}"
-    return BranchResult(
-        name, 1, stop * lane.size, stop, stop * lane.size, 0.0, (), readouts, diverged
-    ), lane
+    return end(stop, examples_so_far, 0.0, (), readouts, diverged), lane
 
 
 class RunLane(Lane):
@@ -266,16 +254,16 @@ class RunLane(Lane):
         """The folder of the run; None before it is trained."""
         return next(iter(run_folders(self.folder)), None)
 
-    def advance(self, mean: MeanLoss | None = None) -> Loop | None:
+    def advance(self, mean: MeanParameters | None = None) -> Loop | None:
         """Train the run to the last stop."""
         path, stop = self.path, self.stops[-1]
-        # it was stopped on the way, where the mean is not kept
-        if path is not None and mean is not None:
+        watcher = None if mean is None else _Taking(mean)
+        # A run that was stopped in its last quarter begins again, since the mean is not kept.
+        if path is not None and mean is not None and Run.open(path).steps > mean.since:
             remove_folder(path)
             path = None
         try:
             if path is None:
-                watcher = None if mean is None else _Taking(mean)
                 run = train(
                     self.problem, self.configuration, self.folder, watcher, name="lane", until=stop
                 )
@@ -284,7 +272,7 @@ class RunLane(Lane):
                 if run.status == "diverged":
                     return None
                 if run.steps < stop:
-                    run = resume(path, problem=self.problem, until=stop)
+                    run = resume(path, watcher, problem=self.problem, until=stop)
         except Diverged:
             return None
         return loop_at(run, stop, problem=self.problem)
@@ -293,7 +281,7 @@ class RunLane(Lane):
 class _Taking:
     """A watcher that takes the parameters into a mean."""
 
-    def __init__(self, mean: MeanLoss) -> None:
+    def __init__(self, mean: MeanParameters) -> None:
         self.mean = mean
 
     def begin(self, training: Training, recorder: Recorder, folder: RunFolder) -> None:

@@ -27,7 +27,7 @@ from gradiometer.run.ranks import Ranks
 from gradiometer.run.trust import SIGNATURE
 from gradiometer.storage.disk import one_at_a_time, replace_file, writing
 from gradiometer.train.training import device_of, hold_out, name_of_run, seed_everything
-from gradiometer.tuning.lane import RunLane, tail_of
+from gradiometer.tuning.lane import RunLane
 from gradiometer.tuning.optimizers import Amounts, Optimizers
 from gradiometer.tuning.start import Aim
 from gradiometer.tuning.tuned import Tried, Tuned
@@ -215,13 +215,18 @@ def keep_forks(out: Path, tuned: Tuned) -> None:
     for rung in tuned.rungs:
         best = rung[0]
         alternatives = [GoOn(), *(_alternative(one, best) for one in rung[1:])]
-        horizon, tail = best.result.horizon, tail_of(best.lane.made)
-        state = f"{best.lane.name} after {best.updates}"
-        left = tuned.steps * tuned.batch_size
-        record = ForkRecord.keep(
-            out,
-            Plan(best.updates, tuple(alternatives[1:]), 1, horizon, tail, left=left, state=state),
+        horizon = best.result.horizon
+        plan = Plan(
+            best.updates,
+            tuple(alternatives[1:]),
+            1,
+            horizon,
+            tail="none",
+            left=tuned.steps * tuned.batch_size,
+            state=f"{best.lane.name} after {best.updates}",
+            averaged=True,
         )
+        record = ForkRecord.keep(out, plan)
         if record.finished:
             continue
         ledger = record.ledger()
@@ -229,7 +234,7 @@ def keep_forks(out: Path, tuned: Tuned) -> None:
         known = ledger.finished()
         with ledger.opened() as write:
             for alternative, one in zip(alternatives, rung, strict=True):
-                name = Branch(alternative, 0, horizon, tail).name
+                name = Branch(alternative, 0, horizon, plan.tail).name
                 result = replace(
                     one.result, alternative=alternative.name, replicate=0, horizon=horizon
                 )

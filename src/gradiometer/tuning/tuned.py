@@ -37,7 +37,7 @@ class Tried:
     Args:
         lane: The lane.
         updates: Its updates so far.
-        result: The branch that cooled it from there.
+        result: Its loss at the mean of its last parameters.
         readout: The loss that lanes are compared by: "train_loss" or "test_loss".
     """
 
@@ -48,7 +48,7 @@ class Tried:
 
     @property
     def loss(self) -> float:
-        """The loss at the end of the branch; inf if it diverged."""
+        """The loss at the mean of its last parameters; inf if it diverged."""
         return readout_of(self.result, self.readout).mean
 
     @property

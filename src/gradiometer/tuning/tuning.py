@@ -16,8 +16,7 @@ from gradiometer.convergence.formulas.number import Amount
 from gradiometer.errors import BadArgument, bounded
 from gradiometer.jobs.choice import opened
 from gradiometer.jobs.job import Job, Outcome
-from gradiometer.jobs.ledger import Ledger
-from gradiometer.jobs.pool import Pool
+from gradiometer.jobs.pool import Ledger, Pool
 from gradiometer.loop.branch import BranchResult
 from gradiometer.loop.checks import check_trainable
 from gradiometer.loop.data import Data, Ordered, data_of, first_size
@@ -139,8 +138,6 @@ class Tuning:
 
     def run(self, make_lane: MakeLane, *, has_length: bool = True) -> Tuned:
         """Measure the start, and race."""
-        self.began = time.monotonic()
-        self.done = 0.0
         self.make_lane = make_lane
         self.lanes = dict[Entry, Lane]()
         present = next(iter(self.data.values()))
@@ -184,6 +181,10 @@ class Tuning:
                 f"{needed:g}."
             )
         self.race = race
+        # What lanes have cost so far and will cost, the rest of the training included. The start is
+        # left out, which takes longer than its gradients.
+        self.done, self.total = 0.0, 1 + left
+        self.began = time.monotonic()
         with guarded_copy(loop, self.seed):
             winner = race.run()
         cost = float(self.budget) - race.left - race.reached[winner]
@@ -195,7 +196,7 @@ class Tuning:
                     self.results[entry, rung.share],
                     self.readout,
                 )
-                for entry in rung.ranking()
+                for entry in rung.ranking
             )
             for rung in race.rungs
         )
@@ -234,7 +235,7 @@ class Tuning:
             self.lanes[entry] = self.make_lane(loop, made, rate, size, steps)
         return self.lanes[entry]
 
-    def _train(self, entries: Sequence[Entry], share: float, cooled: float) -> list[Readout]:
+    def _train(self, entries: Sequence[Entry], share: float) -> list[Readout]:
         """Train lanes to a share of the training, and judge them, in the pool: those whose end is
         not known yet."""
         lanes = {entry: self._lane(entry) for entry in entries}
@@ -253,7 +254,7 @@ class Tuning:
             Job(
                 name,
                 judge,
-                (lanes[entry], cooled, self.examples, self.held_out),
+                (lanes[entry], self.examples, self.held_out),
                 cpus=float(self.threads),
             )
             for name, entry in names.items()
@@ -265,7 +266,7 @@ class Tuning:
             if ledger is not None:
                 with ledger.opened() as keep:
                     keep(Outcome(outcome.name, ends[outcome.name], seconds=outcome.seconds))
-            self.done += share + cooled - self.race.reached.get(entry, 0.0)
+            self.done += share - self.race.reached.get(entry, 0.0) + self.race.readout
             self._tell(self.lanes[entry], ends[outcome.name])
         self.results |= {(entry, share): ends[name] for name, entry in names.items()}
         return [readout_of(ends[name], self.readout) for name in names]
@@ -276,7 +277,7 @@ class Tuning:
             return
         loss = readout_of(end, self.readout).mean
         ended = f"{WORDS[self.readout]} {significant(loss)}" if math.isfinite(loss) else "diverged"
-        left = (time.monotonic() - self.began) * (1 + float(self.budget) - self.done) / self.done
+        left = (time.monotonic() - self.began) * (self.total - self.done) / self.done
         self.progress(
             f"{lane.made.words} at rate {significant(lane.rate)}: {ended} after {lane.stops[-1]:,} "
             f"of {lane.steps:,} updates; about {duration(left)} left, the training included"
@@ -368,9 +369,10 @@ def tune(
 
     A lane is the training at one rate, with clipped gradients. The rate in the middle is an eighth
     of that at which the first update overshoots. Three lanes two octaves apart, and further ones on
-    the side of the best, are trained for a sixteenth of the steps; four around the best of these
-    for an eighth; and the best two as long as the budget pays for, up to half of the steps. Lanes
-    are compared by the training loss at the mean of their last parameters, on the same examples.
+    the side of the best, are trained for a sixteenth of the steps; the best two of these and the
+    neighbours of the best one for an eighth; and the best two as long as the budget pays for, up to
+    half of the steps. Lanes are compared by the training loss at the mean of the parameters over
+    their last quarter, on the same examples.
     The winner goes on as the training (`Tuned.go_on`): the rate is kept for the first half, and
     then falls linearly to zero. The model is not touched.
 

@@ -35,8 +35,7 @@ from gradiometer.estimation.batch_table import PRECONDITIONED
 from gradiometer.estimation.noise import GradientNoise
 from gradiometer.estimation.products import is_of_products
 from gradiometer.gauges import GAUGES, labels_of, recorded_gauges
-from gradiometer.loop.recorded.causes import causes_of
-from gradiometer.loop.recorded.incidents import IncidentCause
+from gradiometer.loop.recorded.incidents import IncidentCause, causes_of, spikes_of
 from gradiometer.loop.recorded.trials import (
     cooled_finding,
     cooling_finding,
@@ -50,11 +49,10 @@ from gradiometer.measurement.reading import Series
 from gradiometer.measurement.uncertainty.arithmetic import transform
 from gradiometer.measurement.uncertainty.now import FEWEST
 from gradiometer.problems.user_code import user_code
-from gradiometer.run.artifacts import load_artifacts
 from gradiometer.run.cadence.overhead import readings_wanted
+from gradiometer.run.checkpoints import load_artifacts
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.reader import Run
-from gradiometer.run.spikes import spikes_of
 from gradiometer.verdict.claims import Claim
 from gradiometer.verdict.reservations import Reservations
 from gradiometer.verdict.triage.findings import findings_of

@@ -19,16 +19,19 @@ TOLERANCE = 0.01
 
 
 class PointKind(StrEnum):
-    """The kind of point."""
+    """The kind of point.
+
+    Attributes:
+        MINIMUM: The gradient is zero, within the tolerance, and no direction curves down.
+        SADDLE: The gradient is zero, within the tolerance, and a direction curves down.
+        NOT_STATIONARY: The gradient is not zero.
+        CANNOT_TELL: An interval contains its tolerance.
+    """
 
     MINIMUM = "minimum"
-    """The gradient is zero, within the tolerance, and no direction curves down."""
     SADDLE = "saddle"
-    """The gradient is zero, within the tolerance, and a direction curves down."""
     NOT_STATIONARY = "not stationary"
-    """The gradient is not zero."""
     CANNOT_TELL = "cannot tell"
-    """An interval contains its tolerance."""
 
 
 @dataclass(frozen=True)

@@ -299,7 +299,12 @@ def gradient_squared(
         sampling = Sampling(Draw.RESHUFFLED, len(train))
     rows, each = _rows(objective, train, drawn, seed, at)
     rows += decay.to(rows)
-    squared = squared_norm(_gram(rows), each * batch_size, sampling, level)
+    # ⟨ĝ_i, ĝ_j⟩ in blocks of parameters: doubles of a whole model would need twice its memory for
+    # every batch.
+    gram = rows.new_zeros(len(rows), len(rows), dtype=torch.float64)
+    for columns in rows.split(2**20, dim=1):
+        gram += columns.double() @ columns.double().T
+    squared = squared_norm(gram.cpu().numpy(), each * batch_size, sampling, level)
     return squared, len(rows) * each * batch_size
 
 
@@ -357,15 +362,6 @@ def _rows(
             batch = train.batch(drawn[place])
         rows[place // each] += flat(objective.gradient(batch, at=at, seed=seed + place)) / each
     return rows, each
-
-
-def _gram(rows: Float[Tensor, "batches params"]) -> Float[np.ndarray, "batches batches"]:
-    """⟨ĝ_i, ĝ_j⟩ in double precision, in blocks of parameters."""
-    total = rows.new_zeros(len(rows), len(rows), dtype=torch.float64)
-    # Doubles of a whole model would need twice its memory for every batch.
-    for columns in rows.split(2**20, dim=1):
-        total += columns.double() @ columns.double().T
-    return total.cpu().numpy()
 
 
 def _curvature(

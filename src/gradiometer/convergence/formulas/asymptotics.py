@@ -4,9 +4,16 @@ A formula written for integers and floats runs unchanged on `Asymptotics`, and t
 proof. So a schedule never states its decay a second time, and the two cannot disagree. A condition
 such as `step < 100` is answered for all large t.
 
+A monomial is exp(at) t^p (log t)^q (log log t)^r … The first power in which two of them differ
+decides which one is larger (Bertrand's rule). So the scale is totally ordered and closed under
+product, quotient and power.
+
 Every rule here is a proof. A rule that cannot be shown raises `Undecided`. An operation that is
 undefined for all large t raises `ZeroDivisionError` or `ValueError`, as the same operation on
 floats would.
+
+Source: Hardy (1910), Orders of Infinity; Bertrand (1842), for the criterion of
+`Monomial.sum_converges`.
 """
 
 import functools
@@ -17,37 +24,75 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Union
 
-from gradiometer.convergence.formulas.expansion import CONSTANT, FACTORS, Expansion, Monomial
 from gradiometer.convergence.formulas.number import (
     LARGEST_BITS,
     ROUNDING,
     Amount,
     Constant,
     Undecided,
+    exact,
+    logarithm_of,
+    plus,
+    power_of,
+    sign,
+    times,
 )
 
-# A formula with a longer period is bounded as a whole, not at every remainder of t: 1,024
-# remainders take over a second.
-LARGEST_PERIOD = 512
+ZERO = Fraction(0)
 
-# What follows the leading term is of a lower order, so any share of that term outgrows it.
-LITTLE = 2.0**-20
-NIL = Expansion()
-UNIT = Expansion.constant(1)
-Real = Union[int, float, Fraction, "Asymptotics"]
-Comparison = Callable[[Any, Any], bool]
+# Factors of a monomial: eᵗ, t and its iterated logarithms.
+DEPTH = 6
+
+# Terms of an expansion; the first dropped one bounds the rest.
+TERMS = 4
 
 # A step, or a value computed from one: an int, a float or `Asymptotics`. Formulas use only
 # arithmetic on it.
 Time = Any
 
 
-class LongerPeriod(Undecided):
-    """The formula is a simpler one at each remainder of t modulo this period."""
+@dataclass(frozen=True)
+class Monomial:
+    """exp(at) t^p (log t)^q …, by its powers (a, p, q, …)."""
 
-    def __init__(self, period: int) -> None:
-        super().__init__(f"the formula has a period of {period}")
-        self.period = period
+    powers: tuple[Constant, ...] = (ZERO,) * DEPTH
+
+    def __mul__(self, other: "Monomial") -> "Monomial":
+        return Monomial(tuple(map(plus, self.powers, other.powers)))
+
+    def power(self, exponent: Constant) -> "Monomial":
+        """The monomial to a real power other than zero."""
+        return Monomial(tuple(times(power, exponent) if power else ZERO for power in self.powers))
+
+    @property
+    def direction(self) -> int:
+        """1 if it grows without bound, −1 if it goes to zero, 0 for the constant 1."""
+        return self.compare(CONSTANT)
+
+    def compare(self, other: "Monomial") -> int:
+        """1 if it outgrows the other, −1 if the other outgrows it, 0 if they are equal."""
+        for one, two in zip(self.powers, other.powers, strict=True):
+            if one != two:
+                return sign(plus(one, -two))
+        return 0
+
+    @property
+    def sum_converges(self) -> bool:
+        """True if Σ over t is finite: its powers are lexicographically below those of 1/(t log t
+        log log t …)."""
+        return self.compare(Monomial((ZERO,) + (Fraction(-1),) * (DEPTH - 1))) < 0
+
+
+by_size = functools.cmp_to_key(Monomial.compare)
+CONSTANT = Monomial()
+
+# eᵗ, t, log t, …
+FACTORS = [
+    Monomial(tuple(Fraction(int(level == place)) for place in range(DEPTH)))
+    for level in range(DEPTH)
+]
+Term = tuple[Constant, Monomial]
+Real = Union[Amount, Fraction, "Asymptotics"]
 
 
 def _on_the_left(combine: Callable[[Any, Any], Any]) -> Callable[[Any, Any], "Asymptotics"]:
@@ -55,104 +100,149 @@ def _on_the_left(combine: Callable[[Any, Any], Any]) -> Callable[[Any, Any], "As
     return lambda self, other: combine(Asymptotics.constant(other), self)
 
 
-def _comparison(holds: Comparison) -> Callable[[Any, Any], "Asymptotics"]:
+def _comparison(holds: Callable[[Any, Any], bool]) -> Callable[[Any, Any], bool]:
     return lambda self, other: compare(self, holds, other)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Asymptotics:
-    """low ≤ f(t) ≤ high for all large t, or for those with one remainder modulo a period.
+    """Σ c_i m_i + O(rest) for large t, the largest term first.
 
-    Built from `large_t` and `Asymptotics.constant` by arithmetic. In the expansions of the ends, t
-    stands for the multiple of the period below t.
+    If the rest is of the order of the only term c m, the quotient of the function and c m lies
+    between two positive constants: its sign and its order are known, and no factor.
+
+    Powers, exponentials and logarithms keep the leading term alone: a rate is a product of such
+    terms, and only a difference of two nearly equal ones, which nobody trains with, would need
+    more.
 
     Args:
-        low, high: The ends; equal if f is known.
-        often: f ≥ c·often for some c > 0, at a share of the steps of every long block; None if no
-            such monomial is known.
-        period: The period.
+        terms: Coefficients other than zero, and their monomials in falling order.
+        rest: The error is O(rest); None if the terms are exact.
     """
 
-    low: Expansion
-    high: Expansion
-    often: Monomial | None = None
-    period: int = 1
+    terms: tuple[Term, ...] = ()
+    rest: Monomial | None = None
 
     @classmethod
-    def constant(cls, value: "Real") -> "Asymptotics":
+    def of(cls, terms: list[Term], *rests: Monomial | None) -> "Asymptotics":
+        """From terms in any order: adds up equal monomials and drops those at or below the rest."""
+        summed: dict[Monomial, Constant] = {}
+        errors = [rest for rest in rests if rest is not None]
+        for coefficient, monomial in terms:
+            try:
+                summed[monomial] = plus(summed.get(monomial, ZERO), coefficient)
+            except Undecided:
+                # The coefficients cancel to rounding, so the sum is known to be O(monomial) only.
+                errors.append(monomial)
+        kept = sorted((m for m, c in summed.items() if c), key=by_size, reverse=True)
+        # The first dropped term bounds all that follow.
+        errors += kept[TERMS : TERMS + 1]
+        rest = max(errors, key=by_size, default=None)
+        shown = [m for m in kept[:TERMS] if rest is None or m.compare(rest) > 0]
+        return cls(tuple((summed[m], m) for m in shown), rest)
+
+    @classmethod
+    def constant(cls, value: Real) -> "Asymptotics":
         """A constant; a float stands for the decimal it prints as."""
-        if isinstance(value, Asymptotics):
-            return value
-        return cls(Expansion.constant(value), Expansion.constant(value))
+        return value if isinstance(value, Asymptotics) else cls.of([(exact(value), CONSTANT)])
 
     @property
-    def known(self) -> Expansion | None:
-        """The value if it is known to within the rest of an expansion, else None."""
-        return self.low if self.low == self.high else None
+    def leading(self) -> Term:
+        """The largest term; raises Undecided if all terms have cancelled."""
+        if not self.terms:
+            raise Undecided("the leading terms cancel")
+        return self.terms[0]
 
     @property
-    def truth(self) -> bool | None:
-        """True if it is not zero for all large t, False if it is zero, None if not known."""
-        if self.known == NIL:
-            return False
-        return True if self.low.sign > 0 or self.high.sign < 0 else None
+    def sign(self) -> int:
+        """Its sign for all large t; 0 if it is exactly zero from some t on."""
+        return 0 if self == NIL else sign(self.leading[0])
 
-    def __add__(self, other: "Real") -> "Asymptotics":
-        one, two, period = _pair(self, other)
-        return Asymptotics(one.low + two.low, one.high + two.high, period=period)
+    @property
+    def size(self) -> Monomial | None:
+        """f is O(this); None if it is 0."""
+        return self.terms[0][1] if self.terms else self.rest
+
+    @property
+    def as_constant(self) -> Constant | None:
+        """Its value if it is exactly a constant, else None."""
+        if self.rest is not None or any(m != CONSTANT for _, m in self.terms):
+            return None
+        return self.terms[0][0] if self.terms else ZERO
+
+    @property
+    def is_order_alone(self) -> bool:
+        """True if it is its only term times an unknown factor between two positive constants."""
+        return bool(self.terms) and self.terms[0][1] == self.rest
 
     def __neg__(self) -> "Asymptotics":
-        return Asymptotics(-self.high, -self.low, period=self.period)
+        return Asymptotics(tuple((-c, m) for c, m in self.terms), self.rest)
 
-    def __sub__(self, other: "Real") -> "Asymptotics":
+    def __add__(self, other: Real) -> "Asymptotics":
+        second = Asymptotics.constant(other)
+        for one, two in ((self, second), (second, self)):
+            if one.is_order_alone:
+                lower = two.size is None or one.terms[0][1].compare(two.size) > 0
+                if lower or (two.size == one.size and two.terms and two.sign == one.sign):
+                    return one
+        return Asymptotics.of([*self.terms, *second.terms], self.rest, second.rest)
+
+    def __sub__(self, other: Real) -> "Asymptotics":
         return self + -Asymptotics.constant(other)
 
-    def __mul__(self, other: "Real") -> "Asymptotics":
-        one, two, period = _pair(self, other)
-        ends = [a * b for a in {one.low, one.high} for b in {two.low, two.high}]
-        often = None
-        for swinging, factor in ((one, two), (two, one)):
-            if swinging.often is not None and factor.low.sign > 0:
-                often = swinging.often * factor.low.leading[1]
-        return Asymptotics(_smallest(*ends), _largest(*ends), often, period)
+    def __mul__(self, other: Real) -> "Asymptotics":
+        second = Asymptotics.constant(other)
+        mine, theirs = self.size, second.size
+        if mine is None or theirs is None:
+            return NIL
+        if self.terms and second.terms and (self.is_order_alone or second.is_order_alone):
+            return _leading(Fraction(self.sign * second.sign), mine * theirs, CONSTANT)
+        products = [(times(c, d), m * n) for c, m in self.terms for d, n in second.terms]
+        rests = [rest * size for rest, size in ((self.rest, theirs), (second.rest, mine)) if rest]
+        return Asymptotics.of(products, *rests)
 
-    def __truediv__(self, other: "Real") -> "Asymptotics":
-        return self * Asymptotics.constant(other) ** -1
+    def __truediv__(self, other: Real) -> "Asymptotics":
+        return self * Asymptotics.constant(other).power(Fraction(-1))
 
-    def __pow__(self, other: "Real") -> "Asymptotics":
-        base, exponent, _ = _pair(self, other)
-        p = exponent.known.as_constant if exponent.known is not None else None
-        if p is not None:
-            return base.to_constant_power(p)
-        if base.known == NIL and exponent.low.sign > 0:
-            return base
-        power: Asymptotics = exponential(exponent * logarithm(base))
-        return power
+    def __pow__(self, other: Real) -> "Asymptotics":
+        exponent = Asymptotics.constant(other)
+        if exponent.as_constant is not None:
+            return self.power(exponent.as_constant)
+        if self == NIL and exponent.sign > 0:
+            return self
+        return _exponential(exponent * _logarithm(self))
 
-    def to_constant_power(self, p: Constant) -> "Asymptotics":
-        """f^p."""
-        if self.known is not None:
-            return self.each(lambda end: end.power(p))
-        # The sign of an even power is known even if that of its base is not.
-        base = abs(self) if isinstance(p, Fraction) and p % 2 == 0 else self
-        if base.low.sign < 0 or (p < 0 and not base.low.sign):
-            raise Undecided("a number that may be zero or negative is raised to a power")
-        ends = [base.low.power(p), base.high.power(p)]
-        return Asymptotics(_smallest(*ends), _largest(*ends), period=self.period)
+    def power(self, exponent: Constant) -> "Asymptotics":
+        """f^p, to leading order."""
+        if not exponent:
+            return Asymptotics.constant(1)
+        if self == NIL:
+            if exponent < 0:
+                raise ZeroDivisionError("division by zero")
+            return self
+        c, m = self.leading
+        return _leading(power_of(c, exponent), m.power(exponent), self.relative_rest)
 
-    def each(self, function: Callable[[Expansion], Expansion]) -> "Asymptotics":
-        """A rising function of both ends; any function if the value is known."""
-        return Asymptotics(function(self.low), function(self.high), period=self.period)
+    @property
+    def relative_rest(self) -> Monomial | None:
+        """f/(c m) − 1 is O(this), with c m the leading term; None if it is 0."""
+        following = self.terms[1][1] if len(self.terms) > 1 else self.rest
+        return None if following is None else following * self.leading[1].power(Fraction(-1))
 
-    def __floordiv__(self, other: "Real") -> "Asymptotics":
+    def whole(self, rounding: Callable[[Fraction], int]) -> "Asymptotics":
+        """A whole number beside f: exact for an exact constant, else f + O(1)."""
+        constant = self.as_constant
+        if isinstance(constant, Fraction):
+            return Asymptotics.constant(rounding(constant))
+        return self + BOUNDED
+
+    def __floordiv__(self, other: Real) -> "Asymptotics":
         return math.floor(self / other)
 
-    def __mod__(self, other: "Real") -> "Asymptotics":
-        quotient = self / other
-        whole = math.floor(quotient)
-        # Two roundings of f would not keep f − ⌊f⌋ between 0 and 1.
-        rest = quotient - whole if whole.known is not None else Asymptotics(NIL, UNIT)
-        return rest * other
+    def __mod__(self, other: Real) -> "Asymptotics":
+        if self.as_constant is not None:
+            return self - math.floor(self / other) * Asymptotics.constant(other)
+        return BOUNDED * other
 
     __radd__ = _on_the_left(operator.add)
     __rsub__ = _on_the_left(operator.sub)
@@ -165,99 +255,41 @@ class Asymptotics:
     __le__ = _comparison(operator.le)
     __gt__ = _comparison(operator.gt)
     __ge__ = _comparison(operator.ge)
-
-    def __pos__(self) -> "Asymptotics":
-        return self
+    __floor__ = functools.partialmethod(whole, math.floor)
+    __ceil__ = functools.partialmethod(whole, math.ceil)
+    __trunc__ = functools.partialmethod(whole, math.trunc)
 
     def __abs__(self) -> "Asymptotics":
-        if self.low.sign >= 0:
-            return self
-        if self.high.sign <= 0:
-            return -self
-        return Asymptotics(NIL, _largest(-self.low, self.high), period=self.period)
-
-    def __floor__(self) -> "Asymptotics":
-        """⌊f⌋: exact for a + bt with rational a and b and for f with a limit, else between f − 1
-        and f."""
-        if self.known is not None:
-            whole = _floor_of_line(self.known, self.period)
-            if whole is None and self.known.limit is not None:
-                whole = _floor_of_limit(self.known, self.known.limit)
-            if whole is not None:
-                return Asymptotics(whole, whole, period=self.period)
-        return Asymptotics(self.low - UNIT, self.high, period=self.period)
-
-    def __ceil__(self) -> "Asymptotics":
-        return -math.floor(-self)
-
-    def __trunc__(self) -> "Asymptotics":
-        whole: Asymptotics = choose(self >= 0, lambda: math.floor(self), lambda: math.ceil(self))
-        return whole
+        return self if not self.terms or self.sign > 0 else -self
 
     def __bool__(self) -> bool:
-        if self.truth is None:
-            raise Undecided("a condition holds at some steps and not at others")
-        return self.truth
+        return self.sign != 0
 
 
-def large_t(period: int, remainder: int) -> Asymptotics:
-    """t itself, the step counted from 1, for all large t with a remainder modulo a period."""
-    value = Expansion.of([(Fraction(1), FACTORS[1])]) + Expansion.constant(remainder)
-    return Asymptotics(value, value, period=period)
+NIL = Asymptotics()
+
+# Something between two constants, such as a sine.
+BOUNDED = Asymptotics(rest=CONSTANT)
+
+# t itself, the step counted from 1.
+LARGE_T = Asymptotics(((Fraction(1), FACTORS[1]),))
 
 
-def at_all_remainders(formula: Callable[[Time], Time]) -> list[Asymptotics]:
-    """A formula for all large t: one result for every remainder of t modulo its period."""
-    period = 1
-    while True:
-        try:
-            return [
-                Asymptotics.constant(formula(large_t(period, remainder)))
-                for remainder in range(period)
-            ]
-        except LongerPeriod as needed:
-            period = needed.period
+def _leading(c: Constant, m: Monomial, rest: Monomial | None) -> Asymptotics:
+    """c m (1 + O(rest))."""
+    return Asymptotics(((c, m),), None if rest is None else m * rest)
 
 
-def compare(one: Time, holds: Comparison, two: Time) -> Time:
-    """If the comparison holds, such as `operator.lt`. For asymptotics: 1 if it does, 0 if not, and
-    between 0 and 1 if that is not known."""
-    if not (isinstance(one, Asymptotics) or isinstance(two, Asymptotics)):
-        return holds(one, two)
-    difference = Asymptotics.constant(one) - two
-    signs = range(difference.low.sign, difference.high.sign + 1)
-    answers = [UNIT if holds(sign, 0) else NIL for sign in signs]
-    return Asymptotics(_smallest(*answers), _largest(*answers), period=difference.period)
-
-
-def choose(test: Time, one: Callable[[], Time], two: Callable[[], Time]) -> Time:
-    """The first value if the test is not zero, else the second. One that is never chosen is not
-    computed: it may be undefined, as 1/(t − 9) is before step 10."""
-    truth = test.truth if isinstance(test, Asymptotics) else bool(test)
-    if truth is not None:
-        return one() if truth else two()
-    return hull(one(), two())
-
-
-def hull(one: "Real", two: "Real") -> Asymptotics:
-    """A value that is between the two at every step."""
-    first, second, period = _pair(one, two)
-    return Asymptotics(
-        _smallest(first.low, second.low), _largest(first.high, second.high), period=period
-    )
-
-
-def mixture(one: "Real", two: "Real") -> Asymptotics:
-    """A value between the two that is not near to either of them at a share of the steps."""
-    between = hull(one, two)
-    often = between.high.leading[1] if between.high.sign > 0 else None
-    return Asymptotics(between.low, between.high, often, between.period)
+def compare(one: Time, holds: Callable[[Any, Any], bool], two: Time) -> bool:
+    """If the comparison holds, such as `operator.lt`: for all large t, of asymptotics."""
+    if isinstance(one, Asymptotics) or isinstance(two, Asymptotics):
+        return holds((Asymptotics.constant(one) - two).sign, 0)
+    return holds(one, two)
 
 
 def rounded(value: float) -> Asymptotics:
     """A constant that is known only up to rounding."""
-    known = Expansion.of([(value, CONSTANT)])
-    return Asymptotics(known, known)
+    return Asymptotics.of([(value, CONSTANT)])
 
 
 def _of_either_kind(
@@ -279,110 +311,66 @@ def _power_of_numbers(base: Amount, exponent: Amount) -> Amount:
             return base if exponent % 2 else base * base if exponent else 1
         # A whole power beyond this has thousands of digits, and takes seconds: a float overflows.
         if exponent * base.bit_length() <= 4 * LARGEST_BITS:
-            whole: int = base**exponent
-            return whole
+            return base**exponent
     result: float | complex = float(base) ** float(exponent)
     if isinstance(result, complex):
         raise ValueError("a negative number to a fractional power")
     return result
 
 
+def _exponential(value: Asymptotics) -> Asymptotics:
+    """e^f, to leading order: growing terms become a monomial."""
+    if value.rest is not None and value.rest.direction > 0:
+        raise Undecided("an exponent is known too coarsely")
+    growing = {m: c for c, m in value.terms if m.direction > 0}
+    if not set(growing) <= set(FACTORS[1:]):
+        raise Undecided("an exponential is beyond the scale")
+    monomial = Monomial(tuple(growing.get(factor, ZERO) for factor in (*FACTORS[1:], CONSTANT)))
+    # An exponent that is known up to a bounded part gives an unknown factor.
+    if value.rest == CONSTANT:
+        return _leading(Fraction(1), monomial, CONSTANT)
+    factors = [math.exp(c) for c, m in value.terms if m == CONSTANT]
+    # e^x = 1 + O(x) for the vanishing terms, of which the first is the largest.
+    vanishing = [m for _, m in value.terms if m.direction < 0]
+    small = vanishing[0] if vanishing else value.rest
+    return _leading(times(factors[0], Fraction(1)) if factors else Fraction(1), monomial, small)
+
+
+def _logarithm(value: Asymptotics) -> Asymptotics:
+    """log f, to leading order, for an f that is positive for all large t."""
+    if value.sign <= 0:
+        raise ValueError("the logarithm of a number that is not positive")
+    c, m = value.leading
+    if m.powers[-1]:
+        raise Undecided("a logarithm is nested too deeply")
+    # log of the monomial: at + p log t + q log log t …
+    terms = [(logarithm_of(c), CONSTANT), *zip(m.powers, FACTORS[1:], strict=False)]
+    return Asymptotics.of(terms, value.relative_rest)
+
+
 def _wave(function: Callable[[float], float]) -> Callable[[Asymptotics], Asymptotics]:
-    """A sine or a cosine: known for a constant, else between −1 and 1."""
+    """A sine or a cosine: known for a constant, else bounded."""
 
     def wave(value: Asymptotics) -> Asymptotics:
-        angle = value.known.as_constant if value.known is not None else None
-        if angle is None:
-            return Asymptotics(-UNIT, UNIT)
+        angle = value.as_constant
         # The rounding of an angle of 10⁶ is as large as the smallest height trusted.
-        if not abs(float(angle)) < 1e6:
-            raise Undecided("a wave of too large an angle")
+        if angle is None or not abs(float(angle)) < 1e6:
+            return BOUNDED
         height = function(float(angle))
-        if abs(height) > ROUNDING:
-            return rounded(height)
-        return Asymptotics(Expansion.constant(-ROUNDING), Expansion.constant(ROUNDING))
+        return rounded(height) if abs(height) > ROUNDING else BOUNDED
 
     return wave
 
 
-def _logarithm(value: Asymptotics) -> Asymptotics:
-    if value.low.sign <= 0 < value.high.sign:
-        raise Undecided("the argument of a logarithm may not be positive")
-    return value.each(Expansion.log)
-
-
-def _maximum(one: Asymptotics, two: Asymptotics) -> Asymptotics:
-    _, _, period = _pair(one, two)
-    low = _larger(one.low, two.low, -LITTLE)
-    return Asymptotics(low, _larger(one.high, two.high), period=period)
-
-
-def _minimum(one: Asymptotics, two: Asymptotics) -> Asymptotics:
-    return -_maximum(-one, -two)
-
-
 power = _of_either_kind(_power_of_numbers, operator.pow)
-square_root = _of_either_kind(math.sqrt, lambda value: value ** Fraction(1, 2))
-exponential = _of_either_kind(math.exp, lambda value: value.each(Expansion.exp))
+square_root = _of_either_kind(math.sqrt, lambda value: value.power(Fraction(1, 2)))
+exponential = _of_either_kind(math.exp, _exponential)
 logarithm = _of_either_kind(math.log, _logarithm)
-binary_logarithm = _of_either_kind(math.log2, lambda value: logarithm(value) / rounded(math.log(2)))
+binary_logarithm = _of_either_kind(
+    math.log2, lambda value: _logarithm(value) / rounded(math.log(2))
+)
 decimal_logarithm = _of_either_kind(
-    math.log10, lambda value: logarithm(value) / rounded(math.log(10))
+    math.log10, lambda value: _logarithm(value) / rounded(math.log(10))
 )
 cosine = _of_either_kind(math.cos, _wave(math.cos))
 sine = _of_either_kind(math.sin, _wave(math.sin))
-larger = _of_either_kind(max, lambda *values: functools.reduce(_maximum, values))
-smaller = _of_either_kind(min, lambda *values: functools.reduce(_minimum, values))
-
-
-def _pair(one: "Real", two: "Real") -> tuple[Asymptotics, Asymptotics, int]:
-    """Both as asymptotics, and their common period: that of constants is 1."""
-    first, second = Asymptotics.constant(one), Asymptotics.constant(two)
-    return first, second, max(first.period, second.period)
-
-
-def _largest(*values: Expansion) -> Expansion:
-    """The largest one for large t, or somewhat more than all if the leading terms are equal."""
-    return functools.reduce(_larger, values)
-
-
-def _smallest(*values: Expansion) -> Expansion:
-    return -_largest(*(-value for value in values))
-
-
-def _larger(one: Expansion, two: Expansion, more: float = LITTLE) -> Expansion:
-    """The larger one for large t. If their leading terms are equal, these times 1 + `more`."""
-    try:
-        return one if one == two or (one - two).sign >= 0 else two
-    except Undecided:
-        (c, size), (d, other) = one.leading, two.leading
-        if size != other:
-            raise
-        return Expansion(((max(float(c), float(d)) + more * abs(float(c)), size),))
-
-
-def _floor_of_line(value: Expansion, period: int) -> Expansion | None:
-    """⌊a + bt⌋ for rational a and b; None for another value, or if its period is too long."""
-    coefficients = {monomial: coefficient for coefficient, monomial in value.terms}
-    a = coefficients.pop(CONSTANT, Fraction(0))
-    b = coefficients.pop(FACTORS[1], Fraction(0))
-    if coefficients or value.rest is not None:
-        return None
-    if not (isinstance(a, Fraction) and isinstance(b, Fraction)):
-        return None
-    common = math.lcm(period, b.denominator)
-    if common > LARGEST_PERIOD:
-        return None
-    if common > period:
-        raise LongerPeriod(common)
-    return value + Expansion.constant(math.floor(a) - a)
-
-
-def _floor_of_limit(value: Expansion, limit: Constant) -> Expansion:
-    """⌊f⌋ for large t if f has a limit."""
-    nearest = round(limit)
-    if isinstance(limit, float) and abs(limit - nearest) < ROUNDING * max(1.0, abs(limit)):
-        raise Undecided("a number is whole up to rounding")
-    whole = Expansion.constant(math.floor(limit))
-    # f goes to a whole number, and is below it for all large t.
-    return whole - UNIT if limit == nearest and (value - whole).sign < 0 else whole

@@ -17,13 +17,7 @@ from typing import Any
 
 from gradiometer.arguments import require
 from gradiometer.convergence.formulas import asymptotics
-from gradiometer.convergence.formulas.asymptotics import (
-    Asymptotics,
-    Comparison,
-    Time,
-    choose,
-    compare,
-)
+from gradiometer.convergence.formulas.asymptotics import Asymptotics, Time, compare
 from gradiometer.errors import BadArgument
 
 # Characters in the longest formula accepted.
@@ -41,8 +35,8 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "ceil": math.ceil,
     "int": math.trunc,
     "abs": abs,
-    "min": asymptotics.smaller,
-    "max": asymptotics.larger,
+    "min": min,
+    "max": max,
 }
 OPERATORS: dict[type[ast.AST], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
@@ -53,7 +47,7 @@ OPERATORS: dict[type[ast.AST], Callable[[Any, Any], Any]] = {
     ast.Mod: operator.mod,
     ast.Pow: asymptotics.power,
 }
-COMPARISONS: dict[type[ast.AST], Comparison] = {
+COMPARISONS: dict[type[ast.AST], Callable[[Any, Any], bool]] = {
     ast.Lt: operator.lt,
     ast.LtE: operator.le,
     ast.Gt: operator.gt,
@@ -173,7 +167,8 @@ def _reading(  # noqa: PLR0911, PLR0912  one case a kind of node
             return lambda t: math.prod(compare(a(t), holds, b(t)) for a, holds, b in links)
         case ast.IfExp(test=test, body=body, orelse=orelse):
             asked, yes, no = part(test), part(body), part(orelse)
-            return lambda t: choose(asked(t), lambda: yes(t), lambda: no(t))
+            # The other value is not computed: it may be undefined, as 1/(t − 9) is at step 9.
+            return lambda t: yes(t) if asked(t) else no(t)
         case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]):
             if name not in FUNCTIONS:
                 raise _refusal(text, f"unknown name {name}", nearest(name, FUNCTIONS))

@@ -46,7 +46,7 @@ def times(one: Constant, two: Constant) -> Constant:
     return product
 
 
-def power(base: Constant, exponent: Constant) -> Constant:
+def power_of(base: Constant, exponent: Constant) -> Constant:
     """base^exponent for a base other than zero."""
     whole = int(exponent) if isinstance(exponent, Fraction) and exponent.denominator == 1 else None
     if base < 0 and whole is None:
@@ -60,7 +60,7 @@ def power(base: Constant, exponent: Constant) -> Constant:
     return times(float(base) ** float(exponent), Fraction(1))
 
 
-def logarithm(value: Constant) -> Constant:
+def logarithm_of(value: Constant) -> Constant:
     """log of a positive number, as accurate near 1 as elsewhere."""
     if not plus(value, Fraction(-1)):
         return Fraction(0)

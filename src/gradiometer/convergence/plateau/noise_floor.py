@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from scipy.special import stdtrit
 
 from gradiometer.arguments import check_level, check_number, require
-from gradiometer.measurement.estimate import Estimate, significant
+from gradiometer.measurement.estimate import LEVEL, Estimate, significant
 from gradiometer.measurement.finding import Doubt, Finding, Issue, State
 from gradiometer.measurement.uncertainty.arithmetic import transform
 from gradiometer.measurement.uncertainty.means import mean, slope
@@ -52,7 +52,7 @@ class Plateau:
 
 
 def plateau_since(
-    steps: Int[np.ndarray, " steps"], losses: Float[np.ndarray, " steps"], level: float = 0.9
+    steps: Int[np.ndarray, " steps"], losses: Float[np.ndarray, " steps"], level: float = LEVEL
 ) -> Plateau | None:
     """The longest stretch up to now whose slope has an interval that contains zero.
 
@@ -117,7 +117,7 @@ def _starts_apart(losses: Float[np.ndarray, " steps"]) -> bool:
 
 
 def gain_of_averaging(
-    iterates: Float[np.ndarray, " taken"], averaged: float, level: float = 0.9
+    iterates: Float[np.ndarray, " taken"], averaged: float, level: float = LEVEL
 ) -> Estimate:
     """G, the noise floor as measured: mean loss of the iterates − loss of their average, on the
     same examples.
@@ -183,7 +183,7 @@ def forecast(gain: Estimate, falling: float, learning_rate: float, cut: float) -
     )
 
 
-def if_cooled(averaged: float, before: float, *, level: float = 0.9) -> Estimate:
+def if_cooled(averaged: float, before: float, *, level: float = LEVEL) -> Estimate:
     """The loss that a training would have if its rate went to zero over the next fifth of its steps
     so far.
 

@@ -4,12 +4,7 @@ import itertools
 import math
 from dataclasses import dataclass
 
-from gradiometer.convergence.formulas.asymptotics import (
-    Asymptotics,
-    Time,
-    hull,
-    mixture,
-)
+from gradiometer.convergence.formulas.asymptotics import Asymptotics, Time
 from gradiometer.convergence.formulas.number import Amount, exact, logarithm_ratio
 from gradiometer.convergence.schedules.schedule import (
     Count,
@@ -108,8 +103,8 @@ class CosineRestarts(Schedule):
         return self.final + (self.initial * power(self.shrink, cycle) - self.final) * wave
 
     def asymptotics(self, step: Asymptotics) -> Asymptotics:
-        """η is a mixture of its two ends: the weight is above 0 and below 1 at nearly all steps of
-        a cycle."""
+        """The height of the cycles and `final`: η is between them, and not near to either of them
+        at a share of the steps."""
         shrink = exact(self.shrink)
         if self.lengthen == 1:
             height = self.initial * Asymptotics.constant(shrink) ** (step / self.steps)
@@ -117,12 +112,9 @@ class CosineRestarts(Schedule):
             # Cycle k ends after steps (lengthen^k − 1)/(lengthen − 1), which is solved for k.
             ratio = exact(self.lengthen)
             steps = 1 + step * (ratio - 1) / self.steps
-            height = self.initial * steps.to_constant_power(logarithm_ratio(shrink, ratio))
+            height = self.initial * steps.power(logarithm_ratio(shrink, ratio))
         # A cycle of one step never leaves its height.
-        if self.steps == 1 and self.lengthen == 1:
-            return height
-        # The rate falls at the ends of the cycles, at most one factor later than this height.
-        return mixture(hull(height, height / shrink), self.final)
+        return height if self.steps == self.lengthen == 1 else height + self.final
 
 
 @dataclass(frozen=True)

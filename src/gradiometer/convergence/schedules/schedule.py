@@ -68,8 +68,8 @@ class Schedule(ABC):
     (0.0, 0.05, 0.1)
     """
 
+    # Every schedule class by its name, to read schedules from text.
     kinds: ClassVar[dict[str, type["Schedule"]]] = {}
-    """Every schedule class by its name, to read schedules from text."""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -114,7 +114,8 @@ class Schedule(ABC):
         return rate
 
     def asymptotics(self, step: Asymptotics) -> Asymptotics:
-        """η for large steps. Raises `Undecided` if the algebra has no answer."""
+        """η for large steps, or something of its order at a share of them. Raises `Undecided` if
+        the algebra has no answer."""
         return Asymptotics.constant(self.formula(step))
 
     def __mul__(self, other: "Schedule | Amount") -> "Schedule":
@@ -173,10 +174,10 @@ class Schedule(ABC):
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> "Schedule":
         """The schedule from the result of `to_dict`."""
-        if not isinstance(settings, Mapping) or "kind" not in settings:
-            raise BadArgument(
-                f"`settings` must be an object with the key 'kind', got {settings!r}."
-            )
+        require(
+            isinstance(settings, Mapping) and "kind" in settings,
+            f"`settings` must be an object with the key 'kind', got {settings!r}.",
+        )
         given = {
             name: cls.from_dict(value) if isinstance(value, Mapping) else value
             for name, value in settings.items()
@@ -208,8 +209,10 @@ def whole_step(step: SupportsIndex) -> int:
         whole = operator.index(step)
     except TypeError:
         raise BadArgument(f"`step` must be a whole number, got {step!r}.") from None
-    if isinstance(step, bool) or not 0 <= whole <= 2**1000:
-        raise BadArgument(f"`step` must lie between 0 and 2^1000, got {step}.")
+    require(
+        not isinstance(step, bool) and 0 <= whole <= 2**1000,
+        f"`step` must lie between 0 and 2^1000, got {step}.",
+    )
     return whole
 
 
@@ -285,8 +288,7 @@ def _parse(text: str) -> Schedule:
         len(text) <= LONGEST, f"`text` must have at most {LONGEST:,} characters, got {len(text):,}."
     )
     try:
-        tree = ast.parse(text.strip(), mode="eval").body
-        schedule = _value(tree)
+        schedule = _value(ast.parse(text.strip(), mode="eval").body)
     except (SyntaxError, MemoryError, RecursionError):
         raise BadArgument(
             f"`text` {text[:80]!r} is not a schedule: write one such as Cosine(0.1, steps=1000)."

@@ -9,19 +9,15 @@ Source: Bertsekas & Tsitsiklis (2000), Gradient Convergence in Gradient Methods 
 3.
 """
 
-import itertools
 import re
-import time
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from typing import Any
 
 from gradiometer.arguments import require
-from gradiometer.convergence.formulas.asymptotics import Asymptotics, Time, at_all_remainders
-from gradiometer.convergence.formulas.expansion import CONSTANT, Monomial, by_size
-from gradiometer.convergence.formulas.number import Constant, Undecided
+from gradiometer.convergence.formulas.asymptotics import CONSTANT, LARGE_T, Asymptotics, Monomial
+from gradiometer.convergence.formulas.number import Undecided
 from gradiometer.convergence.schedules import Formula, Schedule
-from gradiometer.errors import BadArgument
 
 
 @dataclass(frozen=True)
@@ -41,20 +37,12 @@ class Conditions:
     sign: int | None
 
     @classmethod
-    def of(cls, parts: list[Asymptotics]) -> "Conditions":
-        """The conditions of a formula from its parts, each at a positive share of the steps. Raises
-        `Undecided` if their expansions do not decide them."""
-        ends = [end for part in parts for end in (part.low, part.high) if end.sign]
-        upper = max((end.leading[1] for end in ends), key=by_size, default=None)
-        # All later rates are negative: their sum may be −∞, and is never +∞.
-        if all(part.high.sign < 0 for part in parts):
-            highs = [part.high.leading[1] for part in parts]
-            return cls(upper, max(highs, key=by_size), -1)
-        if any(part.low.sign < 0 for part in parts):
-            return cls(upper, None, None)
-        lows = [part.low.leading[1] for part in parts if part.low.sign > 0]
-        lows += [part.often for part in parts if part.often is not None]
-        return cls(upper, max(lows, key=by_size, default=None), 1)
+    def of(cls, rate: Asymptotics) -> "Conditions":
+        """The conditions of a rate for large t."""
+        if rate.size is not None and not rate.terms:
+            return cls(rate.size, None, None)
+        # All later rates of the sign −1 are negative: their sum may be −∞, and is never +∞.
+        return cls(rate.size, rate.size, rate.sign or 1)
 
     @property
     def limit_zero(self) -> bool | None:
@@ -89,9 +77,6 @@ class Conditions:
             return "is zero from some step on"
         if self.lower is None:
             return f"stays within a multiple of {as_text(self.upper)}"
-        lower, upper = as_text(self.lower), as_text(self.upper)
-        if lower != upper:
-            return f"lies between the orders {lower} and {upper}"
         verb = (
             "stays of order"
             if self.upper == CONSTANT
@@ -99,7 +84,7 @@ class Conditions:
             if self.upper.direction < 0
             else "grows as"
         )
-        return f"{verb} {upper}"
+        return f"{verb} {as_text(self.upper)}"
 
 
 def _sum_converges(monomial: Monomial) -> bool | None:
@@ -114,26 +99,16 @@ def as_text(monomial: Monomial) -> str:
     rate, *powers = monomial.powers
     factors = [f"exp({'−' if rate < 0 else ''}{abs(float(rate)):.3g} t)"] if rate else []
     for level, power in enumerate(powers):
-        name = f"({'log ' * level}t)" if level else "t"
-        factors += [name + _exponent(power)] if power else []
+        if power:
+            whole = isinstance(power, Fraction) and power.denominator == 1
+            exponent = power if whole else format(float(power), ".4g")
+            name = f"({'log ' * level}t)" if level else "t"
+            factors.append(name if power == 1 else f"{name}^{exponent}")
     return " ".join(factors) or "1"
 
 
-def _exponent(power: Constant) -> str:
-    if power == 1:
-        return ""
-    whole = isinstance(power, Fraction) and power.denominator == 1
-    return f"^{power if whole else format(float(power), '.4g')}"
-
-
-# Time for a decision. After it, everything is undecided.
-SECONDS = 1.0
-
 # Every step from t = 1 to this one is evaluated; after it, powers of two.
 FIRST_STEPS = 256
-LATER_STEPS = tuple(2**power for power in range(9, 61))
-# A rate this far below zero in doubles is no rounding at the first steps.
-SURELY = 1e-6
 
 # The three conditions, and how a verdict says that they hold or fail.
 CONDITIONS = {
@@ -188,8 +163,6 @@ class _Start:
 def theorem(subject: Subject) -> TheoremVerdict:
     """Decide the theorem's conditions for a schedule or for a formula in t = 1, 2, …
 
-    A decision takes at most a second; what is not decided by then is undecided.
-
     A formula may be undefined at finitely many steps, such as 1/(t log t) at t = 1: the verdict
     then names the step and judges the others.
 
@@ -231,16 +204,9 @@ def read(text: str) -> Schedule:
 
 def _conditions(schedule: Schedule) -> Conditions | None:
     """The conditions for all large t, or None if the algebra does not decide them."""
-    end = time.thread_time() + SECONDS
-
-    def rate(t: Time) -> Time:
-        if time.thread_time() > end:
-            raise Undecided("the formula has too many different remainders")
-        return schedule.asymptotics(t - 1)
-
     # A schedule of one's own may do anything with what it gets in place of a step.
     try:
-        return Conditions.of(at_all_remainders(rate))
+        return Conditions.of(schedule.asymptotics(LARGE_T - 1))
     except (Undecided, ArithmeticError, ValueError, TypeError, AttributeError, RecursionError):
         return None
 
@@ -248,10 +214,7 @@ def _conditions(schedule: Schedule) -> Conditions | None:
 def _is_negative(formula: Formula, t: int) -> bool | None:
     """True if the rate is negative at this t, shown without rounding; None if it is undecided."""
     try:
-        rate = formula.asymptotics(Asymptotics.constant(t - 1))
-        if rate.high.sign < 0:
-            return True
-        return None if rate.low.sign < 0 else False
+        return formula.asymptotics(Asymptotics.constant(t - 1)).sign < 0
     except (Undecided, ArithmeticError, ValueError):
         return None
 
@@ -262,7 +225,7 @@ def _start_of(formula: Formula) -> _Start:
     reason, last = "", 0
     negative: int | None = None
     doubtful: int | None = None
-    for t in itertools.chain(range(1, FIRST_STEPS + 1), LATER_STEPS):
+    for t in (*range(1, FIRST_STEPS + 1), *(2**power for power in range(9, 61))):
         try:
             value = float(formula.formula(t - 1))
         except OverflowError:
@@ -278,13 +241,14 @@ def _start_of(formula: Formula) -> _Start:
             is_negative = _is_negative(formula, t)
             if is_negative:
                 negative = t
-            elif is_negative is None and value < -SURELY and t <= FIRST_STEPS and not doubtful:
+            # So far below zero in doubles is no rounding at the first steps.
+            elif is_negative is None and value < -1e-6 and t <= FIRST_STEPS and not doubtful:
                 doubtful = t
-    if undefined is not None and last > FIRST_STEPS // 2:
-        raise BadArgument(
-            f"`expression` is undefined at t = {undefined} ({reason}) and again at t = {last}. It "
-            "must have a value at all but a few first steps."
-        )
+    require(
+        undefined is None or last <= FIRST_STEPS // 2,
+        f"`expression` is undefined at t = {undefined} ({reason}) and again at t = {last}. It "
+        "must have a value at all but a few first steps.",
+    )
     return _Start(undefined, reason, negative, doubtful)
 
 

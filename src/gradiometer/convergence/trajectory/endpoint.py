@@ -97,8 +97,14 @@ class Endpoint:
                 "growth": -self.smallest.high * self.travelled,
                 "examples": self.examples,
             }
-            numbers = {"smallest_curvature": self.smallest}
-            yield Finding(NAME, Issue.CONVERGENCE, "saddle", State.ACT, numbers, facts)
+            yield Finding(
+                NAME,
+                Issue.CONVERGENCE,
+                "saddle",
+                State.ACT,
+                {"smallest_curvature": self.smallest},
+                facts,
+            )
         worst = _most(self.dead)
         if worst:
             name, dead, units = worst

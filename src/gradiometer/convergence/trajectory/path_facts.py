@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.special import stdtrit
 
-from gradiometer.measurement.estimate import Estimate, Estimates
+from gradiometer.measurement.estimate import LEVEL, Estimate, Estimates
 from gradiometer.measurement.uncertainty.means import mean
 
 # Groups of three consecutive iterates per doubling of time; the sixteenth stored iterate is its
@@ -133,7 +133,7 @@ def _starts(steps: Int[np.ndarray, " kept"]) -> Int[np.ndarray, " groups"]:
     return np.array(starts, dtype=np.int64)
 
 
-def facts_of(path: Trail, level: float = 0.9) -> Estimates:
+def facts_of(path: Trail, level: float = LEVEL) -> Estimates:
     """The numbers that decide the kind of a trajectory. Slopes and correlations have intervals, the
     rest is exact.
 

@@ -22,6 +22,7 @@ from gradiometer.convergence.trajectory.path_facts import (
     kind_of,
 )
 from gradiometer.measurement import Estimate, Estimates, Finding, Issue, Moments, Series, State
+from gradiometer.measurement.estimate import LEVEL
 from gradiometer.measurement.gauge import NOTHING_KNOWN, Gauge, RunFacts
 
 if TYPE_CHECKING:  # runs are read on machines without torch
@@ -137,7 +138,7 @@ class Trajectory(Gauge):
         """The sketch of Φ_t, before the update."""
         return {"point": sketch(step.objective.parameters).tolist()}
 
-    def estimate(self, series: Series, level: float = 0.9) -> Estimates:
+    def estimate(self, series: Series, level: float = LEVEL) -> Estimates:
         """The numbers about the path, from
         `gradiometer.convergence.trajectory.path_facts.facts_of`."""
         return facts_of(
@@ -184,7 +185,7 @@ class MoveLength:
     stepped: Estimate
 
 
-def lengths_of(path: Trail, level: float = 0.9) -> tuple[MoveLength, ...]:
+def lengths_of(path: Trail, level: float = LEVEL) -> tuple[MoveLength, ...]:
     """The lengths in the last whole doublings of a path, at most ten, oldest first.
 
     The interval is Student's for the mean of five squares, on a logarithmic scale; if Φ has more

@@ -101,9 +101,13 @@ def sharpness_near(spike: Spike, series: Series, kind: MomentumRule) -> Observat
     if series.moments["norm_squared"][at] <= 0:
         return None
     sharpness = series.moments["curvature"][at] / series.moments["norm_squared"][at]
-    product = float(series.learning_rate[at] * sharpness)
     return Observation(
-        "sharpness", {"step": int(series.steps[at]), "product": product, "edge": kind.limit}
+        "sharpness",
+        {
+            "step": int(series.steps[at]),
+            "product": float(series.learning_rate[at] * sharpness),
+            "edge": kind.limit,
+        },
     )
 
 
@@ -146,11 +150,8 @@ def _squared_norms(series: Series) -> Float[np.ndarray, "steps layers"]:
     """E‖ĝ‖² = ‖g‖² + tr Σ / B by layer, or in total if it was read from products."""
     if PRODUCT in series.moments:
         return series.moments["squared"].reshape(len(series), -1)
-    noise: Float[np.ndarray, "steps layers"] = (
-        series.moments["gradient_variance"] / series.batch_size[:, None]
-    )
-    squares: Float[np.ndarray, "steps layers"] = series.moments["gradient_norm_squared"] + noise
-    return squares
+    noise = series.moments["gradient_variance"] / series.batch_size[:, None]
+    return series.moments["gradient_norm_squared"] + noise
 
 
 GAUGE = "spikes"

@@ -24,9 +24,6 @@ SCALES = (1, 4, 16, 64)
 # The smallest rise that is reported, relative to the loss.
 SMALLEST = 0.05
 
-# Degrees of freedom of the heaviest tail that noise may have, and of its medians.
-HEAVIEST, HEAVIEST_MEDIANS = 3, 4
-
 # Number of blocks before a spike, at least.
 FEWEST = 3
 
@@ -174,8 +171,13 @@ class _Search:
         known = np.isfinite(scores)
         steady = known & self.steady
         ordinary = (self.noise / self.spread)[steady if 2 * steady.sum() >= known.sum() else known]
-        gap = float(false_alarms ** (-1 / (HEAVIEST if self.scale == 1 else HEAVIEST_MEDIANS)))
-        limit = noise_limit(ordinary, false_alarms / len(SCALES), together=BLOCK, gap=gap)
+        # The heaviest tail that noise may have: 3 degrees of freedom, and 4 of its medians.
+        limit = noise_limit(
+            ordinary,
+            false_alarms / len(SCALES),
+            together=BLOCK,
+            gap=float(false_alarms ** (-1 / (3 if self.scale == 1 else 4))),
+        )
         # Losses as far below the level show noise that is rare, such as that of small last batches.
         limit = max(limit, 1.5 * float(np.partition(drops[known], -2)[-2]))
         for stretch in groups_of((scores > limit) & (self.rise > smallest), BLOCK):

@@ -18,19 +18,14 @@ from gradiometer.measurement.batch import Batch, batch_size, mapped, span
 from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.parts import squared_norms
 
-# Losses that show the usual level, and the fewest of them.
-RECENT, FEWEST = 256, 64
+# A loss is examined if it is above the usual one by so many spreads.
+SPREADS = 8.0
 
-# A loss is examined if it is above the usual one by so many spreads, and by this share of it.
-SPREADS, RISE = 8.0, 0.2
+# Fewest steps between two examinations.
+PAUSE = 64
 
-# Fewest steps between two examinations, most examinations in a row, and the steps after which one
-# more is allowed.
-PAUSE, MOST, ONE_MORE = 64, 5, 1000
-
-# The largest batch whose examples are looked at, the parts that are run first, and the most single
-# examples.
-LARGEST_BATCH, PARTS, SINGLES = 256, 8, 32
+# Parts of a batch that are run first.
+PARTS = 8
 
 
 @dataclass(frozen=True)
@@ -55,11 +50,11 @@ class Examiner:
     def __init__(self, objective: Objective, seed: int = 0) -> None:
         self._objective = objective
         self._seed = seed
-        self._recent: deque[float] = deque(maxlen=RECENT)
+        self._recent: deque[float] = deque(maxlen=256)
         self._usual = self._above = math.inf
         self._new = self._count = self._steps = 0
+        # A loss at or above this one is worth an examination. Infinite if none is.
         self.limit = math.inf
-        """A loss at or above this one is worth an examination. Infinite if none is."""
 
     def learn(self, losses: Sequence[float]) -> None:
         """Take the losses of finished steps. After 64 of them or more, the usual level is computed
@@ -67,15 +62,16 @@ class Examiner:
         self._recent.extend(filter(math.isfinite, losses))
         self._new += len(losses)
         # An unstable start should not use up the examinations of a long run.
-        more, self._steps = divmod(self._steps + len(losses), ONE_MORE)
+        # After so many steps one more examination in a row is allowed.
+        more, self._steps = divmod(self._steps + len(losses), 1000)
         self._count = max(self._count - more, 0)
         if self._new < PAUSE:
             return
         self._new = 0
-        if self._count < MOST and len(self._recent) >= FEWEST:
+        if self._count < 5 and len(self._recent) >= 64:
             self._usual = median_high(self._recent)
             spread = 1.4826 * median_high([abs(recent - self._usual) for recent in self._recent])
-            self.limit = self._usual + max(SPREADS * spread, RISE * abs(self._usual))
+            self.limit = self._usual + max(SPREADS * spread, 0.2 * abs(self._usual))
 
     def repeat(self, losses: Sequence[float]) -> None:
         """Take the losses of the steps before a resume, without the examinations that they had."""
@@ -148,7 +144,7 @@ class Examiner:
         be run.
         """
         size = batch_size(batch)
-        if not (2 <= size <= LARGEST_BATCH and loss > self._usual):
+        if not (2 <= size <= 256 and loss > self._usual):
             return [], None
         ends = np.linspace(0, size, min(PARTS, size) + 1).round().astype(int).tolist()
         parts = [range(start, stop) for start, stop in pairwise(ends)]
@@ -159,7 +155,7 @@ class Examiner:
         if len(rises) < len(parts) or abs(sum(rises) - total) > 0.2 * total:
             return [], None  # the loss couples the examples, or draws random numbers
         order = np.argsort(rises)[::-1].tolist()
-        most_parts = min(PARTS // 2, SINGLES // max(map(len, parts)))
+        most_parts = min(PARTS // 2, 32 // max(map(len, parts)))
         places = [place for part in order[:most_parts] for place in parts[part]]
         singles = {place: self._rise(batch, range(place, place + 1)) or 0.0 for place in places}
         heaviest = sorted(singles, key=lambda place: -singles[place])[: max(size // PARTS, 1)]

@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -60,28 +61,14 @@ class ChainState:
         self.samplers[place].advance()
 
 
-class DrawRecorder:
-    """Records functions of every chain's model during the run, in eval mode.
-
-    Args:
-        functions: For every name, a function of (model, batch) and the batch.
-    """
-
-    def __init__(self, functions: Mapping[str, tuple[Function, Batch]]) -> None:
-        self.functions = functions
-        self._draws: dict[str, list[np.ndarray]] = {name: [] for name in functions}
-
-    @torch.no_grad()
-    def look(self, models: Sequence[nn.Module]) -> None:
-        """One draw of each function."""
-        with in_eval_mode(*models):
-            for name, (function, batch) in self.functions.items():
-                values = torch.stack([function(model, batch).double() for model in models])
-                self._draws[name].append(values.reshape(len(models), -1).mean(1).cpu().numpy())
-
-    def draws(self) -> dict[str, Float[np.ndarray, "draws chains"]]:
-        """All draws, by function."""
-        return {name: np.stack(values) for name, values in self._draws.items() if values}
+@torch.no_grad()
+def chain_means(
+    models: Sequence[nn.Module], function: Function, batch: Batch
+) -> Float[np.ndarray, " chains"]:
+    """The mean of a function over a batch for every chain's model, in eval mode."""
+    with in_eval_mode(*models):
+        values = torch.stack([function(model, batch).double() for model in models])
+    return values.reshape(len(models), -1).mean(1).cpu().numpy()
 
 
 def make_models(make: Callable[[], nn.Module], seeds: Sequence[int]) -> list[nn.Module]:
@@ -228,14 +215,14 @@ BatchAt = Callable[[Int[Tensor, " chosen"]], Batch]
 LARGEST_STACKED = 50_000
 
 
+@dataclass
 class Engine(ABC):
     """Computes gradients of all chains."""
 
-    def __init__(self, state: ChainState, loss: Loss, batch_at: BatchAt, traits: Traits) -> None:
-        self.state = state
-        self.loss = loss
-        self.batch_at = batch_at
-        self.traits = traits
+    state: ChainState
+    loss: Loss
+    batch_at: BatchAt
+    traits: Traits
 
     @abstractmethod
     def gradients(self, index: Int[Tensor, "chains examples"]) -> Sequence[Tensor]:
@@ -250,11 +237,10 @@ class Engine(ABC):
 class Sequential(Engine):
     """One chain after the other. Runs every model."""
 
-    def __init__(self, state: ChainState, loss: Loss, batch_at: BatchAt, traits: Traits) -> None:
-        super().__init__(state, loss, batch_at, traits)
-        self.random_states = [
-            torch.Generator().manual_seed(seed).get_state() for seed in state.seeds
-        ]
+    @cached_property
+    def random_states(self) -> list[Tensor]:
+        """The state of the generator of each chain."""
+        return [torch.Generator().manual_seed(seed).get_state() for seed in self.state.seeds]
 
     def gradients(self, index: Int[Tensor, "chains examples"]) -> Sequence[Tensor]:
         """Forward and backward of each chain in turn."""
@@ -289,9 +275,10 @@ class Sequential(Engine):
 class Stacked(Engine):
     """One network of batched products, for linear layers and elementwise functions."""
 
-    def __init__(self, state: ChainState, loss: Loss, batch_at: BatchAt, traits: Traits) -> None:
-        super().__init__(state, loss, batch_at, traits)
-        self.model = StackedSequential(state.models[0], state.stacked)
+    @cached_property
+    def model(self) -> StackedSequential:
+        """The network of all chains."""
+        return StackedSequential(self.state.models[0], self.state.stacked)
 
     @classmethod
     def can_run(cls, state: ChainState, loss: Loss, batch: Batch, traits: Traits) -> bool:
@@ -313,9 +300,11 @@ class Stacked(Engine):
         """One forward and backward for all chains."""
         # The batches of all chains lie one after the other, so the loss is called once.
         losses = self.loss(self.model, self.batch_at(index.reshape(-1)))
-        total = losses.view(len(index), -1).mean(1).sum()
         return torch.autograd.grad(
-            total, self.state.leaves, allow_unused=True, materialize_grads=True
+            losses.view(len(index), -1).mean(1).sum(),
+            self.state.leaves,
+            allow_unused=True,
+            materialize_grads=True,
         )
 
     def step(self, index: Int[Tensor, "chains examples"]) -> None:

@@ -20,10 +20,10 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from gradiometer.arguments import require
-from gradiometer.measurement.estimate import Estimate, significant
+from gradiometer.measurement.estimate import LEVEL, Estimate, significant
 
 
-def rank_rhat(draws: Float[np.ndarray, "draws chains"], level: float = 0.9) -> Estimate:
+def rank_rhat(draws: Float[np.ndarray, "draws chains"], level: float = LEVEL) -> Estimate:
     """The larger R-hat of ranks and of folded ranks, over half chains, with the interval of an F
     ratio.
 
@@ -91,8 +91,7 @@ def halves(draws: Float[np.ndarray, "draws chains"]) -> Float[np.ndarray, "size 
 def normal_scores(values: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
     """Φ⁻¹((rank − 3/8)/(S + 1/4)) among all S values."""
     ranks = rankdata(values, method="average").reshape(values.shape)
-    scores: np.ndarray = ndtri((ranks - 0.375) / (values.size + 0.25))
-    return scores
+    return ndtri((ranks - 0.375) / (values.size + 0.25))
 
 
 def _rhat(scores: Float[np.ndarray, "size 2 chains"], level: float) -> tuple[float, float, float]:
@@ -127,7 +126,7 @@ def _variance_of_means(means: Float[np.ndarray, "2 chains"]) -> tuple[float, flo
 Draws = Float[np.ndarray, "draws chains"]
 
 
-def bulk_size(draws: Draws, level: float = 0.9) -> Estimate:
+def bulk_size(draws: Draws, level: float = LEVEL) -> Estimate:
     """Effective sample size of the ranks, in draws of all chains.
 
     The variance of its logarithm is the mean of two variances: that of a sum of autocorrelations up
@@ -158,7 +157,7 @@ def bulk_size(draws: Draws, level: float = 0.9) -> Estimate:
     return _size_estimate(partial(_size, method="bulk"), draws, normal_scores(halves(draws)), level)
 
 
-def tail_size(draws: Draws, level: float = 0.9) -> Estimate:
+def tail_size(draws: Draws, level: float = LEVEL) -> Estimate:
     """The smaller effective sample size of the 5 % and the 95 % quantile, estimated as in
     `bulk_size`.
 
@@ -221,8 +220,7 @@ def autocorrelations(draws: Draws, lags: int) -> Float[np.ndarray, "lags chains"
 
     # A chain that never moves has no correlation.
     with np.errstate(invalid="ignore"):
-        correlations: np.ndarray = np.nan_to_num(array_stats.autocorr(draws.T).T[:lags])
-    return correlations
+        return np.nan_to_num(array_stats.autocorr(draws.T).T[:lags])
 
 
 def _size(draws: Draws, **method: object) -> float:
@@ -321,7 +319,7 @@ class Mixing:
         return {**asdict(self), "mixed": self.mixed}
 
 
-def mixing(draws: Mapping[str, Draws], level: float = 0.9) -> list[Mixing]:
+def mixing(draws: Mapping[str, Draws], level: float = LEVEL) -> list[Mixing]:
     """R-hat, effective sample sizes and the mean of every function, from rank-normalised half
     chains.
 

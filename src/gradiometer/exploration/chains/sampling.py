@@ -3,22 +3,22 @@ functions of the draws."""
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from gradiometer.arguments import check_whole, require
 from gradiometer.errors import bounded
 from gradiometer.exploration.chains.engines import (
     ChainState,
-    DrawRecorder,
     Function,
+    chain_means,
     faster_engine,
     make_models,
     trainable,
@@ -40,7 +40,7 @@ from gradiometer.jobs.pool import Here, Pool
 from gradiometer.measurement import Draw, Objective
 from gradiometer.measurement.batch import Batch, Order, take
 from gradiometer.measurement.batch import batch_size as size_of
-from gradiometer.measurement.estimate import Estimate, about, counted, significant
+from gradiometer.measurement.estimate import LEVEL, Estimate, about, counted, significant
 from gradiometer.measurement.gradient_graph import flat
 from gradiometer.measurement.loss import Loss
 from gradiometer.measurement.uncertainty.means import mean
@@ -77,7 +77,7 @@ class Moment:
         cls,
         values: Float[np.ndarray, " draws"],
         known: Known = None,
-        level: float = 0.9,
+        level: float = LEVEL,
         every: int = 1,
         slowest: float = math.inf,
     ) -> "Moment":
@@ -99,9 +99,13 @@ class Moment:
         low, value, high = (
             math.sqrt(max(end, 0.0)) for end in (square.low, square.value, square.high)
         )
-        method = f"root of the mean square: {square.method}"
         spread = Estimate.interval(
-            value, low, high, level=level, method=method, samples=square.samples
+            value,
+            low,
+            high,
+            level=level,
+            method=f"root of the mean square: {square.method}",
+            samples=square.samples,
         )
         # A function may depend on what moves more slowly than itself.
         effective = min(size_of_one(values), slowest)
@@ -123,8 +127,6 @@ class Moment:
             return "cannot tell: fewer than 4 draws"
         return f"cannot tell: {significant(self.effective)} effective draws, fewer than {ENOUGH}"
 
-
-FEWEST_STEPS = 2 * BLOCKS
 
 # Makes the sampler of a chain from its parameters and its seed.
 MakeSampler = Callable[[list[nn.Parameter], int], Sampler]
@@ -262,7 +264,7 @@ def sample(
     known: Mapping[str, Known] | None = None,
     seeds: Sequence[int] = (0,),
     draw: Draw = Draw.REPLACEMENT,
-    level: float = 0.9,
+    level: float = LEVEL,
     pool: str | Pool = "here",
 ) -> list[Sampled]:
     """Run independent chains of a sampler, discard the first steps, and measure the rest.
@@ -319,7 +321,7 @@ def sample(
     """
     for name, value, least in (
         ("burn_in", burn_in, 0),
-        ("steps", steps, FEWEST_STEPS),
+        ("steps", steps, 2 * BLOCKS),
         ("every", every, 1),
     ):
         check_whole(name, value, least)
@@ -361,7 +363,7 @@ def sample(
     groups = samplers[0].param_groups
     require(len(groups) <= 1, f"`sampler` must have 1 parameter group, got {len(groups)}.")
     chains = ChainState(models, seeds, samplers)
-    recorder = DrawRecorder(watch or {})
+    draws: dict[str, list[np.ndarray]] = {name: [] for name in watch or {}}
     paths: list[Float[Tensor, "chains params"]] = []
     example = batch_at(orders[0].batch(0))
     traits = Objective(models[0], loss).traits(example)
@@ -383,7 +385,11 @@ def sample(
         and batch_size >= 4
         and traits.fixed
     )
-    batches = _batches(orders)
+    batches = (
+        index
+        for epoch in itertools.count()
+        for index in torch.stack([order.epoch(epoch) for order in orders]).split(batch_size, dim=1)
+    )
     for step in range(burn_in + steps):
         if step == burn_in:
             # Only the steps that are measured pay for the sums.
@@ -399,10 +405,10 @@ def sample(
                 )
         engine.step(index)
         if step >= burn_in and (step - burn_in) % every == 0:
-            recorder.look(models)
+            for name, looked_at in (watch or {}).items():
+                draws[name].append(chain_means(models, *looked_at))
             if sum(sizes) <= DIRECTIONS:
                 paths.append(torch.stack([flat(one) for one in chains.of_one]).detach())
-    draws = recorder.draws()
     return [
         _of_chain(
             each,
@@ -410,7 +416,7 @@ def sample(
             equipartitions[place].shape(
                 examples, dict(zip(names, virial.by_tensor(examples, SURE), strict=True))
             ),
-            {name: values[:, place] for name, values in draws.items()},
+            {name: np.stack(values)[:, place] for name, values in draws.items()},
             partial(
                 Moment.of,
                 level=level,
@@ -424,18 +430,11 @@ def sample(
     ]
 
 
-def _batches(orders: Sequence[Order]) -> Iterator[Int[Tensor, "chains examples"]]:
-    """Positions of the examples in the batches of one step after another, one row per chain."""
-    for epoch in itertools.count():
-        chosen = torch.stack([order.epoch(epoch) for order in orders])
-        yield from chosen.split(orders[0].batch_size, dim=1)
-
-
 def _call_with_seeds(some: Callable[..., list[Sampled]], seeds: Sequence[int]) -> list[Sampled]:
     return some(seeds=seeds)
 
 
-def agreement(chains: Sequence[Sampled], level: float = 0.9) -> list[Mixing]:
+def agreement(chains: Sequence[Sampled], level: float = LEVEL) -> list[Mixing]:
     """R-hat and effective sample sizes of every function that varies. Empty for a single chain."""
     # One chain cannot show that it has not mixed with another.
     if len(chains) < 2:

@@ -15,13 +15,13 @@ from torch import nn
 from gradiometer.arguments import require
 from gradiometer.exploration.ensembles.ensemble_report import LinearPath
 from gradiometer.exploration.ensembles.scores import Labels, LogProbabilities
-from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement.estimate import LEVEL, Estimate
 from gradiometer.measurement.uncertainty.means import ratio_of_means
 from gradiometer.measurement.uncertainty.proportions import difference_of_proportions, proportion
 
 
 def disagreement(
-    members: Sequence[LogProbabilities], labels: Labels, *, level: float = 0.9
+    members: Sequence[LogProbabilities], labels: Labels, *, level: float = LEVEL
 ) -> Estimate:
     """How often two members predict different classes, over how often one is wrong: means over
     pairs and members.
@@ -48,7 +48,9 @@ def disagreement(
     return ratio_of_means(differ, wrong, level=level, batches=len(labels))
 
 
-def correlations(members: Sequence[LogProbabilities], *, level: float = 0.9) -> dict[str, Estimate]:
+def correlations(
+    members: Sequence[LogProbabilities], *, level: float = LEVEL
+) -> dict[str, Estimate]:
     """Pearson's correlation of the members' probabilities, over all examples and classes, for every
     pair.
 
@@ -117,7 +119,7 @@ def linear_path(
     *,
     points: int = 9,
     refresh: Callable[[nn.Module], object] | None = None,
-    level: float = 0.9,
+    level: float = LEVEL,
 ) -> LinearPath:
     """The errors between two models, and max over λ of
     error((1 − λ)Φ_first + λΦ_last) − (1 − λ) error(Φ_first) − λ error(Φ_last).

@@ -149,9 +149,14 @@ class EnsembleReport(Artifact):
             "basin": self._basin() if self.paths else None,
             "deep_ensemble_equivalent": self.deep_ensemble_equivalent,
         }
-        doubts = (Doubt("cheap_ensemble", {"scored": self.scored}),)
         return Finding(
-            "ensemble", Issue.EXPLORATION, claim, state, {"gain": gain}, facts, doubts=doubts
+            "ensemble",
+            Issue.EXPLORATION,
+            claim,
+            state,
+            {"gain": gain},
+            facts,
+            doubts=(Doubt("cheap_ensemble", {"scored": self.scored}),),
         )
 
     def _basin(self) -> dict[str, Any]:

@@ -19,14 +19,14 @@ from gradiometer.exploration.ensembles.scores import (
     fitted_temperature,
     scores,
 )
-from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement.estimate import LEVEL, Estimate
 
 
 def ensemble_sizes(
     members: Sequence[LogProbabilities],
     labels: Labels,
     validation: Bool[np.ndarray, " examples"],
-    level: float = 0.9,
+    level: float = LEVEL,
 ) -> list[EnsembleSize]:
     """The last 1, 2, … members averaged, each average with its own temperature.
 
@@ -92,7 +92,7 @@ def deep_ensemble_equivalent(
     labels: Labels,
     validation: Bool[np.ndarray, " examples"],
     *,
-    level: float = 0.9,
+    level: float = LEVEL,
 ) -> Estimate:
     """The number of independent runs whose ensemble has the same calibrated log-loss, linear
     between whole numbers.

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from gradiometer.arguments import require
-from gradiometer.errors import BadArgument, StorageFailed, Unsupported, of_user
+from gradiometer.errors import StorageFailed, Unsupported, of_user
 
 
 def export(model: nn.Module, inputs: Tensor, path: Path) -> Path:
@@ -74,10 +74,10 @@ def check_file(path: Path) -> None:
         f"`export` {path}: the folder {path.parent} does not exist, make it first.",
     )
     missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
-    if path.suffix == ".onnx" and missing:
-        raise BadArgument(
-            f"`export` to ONNX needs {' and '.join(missing)}: `pip install 'gradiometer[export]'`."
-        )
+    require(
+        path.suffix != ".onnx" or not missing,
+        f"`export` to ONNX needs {' and '.join(missing)}: `pip install 'gradiometer[export]'`.",
+    )
 
 
 def _is_of_torch(error: Exception) -> bool:

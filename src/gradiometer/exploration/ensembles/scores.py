@@ -13,7 +13,7 @@ from scipy.special import log_softmax, logsumexp, ndtri
 
 from gradiometer.arguments import check_level, require
 from gradiometer.errors import BadArgument
-from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement.estimate import LEVEL, Estimate
 from gradiometer.measurement.uncertainty.means import difference_of_means
 from gradiometer.measurement.uncertainty.proportions import difference_of_proportions, proportion
 from gradiometer.measurement.uncertainty.skewed import skewed_mean
@@ -42,7 +42,7 @@ class ReliabilityBin:
 
 
 def reliability(
-    log_probabilities: LogProbabilities, labels: Labels, *, level: float = 0.9
+    log_probabilities: LogProbabilities, labels: Labels, *, level: float = LEVEL
 ) -> list[ReliabilityBin]:
     """The reliability diagram, least confident bin first. Calibrated predictions have accuracy =
     confidence.
@@ -63,7 +63,7 @@ def reliability(
 
 
 def calibration_error(
-    log_probabilities: LogProbabilities, labels: Labels, *, level: float = 0.9
+    log_probabilities: LogProbabilities, labels: Labels, *, level: float = LEVEL
 ) -> Estimate:
     """Root mean square of confidence less accuracy over bins of the predicted class: debiased ECE,
     in ℓ₂.
@@ -103,7 +103,7 @@ def calibration_error(
 
 
 def calibration_difference(
-    first: LogProbabilities, second: LogProbabilities, labels: Labels, *, level: float = 0.9
+    first: LogProbabilities, second: LogProbabilities, labels: Labels, *, level: float = LEVEL
 ) -> Estimate:
     """`calibration_error` of the first predictions less that of the second, paired over the same
     examples.
@@ -267,8 +267,7 @@ class Predictions:
     @cached_property
     def correct(self) -> Bool[np.ndarray, " examples"]:
         """True for each example whose most likely class is its label."""
-        correct: np.ndarray = self.log_probabilities.argmax(axis=1) == self.labels
-        return correct
+        return self.log_probabilities.argmax(axis=1) == self.labels
 
     @cached_property
     def losses(self) -> Mapping[str, Float[np.ndarray, " examples"]]:
@@ -294,7 +293,7 @@ UNITS: Mapping[str, str] = {
 }
 
 
-def scores(predictions: Predictions, level: float = 0.9) -> dict[str, Estimate]:
+def scores(predictions: Predictions, level: float = LEVEL) -> dict[str, Estimate]:
     """Every score, with its interval over the examples."""
     wrong = ~predictions.correct
     found: dict[str, Estimate] = {"error": proportion(int(wrong.sum()), len(wrong), level)}
@@ -306,7 +305,9 @@ def scores(predictions: Predictions, level: float = 0.9) -> dict[str, Estimate]:
     return found
 
 
-def differences(first: Predictions, second: Predictions, level: float = 0.9) -> dict[str, Estimate]:
+def differences(
+    first: Predictions, second: Predictions, level: float = LEVEL
+) -> dict[str, Estimate]:
     """Every score of the first less that of the second, paired by example. Below zero, the first is
     better.
 
@@ -335,14 +336,12 @@ def differences(first: Predictions, second: Predictions, level: float = 0.9) -> 
 
 def averaged(members: Sequence[LogProbabilities]) -> LogProbabilities:
     """The logarithm of the mean of the members' probabilities."""
-    mean: np.ndarray = logsumexp(np.stack(members), axis=0, b=1 / len(members))
-    return mean
+    return logsumexp(np.stack(members), axis=0, b=1 / len(members))
 
 
 def at_temperature(log_probabilities: LogProbabilities, temperature: float) -> LogProbabilities:
     """log p^(1/τ), normalised."""
-    found: np.ndarray = log_softmax(log_probabilities / temperature, axis=1)
-    return found
+    return log_softmax(log_probabilities / temperature, axis=1)
 
 
 def fitted_temperature(log_probabilities: LogProbabilities, labels: Labels) -> float:
@@ -359,9 +358,12 @@ def fitted_temperature(log_probabilities: LogProbabilities, labels: Labels) -> f
         )
 
     # If every prediction is correct, a colder one is always better: the fit ends at the lower end.
-    bounds = (np.log(0.02), np.log(50.0))
     return float(
-        np.exp(minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-5}).x)
+        np.exp(
+            minimize_scalar(
+                loss, bounds=(np.log(0.02), np.log(50.0)), method="bounded", options={"xatol": 1e-5}
+            ).x
+        )
     )
 
 
@@ -369,17 +371,16 @@ def log_losses(
     log_probabilities: LogProbabilities, labels: Labels
 ) -> Float[np.ndarray, " examples"]:
     """−log p(label) of every example, in nats."""
-    found: np.ndarray = -log_probabilities[np.arange(len(labels)), labels]
-    return found
+    return -log_probabilities[np.arange(len(labels)), labels]
 
 
 def check_predictions(log_probabilities: np.ndarray, labels: np.ndarray) -> None:
     """Check log-probabilities [examples, classes] and their labels [examples]."""
-    if log_probabilities.ndim != 2 or len(log_probabilities) != len(labels) or not len(labels) >= 1:
-        raise BadArgument(
-            "`log_probabilities` must be [examples, classes] and `labels` [examples], got "
-            f"{list(log_probabilities.shape)} and {list(labels.shape)}."
-        )
+    require(
+        log_probabilities.ndim == 2 and len(log_probabilities) == len(labels) and len(labels) >= 1,
+        "`log_probabilities` must be [examples, classes] and `labels` [examples], got "
+        f"{list(log_probabilities.shape)} and {list(labels.shape)}.",
+    )
     # Logits that were never normalised are the usual mistake.
     totals = np.exp(log_probabilities).sum(axis=1)
     good = np.abs(totals - 1) < 1e-4
@@ -394,9 +395,9 @@ def check_predictions(log_probabilities: np.ndarray, labels: np.ndarray) -> None
         f"`labels` must lie between 0 and {log_probabilities.shape[1] - 1}, the predicted classes.",
     )
     losses = log_losses(log_probabilities, labels)
-    if not np.isfinite(losses).all():
-        raise BadArgument(
-            f"`log_probabilities` of example {int(np.argmin(np.isfinite(losses)))} give its label "
-            "a probability of 0 and so an infinite log-loss: take the log_softmax of the logits, "
-            "not the logarithm of the softmax."
-        )
+    require(
+        np.isfinite(losses).all(),
+        f"`log_probabilities` of example {int(np.argmin(np.isfinite(losses)))} give its label "
+        "a probability of 0 and so an infinite log-loss: take the log_softmax of the logits, "
+        "not the logarithm of the softmax.",
+    )

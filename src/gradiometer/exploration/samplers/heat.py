@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gradiometer.errors import Diverged
-from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement.estimate import LEVEL, Estimate
 from gradiometer.measurement.uncertainty.means import mean
 
 # Blocks of the memory. Their means give the error of the mean.
@@ -69,7 +69,7 @@ class Heat:
         """The running mean as a temperature."""
         return self.mean * self.scale
 
-    def estimate(self, level: float = 0.9) -> Estimate:
+    def estimate(self, level: float = LEVEL) -> Estimate:
         """The mean over the recorded blocks, with Student's interval."""
         return mean(np.array(self.blocks), level=level, batches=max(len(self.blocks), 4))
 
@@ -190,8 +190,7 @@ class Hottest:
 
 
 def _unit(vector: Float[Tensor, " params"]) -> Float[Tensor, " params"]:
-    found: Tensor = vector / vector.norm().clamp(min=torch.finfo(vector.dtype).tiny)
-    return found
+    return vector / vector.norm().clamp(min=torch.finfo(vector.dtype).tiny)
 
 
 # By how much the hottest direction may be above the temperature, as a share of it, if the mean is

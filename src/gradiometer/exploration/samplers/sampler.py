@@ -101,11 +101,11 @@ class Sampler(torch.optim.Optimizer, ABC):
     At temperature 0 no noise is injected: plain SGD.
     """
 
+    # The default of `momentum`.
     momentum: ClassVar[float] = 0.9
-    """The default of `momentum`."""
 
+    # Defaults of settings that other samplers do not have.
     _own: Mapping[str, Any] = MappingProxyType({})
-    """Defaults of settings that other samplers do not have."""
 
     def __init__(
         self,
@@ -252,8 +252,11 @@ class Sampler(torch.optim.Optimizer, ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """The state of the optimizer, of the noise and of the recorded heat."""
-        heats = [heat.state_dict() for heat in self._heats]
-        return {**super().state_dict(), "noise": self._noise.state_dict(), "heat": heats}
+        return {
+            **super().state_dict(),
+            "noise": self._noise.state_dict(),
+            "heat": [heat.state_dict() for heat in self._heats],
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from the state of another sampler, with bit-identical results."""

@@ -68,5 +68,4 @@ class SGHMC(Sampler):
 
     def _minibatch_scale(self, group: dict[str, Any]) -> float:
         rate, friction = group["lr"], group["momentum"]
-        scale: float = rate * (1 + friction) / (4 * (1 - friction))
-        return scale
+        return rate * (1 + friction) / (4 * (1 - friction))

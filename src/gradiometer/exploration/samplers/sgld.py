@@ -48,15 +48,15 @@ class SGLD(Sampler):
         size = 0.0
         if not self._cold(place):
             gradient = flat(gradients)
-            rest = torch.zeros_like(gradient)
-            noise, size = self._thermal_noise(place, params, gradients, rest, gradient, rate / 2)
+            noise, size = self._thermal_noise(
+                place, params, gradients, torch.zeros_like(gradient), gradient, rate / 2
+            )
         torch._foreach_add_(params, gradients, alpha=-rate)
         if noise:
             torch._foreach_add_(params, noise, alpha=size * math.sqrt(2 * rate / examples))
 
     def _minibatch_scale(self, group: dict[str, Any]) -> float:
-        rate: float = group["lr"]
-        return rate / 2
+        return group["lr"] / 2
 
     def _check(self, group: dict[str, Any]) -> None:
         super()._check(group)

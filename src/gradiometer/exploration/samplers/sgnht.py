@@ -71,9 +71,10 @@ class SGNHT(Sampler):
             self._watch_direction(place, gradients, momenta)
         torch._foreach_mul_(momenta, math.exp(-group["friction"]))
         if not cold:
-            noise = self._noise.draw(params, place)
             torch._foreach_add_(
-                momenta, noise, alpha=math.sqrt(_variance(group) / group["examples"])
+                momenta,
+                self._noise.draw(params, place),
+                alpha=math.sqrt(_variance(group) / group["examples"]),
             )
         torch._foreach_add_(params, momenta, alpha=pace / 2)
         if not (group["hold"] or cold):
@@ -118,8 +119,7 @@ class SGNHT(Sampler):
         self.param_groups[-1]["friction"] = -math.log(self.param_groups[-1]["momentum"])
 
     def _minibatch_scale(self, group: dict[str, Any]) -> float:
-        rate: float = group["lr"]
-        return rate / 4  # at full friction, the coolest it can be
+        return group["lr"] / 4  # at full friction, the coolest it can be
 
     def _check(self, group: dict[str, Any]) -> None:
         super()._check(group)
@@ -139,5 +139,4 @@ def _variance(group: dict[str, Any]) -> float:
     times N."""
     diffusion, friction = -math.log(group["momentum"]), group["friction"]
     kept = -math.expm1(-2 * friction) / friction if abs(friction) > 1e-12 else 2.0
-    variance: float = group["temperature"] * diffusion * kept
-    return variance
+    return group["temperature"] * diffusion * kept

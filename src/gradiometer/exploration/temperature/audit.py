@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from gradiometer.arguments import check_number, check_whole, require
 from gradiometer.errors import Diverged
-from gradiometer.measurement.estimate import Estimate, significant
+from gradiometer.measurement.estimate import LEVEL, Estimate, significant
 from gradiometer.measurement.uncertainty.arithmetic import transform
 from gradiometer.measurement.uncertainty.means import FEWEST_READINGS, difference_of_means, mean
 from gradiometer.randomness import untouched_randomness
@@ -85,7 +85,7 @@ def audit(
     steps: int = 4000,
     burn_in: int | None = None,
     copies: int = 64,
-    level: float = 0.9,
+    level: float = LEVEL,
     seed: int = 0,
 ) -> Audit:
     """Run a sampler on U(Φ) = ½ Σ hφ² and measure the temperature of its iterates.

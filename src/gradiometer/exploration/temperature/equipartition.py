@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gradiometer.arguments import check_number
 from gradiometer.errors import Diverged
-from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement.estimate import LEVEL, Estimate
 from gradiometer.measurement.uncertainty.means import mean
 
 # Blocks of a run. The spread of their temperatures gives the error.
@@ -59,13 +59,13 @@ class Virial:
         self.counts[block] += 1
         self.added += 1
 
-    def temperature(self, examples: int, level: float = 0.9) -> Estimate:
+    def temperature(self, examples: int, level: float = LEVEL) -> Estimate:
         """N⟨(Φ − c)·ĝ⟩/d, in posterior units, with its error from the blocks."""
         return mean(
             examples * self._virials().sum(axis=1) / (sum(self.sizes) * self.counts), level=level
         )
 
-    def by_tensor(self, examples: int, level: float = 0.9) -> list[Estimate]:
+    def by_tensor(self, examples: int, level: float = LEVEL) -> list[Estimate]:
         """The same for each parameter tensor. All intervals cover together at this level
         (Bonferroni)."""
         virials = examples * self._virials() / (np.array(self.sizes) * self.counts[:, None])
@@ -79,8 +79,7 @@ class Virial:
         shifts = torch.stack(
             [gradients @ mean_position for gradients, mean_position in pieces], dim=1
         )
-        virials: np.ndarray = self.products - shifts.double().cpu().numpy()
-        return virials
+        return self.products - shifts.double().cpu().numpy()
 
 
 # Largest number of directions whose matrix of products is kept.
@@ -245,5 +244,11 @@ def _along(matrices: Float[np.ndarray, "blocks directions directions"], place: i
     value, low, high = (
         sum(getattr(each, name) for each in found) / 2 for name in ("value", "low", "high")
     )
-    method = f"mean of two halves: {found[0].method}"
-    return Estimate.interval(value, low, high, level=SURE, method=method, samples=len(matrices))
+    return Estimate.interval(
+        value,
+        low,
+        high,
+        level=SURE,
+        method=f"mean of two halves: {found[0].method}",
+        samples=len(matrices),
+    )

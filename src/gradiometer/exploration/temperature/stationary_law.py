@@ -171,8 +171,7 @@ def stationary_covariance(curvature: ArrayLike, noise: ArrayLike, rule: SGDRule)
     modes = _stationary_solution(
         transitions, in_axes[:, :, None, None] * np.outer(rule.kick, rule.kick)
     )[:, :, 0, 0]
-    covariance: Square = axes @ modes @ axes.T
-    return covariance
+    return axes @ modes @ axes.T
 
 
 def reshuffled_covariance(
@@ -210,10 +209,10 @@ def reshuffled_covariance(
     without_replacement(rule.batch_size, examples)
     whole, left = divmod(examples, rule.batch_size)
     sizes = np.array([rule.batch_size] * whole + [left] * bool(left), dtype=np.float64)
-    if batches is not None and not 0 <= batches <= len(sizes):
-        raise BadArgument(
-            f"`batches` must lie between 0 and the {len(sizes)} batches of an epoch, got {batches}."
-        )
+    require(
+        batches is None or 0 <= batches <= len(sizes),
+        f"`batches` must lie between 0 and the {len(sizes)} batches of an epoch, got {batches}.",
+    )
     curvatures, axes, in_axes = _in_axes(curvature, noise)
     transitions, in_axes = rule.transitions(curvatures), in_axes / (examples - 1)
     # P⁰ … P^m of every mode.
@@ -229,10 +228,7 @@ def reshuffled_covariance(
         apart = np.einsum("ika,jkb,k->ijab", felt, felt, examples / sizes[:count])
         # The deviations of an epoch sum to zero, so each batch is undone by the others.
         together = felt.sum(axis=1)
-        brought: Pairs = in_axes[:, :, None, None] * (
-            apart - np.einsum("ia,jb->ijab", together, together)
-        )
-        return brought
+        return in_axes[:, :, None, None] * (apart - np.einsum("ia,jb->ijab", together, together))
 
     start = _stationary_solution(powers[-1], contribution(len(sizes)))
     positions = range(len(sizes)) if batches is None else [batches]
@@ -240,8 +236,7 @@ def reshuffled_covariance(
         (np.einsum("iab,jcd,ijbd->ijac", powers[k], powers[k], start) + contribution(k))[:, :, 0, 0]
         for k in positions
     ]
-    covariance: Square = axes @ np.mean(modes, axis=0) @ axes.T
-    return covariance
+    return axes @ np.mean(modes, axis=0) @ axes.T
 
 
 def without_replacement(batch_size: int, examples: int) -> float:
@@ -313,8 +308,8 @@ def _stationary_solution(transitions: Float[np.ndarray, "params 2 2"], noise: Pa
     count = len(transitions)
     # In the axes of H modes meet in pairs: 4 × 4 systems instead of one of (2d)².
     pairs = np.einsum("iab,jcd->ijacbd", transitions, transitions).reshape(count, count, 4, 4)
-    solved: np.ndarray = np.linalg.solve(np.eye(4) - pairs, noise.reshape(count, count, 4, 1))
-    return solved.reshape(count, count, 2, 2)
+    noise = noise.reshape(count, count, 4, 1)
+    return np.linalg.solve(np.eye(4) - pairs, noise).reshape(count, count, 2, 2)
 
 
 # Distance below the start that is included, in standard deviations of the stationary law around the

@@ -13,6 +13,7 @@ from gradiometer.drift.stability import MomentumRule
 from gradiometer.errors import BadArgument
 from gradiometer.estimation.noise import noise_moments
 from gradiometer.measurement import Draw, Estimate, Estimates, Moments, Sampling, Series
+from gradiometer.measurement.estimate import LEVEL
 from gradiometer.measurement.finding import Doubt, Finding, Issue, State
 from gradiometer.measurement.gauge import NOTHING_KNOWN, Gauge, RunFacts
 from gradiometer.measurement.uncertainty.arithmetic import transform
@@ -57,14 +58,12 @@ class HeatBalance:
     @property
     def heat(self) -> Parts:
         """The total heat put in."""
-        total: Parts = self.injected + self.minibatch + self.step
-        return total
+        return self.injected + self.minibatch + self.step
 
     @property
     def residual(self) -> Parts:
         """The error of the balance: rounding if every step was measured, otherwise also noise."""
-        error: Parts = self.configurational - self.heat + self.drift
-        return error
+        return self.configurational - self.heat + self.drift
 
 
 def heat_balance(series: Series, *, momentum: float = 0.0, injected: float = 0.0) -> HeatBalance:
@@ -97,8 +96,7 @@ def heat_balance(series: Series, *, momentum: float = 0.0, injected: float = 0.0
     growth = np.diff(series.moments["distance"], axis=0)[kept] / gaps
 
     def part(name: str) -> Parts:
-        values: Parts = series.moments[name][:-1][kept]
-        return values
+        return series.moments[name][:-1][kept]
 
     parameters = series.moments["parameters"][0].astype(np.int64)
     minibatch = (
@@ -269,18 +267,18 @@ class Temperature(Gauge):
             return 1.0, step.gradient
         return 1.0, [g + decay * p.detach() for g, p in zip(step.gradient, here, strict=True)]
 
-    def estimate(self, series: Series, level: float = 0.9) -> Estimates:
+    def estimate(self, series: Series, level: float = LEVEL) -> Estimates:
         """T, its parts, T_conf and the drift; T and T_conf of every layer; T in posterior units if
         N is known."""
         balance = heat_balance(series, momentum=self.momentum, injected=self.injected)
         posterior = self.units == "posterior"
         readings = balance.readings
         examples = self.examples if self.examples is not None else series.sampling.examples
-        if examples is None and posterior:
-            raise BadArgument(
-                "`examples` is missing: posterior units are N times those of the loss, and the "
-                "run's sampling does not contain N. Give `examples`, or use units='loss'."
-            )
+        require(
+            examples is not None or not posterior,
+            "`examples` is missing: posterior units are N times those of the loss, and the "
+            "run's sampling does not contain N. Give `examples`, or use units='loss'.",
+        )
         scale = float(examples or 1) if posterior else 1.0
         settings: dict[str, Any] = {
             "level": level,
@@ -363,9 +361,14 @@ class Temperature(Gauge):
             "motion": _motion(drift),
             "drift_share": drift.value,
         }
-        doubts = (Doubt("one_temperature", _spread(estimates)),)
         return Finding(
-            self.name, self.issue, "temperature", State.OK, numbers, facts, doubts=doubts
+            self.name,
+            self.issue,
+            "temperature",
+            State.OK,
+            numbers,
+            facts,
+            doubts=(Doubt("one_temperature", _spread(estimates)),),
         )
 
 

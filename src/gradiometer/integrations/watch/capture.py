@@ -14,8 +14,7 @@ from gradiometer.errors import BadArgument
 from gradiometer.integrations.fsdp import ShardHooks, norms_of_all, not_the_mean
 from gradiometer.integrations.gradients import GradientHooks, GradientsInPlace, Preconditioner
 from gradiometer.integrations.watch.accelerator import AsMade, Copied, Seen, Stopwatch
-from gradiometer.integrations.watch.checks.loss_check import LossCheck, Shares
-from gradiometer.integrations.watch.checks.rows import Rows
+from gradiometer.integrations.watch.checks import LossCheck, Rows, Shares
 from gradiometer.integrations.watch.losses import Part
 from gradiometer.integrations.watch.processes import Exchange, OverProcesses, StepOf
 from gradiometer.integrations.watch.shield import Shield
@@ -52,13 +51,8 @@ class Capture:
         budget = subject.budget
         parameters = objective.parameters
         self._subject = subject
-        self._objective = objective
-        self._batches = subject.batches
-        self._ranks = subject.ranks
         self._parameters = parameters
-        self._accumulation = subject.accumulation
         self.has_loss = subject.has_loss and not subject.sharded
-        self._seed = subject.seed
         self._warn = warn
         self._shield = shield
         self._preconditioner = preconditioner
@@ -70,7 +64,7 @@ class Capture:
         if subject.sharded:
             self.gradients = ShardHooks(objective, budget, shield, preconditioner)
         elif subject.spread is not None:
-            self.gradients = GradientsInPlace(parameters, preconditioner)
+            self.gradients = GradientsInPlace(parameters, budget, shield.caught, preconditioner)
         else:
             self.gradients = GradientHooks(
                 parameters, budget, shield.caught, preconditioner, keeps=self.shared
@@ -88,13 +82,13 @@ class Capture:
         # True if an accelerator works for the measured step, so that the stopwatch is needed.
         self.waits = False
         device = parameters[0].device
-        self.together = OverProcesses((), self._ranks, budget, device)
+        self.together = OverProcesses((), self._subject.ranks, budget, device)
         numbers = self._kinds * len(parameters)
-        self.exchange = Exchange(self._ranks, subject.accumulation, numbers, device)
+        self.exchange = Exchange(self._subject.ranks, subject.accumulation, numbers, device)
 
     def start(self) -> None:
         """Measure the next step."""
-        self._builder = SpreadBuilder(self._objective.layer_of)
+        self._builder = SpreadBuilder(self._subject.objective.layer_of)
         devices = {parameter.device for parameter in self._parameters}
         self.waits = any(device.type != "cpu" for device in devices)
         if self.waits:
@@ -104,7 +98,7 @@ class Capture:
             self._shares.start()
         elif self._shares.listens:
             self._shares.stop()
-        self.gradients.whole_is_wanted = self._accumulation == 1
+        self.gradients.whole_is_wanted = self._subject.accumulation == 1
 
     def stop(self) -> None:
         """Do not measure the next step."""
@@ -126,7 +120,7 @@ class Capture:
         """True if other parameters are trained than at the start. Warns once."""
         if isinstance(self.gradients, ShardHooks):
             return False
-        if self._objective.trains(self._parameters):
+        if self._subject.objective.trains(self._parameters):
             return False
         self._warn_once(
             "`model` trains other parameters than when `watch` was called (some were frozen, "
@@ -144,12 +138,12 @@ class Capture:
                 "`step` was called, but no backward of this model was made since the last one: "
                 "call it after every `backward`, on the model that was given to `watch`, and not "
                 "over `w.batches`, which calls it",
-                can_continue=self._ranks.alone,  # other processes wait for the exchange
+                can_continue=self._subject.ranks.alone,  # other processes wait for the exchange
             )
             self.stop()
         elif self.shared:
             self._builder.add_norms(parts[-1].size, self.gradients.norms())
-            self.gradients.whole_is_wanted = len(parts) == self._accumulation - 1
+            self.gradients.whole_is_wanted = len(parts) == self._subject.accumulation - 1
         if self.waits:
             self.stopwatch.lap()
 
@@ -198,38 +192,53 @@ class Capture:
                 check(parts[0].batch, parts[0].loss, None if self.shared else gradient)
         if spread is None and (self.shared or self._subject.spread is not None):
             return None
-        if spread is None and parts[0].size < 4 and not self._has_halves(parts[0]):
-            return None
-        probe = self._batches.probe
+        if spread is None and parts[0].size < 4:
+            # Two halves with a gradient each, unless the loss couples the examples.
+            traits = self._subject.objective.traits
+            if parts[0].size < 2 or traits(parts[0].batch, seed=self._subject.seed).coupled:
+                return None
+        probe = self._subject.batches.probe
         if probe is not None:
             return probe.step(
-                self._objective, parts[0].size, index, groups, self._preconditioner, self._seed
+                self._subject.objective,
+                parts[0].size,
+                index,
+                groups,
+                self._preconditioner,
+                self._subject.seed,
             )
         batch_of = self._batch(parts)
         if not self._rows.is_done:
             self._rows.look(batch_of)
-        judges = self._batches.judges
+        judges = self._subject.batches.judges
         return TrainingStep(
-            self._objective,
+            self._subject.objective,
             batch_of,
             index=index,
             learning_rate=learning_rate * (self._shares.multiple or 1.0),
             groups=groups,
-            sampling=self._batches.sampling,
+            sampling=self._subject.batches.sampling,
             gradient=gradient if self._check is None or self._check.same_loss else None,
             probe=None
             if judges is None
             else partial(
-                judges.draw_for, "judges", parts[0].size, self._objective, index, self._seed
+                judges.draw_for,
+                "judges",
+                parts[0].size,
+                self._subject.objective,
+                index,
+                self._subject.seed,
             ),
             spread=spread,
             preconditioner=self._preconditioner,
             motion=None
             if motion is None or made is None
             else partial(motion, made() / self._scale**2),
-            example_of=None if self._batches.groups is None else self._batches.example_of(batch_of),
+            example_of=None
+            if self._subject.batches.groups is None
+            else self._subject.batches.example_of(batch_of),
             arrived=self.stopwatch.lap if self.waits else None,
-            seed=self._seed,
+            seed=self._subject.seed,
         )
 
     def _share(
@@ -243,14 +252,14 @@ class Capture:
         """The step of the examples of this process, for gauges that all processes
         measure together."""
         return TrainingStep(
-            self._objective,
+            self._subject.objective,
             self._batch(parts),
             index=index,
             learning_rate=learning_rate,
             groups=groups,
-            sampling=self._batches.sampling,
+            sampling=self._subject.batches.sampling,
             over_processes=mean,
-            seed=self._seed + self._ranks.rank,
+            seed=self._subject.seed + self._subject.ranks.rank,
         )
 
     def _spread(self, proposal: int, chosen: Collection[str], share: StepOf) -> Spread | None:
@@ -270,14 +279,16 @@ class Capture:
             whole,
         )
         self.stopwatch.lap()
-        if not self._ranks.alone:  # before anything that may fail on one process alone
+        if not self._subject.ranks.alone:  # before anything that may fail on one process alone
             self.together.measure(self.exchange.bits, share)
         copies = self.gradients.copies if isinstance(self.gradients, ShardHooks) else None
         norms, adds_up = norms_of_all(
-            norms_read, self._ranks.count, copies=copies, kinds=self._kinds
+            norms_read, self._subject.ranks.count, copies=copies, kinds=self._kinds
         )
         if not adds_up:
-            self._refuse_or_warn(not_the_mean(self._ranks.count, sharded=copies is not None))
+            self._refuse_or_warn(
+                not_the_mean(self._subject.ranks.count, sharded=copies is not None)
+            )
             return None
         plain, *others = [self._without_scale(sizes, *each) for each in norms]
         if plain is None or len(set(plain.sizes)) > 1 or self._shares.multiple is None:
@@ -288,11 +299,13 @@ class Capture:
         """The spread for the mean loss, from norms as they were read; None if one is not finite."""
         if not (squared.isfinite().all() and whole.isfinite().all()):
             return None
-        spread = SpreadBuilder(self._objective.layer_of, sizes, [squared]).finish_from(whole)
+        spread = SpreadBuilder(self._subject.objective.layer_of, sizes, [squared]).finish_from(
+            whole
+        )
         scale = self._scale
         return Spread(
             spread.sizes,
-            spread.squared_norms * (self._accumulation / scale) ** 2,
+            spread.squared_norms * (self._subject.accumulation / scale) ** 2,
             spread.mean_squared_norm / scale**2,
         )
 
@@ -310,11 +323,6 @@ class Capture:
         if text not in self._warned:
             self._warned.add(text)
             self._warn(text)
-
-    def _has_halves(self, part: Part) -> bool:
-        """True if a batch of fewer than 4 examples has two halves with a gradient each. If the loss
-        couples examples, each half needs two."""
-        return part.size >= 2 and not self._objective.traits(part.batch, seed=self._seed).coupled
 
     def _batch(self, parts: Sequence[Part]) -> Callable[[], Batch]:
         """Returns the examples of this process, joined when they are first asked for; only the last
@@ -367,7 +375,7 @@ class Capture:
         its device."""
         scaler = self._subject.scaler
         unscaled = called if scaler is None else called / scaler.scale(torch.ones_like(called))
-        return unscaled * self._accumulation
+        return unscaled * self._subject.accumulation
 
     @property
     def _scale(self) -> float:

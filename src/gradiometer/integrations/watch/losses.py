@@ -115,14 +115,11 @@ class Arriving:
         far = [
             part.loss for parts in self._steps for part in parts if isinstance(part.loss, Tensor)
         ]
+        # True if nothing has to be copied.
+        self.on_cpu = not far
         if far:
             place = far[0].device, far[0].dtype
             self._copy = Copied(torch.stack([one.detach().reshape(()).to(*place) for one in far]))
-
-    @property
-    def on_cpu(self) -> bool:
-        """True if nothing had to be copied."""
-        return self._copy is None
 
     def values(self) -> list[float]:
         """The mean loss of every step, over its backwards. Waits for the end of the copy, if it is
@@ -288,10 +285,6 @@ def no_loss(model: nn.Module, batch: Batch) -> Tensor:
     )
 
 
-# Newest timed steps whose median stands for the others: the first ones find cold caches.
-TIMED = 5
-
-
 class Between:
     """Keeps the losses of all steps, and knows the next step at which there is more to do.
 
@@ -317,7 +310,8 @@ class Between:
         # True until a loss of more than one number came: an error of `item` costs as much as ten
         # calls.
         self._are_numbers = losses.on_cpu
-        self._timed: deque[float] = deque(maxlen=TIMED)
+        # Newest timed steps whose median stands for the others: the first ones find cold caches.
+        self._timed: deque[float] = deque(maxlen=5)
         # True between a step and its update, if the step is not measured.
         self.waits = False
         # The next step at which there is more to do than `take`.

@@ -104,7 +104,11 @@ class Measuring(Beginning):
             return
         self.steps += 1
         if is_over or (self.steps == between.planned and not between.is_certain):
-            self._close_stretch()
+            with self.budget.spending(BOOKKEEPING):
+                between.close_stretch(self.steps)
+                self._pace.at(self.steps)
+                self._report()
+            self._decide()
             return
         if self.steps == between.planned:
             began = time.thread_time()
@@ -143,14 +147,6 @@ class Measuring(Beginning):
                 raise BadArgument(OUTSIDE) from error
             self.shield.caught(error)
             return torch.empty(0)
-
-    def _close_stretch(self) -> None:
-        """Write the losses of a stretch of steps, and decide about the next ones."""
-        with self.budget.spending(BOOKKEEPING):
-            self._between.close_stretch(self.steps)
-            self._pace.at(self.steps)
-            self._report()
-        self._decide()
 
     def _report(self) -> None:
         """Send the newest estimates to the trackers of the program."""

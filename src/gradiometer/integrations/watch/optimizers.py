@@ -311,7 +311,13 @@ class Updates:
                 f"`optimizer` is a {type(self._optimizer).__name__}, and the heat balance is known "
                 "for torch.optim.SGD only: leave temperature out of `gauges`."
             )
-        self._refuse_parameters_of_others()
+        trained = {id(p) for group in self._optimizer.param_groups for p in group["params"]}
+        for name, parameter in zip(self._objective.names, self._objective.parameters, strict=True):
+            if id(parameter) not in trained:
+                raise Unsupported(
+                    f"`optimizer` does not train {name}, which then has noise and no motion: "
+                    "freeze it with requires_grad_(False), or leave temperature out of `gauges`."
+                )
         self._begun_with = self._rule()
         self._origin = subject.origin or Origin()
 
@@ -380,15 +386,6 @@ class Updates:
                 "balance needs one rule (weight decay may differ); leave temperature out."
             )
         return rules[0]
-
-    def _refuse_parameters_of_others(self) -> None:
-        trained = {id(p) for group in self._optimizer.param_groups for p in group["params"]}
-        for name, parameter in zip(self._objective.names, self._objective.parameters, strict=True):
-            if id(parameter) not in trained:
-                raise Unsupported(
-                    f"`optimizer` does not train {name}, which then has noise and no motion: "
-                    "freeze it with requires_grad_(False), or leave temperature out of `gauges`."
-                )
 
 
 def before_the_update(

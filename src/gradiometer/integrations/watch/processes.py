@@ -1,16 +1,26 @@
-"""What the processes of one watched training exchange at a measured step."""
+"""What the processes of one watched training exchange: at a measured step, and the batches of updates
+that are kept."""
 
+import io
+import itertools
+import pickle
 import sys
+from collections import deque
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from datetime import timedelta
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.distributed import distributed_c10d
 from torch.nn.functional import pad
 
+from gradiometer.arguments import require
 from gradiometer.errors import Interrupted, Unsupported
 from gradiometer.integrations.watch.shield import reason_of
+from gradiometer.measurement.batch import Batch, leaves, mapped, tensors_of
 from gradiometer.measurement.gauge import Gauge
 from gradiometer.measurement.gradient_graph import flat, unflat
 from gradiometer.measurement.objective import Gradients
@@ -152,10 +162,11 @@ class OverProcesses:
             step = step_of(self._mean)
             found = measured(gauge, step, step.objective.parameters) or {}
             numbers = [float(value) for each in found.values() for value in np.ravel(each)]
-            if len(numbers) > MOST:
-                raise Unsupported(
-                    f"its moments are {len(numbers)} numbers, and at most {MOST} can be exchanged"
-                )
+            require(
+                len(numbers) <= MOST,
+                f"its moments are {len(numbers)} numbers, and at most {MOST} can be exchanged",
+                Unsupported,
+            )
         except RankLost:
             raise
         except _ElsewhereFailed as error:
@@ -174,33 +185,116 @@ class OverProcesses:
 
     def _mean(self, gradients: Gradients) -> Gradients:
         """The mean over the processes: the gradient of the whole batch."""
-        self._refuse_unless_all(self._exchanged_states(GRADIENT))
+        self._exchange(GRADIENT)
         whole = flat(gradients).to(self._device)
         self._ranks.add(whole)
         return unflat(whole.div_(self._ranks.count), gradients)
 
     def _exchange(self, state: float, numbers: Sequence[float] = ()) -> list[float]:
-        """The means of these numbers over the processes."""
-        rows = self._exchanged_states(state, numbers)
-        if state != FAILED:
-            self._refuse_unless_all(rows)
-        return rows[:, 2 : 2 + len(numbers)].mean(dim=0).tolist()
-
-    def _exchanged_states(self, state: float, numbers: Sequence[float] = ()) -> Tensor:
+        """The means of these numbers over the processes. Raises if another one exchanges something
+        else, unless this one has failed itself."""
         row = torch.zeros(1, 2 + MOST, dtype=torch.float64, device=self._device)
         row[0, : 2 + len(numbers)] = torch.tensor(
             [state, len(numbers), *numbers], dtype=torch.float64
         )
-        return self._ranks.gathered(row).cpu()
-
-    @staticmethod
-    def _refuse_unless_all(rows: Tensor) -> None:
-        """Raise if the processes do not exchange the same."""
-        if (rows[:, :2] != rows[0, :2]).any():
+        rows = self._ranks.gathered(row).cpu()
+        if state != FAILED and (rows[:, :2] != rows[0, :2]).any():
             failed = (rows[:, 0] == FAILED).nonzero().flatten().tolist()
             who = f"rank {failed[0]}" if failed else "another process"
             raise _ElsewhereFailed(f"{who} could not measure its share of the batch")
+        return rows[:, 2 : 2 + len(numbers)].mean(dim=0).tolist()
 
 
 class _ElsewhereFailed(Unsupported):
     """Another process could not measure its share."""
+
+
+# All processes make their watches in one order.
+_WATCHES = itertools.count()
+
+
+class SharedBatches:
+    """The batches of all processes at some updates.
+
+    Exchanges of torch.distributed would wait for every process; one that has stopped to keep
+    updates would stop the others. The store is written and read by each process alone.
+
+    Args:
+        ranks: The processes.
+    """
+
+    def __init__(self, ranks: Ranks) -> None:
+        self._ranks = ranks
+        self._watch = next(_WATCHES)
+        self._given: deque[int] = deque()
+
+    def give(self, step: int, batches: Sequence[Batch], most: int) -> None:
+        """Hand over what this process took at an update, unless it is too large: the store is one
+        server for all processes.
+
+        Args:
+            step: The update.
+            batches: Its batches.
+            most: Number of newest updates that rank 0 keeps.
+        """
+        if sum(tensor.numel() for tensor in tensors_of(list(batches))) > 2**20:
+            return
+        file = io.BytesIO()
+        # values alone: the structure is that of rank 0, whose classes a store must not name
+        torch.save([_values(mapped(batch, Tensor.cpu)) for batch in batches], file)
+        store = distributed_c10d._get_default_store()
+        # the store takes bytes, and is typed for text only
+        store.set(self._key(self._ranks.rank, step), file.getvalue())  # type: ignore[arg-type]
+        self._given.append(step)
+        # rank 0 may still be at the update before this one, but no further behind
+        while len(self._given) > most + 1:
+            self._remove(self._ranks.rank, self._given.popleft())
+
+    def of_others(self, step: int, own: Sequence[Batch]) -> tuple[Batch, ...] | None:
+        """What the other processes took at an update; None if one of them did not hand it over.
+
+        Args:
+            step: The update.
+            own: The batches of this process, in whose structure the others are.
+        """
+        keys = [self._key(rank, step) for rank in range(1, self._ranks.count)]
+        store = distributed_c10d._get_default_store()
+        try:
+            # a process may be a little behind
+            store.wait(keys, timedelta(seconds=1))
+            found = [torch.load(io.BytesIO(store.get(key)), weights_only=True) for key in keys]
+            return tuple(
+                _with_values(batch, values)
+                for of_one in found
+                for batch, values in zip(own, of_one, strict=True)
+            )
+        except (RuntimeError, ValueError, pickle.UnpicklingError):
+            # not there, in another structure, or with objects of its own
+            return None
+
+    def forget(self, steps: Sequence[int]) -> None:
+        """Remove what the other processes handed over at these updates."""
+        for rank in range(1, self._ranks.count):
+            for step in steps:
+                self._remove(rank, step)
+
+    def _remove(self, rank: int, step: int) -> None:
+        # not every store can remove a key
+        with suppress(RuntimeError):
+            distributed_c10d._get_default_store().delete_key(self._key(rank, step))
+
+    def _key(self, rank: int, step: int) -> str:
+        return f"gradiometer/{self._watch}/{rank}/{step}"
+
+
+def _values(batch: Batch) -> list[object]:
+    """All leaves of a batch, in their order."""
+    return [leaf for _, leaf in leaves(batch, "batch")]
+
+
+def _with_values(batch: Batch, values: Sequence[object]) -> Batch:
+    """The structure of a batch with other leaves."""
+    if len(values) != len(_values(batch)):
+        raise ValueError(f"a batch of {len(values)} values has not the structure of rank 0")
+    following = iter(values)
+    return mapped(batch, lambda _: next(following), lambda _: next(following))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gradiometer.arguments import folder_of, require, shown, type_name
-from gradiometer.errors import BadArgument, GradiometerError, summary
+from gradiometer.errors import GradiometerError, summary
 from gradiometer.integrations.trackers import Trackers
 from gradiometer.integrations.watch.shield import Shield, WarningLog, reason_of
 from gradiometer.measurement.evaluation import Evaluation
@@ -27,9 +27,6 @@ from gradiometer.verdict.words.say import say
 
 if TYPE_CHECKING:  # norms are recorded without torch
     from gradiometer.run.ranks import Ranks
-
-# Maximum length of a printed line, in characters.
-WIDTH = 80
 
 
 class Findings(tuple[Finding, ...]):
@@ -87,9 +84,10 @@ class Findings(tuple[Finding, ...]):
 
 def _fill(text: str, first: str) -> str:
     """A paragraph, indented by two. Commands and words with hyphens are not broken."""
+    # Maximum length of a printed line, in characters.
     return textwrap.fill(
         text,
-        WIDTH,
+        80,
         initial_indent=first,
         subsequent_indent="  ",
         break_on_hyphens=False,
@@ -187,18 +185,14 @@ def check_place(out: Any, name: Any, to: Any) -> None:
         BadArgument: One of them cannot be used.
     """
     folder_of("out", out)
-    if not isinstance(name, str):
-        raise BadArgument(f"`name` must be a string, got {type_name(name)}.")
+    require(isinstance(name, str), f"`name` must be a string, got {type_name(name)}.")
     several = not isinstance(to, str | bytes)
     try:
         iter(to)
     except TypeError:
         # such as a tensor without axes, which says that it is iterable
         several = False
-    if not several:
-        raise BadArgument(
-            f"`to` must be a list of trackers, got {type_name(to)}: give to=[tracker]."
-        )
+    require(several, f"`to` must be a list of trackers, got {type_name(to)}: give to=[tracker].")
 
 
 class Recording:
@@ -258,19 +252,15 @@ class Recording:
         """The run as it is on disk now; None before the first step, unless a state was loaded, if it
         cannot be read, and on ranks other than 0."""
         if self._recorder is None:
-            return self._run_of_the_state()
+            # A loop that goes on may ask for a fork before its first step; the first step says what
+            # is wrong with the run.
+            if "run" in self._restored and (self.ranks is None or self.ranks.first):
+                with suppress(GradiometerError):
+                    return Run.open(Path(str(self._restored["run"])))
+            return None
         self._save()
         with self.shield:
             return Run.open(self._recorder.folder.place, gauges=self._own_gauges)
-        return None
-
-    def _run_of_the_state(self) -> Run | None:
-        """The run that will be continued: a loop that goes on may ask for a fork before its first
-        step, as it did before it stopped."""
-        if "run" not in self._restored or (self.ranks is not None and not self.ranks.first):
-            return None
-        with suppress(GradiometerError):  # the first step says what is wrong with it
-            return Run.open(Path(str(self._restored["run"])))
         return None
 
     def findings(self) -> Findings:
@@ -302,14 +292,14 @@ class Recording:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue the run of a checkpoint. Call it before the first step."""
-        if self._begun:
-            raise BadArgument(
-                "`state` came too late: load it before the first step, to continue the same run."
-            )
-        if "steps" not in state:
-            raise BadArgument(
-                "`state` is not the state_dict of a watch: give what `state_dict()` returned."
-            )
+        require(
+            not self._begun,
+            "`state` came too late: load it before the first step, to continue the same run.",
+        )
+        require(
+            "steps" in state,
+            "`state` is not the state_dict of a watch: give what `state_dict()` returned.",
+        )
         self.steps = int(state["steps"])
         self._restored = state
 

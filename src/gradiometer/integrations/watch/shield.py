@@ -49,16 +49,29 @@ class Shield:
     def caught(self, error: Exception) -> None:
         """Handle an error as at the end of the context: raise it, or give it to `stop`."""
         if not (self._passes or self.before_first_update):
-            self._take(error)
+            with suppress(Exception):
+                self._stop(error)
             return
         theirs = None if self._passes else of_user(error)
         if theirs is None:
             raise error
         raise theirs from error
 
-    def _take(self, error: Exception) -> None:
-        with suppress(Exception):
-            self._stop(error)
+
+def guarding(warn: Callable[[str], None], what: str, end: Callable[[str], object]) -> Shield:
+    """A shield around a part of measuring: an error ends this part, and nothing else.
+
+    Args:
+        warn: Warns.
+        what: What has ended, as the beginning of a sentence.
+        end: Ends it. It is given the reason.
+    """
+
+    def stop(error: Exception) -> None:
+        reason = reason_of(error)
+        attempt(lambda: end(reason), lambda: warn(f"{what}, and training continues: {reason}"))
+
+    return Shield(stop, before_first_update=False)
 
 
 class Hook:
@@ -103,9 +116,6 @@ def attempt(*calls: Callable[[], object]) -> None:
     for call in calls:
         with suppress(Exception):
             call()
-
-
-LOG = logging.getLogger("gradiometer")
 
 
 class WarningLog:
@@ -154,7 +164,7 @@ class WarningLog:
 def log(text: str) -> None:
     """Give a text to the logger "gradiometer". Without handlers `logging` prints it to the standard
     error."""
-    LOG.warning("%s", text)
+    logging.getLogger("gradiometer").warning("%s", text)
 
 
 def in_silence(text: str) -> None:

@@ -33,8 +33,6 @@ PAIRS_A_READING = 2
 # each doubling.
 READINGS_A_RUN = 512
 
-# Under Adam's kind, one chain in three is read without P, for the noise scale without it.
-PLAIN_EVERY = 3
 
 EARLY_STEPS = 300
 
@@ -48,12 +46,6 @@ LATEST = 8
 
 # Share of the budget that products may use whatever else is measured: triage uses as much.
 OWN = 0.5
-
-# Relative difference of ‖ĝ‖² below which two steps have the same norm: that of `clip_grad_norm_`.
-CLIPPED = 1e-5
-
-# Steps of a chain with the same norm that show clipping.
-FEWEST_CLIPPED = 3
 
 
 @dataclass(frozen=True)
@@ -135,7 +127,10 @@ class Successive:
         self._gauges = gauges
         self._record: Callable[[Reading], None] | None = None
         self._stopped: Callable[[str], None] = lambda why: None
-        self._shield = Shield(self._fail, before_first_update=False)
+        what = "products of successive gradients are no longer read"
+        self._shield = Shield(
+            lambda error: self._end(f"{what}: {reason_of(error)}"), before_first_update=False
+        )
         self._pairs: list[Pair] = []
         self._waiting: tuple[list[Pair], Copied] | None = None
         self._open: dict[str, list[tuple[Pair, dict[str, float]]]] = {}
@@ -194,6 +189,8 @@ class Successive:
         self.next = NEVER
 
     def _read(self, step: int, loss: Tensor | float, batch: Batch) -> None:
+        if not first_size(batch):
+            return  # without examples there is no pair
         rate = max(float(group["lr"]) for one in self._optimizers for group in one.param_groups)
         self._travelled += (step - self._step_before) * self._rate_before
         follows = self.updated and step == self._step_before + 1
@@ -237,7 +234,8 @@ class Successive:
         if not self._rule.adaptive or PreconditionedNoise.name not in self._gauges:
             return True
         wants_both = GradientNoise.name in self._gauges
-        is_plain_chain = wants_both and self._chains % PLAIN_EVERY == 0
+        # Under Adam's kind, one chain in three is read without P, for the noise scale without it.
+        is_plain_chain = wants_both and self._chains % 3 == 0
         return is_plain_chain or self._last.plain_at == step + 1
 
     def _weight(self, gradient: Flat, into: Flat) -> Flat | None:
@@ -273,8 +271,11 @@ class Successive:
     def _add(self, gauge: str, step: int, batch: Batch, numbers: Tensor) -> None:
         """Add one pair to the chain."""
         size = first_size(batch)
+        # μ, or β₁
+        group = self._optimizers[0].param_groups[0]
+        momentum = group["betas"][0] if "betas" in group else group.get("momentum", 0.0)
         known = {
-            "momentum": self._momentum(),
+            "momentum": float(momentum) if self._rule.buffer else 0.0,
             "nesterov": float(self._rule.nesterov),
             "inverse_size": 1 / size,
         }
@@ -312,7 +313,14 @@ class Successive:
             for pair, row in zip(pairs, copied().double().tolist(), strict=True)
             if all(map(math.isfinite, row))
         ]
-        if self._has_ceiling([row[0] for pair, row in known if pair.gauge == GradientNoise.name]):
+        # Several steps with the largest norm were clipped to it.
+        squares = [row[0] for pair, row in known if pair.gauge == GradientNoise.name]
+        largest = max(squares, default=0.0)
+        # Relative difference of ‖ĝ‖² below which two steps have the same norm: that of
+        # `clip_grad_norm_`.
+        same = sum(one >= (1 - 1e-5) * largest for one in squares)
+        # Steps of a chain with the same norm that show clipping.
+        if largest > 0 and same >= 3:
             self._end(
                 "`.grad` was clipped before `step` was called, which hides its size: call `step` "
                 "right after `backward`"
@@ -321,16 +329,13 @@ class Successive:
         for pair, row in known:
             if pair.gauge in self._gauges:
                 pairs_read = self._open.setdefault(pair.gauge, [])
-                pairs_read.append((pair, self._moments(pair, row)))
+                moments = dict(zip(self._names, row, strict=True)) | pair.known
+                if "memory" in moments and not self._rule.adaptive:
+                    # SGD's buffer is a sum, Adam's a mean
+                    moments["memory"] *= 1 - pair.known["momentum"]
+                pairs_read.append((pair, moments))
                 if len(pairs_read) >= max(PAIRS_A_READING, pair.step / READINGS_A_RUN):
                     self._write(pair.gauge)
-
-    def _moments(self, pair: Pair, row: list[float]) -> dict[str, float]:
-        """The moments of one pair."""
-        moments = dict(zip(self._names, row, strict=True)) | pair.known
-        if "memory" in moments and not self._rule.adaptive:
-            moments["memory"] *= 1 - pair.known["momentum"]  # SGD's buffer is a sum, Adam's a mean
-        return moments
 
     def _write(self, gauge: str) -> None:
         """Write one reading: the means over the pairs since the last one."""
@@ -344,13 +349,6 @@ class Successive:
             is_by_layer = name in ("squared", "product", "memory")
             moments[name] = [mean] if is_by_layer else mean
         self._record(Reading(gauge, last.step, last.size, self._rate_before, moments))
-
-    @staticmethod
-    def _has_ceiling(squares: list[float]) -> bool:
-        """True if several steps have the largest norm: it is the one that they were clipped to."""
-        largest = max(squares, default=0.0)
-        same = sum(one >= (1 - CLIPPED) * largest for one in squares)
-        return largest > 0 and same >= FEWEST_CLIPPED
 
     def _plan(self, step: int) -> None:
         """Choose the step of the next chain: the coming one, or later if chains have cost more than
@@ -367,13 +365,6 @@ class Successive:
             self.next = step + 1
             return
         self.next = step + 1 + int(min(missing / a_step, longest_pause(step)))
-
-    def _momentum(self) -> float:
-        """μ, or β₁."""
-        group = self._optimizers[0].param_groups[0]
-        if not self._rule.buffer:
-            return 0.0
-        return float(group["betas"][0] if "betas" in group else group["momentum"])
 
     def _buffers(self) -> list[Tensor] | None:
         """What the optimizers remember, before the update; empty if they do not, None if there is
@@ -402,10 +393,6 @@ class Successive:
         self._last.free()
         self._open.clear()
         self._stopped(why)
-
-    def _fail(self, error: Exception) -> None:
-        """An error of our own."""
-        self._end(f"products of successive gradients are no longer read: {reason_of(error)}")
 
 
 def longest_pause(step: int) -> int:

@@ -7,9 +7,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from gradiometer.arguments import require
 from gradiometer.errors import BadArgument
 from gradiometer.integrations.gradients import Listener
-from gradiometer.integrations.watch.description import known_sampling
+from gradiometer.integrations.watch.beginning import known_sampling
 from gradiometer.integrations.watch.requests.forks import Forks
 from gradiometer.integrations.watch.subject import Inputs
 from gradiometer.measurement.batch import Batch, mapped
@@ -31,10 +32,10 @@ class Watch(Forks):
     _marks: Sequence[tuple[Tensor | None, int]] = ()
 
     def __enter__(self) -> "Watch":
-        if self._handles or self._begun:
-            raise BadArgument(
-                "`watch` can be entered only once: call `watch` again for another training."
-            )
+        require(
+            not self._handles and not self._begun,
+            "`watch` can be entered only once: call `watch` again for another training.",
+        )
         first, *others = self._optimizers
         self._follow_updates_of(first)
         self._handles += [
@@ -143,11 +144,11 @@ class Watch(Forks):
         of `batches` if the loop changes its batches after loading (mixup, augmentation on the
         device), or is not an iteration of a loader.
         """
-        if not self._handles:
-            raise BadArgument(
-                "`batch` must be announced inside `with watch(...) as w:`, which goes around the "
-                "whole training."
-            )
+        require(
+            self._handles,
+            "`batch` must be announced inside `with watch(...) as w:`, which goes around the "
+            "whole training.",
+        )
         if self._listener is None:
             parameters = self._objective.parameters
             self._few = parameters[0], parameters[len(parameters) // 2], parameters[-1]
@@ -167,7 +168,12 @@ class Watch(Forks):
         if get_ident() != self._thread:  # of another training
             return
         with self.shield:
-            if self._went_through_the_model():
+            before, self._marks = self._marks, ()
+            went_through_the_model = self._always or any(
+                gradient is not old or version != then
+                for (gradient, version), (old, then) in zip(self._marks_now(), before, strict=True)
+            )
+            if went_through_the_model:
                 batch, self._announced = self._announced, NOTHING
                 self._announce(loss, batch)
 
@@ -192,13 +198,6 @@ class Watch(Forks):
         """A few gradients and their versions, which change when a backward goes
         through the model."""
         return [(p.grad, 0 if p.grad is None else p.grad._version) for p in self._few]
-
-    def _went_through_the_model(self) -> bool:
-        before, self._marks = self._marks, ()
-        return self._always or any(
-            gradient is not old or version != then
-            for (gradient, version), (old, then) in zip(self._marks_now(), before, strict=True)
-        )
 
 
 class Announced:

@@ -17,7 +17,7 @@ from gradiometer.exploration.temperature.stationary_law import (
     small_rate_temperature,
 )
 from gradiometer.lab.closed_forms.quadratic import Place, output_losses
-from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement.estimate import LEVEL, Estimate
 from gradiometer.measurement.uncertainty.means import mean
 from gradiometer.problems.examples import Examples
 from gradiometer.problems.problem import Problem
@@ -98,7 +98,7 @@ class DoubleWell:
         *,
         walkers: int,
         steps: int,
-        level: float = 0.9,
+        level: float = LEVEL,
         seed: int = 0,
     ) -> Estimate:
         """The same number from a simulation: steps per crossing of many independent walkers that

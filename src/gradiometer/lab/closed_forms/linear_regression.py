@@ -77,10 +77,7 @@ class LinearRegression:
     def curvature(self) -> Matrix:
         """∇²U = XᵀX/σ² + τI, N times the Hessian of the mean loss."""
         size = self.inputs.shape[1]
-        curvature: Matrix = self.inputs.T @ self.inputs / self.noise**2 + self.precision * np.eye(
-            size
-        )
-        return curvature
+        return self.inputs.T @ self.inputs / self.noise**2 + self.precision * np.eye(size)
 
     @cached_property
     def mean(self) -> Float[np.ndarray, " params"]:
@@ -107,8 +104,7 @@ class LinearRegression:
         def loss(model: nn.Module, batch: Batch) -> Float[Tensor, " examples"]:
             inputs, targets = batch
             prior = share * sum(parameter.square().sum() for parameter in model.parameters())
-            losses: Tensor = (targets - model(inputs)).square() / (2 * noise**2) + prior
-            return losses
+            return (targets - model(inputs)).square() / (2 * noise**2) + prior
 
         size, precision = self.inputs.shape[1], self.precision
         return Problem(

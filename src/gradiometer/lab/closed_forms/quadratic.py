@@ -33,8 +33,7 @@ def square_root(matrix: Matrix) -> Matrix:
     """The symmetric square root of a positive semi-definite matrix."""
     levels, axes = np.linalg.eigh(matrix)
     # rounding makes some eigenvalues of a semi-definite matrix slightly negative
-    root: Matrix = axes * np.sqrt(np.maximum(levels, 0)) @ axes.T
-    return root
+    return axes * np.sqrt(np.maximum(levels, 0)) @ axes.T
 
 
 Point = Float[np.ndarray, " params"]
@@ -224,8 +223,7 @@ class Quadratic:
 
 def output_losses(model: nn.Module, batch: Batch) -> Float[Tensor, " examples"]:
     """The loss of a model whose output is the loss of each example."""
-    losses: Tensor = model(batch)
-    return losses
+    return model(batch)
 
 
 class Place(nn.Module):

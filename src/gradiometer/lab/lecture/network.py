@@ -271,9 +271,10 @@ class Regressions:
         # the decay is the same for all examples
         each = (self.inputs[:, :, None] * shares[:, None, :]).flatten(1)
         # N in the denominator: the batches are drawn from these examples.
-        noise = torch.cov(each.T, correction=0)
         return Quadratic(
-            self._hessian(weights[0]).numpy(), noise.numpy(), weights.flatten().numpy()
+            self._hessian(weights[0]).numpy(),
+            torch.cov(each.T, correction=0).numpy(),
+            weights.flatten().numpy(),
         )
 
     def _hessian(self, weights: Float[Tensor, "inputs classes"]) -> Float[Tensor, "params params"]:

@@ -36,9 +36,13 @@ def _crossing(batch_size: int) -> Estimate:
     """Mean steps from one minimum to the other, over many walkers, each long enough for many
     crossings."""
     enough = NUMBERS.crossings * WELL.exact_steps(NUMBERS.rate, batch_size)
-    steps = int(min(enough, NUMBERS.most_steps))
     return WELL.crossing_steps(
-        NUMBERS.rate, batch_size, walkers=NUMBERS.walkers, steps=steps, level=LEVEL, seed=batch_size
+        NUMBERS.rate,
+        batch_size,
+        walkers=NUMBERS.walkers,
+        steps=int(min(enough, NUMBERS.most_steps)),
+        level=LEVEL,
+        seed=batch_size,
     )
 
 

@@ -69,11 +69,8 @@ class Separable:
         images, labels = digits_network().everything
         one, other = (images.flatten(1)[labels == label].double().numpy() for label in self.pair)
         inputs = np.vstack([one, other])
-        signed_inputs: np.ndarray = (
-            np.column_stack([inputs, np.ones(len(inputs))])
-            * np.repeat([1.0, -1.0], [len(one), len(other)])[:, None]
-        )
-        return signed_inputs
+        signs = np.repeat([1.0, -1.0], [len(one), len(other)])
+        return np.column_stack([inputs, np.ones(len(inputs))]) * signs[:, None]
 
     @cached_property
     def margin(self) -> float:

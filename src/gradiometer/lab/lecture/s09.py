@@ -264,8 +264,13 @@ def _moves(
     def draw(generator: torch.Generator) -> Batch:
         return examples.batch(torch.randint(len(examples), (NUMBERS.batch,), generator=generator))
 
-    everything = [examples.batch(torch.arange(len(examples)))]
-    ground = Ground.of(objective, everything, draw, batches=NUMBERS.batches, level=LEVEL)
+    ground = Ground.of(
+        objective,
+        [examples.batch(torch.arange(len(examples)))],
+        draw,
+        batches=NUMBERS.batches,
+        level=LEVEL,
+    )
     made = moves(
         objective,
         ground,
@@ -284,8 +289,9 @@ def _on_the_quadratic() -> dict[float, Move]:
     problem = Quadratic(NUMBERS.curvature, NUMBERS.noise).problem(
         examples=NUMBERS.examples, seed=9, start=NUMBERS.start
     )
-    objective = Objective(problem.model(), problem.loss)
-    return _moves(objective, problem.train, NUMBERS.short, NUMBERS.rates)
+    return _moves(
+        Objective(problem.model(), problem.loss), problem.train, NUMBERS.short, NUMBERS.rates
+    )
 
 
 @cache

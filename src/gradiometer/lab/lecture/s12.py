@@ -48,8 +48,12 @@ def _loss_of_average(count: int) -> float:
 
 @cache
 def _ends() -> Float[np.ndarray, "snapshots chains"]:
-    rates = [CYCLE(step) for step in range(CYCLE.steps)]
-    chains = EXAMPLE.simulate(rates, chains=NUMBERS.chains, batch_size=NUMBERS.batch, seed=12)
+    chains = EXAMPLE.simulate(
+        [CYCLE(step) for step in range(CYCLE.steps)],
+        chains=NUMBERS.chains,
+        batch_size=NUMBERS.batch,
+        seed=12,
+    )
     return chains[CYCLE.length :: CYCLE.length]
 
 

@@ -42,11 +42,11 @@ AtPoint = Callable[[Any], Estimate | SupportsFloat]
 class Circumstance(StrEnum):
     """The kind of problem that an experiment uses."""
 
+    # A problem small enough to have a closed form.
     KNOWN = "a known answer"
-    """A problem small enough to have a closed form."""
     REAL = "a real network, real data"
+    # A case that the claim does not cover: the prediction differs from it, and says why.
     FAILS = "where it fails"
-    """A case that the claim does not cover: the prediction differs from it, and says why."""
 
 
 @dataclass(frozen=True)
@@ -166,8 +166,11 @@ class ExperimentResult:
 def predict(experiment: Experiment) -> ExperimentResult:
     """The experiment with its prediction and that of the wrong theory only."""
     wrong = experiment.rival
-    rival = () if wrong is None else tuple(float(wrong.at(point)) for point in experiment.points)
-    return ExperimentResult(experiment, _along(experiment, experiment.predict), rival=rival)
+    return ExperimentResult(
+        experiment,
+        _along(experiment, experiment.predict),
+        rival=() if wrong is None else tuple(float(wrong.at(point)) for point in experiment.points),
+    )
 
 
 def measure(outcome: ExperimentResult) -> ExperimentResult:

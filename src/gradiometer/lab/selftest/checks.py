@@ -61,6 +61,8 @@ NUMBERS = SimpleNamespace(
     **tomllib.loads((files("gradiometer.lab.selftest") / "settings.toml").read_text("utf-8"))
 )
 
+LEVEL = 0.9
+
 
 @dataclass(frozen=True)
 class Bench:
@@ -108,18 +110,15 @@ class Bench:
         readings = []
         for index in range(steps):
             batch = self.known.batch(self._indices(generator))
-            spread = (
-                accumulation_spread(objective, batch, self.parts or self.batch_size)
-                if self.shared
-                else None
-            )
             step = TrainingStep(
                 objective,
                 batch,
                 index=index,
                 learning_rate=0.0,
                 sampling=self.sampling,
-                spread=spread,
+                spread=accumulation_spread(objective, batch, self.parts or self.batch_size)
+                if self.shared
+                else None,
                 seed=seed,
             )
             readings.append(
@@ -221,7 +220,7 @@ class Windows:
     def __len__(self) -> int:
         return len(self.gradient_variance)
 
-    def covered(self, level: float = 0.9) -> int:
+    def covered(self, level: float = LEVEL) -> int:
         """The number of windows whose interval contains the noise scale."""
         estimates = (
             ratio_of_means(*pair, level=level)
@@ -230,36 +229,17 @@ class Windows:
         return sum(estimate.low <= self.noise_scale <= estimate.high for estimate in estimates)
 
 
-def independent_windows(
-    known: KnownProblem, batch_size: int, windows: int, steps: int, seed: int = 0
-) -> Windows:
-    """Readings at the fixed point, from independent batches drawn with replacement."""
-    generator = torch.Generator().manual_seed(seed)
-    per_example = known.per_example
-    # Only inner products matter: the span of the gradients has at most as many dimensions as
-    # examples.
-    reduced = torch.linalg.qr(per_example.mT).R.mT
-    moments = []
-    for count in np.diff([*range(0, windows * steps, NUMBERS.at_once), windows * steps]):
-        halves = drawn_halves(generator, int(count), batch_size, len(reduced)) @ reduced
-        moments.append(half_moments(halves, batch_size))
-    variance, norm_squared = np.concatenate(moments, axis=1).reshape(2, windows, steps)
-    full = per_example.mean(0).square().sum()
-    return Windows(
-        variance, norm_squared, float((per_example.square().sum(1).mean() - full) / full)
-    )
-
-
-def stationary_windows(
+def windows_of_readings(
     known: KnownProblem,
     batch_size: int,
     learning_rate: float,
     windows: int,
     steps: int,
-    burn_in: int,
+    burn_in: int = 0,
     seed: int = 0,
 ) -> Windows:
-    """Readings along stationary runs of SGD at a constant learning rate.
+    """Readings along stationary runs of SGD at a constant learning rate; at 0, of independent
+    batches at the fixed point.
 
     Every run gives several windows in turn. The true noise scale has a closed form for the
     quadratic; else it is the ratio of the exact tr Σ and ‖g‖², averaged over all points of all
@@ -286,10 +266,8 @@ def stationary_windows(
             moments[step] = half_moments(halves, batch_size)
             exact[step] = gradient_variance.mean(), full.square().sum(1).mean()
     variance, norm_squared = moments.transpose(1, 2, 0).reshape(2, -1, steps)
-    passed = float(exact[:, 0].mean() / exact[:, 1].mean())
-    return Windows(
-        variance, norm_squared, known.stationary_noise_scale(learning_rate, batch_size) or passed
-    )
+    scale = known.stationary_noise_scale(learning_rate, batch_size) if learning_rate else None
+    return Windows(variance, norm_squared, scale or float(exact[:, 0].mean() / exact[:, 1].mean()))
 
 
 def drawn_halves(generator: torch.Generator, count: int, batch_size: int, examples: int) -> Weights:
@@ -313,8 +291,6 @@ def half_moments(
     )
     return np.stack(noise_moments(spread))
 
-
-LEVEL = 0.9
 
 Progress = Callable[[int, int], None]
 Part = Callable[[], list[SelfTest]]
@@ -371,74 +347,68 @@ def _tests_of_moments(steps: int, full: bool = False) -> Iterator[Part]:
 
 
 def _tests_of_coverage(windows: int) -> Iterator[Part]:
-    """The intervals in this number of windows, or twice as many if they are cheap to simulate."""
+    """The intervals in this number of windows, or twice as many if they are cheap to simulate.
+
+    Along SGD η is 1.5 on the quadratic, whose sharpness is 1, and for classifiers at B = 32, else
+    1: the readings of ‖g‖² have an integrated autocorrelation time of 1.2 to 2.2 steps.
+    """
     problems = list(product(known_problems(), NUMBERS.batch_sizes))
     for known, size in problems:
-        yield partial(independent_coverage, known, size, 2 * windows)
+        yield partial(coverage, known, size, 2 * windows)
     for known, size in problems:
+        linear = isinstance(known, KnownQuadratic)
+        fast = linear or size == NUMBERS.batch_sizes[-1]
+        skewed = known.name == "logistic regression" and size == 2
         yield partial(
-            stationary_coverage,
+            coverage,
             known,
             size,
             # A step of the quadratic is cheap.
-            2 * windows if isinstance(known, KnownQuadratic) else windows,
+            2 * windows if linear else windows,
+            rate=NUMBERS.fast_rate if fast else NUMBERS.rate,
+            steps=NUMBERS.along_skewed if skewed else NUMBERS.along,
         )
-    yield partial(undecided_coverage, 2 * windows)
-
-
-def independent_coverage(known: KnownProblem, batch_size: int, windows: int) -> list[SelfTest]:
-    """Independent batches at a fixed point, 100 readings per window."""
-    made = independent_windows(known, batch_size, windows, NUMBERS.independent)
-    return [_coverage(known, batch_size, "independent readings", made)]
-
-
-def stationary_coverage(known: KnownProblem, batch_size: int, windows: int) -> list[SelfTest]:
-    """Along SGD at a constant learning rate, large enough for many independent points in a window.
-
-    η is 1.5 on the quadratic, whose sharpness is 1, and for classifiers at B = 32, else 1: the
-    readings of ‖g‖² have an integrated autocorrelation time of 1.2 to 2.2 steps. A window has 200
-    readings; 400 for logistic regression at B = 2, whose readings are the most skewed. 200 steps
-    precede the first window.
-    """
-    linear = isinstance(known, KnownQuadratic)
-    skewed = known.name == "logistic regression" and batch_size == 2
-    fast = linear or batch_size == NUMBERS.batch_sizes[-1]
-    learning_rate = NUMBERS.fast_rate if fast else NUMBERS.rate
-    steps = NUMBERS.along_skewed if skewed else NUMBERS.along
-    made = stationary_windows(
-        known, batch_size, learning_rate, windows, steps, burn_in=NUMBERS.burn_in
+    yield partial(
+        coverage,
+        problems[0][0],
+        2,
+        2 * windows,
+        rate=NUMBERS.undecided_rate,
+        steps=NUMBERS.undecided,
+        undecided=True,
     )
-    return [_coverage(known, batch_size, f"along SGD, η = {learning_rate:g}", made)]
 
 
-def undecided_coverage(windows: int) -> list[SelfTest]:
-    """Windows that mostly give only a lower bound, because ‖g‖² may be zero: they cover more often
-    than the level."""
-    quadratic = known_problems()[0]
-    rate = NUMBERS.undecided_rate
-    made = stationary_windows(
-        quadratic, 2, rate, windows, NUMBERS.undecided, burn_in=NUMBERS.burn_in
-    )
-    how = f"along SGD, η = {rate:g}, ‖g‖² undecided"
-    return [_coverage(quadratic, 2, how, made, most=1.0)]
-
-
-def _coverage(
+def coverage(
     known: KnownProblem,
     batch_size: int,
-    how: str,
-    windows: Windows,
-    most: float = NUMBERS.band[1],
-) -> SelfTest:
-    least = NUMBERS.band[0]
-    share = proportion(windows.covered(LEVEL), len(windows), level=LEVEL)
-    return SelfTest(
-        problem=known.name,
-        batch_size=batch_size,
-        quantity=f"coverage of the noise scale, {how}",
-        expected=f"{least:.0%} to {most:.0%}",
-        measured=share.value,
-        low=share.low,
-        high=share.high,
-        passed=least <= share.value <= most,
-    )
+    windows: int,
+    *,
+    rate: float = 0.0,
+    steps: int = NUMBERS.independent,
+    undecided: bool = False,
+) -> list[SelfTest]:
+    """The intervals in windows of readings, independent ones at the fixed point or along SGD.
+
+    With `undecided` most windows give only a lower bound, because ‖g‖² may be zero: they cover more
+    often than the level.
+    """
+    burn_in = NUMBERS.burn_in if rate else 0
+    made = windows_of_readings(known, batch_size, rate, windows, steps, burn_in)
+    share = proportion(made.covered(LEVEL), len(made), level=LEVEL)
+    least, most = NUMBERS.band[0], 1.0 if undecided else NUMBERS.band[1]
+    how = f"along SGD, η = {rate:g}" if rate else "independent readings"
+    if undecided:
+        how += ", ‖g‖² undecided"
+    return [
+        SelfTest(
+            problem=known.name,
+            batch_size=batch_size,
+            quantity=f"coverage of the noise scale, {how}",
+            expected=f"{least:.0%} to {most:.0%}",
+            measured=share.value,
+            low=share.low,
+            high=share.high,
+            passed=least <= share.value <= most,
+        )
+    ]

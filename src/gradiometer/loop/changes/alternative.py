@@ -3,11 +3,12 @@ the update."""
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from fractions import Fraction
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from gradiometer.arguments import check_number, check_whole
+from gradiometer.arguments import check_number, check_whole, require
 from gradiometer.convergence.formulas.number import Amount
 from gradiometer.convergence.plateau.noise_floor import CUT
 from gradiometer.convergence.schedules.schedule import Schedule
@@ -30,6 +31,11 @@ class Alternative(ABC):
 
     # The name, with the settings in braces.
     form: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        for each in fields(self):  # type: ignore[arg-type]
+            if "check" in each.metadata:
+                each.metadata["check"](each.name, getattr(self, each.name))
 
     @property
     def name(self) -> str:
@@ -96,13 +102,23 @@ def times(factor: Amount) -> str:
     return f"{factor:.3g}x"
 
 
-def check_in(name: str, value: Any, least: Amount, below: Amount) -> None:
-    """Raise unless `value` is a number, at least `least` and less than `below`."""
+def check_below_one(name: str, value: Any) -> None:
+    """Raise unless `value` is a number, at least 0 and less than 1."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not (number and least <= value < below):
-        raise BadArgument(
-            f"`{name}` must be at least {least:g} and less than {below:g}, got {value!r}."
-        )
+    require(
+        number and 0 <= value < 1, f"`{name}` must be at least 0 and less than 1, got {value!r}."
+    )
+
+
+def check_share(name: str, value: Any) -> None:
+    """Raise unless `value` is a positive number less than 1."""
+    check_number(name, value, positive=True)
+    check_below_one(name, value)
+
+
+# What a setting of an alternative must be.
+POSITIVE = {"check": partial(check_number, positive=True)}
+SHARE = {"check": check_share}
 
 
 @dataclass(frozen=True)
@@ -119,10 +135,7 @@ class Rate(Alternative):
 
     form: ClassVar[str] = "rate {factor:.3g}x"
 
-    factor: Amount
-
-    def __post_init__(self) -> None:
-        check_number("factor", self.factor, positive=True)
+    factor: Amount = field(metadata=POSITIVE)
 
     def __call__(self, loop: "Loop") -> None:
         """Multiply the rate."""
@@ -145,17 +158,19 @@ class BatchSize(Alternative):
     ('batch 2x, rate 1.41x', 'batch 4x, rate 4x', 'batch 2x')
     """
 
-    factor: Amount
+    factor: Amount = field(metadata=POSITIVE)
     rate: Amount | Literal["sqrt", "linear"] | None = "sqrt"
 
     def __post_init__(self) -> None:
-        check_number("factor", self.factor, positive=True)
-        if not Fraction(self.factor).limit_denominator(FINEST):
-            raise BadArgument(f"`factor` must be at least 1/{FINEST}, got {self.factor}.")
-        if isinstance(self.rate, str) and self.rate not in ("sqrt", "linear"):
-            raise BadArgument(
-                f"`rate` must be a factor, 'sqrt', 'linear' or None, got {self.rate!r}."
-            )
+        super().__post_init__()
+        require(
+            Fraction(self.factor).limit_denominator(FINEST),
+            f"`factor` must be at least 1/{FINEST}, got {self.factor}.",
+        )
+        require(
+            not isinstance(self.rate, str) or self.rate in ("sqrt", "linear"),
+            f"`rate` must be a factor, 'sqrt', 'linear' or None, got {self.rate!r}.",
+        )
         if self.rate is not None and not isinstance(self.rate, str):
             check_number("rate", self.rate, positive=True)
 
@@ -199,8 +214,10 @@ class Following(Alternative):
     schedule: Schedule
 
     def __post_init__(self) -> None:
-        if not isinstance(self.schedule, Schedule):
-            raise BadArgument(f"`schedule` must be a Schedule, got {type(self.schedule).__name__}.")
+        require(
+            isinstance(self.schedule, Schedule),
+            f"`schedule` must be a Schedule, got {type(self.schedule).__name__}.",
+        )
 
     def __call__(self, loop: "Loop") -> None:
         """Replace the schedule of training."""
@@ -215,11 +232,7 @@ class CoolNow(Alternative):
         factor: Factor of the cut, below 1.
     """
 
-    factor: Amount = CUT
-
-    def __post_init__(self) -> None:
-        check_number("factor", self.factor, positive=True)
-        check_in("factor", self.factor, 0, 1)
+    factor: Amount = field(default=CUT, metadata=SHARE)
 
     @property
     def name(self) -> str:
@@ -248,8 +261,7 @@ class Hold(Alternative):
 
     def __post_init__(self) -> None:
         check_number("share", self.share)
-        if not self.share <= 1:
-            raise BadArgument(f"`share` must be at most 1, got {self.share}.")
+        require(self.share <= 1, f"`share` must be at most 1, got {self.share}.")
 
     @property
     def name(self) -> str:
@@ -274,10 +286,7 @@ class RestartHot(Alternative):
 
     form: ClassVar[str] = "restart hot {factor:.3g}x"
 
-    factor: Amount
-
-    def __post_init__(self) -> None:
-        check_number("factor", self.factor, positive=True)
+    factor: Amount = field(metadata=POSITIVE)
 
     def __call__(self, loop: "Loop") -> None:
         """Multiply the rate and empty the optimizer's state."""
@@ -296,10 +305,7 @@ class Momentum(Alternative):
 
     form: ClassVar[str] = "momentum {value:g}"
 
-    value: Amount
-
-    def __post_init__(self) -> None:
-        check_in("value", self.value, 0, 1)
+    value: Amount = field(metadata={"check": check_below_one})
 
     def __call__(self, loop: "Loop") -> None:
         """Set it in every parameter group, whatever a scheduler does with it."""
@@ -322,10 +328,7 @@ class WeightDecay(Alternative):
 
     form: ClassVar[str] = "weight decay {value:g}"
 
-    value: Amount
-
-    def __post_init__(self) -> None:
-        check_number("value", self.value)
+    value: Amount = field(metadata={"check": check_number})
 
     def __call__(self, loop: "Loop") -> None:
         """Set it in the parameter groups."""
@@ -348,10 +351,7 @@ class Clip(Alternative):
 
     form: ClassVar[str] = "clip {norm:g}"
 
-    norm: Amount
-
-    def __post_init__(self) -> None:
-        check_number("norm", self.norm, positive=True)
+    norm: Amount = field(metadata=POSITIVE)
 
     def __call__(self, loop: "Loop") -> None:
         """Clip before every update."""
@@ -375,11 +375,7 @@ class Shorter(Alternative):
 
     form: ClassVar[str] = "shorter {share:.3g}x"
 
-    share: Amount
-
-    def __post_init__(self) -> None:
-        check_number("share", self.share, positive=True)
-        check_in("share", self.share, 0, 1)
+    share: Amount = field(metadata=SHARE)
 
     def __call__(self, loop: "Loop") -> None:
         """Shorten the branch."""
@@ -407,11 +403,11 @@ class Skip(Alternative):
 
     def __call__(self, loop: "Loop") -> None:
         """Leave them out of the stream."""
-        if self.start < loop.index:
-            raise BadArgument(
-                f"`start` {self.start:,} is before the fork: its first update has index "
-                f"{loop.index:,}."
-            )
+        require(
+            self.start >= loop.index,
+            f"`start` {self.start:,} is before the fork: its first update has index "
+            f"{loop.index:,}.",
+        )
         loop.stream.skip(self.start - loop.index, self.stop - loop.index)
 
 

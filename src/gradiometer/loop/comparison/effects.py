@@ -8,8 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float
 
-from gradiometer.arguments import check_level
-from gradiometer.errors import BadArgument
+from gradiometer.arguments import check_level, require
 from gradiometer.loop.branch import BranchResult
 from gradiometer.loop.readout import Readout
 from gradiometer.measurement.estimate import Estimate
@@ -133,10 +132,9 @@ def effects_of(
         if result.horizon == horizon:
             branches.setdefault(result.alternative, {})[result.replicate] = result
     base = branches.pop(baseline)
-    if not base:
-        raise BadArgument(
-            f"`baseline` must have a branch of {horizon:,} examples, but {baseline!r} has none."
-        )
+    require(
+        base, f"`baseline` must have a branch of {horizon:,} examples, but {baseline!r} has none."
+    )
     name = readout_name(
         [*base.values(), *(each for found in branches.values() for each in found.values())], readout
     )
@@ -153,8 +151,10 @@ def readout_name(results: Sequence[BranchResult], asked: str | None) -> str:
     names = list(dict.fromkeys(name for result in results for name in result.readouts))
     if asked is None:
         return "test_loss" if "test_loss" in names or not names else names[0]
-    if asked not in names and names:
-        raise BadArgument(f"`readout` must be one of {', '.join(names)}, got {asked!r}.")
+    require(
+        asked in names or not names,
+        f"`readout` must be one of {', '.join(names)}, got {asked!r}.",
+    )
     return asked
 
 
@@ -282,8 +282,6 @@ LEAST, MOST = 0.7, 2.0
 # itself at the end. Early in a training some shrink to a fifth.
 SHRUNK, KEPT = 0.25, 1.1
 
-METHOD = "the trend from a quarter to a half of what is left"
-
 
 def effects_at_end(
     results: Sequence[BranchResult],
@@ -379,5 +377,6 @@ def _at_end(late: Effect, early: Effect | None, level: float) -> Effect:
         ends = [(now * LEAST, LEAST), (now + MOST * (now - before), 1.0), (now, 1.0)]
     low = min(end - noise * below for end, noise in ends)
     high = max(end + noise * above for end, noise in ends)
-    found = Estimate.interval(value, low, high, level=level, method=METHOD, samples=late.replicates)
+    method = "the trend from a quarter to a half of what is left"
+    found = Estimate.interval(value, low, high, level=level, method=method, samples=late.replicates)
     return replace(late, estimate=found, single=found, in_general=None, replicates_needed=None)

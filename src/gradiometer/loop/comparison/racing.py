@@ -4,22 +4,18 @@ rest goes to the close ones."""
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 import numpy as np
 from jaxtyping import Float
 
-from gradiometer.arguments import check_whole
 from gradiometer.errors import BadArgument
 from gradiometer.loop.branch import Branch, BranchResult, Tail
 from gradiometer.loop.changes.alternative import Alternative, GoOn
 from gradiometer.loop.comparison.effects import Effect, effects_of, readout_name
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.uncertainty.differences import simultaneous_means
-
-# Each horizon is this many times the one before.
-GROWTH = 2
 
 # Most horizons, and the replicates that are planned for, at most and at least.
 MOST_RUNGS, REPLICATES, FEWEST_REPLICATES = 3, 4, 2
@@ -36,12 +32,8 @@ class Rung(msgspec.Struct, frozen=True, array_like=True):
         replicates: Replicates of each alternative.
     """
 
-    horizon: int
-    replicates: int
-
-    def __post_init__(self) -> None:
-        check_whole("horizon", self.horizon, 1)
-        check_whole("replicates", self.replicates, 2)
+    horizon: Annotated[int, msgspec.Meta(ge=1)]
+    replicates: Annotated[int, msgspec.Meta(ge=2)]
 
 
 def rungs_for(
@@ -66,9 +58,6 @@ def rungs_for(
     >>> rungs_for(alternatives=5, budget=70_000, left=10_000)
     (Rung(horizon=500, replicates=4), Rung(horizon=1000, replicates=4), Rung(horizon=2000, replicates=4))
     """
-    check_whole("alternatives", alternatives, 2)
-    check_whole("budget", budget, 1)
-    check_whole("shortest", shortest, 1)
     most = math.inf if left is None else left
     wanted = shortest if left is None else max(SHORT * left, shortest)
     plans = [
@@ -79,7 +68,8 @@ def rungs_for(
         (FEWEST_REPLICATES, 1),
     ]
     for replicates, rungs in plans:
-        shares = [GROWTH**-back for back in reversed(range(rungs))]
+        # Each horizon is this many times the one before.
+        shares = [2**-back for back in reversed(range(rungs))]
         last = int(min(budget / (alternatives * replicates * sum(shares)), most))
         if last >= wanted or (replicates, rungs) == plans[-1]:
             break
@@ -312,19 +302,9 @@ def race(
     >>> found.best, [(stop.alternative, stop.horizon) for stop in found.stops]
     ('rate 2x', [('rate 4x', 200)])
     """
-    everyone = (GoOn(), *alternatives)
-    live = {one.name: one for one in everyone}
-    if len(live) < len(everyone) or len(live) < 2:
-        raise BadArgument(
-            "`alternatives` must be different alternatives, and none the baseline, got "
-            f"{[one.name for one in alternatives]}."
-        )
-    horizons = [rung.horizon for rung in rungs]
-    if not horizons or sorted(set(horizons)) != horizons:
-        raise BadArgument(f"`rungs` must have growing horizons, got {horizons}.")
+    live = {one.name: one for one in (GoOn(), *alternatives)}
     if budget is None:
         budget = sum(rung.horizon * rung.replicates for rung in rungs) * len(live)
-    check_whole("budget", budget, 1)
     found = Race(grow, live, tail, budget)
     found.run(rungs)
     return found

@@ -11,12 +11,11 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.special import stdtrit
 
-from gradiometer.arguments import check_level, check_number, check_whole
+from gradiometer.arguments import check_level, check_number, check_whole, require
 from gradiometer.convergence.formulas.number import Amount
-from gradiometer.errors import BadArgument, bounded
+from gradiometer.errors import bounded
 from gradiometer.jobs.choice import opened
-from gradiometer.jobs.ledger import Ledger
-from gradiometer.jobs.pool import Pool
+from gradiometer.jobs.pool import Ledger, Pool
 from gradiometer.loop.branch import Branch, BranchResult
 from gradiometer.loop.changes.alternative import BatchSize
 from gradiometer.loop.comparison.effects import readout_name
@@ -40,11 +39,6 @@ Grow = Callable[[Sequence[Branch]], Iterable[BranchResult]]
 
 # Ratio of neighbouring rates.
 STEP = 2.0
-
-LOPSIDED = 3.0
-
-# Most rates that are tried for one batch and horizon.
-MOST_RATES = 9
 
 
 @dataclass
@@ -89,7 +83,7 @@ class Cell:
         lower, higher = sorted(means[side] - means[place] for side in (place - 1, place + 1))
         if not 0 < lower < math.inf:
             return means[place]
-        higher = min(higher, LOPSIDED * lower)
+        higher = min(higher, 3 * lower)
         return means[place] - (higher - lower) ** 2 / (8 * (higher + lower))
 
 
@@ -125,30 +119,22 @@ def grown_cells(
                     by_branch.get((text, replicate, cell.horizon))
                     for replicate in range(replicates)
                 ]
-                cell.losses[rate] = np.array([_loss(end, name) for end in ends])
-            wanted[id(cell)] = _further(cell)
+                # A branch that diverged has an infinite loss.
+                readouts = [None if end is None else end.readouts.get(name) for end in ends]
+                cell.losses[rate] = np.array(
+                    [math.inf if end is None else end.cost for end in readouts]
+                )
+            wanted[id(cell)] = []
+            low, high = min(cell.losses), max(cell.losses)
+            # At most nine rates, each beyond the end at which the best one is.
+            if not cell.is_bracketed and len(cell.losses) < 9:
+                wanted[id(cell)] = [high * STEP if low < cell.best_rate == high else low / STEP]
     return results
-
-
-def _further(cell: Cell) -> list[float]:
-    """The next rate beyond the end at which the best one is."""
-    if cell.is_bracketed or len(cell.losses) >= MOST_RATES:
-        return []
-    low, high = min(cell.losses), max(cell.losses)
-    return [high * STEP] if cell.best_rate == high and len(cell.losses) > 1 else [low / STEP]
-
-
-def _loss(result: BranchResult | None, readout: str) -> float:
-    """The readout, with the sign with which lower is better; infinite if the branch diverged."""
-    end = None if result is None else result.readouts.get(readout)
-    return math.inf if end is None else end.cost
 
 
 # Fewest updates of a branch: with fewer the rate can hardly be chosen.
 FEWEST_UPDATES = 12
 
-# The interval has an upper end up to this multiple of the largest batch that was tried.
-KNOWN = 4.0
 
 # Below this multiple of the smallest batch that was tried, the critical batch is not told from
 # zero.
@@ -220,17 +206,12 @@ class CriticalBatch:
             f"Best rate relative to that of the run, in the longest branches: {rates}.",
         ]
         if self.forecast is not None:
-            found.append(
-                f"The noise scale, {self.forecast}, is a forecast of it: {self._judgement}."
-            )
+            verb = "within" if self.held == "held" else "not within"
+            judgement = f"{verb} a factor of 2 (forecast over measured {self.ratio})"
+            if self.held == "open":
+                judgement = "whether it is within a factor of 2 is open"
+            found.append(f"The noise scale, {self.forecast}, is a forecast of it: {judgement}.")
         return tuple(found)
-
-    @property
-    def _judgement(self) -> str:
-        if self.held == "open" or self.ratio is None:
-            return "whether it is within a factor of 2 is open"
-        verb = "within" if self.held == "held" else "not within"
-        return f"{verb} a factor of 2 (forecast over measured {self.ratio})"
 
     def to_dict(self) -> dict[str, Any]:
         """The result as JSON types, without the single branches."""
@@ -296,10 +277,10 @@ def critical_batch_by(
     check_whole("batch_size", batch_size, 1)
     check_whole("replicates", replicates, 2)
     check_number("tolerance", tolerance, positive=True)
-    if len(set(factors)) < 2:
-        raise BadArgument(
-            f"`factors` must be at least two different multiples of the batch, got {list(factors)}."
-        )
+    require(
+        len(set(factors)) >= 2,
+        f"`factors` must be at least two different multiples of the batch, got {list(factors)}.",
+    )
     cells = _cells(batch_size, sorted(set(horizons)), sorted(set(factors)))
     results: list[BranchResult] = []
     centers = {factor: math.sqrt(factor) for factor in factors}
@@ -337,12 +318,12 @@ def _cells(batch_size: int, horizons: Sequence[int], factors: Sequence[Amount]) 
             if size >= 1 and horizon >= FEWEST_UPDATES * size:
                 cells.append(Cell(factor, size, horizon))
     repeated = [cell.factor for cell in cells]
-    if sum(repeated.count(factor) >= 2 for factor in set(repeated)) < 2:
-        raise BadArgument(
-            f"`horizons` must give two batches at least two lengths of {FEWEST_UPDATES} updates, "
-            f"got {list(horizons)} examples for batches of "
-            f"{[round(factor * batch_size) for factor in factors]}."
-        )
+    require(
+        sum(repeated.count(factor) >= 2 for factor in set(repeated)) >= 2,
+        f"`horizons` must give two batches at least two lengths of {FEWEST_UPDATES} updates, "
+        f"got {list(horizons)} examples for batches of "
+        f"{[round(factor * batch_size) for factor in factors]}.",
+    )
     return cells
 
 
@@ -367,7 +348,8 @@ def _within_reach(
     return Estimate.interval(
         value,
         low if low > smallest else 0.0,
-        high if high < KNOWN * largest else math.inf,
+        # an upper end beyond four times the largest batch that was tried is not known
+        high if high < 4 * largest else math.inf,
         level=level,
         method=f"branches, jackknife over {replicates} replicates",
         samples=replicates,
@@ -375,21 +357,14 @@ def _within_reach(
     )
 
 
-# Defaults: batches as multiples of the present one, and the tolerance.
-FACTORS, TOLERANCE = (0.25, 1, 4), 0.2
-
-# Horizons as shares of the longest.
-SHARES = (0.25, 0.5, 1)
-
-
 @bounded
 def critical_batch(
     loop: Loop,
     *,
     horizon: str = HORIZON,
-    factors: Sequence[Amount] = FACTORS,
+    factors: Sequence[Amount] = (0.25, 1, 4),
     replicates: int = REPLICATES,
-    tolerance: Amount = TOLERANCE,
+    tolerance: Amount = 0.2,
     forecast: Estimate | None = None,
     readout: str | None = None,
     level: float = 0.9,
@@ -480,12 +455,12 @@ def critical_batch(
 def _lengths(longest: int, batch_size: int, factors: Sequence[Amount]) -> list[int]:
     """The horizons in examples, if two of them have enough updates with the two
     smallest batches."""
-    found = [max(int(share * longest), 1) for share in SHARES]
+    found = [max(int(share * longest), 1) for share in (0.25, 0.5, 1)]
     second = max(sorted(factors)[:2], default=0) * batch_size
-    if not found[-2] >= FEWEST_UPDATES * second:
-        raise BadArgument(
-            f"`horizon` is {longest:,} examples, too few for two lengths of {FEWEST_UPDATES} "
-            f"updates with two batches: give at least {2 * FEWEST_UPDATES * second:,.0f}, or an "
-            "earlier step."
-        )
+    require(
+        found[-2] >= FEWEST_UPDATES * second,
+        f"`horizon` is {longest:,} examples, too few for two lengths of {FEWEST_UPDATES} "
+        f"updates with two batches: give at least {2 * FEWEST_UPDATES * second:,.0f}, or an "
+        "earlier step.",
+    )
     return found

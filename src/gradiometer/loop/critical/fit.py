@@ -8,10 +8,6 @@ import numpy as np
 from jaxtyping import Float
 
 from gradiometer.convergence.formulas.number import Amount
-from gradiometer.errors import BadArgument
-
-# Exponents p that are tried.
-POWERS = (0.05, 4.0)
 
 # The critical batch is sought this many times below and above the batches that were tried.
 BEYOND = 16.0
@@ -71,14 +67,6 @@ def batch_fit(batches: Cells, examples: Cells, losses: Cells) -> BatchFit:
     >>> round(fit.critical), round(fit.power, 2), round(fit.floor, 2)
     (50, 0.5, 0.2)
     """
-    if len(losses) < 4 or len(set(batches.tolist())) < 2 or len(set(examples.tolist())) < 2:
-        raise BadArgument(
-            "`losses` must be at least four, of at least two batches and two numbers of examples."
-        )
-    if not np.isfinite(losses).all():
-        raise BadArgument(
-            "`losses` must be finite: leave out cells in which every branch diverged."
-        )
     middle, center, size = (
         float(np.exp(np.log(examples).mean())),
         float(losses.mean()),
@@ -86,7 +74,8 @@ def batch_fit(batches: Cells, examples: Cells, losses: Cells) -> BatchFit:
     )
     targets = (losses - center) / size
     low, high = math.log(batches.min() / BEYOND), math.log(batches.max() * BEYOND)
-    flattest, steepest = map(math.log, POWERS)
+    # the exponents that are tried
+    flattest, steepest = math.log(0.05), math.log(4.0)
     powers, criticals = np.linspace(flattest, steepest, POINTS), np.linspace(low, high, POINTS)
     for zoom in range(ZOOMS + 1):
         misses = _misses(np.exp(powers), np.exp(criticals), batches, examples / middle, targets)

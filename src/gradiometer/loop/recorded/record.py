@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
-from gradiometer.arguments import check_whole
+from gradiometer.arguments import check_whole, require
 from gradiometer.errors import BadArgument, RunDamaged
 from gradiometer.loop.branch import Branch, BranchResult, Count, Tail, check_tail
 from gradiometer.loop.branches import Fork
@@ -32,7 +32,7 @@ from gradiometer.storage.disk import (
 from gradiometer.storage.journal import JournalWriter, being_written, plain, read_journal, restored
 
 if TYPE_CHECKING:  # a run is read on a machine without torch
-    from gradiometer.jobs.ledger import Ledger
+    from gradiometer.jobs.pool import Ledger
 
 
 # More would fill the memory before the first branch is trained.
@@ -55,6 +55,7 @@ class Plan:
         rungs: The stages of a race, whose last horizon is `horizon`; empty if all branches are
             trained.
         state: Digits that identify the state, if it is not that of a run at `step`.
+        averaged: True if branches are read out at the mean of their last parameters.
 
     Raises:
         BadArgument: A number or the tail cannot be used, or an alternative is given twice.
@@ -76,6 +77,7 @@ class Plan:
     own_until: Count = 0
     rungs: tuple[Rung, ...] = ()
     state: str = ""
+    averaged: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (
@@ -86,20 +88,20 @@ class Plan:
             ("own_until", 0),
         ):
             check_whole(name, getattr(self, name), least)
-        if self.replicates > MOST_REPLICATES:
-            raise BadArgument(
-                f"`replicates` must be at most {MOST_REPLICATES:,}, got {self.replicates:,}."
-            )
+        require(
+            self.replicates <= MOST_REPLICATES,
+            f"`replicates` must be at most {MOST_REPLICATES:,}, got {self.replicates:,}.",
+        )
         check_tail(self.tail)
-        if not self.alternatives:
-            raise BadArgument(
-                "`alternatives` must be a list of at least one alternative, such as ['rate 2x']."
-            )
+        require(
+            self.alternatives,
+            "`alternatives` must be a list of at least one alternative, such as ['rate 2x'].",
+        )
         for name in self.names:
-            if self.names.count(name) > 1:
-                raise BadArgument(
-                    f"`alternatives` has {name!r} twice; the baseline, 'go on', is always included."
-                )
+            require(
+                self.names.count(name) == 1,
+                f"`alternatives` has {name!r} twice; the baseline, 'go on', is always included.",
+            )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -143,6 +145,7 @@ class Plan:
             seed=self.seed,
             left=self.left,
             shorter=others,
+            averaged=self.averaged,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -211,7 +214,8 @@ class ForkRecord:
                 aside = folder / ".new"  # if this process is killed, the next one uses it again
                 aside.mkdir(exist_ok=True)
                 cls(aside, plan)._write()
-                path = folder / f"{_newest(folder) + 1:04d}"
+                numbers = [int(one.name) for one in folder.iterdir() if one.name.isdecimal()]
+                path = folder / f"{max(numbers, default=0) + 1:04d}"
                 aside.rename(path)
                 sync_folder(folder)
                 return cls(path, plan)
@@ -270,27 +274,24 @@ class ForkRecord:
             BadArgument: Another process is working on this fork.
             StorageFailed: The file cannot be written.
         """
-        from gradiometer.jobs.ledger import Ledger  # noqa: PLC0415 (imports torch)
+        from gradiometer.jobs.pool import Ledger  # noqa: PLC0415 (imports torch)
 
-        if being_written(self.branches_path):
-            raise BadArgument(
-                f"`{self.path}` is being written by another process: wait until it has finished."
-            )
+        require(
+            not being_written(self.branches_path),
+            f"`{self.path}` is being written by another process: wait until it has finished.",
+        )
         if self._read[1]:
-            self._put_damaged_aside()
+            # Keep the file of the branches, and write it anew without the lines that do not fit.
+            # Nobody else appends.
+            locked = JournalWriter(self.branches_path, self.path, "start the same fork again")
+            with closing(locked), writing(self.branches_path):
+                lines = ForkRecord(self.path, self.plan, self.stops)._read[2]
+                replace_file(self.path / DAMAGED, read_file(self.branches_path))
+                replace_file(
+                    self.branches_path,
+                    b"".join(json.dumps(plain(line)).encode() + b"\n" for line in lines),
+                )
         return Ledger(self.branches_path, encode=BranchResult.to_dict, decode=self._result_of)
-
-    def _put_damaged_aside(self) -> None:
-        """Keep the file of the branches, and write it anew without the lines that do not fit."""
-        # nobody else appends
-        locked = JournalWriter(self.branches_path, self.path, "start the same fork again")
-        with closing(locked), writing(self.branches_path):
-            lines = ForkRecord(self.path, self.plan, self.stops)._read[2]
-            replace_file(self.path / DAMAGED, read_file(self.branches_path))
-            replace_file(
-                self.branches_path,
-                b"".join(json.dumps(plain(line)).encode() + b"\n" for line in lines),
-            )
 
     @cached_property
     def fork(self) -> Fork:
@@ -389,8 +390,3 @@ def _records(parent: Path, unread: dict[str, str]) -> Iterator[ForkRecord]:
             yield ForkRecord.open(path.parent)
         except RunDamaged as error:
             unread[path.relative_to(parent).as_posix()] = str(error).removesuffix(".")
-
-
-def _newest(folder: Path) -> int:
-    """The highest number, 0 without any."""
-    return max((int(path.name) for path in folder.iterdir() if path.name.isdecimal()), default=0)

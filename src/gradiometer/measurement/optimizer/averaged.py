@@ -35,8 +35,7 @@ def schedule_free_class() -> type[torch.optim.Optimizer]:
             "`optimizer` schedulefree needs the package schedulefree: pip install "
             "'gradiometer[schedulefree]'."
         ) from None
-    found: type[torch.optim.Optimizer] = SGDScheduleFree
-    return found
+    return SGDScheduleFree
 
 
 def schedule_free(
@@ -52,9 +51,8 @@ def schedule_free(
     """
     kind: Any = schedule_free_class()
     # 0.9: share of the average in the point at which schedule-free SGD takes gradients.
-    made: Any = kind(parameters, lr=learning_rate, momentum=0.9, weight_decay=weight_decay)
-    made.train()
-    optimizer: torch.optim.Optimizer = made
+    optimizer = kind(parameters, lr=learning_rate, momentum=0.9, weight_decay=weight_decay)
+    optimizer.train()
     return optimizer
 
 

@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Float, Int
 
-from gradiometer.errors import BadArgument
+from gradiometer.arguments import require
 from gradiometer.measurement.estimate import counted
 from gradiometer.measurement.optimizer.groups import Family, Group
 
@@ -18,9 +18,6 @@ SAME = 1e-6
 # Share of the steps so far for which a constant rate between a rise and a fall is mentioned.
 A_WHILE = 0.05
 
-# Rates are read at least this densely, relative to the step. A longer gap means that the rate was
-# constant.
-SPACING = 1 / 64
 
 # Curves from 1 to `end` over the part of the way, from 0 to 1.
 CURVES: dict[str, Callable[[Float[np.ndarray, " n"], float], Float[np.ndarray, " n"]]] = {
@@ -47,7 +44,9 @@ class Path:
     def with_ends(self) -> "Path":
         """The path with a point at the end of every constant stretch."""
         starts = self.steps.tolist()
-        ends = [after - max(1, int(SPACING * after)) for after in starts[1:]]
+        # Rates are read at least once in a 64th of the steps so far: in a longer gap the rate was
+        # constant.
+        ends = [after - max(1, after // 64) for after in starts[1:]]
         steps: list[int] = []
         rates: list[float] = []
         for start, end, rate in zip(
@@ -76,36 +75,22 @@ def shape_of(path: Path) -> str:
     signs = np.sign(changes[changes != 0])
     turns = int((np.diff(signs) != 0).sum())
     if turns == 0 and signs[0] > 0:
-        return _rising(path)
+        filled = path.with_ends()
+        peak = float(filled.rates[-1])
+        first = int(filled.steps[np.argmax(filled.rates >= (1 - SAME) * peak)])
+        if path.reached - first > A_WHILE * path.reached:
+            rise = counted(first - int(filled.steps[0]), "step")
+            return f"warm-up over {rise} to {number(peak)}, then constant"
+        return f"rising, from {number(float(filled.rates[0]))} to {number(peak)} now"
     if turns == 0:
         return _fall(path.with_ends(), from_peak=True)
     if turns == 1 and signs[0] > 0:
-        return _warmed_up(path)
+        top = int(rates.argmax())
+        rise = counted(int(path.steps[top] - path.steps[0]), "step")
+        after = Path(path.steps[top:], rates[top:], path.reached).with_ends()
+        return f"warm-up over {rise} to {number(peak)}, then {_fall(after, from_peak=False)}"
     low, now = number(float(rates.min())), number(float(rates[-1]))
     return f"up and down between {low} and {number(peak)}, now {now}"
-
-
-def _rising(path: Path) -> str:
-    filled = path.with_ends()
-    peak = float(filled.rates[-1])
-    first = int(filled.steps[np.argmax(filled.rates >= (1 - SAME) * peak)])
-    if path.reached - first > A_WHILE * path.reached:
-        return (
-            f"warm-up over {counted(first - int(filled.steps[0]), 'step')} to {number(peak)}, then "
-            "constant"
-        )
-    return f"rising, from {number(float(filled.rates[0]))} to {number(peak)} now"
-
-
-def _warmed_up(path: Path) -> str:
-    at_peak = int(path.rates.argmax())
-    top = int(path.steps[at_peak])
-    rise = (
-        f"warm-up over {counted(top - int(path.steps[0]), 'step')} to "
-        f"{number(float(path.rates[at_peak]))}"
-    )
-    after = Path(path.steps[at_peak:], path.rates[at_peak:], path.reached).with_ends()
-    return f"{rise}, then {_fall(after, from_peak=False)}"
 
 
 def _fall(path: Path, *, from_peak: bool) -> str:
@@ -199,11 +184,11 @@ class Hyperparameters:
     recorded: bool = True
 
     def __post_init__(self) -> None:
-        if not len(self.steps) == len(self.groups) > 0:
-            raise BadArgument(
-                f"`groups` needs the groups of each step, got {len(self.groups)} of "
-                f"{counted(len(self.steps), 'step')}."
-            )
+        require(
+            len(self.steps) == len(self.groups) > 0,
+            f"`groups` needs the groups of each step, got {len(self.groups)} of "
+            f"{counted(len(self.steps), 'step')}.",
+        )
 
     def at(self, step: int) -> tuple[Group, ...]:
         """The groups at a step: those of the last line up to it, or of the first line."""
@@ -343,7 +328,7 @@ class Hyperparameters:
         ).T
 
     def _path(self, rates: Float[np.ndarray, " lines"]) -> Path:
-        steps: Int[np.ndarray, " lines"] = np.array(self.steps[self._since :], dtype=np.int64)
+        steps = np.array(self.steps[self._since :], dtype=np.int64)
         return Path(steps, rates, max(self.reached, self.steps[-1]))
 
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from gradiometer.arguments import require
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.estimate import Estimate
 
@@ -36,10 +37,14 @@ def transform(
     low, high = sorted((function(estimate.low), function(estimate.high)))
     value = math.nan if math.isnan(estimate.value) else function(estimate.value)
     found = _combination([estimate], value, low, high, estimate.method)
-    earlier = (
-        None if estimate.earlier is None else (estimate.earlier[0], function(estimate.earlier[1]))
+    return replace(
+        found,
+        unit=unit,
+        step=estimate.step,
+        earlier=None
+        if estimate.earlier is None
+        else (estimate.earlier[0], function(estimate.earlier[1])),
     )
-    return replace(found, unit=unit, step=estimate.step, earlier=earlier)
 
 
 def average(estimates: Sequence[Estimate]) -> Estimate:
@@ -49,8 +54,7 @@ def average(estimates: Sequence[Estimate]) -> Estimate:
 
     Source: Zou & Donner (2008), Construction of Confidence Limits about Effect Measures, section 2.
     """
-    if not estimates:
-        raise BadArgument("`estimates` is empty: at least one is needed to average.")
+    require(estimates, "`estimates` is empty: at least one is needed to average.")
     values = [(e.low + e.high) / 2 if math.isnan(e.value) else e.value for e in estimates]
     below = math.hypot(
         *(value - estimate.low for value, estimate in zip(values, estimates, strict=True))
@@ -97,16 +101,17 @@ def weighted_slope(places: Sequence[float], estimates: Sequence[Estimate]) -> Es
 
     Source: weighted least squares; the interval: Zou & Donner (2008), section 2.
     """
-    if not (len(places) == len(estimates) >= 2 and len(set(places)) >= 2):
-        raise BadArgument(
-            "`places` and `estimates` must have one length and at least two different places, "
-            f"got {len(places)} and {len(estimates)}."
-        )
+    require(
+        len(places) == len(estimates) >= 2 and len(set(places)) >= 2,
+        "`places` and `estimates` must have one length and at least two different places, "
+        f"got {len(places)} and {len(estimates)}.",
+    )
     low, value, high = np.array([(each.low, each.value, each.high) for each in estimates]).T
     widths = high - low
     for width in widths:
-        if not 0 < width < math.inf:
-            raise BadArgument(f"`estimates` must have intervals of finite width, got {width}.")
+        require(
+            0 < width < math.inf, f"`estimates` must have intervals of finite width, got {width}."
+        )
     weights = widths**-2.0
     away = np.asarray(places, dtype=np.float64) - np.average(places, weights=weights)
     shares = weights * away / (weights @ away**2)
@@ -166,9 +171,13 @@ def ratio_of_estimates(first: Estimate, second: Estimate) -> Estimate:
     low = math.exp(one - two - math.hypot(one - one_low, two_high - two))
     high = one - two + math.hypot(one_high - one, two - two_low)
     high = math.exp(high) if high < 700 else math.inf
-    method = "MOVER of logarithms"
     return Estimate.interval(
-        math.exp(one - two), low, high, level=first.level, method=method, samples=samples
+        math.exp(one - two),
+        low,
+        high,
+        level=first.level,
+        method="MOVER of logarithms",
+        samples=samples,
     )
 
 
@@ -203,10 +212,10 @@ def _combination(
 
 
 def _common_samples(first: Estimate, second: Estimate) -> int:
-    if not first.level == second.level:
-        raise BadArgument(
-            f"`first` and `second` must be at one level, got {first.level} and {second.level}."
-        )
+    require(
+        first.level == second.level,
+        f"`first` and `second` must be at one level, got {first.level} and {second.level}.",
+    )
     return min(first.samples, second.samples)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.special import bdtr, stdtrit
 
-from gradiometer.arguments import check_level
+from gradiometer.arguments import check_level, require
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.estimate import LEVEL, Estimate
 
@@ -65,13 +65,12 @@ def mean(
         * _quantile(level, len(means))
         * math.sqrt(float((means / size).var(ddof=1)) * length / readings)
     )
-    method = f"Student, {len(means)} batches of {length}"
     return Estimate.interval(
         value,
         value - margin,
         value + margin,
         level=level,
-        method=method,
+        method=f"Student, {len(means)} batches of {length}",
         samples=readings,
         unit=unit,
     )
@@ -197,13 +196,14 @@ def _too_few(
 ) -> Estimate | None:
     """The unknown estimate of fewer readings than an interval needs; None if they are enough."""
     check_level(level)
-    if not 0 < spacing < math.inf:
-        raise BadArgument(f"`spacing` must be a positive number of training steps, got {spacing}.")
-    if batches is not None and not batches >= min(FEWEST_READINGS, readings):
-        raise BadArgument(
-            f"`batches` must be at least {FEWEST_READINGS}, got {batches}: fewer do not show a "
-            "spread."
-        )
+    require(
+        0 < spacing < math.inf,
+        f"`spacing` must be a positive number of training steps, got {spacing}.",
+    )
+    require(
+        batches is None or batches >= min(FEWEST_READINGS, readings),
+        f"`batches` must be at least {FEWEST_READINGS}, got {batches}: fewer do not show a spread.",
+    )
     missing = max(FEWEST_READINGS, batches or 0) - readings
     if missing <= 0:
         return None
@@ -217,11 +217,11 @@ def _too_few(
 
 
 def _check_pairs(name: str, samples: np.ndarray, other_name: str, other: np.ndarray) -> None:
-    if len(samples) != len(other):
-        raise BadArgument(
-            f"`{name}` and `{other_name}` must have the same steps, got {len(samples)} and "
-            f"{len(other)} readings."
-        )
+    require(
+        len(samples) == len(other),
+        f"`{name}` and `{other_name}` must have the same steps, got {len(samples)} and "
+        f"{len(other)} readings.",
+    )
 
 
 def batch_means(
@@ -231,8 +231,7 @@ def batch_means(
     is dropped."""
     count = len(samples) // length if count is None else count
     kept = samples[len(samples) - count * length :]
-    means: np.ndarray = kept.reshape(count, length, *samples.shape[1:]).mean(axis=1)
-    return means
+    return kept.reshape(count, length, *samples.shape[1:]).mean(axis=1)
 
 
 def batch_length(samples: Float[np.ndarray, "steps ..."]) -> int:
@@ -350,15 +349,17 @@ def median(
     1.20 [1.10, 9.00] ms
     """
     samples = np.sort(np.asarray(samples, dtype=np.float64))
-    if not np.isfinite(samples).all():
-        raise BadArgument("`samples` must be finite: drop the others.")
+    require(np.isfinite(samples).all(), "`samples` must be finite: drop the others.")
     check_level(level)
     count = len(samples)
     place = _place(count, level)
     if place == 0:
-        needed = next(more for more in range(1, 1000) if _place(count + more, level) > 0)
         return Estimate.unknown(
-            level=level, method="too few samples", samples=count, unit=unit, needed=needed
+            level=level,
+            method="too few samples",
+            samples=count,
+            unit=unit,
+            needed=next(more for more in range(1, 1000) if _place(count + more, level) > 0),
         )
     return Estimate.interval(
         float(np.median(samples)),

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from gradiometer.arguments import check_level
+from gradiometer.arguments import check_level, require
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.estimate import LEVEL, Estimate
 from gradiometer.measurement.uncertainty.arithmetic import transform
@@ -199,9 +199,15 @@ def mean_now(
     def recent(count: int, level: float) -> Estimate:
         return mean(scaled[-count:], level=level)
 
-    ones = np.ones(len(steps))
     found = _value_now(
-        scaled, ones, _neighbours(scaled), steps, learning_rate, prior, level, positive
+        scaled,
+        np.ones(len(steps)),
+        _neighbours(scaled),
+        steps,
+        learning_rate,
+        prior,
+        level,
+        positive,
     )
     if found is None:
         estimate = recent(len(steps), level)
@@ -276,8 +282,12 @@ def _widen(estimate: Estimate, recent: Callable[[int, float], Estimate]) -> Esti
             low, high, contradicted = min(low, plain.low), max(high, plain.high), True
     if not contradicted:
         return estimate
-    method = f"{estimate.method}, widened to contain the newest readings"
-    return replace(estimate, low=low, high=high, method=method)
+    return replace(
+        estimate,
+        low=low,
+        high=high,
+        method=f"{estimate.method}, widened to contain the newest readings",
+    )
 
 
 def _method(learning_rate: Readings | None) -> str:
@@ -300,8 +310,9 @@ def _estimate(
     level: float,
     learning_rate: Readings | None,
 ) -> Estimate:
-    method = _method(learning_rate)
-    return Estimate.interval(value, low, high, level=level, method=method, samples=samples)
+    return Estimate.interval(
+        value, low, high, level=level, method=_method(learning_rate), samples=samples
+    )
 
 
 def _errors_above_zero(samples: Readings) -> float:
@@ -332,11 +343,10 @@ def _as_doubles(
             raise BadArgument(f"`learning_rate` must be at least 0, got {learning_rate.min()}.")
     first, count = next((name, len(each)) for name, each in others.items())
     for name, each in others.items():
-        if len(each) != count:
-            raise BadArgument(
-                f"`{name}` must have one entry for each of the {count} of `{first}`, got "
-                f"{len(each)}."
-            )
+        require(
+            len(each) == count,
+            f"`{name}` must have one entry for each of the {count} of `{first}`, got {len(each)}.",
+        )
     if len(steps) > 1 and not (np.diff(steps) > 0).all():
         place = int((np.diff(steps) <= 0).argmax())
         raise BadArgument(

@@ -13,8 +13,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import log_ndtr, ndtr, ndtri, stdtr
 
-from gradiometer.arguments import check_number
-from gradiometer.errors import BadArgument
+from gradiometer.arguments import check_number, require
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.uncertainty.means import MOST_BATCHES, steps_to_bound
 
@@ -24,10 +23,6 @@ LAW = TABLES["law"]
 
 # Ratio of the ends above which an interval of a positive quantity counts as open.
 WIDEST = 30.0
-
-# Exponents of time and of the learning rate.
-TIME_POWERS = np.linspace(*LAW["time_powers"])
-RATE_POWERS = np.linspace(*LAW["rate_powers"])
 
 # Where Student's distribution is tabulated: its function is called some ten thousand times for one
 # estimate.
@@ -64,13 +59,10 @@ class Drift:
     def __post_init__(self) -> None:
         for name in ("time", "rate"):
             center, spread = getattr(self, name)
-            if not math.isfinite(center):
-                raise BadArgument(f"`{name}` must have a finite center, got {center}.")
+            require(math.isfinite(center), f"`{name}` must have a finite center, got {center}.")
             check_number(name, spread, positive=True)
-        if not 0 <= self.still < 1:
-            raise BadArgument(f"`still` must be at least 0 and below 1, got {self.still}.")
-        if not 0 < self.share <= 1:
-            raise BadArgument(f"`share` must be above 0 and at most 1, got {self.share}.")
+        require(0 <= self.still < 1, f"`still` must be at least 0 and below 1, got {self.still}.")
+        require(0 < self.share <= 1, f"`share` must be above 0 and at most 1, got {self.share}.")
         check_number("wander", self.wander)
 
     def log_density(
@@ -82,8 +74,7 @@ class Drift:
         wide, share = LAW["wide"], LAW["wide_share"]
         law = (1 - share) * np.exp(-(place**2) / 2)
         law = law + share / wide * np.exp(-((place / wide) ** 2) / 2)
-        density: np.ndarray = np.log(law) - ((rate - self.rate[0]) / self.rate[1]) ** 2 / 2
-        return density
+        return np.log(law) - ((rate - self.rate[0]) / self.rate[1]) ** 2 / 2
 
 
 @dataclass(frozen=True)
@@ -98,8 +89,7 @@ class Mixture:
     def below(self, values: Float[np.ndarray, " values"]) -> Float[np.ndarray, " values"]:
         """Probability of a smaller value."""
         places = (values[:, None] - self.centers) / self.errors
-        probability: np.ndarray = np.interp(places, PLACES, _student(self.freedom)) @ self.weights
-        return probability
+        return np.interp(places, PLACES, _student(self.freedom)) @ self.weights
 
     def quantiles(
         self, shares: Float[np.ndarray, " values"], positive: bool
@@ -189,8 +179,7 @@ def power_law(
 
 @lru_cache
 def _student(freedom: int) -> Float[np.ndarray, " places"]:
-    table: np.ndarray = stdtr(freedom, PLACES)
-    return table
+    return stdtr(freedom, PLACES)
 
 
 def _grid(
@@ -199,7 +188,10 @@ def _grid(
     """β and γ at each point of the grid, then without drift; the log prior and the wander there."""
     time, rate = (
         each.ravel()
-        for each in np.meshgrid(TIME_POWERS, RATE_POWERS if varied else [prior.rate[0]])
+        for each in np.meshgrid(
+            np.linspace(*LAW["time_powers"]),
+            np.linspace(*LAW["rate_powers"]) if varied else [prior.rate[0]],
+        )
     )
     log_prior = prior.log_density(time, rate)
     log_prior = log_prior - np.logaddexp.reduce(log_prior) + math.log1p(-prior.still)
@@ -216,8 +208,7 @@ def _grid(
 def _log_age(steps: np.ndarray) -> np.ndarray:
     """Log of the age of each reading, relative to the newest."""
     before = LAW["offset"] * (steps[-1] - steps[0])
-    age: np.ndarray = np.log((steps - steps[0] + before) / (steps[-1] - steps[0] + before))
-    return age
+    return np.log((steps - steps[0] + before) / (steps[-1] - steps[0] + before))
 
 
 def _log_rate(learning_rate: np.ndarray | None) -> np.ndarray | None:
@@ -236,8 +227,7 @@ def _thin(series: np.ndarray) -> np.ndarray:
     if len(series) <= LAW["most_readings"]:
         return series
     length = math.ceil(len(series) / LAW["most_readings"])
-    means: np.ndarray = series[len(series) % length :].reshape(-1, length).mean(axis=1)
-    return means
+    return series[len(series) % length :].reshape(-1, length).mean(axis=1)
 
 
 def _batch_sums(
@@ -271,8 +261,7 @@ def _chi_square(scores: Float[np.ndarray, "clocks powers batches"]) -> Float[np.
         ridge = 1 + 1e-6
         plain = ridge * (sums**2).sum(axis=0) - 2 * sums[0] * sums[1] * cross
         plain /= ridge**2 - cross**2
-    result: np.ndarray = plain / np.maximum(1 - plain / batches, 1e-3)
-    return result
+    return plain / np.maximum(1 - plain / batches, 1e-3)
 
 
 def open_above(
@@ -307,8 +296,12 @@ def open_above(
     else:  # open because the newest readings contradict the others, so that both are in doubt
         # 20.0: factor on the confidence of an end that the newest readings contradict.
         limit = center + error * float(ndtri(1 - (1 - level) / 20.0))
-    low = min(estimate.low, 1 / limit) if limit > 0 else estimate.low
-    return replace(estimate, low=low, high=math.inf, needed=needed)
+    return replace(
+        estimate,
+        low=min(estimate.low, 1 / limit) if limit > 0 else estimate.low,
+        high=math.inf,
+        needed=needed,
+    )
 
 
 def _limit(seen: float, cutoff: float, share: float) -> float:

@@ -6,8 +6,7 @@ import numpy as np
 from jaxtyping import Shaped
 from scipy.special import ndtri
 
-from gradiometer.arguments import check_level
-from gradiometer.errors import BadArgument
+from gradiometer.arguments import check_level, require
 from gradiometer.measurement.estimate import LEVEL, Estimate
 
 STEP = 1e-10
@@ -34,19 +33,24 @@ def proportion(successes: int, trials: int, level: float = LEVEL) -> Estimate:
     1.00 [0.974, 1.00]
     """
     check_level(level)
-    if not trials >= 1:
-        raise BadArgument(f"`trials` must be at least 1, got {trials}.")
-    if not 0 <= successes <= trials:
-        raise BadArgument(
-            f"`successes` must lie between 0 and the {trials} trials, got {successes}."
-        )
-    share, z = successes / trials, float(ndtri((1 + level) / 2))
+    require(trials >= 1, f"`trials` must be at least 1, got {trials}.")
+    require(
+        0 <= successes <= trials,
+        f"`successes` must lie between 0 and the {trials} trials, got {successes}.",
+    )
+    share = successes / trials
+    low, high = wilson(share, trials, level)
+    return Estimate.interval(share, low, high, level=level, method="Wilson score", samples=trials)
+
+
+def wilson(share: float, trials: int | float, level: float) -> tuple[float, float]:
+    """Wilson's interval of a share, which stays inside of 0 and 1 and has a width at both."""
+    z = float(ndtri((1 + level) / 2))
     shrinkage = 1 + z**2 / trials
     middle = (share + z**2 / (2 * trials)) / shrinkage
     margin = z * math.sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2)) / shrinkage
     # At 0 and 1 the end is the share itself, up to rounding.
-    low, high = min(max(middle - margin, 0.0), share), max(min(middle + margin, 1.0), share)
-    return Estimate.interval(share, low, high, level=level, method="Wilson score", samples=trials)
+    return min(max(middle - margin, 0.0), share), max(min(middle + margin, 1.0), share)
 
 
 def difference_of_proportions(
@@ -76,15 +80,15 @@ def difference_of_proportions(
     0.0300 [0.0156, 0.0570]
     """
     first, second = np.asarray(first), np.asarray(second)
-    if first.dtype != bool or second.dtype != bool:
-        raise BadArgument(
-            f"`first` and `second` must be boolean, got {first.dtype} and {second.dtype}."
-        )
-    if len(first) != len(second) or not len(first) >= 1:
-        raise BadArgument(
-            f"`first` and `second` must have the same trials, at least one, got {len(first)} and "
-            f"{len(second)}."
-        )
+    require(
+        first.dtype == bool and second.dtype == bool,
+        f"`first` and `second` must be boolean, got {first.dtype} and {second.dtype}.",
+    )
+    require(
+        len(first) == len(second) and len(first) >= 1,
+        f"`first` and `second` must have the same trials, at least one, got {len(first)} and "
+        f"{len(second)}.",
+    )
     check_level(level)
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
     low, high = _score_interval(only_first, only_second, len(first), float(ndtri((1 + level) / 2)))
@@ -105,15 +109,12 @@ def _score_interval(b: int, c: int, n: int, z: float) -> tuple[float, float]:
 
     value = (b - c) / n
 
-    def excess(difference: float) -> float:
-        return (b - c - n * difference) - z * _spread(difference, b, c, n)
-
-    def lack(difference: float) -> float:
-        return (b - c - n * difference) + z * _spread(difference, b, c, n)
+    def beyond(difference: float, quantile: float) -> float:
+        return (b - c - n * difference) - quantile * _spread(difference, b, c, n)
 
     # If the two never differ, the value itself is also a root, but not the wanted one.
-    low = -1.0 if c == n else brentq(excess, -1.0, value - STEP)
-    high = 1.0 if b == n else brentq(lack, value + STEP, 1.0)
+    low = -1.0 if c == n else brentq(beyond, -1.0, value - STEP, args=(z,))
+    high = 1.0 if b == n else brentq(beyond, value + STEP, 1.0, args=(-z,))
     return min(float(low), value), max(float(high), value)
 
 

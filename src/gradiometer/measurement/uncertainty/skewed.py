@@ -16,8 +16,6 @@ from scipy.special import stdtrit
 from gradiometer.measurement.estimate import LEVEL, Estimate
 from gradiometer.measurement.uncertainty.means import FEWEST_READINGS, mean
 
-METHOD = "Student, skewness removed"
-
 Readings = Float[np.ndarray, " steps"]
 
 
@@ -53,7 +51,7 @@ def skewed_mean(
         plain.value - below,
         plain.value - above,
         level=level,
-        method=METHOD,
+        method="Student, skewness removed",
         samples=size,
         unit=unit,
     )
@@ -201,5 +199,4 @@ def _running_medians(sizes: Float[np.ndarray, " steps"]) -> Float[np.ndarray, " 
     room = min(15 // 2, len(sizes) - 1)
     padded = np.pad(sizes, room, mode="reflect")
     medians = np.median(np.lib.stride_tricks.sliding_window_view(padded, 2 * room + 1), axis=1)
-    result: np.ndarray = np.maximum(medians, 1e-6 * float(sizes.mean()) or 1.0)
-    return result
+    return np.maximum(medians, 1e-6 * float(sizes.mean()) or 1.0)

@@ -76,9 +76,8 @@ FASHION_MNIST: Mapping[str, Callable[[], nn.Module]] = {
 }
 
 
+# −log p(label | image) of every example of an (images, labels) batch, in nats, shape [examples].
 cross_entropy = supervised(nn.CrossEntropyLoss(reduction="none"))
-"""−log p(label | image) of every example of an (images, labels) batch, in nats, shape
-[examples]."""
 
 Labelled = tuple[Float[Tensor, "examples 1 height width"], Int[Tensor, " examples"]]
 HeldOut = tuple[Float[Tensor, "tested 1 height width"], Int[Tensor, " tested"]]
@@ -87,8 +86,7 @@ HeldOut = tuple[Float[Tensor, "tested 1 height width"], Int[Tensor, " tested"]]
 def label_found(model: nn.Module, batch: Batch) -> Bool[Tensor, " examples"]:
     """True if the largest logit is that of the label."""
     images, labels = batch
-    found: Tensor = model(images).argmax(dim=1) == labels
-    return found
+    return model(images).argmax(dim=1) == labels
 
 
 def classification(

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from gradiometer.loop.branches import label_of, signed
 from gradiometer.loop.changes.alternative import Alternative
 from gradiometer.loop.comparison.effects import Effect
-from gradiometer.loop.comparison.words import label_of, signed
 from gradiometer.loop.recorded.record import ForkRecord, forks_of
 from gradiometer.loop.recorded.trials import alike
 from gradiometer.measurement.estimate import Estimate, counted

@@ -5,15 +5,18 @@ from collections.abc import Mapping, Sequence
 import altair as alt
 
 from gradiometer.loop.branch import BranchResult
-from gradiometer.loop.branches import Fork, at_end, comparison, setting
-from gradiometer.loop.comparison.effects import Effect
-from gradiometer.loop.comparison.words import (
+from gradiometer.loop.branches import (
+    Fork,
+    at_end,
+    comparison,
     label_of,
     mean_end,
+    setting,
     signed,
     stopped,
     undecided,
 )
+from gradiometer.loop.comparison.effects import Effect
 from gradiometer.loop.recorded.record import ForkRecord, forks_of
 from gradiometer.measurement.estimate import significant
 from gradiometer.report.charts.charts import MOST, branches_chart, effects_chart

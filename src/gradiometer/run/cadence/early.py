@@ -27,14 +27,6 @@ SMALL = 0.25
 # Part of the steps in which the promised readings are made.
 IN_TIME = 0.93
 
-# After the promised readings, another is made when training is this many times as long as at the
-# newest one.
-RECENT = 1.1
-
-# When training is this many times as long, one more is made, whatever was borrowed: without it
-# there is no advice.
-STALE = 1.2
-
 
 @dataclass(frozen=True)
 class EarlyReadings:
@@ -85,7 +77,9 @@ class EarlyReadings:
         promised = self.promised_at
         if promised < math.inf or self.readings < min(self.most, PROMISED_EXPENSIVE):
             return promised
-        return min(max(RECENT * self.newest, self._covered_at), STALE * self.newest)
+        # After the promised readings, another is made when training is 1.1 times as long as at the
+        # newest one. At 1.2 times one is made whatever was borrowed: without it there is no advice.
+        return min(max(1.1 * self.newest, self._covered_at), 1.2 * self.newest)
 
     @property
     def promised_at(self) -> float:

@@ -2,11 +2,12 @@
 `incident_cause`, from its updates made again with less and less left out."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
 
+from gradiometer.arguments import require
 from gradiometer.drift.spikes.cause import usual_norms
 from gradiometer.drift.spikes.detection import Spike
 from gradiometer.errors import BadArgument
@@ -15,14 +16,24 @@ from gradiometer.jobs.pool import Pool
 from gradiometer.loop.changes.alternative import Clip
 from gradiometer.loop.forking import Progress, fork
 from gradiometer.loop.incident_cause import cause_of, rise_of_rate
-from gradiometer.loop.recorded.causes import HALF, LEAD, ORDERS, SpikeCauses, skipping, start_of
-from gradiometer.loop.recorded.incidents import BEFORE, IncidentCause, found_at, incident_at
+from gradiometer.loop.recorded.incidents import (
+    BEFORE,
+    HALF,
+    LEAD,
+    ORDERS,
+    IncidentCause,
+    SpikeCauses,
+    incident_at,
+    skipping,
+    spikes_of,
+    start_of,
+)
 from gradiometer.loop.recorded.record import ForkRecord, Plan
+from gradiometer.measurement.estimate import counted
 from gradiometer.problems.problem import Problem
-from gradiometer.run.artifacts import save_artifact
+from gradiometer.run.checkpoints import save_artifact
 from gradiometer.run.problem import configuration_of
 from gradiometer.run.reader import Run
-from gradiometer.run.spikes import spikes_of
 from gradiometer.train.restoring import loop_at
 
 
@@ -101,6 +112,12 @@ def incident_cause(run: Run, step: int, *, problem: Problem | None = None) -> In
     """
     configuration_of(run, "fork")
     incident = incident_at(run, step)
+    if incident is None:
+        spikes = spikes_of(run)
+        seen = f": {_found_at(spikes)}" if spikes else ""
+        raise BadArgument(
+            f"`spike` is {step:,}, where the loss of `{run.path}` did not rise{seen}."
+        )
     loop = loop_at(run, max(incident.first - LEAD, 0), problem=problem)
     rose = None
     known = run.hyperparameters
@@ -118,6 +135,11 @@ def _spike_at(run: Run, step: int) -> Spike:
     for spike in found:
         if spike.first <= step <= spike.last:
             return spike
-    if not found:
-        raise BadArgument(f"`spike` is {step:,}, but the loss of `{run.path}` has no spike.")
-    raise BadArgument(f"`spike` is {step:,}, where the loss has none: {found_at(found)}.")
+    require(found, f"`spike` is {step:,}, but the loss of `{run.path}` has no spike.")
+    raise BadArgument(f"`spike` is {step:,}, where the loss has none: {_found_at(found)}.")
+
+
+def _found_at(spikes: Sequence[Spike]) -> str:
+    """How many spikes there are, and the steps of the first ones, as a part of a sentence."""
+    places = ", ".join(f"{spike.peak:,}" for spike in spikes[:8])
+    return f"{counted(len(spikes), 'spike')} found, at {places}"

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from gradiometer.loop.comparison.words import label_of, outcome
+from gradiometer.loop.branches import label_of, outcome
 from gradiometer.loop.recorded.trials import SOURCE, TOLERANCE, track_record
 from gradiometer.measurement.estimate import significant
 from gradiometer.measurement.finding import Doubt, Finding

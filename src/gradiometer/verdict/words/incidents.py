@@ -22,7 +22,7 @@ def incident(finding: Finding) -> Sentences:
     )
     if finding.facts["run"] is not None:
         return replace(said, suggestion=how_to_go_on(found, finding.facts["run"]))
-    back = f", which puts model and optimizer back to the state of step {found.start:,}, before it."
+    back = f", which puts model and optimizer back to the newest state up to step {found.start:,}."
     return replace(said, paste=(f"w.go_back({found.start})",), suggestion=back)
 
 

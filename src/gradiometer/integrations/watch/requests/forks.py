@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from gradiometer.arguments import require
 from gradiometer.errors import BadArgument, Unsupported
 from gradiometer.integrations.watch.losses import no_loss
 from gradiometer.integrations.watch.requests.looks import Looks
@@ -18,8 +18,7 @@ from gradiometer.integrations.watch.triage.exact import schedulers_of
 from gradiometer.loop import Alternative, Fork, Loop, fork
 from gradiometer.loop.data import Data, data_of
 from gradiometer.loop.incident_cause import cause_of, rise_of_rate
-from gradiometer.loop.recorded.causes import LEAD
-from gradiometer.loop.recorded.incidents import BEFORE, IncidentCause, incident_at
+from gradiometer.loop.recorded.incidents import BEFORE, LEAD, IncidentCause, incident_at
 from gradiometer.loop.replay import WAY_OUT, KeptUpdates, check_replay
 from gradiometer.measurement.estimate import significant
 from gradiometer.measurement.optimizer.several import as_one
@@ -134,17 +133,26 @@ class Forks(Looks):
         self.newest_updates.finish()
         held = self.newest_updates.incident
         if held is None:
-            why = self.newest_updates.why_none
-            raise BadArgument(
-                f"No incident is kept: {why}. Give `watch` a number of states, such as "
-                "checkpoints=1."
-            )
+            way = "" if self.kept_updates.states else " Give `watch` states, such as checkpoints=1."
+            raise BadArgument(f"No incident is kept: {self.newest_updates.why_none}.{way}")
         incident = incident_at(run, held.peak)
+        if incident is None:
+            raise BadArgument(
+                f"No incident is kept: the loss of step {held.peak:,}, the highest above its "
+                "level, is within what its noise reaches."
+            )
         if incident.first < held.state.step:
             # it began before the updates that are kept
             incident = replace(incident, first=held.state.step)
         loop, _ = self._own_loop(run, batches, None, **{**settings, "scheduler": None})
-        loop = held.brought_to(max(incident.first - LEAD, held.state.step), loop)
+        whole = held.whole_updates(incident.first, loop.accumulation)
+        require(
+            incident.first in whole,
+            f"The update of step {incident.first:,} cannot be made again: it is not kept, or it "
+            f"took another number of batches than {loop.accumulation}.",
+            Unsupported,
+        )
+        loop = held.brought_to(max(incident.first - LEAD, whole.start), loop, whole.stop)
         rates = Signs.of(run).rates[max(incident.first - BEFORE, 0) : incident.first + 1]
         found = cause_of(loop, incident, rise_of_rate(rates))
         self._keep(run, found)
@@ -162,12 +170,25 @@ class Forks(Looks):
 
         Raises:
             BadArgument: No state is kept from there or before.
+            Unsupported: The training has several processes, and only rank 0 keeps states.
         """
+        require(
+            self.ranks.alone,
+            "`go_back` needs a training in one process: load a checkpoint of your own in all of "
+            "them.",
+            Unsupported,
+        )
         held = self.newest_updates.incident
-        kept = held.state if held is not None and held.state.step == step else None
-        if kept is None:
+        own = None if held is None else held.own or held.state
+        states = [*self.kept_updates.stretches, *([own] if own is not None else [])]
+        reached = [one for one in states if one.step <= step]
+        if reached:
+            kept = max(reached, key=lambda one: one.step)
+        else:
             kept = self.kept_updates.before(step)
         kept.put_into(self._objective.model, as_one(self._optimizers), self._subject.scaler)
+        self.newest_updates.went_back()
+        self.kept_updates.went_back()
         return kept.step
 
     def _fork(
@@ -193,15 +214,16 @@ class Forks(Looks):
     ) -> tuple[Loop, KeptUpdates | None]:
         """The loop as one that can be copied, whose updates were compared, and the kept updates
         from this step, or the newest."""
-        if self._subject.batches.axis:
-            raise Unsupported(
-                "`batch_axis` is not 0, and a fork cuts batches along their first axis."
-            )
+        require(
+            not self._subject.batches.axis,
+            "`batch_axis` is not 0, and a fork cuts batches along their first axis.",
+            Unsupported,
+        )
         own = settings.get("loss") is None and settings.get("step") is None
-        if own and self._objective.loss is no_loss:
-            raise BadArgument(
-                "`loss` is missing: give loss=lambda model, batch: ... to `watch` or here."
-            )
+        require(
+            not (own and self._objective.loss is no_loss),
+            "`loss` is missing: give loss=lambda model, batch: ... to `watch` or here.",
+        )
         known: dict[str, Any] = {"index": self.steps, "groups": self._subject.batches.groups}
         if own:
             # decorators of the user's own stay on it
@@ -244,8 +266,8 @@ class Forks(Looks):
     def _replay(self, loop: Loop, kept: KeptUpdates | None, run: Run) -> tuple[str, ...]:
         """Compare updates of the loop with those of a copy. Returns what a reader of the fork
         should know."""
-        if kept is None:
-            why = self.kept_updates.why_none
+        if kept is None or not kept.is_finite:
+            why = self.kept_updates.why_none if kept is None else "the newest ones are not finite"
             notes: tuple[str, ...] = (
                 f"No update of your loop was compared with that of a copy, since {why}.",
             )
@@ -254,7 +276,9 @@ class Forks(Looks):
                 notes = check_replay(loop, kept)
             except Unsupported:
                 # each process draws its own Dropout, and only that of rank 0 is known
-                if self.ranks.alone or not _has_dropout(self._objective.model):
+                modules = self._objective.model.modules()
+                has_dropout = any(isinstance(one, _DropoutNd) and one.p > 0 for one in modules)
+                if self.ranks.alone or not has_dropout:
                     raise
                 notes = (
                     "No update of your loop was compared with that of a copy, since each process "
@@ -264,10 +288,6 @@ class Forks(Looks):
         if loop.loss is None or loop.ascent is not None:
             return notes
         return (*notes, *_compare_clipping(loop, Signs.of(run)))
-
-
-def _has_dropout(model: nn.Module) -> bool:
-    return any(isinstance(module, _DropoutNd) and module.p > 0 for module in model.modules())
 
 
 def _why_not(schedulers: Sequence[Any], each: str, data: Data) -> str:

@@ -12,8 +12,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from gradiometer.errors import BadArgument
 from gradiometer.integrations.gradients import NEVER
-from gradiometer.integrations.watch.requests.shared_batches import SharedBatches
-from gradiometer.integrations.watch.shield import Hook, Shield, attempt, reason_of
+from gradiometer.integrations.watch.processes import SharedBatches
+from gradiometer.integrations.watch.shield import Hook, guarding
 from gradiometer.integrations.watch.subject import Subject
 from gradiometer.integrations.watch.triage.exact import schedulers_of
 from gradiometer.integrations.watch.triage.recorder import takes_no_hooks
@@ -25,6 +25,7 @@ from gradiometer.loop.replay import (
     all_tensors,
     gradients_of,
     tensors_of,
+    trained_by,
 )
 from gradiometer.measurement.batch import Batch, mapped
 from gradiometer.measurement.optimizer.several import as_one
@@ -38,16 +39,14 @@ IN_A_ROW = 4
 # on fewer than one update in 20 is kept.
 FIRST, APART = 4, 8
 
-# Most numbers in a state that is kept: 64 MiB in single precision, as for the parameters at the
-# start of training.
+# Most numbers in a state that is kept, and in the parameters at the start of training, which the
+# certificate needs: 64 MiB in single precision.
 MOST_NUMBERS = 2**24
 
 # Share of the training, of 300 steps at least, that pays for further updates after the first ones:
 # in 300 steps of a small transformer those that were kept at 4, 32 and 256 took 8 %.
 SHARE, SHORT = 0.03, 300
 
-# Seconds that they may take however short the steps are.
-SMALL = 0.05
 
 # The name under which its time is charged.
 COST = "updates kept for forks"
@@ -66,14 +65,12 @@ class KeptUpdatesOfLoop:
     """
 
     def __init__(self, subject: Subject, warn: Callable[[str], None]) -> None:
-        self._warn = warn
         self._subject = subject
         self._model = subject.objective.model
         self._optimizers = subject.optimizers
         self._budget = subject.budget
-        # The context for everything that training calls: an error ends the keeping, and nothing
-        # else.
-        self.shield = Shield(self._stop, before_first_update=False)
+        # The context for everything that training calls.
+        self.shield = guarding(warn, "updates are no longer kept for forks", self._fail)
         # The updates that are complete, the newest last.
         self.stretches: list[KeptUpdates] = []
         # Number of states that are kept, twice as far apart each time, to fork from them later.
@@ -121,13 +118,13 @@ class KeptUpdatesOfLoop:
         assert self._shared is not None
         complete = []
         for stretch in self.stretches:
-            others = [self._shared.of_others(update.step) for update in stretch.updates]
-            if None not in others:
-                updates = [
-                    replace(update, batches=(*update.batches[: self._subject.accumulation], *more))
-                    for update, more in zip(stretch.updates, others, strict=True)
-                    if more is not None
-                ]
+            updates = []
+            for update in stretch.updates:
+                own = update.batches[: self._subject.accumulation]
+                others = self._shared.of_others(update.step, own)
+                if others is not None:
+                    updates.append(replace(update, batches=(*own, *others)))
+            if len(updates) == len(stretch.updates):
                 complete.append(replace(stretch, updates=updates))
         if self.stretches and not complete:
             self.why_none = "the batches of the other processes are not known, or too large"
@@ -139,14 +136,17 @@ class KeptUpdatesOfLoop:
         Raises:
             BadArgument: There is none.
         """
+        if self._shared is not None:
+            self._take_in_others()
         found = [one for one in self.stretches if one.step <= step]
         if found:
             return found[-1]
         steps = ", ".join(f"{one.step:,}" for one in self.stretches)
+        more = max(2 * self.states, 3)
         raise BadArgument(
             f"`at` is {step:,}, and no state is kept from there or before: "
             + (f"there are those of steps {steps}." if steps else f"{self.why_none}.")
-            + " Give `watch` a number of states, such as checkpoints=3."
+            + f" Give `watch` a number of states, such as checkpoints={more}."
         )
 
     def at_step(self, batch: Batch | None) -> None:
@@ -183,9 +183,16 @@ class KeptUpdatesOfLoop:
             else:
                 self._take(step)
 
+    def went_back(self) -> None:
+        """Leave the updates at hand alone after the training was put back to an earlier state."""
+        if self._is_open:
+            self._give_up("the training went back to an earlier state")
+
     def close(self) -> None:
         """Keep no more, and free what is kept: a watch outlives its training for the findings."""
         self._close_stretch()
+        if self._shared is not None and self._subject.ranks.first:
+            self._shared.forget([one.step for kept in self.stretches for one in kept.updates])
         self.stretches.clear()
         self.why_none = "the training has ended"
         self.next = NEVER
@@ -197,11 +204,13 @@ class KeptUpdatesOfLoop:
 
     def _is_paid_for(self, step: int) -> bool:
         """True if the next updates may be kept now; otherwise they are tried again later."""
-        if self.states or not self._count:
+        # several processes must keep the same ones, and each has its own clock
+        if self.states or not self._count or self._shared is not None:
             return True
         cost = self._budget.spent_on[COST]
         a_step = self._budget.training / (step + 1)
-        if cost + cost / self._count <= max(SHARE * a_step * max(step, SHORT), SMALL):
+        # Seconds that they may take however short the steps are.
+        if cost + cost / self._count <= max(SHARE * a_step * max(step, SHORT), 0.05):
             return True
         self._start = step + 1 + max(step // 8, IN_A_ROW)
         self.next = self._start - 1
@@ -228,12 +237,8 @@ class KeptUpdatesOfLoop:
         two updates."""
         if not self._subject.ranks.first:
             return
-        self._state = KeptUpdates(
-            {name: one.detach().clone() for name, one in tensors_of(self._model).items()},
-            copy.deepcopy(as_one(self._optimizers).state_dict()),
-            copy_of_scaler(self._subject.scaler),
-            step=self._first,
-        )
+        tensors = {name: one.detach().clone() for name, one in tensors_of(self._model).items()}
+        self._state = state_of(self._subject, tensors, self._first)
         if self.states:
             schedulers, _ = schedulers_of(self._optimizers, 0)
             self._state.schedulers = [copy.deepcopy(one.state_dict()) for one in schedulers]
@@ -283,7 +288,7 @@ class KeptUpdatesOfLoop:
     def _take(self, step: int) -> None:
         """Keep what an update did."""
         if self._shared is not None and not self._subject.ranks.first:
-            self._shared.give(step, self._batches)
+            self._shared.give(step, self._batches, most=max(self.states, 1) * IN_A_ROW)
             self._count_update(step)
             return
         kept, optimizer = self._state, as_one(self._optimizers)
@@ -343,18 +348,21 @@ class KeptUpdatesOfLoop:
         while self._handles:
             self._handles.pop().remove()
 
-    def _stop(self, error: Exception) -> None:
-        reason = reason_of(error)
-        attempt(
-            self.close,
-            lambda: self._warn(
-                f"updates are no longer kept for forks, and training continues: {reason}"
-            ),
-        )
+    def _fail(self, reason: str) -> None:
+        self.close()
         self.why_none = f"keeping them failed ({reason})"
 
 
-def copy_of_scaler(scaler: Any) -> Any:
+def state_of(subject: Subject, tensors: dict[str, Tensor], step: int) -> KeptUpdates:
+    """The state of a training before the update of a step: these copies of the tensors of its
+    model, and copies of its optimizer and its scaler."""
+    optimizer = as_one(subject.optimizers).state_dict()
+    scaler = _copy_of_scaler(subject.scaler)
+    trained = trained_by(subject.objective.model)
+    return KeptUpdates(tensors, copy.deepcopy(optimizer), scaler, step=step, trained=trained)
+
+
+def _copy_of_scaler(scaler: Any) -> Any:
     """A copy of a GradScaler with its own tensors, whose state is asked for later: that waits for
     an accelerator."""
     if scaler is None:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gradiometer.arguments import require
 from gradiometer.compiler import as_written
 from gradiometer.convergence.averaging import tracking_layers
 from gradiometer.convergence.certificate.certificate import TOLERANCE, Certificate
@@ -36,15 +37,13 @@ from gradiometer.measurement.evaluation import Evaluation, PerExample
 from gradiometer.measurement.uncertainty.means import mean
 from gradiometer.measurement.uncertainty.skewed import skewed_mean
 from gradiometer.problems.problem import Problem
-from gradiometer.run.artifacts import save_artifact, save_snapshot, snapshot_paths
+from gradiometer.run.checkpoints import save_artifact, save_snapshot, snapshot_paths
 from gradiometer.run.reader import Run
 from gradiometer.run.turns import signal
 
 if TYPE_CHECKING:
     from gradiometer.exploration.ensembles.ensemble_report import EnsembleReport
 
-# Readings whose mean is taken as ‖g‖² at the start of training, if its parameters were not kept.
-AT_THE_START = 8
 
 # Optimizers whose `weight_decay` is the gradient of a penalty. In AdamW, a subclass of Adam, it is
 # not.
@@ -167,10 +166,15 @@ class Looks(Measuring):
                 "weight_decay": decay,
                 "level": level,
             }
+            if not start and self._at_start is None:
+                start = _start_of(run, level)
+            elif not start:
+                at = [kept.to(data.device) for kept in self._at_start or ()]
+                start, *_ = gradient_squared(self._objective, data, seed=seed, at=at, **gradient)
             certificate = certify(
                 self._objective,
                 data,
-                start or self._gradient_at_start(run, data, seed, gradient),
+                start,
                 examples=examples,
                 tolerance=tolerance,
                 step=self.steps,
@@ -265,10 +269,10 @@ class Looks(Measuring):
             if run is None:
                 return None
             model = self._objective.model
-            if train is None and tracking_layers(model):
-                raise BadArgument(
-                    "`train` is missing, on which the statistics of BatchNorm are estimated."
-                )
+            require(
+                train is not None or not tracking_layers(model),
+                "`train` is missing, on which the statistics of BatchNorm are estimated.",
+            )
             held_out = examples_of(test, "test")
             examples = held_out if train is None else examples_of(train, "train")
             problem = Problem(
@@ -282,13 +286,16 @@ class Looks(Measuring):
     def _looking(self, *, forks: str = "") -> Iterator[Run | None]:
         """The run, while the time is charged, that of forks to this name; None on every process
         except rank 0."""
-        if self._subject.sharded:
-            raise Unsupported("`model` is sharded (FSDP): no process can run it alone.")
+        require(
+            not self._subject.sharded,
+            "`model` is sharded (FSDP): no process can run it alone.",
+            Unsupported,
+        )
         run = self.run
-        if run is None and self.ranks.first:
-            raise BadArgument(
-                "`step` was not called yet, so there is no run to keep a result in: call it first."
-            )
+        require(
+            run is not None or not self.ranks.first,
+            "`step` was not called yet, so there is no run to keep a result in: call it first.",
+        )
         name = forks or "looks on request"
         with self.budget.spending(name, fixed=not forks, outside=bool(forks)), as_written():
             yield run
@@ -296,11 +303,11 @@ class Looks(Measuring):
 
     def _on_device(self, data: Any, name: str) -> OnDevice:
         """The examples, if there is a loss to run on them."""
-        if self._objective.loss is no_loss:
-            raise BadArgument(
-                "`loss` is missing, and this runs the model: give loss=lambda model, batch: ... to "
-                "`watch`."
-            )
+        require(
+            self._objective.loss is not no_loss,
+            "`loss` is missing, and this runs the model: give loss=lambda model, batch: ... to "
+            "`watch`.",
+        )
         return OnDevice(examples_of(data, name), self._objective.parameters[0].device)
 
     def _keep(self, run: Run, artifact: Artifact) -> None:
@@ -308,15 +315,6 @@ class Looks(Measuring):
         save_artifact(run, artifact)
         if self._recorder is not None and self._recorder.closed:
             self._announcements.show(run)
-
-    def _gradient_at_start(
-        self, run: Run, data: OnDevice, seed: int, settings: dict[str, Any]
-    ) -> Estimate:
-        """‖g‖² at the start of training."""
-        if self._at_start is None:
-            return _start_of(run, settings["level"])
-        at = [kept.to(data.device) for kept in self._at_start]
-        return gradient_squared(self._objective, data, seed=seed, at=at, **settings)[0]
 
     def _penalty(self) -> float:
         """λ of the loss that the optimizer trains."""
@@ -327,12 +325,12 @@ class Looks(Measuring):
             else 0.0
             for kind, group in groups
         }
-        if len(found) > 1:
-            raise BadArgument(
-                "`weight_decay` differs between the parameter groups "
-                f"({', '.join(map(str, sorted(found)))}): give the one of the loss to certify, "
-                "such as weight_decay=0."
-            )
+        require(
+            len(found) <= 1,
+            "`weight_decay` differs between the parameter groups "
+            f"({', '.join(map(str, sorted(found)))}): give the one of the loss to certify, "
+            "such as weight_decay=0.",
+        )
         return found.pop()
 
 
@@ -341,7 +339,7 @@ def _start_of(run: Run, level: float) -> Estimate:
     series = run.series(GradientNoise.name)
     why = "the run has no readings of the noise"
     if series is not None:
-        first = series[:AT_THE_START]
+        first = series[:8]
         source = source_of(first)
         _, norm_squared, _ = of_the_gradient_meant(
             source.variance, source.norm_squared, first, "train"
@@ -369,10 +367,9 @@ def evaluation(**losses: LossesGiven | None) -> Evaluation:
             estimates[f"{name}_loss"] = mean_loss(given)
             if name == "test" and given.size > 1:
                 examples[f"{name}_loss"] = given
-    if not estimates:
-        raise BadArgument(
-            "`test` and `train` are missing: give the loss on held-out examples as test=..."
-        )
+    require(
+        estimates, "`test` and `train` are missing: give the loss on held-out examples as test=..."
+    )
     return Evaluation(estimates, examples)
 
 
@@ -391,8 +388,7 @@ def losses_given(name: str, value: Any) -> PerExample:
             f"`{name}` must be a loss or the losses of single examples, got a "
             f"{type(value).__name__}: give a number, a tensor or a list of numbers."
         ) from error
-    if not losses.size:
-        raise BadArgument(f"`{name}` holds no loss: give a number, or the loss of every example.")
+    require(losses.size, f"`{name}` holds no loss: give a number, or the loss of every example.")
     return losses
 
 

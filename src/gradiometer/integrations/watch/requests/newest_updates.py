@@ -1,9 +1,8 @@
 """Keeps the newest updates of a watched loop, so that those of an incident can be made again."""
 
-import copy
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,14 +11,14 @@ from torch import Tensor
 
 from gradiometer.integrations.gradients import NEVER
 from gradiometer.integrations.watch.losses import value_of
-from gradiometer.integrations.watch.requests.kept_updates import COST, MOST_NUMBERS, copy_of_scaler
-from gradiometer.integrations.watch.shield import Shield, attempt, reason_of
+from gradiometer.integrations.watch.requests.kept_updates import COST, MOST_NUMBERS, state_of
+from gradiometer.integrations.watch.shield import guarding
 from gradiometer.integrations.watch.subject import Subject
 from gradiometer.loop.data import Kept
 from gradiometer.loop.loop import Loop
 from gradiometer.loop.parts import RateByHand
 from gradiometer.loop.recorded.incidents import BEFORE, BEYOND, usual
-from gradiometer.loop.replay import KeptUpdates, all_tensors, tensors_of
+from gradiometer.loop.replay import ROUNDING, KeptUpdates, all_tensors, tensors_of
 from gradiometer.measurement.batch import Batch, mapped
 from gradiometer.measurement.batch import tensors_of as tensors_in
 from gradiometer.measurement.optimizer.several import as_one
@@ -32,8 +31,6 @@ SPACING = 32
 # updates before they were seen to be high.
 STRETCHES = 3
 
-# Updates after the highest loss that show what becomes of it.
-AFTER = 24
 
 # A stretch whose newest losses have a median this many usual deviations above the level rises: the
 # median of 16 losses of noise is within 0.3 of one.
@@ -46,15 +43,15 @@ class Stretch:
 
     Args:
         state: The state.
-        batches: The batches of all updates.
+        batches: The batches of each update.
         rates: The largest rate at each update.
-        losses: The loss of each batch.
+        losses: The losses of the batches of each update.
     """
 
     state: KeptUpdates
-    batches: list[Batch] = field(default_factory=list)
+    batches: list[list[Batch]] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
-    losses: list[float | Tensor] = field(default_factory=list)
+    losses: list[list[float | Tensor]] = field(default_factory=list)
 
 
 @dataclass
@@ -64,17 +61,21 @@ class IncidentUpdates(Stretch):
     Args:
         peak: The step of its highest loss, or of the first that is not finite.
         height: How many usual deviations that loss is above the level; inf if it is not finite.
+        own: The newest state that training itself has had.
     """
 
     peak: int = 0
     height: float = 0.0
+    own: KeptUpdates | None = None
 
-    def brought_to(self, step: int, loop: Loop) -> Loop:
-        """A copy of the training at a step of these updates, which continues with their batches.
-        The state moves there, too."""
+    def brought_to(self, step: int, loop: Loop, until: int) -> Loop:
+        """A copy of the training at a step of these updates, which continues with their batches up
+        to another step. The state moves there, too."""
         copied = self.state.brought_back(loop)
+        if self.own is None:
+            self.own = self.state
         begin = copied.index
-        accumulation = copied.accumulation
+        is_own = self.own is self.state
         rates = [*self.rates]
 
         def rate_at(update: int) -> float:
@@ -85,21 +86,39 @@ class IncidentUpdates(Stretch):
         by_hand.begin()
         copied.schedulers = (by_hand,)
         copied.scheduler_every = 1
-        taken = (step - begin) * accumulation
+        taken = step - begin
         with untouched_randomness(0, copied.devices):
-            for at in range(0, taken, accumulation):
-                copied.update(*self.batches[at : at + accumulation])
-        del self.batches[:taken], self.rates[: step - begin]
+            for batches, losses in zip(self.batches[:taken], self.losses[:taken], strict=True):
+                again = float(copied.update(*batches))
+                # draws of Dropout are others than those of training
+                is_own &= math.isclose(again, mean_of(losses), rel_tol=ROUNDING)
+        del self.batches[:taken], self.rates[:taken], self.losses[:taken]
         self.state = KeptUpdates(
             tensors_of(copied.model),
             copied.optimizer.state_dict(),
             copied.scaler,
             step=step,
+            trained=self.state.trained,
         )
+        if is_own:
+            self.own = self.state
         # its own copy: the state stays as it is
         copied = copied.copy()
-        copied.data = Kept(self.batches, step, copied.data, accumulation)
+        copied.data = Kept(self.batches[: until - step], step, copied.data)
         return copied
+
+    def whole_updates(self, step: int, accumulation: int) -> range:
+        """The updates in a row around a step that took as many batches as usual: others, as at the
+        end of an epoch, cannot be made again in a branch. Empty if that of the step is another."""
+        begin = self.state.step
+        others = [
+            begin + place
+            for place, batches in enumerate(self.batches)
+            if len(batches) != accumulation
+        ]
+        first = max((other + 1 for other in others if other <= step), default=begin)
+        last = min((other for other in others if other > step), default=begin + len(self.batches))
+        return range(first, last)
 
 
 class NewestUpdates:
@@ -113,12 +132,14 @@ class NewestUpdates:
     """
 
     def __init__(self, subject: Subject, warn: Callable[[str], None]) -> None:
-        self._warn = warn
         self._subject = subject
         self._model = subject.objective.model
-        # The context for everything that training calls: an error ends the keeping, and nothing
-        # else.
-        self.shield = Shield(self._stop, before_first_update=False)
+        # The context for everything that training calls.
+        self.shield = guarding(
+            warn,
+            "updates are no longer kept for incidents",
+            lambda reason: self._end(f"keeping them failed ({reason})"),
+        )
         # The updates of the worst incident that is complete.
         self.incident: IncidentUpdates | None = None
         # Why there is none, as the end of a sentence.
@@ -142,6 +163,8 @@ class NewestUpdates:
         if subject.ranks.alone and not (subject.sharded or subject.is_own):
             self.next = 0
             self.updated()
+        else:
+            self.why_none = "it needs a training in one process"
 
     def updated(self) -> None:
         """Keep the buffers before a stretch begins: the next forward may change them."""
@@ -153,14 +176,21 @@ class NewestUpdates:
         """Take a backward, before the update."""
         with self.shield, self._subject.budget.spending(COST, fixed=True):
             if batch is None:
-                self._give_up("`w.step` was called without the batch")
+                self._end("`w.step` was called without the batch")
                 return
             if step != self._step:
                 self._begin_update(step)
             # a state that is too large ends the keeping
             if self._stretches:
-                self._stretches[-1].batches.append(mapped(batch, Tensor.clone))
-                self._stretches[-1].losses.append(value_of(loss))
+                self._stretches[-1].batches[-1].append(mapped(batch, Tensor.clone))
+                self._stretches[-1].losses[-1].append(value_of(loss))
+
+    def went_back(self) -> None:
+        """Begin anew after the training was put back to an earlier state."""
+        self.finish()
+        if self._stretches:
+            self._stretches = []
+            self.updated()
 
     def finish(self) -> None:
         """Look at the newest losses, too: nothing follows, or the cause is asked for now."""
@@ -175,15 +205,18 @@ class NewestUpdates:
             self._begin_stretch(step)
         if self._stretches:
             groups = as_one(self._subject.optimizers).param_groups
-            rates = self._stretches[-1].rates
-            rates.append(max(float(group["lr"]) for group in groups))
-            self.awaits_update = len(rates) == SPACING
+            newest = self._stretches[-1]
+            newest.rates.append(max(float(group["lr"]) for group in groups))
+            newest.batches.append([])
+            newest.losses.append([])
+            self.awaits_update = len(newest.rates) == SPACING
 
     def _begin_stretch(self, step: int) -> None:
         if self._stretches:
             self._look()
         # what grows for a long time shows its cause at its beginning
-        if self._is_open and step >= min(self._peak, self._opened + SPACING) + AFTER:
+        # Updates after the highest loss that show what becomes of it.
+        if self._is_open and step >= min(self._peak, self._opened + SPACING) + 24:
             self._complete()
         if self.next == NEVER:
             return
@@ -193,24 +226,17 @@ class NewestUpdates:
             # the batches of all stretches count, too
             kept += [*tensors_in(self._stretches[-1].batches)] * STRETCHES
         if sum(tensor.numel() for tensor in kept) > MOST_NUMBERS:
-            self._give_up(f"states and batches have more than {MOST_NUMBERS:,} numbers")
+            self._end(f"states and batches have more than {MOST_NUMBERS:,} numbers")
             return
         weights = {name: one.detach().clone() for name, one in self._model.named_parameters()}
-        state = KeptUpdates(
-            {**weights, **self._buffers},
-            copy.deepcopy(optimizer.state_dict()),
-            copy_of_scaler(self._subject.scaler),
-            step=step,
-        )
+        state = state_of(self._subject, {**weights, **self._buffers}, step)
         earlier = self._stretches if self._is_open else self._stretches[1 - STRETCHES :]
         self._stretches = [*earlier, Stretch(state)]
 
     def _look(self) -> None:
         """Look for high losses in the newest stretch."""
         stretch = self._stretches[-1]
-        each = self._subject.accumulation
-        batches = np.array([float(loss) for loss in stretch.losses])
-        losses = batches[: len(batches) // each * each].reshape(-1, each).mean(axis=1)
+        losses = np.array([mean_of(each) for each in stretch.losses])
         level, spread = usual(np.array(self._before))
         # how far noise reaches is not known where all losses before were the same
         heights = (losses - level) / spread if spread > 0 else np.zeros(len(losses))
@@ -239,23 +265,20 @@ class NewestUpdates:
             self._stretches[0].state,
             [batch for one in self._stretches for batch in one.batches],
             [rate for one in self._stretches for rate in one.rates],
+            [losses for one in self._stretches for losses in one.losses],
             peak=self._peak,
             height=self._height,
         )
         if math.isinf(self._height):
-            self._end()
+            self._end("none is kept after a loss that is not finite")
 
-    def _give_up(self, why: str) -> None:
-        self.why_none = why
-        self._end()
-
-    def _end(self) -> None:
+    def _end(self, why_none: str) -> None:
+        self.why_none = why_none
         self.next = NEVER
         self.awaits_update = False
         self._stretches = []
 
-    def _stop(self, error: Exception) -> None:
-        reason = reason_of(error)
-        text = f"updates are no longer kept for incidents, and training continues: {reason}"
-        attempt(self._end, lambda: self._warn(text))
-        self.why_none = f"keeping them failed ({reason})"
+
+def mean_of(losses: Sequence[float | Tensor]) -> float:
+    """The mean of the losses of an update."""
+    return float(np.mean([float(loss) for loss in losses]))

@@ -41,8 +41,6 @@ COPIES = 6
 # 0.03 to 0.05 later.
 FIRST, LATER = 0.2, 0.05
 
-# Part of the affordable time that is planned with.
-MARGIN = 0.9
 
 # Updates that the search for the cause of an incident takes: 150 to 500 in planted ones.
 SEARCH = 500
@@ -132,7 +130,8 @@ class Trials:
 
     def _updates(self, step: int) -> int:
         """Updates of each branch that the share pays for."""
-        left = MARGIN * (self._share * self._budget.training - self._budget.spent_on[COST])
+        # Part of the affordable time that is planned with.
+        left = 0.9 * (self._share * self._budget.training - self._budget.spent_on[COST])
         return int((left - self._beside) / self._seconds(step) / BRANCHES) - COPIES
 
     def _trial(self, step: int, *, is_over: bool) -> int:
@@ -143,7 +142,11 @@ class Trials:
         if self._explain(run, step, is_over=is_over):
             return SEARCH // BRANCHES
         updates = self._updates(step)
-        planned = self._length(run)
+        planned = self._budget.planned
+        facts = Signs.of(run).facts
+        schedulers, each = schedulers_of(self._watched._optimizers, run.steps)
+        if planned is None and schedulers and each == "update" and "scheduled" in facts:
+            planned = int(facts["scheduled"])
         left = planned - step if planned is not None and planned > step else None
         shows_end = not is_over and left is not None and left >= 4 and updates >= 0.75 * left
         change = _first(run, shows_end=shows_end, is_over=is_over)
@@ -181,18 +184,6 @@ class Trials:
         self._explained = held
         self._watched._explain_incident(run, self.data)
         return True
-
-    def _length(self, run: Run) -> int | None:
-        """Planned length of the training in updates, if it is known."""
-        if self._budget.planned is not None:
-            return self._budget.planned
-        facts = Signs.of(run).facts
-        schedulers, each = schedulers_of(self._watched._optimizers, run.steps)
-        return (
-            int(facts["scheduled"])
-            if schedulers and each == "update" and "scheduled" in facts
-            else None
-        )
 
     def _give_up(self, why: str) -> None:
         self.next = NEVER

@@ -14,9 +14,6 @@ from gradiometer.measurement.batch import Batch
 # until `backward` has passed.
 LOSSES = ("NllLoss", "MseLoss", "BinaryCrossEntropy", "SmoothL1Loss", "HuberLoss")
 
-# Most nodes that are looked at. The loss lies near the root of the graph, below a division, a
-# scale, or the sum with a penalty.
-MOST_NODES = 40
 
 # The label that torch leaves out by default.
 IGNORED = -100
@@ -41,7 +38,8 @@ def compared_by(loss: Tensor) -> tuple[Tensor, Tensor] | None:
     try:
         # A hook would run part of the forward pass again, which counts in the statistics of
         # BatchNorm. Versions of torch that do not show it are taken as having one.
-        if not _lie_ready(node._raw_saved_self, node._raw_saved_target):
+        saved = node._raw_saved_self, node._raw_saved_target
+        if any(getattr(one, "unpack_hook", True) is not None for one in saved):
             return None
         outputs, labels = node._saved_self.detach(), node._saved_target.detach()
     except RuntimeError:  # freed by an earlier `backward`, or changed since
@@ -57,17 +55,14 @@ def _nearest_nodes(loss: Tensor) -> list[Any]:
     """The nodes of the graph below a loss, the nearest first."""
     nodes: dict[Any, None] = {} if loss.grad_fn is None else {loss.grad_fn: None}
     waiting = deque(nodes)
-    while waiting and len(nodes) <= MOST_NODES:
+    # Most nodes that are looked at. The loss lies near the root of the graph, below a division, a
+    # scale, or the sum with a penalty.
+    while waiting and len(nodes) <= 40:
         children = [child for child, _ in waiting.popleft().next_functions if child is not None]
         new = [child for child in dict.fromkeys(children) if child not in nodes]
         nodes |= dict.fromkeys(new)
         waiting += new
     return list(nodes)
-
-
-def _lie_ready(*saved: Any) -> bool:
-    """True if no hook makes these saved tensors when they are asked for."""
-    return all(getattr(one, "unpack_hook", True) is None for one in saved)
 
 
 # Names under which dictionaries have their labels, as in Hugging Face's collators and common
@@ -80,10 +75,6 @@ ENTRIES = 2**18
 
 # Number of batches at which the loss is compared with the known ones.
 IDENTIFIED_AT = 3
-
-# After these, one look in so many takes moments: they cost a third of a look, and change little
-# along a training.
-ONE_IN = 4
 
 
 class BatchSigns:
@@ -100,7 +91,9 @@ class BatchSigns:
     def due(self) -> bool:
         """True if this look takes moments. Ask once a look."""
         self._looks += 1
-        return self._looks <= IDENTIFIED_AT or self._looks % ONE_IN == 0
+        # After these, one look in so many takes moments: they cost a third of a look, and change
+        # little along a training.
+        return self._looks <= IDENTIFIED_AT or self._looks % 4 == 0
 
     def of(
         self, inputs: Tensor | None, labels: Tensor | None, out: Tensor | None

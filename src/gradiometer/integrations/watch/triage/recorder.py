@@ -10,20 +10,21 @@ from torch import Tensor, nn
 
 from gradiometer.integrations.gradients import NEVER, LastGradient, gradients_of
 from gradiometer.integrations.watch.accelerator import Copied
-from gradiometer.integrations.watch.shield import Hook, Shield, attempt, reason_of
+from gradiometer.integrations.watch.shield import Hook, attempt, guarding
 from gradiometer.integrations.watch.subject import Subject
 from gradiometer.integrations.watch.triage.batches import BatchSigns, logits_of, parts_of
 from gradiometer.integrations.watch.triage.exact import (
     BackwardsOfStep,
+    PathPoints,
     SharedRows,
     facts_of,
     planned_steps,
     sensitive_layers,
     together,
 )
-from gradiometer.integrations.watch.triage.path import PathPoints
 from gradiometer.measurement.batch import Batch, tensors_of
 from gradiometer.measurement.objective import Objective
+from gradiometer.run.readings import LISTS
 from gradiometer.run.recorder import Recorder
 
 # Steps from one look to the next, in turn: about ten, since on 82 sick trainings looks at every
@@ -38,9 +39,6 @@ THINNING = 200
 # Share of the training time that looks may take.
 SHARE = 0.01
 
-# Looks that are made whatever they cost, so that a training of 400 quick steps is seen: 10 to 15 ms
-# for a small network, paid back later.
-FREE_LOOKS = 40
 
 # The event of a run with the facts that do not change.
 EVENT = "triage"
@@ -67,16 +65,16 @@ class TriageRecorder:
         self._subject = subject
         self._objective = objective
         self._optimizers = subject.optimizers
-        self._warn = warn
         self._charge = budget.charge
         self._clock = budget.clock
-        self.shield = Shield(self._stop, before_first_update=False)
+        self.shield = guarding(warn, "triage has stopped", lambda _: self._end())
         """The context for everything that training calls: an error ends triage, and
         nothing else."""
         self._last = last
         self._path = PathPoints(objective.parameters)
         self._parameters_before: list[Tensor] = []
         self._read_at = 0
+        self._is_open = False
         self._is_updating = False
         self._backwards = BackwardsOfStep(objective.parameters, subject.optimizers, self.shield)
         self._batches = BatchSigns()
@@ -132,14 +130,28 @@ class TriageRecorder:
         began = self._clock()
         with torch.no_grad():
             if step >= self._path.next:
-                self._follow(step)
+                found = self._path.distances(step)
+                if found is not None:
+                    steps, squares = found
+                    layout = [("path", len(steps))]
+                    self._waiting.append((step, {"path_steps": steps}, layout, Copied(squares)))
+            if step >= self._target and self._has_missed(step):
+                self._target = step + 1
             if step < self._target - 1:
                 self.next = min(self._target - 1, self._path.next)
             elif step < self._target:
                 self._last.take(step)
                 self._last.plain_at = step + 1
                 if self._target == self._first:
-                    self._look_at_start()
+                    # Keep what the first update, which may be the one that does harm, changes.
+                    self._look = {
+                        "nonzero_at_start": nonzero_entries(
+                            gradients_of(self._objective.parameters)
+                        ),
+                        "weights_at_start": together(
+                            torch._foreach_norm(parameters_of(self._objective))
+                        ),
+                    }
                 self.next = self._target
                 self.awaits_update = True
             else:
@@ -147,13 +159,11 @@ class TriageRecorder:
                 self.awaits_update = True
         self._pay(began)
 
-    def _follow(self, step: int) -> None:
-        """Take one point of the path."""
-        found = self._path.distances(step)
-        if found is not None:
-            steps, squares = found
-            layout = [("path", len(steps))]
-            self._waiting.append((step, {"path_steps": steps}, layout, Copied(squares)))
+    def _has_missed(self, step: int) -> bool:
+        """True if the update before the look, or that of the look, took fewer backwards than usual,
+        as at the end of an epoch, or was skipped: the look is that of a later step."""
+        assert self._target is not None
+        return not self._is_open or (step > self._target and not self.awaits_update)
 
     def updated(self, step: int) -> None:
         """Do what is due after the update of a step."""
@@ -173,9 +183,8 @@ class TriageRecorder:
         if isinstance(rate, Tensor) or self.next == NEVER or rate == before:
             return
         self._rate_changes += 1
-        if not self._rates or abs(rate - self._rates[-1][1]) > RATE_CHANGE * abs(
-            self._rates[-1][1]
-        ):
+        # A change of the rate by less than 1 % is not written.
+        if not self._rates or abs(rate - self._rates[-1][1]) > 0.01 * abs(self._rates[-1][1]):
             self._rates.append((step, float(rate)))
 
     def evaluated(self) -> None:
@@ -185,20 +194,21 @@ class TriageRecorder:
 
     def close(self) -> None:
         """Write what waits, and remove all hooks."""
+        self._end()
+        self._write()
+
+    def _end(self) -> None:
+        """Look no more. What is as large as the model or its outputs is freed: the watch itself is
+        kept for its findings."""
         self.next = NEVER
         self.awaits_update = False
-        self._backwards.stop()
-        self._remove_hooks()
-        self._shared.close()
-        self._free()
-        self._write()
-        self._write_rates()
-
-    def _free(self) -> None:
-        """Free what is as large as the model or its outputs: the watch itself is kept for its
-        findings."""
-        self._last.free()
-        self._path.forget()
+        attempt(
+            self._backwards.stop,
+            self._remove_hooks,
+            self._shared.close,
+            self._last.free,
+            self._path.forget,
+        )
         self._parameters_before = []
         self._look = {}
         self._output = None
@@ -210,7 +220,9 @@ class TriageRecorder:
 
     def _open(self) -> None:
         """Listen to the coming step: its forward and its backwards."""
+        self._is_open = True
         self._takes_moments = self._batches.due
+        self._remove_hooks()
         self._backwards.start(reads_loss=self._takes_moments)
         if self._takes_moments and not takes_no_hooks(self._objective.model):
             self._handles.append(
@@ -229,14 +241,6 @@ class TriageRecorder:
     def _ran(self, model: nn.Module, _: Any, output: Any) -> None:
         if torch.is_grad_enabled():
             self._output = output
-
-    def _look_at_start(self) -> None:
-        """Keep what the first update, which may be the one that does harm, changes."""
-        gradients = gradients_of(self._objective.parameters)
-        self._look = {
-            "nonzero_at_start": nonzero_entries(gradients),
-            "weights_at_start": together(torch._foreach_norm(parameters_of(self._objective))),
-        }
 
     def _read(self, step: int, batch: Batch) -> None:
         """Take what can be seen between `backward` and the update, and hook the update."""
@@ -309,10 +313,14 @@ class TriageRecorder:
     def _finish(self, step: int) -> None:
         """Take how far the parameters moved, begin to fetch all numbers, and choose
         the next look."""
+        self._is_open = False
         self._remove_hooks()
+        # else the update had more backwards, as LBFGS makes them
         if self._parameters_before and step == self._read_at:
-            self._look["movement"] = self._movement()
-        self._parameters_before = []  # the update had more backwards, as LBFGS makes them
+            before = self._parameters_before
+            torch._foreach_sub_(before, parameters_of(self._objective))
+            self._look["movement"] = together(torch._foreach_norm(before))
+        self._parameters_before = []
         self._write(before=step)
         layout = [(name, value.numel()) for name, value in self._look.items()]
         device = self._objective.parameters[0].device
@@ -325,19 +333,14 @@ class TriageRecorder:
         self._path.meet(self._target)
         self.next = min(self._target - 1, self._path.next)
 
-    def _movement(self) -> Tensor:
-        """‖ΔΦ‖ of every parameter by this update."""
-        before = self._parameters_before
-        self._parameters_before = []
-        torch._foreach_sub_(before, parameters_of(self._objective))
-        return together(torch._foreach_norm(before))
-
     def _next_look(self, step: int) -> int:
         """The step of the next look: later if looks have cost more than their share."""
         self._looks += 1
         distance = max(DISTANCES[self._looks % len(DISTANCES)], step // THINNING)
         elapsed = self._clock() - self._began
-        if self._looks > FREE_LOOKS and self._spent > SHARE * elapsed:
+        # Looks that are made whatever they cost, so that a training of 400 quick steps is seen: 10
+        # to 15 ms for a small network, paid back later.
+        if self._looks > 40 and self._spent > SHARE * elapsed:
             behind = (self._spent / SHARE - elapsed) / elapsed * (step + 1)
             distance += int(min(behind, step + distance))
         return step + distance
@@ -376,29 +379,6 @@ class TriageRecorder:
     def _remove_hooks(self) -> None:
         while self._handles:
             self._handles.pop().remove()
-
-    def _stop(self, error: Exception) -> None:
-        """An error of our own: record nothing more."""
-        self.next = NEVER
-        self.awaits_update = False
-        text = f"triage has stopped, and training continues: {reason_of(error)}"
-        attempt(
-            self._backwards.stop,
-            self._remove_hooks,
-            self._shared.close,
-            self._free,
-            lambda: self._warn(text),
-        )
-
-
-# Numbers of every parameter tensor.
-BY_TENSOR = ("gradient", "nonzero", "weights", "movement", "nonzero_at_start", "weights_at_start")
-
-# Signs that are lists.
-LISTS = (*BY_TENSOR, "evaluated_rows", "shared_rows", "path")
-
-# Relative change of the learning rate from which it is written.
-RATE_CHANGE = 0.01
 
 
 def rounded(value: float) -> float:
