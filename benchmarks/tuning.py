@@ -3,6 +3,9 @@ cost?
 
     .venv/bin/python benchmarks/tuning.py --out bank.jsonl
     .venv/bin/python benchmarks/tuning.py --out bank.jsonl --method none     # the grids alone
+    .venv/bin/python benchmarks/tuning.py --out bank.jsonl --clip            # does clipping ever cost?
+    .venv/bin/python benchmarks/tuning.py --out bank.jsonl --time-left       # is the forecast right?
+    .venv/bin/python benchmarks/tuning.py --out bank.jsonl --laws            # offsets and factors
 
 Sixteen tasks (`tuning_bank.py`). The grid has 13 rates a factor of 2 apart, each linear and cosine
 to zero, SGD with Nesterov momentum 0.9, and is extended while its best rate is near an end. Its
@@ -12,13 +15,21 @@ grid, over the floor: a level that the loss cannot go below, or, where none is k
 the best training that is three times as long. The cost counts everything in whole trainings, a
 forward pass as a third of a gradient. Rivals whose packages are not installed are left out.
 
+`--clip` trains at the rates that SGD alone has chosen without clipping, which is all that acts on
+a training after its choice. `--time-left` compares the time that tuning says is left after a tenth
+of the work with the processor time that the rest takes. `--laws` adds 20 to each loss or takes it
+away, which must change no choice of SGD alone, and multiplies it by 8 or 1/8, which must divide the
+rate by that within a factor of 2.
+
 The results of every training are kept in `--out`, and a study that was stopped goes on from there.
 """
 
 import argparse
 import json
 import math
+import re
 import statistics
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -27,9 +38,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from tuning_bank import TASKS, Cell
+from torch import Tensor, nn
+from tuning_bank import TASKS, Cell, Pairs
 from tuning_rivals import Method, installed
-from tuning_runs import SHAPES, stacked, tuned
+from tuning_runs import (
+    SHAPES,
+    choice_of,
+    losses_of,
+    sgd,
+    stacked,
+    trained,
+    trapezoid,
+    tuned,
+)
 
 SEEDS = (0, 1, 2)
 COARSE_SEED = 1000
@@ -149,6 +170,83 @@ def interval(values: list[float], of: Callable[..., Any]) -> str:
     return f"{of(np.array(values), axis=0):+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
+def unclipped(results: Results, names: list[str]) -> None:
+    """Print where trainings end with and without clipping, at the same rates."""
+    print("| training loss | clipped, by seed | not clipped | worse by more than the seeds |")
+    print("| --- | --- | --- | --- |")
+    for name in names:
+        task = cell_of(name)
+        chosen = [
+            results.of(f"{name}/SGD alone seed {seed}", partial(ended, tuned, task, seed))
+            for seed in SEEDS
+        ]
+        clipped = [end["train"] for end in chosen]
+
+        def end_of(seed: int, rate: float, task: Cell = task) -> float:
+            loss = losses_of(task, trained(task, seed, sgd(rate), trapezoid))[0]
+            return loss if math.isfinite(loss) else math.inf
+
+        plain = [
+            results.of(f"{name}/not clipped seed {seed}", partial(end_of, seed, end["rate"]))
+            for seed, end in zip(SEEDS, chosen, strict=True)
+        ]
+        worse = statistics.fmean(clipped) - statistics.fmean(plain)
+        is_worse = worse > statistics.stdev(clipped)
+        values = [", ".join(f"{loss:.4g}" for loss in each) for each in (clipped, plain)]
+        print(f"| {task.name} | {values[0]} | {values[1]} | {is_worse} |", flush=True)
+
+
+def time_left(names: list[str]) -> None:
+    """Print the time that tuning says is left after a tenth, over the time that the rest takes."""
+    ratios = []
+    # All clocks are those of this process, and run faster, since times are said in whole seconds.
+    time.monotonic = lambda: 1e4 * time.process_time()
+    units = {"s": 1, "min": 60, "h": 3600}
+    tuned(cell_of("quantiles"), 0)  # the first one imports
+    for name in names:
+        task = cell_of(name)
+        for optimizer in ("sgd", "sgd,adamw"):
+            said = list[tuple[float, float]]()
+
+            def hear(sentence: str, said: list[tuple[float, float]] = said) -> None:
+                amount, unit = re.findall(r"about ([\d.]+) (s|min|h) left", sentence)[0]
+                said.append((time.monotonic(), float(amount) * units[unit]))
+
+            began = time.monotonic()
+            tuned(task, 0, optimizer, progress=hear)
+            end = time.monotonic()
+            now, left = next((now, left) for now, left in said if now - began >= (end - began) / 10)
+            ratios.append(left / (end - now))
+            print(f"{name}, {optimizer}: {ratios[-1]:.2f}", flush=True)
+    near = sum(1 / 1.3 <= ratio <= 1.3 for ratio in ratios)
+    print(f"within 30 %: {near} of {len(ratios)}, median {statistics.median(ratios):.2f}")
+
+
+def laws(results: Results, names: list[str]) -> None:
+    """Print the rates that are chosen for a loss with a constant, or in another unit."""
+    print("| training loss | rate | - 20 | + 20 | x 8 | x 1/8 |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    changed = 0
+    for name in names:
+        task = cell_of(name)
+
+        def rate(factor: float, offset: float, task: Cell = task) -> float:
+            def loss(model: nn.Module, batch: Pairs) -> Tensor:
+                return factor * task.loss(model, batch) + offset
+
+            return choice_of(replace(task, loss=loss), 0)[0].learning_rate
+
+        cases = ((1, 0), (1, -20), (1, 20), (8, 0), (0.125, 0))
+        rates = [
+            factor * results.of(f"{name}/rate {factor} {offset}", partial(rate, factor, offset))
+            for factor, offset in cases
+        ]
+        changed += sum(one != rates[0] for one in rates[1:3])
+        changed += sum(not rates[0] / 2 <= one <= 2 * rates[0] for one in rates[3:])
+        print(f"| {task.name} | {' | '.join(f'{one:.4g}' for one in rates)} |", flush=True)
+    print(f"{changed} of {4 * len(names)} choices change")
+
+
 def shown(value: float) -> str:
     """A percentage. A training that diverged is above all."""
     return f"{value:+.1f}" if value <= 1000 else "> 1000"
@@ -162,9 +260,21 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="file of finished trainings")
     parser.add_argument("--only", action="append", choices=list(TASKS))
     parser.add_argument("--method", action="append", choices=[*known, "none"])
+    parser.add_argument("--clip", action="store_true", help="with and without clipping")
+    parser.add_argument("--laws", action="store_true", help="losses with a constant or a factor")
+    parser.add_argument("--time-left", action="store_true", help="is the time that is left right?")
     given = parser.parse_args()
     torch.set_num_threads(1)
     results = Results(given.out)
+    if given.laws:
+        laws(results, given.only or list(TASKS))
+        return
+    if given.clip:
+        unclipped(results, given.only or list(TASKS))
+        return
+    if given.time_left:
+        time_left(given.only or list(TASKS))
+        return
     methods = {
         name: run for name, run in known.items() if given.method is None or name in given.method
     }

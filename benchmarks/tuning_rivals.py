@@ -68,6 +68,9 @@ def steepest(cell: Cell, seed: int) -> End:
     """The range test of torch-lr-finder, and its suggestion: where the loss falls fastest."""
     rates, losses = range_test(cell, seed)
     kept = slice(SKIPPED_FIRST, max(len(losses) - SKIPPED_LAST, SKIPPED_FIRST + 2))
+    if len(losses[kept]) < 2:
+        # The test ends at once where losses are negative, and has nothing to suggest.
+        return found(cell, seed, float(rates[0]))
     return found(cell, seed, float(rates[kept][np.gradient(losses[kept]).argmin()]))
 
 

@@ -12,7 +12,7 @@ from torch.func import functional_call, grad, vmap
 from tuning_bank import Cell, Pairs
 
 from gradiometer.measurement import Batch
-from gradiometer.tuning import tune
+from gradiometer.tuning import Tuned, tune
 
 MOMENTUM = 0.9
 BETAS, EPSILON, DECAY = (0.9, 0.999), 1e-8, 0.01
@@ -203,10 +203,15 @@ def _by_lane(rates: Tensor, value: Tensor) -> Tensor:
     return rates.view(-1, *[1] * (value.dim() - 1))
 
 
-def tuned(cell: Cell, seed: int, optimizer: str = "sgd", budget: float = 1.0) -> End:
-    """`gradiometer.tuning.tune` with its defaults, and its winner trained to the end. Its cost is
-    counted here."""
-    counted, model = Counted(cell), cell.model(seed).train()
+def choice_of(
+    cell: Cell,
+    seed: int,
+    optimizer: str = "sgd",
+    progress: Callable[[str], None] | None = None,
+) -> tuple[Tuned, Counted]:
+    """The choice of `gradiometer.tuning.tune` with its defaults, and the loss that has counted what
+    it cost."""
+    counted = Counted(cell)
     found = tune(
         cell.model(seed).train(),
         loss=counted,
@@ -214,8 +219,20 @@ def tuned(cell: Cell, seed: int, optimizer: str = "sgd", budget: float = 1.0) ->
         steps=cell.steps,
         optimizer=optimizer,
         seed=seed,
-        budget=budget,
+        progress=progress,
     )
+    return found, counted
+
+
+def tuned(
+    cell: Cell,
+    seed: int,
+    optimizer: str = "sgd",
+    progress: Callable[[str], None] | None = None,
+) -> End:
+    """`gradiometer.tuning.tune`, and its winner trained to the end. Its cost is counted here."""
+    found, counted = choice_of(cell, seed, optimizer, progress)
+    model = cell.model(seed).train()
     updates, scheduler = found.go_on(model)
     batches = found.lane.batches()
     for _ in range(found.done, found.steps):

@@ -4,7 +4,9 @@ the run falls."""
 import json
 import os
 import re
+import shlex
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -12,6 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,6 +25,7 @@ from gradiometer.report.live import SHARE, Followed, Live
 from gradiometer.run import Run
 from gradiometer.run.readings import Readings
 from report_run import run_in
+from trainings import until
 
 
 @pytest.fixture(scope="module")
@@ -203,6 +207,31 @@ def test_what_cannot_be_shown_is_refused_by_name(tmp_path: Path, run: Run) -> No
             Live([run.path], port=taken.port)
     finally:
         taken.socket.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_live_page_without_standard_streams_ends_with_a_signal(
+    run: Run, number: signal.Signals
+) -> None:
+    """As a shell's `>&- 2>&- <&-` starts it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = f"exec {sys.executable} -m gradiometer show --live {shlex.quote(str(run.path))} --no-open --port {port}"
+    with subprocess.Popen(f"{command} >&- 2>&- <&-", shell=True) as shown:
+        try:
+            until(lambda: answers(port))
+        finally:
+            shown.send_signal(number)
+            shown.wait(timeout=20)
+    assert shown.returncode in (0, 128 + number)
+
+
+def answers(port: int) -> bool:
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False
 
 
 def test_the_command_prints_an_address_that_answers_and_ends_with_ctrl_c(run: Run) -> None:

@@ -32,6 +32,7 @@ from gradiometer.run.folder import RunFolder
 from gradiometer.run.recorder import Recorder
 from gradiometer.storage import disk
 from gradiometer.storage.journal import being_written
+from gradiometer.verdict.triage.signs import Signs
 
 EXACT = Estimate.exact(1.0).to_dict()
 
@@ -288,3 +289,13 @@ def test_equal_snapshots_are_equal_in_bytes() -> None:
     assert len(files) == 1
     read = Snapshot.from_bytes(files.pop(), "here")
     assert read.state_dict.keys() == model.state_dict().keys() and read.step == 10
+
+
+def test_losses_far_behind_all_others_take_no_memory(folder: RunFolder) -> None:
+    """Every step between would need a number."""
+    near = {"kind": "losses", "from": 0, "values": [1.0, 0.9, 0.8]}
+    far = near | {"from": 2**53 - 8}
+    folder.readings_path().write_text(f"{json.dumps(near)}\n{json.dumps(far)}\n")
+    run = Run.open(folder.path)
+    assert diagnose(run) is not None
+    assert Signs.of(run).losses.tolist() == [1.0, 0.9, 0.8]

@@ -11,27 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from gradiometer import Run, diagnose, watch
-from gradiometer.errors import BadArgument
 from gradiometer.verdict.claims import Claim
 from gradiometer.verdict.triage.signs import Signs
-
-STEPS = 60
-ROWS = torch.Generator().manual_seed(5)
-INPUTS = torch.randn(256, 8, generator=ROWS)
-LABELS = (INPUTS @ torch.randn(8, 4, generator=ROWS)).argmax(dim=1)
-
-
-def network(*, dropout: float = 0.0) -> nn.Sequential:
-    torch.manual_seed(1)
-    return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Dropout(dropout), nn.Linear(16, 4))
-
-
-def loss_of(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-    return nn.functional.cross_entropy(model(batch[0]), batch[1], reduction="none")
-
-
-def sgd(model: nn.Module) -> torch.optim.Optimizer:
-    return torch.optim.SGD(model.parameters(), lr=0.1)
+from small_classifier import INPUTS, LABELS, STEPS, loss_of, network, sgd
 
 
 def momentum(model: nn.Module) -> torch.optim.Optimizer:
@@ -360,70 +342,6 @@ def test_a_rate_that_is_set_between_backward_and_update_is_recorded(tmp_path: Pa
     assert w.run is not None
     rates = Signs.of(w.run).rates
     assert rates[30] == 1.0 and rates[29] == rates[31] == 0.1 and len(rates) == STEPS
-
-
-def test_rows_that_are_trained_on_and_evaluated_are_seen(tmp_path: Path) -> None:
-    found = {}
-    for name, rows in (("leak", INPUTS[:100]), ("held out", torch.randn(100, 8))):
-        model = network()
-        optimizer = sgd(model)
-        with watch(model, optimizer, loss=loss_of, out=tmp_path, page=False, quiet=True) as w:
-            for step in range(STEPS):
-                optimizer.zero_grad()
-                chosen = torch.arange(16) + 16 * (step % 6)
-                loss = loss_of(model, (INPUTS[chosen], LABELS[chosen])).mean()
-                loss.backward()
-                w.step(loss, (INPUTS[chosen], LABELS[chosen]))
-                optimizer.step()
-                if step % 6 == 5:
-                    with torch.no_grad():
-                        w.evaluated(
-                            test=loss_of(model, (rows, LABELS[:100])),
-                            train=loss_of(model, (INPUTS[:96], LABELS[:96])),
-                        )
-        found[name] = [each.claim for each in w.findings().diagnosis.triage.claims]  # type: ignore[union-attr]
-    assert Claim.LEAK in found["leak"] and Claim.LEAK not in found["held out"]
-
-
-def test_evaluations_are_recorded_with_their_intervals(tmp_path: Path) -> None:
-    model = network()
-    optimizer = sgd(model)
-    with watch(model, optimizer, loss=loss_of, out=tmp_path, page=False, quiet=True) as w:
-        w.evaluated(test=1.5)  # before the run exists
-        loss = loss_of(model, (INPUTS[:16], LABELS[:16])).mean()
-        loss.backward()
-        w.step(loss, (INPUTS[:16], LABELS[:16]))
-        optimizer.step()
-        w.evaluated(test=torch.linspace(0, 2, 100), train=[0.5, 0.6, 0.7, 0.8])
-    assert w.run is not None
-    first, second = w.run.evaluations
-    assert (first["step"], first["estimates"]["test_loss"]["value"]) == (0, 1.5)
-    test = second["estimates"]["test_loss"]
-    assert (
-        test["value"] == pytest.approx(1.0)
-        and test["low"] < 1 < test["high"]
-        and "train_loss" in second["estimates"]
-    )
-
-
-@pytest.mark.parametrize(
-    ("losses", "message"),
-    [
-        ({}, "`test` and `train` are missing"),
-        ({"test": []}, "`test` holds no loss"),
-        (
-            {"train": [[0.5], [0.5, 0.6]]},
-            "`train` must be a loss or the losses of single examples, got a list",
-        ),
-    ],
-)
-def test_an_evaluation_that_is_none_is_refused(
-    tmp_path: Path, losses: dict[str, Any], message: str
-) -> None:
-    model = network()
-    w = watch(model, sgd(model), loss=loss_of, out=tmp_path, page=False, quiet=True)
-    with w, pytest.raises(BadArgument, match=message):
-        w.evaluated(**losses)
 
 
 def test_a_step_that_is_not_due_makes_few_calls_more(

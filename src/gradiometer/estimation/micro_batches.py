@@ -82,7 +82,7 @@ def noise_of_draws(
     squares = torch.stack(
         [(a - b).double().square().sum() for a, b in zip(first, second, strict=True)]
     )
-    by_layer: np.ndarray = np.bincount(step.objective.layer_of, weights=squares.cpu().numpy())
+    by_layer = np.bincount(step.objective.layer_of, weights=squares.cpu().numpy())
     return by_layer * len(part) / 2
 
 

@@ -111,6 +111,8 @@ class Fork:
         path: The folder in which it is kept; None if it is in memory only.
         notes: Sentences about the state that the branches start from.
         shorter: The results of shorter branches, as a race and `horizon="end"` have them.
+        averaged: True if branches are read out at the mean of their last parameters, as the lanes
+            of a tuning are.
     """
 
     step: int
@@ -124,6 +126,7 @@ class Fork:
     path: Path | None = None
     notes: tuple[str, ...] = ()
     shorter: tuple[BranchResult, ...] = ()
+    averaged: bool = False
 
     def __str__(self) -> str:
         """A sentence, and a row for each alternative: the readout at the end of its branches, its
@@ -252,8 +255,10 @@ class Fork:
     def warnings(self) -> tuple[str, ...]:
         """What could make the comparison wrong."""
         found = list(self.notes)
-        if self.shows_end:
-            pass  # the interval at the end holds the horizon
+        if self.shows_end or self.averaged:
+            # The interval at the end holds the horizon. In tunings the mean of a lane's last
+            # parameters chose rates that were too high as often as rates that were too low.
+            pass
         elif self.tail == "none":
             found.append(
                 "The rates stay constant in all branches, which favours small rates at any length: "
@@ -286,7 +291,8 @@ def setting(fork: Fork) -> str:
     number = NUMBERS[fork.replicates] if fork.replicates < len(NUMBERS) else f"{fork.replicates:,}"
     replicates = "replicate" if fork.replicates == 1 else "replicates"
     length = counted(max(updates), "update")
-    return f"From step {fork.step:,}, {number} {replicates} of {length}, {TAILS[fork.tail]}."
+    end = "each read out at the mean of its last parameters" if fork.averaged else TAILS[fork.tail]
+    return f"From step {fork.step:,}, {number} {replicates} of {length}, {end}."
 
 
 def comparison(fork: Fork, effects: Sequence[Effect]) -> str:

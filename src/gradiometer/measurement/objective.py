@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -218,10 +218,16 @@ class Objective:
         """Generators and other models that the loss uses."""
         return Surroundings(self.loss, self.model)
 
-    @contextmanager
-    def untouched_randomness(self, seed: int) -> Iterator[None]:
+    def untouched_randomness(self, seed: int) -> AbstractContextManager[None]:
         """A context in which the loss can run. Every random state and other models' buffers are
         restored at its end."""
+        # most losses use nothing beside their model
+        if self.surroundings.generators or self.surroundings.modules:
+            return self._untouched_beside(seed)
+        return untouched_randomness(seed, self.devices)
+
+    @contextmanager
+    def _untouched_beside(self, seed: int) -> Iterator[None]:
         with untouched_randomness(seed, self.devices), self.surroundings.untouched(seed):
             yield
 

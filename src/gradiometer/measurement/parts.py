@@ -195,8 +195,7 @@ def _flatten(tensors: Sequence[Tensor]) -> Float[Tensor, " numbers"]:
     if len({tensor.dtype for tensor in tensors}) > 1:
         tensors = [tensor.double() for tensor in tensors]
     # three times as fast as `cat` of views
-    flat: Tensor = torch._utils._flatten_dense_tensors(tensors)
-    return flat.double()
+    return torch._utils._flatten_dense_tensors(tensors).double()
 
 
 def preconditioned_norms(
@@ -330,7 +329,5 @@ def _condense(gradient: Tensor) -> Tensor:
 
 
 def _squares_of_rows(gradient: Tensor) -> Float[Tensor, " examples"]:
-    norms: Tensor = torch.linalg.vector_norm(
-        gradient.reshape(len(gradient), -1), dim=1, dtype=torch.float64
-    )
-    return norms.square()
+    rows = gradient.reshape(len(gradient), -1)
+    return torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64).square()

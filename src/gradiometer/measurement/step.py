@@ -341,11 +341,11 @@ class TrainingStep:
         """The spread of `count` parts that are run again, or of as many as the loss and the labels
         allow; ĝ by `whole`, if it is known."""
         size = self.batch_size
-        require(
-            2 <= count <= size,
-            f"`parts` must be at least 2, and at most the batch size {size}, got {count}: "
-            "the spread within a step needs two parts of at least one example each.",
-        )
+        if not 2 <= count <= size:
+            raise BadArgument(
+                f"`parts` must be at least 2, and at most the batch size {size}, got {count}: "
+                "the spread within a step needs two parts of at least one example each."
+            )
         traits = self.objective.traits(self.batch, seed=self.seed_for("probe"))
         if self.example_of is not None:
             count = min(count, len(self.example_of.unique()))

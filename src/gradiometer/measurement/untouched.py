@@ -67,8 +67,8 @@ def in_eval_mode(*models: nn.Module) -> Iterator[None]:
 
 
 class Surroundings:
-    """Random generators and modules that a loss uses besides its model, as far as they can be
-    found.
+    """Random generators, and modules with buffers, that a loss uses besides its model, as far as
+    they can be found.
 
     Looked for in closures, default arguments, attributes, and the global names that functions use.
 
@@ -90,7 +90,13 @@ class Surroundings:
         self.generators = [
             one for one in found if isinstance(one, tuple(GENERATORS)) and id(one) not in is_global
         ]
-        self.modules = [one for one in found if isinstance(one, nn.Module) and id(one) not in own]
+        self.modules = [
+            one
+            for one in found
+            if isinstance(one, nn.Module)
+            and id(one) not in own
+            and list(one.buffers(recurse=False))
+        ]
 
     def states(self) -> list[bytes]:
         """The states of the generators."""

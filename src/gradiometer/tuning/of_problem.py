@@ -14,7 +14,7 @@ from gradiometer.convergence.formulas.number import Amount
 from gradiometer.errors import BadArgument, bounded
 from gradiometer.jobs.job import Outcome, threads
 from gradiometer.jobs.pool import Pool
-from gradiometer.loop.branch import Branch, Tail
+from gradiometer.loop.branch import Branch
 from gradiometer.loop.changes.alternative import Alternative, BatchSize, GoOn
 from gradiometer.loop.data import Ordered
 from gradiometer.loop.recorded.record import ForkRecord, Plan
@@ -215,14 +215,18 @@ def keep_forks(out: Path, tuned: Tuned) -> None:
     for rung in tuned.rungs:
         best = rung[0]
         alternatives = [GoOn(), *(_alternative(one, best) for one in rung[1:])]
-        horizon: int = best.result.horizon
-        tail: Tail = "none"
-        state = f"{best.lane.name} after {best.updates}"
-        left = tuned.steps * tuned.batch_size
-        record = ForkRecord.keep(
-            out,
-            Plan(best.updates, tuple(alternatives[1:]), 1, horizon, tail, left=left, state=state),
+        horizon = best.result.horizon
+        plan = Plan(
+            best.updates,
+            tuple(alternatives[1:]),
+            1,
+            horizon,
+            tail="none",
+            left=tuned.steps * tuned.batch_size,
+            state=f"{best.lane.name} after {best.updates}",
+            averaged=True,
         )
+        record = ForkRecord.keep(out, plan)
         if record.finished:
             continue
         ledger = record.ledger()
@@ -230,7 +234,7 @@ def keep_forks(out: Path, tuned: Tuned) -> None:
         known = ledger.finished()
         with ledger.opened() as write:
             for alternative, one in zip(alternatives, rung, strict=True):
-                name = Branch(alternative, 0, horizon, tail).name
+                name = Branch(alternative, 0, horizon, plan.tail).name
                 result = replace(
                     one.result, alternative=alternative.name, replicate=0, horizon=horizon
                 )

@@ -138,8 +138,6 @@ class Tuning:
 
     def run(self, make_lane: MakeLane, *, has_length: bool = True) -> Tuned:
         """Measure the start, and race."""
-        self.began = time.monotonic()
-        self.done = 0.0
         self.make_lane = make_lane
         self.lanes = dict[Entry, Lane]()
         present = next(iter(self.data.values()))
@@ -183,6 +181,10 @@ class Tuning:
                 f"{needed:g}."
             )
         self.race = race
+        # What lanes have cost so far and will cost, the rest of the training included. The start is
+        # left out, which takes longer than its gradients.
+        self.done, self.total = 0.0, 1 + left
+        self.began = time.monotonic()
         with guarded_copy(loop, self.seed):
             winner = race.run()
         cost = float(self.budget) - race.left - race.reached[winner]
@@ -264,7 +266,7 @@ class Tuning:
             if ledger is not None:
                 with ledger.opened() as keep:
                     keep(Outcome(outcome.name, ends[outcome.name], seconds=outcome.seconds))
-            self.done += share - self.race.reached.get(entry, 0.0)
+            self.done += share - self.race.reached.get(entry, 0.0) + self.race.readout
             self._tell(self.lanes[entry], ends[outcome.name])
         self.results |= {(entry, share): ends[name] for name, entry in names.items()}
         return [readout_of(ends[name], self.readout) for name in names]
@@ -275,7 +277,7 @@ class Tuning:
             return
         loss = readout_of(end, self.readout).mean
         ended = f"{WORDS[self.readout]} {significant(loss)}" if math.isfinite(loss) else "diverged"
-        left = (time.monotonic() - self.began) * (1 + float(self.budget) - self.done) / self.done
+        left = (time.monotonic() - self.began) * (self.total - self.done) / self.done
         self.progress(
             f"{lane.made.words} at rate {significant(lane.rate)}: {ended} after {lane.stops[-1]:,} "
             f"of {lane.steps:,} updates; about {duration(left)} left, the training included"

@@ -362,14 +362,6 @@ def _wave(function: Callable[[float], float]) -> Callable[[Asymptotics], Asympto
     return wave
 
 
-def _larger(one: Asymptotics, two: Asymptotics) -> Asymptotics:
-    return one if (one - two).sign >= 0 else two
-
-
-def _smaller(one: Asymptotics, two: Asymptotics) -> Asymptotics:
-    return one if (one - two).sign <= 0 else two
-
-
 power = _of_either_kind(_power_of_numbers, operator.pow)
 square_root = _of_either_kind(math.sqrt, lambda value: value.power(Fraction(1, 2)))
 exponential = _of_either_kind(math.exp, _exponential)
@@ -382,5 +374,3 @@ decimal_logarithm = _of_either_kind(
 )
 cosine = _of_either_kind(math.cos, _wave(math.cos))
 sine = _of_either_kind(math.sin, _wave(math.sin))
-larger = _of_either_kind(max, lambda *values: functools.reduce(_larger, values))
-smaller = _of_either_kind(min, lambda *values: functools.reduce(_smaller, values))

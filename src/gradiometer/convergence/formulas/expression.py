@@ -35,8 +35,8 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "ceil": math.ceil,
     "int": math.trunc,
     "abs": abs,
-    "min": asymptotics.smaller,
-    "max": asymptotics.larger,
+    "min": min,
+    "max": max,
 }
 OPERATORS: dict[type[ast.AST], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,

@@ -150,9 +150,7 @@ def _squared_norms(series: Series) -> Float[np.ndarray, "steps layers"]:
     """E‖ĝ‖² = ‖g‖² + tr Σ / B by layer, or in total if it was read from products."""
     if PRODUCT in series.moments:
         return series.moments["squared"].reshape(len(series), -1)
-    noise: Float[np.ndarray, "steps layers"] = (
-        series.moments["gradient_variance"] / series.batch_size[:, None]
-    )
+    noise = series.moments["gradient_variance"] / series.batch_size[:, None]
     return series.moments["gradient_norm_squared"] + noise
 
 

@@ -220,8 +220,7 @@ def autocorrelations(draws: Draws, lags: int) -> Float[np.ndarray, "lags chains"
 
     # A chain that never moves has no correlation.
     with np.errstate(invalid="ignore"):
-        correlations: np.ndarray = np.nan_to_num(array_stats.autocorr(draws.T).T[:lags])
-    return correlations
+        return np.nan_to_num(array_stats.autocorr(draws.T).T[:lags])
 
 
 def _size(draws: Draws, **method: object) -> float:

@@ -56,8 +56,7 @@ class SGLD(Sampler):
             torch._foreach_add_(params, noise, alpha=size * math.sqrt(2 * rate / examples))
 
     def _minibatch_scale(self, group: dict[str, Any]) -> float:
-        rate: float = group["lr"]
-        return rate / 2
+        return group["lr"] / 2
 
     def _check(self, group: dict[str, Any]) -> None:
         super()._check(group)

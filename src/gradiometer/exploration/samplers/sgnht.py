@@ -119,8 +119,7 @@ class SGNHT(Sampler):
         self.param_groups[-1]["friction"] = -math.log(self.param_groups[-1]["momentum"])
 
     def _minibatch_scale(self, group: dict[str, Any]) -> float:
-        rate: float = group["lr"]
-        return rate / 4  # at full friction, the coolest it can be
+        return group["lr"] / 4  # at full friction, the coolest it can be
 
     def _check(self, group: dict[str, Any]) -> None:
         super()._check(group)

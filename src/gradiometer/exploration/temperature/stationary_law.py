@@ -308,8 +308,8 @@ def _stationary_solution(transitions: Float[np.ndarray, "params 2 2"], noise: Pa
     count = len(transitions)
     # In the axes of H modes meet in pairs: 4 × 4 systems instead of one of (2d)².
     pairs = np.einsum("iab,jcd->ijacbd", transitions, transitions).reshape(count, count, 4, 4)
-    solved: np.ndarray = np.linalg.solve(np.eye(4) - pairs, noise.reshape(count, count, 4, 1))
-    return solved.reshape(count, count, 2, 2)
+    noise = noise.reshape(count, count, 4, 1)
+    return np.linalg.solve(np.eye(4) - pairs, noise).reshape(count, count, 2, 2)
 
 
 # Distance below the start that is included, in standard deviations of the stationary law around the

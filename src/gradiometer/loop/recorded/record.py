@@ -55,6 +55,7 @@ class Plan:
         rungs: The stages of a race, whose last horizon is `horizon`; empty if all branches are
             trained.
         state: Digits that identify the state, if it is not that of a run at `step`.
+        averaged: True if branches are read out at the mean of their last parameters.
 
     Raises:
         BadArgument: A number or the tail cannot be used, or an alternative is given twice.
@@ -76,6 +77,7 @@ class Plan:
     own_until: Count = 0
     rungs: tuple[Rung, ...] = ()
     state: str = ""
+    averaged: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (
@@ -143,6 +145,7 @@ class Plan:
             seed=self.seed,
             left=self.left,
             shorter=others,
+            averaged=self.averaged,
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -51,9 +51,9 @@ def schedule_free(
     """
     kind: Any = schedule_free_class()
     # 0.9: share of the average in the point at which schedule-free SGD takes gradients.
-    made: Any = kind(parameters, lr=learning_rate, momentum=0.9, weight_decay=weight_decay)
-    made.train()
-    return made
+    optimizer = kind(parameters, lr=learning_rate, momentum=0.9, weight_decay=weight_decay)
+    optimizer.train()
+    return optimizer
 
 
 @contextmanager

@@ -328,7 +328,7 @@ class Hyperparameters:
         ).T
 
     def _path(self, rates: Float[np.ndarray, " lines"]) -> Path:
-        steps: Int[np.ndarray, " lines"] = np.array(self.steps[self._since :], dtype=np.int64)
+        steps = np.array(self.steps[self._since :], dtype=np.int64)
         return Path(steps, rates, max(self.reached, self.steps[-1]))
 
 

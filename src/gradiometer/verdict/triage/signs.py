@@ -89,6 +89,9 @@ class Signs:
     def of(cls, run: Run) -> "Signs":
         """The signs in a run."""
         steps, losses = run.losses
+        # a record far behind all others would take the memory of all steps between
+        near = steps < 10 * len(steps) + 1_000_000
+        steps, losses = steps[near], losses[near]
         # a step whose loss was not recorded has that of its neighbours, so that only a trained loss
         # can be NaN
         every = np.arange(int(steps[-1]) + 1 if len(steps) else 0)

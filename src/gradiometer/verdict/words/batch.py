@@ -17,7 +17,7 @@ from gradiometer.estimation.preconditioned_noise import VALID
 from gradiometer.measurement.estimate import Estimate, about, counted, significant
 from gradiometer.measurement.finding import Doubt, Finding
 from gradiometer.measurement.optimizer.hyperparameters import list_values, number
-from gradiometer.verdict.words.sentences import Sentences, always
+from gradiometer.verdict.words.sentences import Sentences, always, fixed
 
 # Factors of the best learning rate seen when B is doubled under AdamW: 2^p with p from −0.03 to
 # 0.63.
@@ -154,22 +154,6 @@ def in_cool_down(finding: Finding) -> Sentences:
     means = (
         f"The learning rate falls and is {cooled} of its peak. In such a cool-down the "
         "scale grows although the batch is not too small, so no batch is advised."
-    )
-    return Sentences(_seen(finding), means)
-
-
-def not_large(finding: Finding) -> Sentences:
-    """The preconditioned scale has no upper bound."""
-    means = (
-        "B is not too large. It is not known if it is too small: the scale has no upper bound yet."
-    )
-    return Sentences(_seen(finding), means)
-
-
-def within_validity(finding: Finding) -> Sentences:
-    """The preconditioned scale differs from B by less than it can be trusted."""
-    means = (
-        f"The scale predicts the batch size only within a factor of {VALID:.0f}, so B may be right."
     )
     return Sentences(_seen(finding), means)
 
@@ -407,8 +391,15 @@ CLAIMS: Mapping[str, Callable[[Finding], Sentences]] = {
     "batch_outranked": outranked,
     "batch_unforeseen": unforeseen,
     "batch_in_cool_down": in_cool_down,
-    "batch_not_large": not_large,
-    "batch_within_validity": within_validity,
+    "batch_not_large": fixed(
+        _seen,
+        "B is not too large. It is not known if it is too small: the scale has no upper bound yet.",
+    ),
+    "batch_within_validity": fixed(
+        _seen,
+        f"The scale predicts the batch size only within a factor of {VALID:.0f}, so B may be "
+        "right.",
+    ),
 }
 
 DOUBTS: Mapping[str, Callable[[Doubt], str]] = {

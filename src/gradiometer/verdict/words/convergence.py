@@ -1,12 +1,15 @@
 """Words for convergence: the schedule, the plateau, and the certificate."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from gradiometer.convergence.theorem.theorem import SUFFICIENT
 from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.measurement.finding import Doubt, Finding
-from gradiometer.verdict.words.sentences import Sentences, always
+from gradiometer.verdict.words.sentences import Sentences, always, fixed
+
+TRY_THE_CUT = "Try the cut in a fork: branches that are really trained."
 
 # The schedule
 
@@ -69,29 +72,6 @@ def course_of_rate(facts: Mapping[str, Any]) -> str:
 # The plateau
 
 
-def flat_loss(finding: Finding) -> Sentences:
-    """The loss has no slope."""
-    return _plateau(
-        finding,
-        "More steps at this rate show no sign of lowering the loss.",
-        "Try the cut in a fork: branches that are really trained.",
-    )
-
-
-def cut_gains_more(finding: Finding) -> Sentences:
-    """A cut gains more than further steps."""
-    return _plateau(
-        finding,
-        "More steps at this rate could gain little compared with a cut.",
-        "Try the cut in a fork: branches that are really trained.",
-    )
-
-
-def no_cut_yet(finding: Finding) -> Sentences:
-    """Further steps gain more than a cut."""
-    return _plateau(finding, "This test shows no reason to cut the rate yet.")
-
-
 def _plateau(finding: Finding, means: str, suggestion: str = "") -> Sentences:
     facts, slope, predicted = finding.facts, finding.facts["slope"], finding.facts["predicted_gain"]
     at = f"At η = {significant(facts['learning_rate'])} the loss"
@@ -111,41 +91,6 @@ def _plateau(finding: Finding, means: str, suggestion: str = "") -> Sentences:
 
 
 # The certificate
-
-
-def certificate_minimum(finding: Finding) -> Sentences:
-    """A minimum."""
-    means = "This is a minimum of the training loss, within the tolerance."
-    return Sentences(_certificate(finding), means)
-
-
-def certificate_saddle(finding: Finding) -> Sentences:
-    """A stationary point that is no minimum."""
-    return Sentences(
-        seen=_certificate(finding),
-        means=(
-            "The gradient is zero and a direction curves down: this is a saddle, not a minimum."
-        ),
-        suggestion="Continue with a larger rate or a smaller batch: noise leaves a saddle.",
-    )
-
-
-def certificate_not_stationary(finding: Finding) -> Sentences:
-    """No stationary point."""
-    return Sentences(
-        seen=_certificate(finding),
-        means="Training has not reached a stationary point of its loss.",
-        suggestion="Train longer, with a rate that goes to zero: `--schedule linear`.",
-    )
-
-
-def certificate_curvature_unclear(finding: Finding) -> Sentences:
-    """A stationary point of unknown kind."""
-    return Sentences(
-        seen=_certificate(finding),
-        means="The gradient is zero, but it is unclear if a direction curves down.",
-        suggestion="Certify again with more `--examples`.",
-    )
 
 
 def certificate_gradient_unclear(finding: Finding) -> Sentences:
@@ -186,15 +131,37 @@ def certificate_tolerance(doubt: Doubt) -> str:
     )
 
 
-CLAIMS = {
-    "certificate_curvature_unclear": certificate_curvature_unclear,
+CLAIMS: Mapping[str, Callable[[Finding], Sentences]] = {
+    "certificate_curvature_unclear": fixed(
+        _certificate,
+        "The gradient is zero, but it is unclear if a direction curves down.",
+        "Certify again with more `--examples`.",
+    ),
     "certificate_gradient_unclear": certificate_gradient_unclear,
-    "certificate_minimum": certificate_minimum,
-    "certificate_not_stationary": certificate_not_stationary,
-    "certificate_saddle": certificate_saddle,
-    "cut_gains_more": cut_gains_more,
-    "flat_loss": flat_loss,
-    "no_cut_yet": no_cut_yet,
+    "certificate_minimum": fixed(
+        _certificate, "This is a minimum of the training loss, within the tolerance."
+    ),
+    "certificate_not_stationary": fixed(
+        _certificate,
+        "Training has not reached a stationary point of its loss.",
+        "Train longer, with a rate that goes to zero: `--schedule linear`.",
+    ),
+    "certificate_saddle": fixed(
+        _certificate,
+        "The gradient is zero and a direction curves down: this is a saddle, not a minimum.",
+        "Continue with a larger rate or a smaller batch: noise leaves a saddle.",
+    ),
+    "cut_gains_more": partial(
+        _plateau,
+        means="More steps at this rate could gain little compared with a cut.",
+        suggestion=TRY_THE_CUT,
+    ),
+    "flat_loss": partial(
+        _plateau,
+        means="More steps at this rate show no sign of lowering the loss.",
+        suggestion=TRY_THE_CUT,
+    ),
+    "no_cut_yet": partial(_plateau, means="This test shows no reason to cut the rate yet."),
     "schedule_above_zero": schedule_above_zero,
     "schedule_to_zero": schedule_to_zero,
 }

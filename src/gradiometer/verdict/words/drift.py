@@ -1,11 +1,13 @@
 """Words for drift: the curvature against its edge, and what one step changes."""
 
 import math
+from collections.abc import Callable, Mapping
+from functools import partial
 
 from gradiometer.drift.stability import MomentumRule
 from gradiometer.measurement.estimate import about, counted, significant
 from gradiometer.measurement.finding import Doubt, Finding
-from gradiometer.verdict.words.sentences import Sentences, always, not_known
+from gradiometer.verdict.words.sentences import Sentences, always, fixed, not_known
 
 MOVES = (
     "A smaller learning rate lets training move to a sharper region, a larger one to a flatter "
@@ -35,19 +37,6 @@ def sharpness_below_edge(finding: Finding) -> Sentences:
     return Sentences(
         seen=_share_of_edge(finding),
         means=f"Full-batch steps are stable on this quadratic up to η = {rate}.",
-        caveat=EDGE_OF_QUADRATIC,
-    )
-
-
-def sharpness_at_edge(finding: Finding) -> Sentences:
-    """The learning rate sets the sharpness."""
-    return Sentences(
-        seen=_share_of_edge(finding),
-        means=(
-            "Training is at the edge of stability: the learning rate, not the loss, sets the "
-            "sharpness."
-        ),
-        suggestion=MOVES,
         caveat=EDGE_OF_QUADRATIC,
     )
 
@@ -110,32 +99,6 @@ def batch_sharpness_below_edge(finding: Finding) -> Sentences:
     return _batch_sharpness(finding, f"{NO_OVERSHOOT} {_room(finding)}")
 
 
-def batch_sharpness_at_edge(finding: Finding) -> Sentences:
-    """The learning rate sets the curvature."""
-    return _batch_sharpness(
-        finding,
-        "Training is at the edge of stochastic stability: the learning rate, not the loss, sets "
-        "the curvature.",
-        MOVES,
-    )
-
-
-def batch_sharpness_beyond_edge(finding: Finding) -> Sentences:
-    """Batches overshoot."""
-    return _batch_sharpness(
-        finding,
-        "Batches overshoot their own loss: the steps are too long for this curvature.",
-        "A smaller learning rate, or a warm-up, unless the loss comes down again by itself.",
-    )
-
-
-def batch_sharpness_unclear(finding: Finding) -> Sentences:
-    """The interval is too wide."""
-    return _batch_sharpness(
-        finding, "It is too early to say whether the learning rate is at its edge."
-    )
-
-
 def _batch_sharpness(finding: Finding, means: str, suggestion: str = "") -> Sentences:
     facts, sharpness = finding.facts, finding.numbers["batch_sharpness"]
     measured = counted(sharpness.samples, "measured step")
@@ -159,18 +122,6 @@ def _room(finding: Finding) -> str:
 
 
 # One step
-
-
-def step_drift_whole(finding: Finding) -> Sentences:
-    """A step changes the gradient completely."""
-    return Sentences(
-        seen=_share_of_gradient(finding),
-        means=(
-            "Every step changes the gradient completely: it leaves the region in which g is nearly "
-            "constant."
-        ),
-        suggestion="A smaller learning rate, or a larger batch if noise dominates.",
-    )
 
 
 def step_drift_part(finding: Finding) -> Sentences:
@@ -197,16 +148,6 @@ def _share_of_gradient(finding: Finding) -> str:
     )
 
 
-def loss_change_up(finding: Finding) -> Sentences:
-    """A step raises the loss."""
-    return _loss_change(
-        finding,
-        "To second order a step raises the loss: it is too long for this curvature.",
-        "A smaller learning rate, or a larger batch if noise dominates.",
-        ONE_STEP,
-    )
-
-
 def loss_change_long_step(finding: Finding) -> Sentences:
     """A shorter step would gain more."""
     times = significant(2 * finding.numbers["curvature_share"].value, 2)
@@ -216,17 +157,6 @@ def loss_change_long_step(finding: Finding) -> Sentences:
         "A smaller learning rate, if the loss no longer falls.",
         ONE_STEP,
     )
-
-
-def loss_change_short_step(finding: Finding) -> Sentences:
-    """Steps gain."""
-    means = "The slope outweighs the curvature: steps are short enough to gain."
-    return _loss_change(finding, means, caveat=ONE_STEP)
-
-
-def loss_change_unclear(finding: Finding) -> Sentences:
-    """The interval contains the threshold."""
-    return _loss_change(finding, "It is too early to say whether a shorter step would gain more.")
 
 
 def _loss_change(finding: Finding, means: str, suggestion: str = "", caveat: str = "") -> Sentences:
@@ -265,12 +195,27 @@ def lower_edge_of_momentum(doubt: Doubt) -> str:
     return f"With momentum and small batches it is reported to settle at 2(1 − μ)/η = {edge}."
 
 
-CLAIMS = {
-    "batch_sharpness_at_edge": batch_sharpness_at_edge,
+CLAIMS: Mapping[str, Callable[[Finding], Sentences]] = {
+    "batch_sharpness_at_edge": partial(
+        _batch_sharpness,
+        means=(
+            "Training is at the edge of stochastic stability: the learning rate, not the loss, "
+            "sets the curvature."
+        ),
+        suggestion=MOVES,
+    ),
     "batch_sharpness_below_edge": batch_sharpness_below_edge,
-    "batch_sharpness_beyond_edge": batch_sharpness_beyond_edge,
+    "batch_sharpness_beyond_edge": partial(
+        _batch_sharpness,
+        means="Batches overshoot their own loss: the steps are too long for this curvature.",
+        suggestion=(
+            "A smaller learning rate, or a warm-up, unless the loss comes down again by itself."
+        ),
+    ),
     "batch_sharpness_far_below_edge": batch_sharpness_far_below_edge,
-    "batch_sharpness_unclear": batch_sharpness_unclear,
+    "batch_sharpness_unclear": partial(
+        _batch_sharpness, means="It is too early to say whether the learning rate is at its edge."
+    ),
     "curvature_noise_share": curvature_noise_share,
     "curvature_noise_unknown": not_known(
         "curvature_noise_scale",
@@ -279,16 +224,33 @@ CLAIMS = {
         "that needs",
     ),
     "loss_change_long_step": loss_change_long_step,
-    "loss_change_short_step": loss_change_short_step,
-    "loss_change_unclear": loss_change_unclear,
+    "loss_change_short_step": partial(
+        _loss_change,
+        means="The slope outweighs the curvature: steps are short enough to gain.",
+        caveat=ONE_STEP,
+    ),
+    "loss_change_unclear": partial(
+        _loss_change, means="It is too early to say whether a shorter step would gain more."
+    ),
     "loss_change_unknown": not_known(
         "curvature_share",
         "The gain of a step is not distinguishable from zero yet",
         "It is too early to say whether the steps are too long.",
         "that needs",
     ),
-    "loss_change_up": loss_change_up,
-    "sharpness_at_edge": sharpness_at_edge,
+    "loss_change_up": partial(
+        _loss_change,
+        means="To second order a step raises the loss: it is too long for this curvature.",
+        suggestion="A smaller learning rate, or a larger batch if noise dominates.",
+        caveat=ONE_STEP,
+    ),
+    "sharpness_at_edge": fixed(
+        _share_of_edge,
+        "Training is at the edge of stability: the learning rate, not the loss, sets the "
+        "sharpness.",
+        MOVES,
+        EDGE_OF_QUADRATIC,
+    ),
     "sharpness_below_edge": sharpness_below_edge,
     "sharpness_beyond_edge": sharpness_beyond_edge,
     "sharpness_without_edge": sharpness_without_edge,
@@ -299,7 +261,12 @@ CLAIMS = {
         "It is too early to say how long a gradient stays valid.",
         "an upper bound needs",
     ),
-    "step_drift_whole": step_drift_whole,
+    "step_drift_whole": fixed(
+        _share_of_gradient,
+        "Every step changes the gradient completely: it leaves the region in which g is "
+        "nearly constant.",
+        "A smaller learning rate, or a larger batch if noise dominates.",
+    ),
 }
 
 DOUBTS = {

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 from gradiometer.measurement.estimate import counted, significant
 from gradiometer.measurement.finding import Doubt, Finding
-from gradiometer.verdict.words.sentences import Sentences
+from gradiometer.verdict.words.sentences import Sentences, fixed
 
 
 def noise_by_example(finding: Finding) -> Sentences:
@@ -52,13 +52,6 @@ def noise_by_source(finding: Finding) -> Sentences:
     return Sentences(seen, means, suggestion=suggestion, caveat=caveat)
 
 
-def directions(finding: Finding) -> Sentences:
-    """The number of directions of the noise alone."""
-    return Sentences(
-        _directions(finding), "The error of a batch relative to the gradient is not known yet."
-    )
-
-
 def shape(finding: Finding) -> Sentences:
     """The number of directions of the noise, and its parts along and across the gradient."""
     numbers = finding.numbers
@@ -88,7 +81,9 @@ CLAIMS: Mapping[str, Callable[[Finding], Sentences]] = {
     "noise_of_few": noise_by_example,
     "noise_of_examples": noise_by_source,
     "noise_of_draws": noise_by_source,
-    "noise_directions": directions,
+    "noise_directions": fixed(
+        _directions, "The error of a batch relative to the gradient is not known yet."
+    ),
     "noise_shape": shape,
 }
 

@@ -1,7 +1,8 @@
 """Words for exploration: the temperature of SGD, and snapshots as an ensemble."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from gradiometer.exploration.ensembles.ensemble_report import negative
@@ -40,7 +41,8 @@ def temperature(finding: Finding) -> Sentences:
     clipping = facts["clipping"]
     if clipping is None:
         parts = [
-            "It is proportional to η/(B(1 − μ)): half the learning rate or twice the batch halves it.",
+            "It is proportional to η/(B(1 − μ)): half the learning rate or twice the batch "
+            "halves it.",
             _against_the_posterior(facts["times_of_posterior"]),
             _motion(facts["motion"], facts["drift_share"]),
         ]
@@ -123,16 +125,6 @@ def ensemble_better(finding: Finding) -> Sentences:
     return _ensemble(finding, "predicts better than", command)
 
 
-def ensemble_worse(finding: Finding) -> Sentences:
-    """The average predicts worse."""
-    return _ensemble(finding, "predicts worse than")
-
-
-def ensemble_unclear(finding: Finding) -> Sentences:
-    """No difference is shown."""
-    return _ensemble(finding, "shows no clear difference from")
-
-
 def _ensemble(finding: Finding, verdict: str, suggestion: str = "") -> Sentences:
     facts = finding.facts
     lead = f"The average of {facts['chosen']} snapshots {verdict} the last snapshot alone"
@@ -204,10 +196,10 @@ def cheap_ensemble(doubt: Doubt) -> str:
     return f"{NO_POSTERIOR} The intervals are over {scored:,} test examples, for this one run."
 
 
-CLAIMS = {
+CLAIMS: Mapping[str, Callable[[Finding], Sentences]] = {
     "ensemble_better": ensemble_better,
-    "ensemble_unclear": ensemble_unclear,
-    "ensemble_worse": ensemble_worse,
+    "ensemble_unclear": partial(_ensemble, verdict="shows no clear difference from"),
+    "ensemble_worse": partial(_ensemble, verdict="predicts worse than"),
     "temperature": temperature,
     "temperature_unknown": not_known(
         "temperature",

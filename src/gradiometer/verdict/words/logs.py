@@ -1,8 +1,11 @@
 """Words for the logs of other tools."""
 
+from collections.abc import Callable, Mapping
+from functools import partial
+
 from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.measurement.finding import Finding
-from gradiometer.verdict.words.sentences import Sentences, always
+from gradiometer.verdict.words.sentences import Sentences, always, fixed
 
 FILTER = (
     "Hugging Face's Trainer omits NaN and inf from its average loss (`logging_nan_inf_filter`), "
@@ -14,23 +17,6 @@ PLACES, STEPS = 3, 4
 
 
 # Finite numbers
-
-
-def log_not_finite_at_end(finding: Finding) -> Sentences:
-    """NaN or inf up to the end."""
-    return _not_finite(
-        finding,
-        "It lasted to the end: the parameters are no longer finite, and no step after it was "
-        "useful.",
-    )
-
-
-def log_not_finite(finding: Finding) -> Sentences:
-    """NaN or inf that passed."""
-    return _not_finite(
-        finding,
-        "It passed: the batches were skipped, as the loss scaling of mixed precision does.",
-    )
 
 
 def _not_finite(finding: Finding, means: str) -> Sentences:
@@ -98,24 +84,6 @@ def log_steps_back(finding: Finding) -> Sentences:
             "too."
         ),
         lead=lead,
-    )
-
-
-def log_rate_restarts(finding: Finding) -> Sentences:
-    """A schedule with restarts."""
-    means = "The distances are equal: this is a schedule with restarts."
-    return _jumps(finding, means)
-
-
-def log_rate_jumps(finding: Finding) -> Sentences:
-    """A resume that lost the scheduler's state."""
-    return _jumps(
-        finding,
-        "A decreasing schedule does not do this. If the run was resumed there, the scheduler's "
-        "state was not restored, or the length of the run was changed.",
-        "Load the scheduler's state with the model's, or start the new schedule at the current "
-        "step.",
-        "A single intended warm restart looks the same.",
     )
 
 
@@ -190,12 +158,6 @@ def log_no_staircase(finding: Finding) -> Sentences:
     return Sentences(_change_at_epochs(finding), means)
 
 
-def log_staircase_unclear(finding: Finding) -> Sentences:
-    """The noise hides a fall."""
-    means = "Too few values to see a fall of the loss when epochs begin."
-    return Sentences(_change_at_epochs(finding), means)
-
-
 def _change_at_epochs(finding: Finding) -> str:
     loss, fall = finding.facts["loss"], finding.facts["fall"]
     return (
@@ -240,17 +202,41 @@ def log_limits(finding: Finding) -> Sentences:
     )
 
 
-CLAIMS = {
+CLAIMS: Mapping[str, Callable[[Finding], Sentences]] = {
     "log_finite": log_finite,
     "log_limits": log_limits,
     "log_no_staircase": log_no_staircase,
-    "log_not_finite": log_not_finite,
-    "log_not_finite_at_end": log_not_finite_at_end,
-    "log_rate_jumps": log_rate_jumps,
-    "log_rate_restarts": log_rate_restarts,
+    "log_not_finite": partial(
+        _not_finite,
+        means="It passed: the batches were skipped, as the loss scaling of mixed precision does.",
+    ),
+    "log_not_finite_at_end": partial(
+        _not_finite,
+        means=(
+            "It lasted to the end: the parameters are no longer finite, and no step after it was "
+            "useful."
+        ),
+    ),
+    "log_rate_jumps": partial(
+        _jumps,
+        means=(
+            "A decreasing schedule does not do this. If the run was resumed there, the "
+            "scheduler's state was not restored, or the length of the run was changed."
+        ),
+        suggestion=(
+            "Load the scheduler's state with the model's, or start the new schedule at the "
+            "current step."
+        ),
+        caveat="A single intended warm restart looks the same.",
+    ),
+    "log_rate_restarts": partial(
+        _jumps, means="The distances are equal: this is a schedule with restarts."
+    ),
     "log_rate_scheduled": log_rate_scheduled,
     "log_staircase": log_staircase,
-    "log_staircase_unclear": log_staircase_unclear,
+    "log_staircase_unclear": fixed(
+        _change_at_epochs, "Too few values to see a fall of the loss when epochs begin."
+    ),
     "log_steps_back": log_steps_back,
     "log_zero_at_end": log_zero_at_end,
 }

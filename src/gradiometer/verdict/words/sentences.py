@@ -62,6 +62,13 @@ def always(text: str) -> Callable[[object], str]:
     return lambda _: text
 
 
+def fixed(
+    seen: Callable[[Finding], str], means: str, suggestion: str = "", caveat: str = ""
+) -> Callable[[Finding], Sentences]:
+    """A function that says a claim of which only `seen` has numbers."""
+    return lambda finding: Sentences(seen(finding), means, suggestion=suggestion, caveat=caveat)
+
+
 def not_known(quantity: str, seen: str, means: str, needs: str) -> Callable[[Finding], Sentences]:
     """A function that says that a quantity has no interval yet, and after how many steps it has."""
 
