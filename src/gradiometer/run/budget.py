@@ -17,7 +17,7 @@ from gradiometer.run.cadence.early import (
     START_UP_STEPS,
     EarlyReadings,
 )
-from gradiometer.run.turns import Turns
+from gradiometer.run.costs import Turns
 
 # Part of the share that pays back what was used early, from step 1,000 on.
 REPAID = 0.6

@@ -17,8 +17,8 @@ from gradiometer.measurement.reading import Moments, Reading, Series
 from gradiometer.run.budget import START, Budget
 from gradiometer.run.cadence.cadence import Cadence
 from gradiometer.run.checkpoints import FILE, write_examples
+from gradiometer.run.costs import measured, parameters_of, peak_of
 from gradiometer.run.folder import RunFolder
-from gradiometer.run.memory import measured, parameters_of, peak_of
 from gradiometer.storage.disk import interrupted_by_disk
 from gradiometer.storage.journal import JournalWriter
 

@@ -17,8 +17,8 @@ from gradiometer.integrations.watch.subject import moved
 from gradiometer.measurement.batch import Batch
 from gradiometer.run.budget import BOOKKEEPING, READINGS, START
 from gradiometer.run.cadence.cadence import FARTHEST
+from gradiometer.run.costs import Turns, signal
 from gradiometer.run.recorder import Recorder
-from gradiometer.run.turns import Turns, signal
 
 OUTSIDE = "`step` must be called inside `with watch(...) as w:`, around the whole training."
 

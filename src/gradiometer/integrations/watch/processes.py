@@ -27,7 +27,7 @@ from gradiometer.measurement.objective import Gradients
 from gradiometer.measurement.reading import Moments
 from gradiometer.measurement.step import TrainingStep
 from gradiometer.run.budget import Budget
-from gradiometer.run.memory import measured
+from gradiometer.run.costs import measured
 from gradiometer.run.ranks import RankLost, Ranks
 from gradiometer.run.recorder import Made
 

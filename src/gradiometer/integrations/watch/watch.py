@@ -37,8 +37,8 @@ from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.optimizer.several import bare, bare_optimizer
 from gradiometer.measurement.reading import Draw, Sampling
 from gradiometer.run.budget import Budget, clock_for
+from gradiometer.run.costs import Turns
 from gradiometer.run.ranks import Ranks
-from gradiometer.run.turns import Turns
 
 
 @bounded

@@ -38,8 +38,8 @@ from gradiometer.measurement.uncertainty.means import mean
 from gradiometer.measurement.uncertainty.skewed import skewed_mean
 from gradiometer.problems.problem import Problem
 from gradiometer.run.checkpoints import save_artifact, save_snapshot, snapshot_paths
+from gradiometer.run.costs import signal
 from gradiometer.run.reader import Run
-from gradiometer.run.turns import signal
 
 if TYPE_CHECKING:
     from gradiometer.exploration.ensembles.ensemble_report import EnsembleReport

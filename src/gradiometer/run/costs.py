@@ -1,11 +1,15 @@
-"""The memory of a measured step: a gauge that needs more than is left is left out, and the peak is
-recorded."""
+"""What a watched loop costs: its time, without that of other loops in the same thread; and the memory of
+a measured step, for which a gauge that needs more than is left is left out."""
 
 import sys
+import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from threading import RLock, get_ident
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+from weakref import WeakSet
 
 from gradiometer.errors import Unsupported, UserCodeFailed, of_user, ran_out_of_memory, summary
 from gradiometer.measurement.gauge import Gauge, Measurable, moments_of
@@ -13,6 +17,105 @@ from gradiometer.measurement.reading import Moments
 
 if TYPE_CHECKING:  # a run is read on a machine without torch
     from gradiometer.measurement.step import TrainingStep
+
+
+class Turns:
+    """A clock that counts one watched loop, also if several take turns in one thread.
+
+    A loop signals at every `step` and after every update. The time from one signal to the next,
+    whoever gave it, belongs to the loop that gives the later one. A loop that is alone signals
+    nothing.
+
+    The processor time of a thread goes on where it was if another thread asks for it.
+
+    Args:
+        seconds: The clock that is shared by all loops of the thread.
+
+    >>> now = 0.0
+    >>> first, second = Turns(lambda: now), Turns(lambda: now)
+    >>> first.enter()
+    >>> second.enter()
+    >>> now = 3.0
+    >>> first.signal()
+    >>> now = 8.0
+    >>> second.signal()
+    >>> first(), second()
+    (3.0, 5.0)
+    >>> second.leave()
+    >>> first.leave()
+    """
+
+    several: ClassVar[bool] = False
+    """True if more than one loop is watched now, in any thread."""
+    _entered: ClassVar[WeakSet["Turns"]] = WeakSet()
+    # the set must not change while another thread goes through it
+    _lock: ClassVar[Any] = RLock()
+
+    def __init__(self, seconds: Callable[[], float]) -> None:
+        self._seconds = seconds
+        self._of_thread = seconds is time.thread_time
+        self._reader = get_ident()
+        self._offset = 0.0
+        self._last = 0.0
+        self._thread = 0
+        self._mark = 0.0
+
+    def __call__(self) -> float:
+        """The seconds of this loop."""
+        now = self._seconds() + self._offset
+        if self._of_thread:
+            thread = get_ident()
+            if thread != self._reader:
+                self._reader = thread
+                self._offset += self._last - now
+                now = self._last
+            self._last = now
+        return now
+
+    def enter(self) -> None:
+        """This loop is watched from now on, by the thread that calls."""
+        with self._lock:
+            self._entered.add(self)
+            Turns.several = len(self._entered) > 1
+            self._thread = get_ident()
+            for clock in self._entered:
+                if clock._thread == self._thread:
+                    clock._mark = clock()
+
+    def signal(self) -> None:
+        """The time since the last signal of any loop in this thread was this loop's."""
+        with self._lock:
+            self._thread = get_ident()
+            # a loop whose watch was never closed is forgotten with it
+            Turns.several = len(self._entered) > 1
+            for clock in self._entered:
+                if clock._thread == self._thread:
+                    now = clock()
+                    if clock is self:
+                        clock._mark = now
+                    else:
+                        clock._skip(now - clock._mark)
+
+    def _skip(self, seconds: float) -> None:
+        """Go back by the time of another loop."""
+        self._offset -= seconds
+        self._last -= seconds
+
+    def leave(self) -> None:
+        """This loop is watched no longer."""
+        if self in self._entered:
+            self.signal()
+        with self._lock:
+            self._entered.discard(self)
+            Turns.several = len(self._entered) > 1
+
+
+def signal(clock: Callable[[], float], shield: AbstractContextManager[object, bool | None]) -> None:
+    """The time since any loop was last at work was that of the loop with this clock."""
+    with shield:
+        if isinstance(clock, Turns):
+            clock.signal()
+
 
 # Bytes of all parameters below which nothing is looked up: 64 MiB.
 SMALL = 2**26
