@@ -38,7 +38,9 @@ def test_the_page_has_a_section_and_a_picture_for_each_run_of_the_example(
 
 def test_every_kind_of_page_is_shown_in_both_schemes_and_widths() -> None:
     script = (ROOT / "scripts" / "screenshots").read_text(encoding="utf-8")
-    heights = ast.literal_eval(re.search(r"^HEIGHTS = (.+)$", script, flags=re.MULTILINE)[1])
+    heights = ast.literal_eval(
+        re.search(r"^HEIGHTS = (\{.+?\})$", script, re.MULTILINE | re.DOTALL)[1]
+    )
     shown = {f"gallery/{kind}-{scheme}.webp" for kind in heights for scheme in ("light", "dark")}
     pictures = re.findall(r"\]\((gallery/\S+\.webp)\)", PAGE)
     assert shown <= set(pictures) and len(pictures) == len(set(pictures))
