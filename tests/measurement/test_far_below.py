@@ -7,7 +7,7 @@ import pytest
 from forked_run import fork_of
 from gradiometer import Draw, Run, Sampling, Series, diagnose
 from gradiometer.drift import BatchSharpness
-from gradiometer.loop.recorded.trials import advised
+from gradiometer.loop.recorded.trials import alternatives_of
 from gradiometer.measurement import Reading
 from gradiometer.measurement.finding import Finding, State
 from gradiometer.problems import load
@@ -53,7 +53,7 @@ def test_a_rate_far_below_its_edge_is_told_with_larger_rates_to_try(momentum: fl
     assert (
         found.state is State.LOOK and "far below its edge" in say(found).means and say(found).advice
     )
-    assert [one.name for one in advised([found])] == ["rate 2x", "rate 4x"]
+    assert [one.name for one in alternatives_of([found])] == ["rate 2x", "rate 4x"]
     near = finding(0.5, CONSTANT, momentum)
     assert near.state is State.OK and "far" not in say(near).means and not near.cure
 
@@ -92,7 +92,7 @@ def test_a_run_far_below_its_edge_is_told_its_rate_and_the_fork_shows_that_it_ho
     first, gauge = diagnose(slow_run).findings
     assert first.claim == Claim.RATE_LOW and "--advice" in say(first).tried
     assert gauge.gauge == "batch_sharpness" and gauge.state is State.OK and not gauge.cure
-    made = fork_of(slow_run, advised([first]), horizon="60 updates", replicates=2)
+    made = fork_of(slow_run, alternatives_of([first]), horizon="60 updates", replicates=2)
     (effect,) = made.fork.effects("train_loss")
     assert (effect.alternative, effect.verdict) == ("rate 8x", "better")
     assert say(diagnose(Run.open(slow_run.path)).findings[0]).tried.startswith("Tried:")

@@ -93,7 +93,7 @@ def test_every_claim_is_said_in_at_most_four_words(folder: Path):
 
 def test_runs_are_sorted_by_what_limits_them(folder: Path):
     found = listing(folder, sort="limits")[0]
-    assert [run.urgency for run in found] == sorted(run.urgency for run in found)
+    assert [run.state.rank for run in found] == sorted(run.state.rank for run in found)
     assert all(1 < len(run.brief.split()) <= 4 for run in found)
 
 

@@ -10,6 +10,7 @@ import pytest
 import planted_incidents
 from command_line import called
 from gradiometer import BadArgument, Configuration, Diverged, Run
+from gradiometer.loop.recorded.incidents import incident_at
 from gradiometer.problems import Problem, load
 from gradiometer.train import incident_cause, train
 from gradiometer.verdict.words.incidents import how_to_go_on, incident_sentence
@@ -75,6 +76,18 @@ def test_a_step_without_an_incident_is_refused(tmp_path: Path) -> None:
     run = trained(planted_incidents.rate_small(), tmp_path, learning_rate=0.05)
     with pytest.raises(BadArgument, match=r"where the loss .* did not rise"):
         incident_cause(run, 60)
+
+
+def test_a_divergence_whose_last_losses_are_not_on_record_is_that_of_its_event(
+    tmp_path: Path,
+) -> None:
+    run = trained(planted_incidents.nan_example_small(), tmp_path, learning_rate=0.05)
+    readings = run.folder.readings_path()
+    kept = [line for line in readings.read_text().splitlines() if '"kind":"losses"' not in line]
+    losses = {"kind": "losses", "from": 0, "values": [1.0] * 20}
+    readings.write_text("\n".join([*kept, json.dumps(losses)]) + "\n")
+    found = incident_at(Run.open(run.path), STEP)
+    assert found is not None and (found.kind, found.first) == ("not finite", STEP)
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from gradiometer.loop import Effect, Fork, alternative_of
 from gradiometer.loop.branch import BranchResult
 from gradiometer.loop.readout import Readout
 from gradiometer.loop.recorded.record import ForkRecord, Plan
-from gradiometer.loop.recorded.trials import advised, alike, judged, with_trials
+from gradiometer.loop.recorded.trials import alike, alternatives_of, judged, with_trials
 from gradiometer.run import Run
 from gradiometer.verdict import say
 from gradiometer.verdict.words.forks import verdict_in_words
@@ -214,7 +214,7 @@ def test_a_larger_batch_that_ends_worse_is_compared_with_a_training_on_fewer_exa
 
 
 def test_what_findings_advise_is_each_tried_once() -> None:
-    assert [one.name for one in advised([BATCH, CUT, BATCH, NONE])] == [
+    assert [one.name for one in alternatives_of([BATCH, CUT, BATCH, NONE])] == [
         "batch 2x, rate 1.29x",
         "cool now",
     ]

@@ -64,11 +64,11 @@ def _try_the_advice(run: "Run", problem: "Problem", *, quiet: bool) -> None:
 
     with working("reading the findings", quiet=quiet):
         from gradiometer.loop.forking import fork
-        from gradiometer.loop.recorded.trials import advised
+        from gradiometer.loop.recorded.trials import alternatives_of
         from gradiometer.train.restoring import loop_at
         from gradiometer.verdict.diagnosis import diagnose
 
-        alternatives = advised(diagnose(run).findings) or WITHOUT_ADVICE
+        alternatives = alternatives_of(diagnose(run).findings) or WITHOUT_ADVICE
     with following(quiet) as progress:
         fork(
             loop_at(run, problem=problem),

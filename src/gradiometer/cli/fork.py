@@ -245,10 +245,10 @@ def _own_loop(run: "Run", name: str, at: int | None) -> "Loop":
 
 
 def _advice(run: "Run") -> "tuple[Alternative, ...]":
-    from gradiometer.loop.recorded.trials import advised
+    from gradiometer.loop.recorded.trials import alternatives_of
     from gradiometer.verdict.diagnosis import diagnose
 
-    found = advised(diagnose(run).findings)
+    found = alternatives_of(diagnose(run).findings)
     if not found:
         raise BadArgument(
             f"`--advice` finds nothing to try: no finding of `{run.path}` advises another rate, "

@@ -52,10 +52,10 @@ def in_ascii(text: str) -> str:
     >>> in_ascii("η = 0.1 ± 0.02, ‖ĝ‖²")
     'eta = 0.1 +- 0.02, ||g||^2'
     """
-    return "".join(letter if letter.isascii() else _spelled(letter) for letter in text)
+    return "".join(letter if letter.isascii() else _name_of(letter) for letter in text)
 
 
-def _spelled(letter: str) -> str:
+def _name_of(letter: str) -> str:
     if letter in _SIGNS:
         return _SIGNS[letter]
     name = unicodedata.name(letter, "").split()

@@ -48,7 +48,7 @@ class RunRow:
         headline: The same without its steps and score.
         claim: Name of what limits it; empty if nothing was measured.
         brief: The same in at most four words.
-        urgency: How urgent that is, 0 first.
+        state: How urgent that is.
         curve: The training loss along the run as a small line; None if it is too short.
         age: Seconds since it was last written to.
     """
@@ -67,7 +67,7 @@ class RunRow:
     headline: str
     claim: str
     brief: str
-    urgency: int
+    state: State
     curve: Sparkline | None
     age: float
 
@@ -127,7 +127,7 @@ ORDERS: dict[str, Callable[[RunRow], Any]] = {
         math.inf if run.score is None else (-1 if run.is_accuracy else 1) * _lower(run.score.value)
     ),
     "steps": lambda run: -run.steps,
-    "limits": lambda run: (run.urgency, run.brief, _lower(run.loss.value)),
+    "limits": lambda run: (run.state.rank, run.brief, _lower(run.loss.value)),
 }
 
 
@@ -196,7 +196,7 @@ def _row(path: Path) -> RunRow:
         headline=f"{diagnosis.said[:1].upper()}{diagnosis.said[1:]}.",
         claim="" if headline is None else headline.claim,
         brief=in_brief(headline),
-        urgency=State.CANNOT_TELL.rank if headline is None else headline.state.rank,
+        state=State.CANNOT_TELL if headline is None else headline.state,
         curve=sparkline(curve),
         age=max(time.time() - _written(run), 0.0),
     )
@@ -214,8 +214,6 @@ def _written(run: Run) -> float:
 
 CONTENT = "overview.html.jinja"
 
-_STATES = {state.rank: state for state in State}
-
 
 def write_overview(runs: Sequence[RunRow], path: Path) -> Path:
     """Write the page of these runs; the file is complete or does not exist. Its links are relative
@@ -231,23 +229,6 @@ def write_overview(runs: Sequence[RunRow], path: Path) -> Path:
         )
     # the folder of the runs: the page may lie elsewhere
     folder = runs[0].path.parent if runs else path.parent
-    lines = [_as_line(run, path.parent) for run in runs]
-    return write_document(document(CONTENT, folder.resolve().name, (), runs=lines), path)
-
-
-def _as_line(run: RunRow, folder: Path) -> dict[str, Any]:
-    report = run.path / "report.html"
-    return {
-        "name": run.path.name,
-        "link": quote(os.path.relpath(report, folder)) if report.exists() else "",
-        "optimizer": run.optimizer,
-        "steps": f"{run.steps:,}",
-        "status": run.status,
-        "loss": run.loss_words,
-        "score": run.score_words,
-        "age": run.age_words,
-        "verdict": run.brief,
-        "sentence": run.headline,
-        "state": _STATES[run.urgency],
-        "curve": run.curve,
-    }
+    links = [quote(os.path.relpath(run.path / "report.html", path.parent)) for run in runs]
+    page = document(CONTENT, folder.resolve().name, (), runs=list(zip(runs, links, strict=True)))
+    return write_document(page, path)

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from gradiometer.loop.readout import Readout
 
 # Length of the first rung, as a share of the training. The second is twice as long, and the last at
-# least twice as long as that, up to the half of the training in which the rate is kept.
+# least twice as long as that, up to the half of the training in which the rate is kept. With a 12th
+# 12 of 18 races of SGD and AdamW ended within 1 % of a grid of SGD, and with this it was 14.
 FIRST = 1 / 16
 
-# Octaves between the rates of the first rung. In a bank of trainings of twelve problems under SGD, the
-# worst choice ended 12 % above the best rate; with one octave or three it ended 49 and 40 % above it.
+# Octaves between the rates of the first rung. With one octave it was 12 of 18, with three 14.
 APART = 2
 
 

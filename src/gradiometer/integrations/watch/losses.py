@@ -259,7 +259,7 @@ class Losses:
         warnings.warn(f"{text}.", RuntimeWarning, stacklevel=4)
 
 
-def explained(loss: Loss) -> Loss:
+def loss_of_a_person(loss: Loss) -> Loss:
     """The same loss; if it fails while measuring, the error says so."""
 
     @wraps(loss, assigned=())

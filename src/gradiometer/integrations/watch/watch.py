@@ -25,7 +25,7 @@ from gradiometer.integrations.watch.beginning import (
     refuse_what_cannot_be_watched,
     sampling_of,
 )
-from gradiometer.integrations.watch.losses import explained, no_loss
+from gradiometer.integrations.watch.losses import loss_of_a_person, no_loss
 from gradiometer.integrations.watch.recording import Announcements, check_place
 from gradiometer.integrations.watch.shield import in_silence, log
 from gradiometer.integrations.watch.subject import Batches, Probe, Subject
@@ -221,7 +221,7 @@ def watch(
         axis=batch_axis,
     )
     trained = batches.loss_of(loss)
-    objective = Objective(model, no_loss if trained is None else explained(trained))
+    objective = Objective(model, no_loss if trained is None else loss_of_a_person(trained))
     clock = clock_for(objective.parameters[0].device.type)
     subject = Subject(
         objective=objective,

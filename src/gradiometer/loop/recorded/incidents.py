@@ -111,6 +111,8 @@ class Incident:
         return self.level + (self.height - self.level) / 2
 
 
+# losses next to the largest number overflow, and then are beyond all noise
+@np.errstate(over="ignore", invalid="ignore")
 def incident_at(run: Run, step: int) -> Incident | None:
     """The incident at a step, or near it; None if the loss did not rise there.
 
@@ -143,16 +145,18 @@ def _divergence(at: int, reason: str, losses: Float[np.ndarray, " steps"]) -> In
         level = float(losses[0])
         limit = level + 9 * abs(level)
     high = losses > limit
-    first = at
+    # the newest losses may not be on record
+    end = len(losses)
+    first = end
     # single losses come back on the way up
     while first > 0 and (high[first - 1] or high[max(first - FEWEST, 0) : first].mean() >= 0.5):
         first -= 1
-    first += int(high[first:].argmax()) if first < at else 0
+    if first < end:
+        first += int(high[first:].argmax())
+        return Incident("diverged", first, at, level, float(losses[first:].max()))
     # a loss that was usual until the last step did not grow
-    if first == at and ("nan" in reason or "finite" in reason or "inf" in reason):
-        return Incident("not finite", at, at, level, math.inf)
-    height = float(losses[first:].max()) if first < at else math.inf
-    return Incident("diverged", first, at, level, height)
+    is_finite = not ("nan" in reason or "finite" in reason or "inf" in reason)
+    return Incident("diverged" if is_finite else "not finite", at, at, level, math.inf)
 
 
 def _rise(losses: Float[np.ndarray, " steps"], place: int) -> Incident | None:
@@ -185,6 +189,7 @@ def _single(losses: Float[np.ndarray, " steps"], place: int) -> Incident | None:
     return Incident("spike", peak, peak, level, float(losses[peak]))
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def usual(losses: Float[np.ndarray, " steps"]) -> tuple[float, float]:
     """The median of losses, and their usual deviation from it; NaN without losses."""
     if len(losses) < FEWEST:

@@ -103,7 +103,7 @@ TOLERANCE = 0.01
 ALIKE = 1.15
 
 
-def advised(findings: Iterable[Finding]) -> tuple[Alternative, ...]:
+def alternatives_of(findings: Iterable[Finding]) -> tuple[Alternative, ...]:
     """The alternatives that findings advise, each once."""
     found = {text: alternative_of(text) for finding in findings for text in finding.cure}
     return tuple({one.name: one for one in found.values()}.values())
