@@ -67,7 +67,7 @@ class TriageRecorder:
         self._optimizers = subject.optimizers
         self._charge = budget.charge
         self._clock = budget.clock
-        self.shield = guarding(warn, "triage has stopped", lambda _: self._end())
+        self.shield = guarding(warn, "triage has stopped", lambda _: attempt(*self._ends()))
         """The context for everything that training calls: an error ends triage, and
         nothing else."""
         self._last = last
@@ -194,21 +194,21 @@ class TriageRecorder:
 
     def close(self) -> None:
         """Write what waits, and remove all hooks."""
-        self._end()
+        for end in self._ends():
+            end()
         self._write()
 
-    def _end(self) -> None:
-        """Look no more. What is as large as the model or its outputs is freed: the watch itself is
-        kept for its findings."""
+    def _ends(self) -> tuple[Callable[[], object], ...]:
+        """Look no more. Returns what there is to end, each by itself."""
         self.next = NEVER
         self.awaits_update = False
-        attempt(
-            self._backwards.stop,
-            self._remove_hooks,
-            self._shared.close,
-            self._last.free,
-            self._path.forget,
-        )
+        return self._backwards.stop, self._remove_hooks, self._shared.close, self._free
+
+    def _free(self) -> None:
+        """Free what is as large as the model or its outputs: the watch itself is kept for its
+        findings."""
+        self._last.free()
+        self._path.forget()
         self._parameters_before = []
         self._look = {}
         self._output = None
