@@ -26,7 +26,9 @@ def test_an_error_keeps_its_type_until_the_boundary() -> None:
     with pytest.raises(RuntimeError) as raised:
         inner()
     found = of_user(raised.value)
-    assert found is not None and str(found).startswith("`loss` raised RuntimeError: mat1 and mat2")
+    # torch 2.15 says first which operation it was
+    assert found is not None and str(found).startswith("`loss` raised RuntimeError: ")
+    assert "mat1 and mat2" in str(found)
     with pytest.raises(UserCodeFailed, match="`loss` raised IndexError"):
         outer()
     assert of_user(UserCodeFailed("x.")) is None and of_user(KeyboardInterrupt()) is None
