@@ -90,6 +90,8 @@ def trained(out: Path, settings: dict[str, Any], faults: Faults) -> tuple[list[T
     w = watch(model, optimizer, out=out, every=1, page=False, quiet=True, **settings)
     w.__enter__()
     update(w)
+    # losses are also written when enough time has passed: here at the next step, in every run
+    w._between.late = 0.0
     try:
         with faults.around():
             update(w)
