@@ -31,7 +31,6 @@ SPACING = 32
 # updates before they were seen to be high.
 STRETCHES = 3
 
-
 # A stretch whose newest losses have a median this many usual deviations above the level rises: the
 # median of 16 losses of noise is within 0.3 of one.
 RISEN, NEWEST = 2.0, 16
@@ -214,8 +213,8 @@ class NewestUpdates:
     def _begin_stretch(self, step: int) -> None:
         if self._stretches:
             self._look()
-        # what grows for a long time shows its cause at its beginning
-        # Updates after the highest loss that show what becomes of it.
+        # What grows for a long time shows its cause at its beginning. 24 updates after the highest
+        # loss show what becomes of it.
         if self._is_open and step >= min(self._peak, self._opened + SPACING) + 24:
             self._complete()
         if self.next == NEVER:
