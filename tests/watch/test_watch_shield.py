@@ -149,7 +149,7 @@ def test_an_error_in_any_twentieth_of_our_functions_stops_measuring_and_not_trai
     assert_survives(tmp_path, loop, one_in=20)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("loop", LOOPS)
 def test_an_error_in_any_of_our_functions_stops_measuring_and_not_training(
     tmp_path: Path, loop: str, monkeypatch: pytest.MonkeyPatch

@@ -206,7 +206,14 @@ class ProcessDispatch(Dispatch):
         return task
 
     def _wait_for_some(self, tasks: "Sequence[Future[bytes]]") -> "Iterable[Future[bytes]]":
-        return wait(tasks, return_when=FIRST_COMPLETED).done
+        finished = wait(tasks, return_when=FIRST_COMPLETED).done
+        for task in finished:
+            unready = self._busy[task][0].ready.exception()
+            if unready is not None:
+                raise Interrupted(
+                    f"a process of the pool could not start: it {_ending(unready)}."
+                ) from unready
+        return finished
 
     def _answer(self, task: "Future[bytes]") -> bytes:
         worker, cost = self._busy.pop(task)
@@ -215,10 +222,6 @@ class ProcessDispatch(Dispatch):
             answer: bytes = task.result()
         except BrokenProcessPool as error:
             worker.stop()
-            if worker.ready.exception() is not None:
-                raise Interrupted(
-                    f"a process of the pool could not start: it {_ending(error)}."
-                ) from error
             raise WorkerLost(_ending(error)) from error
         self._idle.append(worker)
         return answer
