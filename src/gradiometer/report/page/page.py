@@ -148,9 +148,9 @@ def _title(diagnosis: Diagnosis, action: Shown | None) -> str:
         return said
     if action.finding.state is State.CANNOT_TELL:
         return said
-    return (
-        f"{said} {action.said.beginning}." if headline.claim == Claim.HEALTHY else action.said.seen
-    )
+    # such a verdict is about the whole run
+    leads = headline.claim in (Claim.HEALTHY, Claim.UNDECIDED)
+    return f"{said} {action.said.beginning}." if leads else action.said.seen
 
 
 def _facts(run: Run) -> tuple[str, ...]:
