@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from gradiometer import Diagnosis, Finding, Issue, State, StorageFailed, diagnose
-from gradiometer.measurement.finding import Trial
+from gradiometer.measurement.finding import Doubt, Trial
 from gradiometer.report.live import Followed
 from gradiometer.report.overview import listing, write_overview
 from gradiometer.report.page import write_page
@@ -242,6 +242,12 @@ def test_the_title_is_not_at_odds_with_the_next_action(run: Run) -> None:
         state=State.CANNOT_TELL,
         facts={"reason": "the loss is another one"},
     )
+    numbers = {"numbers": {"steps": 600.0}}
+    doubts = (Doubt("decay_not_tried"),)
+    ended = replace(calm, gauge="triage", claim="undecided", facts=numbers, doubts=doubts)
+    said = "no illness was found in 600 steps, but this training may still end lower"
+    page = render(run, replace(diagnosis, findings=(ended,), headline=ended, said=said))
+    assert f"<h1>N{said[1:]}. The learning rate stays at " in page
     doubtful = replace(diagnosis, headline=other, said="no verdict: the loss is another one")
     assert "<h1>No verdict: the loss is another one.</h1>" in render(run, doubtful)
 

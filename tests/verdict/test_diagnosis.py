@@ -10,6 +10,7 @@ import pytest
 from gradiometer import diagnose
 from gradiometer.estimation import GradientNoise
 from gradiometer.measurement import Draw, Finding, Issue, Sampling, Series, State
+from gradiometer.measurement.finding import Doubt
 from gradiometer.run import Run
 from gradiometer.verdict import say
 from gradiometer.verdict.diagnosis import _answers, along, leading
@@ -89,6 +90,23 @@ def verdict_of(run: Run, findings: list[Finding]) -> str:
     return headline_in_words(
         leading(run, findings), run.configuration, is_over=run.status == "finished"
     )
+
+
+@pytest.mark.parametrize(
+    ("claim", "doubts", "leads"),
+    [
+        ("healthy", (), True),
+        ("undecided", (Doubt("decay_not_tried"),), True),
+        ("undecided", (), False),
+    ],
+)
+def test_a_training_without_an_illness_leads_over_what_makes_it_cheaper(
+    tmp_path: Path, claim: str, doubts: tuple[Doubt, ...], leads: bool
+) -> None:
+    run = run_in(tmp_path, steps=100)
+    advice = own("noise", State.LOOK, "The batch is small.")
+    verdict = Finding("triage", Issue.CONVERGENCE, claim, State.OK, doubts=doubts)
+    assert leading(run, [advice, verdict]) is (verdict if leads else advice)
 
 
 def test_the_finding_goes_on_with_the_sentence_of_the_verdict(tmp_path: Path) -> None:

@@ -229,6 +229,9 @@ def write_overview(runs: Sequence[RunRow], path: Path) -> Path:
         )
     # the folder of the runs: the page may lie elsewhere
     folder = runs[0].path.parent if runs else path.parent
-    links = [quote(os.path.relpath(run.path / "report.html", path.parent)) for run in runs]
+    reports = [run.path / "report.html" for run in runs]
+    links = [
+        quote(os.path.relpath(report, path.parent)) if report.exists() else "" for report in reports
+    ]
     page = document(CONTENT, folder.resolve().name, (), runs=list(zip(runs, links, strict=True)))
     return write_document(page, path)

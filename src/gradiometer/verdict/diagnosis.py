@@ -297,17 +297,19 @@ def leading(run: Run, findings: Sequence[Finding]) -> Finding | None:
         return Finding(
             "loss", Issue.ESTIMATION, "another_loss", State.CANNOT_TELL, facts={"reason": reason}
         )
-    passed = [
-        each
-        for each in findings
-        if each.claim == Claim.HEALTHY or (each.claim == Claim.UNDECIDED and each.doubts)
-    ]
+    passed = [each for each in findings if is_without_illness(each)]
     if passed:
-        # what a gauge advises then makes a training without an illness cheaper
+        # what a gauge advises then makes such a training cheaper
         return passed[0]
     ours = [each for each in findings if not is_outranked(each.gauge, run.gauges)] or list(findings)
     known = (each for each in ours if each.state is not State.CANNOT_TELL)
     return next(known, ours[0] if ours else None)
+
+
+def is_without_illness(finding: Finding) -> bool:
+    """True if it says of a training that has ended that no illness was found."""
+    may_end_lower = finding.claim == Claim.UNDECIDED and bool(finding.doubts)
+    return finding.claim == Claim.HEALTHY or may_end_lower
 
 
 def _explain(run: Run, gauges: Sequence[Gauge], spike: Spike) -> Explanation:

@@ -29,8 +29,7 @@ from gradiometer.run.cadence.overhead import overhead_sentence
 from gradiometer.run.checkpoints import save_artifact
 from gradiometer.run.reader import Run
 from gradiometer.storage.disk import writing
-from gradiometer.verdict.claims import Claim
-from gradiometer.verdict.diagnosis import Diagnosis, diagnose
+from gradiometer.verdict.diagnosis import Diagnosis, diagnose, is_without_illness
 
 STATUS_SYMBOLS = {"running": "▸", "finished": "✓", "interrupted": "‖", "diverged": "▲"}
 DRAWN = {
@@ -148,9 +147,7 @@ def _title(diagnosis: Diagnosis, action: Shown | None) -> str:
         return said
     if action.finding.state is State.CANNOT_TELL:
         return said
-    # such a verdict is about the whole run
-    leads = headline.claim in (Claim.HEALTHY, Claim.UNDECIDED)
-    return f"{said} {action.said.beginning}." if leads else action.said.seen
+    return f"{said} {action.said.beginning}." if is_without_illness(headline) else action.said.seen
 
 
 def _facts(run: Run) -> tuple[str, ...]:
