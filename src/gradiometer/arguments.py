@@ -6,28 +6,13 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
-from gradiometer.errors import BadArgument, Unsupported
+from gradiometer.errors import BadArgument
 
 # Most letters of a value that an error quotes: about a line.
 LONGEST = 100
 
 # More threads help on no machine, and torch ends the process if the system refuses it a thread.
 MOST_THREADS = 512
-
-
-def require(
-    holds: object, sentence: str, kind: type[BadArgument] | type[Unsupported] = BadArgument
-) -> None:
-    """Raise an error with this sentence unless what must be true of an argument holds. NaN fails
-    every comparison, and so is refused.
-
-    >>> from gradiometer.arguments import require
-    >>> require(float("nan") > 0, "`scale` must be positive, got nan.")
-    Traceback (most recent call last):
-    gradiometer.errors.BadArgument: `scale` must be positive, got nan.
-    """
-    if not holds:
-        raise kind(sentence)
 
 
 def check_number(name: str, value: Any, *, positive: bool = False) -> None:
@@ -60,9 +45,8 @@ def check_whole(name: str, value: Any, least: int) -> None:
 def check_threads(threads: Any) -> None:
     """Raise unless `threads` is a number of threads that torch can start."""
     check_whole("threads", threads, 1)
-    require(
-        threads <= MOST_THREADS, f"`threads` must be at most {MOST_THREADS}, got {shown(threads)}."
-    )
+    if not threads <= MOST_THREADS:
+        raise BadArgument(f"`threads` must be at most {MOST_THREADS}, got {shown(threads)}.")
 
 
 def check_level(level: Any, name: str = "level") -> None:

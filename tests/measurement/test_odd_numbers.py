@@ -10,7 +10,9 @@ import pytest
 from command_line import called
 from gradiometer import BadArgument
 from gradiometer.arguments import check_whole
+from gradiometer.estimation import GradientNoise
 from gradiometer.loop.horizon import Horizon
+from gradiometer.measurement import Draw, Sampling
 from gradiometer.run import Configuration
 
 WHOLE = (
@@ -35,6 +37,12 @@ def test_a_number_above_all_steps_is_refused_by_name(name: str, number: int) -> 
     ) as refused:
         Configuration(**{name: number})
     assert refused.value.argument == name
+
+
+def test_a_number_that_is_accepted_need_not_be_printable() -> None:
+    number = 10**5000
+    assert Sampling(Draw.REPLACEMENT, number).examples == number
+    assert GradientNoise(parts=number).parts == number
 
 
 def test_epochs_that_give_too_many_steps_are_refused(

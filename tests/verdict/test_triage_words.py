@@ -1,6 +1,7 @@
 """What a claim of triage pastes: a change of the rate is the rate itself, if one rate is known."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -11,6 +12,7 @@ from gradiometer.verdict.claims import Claim, Claimed
 from gradiometer.verdict.triage.findings import findings_of
 from gradiometer.verdict.triage.level import Known, Level
 from gradiometer.verdict.triage.triage import Triage
+from gradiometer.verdict.words.brief import in_brief
 
 LOW = Claimed(Claim.RATE_LOW, {"share": 0.04, "steps": 500.0}, ("rate 16x",))
 
@@ -52,6 +54,16 @@ def test_the_second_sentence_has_its_numbers_too() -> None:
         say(finding).means
         == "The gradient, and under SGD the learning rate, is 4 times larger than for the mean loss."
     )
+
+
+def test_a_training_that_may_end_lower_is_not_said_to_be_checked_for_what_is_in_doubt() -> None:
+    claimed = Claimed(Claim.UNDECIDED, {"steps": 500.0}, doubts=("decay_not_tried",))
+    (finding,) = findings_of(Triage((claimed,), Level(2.3, Known.LABELS), unseen={}))
+    said = say(finding)
+    assert said.seen == "No illness was found in 500 steps, but this training may still end lower."
+    assert said.means == "Checked: the loop and the data." and "`cool now`" in said.caveat
+    assert in_brief(finding) == "may end lower"
+    assert in_brief(replace(finding, doubts=())) == "cannot tell yet"
 
 
 def test_a_sentence_whose_numbers_are_unknown_ends_after_its_first_clause() -> None:

@@ -12,9 +12,14 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from gradiometer import BadArgument, diagnose, watch
 from gradiometer.integrations.watch import Watch
+from gradiometer.integrations.watch.requests import trials as trials_of_loops
 from gradiometer.integrations.watch.requests.trials import Trials
 from gradiometer.loop import forks_of
 from gradiometer.problems import load
+from gradiometer.verdict.claims import Claim, Claimed
+from gradiometer.verdict.triage.level import Known, Level
+from gradiometer.verdict.triage.triage import Triage
+from report_run import run_in
 
 
 class Clock:
@@ -128,6 +133,22 @@ def test_the_last_trial_is_of_a_loop_that_can_be_replayed(
     w, _ = trained(tmp_path, 0.5, shrinks=True)
     assert w.run is not None and any("no more cures are tried" in text for text in w.run.warnings)
     assert forks_of(w.run) == ()
+
+
+@pytest.mark.parametrize(
+    ("doubt", "tried"),
+    [("decay_not_tried", "cool now"), ("still_falls", "rate 2x"), ("few_looks", None)],
+)
+def test_at_the_end_a_trial_settles_the_doubt_about_a_training_without_a_claim(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, doubt: str, tried: str | None
+) -> None:
+    undecided = Claimed(Claim.UNDECIDED, {"steps": 200.0}, doubts=(doubt,))
+    found = Triage((undecided,), Level(2.3, Known.LABELS), unseen={})
+    monkeypatch.setattr(trials_of_loops, "triage_of", lambda _: found)
+    run = run_in(tmp_path, steps=200)
+    change = trials_of_loops._first(run, shows_end=False, is_over=True)
+    assert (None if change is None else change.name) == tried
+    assert trials_of_loops._first(run, shows_end=False, is_over=False) is None
 
 
 def test_trials_need_a_loss_and_a_share(tmp_path: Path) -> None:

@@ -25,7 +25,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from gradiometer.arguments import require
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.batch import Batch
 from gradiometer.measurement.untouched import in_eval_mode
@@ -94,10 +93,10 @@ def refresh_batch_norm(
         finally:
             for hook in hooks:
                 hook.remove()
-    require(
-        any(statistics.count for statistics in pooled.values()),
-        "`batches` must not be empty, and `forward` must call the BatchNorm layers.",
-    )
+    if not any(statistics.count for statistics in pooled.values()):
+        raise BadArgument(
+            "`batches` must not be empty, and `forward` must call the BatchNorm layers."
+        )
     for layer, statistics in pooled.items():
         statistics.put(layer)
 

@@ -9,13 +9,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gradiometer.arguments import check_whole, require
+from gradiometer.arguments import check_whole
 from gradiometer.drift.curvature_survey import SpectralDensity, Survey
 from gradiometer.drift.density import spectral_density
 from gradiometer.drift.hutchinson import trace
 from gradiometer.drift.lanczos import Eigenvalues, eigenvalues
 from gradiometer.drift.operator import Symmetric, VectorProduct, random_vectors
 from gradiometer.drift.stability import PLAIN, MomentumRule, largest_stable_rate, stability_limit
+from gradiometer.errors import BadArgument
 from gradiometer.measurement import Estimate, Objective, significant
 from gradiometer.measurement.batch import Batch, TrainingSet, batch_size, span
 from gradiometer.measurement.estimate import LEVEL
@@ -75,10 +76,10 @@ class Curvature:
     def __init__(
         self, objective: Objective, batches: Sequence[Batch], *, kept: int = KEPT, seed: int = 0
     ) -> None:
-        require(
-            len(batches) >= 1,
-            "`batches` is empty: a Hessian needs the loss of at least one example.",
-        )
+        if len(batches) < 1:
+            raise BadArgument(
+                "`batches` is empty: a Hessian needs the loss of at least one example."
+            )
         check_whole("seed", seed, 0)
         self.objective = objective
         self.mode: Mode = "train" if objective.model.training else "eval"
@@ -116,7 +117,8 @@ class Curvature:
         seed: int = 0,
     ) -> "Curvature":
         """The Hessian of one large batch, cut into parts of at most `at_once` examples."""
-        require(at_once >= 1, f"`at_once` must be at least 1, got {at_once}.")
+        if not at_once >= 1:
+            raise BadArgument(f"`at_once` must be at least 1, got {at_once}.")
         size = batch_size(batch)
         parts = [
             span(batch, start, min(start + at_once, size)) for start in range(0, size, at_once)
@@ -288,10 +290,10 @@ def survey_examples(
     examples = min(EXAMPLES, available) if examples is None else examples
     check_whole("seed", seed, 0)
     check_whole("examples", examples, least=0)
-    require(
-        1 <= examples <= available,
-        f"`examples` must lie between 1 and the {available:,} training examples, got {examples:,}.",
-    )
+    if not 1 <= examples <= available:
+        raise BadArgument(
+            f"`examples` must lie between 1 and the {available:,} training examples, got {examples:,}."
+        )
     order = torch.arange(available)
     if examples < available:
         order = torch.randperm(available, generator=torch.Generator().manual_seed(seed))[:examples]

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import stdtrit
 
-from gradiometer.arguments import require
+from gradiometer.errors import BadArgument
 from gradiometer.measurement.artifact import Artifact
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.uncertainty.means import mean
@@ -126,10 +126,12 @@ class SpectralDensity:
     dimension: int = 0
 
     def __post_init__(self) -> None:
-        require(self.width > 0, f"`width` must be positive, got {self.width}.")
+        if not self.width > 0:
+            raise BadArgument(f"`width` must be positive, got {self.width}.")
         largest = float(np.max(self.weights))
         # room for rounding: they are squares that sum to 1
-        require(largest <= 1.001, f"`weights` must sum to 1 over a probe, got one of {largest}.")
+        if not largest <= 1.001:
+            raise BadArgument(f"`weights` must sum to 1 over a probe, got one of {largest}.")
 
     @property
     def grid(self) -> Float[np.ndarray, " points"]:
@@ -245,7 +247,8 @@ class Survey(Artifact):
 
     def __post_init__(self) -> None:
         for name in ("largest", "smallest"):
-            require(getattr(self, name), f"`{name}` must have at least one eigenvalue, got none.")
+            if not getattr(self, name):
+                raise BadArgument(f"`{name}` must have at least one eigenvalue, got none.")
 
     @property
     def sharpness(self) -> Estimate:

@@ -6,9 +6,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gradiometer.arguments import check_level, require
+from gradiometer.arguments import check_level
 from gradiometer.drift.curvature_survey import SpectralDensity
 from gradiometer.drift.operator import Symmetric, images, random_vectors
+from gradiometer.errors import BadArgument
 from gradiometer.measurement.estimate import LEVEL
 
 
@@ -52,13 +53,14 @@ def spectral_density(
         >>> print(density.share_below(0.0))  # one direction in four curves down
         0.250 [0.250, 0.314]
     """
-    require(
-        probes >= 4, f"`probes` must be at least 4, got {probes}: an interval needs their spread."
-    )
-    require(
-        iterations >= 2,
-        f"`iterations` must be at least 2, got {iterations}: they set the resolution.",
-    )
+    if not probes >= 4:
+        raise BadArgument(
+            f"`probes` must be at least 4, got {probes}: an interval needs their spread."
+        )
+    if not iterations >= 2:
+        raise BadArgument(
+            f"`iterations` must be at least 2, got {iterations}: they set the resolution."
+        )
     check_level(level)
     # After d steps the vectors span everything.
     steps = min(iterations, operator.dimension)

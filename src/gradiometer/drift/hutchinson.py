@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from gradiometer.arguments import require
 from gradiometer.drift.lanczos import UNIT, Eigenvalues
 from gradiometer.drift.operator import (
     Mean,
@@ -15,6 +14,7 @@ from gradiometer.drift.operator import (
     orthogonalise,
     random_vectors,
 )
+from gradiometer.errors import BadArgument
 from gradiometer.measurement.estimate import LEVEL, Estimate
 from gradiometer.measurement.uncertainty.means import mean
 
@@ -64,9 +64,10 @@ def trace(
         >>> print(trace(operator, probes=16, ends=ends, generator=generator))
         40.4 [39.8, 41.0] loss / parameter²
     """
-    require(
-        probes >= 4, f"`probes` must be at least 4, got {probes}: the interval needs their spread."
-    )
+    if not probes >= 4:
+        raise BadArgument(
+            f"`probes` must be at least 4, got {probes}: the interval needs their spread."
+        )
     rows = empty_rows(operator, 0) if ends is None else ends.basis
     summed = 0.0 if ends is None else float(np.trace(ends.projected))
     # vᵀHv of every part times its share: separate probes make the errors of the parts independent.

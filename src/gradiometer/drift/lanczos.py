@@ -8,9 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gradiometer.arguments import require
 from gradiometer.drift.operator import Symmetric, empty_rows, images, orthogonalise, random_vectors
-from gradiometer.errors import Unsupported
+from gradiometer.errors import BadArgument, Unsupported
 from gradiometer.measurement.estimate import Estimate
 
 UNIT = "loss / parameter²"
@@ -95,24 +94,24 @@ def eigenvalues(
         ([49, 48, 0], True)
     """
     wanted = largest + smallest
-    require(
-        largest >= 0 and smallest >= 0 and wanted >= 1,
-        f"`largest` and `smallest` must not be negative nor both 0, got {largest} and {smallest}.",
-    )
-    require(
-        wanted <= operator.dimension,
-        f"`largest` and `smallest` ask for {wanted} eigenvalues, but the model has "
-        f"{operator.dimension} parameters.",
-    )
-    require(
-        0 < tolerance < 1,
-        f"`tolerance` must lie between 0 and 1, got {tolerance}: 0.01 is a residual of 1 %.",
-    )
-    require(
-        most_products >= wanted,
-        f"`most_products` must be at least the {wanted} eigenvalues asked for, got "
-        f"{most_products}.",
-    )
+    if not (largest >= 0 and smallest >= 0 and wanted >= 1):
+        raise BadArgument(
+            f"`largest` and `smallest` must not be negative nor both 0, got {largest} and {smallest}."
+        )
+    if not wanted <= operator.dimension:
+        raise BadArgument(
+            f"`largest` and `smallest` ask for {wanted} eigenvalues, but the model has "
+            f"{operator.dimension} parameters."
+        )
+    if not 0 < tolerance < 1:
+        raise BadArgument(
+            f"`tolerance` must lie between 0 and 1, got {tolerance}: 0.01 is a residual of 1 %."
+        )
+    if not most_products >= wanted:
+        raise BadArgument(
+            f"`most_products` must be at least the {wanted} eigenvalues asked for, got "
+            f"{most_products}."
+        )
     basis = _Basis(operator, wanted, generator)
     if start is not None:
         fresh = random_vectors(operator, len(start), generator)

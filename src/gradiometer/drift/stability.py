@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gradiometer.arguments import require
+from gradiometer.errors import BadArgument
 from gradiometer.measurement import Estimate, Finding, Issue, State
 
 # Training is at the edge between these shares of it: sharpness oscillates about the edge.
@@ -30,10 +30,8 @@ class MomentumRule:
     nesterov: bool = False
 
     def __post_init__(self) -> None:
-        require(
-            0 <= self.momentum < 1,
-            f"`momentum` must be at least 0 and below 1, got {self.momentum}.",
-        )
+        if not 0 <= self.momentum < 1:
+            raise BadArgument(f"`momentum` must be at least 0 and below 1, got {self.momentum}.")
 
     @property
     def limit(self) -> float:
@@ -78,8 +76,10 @@ def stability_limit(
         >>> stability_limit(0.1)  # 2/η
         20.0
     """
-    require(learning_rate > 0, f"`learning_rate` must be positive, got {learning_rate}.")
-    require(weight_decay >= 0, f"`weight_decay` must be at least 0, got {weight_decay}.")
+    if not learning_rate > 0:
+        raise BadArgument(f"`learning_rate` must be positive, got {learning_rate}.")
+    if not weight_decay >= 0:
+        raise BadArgument(f"`weight_decay` must be at least 0, got {weight_decay}.")
     return kind.limit / learning_rate - weight_decay
 
 

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from gradiometer.arguments import require
+from gradiometer.errors import BadArgument
 from gradiometer.measurement.estimate import LEVEL, Estimate
 from gradiometer.measurement.uncertainty.arithmetic import average, product, transform
 from gradiometer.measurement.uncertainty.means import median
@@ -51,7 +51,8 @@ def relative_updates(noise_scales: Sequence[Estimate], present: int, other: int)
         0.625 [0.605, 0.643]
     """
     for name, value in (("present", present), ("other", other)):
-        require(value >= 1, f"`{name}` must be at least 1 example, got {value}.")
+        if not value >= 1:
+            raise BadArgument(f"`{name}` must be at least 1 example, got {value}.")
     if present == other:
         return Estimate.exact(1.0)
     return average(
@@ -190,7 +191,8 @@ def batch_sizes(present: int, examples: int | None = None) -> tuple[int, ...]:
         >>> batch_sizes(32, examples=1000)
         (2, 4, 8, 16, 32, 64, 128, 256, 512)
     """
-    require(present >= 1, f"`present` must be at least 1 example, got {present}.")
+    if not present >= 1:
+        raise BadArgument(f"`present` must be at least 1 example, got {present}.")
     most = present * LARGEST_FACTOR if examples is None else min(present * LARGEST_FACTOR, examples)
     powers = [present * 2.0**exponent for exponent in range(-4, 5)]
     return tuple(
@@ -279,11 +281,12 @@ def step_times(
         level: Confidence level, between 0 and 1.
         clock: Seconds from any origin, never going back.
     """
-    require(
-        present in sizes,
-        f"`sizes` must include the present batch size {present}, got {', '.join(map(str, sizes))}.",
-    )
-    require(seconds > 0, f"`seconds` must be positive, got {seconds}.")
+    if present not in sizes:
+        raise BadArgument(
+            f"`sizes` must include the present batch size {present}, got {', '.join(map(str, sizes))}."
+        )
+    if not seconds > 0:
+        raise BadArgument(f"`seconds` must be positive, got {seconds}.")
     began, rounds = clock(), list[list[float]]()
     while len(rounds) <= MOST_ROUNDS and (
         len(rounds) <= FEWEST_ROUNDS or clock() - began < seconds

@@ -8,7 +8,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gradiometer.arguments import require
 from gradiometer.errors import BadArgument, Unsupported
 from gradiometer.measurement.batch import Batch, batch_size, span, take
 from gradiometer.measurement.objective import Objective
@@ -40,11 +39,11 @@ def inner_products(
             f"`parts` is {parts} for a batch of {step.batch_size}, but each part needs at least "
             f"{needed}: use fewer parts or a larger batch."
         )
-    require(
-        parts * step.objective.dimension <= MOST_NUMBERS,
-        f"`parts` is {parts} for a model of {step.objective.dimension:,} parameters: that many "
-        f"gradients are more than {MOST_NUMBERS:,} numbers; use fewer parts.",
-    )
+    if not parts * step.objective.dimension <= MOST_NUMBERS:
+        raise BadArgument(
+            f"`parts` is {parts} for a model of {step.objective.dimension:,} parameters: that many "
+            f"gradients are more than {MOST_NUMBERS:,} numbers; use fewer parts."
+        )
     if step.example_of is not None:
         raise Unsupported(
             "`groups` keeps rows together, for which this gauge has no parts: leave one of them "

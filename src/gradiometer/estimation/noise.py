@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 from jaxtyping import Float
 
-from gradiometer.arguments import require
+from gradiometer.errors import BadArgument
 from gradiometer.estimation.batch_advice import judge_batch_size
 from gradiometer.estimation.products import ReadingSource, means_of_neighbours, source_of
 from gradiometer.measurement.estimate import LEVEL, Estimate, Estimates
@@ -90,10 +90,10 @@ class GradientNoise(Gauge):
     from_run: ClassVar[tuple[str, ...]] = ("parts",)
 
     def __post_init__(self) -> None:
-        require(
-            self.parts is None or self.parts >= 2,
-            f"`parts` must be at least 2, got {self.parts}: one gradient per step shows no spread.",
-        )
+        if not (self.parts is None or self.parts >= 2):
+            raise BadArgument(
+                f"`parts` must be at least 2, got {self.parts}: one gradient per step shows no spread."
+            )
         check_gradient_of(self.gradient_of)
 
     def measure(self, step: "gradiometer.measurement.step.TrainingStep") -> Moments:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from jaxtyping import Float
 
-from gradiometer.arguments import require
+from gradiometer.errors import BadArgument
 from gradiometer.measurement.estimate import LEVEL, Estimate, Estimates
 from gradiometer.measurement.finding import Finding, Issue, State
 from gradiometer.measurement.gauge import NOTHING_KNOWN, Gauge, RunFacts
@@ -47,11 +47,11 @@ def moments_of_gram(gram: Float[np.ndarray, "parts parts"], examples: int) -> di
 
     Source: Chen, Zhang & Zhong (2010), Tests for High-Dimensional Covariance Matrices, section 2.
     """
-    require(
-        len(gram) >= FEWEST,
-        f"`gram` has {len(gram)} micro-batches: the square of the noise needs at least "
-        f"{FEWEST} (two pairs without a common member).",
-    )
+    if len(gram) < FEWEST:
+        raise BadArgument(
+            f"`gram` has {len(gram)} micro-batches: the square of the noise needs at least "
+            f"{FEWEST} (two pairs without a common member)."
+        )
     rows = gram.mean(axis=1)
     centred = gram - rows[:, None] - rows + rows.mean()
     mean, middle = _Means(gram), _Means(centred)
@@ -169,11 +169,11 @@ class NoiseShape(Gauge):
     one_in: ClassVar[int] = 16
 
     def __post_init__(self) -> None:
-        require(
-            self.parts is None or self.parts >= FEWEST,
-            f"`parts` must be at least {FEWEST}, got {self.parts}: the square of the noise "
-            "needs two pairs without a common member.",
-        )
+        if not (self.parts is None or self.parts >= FEWEST):
+            raise BadArgument(
+                f"`parts` must be at least {FEWEST}, got {self.parts}: the square of the noise "
+                "needs two pairs without a common member."
+            )
         check_gradient_of(self.gradient_of)
 
     def measure(self, step: "gradiometer.measurement.step.TrainingStep") -> Moments:
@@ -296,9 +296,10 @@ def norm_moments(norms: Float[np.ndarray, " examples"]) -> dict[str, float]:
     """The moments of one batch's squared norms. The top tenth of 32 is the largest three and a
     fifth of the fourth."""
     size = len(norms)
-    require(
-        size >= 2, f"`norms` must hold at least 2 examples, got {size}: one shows no variation."
-    )
+    if not size >= 2:
+        raise BadArgument(
+            f"`norms` must hold at least 2 examples, got {size}: one shows no variation."
+        )
     total, squares = float(norms.sum()), float(np.square(norms).sum())
     ordered, tenth = np.sort(norms)[::-1], size / 10
     whole = math.floor(tenth)

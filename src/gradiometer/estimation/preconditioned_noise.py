@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from gradiometer.arguments import require
+from gradiometer.errors import BadArgument
 from gradiometer.estimation.batch_advice import (
     impossible,
     judge_batch_size,
@@ -108,15 +108,15 @@ class PreconditionedNoise(Gauge):
     from_run: ClassVar[tuple[str, ...]] = ("parts",)
 
     def __post_init__(self) -> None:
-        require(
-            self.parts is None or self.parts >= 2,
-            f"`parts` must be at least 2, got {self.parts}: one gradient per step shows no spread.",
-        )
+        if not (self.parts is None or self.parts >= 2):
+            raise BadArgument(
+                f"`parts` must be at least 2, got {self.parts}: one gradient per step shows no spread."
+            )
         check_gradient_of(self.gradient_of)
-        require(
-            self.tokens is None or self.tokens >= 1,
-            f"`tokens` must be the number of tokens in an example, at least 1, got {self.tokens}.",
-        )
+        if not (self.tokens is None or self.tokens >= 1):
+            raise BadArgument(
+                f"`tokens` must be the number of tokens in an example, at least 1, got {self.tokens}."
+            )
 
     def measure(self, step: "gradiometer.measurement.step.TrainingStep") -> Moments | None:
         """tr(PΣ) and gᵀPg by layer, for independent examples; None if P is not known yet."""

@@ -29,7 +29,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float
 
-from gradiometer.arguments import require
+from gradiometer.errors import BadArgument
 from gradiometer.measurement.reading import Draw, Series
 from gradiometer.measurement.uncertainty.means import batch_length, batch_means
 from gradiometer.measurement.uncertainty.now import NOISE_PRIOR
@@ -74,10 +74,8 @@ class GradientMemory:
 
     def __post_init__(self) -> None:
         decays = np.asarray(self.decay, dtype=np.float64)
-        require(
-            ((decays >= 0) & (decays < 1)).all(),
-            f"`decay` must be at least 0 and below 1, got {self.decay}.",
-        )
+        if not ((decays >= 0) & (decays < 1)).all():
+            raise BadArgument(f"`decay` must be at least 0 and below 1, got {self.decay}.")
 
     @property
     def remembers(self) -> bool:
@@ -119,9 +117,8 @@ def by_lags(product: Steps, memory: Steps, momentum: GradientMemory) -> Steps:
     >>> by_lags(np.array([0.8]), np.array([-0.05]), GradientMemory(0.9)).round(2)
     array([1.])
     """
-    require(
-        momentum.remembers, "`momentum` must be above 0: without it all lags are displaced alike."
-    )
+    if not momentum.remembers:
+        raise BadArgument("`momentum` must be above 0: without it all lags are displaced alike.")
     share = momentum.first / (momentum.mean - momentum.first)
     return product + share * (product - memory)
 
@@ -150,10 +147,8 @@ def by_loss(product: Steps, memory: Steps | None, slope: Steps, momentum: Gradie
     """
     decay = momentum.decay
     if memory is None:
-        require(
-            not momentum.remembers,
-            "`memory` is missing: with momentum the loss falls along the buffer.",
-        )
+        if momentum.remembers:
+            raise BadArgument("`memory` is missing: with momentum the loss falls along the buffer.")
         return 2 * slope - product
     buffer = memory / (1 - decay)
     readings: Steps = 2 * slope - (1 + decay) * buffer
@@ -296,7 +291,10 @@ def signal(
     if "lags" in ways and loss is None:
         standing = by_loss(product, memory, np.zeros(len(product)), momentum)
         floor = _without_epochs(standing, norm_squared, share_of_examples)
-    require(ways, "`product` alone is not enough: give `loss` and `travelled`, or `memory`.")
+    if not ways:
+        raise BadArgument(
+            "`product` alone is not enough: give `loss` and `travelled`, or `memory`."
+        )
     first, *others = ways.values()
     bias = BIAS * float(np.mean(momentum.first)) ** 3
     together = combination(first, others[0], bias=bias) if others else first
@@ -312,11 +310,11 @@ def _is_near_the_set(lags: Steps, norm_squared: Steps, share_of_examples: float)
 
 def _without_epochs(readings: Steps, norm_squared: Steps, share_of_examples: float) -> Steps:
     """The readings less tr Σ/N, with tr Σ (1/B − 1/N) = ‖ĝ‖² less the corrected reading."""
-    require(
-        0 <= share_of_examples < 0.5,
-        f"`share_of_examples` must be at least 0 and below 0.5, got {share_of_examples}: in an "
-        "epoch of two steps there is no pair of independent batches.",
-    )
+    if not 0 <= share_of_examples < 0.5:
+        raise BadArgument(
+            f"`share_of_examples` must be at least 0 and below 0.5, got {share_of_examples}: in an "
+            "epoch of two steps there is no pair of independent batches."
+        )
     part = share_of_examples / (1 - share_of_examples)
     return (readings - part * norm_squared) / (1 - part)
 

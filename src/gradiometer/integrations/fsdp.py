@@ -13,7 +13,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gradiometer.arguments import require
 from gradiometer.errors import Unsupported
 from gradiometer.integrations.gradients import Preconditioner, after_backward, numbers_of
 from gradiometer.measurement.gauge import Gauge
@@ -67,13 +66,12 @@ def refuse_unsupported_shards(model: nn.Module, ranks: Ranks) -> None:
     Raises:
         Unsupported: It is sharded in another way.
     """
-    require(
-        not any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()),
-        "`model` is under FullyShardedDataParallel (FSDP1), which flattens parameters, so that "
-        "hooks cannot read their gradients: use torch.distributed.fsdp.fully_shard (FSDP2) or "
-        "DistributedDataParallel.",
-        Unsupported,
-    )
+    if any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()):
+        raise Unsupported(
+            "`model` is under FullyShardedDataParallel (FSDP1), which flattens parameters, so that "
+            "hooks cannot read their gradients: use torch.distributed.fsdp.fully_shard (FSDP2) or "
+            "DistributedDataParallel."
+        )
     sharded = is_sharded(model)
     readable = {
         id(parameter)
@@ -85,13 +83,12 @@ def refuse_unsupported_shards(model: nn.Module, ranks: Ranks) -> None:
         if not parameter.requires_grad:
             continue
         if is_shard(parameter):
-            require(
-                id(parameter) in readable,
-                f"`model` has {name} sharded by other means than `fully_shard` (tensor "
-                "parallel?), whose gradients hooks cannot read: shard it with `fully_shard`, "
-                "or use DistributedDataParallel.",
-                Unsupported,
-            )
+            if id(parameter) not in readable:
+                raise Unsupported(
+                    f"`model` has {name} sharded by other means than `fully_shard` (tensor "
+                    "parallel?), whose gradients hooks cannot read: shard it with `fully_shard`, "
+                    "or use DistributedDataParallel."
+                )
             _refuse_mesh(name, parameter, ranks)
         elif sharded:
             raise Unsupported(
@@ -103,26 +100,25 @@ def refuse_unsupported_shards(model: nn.Module, ranks: Ranks) -> None:
 
 def _refuse_mesh(name: str, parameter: Any, ranks: Ranks) -> None:
     mesh, placements = parameter.device_mesh, parameter.placements
-    require(
+    if not (
         placements[-1].is_shard()
-        and (mesh.ndim == 1 or (mesh.ndim == 2 and placements[0].is_replicate())),
-        f"`model` has {name} placed as {placements} on its mesh (tensor parallel?), which "
-        "cannot be measured: use a mesh of one dimension, or of replicas and shards (HSDP), "
-        "over all processes.",
-        Unsupported,
-    )
-    require(
-        mesh.size() == ranks.count,
-        f"`model` has {name} sharded over {mesh.size()} of {ranks.count} processes, which "
-        "cannot be measured yet: use a mesh over all processes.",
-        Unsupported,
-    )
-    require(
-        parameter.device.type == mesh.device_type,
-        f"`model` has {name} offloaded to the {parameter.device.type} from {mesh.device_type}, "
-        "which cannot be measured yet: leave out CPUOffloadPolicy.",
-        Unsupported,
-    )
+        and (mesh.ndim == 1 or (mesh.ndim == 2 and placements[0].is_replicate()))
+    ):
+        raise Unsupported(
+            f"`model` has {name} placed as {placements} on its mesh (tensor parallel?), which "
+            "cannot be measured: use a mesh of one dimension, or of replicas and shards (HSDP), "
+            "over all processes."
+        )
+    if mesh.size() != ranks.count:
+        raise Unsupported(
+            f"`model` has {name} sharded over {mesh.size()} of {ranks.count} processes, which "
+            "cannot be measured yet: use a mesh over all processes."
+        )
+    if parameter.device.type != mesh.device_type:
+        raise Unsupported(
+            f"`model` has {name} offloaded to the {parameter.device.type} from {mesh.device_type}, "
+            "which cannot be measured yet: leave out CPUOffloadPolicy."
+        )
 
 
 class ShardHooks:
@@ -218,13 +214,12 @@ class ShardHooks:
         Raises:
             Unsupported: There were several backwards since.
         """
-        require(
-            not self._in_parts,
-            "`step` was called once after several backwards of a sharded model, whose sum is "
-            "nowhere whole: call it after every `backward`, and say with `accumulation` how "
-            "many an update takes.",
-            Unsupported,
-        )
+        if self._in_parts:
+            raise Unsupported(
+                "`step` was called once after several backwards of a sharded model, whose sum is "
+                "nowhere whole: call it after every `backward`, and say with `accumulation` how "
+                "many an update takes."
+            )
         read, self._read = self._read, {}
         return self._in_a_row([read.get(place) for place in range(len(self._pieces))])
 

@@ -15,7 +15,6 @@ from gradiometer.arguments import (
     check_level,
     check_number,
     check_whole,
-    require,
     shown,
     type_name,
 )
@@ -60,20 +59,20 @@ class GivenNorms:
         """
         check_sizes(sizes)
         whole, each = by_layer("big", big), by_layer("small", small)
-        require(
-            whole.keys() == each.keys(),
-            f"`small` has the layers {', '.join(each)}, and `big` has {', '.join(whole)}: give "
-            "both by the same layers, or both for the whole model.",
-        )
+        if whole.keys() != each.keys():
+            raise BadArgument(
+                f"`small` has the layers {', '.join(each)}, and `big` has {', '.join(whole)}: give "
+                "both by the same layers, or both for the whole model."
+            )
         shapes = {values.shape for values in each.values()}
-        require(
-            len(shapes) <= 1,
-            f"`small` must have one number per micro-batch in every layer, got shapes {shapes}.",
-        )
-        require(
-            not any(values.ndim for values in whole.values()),
-            "`big` must be one number, or one per layer: the squared norm of the mean gradient.",
-        )
+        if len(shapes) > 1:
+            raise BadArgument(
+                f"`small` must have one number per micro-batch in every layer, got shapes {shapes}."
+            )
+        if any(values.ndim for values in whole.values()):
+            raise BadArgument(
+                "`big` must be one number, or one per layer: the squared norm of the mean gradient."
+            )
         parts = next(iter(shapes), ())[:1]
         if parts and parts[0] * sizes[0] > sizes[1]:
             raise BadArgument(
@@ -112,17 +111,17 @@ class GivenNorms:
 
 def check_sizes(sizes: Sequence[Any]) -> None:
     """Raise unless these are b and B, with b below B."""
-    require(
-        isinstance(sizes, Sequence) and len(sizes) == 2,
-        f"`sizes` must be (b, B), the examples of a micro-batch and of the batch, got {sizes!r}.",
-    )
+    if not (isinstance(sizes, Sequence) and len(sizes) == 2):
+        raise BadArgument(
+            f"`sizes` must be (b, B), the examples of a micro-batch and of the batch, got {sizes!r}."
+        )
     for size in sizes:
         check_whole("sizes", size, 1)
-    require(
-        sizes[0] < sizes[1],
-        f"`sizes` must be (b, B) with b below B, got ({sizes[0]}, {sizes[1]}): one size shows "
-        "no spread.",
-    )
+    if not sizes[0] < sizes[1]:
+        raise BadArgument(
+            f"`sizes` must be (b, B) with b below B, got ({sizes[0]}, {sizes[1]}): one size shows "
+            "no spread."
+        )
 
 
 def by_layer(name: str, value: Any) -> dict[str, Float[np.ndarray, "*micro_batches"]]:
@@ -138,16 +137,19 @@ def by_layer(name: str, value: Any) -> dict[str, Float[np.ndarray, "*micro_batch
         and all(isinstance(tree, Mapping) for tree in value)
     ):
         trees = [dict(_leaves(tree)) for tree in value]
-        require(
-            not any(tree.keys() != trees[0].keys() for tree in trees),
-            f"`{name}` has micro-batches with different layers: give the same ones for each.",
-        )
+        if any(tree.keys() != trees[0].keys() for tree in trees):
+            raise BadArgument(
+                f"`{name}` has micro-batches with different layers: give the same ones for each."
+            )
         leaves = {layer: [tree[layer] for tree in trees] for layer in trees[0]}
     elif isinstance(value, Mapping):
         leaves = dict(_leaves(value))
     else:
         leaves = {WHOLE: value}
-    require(leaves, f"`{name}` has no layer: give a number, or a mapping from layer to number.")
+    if not leaves:
+        raise BadArgument(
+            f"`{name}` has no layer: give a number, or a mapping from layer to number."
+        )
     return {layer: _numbers(name, layer, leaf) for layer, leaf in leaves.items()}
 
 
@@ -255,10 +257,8 @@ class NormsWatch(Recording):
     ) -> None:
         check_level(level)
         check_place(out, name, to)
-        require(
-            optimizer is None or (isinstance(optimizer, str) and optimizer.strip()),
-            f"`optimizer` must be a name such as 'adamw', got {optimizer!r}.",
-        )
+        if not (optimizer is None or (isinstance(optimizer, str) and optimizer.strip())):
+            raise BadArgument(f"`optimizer` must be a name such as 'adamw', got {optimizer!r}.")
         super().__init__(
             out=Path(out),
             name=name,
@@ -267,27 +267,25 @@ class NormsWatch(Recording):
             tell=log,
             announcements=Announcements(page, quiet),
         )
-        require(
-            isinstance(sampling, Sampling | None),
-            f"`sampling` must be a Sampling, got {type_name(sampling)}.",
-        )
+        if not isinstance(sampling, Sampling | None):
+            raise BadArgument(f"`sampling` must be a Sampling, got {type_name(sampling)}.")
         self._optimizer = optimizer
         self._level = level
         self._sampling = sampling or Sampling(Draw.REPLACEMENT)
-        require(
-            not (self._sampling.draw is Draw.RESHUFFLED and self._sampling.examples is None),
-            "`sampling` is reshuffled, over a training set of unknown size: give its `examples`.",
-        )
+        if self._sampling.draw is Draw.RESHUFFLED and self._sampling.examples is None:
+            raise BadArgument(
+                "`sampling` is reshuffled, over a training set of unknown size: give its `examples`."
+            )
         self._layers: tuple[str, ...] = ()
         self._warned: set[str] = set()
         self._inside = False
 
     def __enter__(self) -> "NormsWatch":
-        require(
-            not self._inside and not self._begun,
-            "`NormsWatch` can be entered only once, around the whole training: make another "
-            "for another training.",
-        )
+        if self._inside or self._begun:
+            raise BadArgument(
+                "`NormsWatch` can be entered only once, around the whole training: make another "
+                "for another training."
+            )
         self._inside = True
         return self
 
@@ -325,11 +323,11 @@ class NormsWatch(Recording):
             loss: Mean loss of the batch.
             step: The step's number, above that of the last call. By default the next one.
         """
-        require(
-            self._inside or self._begun,
-            "`norms` must be called inside `with NormsWatch(...) as w:`, which goes around the "
-            "whole training.",
-        )
+        if not (self._inside or self._begun):
+            raise BadArgument(
+                "`norms` must be called inside `with NormsWatch(...) as w:`, which goes around the "
+                "whole training."
+            )
         if self._recorder is not None and self._recorder.closed:
             return
         with self.shield:
@@ -367,16 +365,18 @@ class NormsWatch(Recording):
         check_number("learning_rate", rate)
         check_whole("step", index, self.steps)
         # a run with a larger one could not be read
-        require(index < MOST_STEPS, f"`step` must be below {MOST_STEPS:,}, got {shown(index)}.")
+        if not index < MOST_STEPS:
+            raise BadArgument(f"`step` must be below {MOST_STEPS:,}, got {shown(index)}.")
         given = GivenNorms.of(small, big, sizes)
-        require(
-            not (self._layers and given.layers != self._layers),
-            f"`big` has the layers {', '.join(given.layers)}, and had "
-            f"{', '.join(self._layers)} in the first call.",
-        )
+        if self._layers and given.layers != self._layers:
+            raise BadArgument(
+                f"`big` has the layers {', '.join(given.layers)}, and had "
+                f"{', '.join(self._layers)} in the first call."
+            )
         doubt = given.doubt
         if doubt:
-            require(self._recorder is not None, doubt)
+            if self._recorder is None:
+                raise BadArgument(doubt)
             self._warn_once(f"step {index}: {doubt.rstrip('.')}", "doubt")
         self._layers = given.layers
         variance, norm_squared = moments_of_norms(

@@ -15,7 +15,7 @@ import cloudpickle
 import torch
 from torch.backends import cudnn
 
-from gradiometer.arguments import MOST_THREADS, check_number, check_whole, require
+from gradiometer.arguments import MOST_THREADS, check_number, check_whole
 from gradiometer.errors import BadArgument, UserCodeFailed, of_user, summary, user_line
 from gradiometer.interruption import StopAsked
 from gradiometer.randomness import untouched_randomness
@@ -68,14 +68,14 @@ class Job:
     gpus: float = 0
 
     def __post_init__(self) -> None:
-        require(
-            isinstance(self.name, str) and self.name,
-            f"`name` of a job must be a text that is not empty, got {self.name!r}.",
-        )
-        require(
-            callable(self.work),
-            f"`work` of the job {self.name!r} must be a function, got {type(self.work).__name__}.",
-        )
+        if not (isinstance(self.name, str) and self.name):
+            raise BadArgument(
+                f"`name` of a job must be a text that is not empty, got {self.name!r}."
+            )
+        if not callable(self.work):
+            raise BadArgument(
+                f"`work` of the job {self.name!r} must be a function, got {type(self.work).__name__}."
+            )
         given: Any = self.arguments
         if not isinstance(given, tuple):
             kind = type(given).__name__

@@ -12,7 +12,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from gradiometer.arguments import check_whole, require
+from gradiometer.arguments import check_whole
 from gradiometer.errors import BadArgument, Unsupported
 from gradiometer.jobs.job import Job, Shared, in_pool, perform_task, unpack
 from gradiometer.jobs.pool import Dispatch, Pool, WorkerLost
@@ -55,14 +55,14 @@ class Ray(Pool):
     def __init__(self, address: str | None = None, *, count: int | None = None) -> None:
         if count is not None:
             check_whole("count", count, 1)
-            require(
-                address is None,
-                "`count` is for a cluster that is started here: leave out `address`, or `count`.",
+            if address is not None:
+                raise BadArgument(
+                    "`count` is for a cluster that is started here: leave out `address`, or `count`."
+                )
+        if not (address is None or ADDRESS.fullmatch(address)):
+            raise BadArgument(
+                f"`address` must be auto, HOST:PORT or ray://HOST:PORT, got {address!r}."
             )
-        require(
-            address is None or ADDRESS.fullmatch(address),
-            f"`address` must be auto, HOST:PORT or ray://HOST:PORT, got {address!r}.",
-        )
         self.address = address
         self.count = count
         self._connected = False
@@ -145,17 +145,13 @@ class Ray(Pool):
 
     def _check_same(self, connected: str) -> None:
         """Refuse another cluster than the one this program is connected to."""
-        require(
-            not (
-                self.count
-                or (
-                    self.address not in (None, "auto")
-                    and not _is_same(str(self.address), connected)
-                )
-            ),
-            f"`pool` {self!r} is another cluster than the one this program is connected to, "
-            f"{connected}: use Ray().",
-        )
+        if self.count or (
+            self.address not in (None, "auto") and not _is_same(str(self.address), connected)
+        ):
+            raise BadArgument(
+                f"`pool` {self!r} is another cluster than the one this program is connected to, "
+                f"{connected}: use Ray()."
+            )
 
 
 def _is_same(address: str, connected: str) -> bool:

@@ -10,8 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, final
 
-from gradiometer.arguments import require
-from gradiometer.errors import Interrupted, RunDamaged, summary
+from gradiometer.errors import BadArgument, Interrupted, RunDamaged, summary
 from gradiometer.jobs.job import (
     Job,
     Outcome,
@@ -170,7 +169,8 @@ class Pool:
         """
         jobs = list(jobs)
         [(name, count)] = Counter(job.name for job in jobs).most_common(1) or [("", 0)]
-        require(count <= 1, f"`jobs` must have different names, got {name!r} twice.")
+        if not count <= 1:
+            raise BadArgument(f"`jobs` must have different names, got {name!r} twice.")
         finished = {} if ledger is None else ledger.finished()
         known = [finished[job.name] for job in jobs if job.name in finished]
         missing = [job for job in jobs if job.name not in finished]

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 
-from gradiometer.arguments import require
+from gradiometer.errors import BadArgument
 from gradiometer.loop.changes.alternative import Alternative
 from gradiometer.loop.readout import Readout, pack_values, unpack_values
 from gradiometer.storage.journal import plain, restored
@@ -83,9 +83,8 @@ class Branch:
 
 def check_tail(tail: Any) -> None:
     """Raise unless `tail` is known."""
-    require(
-        tail in get_args(Tail), f"`tail` must be one of {', '.join(get_args(Tail))}, got {tail!r}."
-    )
+    if tail not in get_args(Tail):
+        raise BadArgument(f"`tail` must be one of {', '.join(get_args(Tail))}, got {tail!r}.")
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from gradiometer.arguments import check_whole, require
-from gradiometer.errors import Unsupported
+from gradiometer.arguments import check_whole
+from gradiometer.errors import BadArgument, Unsupported
 from gradiometer.loop.evaluation import examples_of, is_test_set
 from gradiometer.loop.parts import RateByHand
 from gradiometer.measurement.optimizer.several import as_one, bare_optimizer, optimizers_in
@@ -29,35 +29,36 @@ def check_functions(
 ) -> None:
     """Raise unless these arguments of a loop fit together."""
     check_whole("accumulation", accumulation, 1)
-    require((loss is None) != (step is None), "`loss` or `step` must be given, and not both.")
+    if (loss is None) == (step is None):
+        raise BadArgument("`loss` or `step` must be given, and not both.")
     for name, function, arguments in (
         ("loss", loss, "(model, batch)"),
         ("step", step, "(model, optimizer, batch)"),
     ):
-        require(
-            not isinstance(function, nn.modules.loss._Loss),
-            f"`{name}` must be a function of {arguments}, got {type(function).__name__}, a "
-            "criterion on (prediction, target): write "
-            f"supervised(nn.{type(function).__name__}(reduction='none')).",
+        if isinstance(function, nn.modules.loss._Loss):
+            raise BadArgument(
+                f"`{name}` must be a function of {arguments}, got {type(function).__name__}, a "
+                "criterion on (prediction, target): write "
+                f"supervised(nn.{type(function).__name__}(reduction='none'))."
+            )
+        if not (function is None or callable(function)):
+            raise BadArgument(
+                f"`{name}` must be a function of {arguments}, got {type(function).__name__}."
+            )
+    if step is not None and (accumulation != 1 or scaler is not None):
+        raise BadArgument(
+            "`step` makes a whole update: use `accumulation` and `scaler` with `loss`, or inside "
+            "of it."
         )
-        require(
-            function is None or callable(function),
-            f"`{name}` must be a function of {arguments}, got {type(function).__name__}.",
+    if step is not None and (evaluate is None or is_test_set(evaluate)):
+        raise BadArgument(
+            "`evaluate` must be a function of the model with `step`, since no loss is known for it."
         )
-    require(
-        step is None or (accumulation == 1 and scaler is None),
-        "`step` makes a whole update: use `accumulation` and `scaler` with `loss`, or inside "
-        "of it.",
-    )
-    require(
-        step is None or not (evaluate is None or is_test_set(evaluate)),
-        "`evaluate` must be a function of the model with `step`, since no loss is known for it.",
-    )
-    require(
-        loss is None or not any(map(_wants_closure, optimizers_in(optimizer))),
-        f"`optimizer` {type(optimizer).__name__} calls the loss itself: give `step`, which "
-        "makes a whole update with its closure, in place of `loss`.",
-    )
+    if loss is not None and any(map(_wants_closure, optimizers_in(optimizer))):
+        raise BadArgument(
+            f"`optimizer` {type(optimizer).__name__} calls the loss itself: give `step`, which "
+            "makes a whole update with its closure, in place of `loss`."
+        )
     if is_test_set(evaluate):
         examples_of(evaluate)
     for name, function in (("loss", loss), ("step", step), ("evaluate", evaluate)):
@@ -65,10 +66,10 @@ def check_functions(
             continue
         # branches train a copy
         used = inspect.getclosurevars(function)
-        require(
-            not any(one is model for one in (*used.nonlocals.values(), *used.globals.values())),
-            f"`{name}` uses the model from outside of it: use the one it is called with, a copy.",
-        )
+        if any(one is model for one in (*used.nonlocals.values(), *used.globals.values())):
+            raise BadArgument(
+                f"`{name}` uses the model from outside of it: use the one it is called with, a copy."
+            )
 
 
 def _wants_closure(optimizer: torch.optim.Optimizer) -> bool:
@@ -83,27 +84,23 @@ def check_trainable(model: nn.Module) -> None:
         BadArgument: It is in eval mode.
         Unsupported: Its parameters are spread over processes, or not made yet.
     """
-    require(
-        model.training, "`model` is in eval mode, and branches train it: call model.train() before."
-    )
+    if not model.training:
+        raise BadArgument(
+            "`model` is in eval mode, and branches train it: call model.train() before."
+        )
     if dist.is_available() and dist.is_initialized():
         for module in model.modules():
-            require(
-                not isinstance(module, nn.SyncBatchNorm),
-                "`model` has SyncBatchNorm, which needs all processes, and branches train on one.",
-                Unsupported,
-            )
-    require(
-        not any(type(parameter.data).__name__ == "DTensor" for parameter in model.parameters()),
-        "`model` is sharded (FSDP or tensor parallel), and branches train a whole copy on one "
-        "process.",
-        Unsupported,
-    )
-    require(
-        not any(is_lazy(parameter) for parameter in model.parameters()),
-        "`model` has parameters without a shape: run it once on a batch before.",
-        Unsupported,
-    )
+            if isinstance(module, nn.SyncBatchNorm):
+                raise Unsupported(
+                    "`model` has SyncBatchNorm, which needs all processes, and branches train on one."
+                )
+    if any(type(parameter.data).__name__ == "DTensor" for parameter in model.parameters()):
+        raise Unsupported(
+            "`model` is sharded (FSDP or tensor parallel), and branches train a whole copy on one "
+            "process."
+        )
+    if any(is_lazy(parameter) for parameter in model.parameters()):
+        raise Unsupported("`model` has parameters without a shape: run it once on a batch before.")
 
 
 def optimizer_from(model: nn.Module, given: Any) -> torch.optim.Optimizer:
@@ -117,41 +114,41 @@ def optimizer_from(model: nn.Module, given: Any) -> torch.optim.Optimizer:
 
 def check_optimizer(model: nn.Module, optimizer: Any) -> None:
     """Raise unless this is an optimizer of parameters of the model."""
-    require(
-        isinstance(optimizer, torch.optim.Optimizer),
-        "`optimizer` must be a torch.optim.Optimizer or a list of them, got "
-        f"{type(optimizer).__name__}.",
-    )
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise BadArgument(
+            "`optimizer` must be a torch.optim.Optimizer or a list of them, got "
+            f"{type(optimizer).__name__}."
+        )
     own = {id(parameter) for parameter in model.parameters()}
-    require(
+    if not (
         all(
             id(parameter) in own
             for group in optimizer.param_groups
             for parameter in group["params"]
-        ),
-        "`optimizer` trains a parameter that is not in `model`, so that a copy of the model "
-        "would not train it: put all trained modules into one, such as nn.ModuleDict, and give "
-        "that as `model`.",
-        Unsupported,
-    )
+        )
+    ):
+        raise Unsupported(
+            "`optimizer` trains a parameter that is not in `model`, so that a copy of the model "
+            "would not train it: put all trained modules into one, such as nn.ModuleDict, and give "
+            "that as `model`."
+        )
 
 
 def check_scheduler(scheduler: Any, optimizer: torch.optim.Optimizer) -> None:
     """Raise unless this is a scheduler of the optimizer that can be stepped in a copy."""
     if isinstance(scheduler, RateByHand):
         return
-    require(
-        not isinstance(scheduler, ReduceLROnPlateau),
-        "`scheduler` is ReduceLROnPlateau, which needs a metric at every step: leave it out, "
-        "and the rate stays what it is now.",
-        Unsupported,
-    )
-    require(
-        isinstance(scheduler, LRScheduler),
-        "`scheduler` must be a scheduler of torch, or a function of the number of an update that "
-        f"returns its rate, got {type(scheduler).__name__}.",
-    )
-    require(
-        bare_optimizer(scheduler.optimizer) in optimizers_in(optimizer),
-        "`scheduler` belongs to another optimizer than the one given as `optimizer`.",
-    )
+    if isinstance(scheduler, ReduceLROnPlateau):
+        raise Unsupported(
+            "`scheduler` is ReduceLROnPlateau, which needs a metric at every step: leave it out, "
+            "and the rate stays what it is now."
+        )
+    if not isinstance(scheduler, LRScheduler):
+        raise BadArgument(
+            "`scheduler` must be a scheduler of torch, or a function of the number of an update that "
+            f"returns its rate, got {type(scheduler).__name__}."
+        )
+    if bare_optimizer(scheduler.optimizer) not in optimizers_in(optimizer):
+        raise BadArgument(
+            "`scheduler` belongs to another optimizer than the one given as `optimizer`."
+        )

@@ -20,7 +20,7 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from gradiometer.arguments import check_whole, require
+from gradiometer.arguments import check_whole
 from gradiometer.errors import BadArgument
 from gradiometer.loop.parts import Groups, Piece
 from gradiometer.measurement.batch import Batch, Order, batch_size, join_batches, span
@@ -126,10 +126,10 @@ class Loaded(Data):
         dataset = loader.dataset
         sampler: Any = loader.batch_sampler
         plain = loader.sampler if sampler is None else getattr(sampler, "sampler", sampler)
-        require(
-            not isinstance(dataset, IterableDataset),
-            f"`batches` has an IterableDataset, which cannot be replayed: {INSTEAD}.",
-        )
+        if isinstance(dataset, IterableDataset):
+            raise BadArgument(
+                f"`batches` has an IterableDataset, which cannot be replayed: {INSTEAD}."
+            )
         # Samplers of torch whose order depends on torch's random state only, once their own
         # generator is replaced.
         shuffled = RandomSampler, SubsetRandomSampler, WeightedRandomSampler, DistributedSampler
@@ -293,19 +293,19 @@ def data_of(batches: Any, size: int | None, groups: Groups = None) -> Data:
     if size is not None:
         check_whole("batch_size", size, 1)
         examples = batches if isinstance(batches, Examples) else Examples(batches, "batches")
-        require(
-            size <= len(examples),
-            f"`batch_size` must be at most the {len(examples):,} examples, got {size:,}.",
-        )
+        if not size <= len(examples):
+            raise BadArgument(
+                f"`batch_size` must be at most the {len(examples):,} examples, got {size:,}."
+            )
         return Ordered(examples, size)
-    require(
-        not isinstance(batches, Iterator),
-        f"`batches` is a {type(batches).__name__}, which cannot be replayed: {INSTEAD}.",
-    )
-    require(
-        not isinstance(batches, torch.Tensor | Dataset | Examples | tuple),
-        "`batch_size` is missing: `batches` are examples, which have to be put into batches.",
-    )
+    if isinstance(batches, Iterator):
+        raise BadArgument(
+            f"`batches` is a {type(batches).__name__}, which cannot be replayed: {INSTEAD}."
+        )
+    if isinstance(batches, torch.Tensor | Dataset | Examples | tuple):
+        raise BadArgument(
+            "`batch_size` is missing: `batches` are examples, which have to be put into batches."
+        )
     if isinstance(batches, list) and batches:
         return Listed(batches)
     if callable(batches):
@@ -321,11 +321,11 @@ def with_groups(data: Data, groups: Groups) -> Data:
     Raises:
         BadArgument: The rows of an example do not come together.
     """
-    require(
-        not isinstance(data, Ordered),
-        "`groups` needs batches that hold the rows of an example together, and `batches` are "
-        "rows that are drawn one by one: give a DataLoader, a function of a seed, or groups=None.",
-    )
+    if isinstance(data, Ordered):
+        raise BadArgument(
+            "`groups` needs batches that hold the rows of an example together, and `batches` are "
+            "rows that are drawn one by one: give a DataLoader, a function of a seed, or groups=None."
+        )
     if not callable(groups):
         check_whole("groups", groups, 2)
     data.groups = groups
@@ -374,10 +374,8 @@ def _apart(batches: Iterator[Batch], seed: int) -> Iterator[Batch]:
 
 def updates_per_step(each: str, data: Data, size: int) -> int:
     """The number of updates between two steps of the scheduler."""
-    require(
-        isinstance(each, str) and each in ("update", "epoch"),
-        f"`scheduler_each` must be 'update' or 'epoch', got {each!r}.",
-    )
+    if not (isinstance(each, str) and each in ("update", "epoch")):
+        raise BadArgument(f"`scheduler_each` must be 'update' or 'epoch', got {each!r}.")
     if each == "update":
         return 1
     if data.epoch is None:

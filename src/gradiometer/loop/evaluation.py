@@ -11,8 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from gradiometer.arguments import require
-from gradiometer.errors import UserCodeFailed
+from gradiometer.errors import BadArgument, UserCodeFailed
 from gradiometer.loop.parts import Groups, Piece
 from gradiometer.loop.readout import Readout, lower_is_better
 from gradiometer.measurement.batch import Batch, mapped
@@ -128,10 +127,10 @@ def examples_of(evaluate: Any) -> Examples:
         BadArgument: It is none.
     """
     if isinstance(evaluate, DataLoader):
-        require(
-            not isinstance(evaluate.dataset, IterableDataset),
-            "`evaluate` has an IterableDataset: give a function of the model that returns metrics.",
-        )
+        if isinstance(evaluate.dataset, IterableDataset):
+            raise BadArgument(
+                "`evaluate` has an IterableDataset: give a function of the model that returns metrics."
+            )
         return Examples(evaluate.dataset, "evaluate", evaluate.collate_fn)
     return evaluate if isinstance(evaluate, Examples) else Examples(evaluate, "evaluate")
 

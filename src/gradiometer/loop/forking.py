@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gradiometer.arguments import check_number, check_threads, check_whole, folder_of, require
+from gradiometer.arguments import check_number, check_threads, check_whole, folder_of
 from gradiometer.errors import BadArgument, bounded
 from gradiometer.jobs.choice import opened
 from gradiometer.jobs.job import Job
@@ -115,10 +115,10 @@ def fork(
         True
     """
     check_loop(loop)
-    require(
-        isinstance(alternatives, list | tuple),
-        "`alternatives` must be a list of at least one alternative, such as ['rate 2x'].",
-    )
+    if not isinstance(alternatives, list | tuple):
+        raise BadArgument(
+            "`alternatives` must be a list of at least one alternative, such as ['rate 2x']."
+        )
     chosen = tuple(map(alternative_of, alternatives))
     check_whole("seed", seed, 0)
     check_threads(threads)
@@ -138,12 +138,12 @@ def fork(
         )
     end = loop.index + length / loop.size
     for skip in skipped:
-        require(
-            loop.index <= skip.start < end,
-            f"`skip` {skip.start}:{skip.stop} is not within the branches, which go from step "
-            f"{loop.index:,} to {math.floor(end):,}: start them before step {skip.start:,}, or "
-            "give a longer horizon.",
-        )
+        if not loop.index <= skip.start < end:
+            raise BadArgument(
+                f"`skip` {skip.start}:{skip.stop} is not within the branches, which go from step "
+                f"{loop.index:,} to {math.floor(end):,}: start them before step {skip.start:,}, or "
+                "give a longer horizon."
+            )
     digest = "" if out is None or loop.source is not None else loop.digest()
     plan = Plan(loop.index, chosen, many, length, tail, seed, loop.left, own_until, rungs, digest)
     known = None if out is None else ForkRecord.find(out, plan)
@@ -161,11 +161,11 @@ def fork(
 
 def check_loop(loop: Any) -> None:
     """Raise unless this is a loop, as up to version 0.2 a model and its optimizer were given."""
-    require(
-        isinstance(loop, Loop),
-        f"`loop` must be a Loop, got {type(loop).__name__}: give Loop(model, optimizer, "
-        "loss=..., batches=...), or loop_at(run, step).",
-    )
+    if not isinstance(loop, Loop):
+        raise BadArgument(
+            f"`loop` must be a Loop, got {type(loop).__name__}: give Loop(model, optimizer, "
+            "loss=..., batches=...), or loop_at(run, step)."
+        )
 
 
 def _refuse_without_rate(start: Loop, length: int) -> None:
@@ -240,10 +240,10 @@ def _rungs(
                 "updates'."
             )
         many = REPLICATES if replicates is None else replicates
-        require(
-            loop.left >= 4 * loop.size,
-            "`horizon` is 'end', and fewer than 4 updates are left: fork from an earlier step.",
-        )
+        if not loop.left >= 4 * loop.size:
+            raise BadArgument(
+                "`horizon` is 'end', and fewer than 4 updates are left: fork from an earlier step."
+            )
         return tuple(Rung(loop.left // parts // loop.size * loop.size, many) for parts in (4, 2))
     if budget is None:
         return ()

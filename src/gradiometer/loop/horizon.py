@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from gradiometer.arguments import require
 from gradiometer.errors import BadArgument
 
 # Largest number of parts that a batch is cut into.
@@ -66,7 +65,8 @@ class Horizon:
                 f"`{name}` must be a length with its unit, such as {FORMS}, got {text!r}."
             )
         amount = float(re.sub("[_,]", "", found[1]))
-        require(0 < amount < math.inf, f"`{name}` must be above zero and finite, got {text!r}.")
+        if not 0 < amount < math.inf:
+            raise BadArgument(f"`{name}` must be above zero and finite, got {text!r}.")
         return cls(amount, UNITS[found[2]])
 
     def examples(

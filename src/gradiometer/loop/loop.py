@@ -12,10 +12,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from gradiometer.arguments import check_scaler, check_whole, require
+from gradiometer.arguments import check_scaler, check_whole
 from gradiometer.convergence.averaging import REFRESHED, refresh_batch_norm
 from gradiometer.convergence.schedules.schedule import Schedule
-from gradiometer.errors import UserCodeFailed, bounded
+from gradiometer.errors import BadArgument, UserCodeFailed, bounded
 from gradiometer.loop.checks import check_functions, check_scheduler, optimizer_from
 from gradiometer.loop.copies import Parts, copies_of, dump_parts, load_parts
 from gradiometer.loop.data import Data, data_of, first_size, updates_per_step
@@ -142,10 +142,8 @@ class Loop:
         readout_examples: int = TRAIN_EXAMPLES,
     ) -> None:
         self.data: Data = data_of(batches, batch_size, groups)
-        require(
-            isinstance(model, nn.Module),
-            f"`model` must be a torch.nn.Module, got {type(model).__name__}.",
-        )
+        if not isinstance(model, nn.Module):
+            raise BadArgument(f"`model` must be a torch.nn.Module, got {type(model).__name__}.")
         self.model: nn.Module = bare(model)
         self.optimizer: torch.optim.Optimizer = optimizer_from(self.model, optimizer)
         check_whole("index", index, 0)
@@ -299,11 +297,11 @@ class Loop:
     def follow(self, schedule: Schedule) -> None:
         """Take the rate from a schedule of the original updates since the fork, in place of
         training's own."""
-        require(
-            max(self._rates) > 0,
-            "`optimizer` has the rate 0 now, so a schedule has no ratios to keep: fork an "
-            "update later.",
-        )
+        if not max(self._rates) > 0:
+            raise BadArgument(
+                "`optimizer` has the rate 0 now, so a schedule has no ratios to keep: fork an "
+                "update later."
+            )
         self._schedule = schedule
 
     def forget(self) -> None:
@@ -314,11 +312,11 @@ class Loop:
     def use(self, optimizer: torch.optim.Optimizer) -> None:
         """Use another optimizer. Its rate changes in the proportion in which training's own would
         have changed."""
-        require(
-            max(self._rates) > 0,
-            "`optimizer` has the rate 0 now, and another one cannot follow its schedule: fork "
-            "an update later.",
-        )
+        if not max(self._rates) > 0:
+            raise BadArgument(
+                "`optimizer` has the rate 0 now, and another one cannot follow its schedule: fork "
+                "an update later."
+            )
         self.optimizer = optimizer
         if averages_itself(optimizer):
             optimizer.train()  # type: ignore[attr-defined]
@@ -441,11 +439,11 @@ class Loop:
         self._has_gradient = self._has_gradient or any(
             p.grad is not None for group in self.optimizer.param_groups for p in group["params"]
         )
-        require(
-            self._has_gradient,
-            "`loss` gave no gradient to the model that it was called with: use its arguments "
-            "(model, batch), not a model from outside.",
-        )
+        if not self._has_gradient:
+            raise BadArgument(
+                "`loss` gave no gradient to the model that it was called with: use its arguments "
+                "(model, batch), not a model from outside."
+            )
         with user_code("optimizer"):
             if self.scaler is None:
                 self.optimizer.step()

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradiometer.arguments import require
 from gradiometer.errors import Unsupported
 from gradiometer.loop.engine import guarded_copy
 from gradiometer.loop.loop import Loop
@@ -126,13 +125,13 @@ class KeptUpdates:
     def put_into(self, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: Any) -> None:
         """Bring a training, or a copy of it, back to the state before the first update."""
         own = tensors_of(model)
-        require(
-            {name: one.shape for name, one in own.items()}
-            == {name: one.shape for name, one in self.model.items()},
-            f"`model` has other parameters than at step {self.step:,}, so that its "
-            "updates cannot be made again: fork some updates after such a change.",
-            Unsupported,
-        )
+        if {name: one.shape for name, one in own.items()} != {
+            name: one.shape for name, one in self.model.items()
+        }:
+            raise Unsupported(
+                f"`model` has other parameters than at step {self.step:,}, so that its "
+                "updates cannot be made again: fork some updates after such a change."
+            )
         with torch.no_grad():
             for name, tensor in own.items():
                 tensor.copy_(self.model[name])
@@ -148,22 +147,20 @@ class KeptUpdates:
             Unsupported: Its schedulers were others, or it trained other parameters.
         """
         copied = loop.copy()
-        require(
-            trained_by(copied.model) == self.trained,
-            f"`model` trained other parameters at step {self.step:,}: its updates cannot be "
-            "made again after some were frozen or unfrozen.",
-            Unsupported,
-        )
+        if trained_by(copied.model) != self.trained:
+            raise Unsupported(
+                f"`model` trained other parameters at step {self.step:,}: its updates cannot be "
+                "made again after some were frozen or unfrozen."
+            )
         self.put_into(copied.model, copied.optimizer, copied.scaler)
         step = self.step
         by_hand = [{"index": step} for one in copied.schedulers if isinstance(one, RateByHand)]
         states = by_hand or self.schedulers
-        require(
-            len(states) == len(copied.schedulers),
-            f"`scheduler` was not known at step {step:,}, so that the training cannot be brought "
-            "back there.",
-            Unsupported,
-        )
+        if len(states) != len(copied.schedulers):
+            raise Unsupported(
+                f"`scheduler` was not known at step {step:,}, so that the training cannot be brought "
+                "back there."
+            )
         for scheduler, state in zip(copied.schedulers, states, strict=True):
             scheduler.load_state_dict(copy.deepcopy(dict(state)))
         since = (copied.index - step) * copied.size

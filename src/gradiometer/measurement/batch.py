@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from gradiometer.arguments import require
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.reading import Draw
 
@@ -51,11 +50,11 @@ def batch_size(batch: Batch, name: str = "batch") -> int:
         return lengths.pop()
     named = leaves(batch, name)
     sizes = {path: leaf.shape[0] for path, leaf in named if isinstance(leaf, Tensor) and leaf.dim()}
-    require(
-        sizes,
-        f"`{name}` holds no tensor with a first axis: give tensors whose first axis is the "
-        "example.",
-    )
+    if not sizes:
+        raise BadArgument(
+            f"`{name}` holds no tensor with a first axis: give tensors whose first axis is the "
+            "example."
+        )
     (first, size), *others = sizes.items()
     path, other = next((path, other) for path, other in others if other != size)
     raise BadArgument(
@@ -118,10 +117,8 @@ def join_batches(batches: Sequence[Batch]) -> Batch:
     """
     leaves = [tensors_of(batch) for batch in batches]
     shapes = [[tuple(tensor.shape[1:]) for tensor in of_one] for of_one in leaves]
-    require(
-        not any(shape != shapes[0] for shape in shapes),
-        "`batches` cannot be joined: their examples differ in shape.",
-    )
+    if any(shape != shapes[0] for shape in shapes):
+        raise BadArgument("`batches` cannot be joined: their examples differ in shape.")
     columns = iter(zip(*leaves, strict=True))
 
     def column(_: Tensor) -> Tensor:
@@ -218,11 +215,11 @@ class Order:
     _epoch: tuple[int, Int[Tensor, " drawn"]] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        require(
-            1 <= self.batch_size <= self.examples,
-            f"`batch_size` must lie between 1 and the {self.examples:,} training examples, got "
-            f"{self.batch_size:,}.",
-        )
+        if not 1 <= self.batch_size <= self.examples:
+            raise BadArgument(
+                f"`batch_size` must lie between 1 and the {self.examples:,} training examples, got "
+                f"{self.batch_size:,}."
+            )
 
     @property
     def steps_per_epoch(self) -> int:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from gradiometer.arguments import require
+from gradiometer.errors import BadArgument
 
 # The confidence level of every interval, unless another one is asked for.
 LEVEL = 0.9
@@ -55,10 +55,10 @@ class Estimate:
     reached: int | None = None
 
     def __post_init__(self) -> None:
-        require(
-            self.low <= self.high, f"`low` must not exceed `high`, got [{self.low}, {self.high}]."
-        )
-        require(0 < self.level <= 1, f"`level` must lie between 0 and 1, got {self.level}.")
+        if not self.low <= self.high:
+            raise BadArgument(f"`low` must not exceed `high`, got [{self.low}, {self.high}].")
+        if not 0 < self.level <= 1:
+            raise BadArgument(f"`level` must lie between 0 and 1, got {self.level}.")
 
     @classmethod
     def interval(
@@ -74,7 +74,8 @@ class Estimate:
         needed: int | None = None,
     ) -> "Estimate":
         """A point estimate with a confidence interval."""
-        require(level < 1, f"`level` of a confidence interval must be below 1, got {level}.")
+        if not level < 1:
+            raise BadArgument(f"`level` of a confidence interval must be below 1, got {level}.")
         return cls(value, low, high, level, method, samples, unit, needed)
 
     @classmethod

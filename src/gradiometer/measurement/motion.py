@@ -11,7 +11,6 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gradiometer.arguments import require
 from gradiometer.errors import BadArgument, Unsupported
 from gradiometer.measurement.parts import squared_norms
 
@@ -119,7 +118,8 @@ class Origin:
             velocity: v, see `velocity_of`.
             update: The update, if ĝ is changed before it is applied; see `update_of`.
         """
-        require(step >= 0, f"`step` must be at least 0, got {step}.")
+        if not step >= 0:
+            raise BadArgument(f"`step` must be at least 0, got {step}.")
         if self.since < 0 or step.bit_length() > self.since.bit_length():
             self.since = step
             self.point = [parameter.detach().clone() for parameter in parameters]

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.optim import Adagrad, Adam, Adamax, AdamW, NAdam, Optimizer, RAdam, RMSprop
 
-from gradiometer.arguments import require
+from gradiometer.errors import BadArgument
 
 # P is clipped at this many times its median: the second moment of a rarely touched row decays, and
 # its P explodes.
@@ -88,11 +88,11 @@ def preconditioner_of(
     """
     optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer)
     for one in optimizers:
-        require(
-            is_adaptive(one),
-            f"`optimizer` is a {type(one).__name__}, whose preconditioner is not known: it is "
-            f"known for {KNOWN}.",
-        )
+        if not is_adaptive(one):
+            raise BadArgument(
+                f"`optimizer` is a {type(one).__name__}, whose preconditioner is not known: it is "
+                f"known for {KNOWN}."
+            )
     owners = {
         id(p): (one, group)
         for one in optimizers

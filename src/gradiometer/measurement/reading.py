@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
-from gradiometer.arguments import require
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.estimate import LEVEL, Estimate
 
@@ -26,10 +25,8 @@ GradientOf = Literal["train", "population"]
 
 def check_gradient_of(gradient_of: str) -> None:
     """Refuse a name that is neither "train" nor "population"."""
-    require(
-        gradient_of in ("train", "population"),
-        f"`gradient_of` must be 'train' or 'population', got {gradient_of!r}.",
-    )
+    if gradient_of not in ("train", "population"):
+        raise BadArgument(f"`gradient_of` must be 'train' or 'population', got {gradient_of!r}.")
 
 
 class Draw(StrEnum):
@@ -64,10 +61,8 @@ class Sampling:
     examples: int | None = None
 
     def __post_init__(self) -> None:
-        require(
-            self.examples is None or self.examples >= 1,
-            f"`examples` must be at least 1, got {self.examples}.",
-        )
+        if not (self.examples is None or self.examples >= 1):
+            raise BadArgument(f"`examples` must be at least 1, got {self.examples}.")
 
     def to_dict(self) -> dict[str, str | int | None]:
         """Plain values, for `run.toml`."""
@@ -191,7 +186,8 @@ class Series:
         cls, readings: Sequence[Reading], sampling: Sampling, layers: tuple[str, ...] = ()
     ) -> "Series":
         """Stack the readings of one gauge, at least one."""
-        require(readings, "`readings` is empty: a series needs at least one reading.")
+        if not readings:
+            raise BadArgument("`readings` is empty: a series needs at least one reading.")
         return cls(
             gauge=readings[0].gauge,
             steps=np.array([reading.step for reading in readings], dtype=np.int64),

@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gradiometer.arguments import require
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.batch import Batch, batch_size, dealt, take
 from gradiometer.measurement.gradient_graph import GradientGraph, twice_differentiable
@@ -272,11 +271,11 @@ class TrainingStep:
         at: Sequence[Tensor] | None = None,
     ) -> Iterator[tuple[Gradients, int]]:
         size = batch_size(batch)
-        require(
-            size >= 2,
-            f"`batch` leaves only {size} example to split in halves: use at least 4, or a "
-            "`probe` of 2.",
-        )
+        if not size >= 2:
+            raise BadArgument(
+                f"`batch` leaves only {size} example to split in halves: use at least 4, or a "
+                "`probe` of 2."
+            )
         for place, part in enumerate(dealt(size, 2, self.generator(purpose), example_of)):
             yield (
                 self.objective.gradient(
@@ -288,9 +287,10 @@ class TrainingStep:
     @cached_property
     def _random_parts(self) -> list[Tensor]:
         size = batch_size(self.batch)
-        require(
-            size >= 2, "`batch` has 1 example, so no other half can judge its step: pass a `probe`."
-        )
+        if not size >= 2:
+            raise BadArgument(
+                "`batch` has 1 example, so no other half can judge its step: pass a `probe`."
+            )
         return dealt(size, 2, self.generator("judge"), self.example_of)
 
     @cached_property
@@ -429,10 +429,12 @@ class TrainingStep:
         Raises:
             BadArgument: No preconditioner was given, or see `spread`.
         """
-        require(
+        if not (
             self._preconditioner is not None
-            or (self._shared is not None and self._shared.preconditioned is not None),
-            "`preconditioner` is missing, and this gauge needs it: pass "
-            "`preconditioner=lambda: preconditioner_of(optimizer, parameters)` to the step.",
-        )
+            or (self._shared is not None and self._shared.preconditioned is not None)
+        ):
+            raise BadArgument(
+                "`preconditioner` is missing, and this gauge needs it: pass "
+                "`preconditioner=lambda: preconditioner_of(optimizer, parameters)` to the step."
+            )
         return self.spread(parts).preconditioned

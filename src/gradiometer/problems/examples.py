@@ -11,7 +11,6 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.utils.data import IterableDataset, Subset, TensorDataset, default_collate
 
-from gradiometer.arguments import require
 from gradiometer.errors import BadArgument, calling
 from gradiometer.measurement.batch import Batch, batch_size, leaves, mapped, take
 from gradiometer.problems.user_code import user_code
@@ -56,7 +55,8 @@ class Examples:
         self._length = (
             _size(self.data, name) if self.in_memory else _checked_dataset(self.data, name, collate)
         )
-        require(self._length >= 1, f"`{name}` is empty: at least one example is needed.")
+        if not self._length >= 1:
+            raise BadArgument(f"`{name}` is empty: at least one example is needed.")
 
     def __len__(self) -> int:
         return self._length
@@ -81,7 +81,8 @@ class Examples:
 
     def batches(self, size: int) -> Iterator[Batch]:
         """All examples once, in order, `size` at a time. The last batch may be smaller."""
-        require(size >= 1, f"`size` must be at least 1, got {size}.")
+        if not size >= 1:
+            raise BadArgument(f"`size` must be at least 1, got {size}.")
         for part in torch.split(torch.arange(len(self)), size):
             yield self.batch(part)
 
@@ -124,25 +125,27 @@ class Examples:
 def _size(data: Batch, name: str) -> int:
     """The number of examples, which all tensors must share."""
     for path, leaf in leaves(data, name):
-        require(
-            not isinstance(leaf, np.ndarray),
-            f"`{path}` must be a tensor, got a NumPy array: pass torch.from_numpy(...).",
-        )
-        require(
-            not isinstance(leaf, Tensor) or not leaf.is_meta,
-            f"`{path}` is on the meta device, which holds no numbers: give the numbers.",
-        )
+        if isinstance(leaf, np.ndarray):
+            raise BadArgument(
+                f"`{path}` must be a tensor, got a NumPy array: pass torch.from_numpy(...)."
+            )
+        if isinstance(leaf, Tensor) and leaf.is_meta:
+            raise BadArgument(
+                f"`{path}` is on the meta device, which holds no numbers: give the numbers."
+            )
     return batch_size(data, name)
 
 
 def _checked_dataset(data: Any, name: str, collate: Callable[[list[Any]], Batch]) -> int:
     """The length of a map-style data set whose examples can be collated."""
-    require(
+    if not (
         not isinstance(data, IterableDataset)
-        and (isinstance(data, Sized) and hasattr(data, "__getitem__")),
-        f"`{name}` is of type {type(data).__name__}, which cannot be indexed: pass a tensor, a "
-        "tuple, list or dict of tensors, or a torch data set with `__len__` and `__getitem__`.",
-    )
+        and (isinstance(data, Sized) and hasattr(data, "__getitem__"))
+    ):
+        raise BadArgument(
+            f"`{name}` is of type {type(data).__name__}, which cannot be indexed: pass a tensor, a "
+            "tuple, list or dict of tensors, or a torch data set with `__len__` and `__getitem__`."
+        )
     if len(data):
         with untouched_randomness(0, []):
             with calling(name):

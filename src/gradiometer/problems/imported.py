@@ -10,7 +10,6 @@ from typing import Any
 
 from torch import nn
 
-from gradiometer.arguments import require
 from gradiometer.errors import BadArgument, GradiometerError, UserCodeFailed, summary, user_line
 from gradiometer.problems.examples import Examples
 from gradiometer.problems.problem import Problem
@@ -69,10 +68,10 @@ def function_of(name: str, argument: str) -> Callable[..., Any]:
         which = nearest(function_name, own) if own else "the module defines no function"
         raise BadArgument(f"`{module_name}` has no function {function_name!r}: {which}.")
     function: Callable[..., Any] = getattr(module, function_name)
-    require(
-        callable(function),
-        f"`{name}` must be a function that returns a {argument}, got {type(function).__name__}.",
-    )
+    if not callable(function):
+        raise BadArgument(
+            f"`{name}` must be a function that returns a {argument}, got {type(function).__name__}."
+        )
     return function
 
 
@@ -84,18 +83,20 @@ def _settings(name: str, function: Callable[..., Any], offered: dict[str, Any]) 
     by_keyword = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     variadic = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
     for p in parameters:
-        require(
+        if not (
             p.default is not p.empty
             or p.kind in variadic
-            or (p.name in offered and p.name in by_keyword),
-            f"`{name}` has an unknown argument {p.name!r}: it can take {', '.join(offered)} by "
-            "keyword, and every other argument needs a default.",
-        )
+            or (p.name in offered and p.name in by_keyword)
+        ):
+            raise BadArgument(
+                f"`{name}` has an unknown argument {p.name!r}: it can take {', '.join(offered)} by "
+                "keyword, and every other argument needs a default."
+            )
     for key in ("model", "data_dir"):
-        require(
-            offered[key] is None or (takes_any or key in by_keyword),
-            f"`{key}` was given, but `{name}` takes no such argument: omit it, or add it there.",
-        )
+        if not (offered[key] is None or (takes_any or key in by_keyword)):
+            raise BadArgument(
+                f"`{key}` was given, but `{name}` takes no such argument: omit it, or add it there."
+            )
     wanted = {key: value for key, value in offered.items() if takes_any or key in by_keyword}
     # An argument that was not given keeps the default of the function.
     defaulted = {p.name for p in parameters if p.default is not p.empty}

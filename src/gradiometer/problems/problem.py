@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from torch.nn.modules import loss as criteria
 from torch.nn.parameter import is_lazy
 
-from gradiometer.arguments import require
 from gradiometer.convergence.averaging import refresh_batch_norm
-from gradiometer.errors import Unsupported, UserCodeFailed
+from gradiometer.errors import BadArgument, Unsupported, UserCodeFailed
 from gradiometer.measurement.batch import Batch
 from gradiometer.measurement.loss import Loss
 from gradiometer.measurement.objective import WITHOUT_PARAMETERS
@@ -84,36 +83,38 @@ class Problem:
     description: str = ""
 
     def __post_init__(self) -> None:
-        require(self.name.strip(), "`name` must not be empty: the run folder is named after it.")
-        require(
-            not isinstance(self.model, nn.Module),
-            "`model` must be a function that makes the model, got a "
-            f"{type(self.model).__name__}: write model=lambda: ..., so that each run starts "
-            "from its own seed.",
-        )
+        if not self.name.strip():
+            raise BadArgument("`name` must not be empty: the run folder is named after it.")
+        if isinstance(self.model, nn.Module):
+            raise BadArgument(
+                "`model` must be a function that makes the model, got a "
+                f"{type(self.model).__name__}: write model=lambda: ..., so that each run starts "
+                "from its own seed."
+            )
         # The usual slip: a criterion of torch takes outputs and targets.
-        require(
-            not isinstance(self.loss, criteria._Loss),
-            f"`loss` must be a function of (model, batch), got {type(self.loss).__name__}, a "
-            "criterion on (prediction, target): write "
-            f"supervised(nn.{type(self.loss).__name__}(reduction='none')).",
-        )
+        if isinstance(self.loss, criteria._Loss):
+            raise BadArgument(
+                f"`loss` must be a function of (model, batch), got {type(self.loss).__name__}, a "
+                "criterion on (prediction, target): write "
+                f"supervised(nn.{type(self.loss).__name__}(reduction='none'))."
+            )
         for name, does in (("model", "that makes the model"), ("loss", "of (model, batch)")):
             given = getattr(self, name)
-            require(
-                callable(given), f"`{name}` must be a function {does}, got {type(given).__name__}."
-            )
+            if not callable(given):
+                raise BadArgument(
+                    f"`{name}` must be a function {does}, got {type(given).__name__}."
+                )
         for name in ("train", "test"):
             part = getattr(self, name)
-            require(
-                isinstance(part, Examples) or (name != "train" and part is None),
-                f"`{name}` must be Examples, got {type(part).__name__}: write "
-                f"{name}=Examples(...).",
+            if not (isinstance(part, Examples) or (name != "train" and part is None)):
+                raise BadArgument(
+                    f"`{name}` must be Examples, got {type(part).__name__}: write "
+                    f"{name}=Examples(...)."
+                )
+        if not (self.correct is None or callable(self.correct)):
+            raise BadArgument(
+                f"`correct` must be a function of (model, batch), got {type(self.correct).__name__}."
             )
-        require(
-            self.correct is None or callable(self.correct),
-            f"`correct` must be a function of (model, batch), got {type(self.correct).__name__}.",
-        )
 
     @cached_property
     def fingerprint(self) -> str:

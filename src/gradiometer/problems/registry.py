@@ -7,7 +7,6 @@ from difflib import get_close_matches
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from gradiometer.arguments import require
 from gradiometer.errors import BadArgument
 
 if TYPE_CHECKING:  # the command line lists the names without torch
@@ -100,10 +99,10 @@ def load(
         return import_module("gradiometer.problems.imported").load(
             name, model=model, data_dir=data_dir, seed=seed
         )
-    require(
-        name in KNOWN,
-        f"`problem` {name!r} is unknown: {nearest(name, NAMES)}, and module:function for your own.",
-    )
+    if name not in KNOWN:
+        raise BadArgument(
+            f"`problem` {name!r} is unknown: {nearest(name, NAMES)}, and module:function for your own."
+        )
     known = KNOWN[name]
     if model is not None and model not in known.models:
         raise BadArgument(

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from gradiometer.arguments import require
+from gradiometer.errors import BadArgument
 from gradiometer.run.cadence.early import (
     IN_TIME,
     PROMISED,
@@ -71,7 +71,8 @@ class Budget:
     """
 
     def __init__(self, share: float, clock: Callable[[], float] = time.perf_counter) -> None:
-        require(0 <= share < 1, f"`share` must be at least 0 and below 1, got {share}.")
+        if not 0 <= share < 1:
+            raise BadArgument(f"`share` must be at least 0 and below 1, got {share}.")
         self.share = share
         self.clock = clock
         # Steps of the whole training, if known: the first 40 readings are spread over at most its
@@ -315,10 +316,10 @@ class Budget:
         """Continue from a checkpoint. The time between the two processes is not counted."""
         spent = {name: float(seconds) for name, seconds in state["spent"].items()}
         elapsed, total = float(state["elapsed"]), math.fsum(spent.values())
-        require(
-            0 <= total <= elapsed,
-            f"`state` must have 0 ≤ spent ≤ elapsed, got spent {total} s of {elapsed} s.",
-        )
+        if not 0 <= total <= elapsed:
+            raise BadArgument(
+                f"`state` must have 0 ≤ spent ≤ elapsed, got spent {total} s of {elapsed} s."
+            )
         self._earlier = elapsed
         self._started = None
         self.spent_on = defaultdict(float, spent)

@@ -9,7 +9,6 @@ from typing import Any, Literal
 import msgspec
 import tomli_w
 
-from gradiometer.arguments import require
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.estimate import LEVEL
 from gradiometer.measurement.optimizer.groups import Group, family_of
@@ -244,11 +243,11 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
                     else f"the keys are {', '.join(names)}."
                 )
                 raise BadArgument(f"{_place(where, lines, name)}unknown key `{key}`: {hint}")
-            require(
-                name not in values,
-                f"{_place(where, lines, name)}`{name}` is given twice, with - and with _: "
-                "remove one of them.",
-            )
+            if name in values:
+                raise BadArgument(
+                    f"{_place(where, lines, name)}`{name}` is given twice, with - and with _: "
+                    "remove one of them."
+                )
             values[name] = value
         try:
             cls(**values)

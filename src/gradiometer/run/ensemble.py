@@ -12,9 +12,8 @@ import torch
 from jaxtyping import Bool
 from torch import nn
 
-from gradiometer.arguments import require
 from gradiometer.convergence.averaging import tracking_layers
-from gradiometer.errors import RunDamaged, Unsupported
+from gradiometer.errors import BadArgument, RunDamaged, Unsupported
 from gradiometer.exploration.ensembles.diversity import correlations, disagreement, linear_path
 from gradiometer.exploration.ensembles.ensemble import Ensemble
 from gradiometer.exploration.ensembles.ensemble_report import Baseline, EnsembleReport
@@ -97,12 +96,11 @@ def score_snapshots(
     """Score the snapshots of a run on the test examples of a problem. Arguments as in
     `evaluate_ensemble`."""
     labels = held_out_labels(problem)
-    require(
-        len(labels) >= FEWEST_HELD_OUT,
-        f"An ensemble is scored on at least {FEWEST_HELD_OUT} test examples, and problem "
-        f"{problem.name} has {len(labels)}: hold out more.",
-        Unsupported,
-    )
+    if len(labels) < FEWEST_HELD_OUT:
+        raise Unsupported(
+            f"An ensemble is scored on at least {FEWEST_HELD_OUT} test examples, and problem "
+            f"{problem.name} has {len(labels)}: hold out more."
+        )
     device, validation = torch.device(run.configuration.device), validation_mask(len(labels))
     whole = Ensemble.of_snapshots(
         load_snapshots(run.folder.snapshots_path), _new_model(run, problem).to(device)
@@ -165,12 +163,11 @@ def example_inputs(problem: Problem, ensemble: Ensemble) -> torch.Tensor:
         Unsupported: The inputs are not one tensor.
     """
     inputs: Any = problem.train.batch(torch.arange(3))[0]
-    require(
-        isinstance(inputs, torch.Tensor),
-        f"Export needs inputs that are one tensor, and {problem.name} has a "
-        f"{type(inputs).__name__}.",
-        Unsupported,
-    )
+    if not isinstance(inputs, torch.Tensor):
+        raise Unsupported(
+            f"Export needs inputs that are one tensor, and {problem.name} has a "
+            f"{type(inputs).__name__}."
+        )
     return inputs.to(ensemble.weights.device)
 
 
@@ -178,14 +175,14 @@ def _final(path: Path, run: Run, device: torch.device) -> tuple[Problem, nn.Modu
     """The problem and the final model of another run on the same data."""
     other = Run.open(path)
     theirs, ours = (each.manifest.get("problem", {}).get("fingerprint") for each in (other, run))
-    require(
-        theirs == ours,
-        f"`--against` {path} must be trained on the data of {run.path}: its test examples differ.",
-    )
-    require(
-        other.status == "finished",
-        f"`--against` {path} must be finished to have a final model: it is {other.status}.",
-    )
+    if theirs != ours:
+        raise BadArgument(
+            f"`--against` {path} must be trained on the data of {run.path}: its test examples differ."
+        )
+    if other.status != "finished":
+        raise BadArgument(
+            f"`--against` {path} must be finished to have a final model: it is {other.status}."
+        )
     checkpoint, _ = load_latest(other.folder)
     if checkpoint is None:
         raise RunDamaged(

@@ -19,7 +19,6 @@ import msgspec
 import tomli_w
 
 from gradiometer import __version__
-from gradiometer.arguments import require
 from gradiometer.errors import BadArgument, RunDamaged, RunNotFound, StorageFailed
 from gradiometer.measurement.reading import Draw, Sampling
 from gradiometer.run.configuration import Configuration, WatchedConfiguration
@@ -85,11 +84,11 @@ class RunFolder:
             StorageFailed: The folder cannot be created.
         """
         body = _manifest_body(manifest)
-        require(
-            re.fullmatch(r"[^\s./\\\ud800-\udfff-][^/\\\x00-\x1f\ud800-\udfff]{0,199}", name),
-            "`name` must be a file name of at most 200 letters with no dot or dash in front, "
-            f"got {name!r}.",
-        )
+        if not re.fullmatch(r"[^\s./\\\ud800-\udfff-][^/\\\x00-\x1f\ud800-\udfff]{0,199}", name):
+            raise BadArgument(
+                "`name` must be a file name of at most 200 letters with no dot or dash in front, "
+                f"got {name!r}."
+            )
         parent = Path(parent)
         with writing(parent, "choose another folder for the runs"):
             parent.mkdir(parents=True, exist_ok=True)

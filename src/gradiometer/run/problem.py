@@ -1,6 +1,5 @@
 """The configuration and the problem of a run, for commands that work on it."""
 
-from gradiometer.arguments import require
 from gradiometer.errors import BadArgument
 from gradiometer.problems.problem import Problem
 from gradiometer.problems.registry import load
@@ -39,10 +38,10 @@ IN_YOUR_PROGRAM = {
 def configuration_of(run: Run, verb: str) -> Configuration:
     """The configuration of a run of `train`, for the command `verb`. A watched run is refused with
     its own line."""
-    require(
-        run.has_program_with_model,
-        f"`{run.path}` has gradient norms that were given as numbers: it has no model to run.",
-    )
+    if not run.has_program_with_model:
+        raise BadArgument(
+            f"`{run.path}` has gradient norms that were given as numbers: it has no model to run."
+        )
     if not isinstance(run.configuration, Configuration):
         raise BadArgument(
             f"`{run.path}` is a watched run: only your program has its model and data. "
@@ -63,9 +62,9 @@ def problem_of(run: Run, verb: str) -> Problem:
         seed=configuration.seed,
     )
     recorded = run.manifest.get("problem", {}).get("fingerprint")
-    require(
-        problem.fingerprint == recorded,
-        f"`{run.path}` was trained on data with fingerprint {recorded}, and {problem.name} now "
-        f"has {problem.fingerprint}: a run is resumed on the same data.",
-    )
+    if problem.fingerprint != recorded:
+        raise BadArgument(
+            f"`{run.path}` was trained on data with fingerprint {recorded}, and {problem.name} now "
+            f"has {problem.fingerprint}: a run is resumed on the same data."
+        )
     return problem

@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gradiometer.arguments import require
 from gradiometer.convergence.plateau.extrapolation import (
     BLOCKS,
     BLOCKS_PER_OCTAVE,
@@ -59,10 +58,8 @@ class TrainProbe:
     """
 
     def __init__(self, objective: Objective, data: Examples, count: int, seed: int) -> None:
-        require(
-            len(data) >= FEWEST,
-            f"`cool` needs at least {FEWEST} training examples, got {len(data)}.",
-        )
+        if len(data) < FEWEST:
+            raise BadArgument(f"`cool` needs at least {FEWEST} training examples, got {len(data)}.")
         count = min(count, len(data)) // PARTS * PARTS
         chosen = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:count]
         self.objective = objective

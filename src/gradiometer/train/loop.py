@@ -15,11 +15,10 @@ from typing import NoReturn, Protocol, runtime_checkable
 
 import msgspec
 
-from gradiometer.arguments import require
 from gradiometer.convergence.averaging import tracking_layers
 from gradiometer.convergence.trajectory.endpoint import NAME as ENDPOINT
 from gradiometer.convergence.trajectory.trajectory import Trajectory
-from gradiometer.errors import Diverged, GradiometerError, Interrupted, bounded
+from gradiometer.errors import BadArgument, Diverged, GradiometerError, Interrupted, bounded
 from gradiometer.exploration.ensembles.snapshots import SnapshotCollector
 from gradiometer.gauges import Asked, GaugesAsked, recorded_gauges
 from gradiometer.integrations.watch.recording import Announcements
@@ -190,16 +189,16 @@ def resume(
         RunNotFound: It is not a run.
     """
     run = Run.open(path, gauges=gauges)
-    require(
-        run.status not in ("finished", "diverged"),
-        f"`{path}` has {run.status} at step {run.steps:,}: there is nothing to resume. "
-        f"Write its page with: gradiometer show {shlex.quote(str(path))}",
-    )
+    if run.status in ("finished", "diverged"):
+        raise BadArgument(
+            f"`{path}` has {run.status} at step {run.steps:,}: there is nothing to resume. "
+            f"Write its page with: gradiometer show {shlex.quote(str(path))}"
+        )
     made, missing = recorded_gauges(run)
-    require(
-        not missing,
-        f"`gauges` lacks {', '.join(missing)}: import {', '.join(missing.values())} and give it.",
-    )
+    if missing:
+        raise BadArgument(
+            f"`gauges` lacks {', '.join(missing)}: import {', '.join(missing.values())} and give it."
+        )
     check_repeatable(run)
     problem = problem_of(run, "resume") if problem is None else problem
     with threads(run.configuration.threads), together() as ranks:

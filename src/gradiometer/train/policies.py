@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from gradiometer.arguments import require
 from gradiometer.convergence.plateau.noise_floor import FINISH, if_cooled
+from gradiometer.errors import BadArgument
 from gradiometer.jobs.choice import opened
 from gradiometer.loop.branch import Tail
 from gradiometer.loop.branches import Fork, outcome
@@ -362,11 +362,11 @@ def policies_of(training: Training) -> tuple[Policy, ...]:
     configuration = training.configuration
     policies: list[Policy] = [] if training.cooling is None else [Cool(training.cooling)]
     if not training.ranks.alone:
-        require(
-            not configuration.fork_budget,
-            "`fork_budget` is for training in one process: leave it out, or fork the run "
-            "afterwards.",
-        )
+        if configuration.fork_budget:
+            raise BadArgument(
+                "`fork_budget` is for training in one process: leave it out, or fork the run "
+                "afterwards."
+            )
     elif configuration.optimizer == "schedulefree":
         policies.append(Forecasts(configuration.fork_budget, training.steps))
     else:

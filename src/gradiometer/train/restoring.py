@@ -12,8 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradiometer.arguments import require
-from gradiometer.errors import Diverged, GradiometerError, RunDamaged
+from gradiometer.errors import BadArgument, Diverged, GradiometerError, RunDamaged
 from gradiometer.jobs.job import threads
 from gradiometer.loop.loop import Loop
 from gradiometer.problems.problem import Problem
@@ -197,10 +196,10 @@ def state_at(run: Run, step: int, verb: str, problem: Problem | None = None) -> 
         Diverged: A repeated step diverged.
     """
     configuration_of(run, verb)
-    require(
-        0 <= step <= run.steps,
-        f"`step` must be between 0 and {run.steps:,}, the last step on record, got {step:,}.",
-    )
+    if not 0 <= step <= run.steps:
+        raise BadArgument(
+            f"`step` must be between 0 and {run.steps:,}, the last step on record, got {step:,}."
+        )
     checkpoint, warnings = load_latest(run.folder, up_to=step)
     if checkpoint is not None and checkpoint.step == step:
         values = {name: value for name, value in checkpoint.state.items() if name != "recorder"}
@@ -218,11 +217,11 @@ def check_repeatable(run: Run) -> None:
     Raises:
         BadArgument: It did.
     """
-    require(
-        "guard" not in run.manifest["configuration"],
-        f"`{run.path}` was trained with `guard`, which only version 0.2 has: its steps cannot "
-        "be made again. Use a step that has a checkpoint, or train it anew.",
-    )
+    if "guard" in run.manifest["configuration"]:
+        raise BadArgument(
+            f"`{run.path}` was trained with `guard`, which only version 0.2 has: its steps cannot "
+            "be made again. Use a step that has a checkpoint, or train it anew."
+        )
 
 
 def _repeat_steps(
@@ -300,14 +299,14 @@ def loop_at(run: Run, step: int | None = None, *, problem: Problem | None = None
     """
     configuration_of(run, "fork")
     at, last = default_step(run) if step is None else step, run.manifest.get("steps", run.steps)
-    require(
-        0 <= at <= run.steps,
-        f"`at` must be between 0 and {run.steps:,}, the last step on record, got {at:,}.",
-    )
-    require(
-        at != last,
-        f"`at` {at:,} is the end of the run, where nothing is left: give an earlier step.",
-    )
+    if not 0 <= at <= run.steps:
+        raise BadArgument(
+            f"`at` must be between 0 and {run.steps:,}, the last step on record, got {at:,}."
+        )
+    if at == last:
+        raise BadArgument(
+            f"`at` {at:,} is the end of the run, where nothing is left: give an earlier step."
+        )
     with untouched_randomness(0, []):
         training = training_of(run, "fork", problem)
     loop = _loop_of(training, at, lambda: state_at(run, at, "fork", training.problem))
@@ -324,10 +323,10 @@ def default_step(run: Run) -> int:
     if run.status == "finished":
         return run.steps // 2
     kept = checkpoint_steps(run.folder)
-    require(
-        kept,
-        f"`{run.path}` has no checkpoint yet: wait for one, or fork from the start, with at=0.",
-    )
+    if not kept:
+        raise BadArgument(
+            f"`{run.path}` has no checkpoint yet: wait for one, or fork from the start, with at=0."
+        )
     return kept[0]
 
 

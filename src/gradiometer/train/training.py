@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, AdamW, Optimizer
 
-from gradiometer.arguments import require
 from gradiometer.convergence.averaging import REFRESHED, refresh_batch_norm
 from gradiometer.convergence.schedules.cycles import SnapshotCycle
 from gradiometer.convergence.schedules.schedule import Schedule
@@ -86,11 +85,11 @@ def hold_out(examples: Examples, configuration: Configuration) -> tuple[Examples
     if not configuration.held_out:
         return examples, None
     count = round(configuration.held_out * len(examples))
-    require(
-        0 < count < len(examples),
-        f"`held_out` {configuration.held_out:g} leaves {len(examples) - count:,} of "
-        f"{len(examples):,} training examples, and holds out {count:,}: both must be above 0.",
-    )
+    if not 0 < count < len(examples):
+        raise BadArgument(
+            f"`held_out` {configuration.held_out:g} leaves {len(examples) - count:,} of "
+            f"{len(examples):,} training examples, and holds out {count:,}: both must be above 0."
+        )
     order = torch.randperm(
         len(examples), generator=torch.Generator().manual_seed(configuration.seed)
     )
@@ -106,11 +105,11 @@ def seed_everything(seed: int) -> None:
 
 def device_of(name: str, ranks: Ranks) -> torch.device:
     """The device with this name, if torch can use it here."""
-    require(
-        ranks.alone or name == "cpu",
-        f"`device` is {name!r}, but several processes train on the CPU only: leave it out, or "
-        "use `gradiometer.watch` in your own DistributedDataParallel loop.",
-    )
+    if not (ranks.alone or name == "cpu"):
+        raise BadArgument(
+            f"`device` is {name!r}, but several processes train on the CPU only: leave it out, or "
+            "use `gradiometer.watch` in your own DistributedDataParallel loop."
+        )
     try:
         device = torch.device(name)
         torch.empty(1, device=device).item()  # "meta" is a device that holds no numbers
@@ -163,10 +162,10 @@ class Training:
             seed=configuration.seed,
         )
         self.steps = configuration.steps or configuration.epochs * self.order.steps_per_epoch
-        require(
-            self.steps < MOST_STEPS,
-            f"`epochs` must give less than 2^53 steps: give fewer than {configuration.epochs:,}.",
-        )
+        if not self.steps < MOST_STEPS:
+            raise BadArgument(
+                f"`epochs` must give less than 2^53 steps: give fewer than {configuration.epochs:,}."
+            )
         beyond = [step for step in configuration.lasting_checkpoints if step > self.steps]
         if beyond:
             raise BadArgument(

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar
 
-from gradiometer.arguments import check_level, check_whole, require
+from gradiometer.arguments import check_level, check_whole
+from gradiometer.errors import BadArgument
 from gradiometer.measurement.artifact import Artifact
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.finding import Doubt, Finding, Issue, State
@@ -202,17 +203,17 @@ def _ratio(numerator: Estimate, denominator: Estimate) -> Estimate:
         and Standard Deviation, Statistical Methods in Medical Research 21, section 2, for a ratio.
     """
     if denominator.method == "exact":
-        require(
-            denominator.value > 0,
-            f"`start` must be a positive squared gradient, got {denominator.value}.",
-        )
+        if not denominator.value > 0:
+            raise BadArgument(
+                f"`start` must be a positive squared gradient, got {denominator.value}."
+            )
         if numerator.method == "exact":
             return Estimate.exact(numerator.value / denominator.value)
         return transform(numerator, lambda value: value / denominator.value)
-    require(
-        denominator.low > 0,
-        f"`start` must be clearly above zero, got {denominator}: take more `--batches`.",
-    )
+    if not denominator.low > 0:
+        raise BadArgument(
+            f"`start` must be clearly above zero, got {denominator}: take more `--batches`."
+        )
     # In units of the two values, whose products could be beyond all floats.
     unit = abs(numerator.value) or 1.0
     a, low, high = numerator.value / unit, numerator.low / unit, numerator.high / unit

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from scipy.special import stdtrit
 from torch import Tensor
 
-from gradiometer.arguments import check_level, check_number, check_whole, require
+from gradiometer.arguments import check_level, check_number, check_whole
 from gradiometer.convergence.certificate.certificate import TOLERANCE, Certificate
 from gradiometer.convergence.certificate.lowest_curvature import (
     LowestCurvature,
@@ -85,21 +85,21 @@ def squared_norm(
     26.0 [23.5, 28.7] (loss / parameter)²
     """
     count = len(gram)
-    require(
-        count >= FEWEST_BATCHES,
-        f"`gram` must be of at least {FEWEST_BATCHES} batches to measure their spread, got "
-        f"{count}.",
-    )
+    if not count >= FEWEST_BATCHES:
+        raise BadArgument(
+            f"`gram` must be of at least {FEWEST_BATCHES} batches to measure their spread, got "
+            f"{count}."
+        )
     if not np.isfinite(gram).all():
         raise Diverged("A gradient of the training loss is not finite: training has diverged here.")
     check_whole("batch_size", batch_size, 1)
     check_level(level)
     whole = sampling.examples if sampling.draw is Draw.RESHUFFLED else None
     share = 0.0 if whole is None else batch_size / whole
-    require(
-        count * share <= 1,
-        f"`gram` has {count} batches of {batch_size}, more than the {whole} examples there are.",
-    )
+    if not count * share <= 1:
+        raise BadArgument(
+            f"`gram` has {count} batches of {batch_size}, more than the {whole} examples there are."
+        )
     own = np.diag(gram)
     # A batch with itself would add its noise.
     pairs = float(gram.sum() - own.sum()) / (count * (count - 1))
@@ -263,11 +263,12 @@ def gradient_squared(
     check_level(level)
     check_whole("seed", seed, 0)
     check_whole("batch_size", batch_size, 1)
-    require(isinstance(exact, bool), f"`exact` must be True or False, got {exact!r}.")
-    require(
-        1 <= batch_size <= len(train),
-        f"`batch_size` must lie between 1 and the {len(train):,} examples, got {batch_size}.",
-    )
+    if not isinstance(exact, bool):
+        raise BadArgument(f"`exact` must be True or False, got {exact!r}.")
+    if not 1 <= batch_size <= len(train):
+        raise BadArgument(
+            f"`batch_size` must lie between 1 and the {len(train):,} examples, got {batch_size}."
+        )
     why = _without_full_pass(objective, train, batch_size, seed)
     if exact and why:
         # NaN differs from itself, so a diverged model looks like one with random numbers or coupled
@@ -381,10 +382,10 @@ def _curvature(
         return of_all_examples(
             Curvature(objective, batches, seed=seed), resolution=resolution, level=level
         )
-    require(
-        examples >= 4 * SAMPLES,
-        f"`examples` must be at least {4 * SAMPLES}, or all {len(train):,}, got {examples}.",
-    )
+    if not examples >= 4 * SAMPLES:
+        raise BadArgument(
+            f"`examples` must be at least {4 * SAMPLES}, or all {len(train):,}, got {examples}."
+        )
     chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed + 1))[
         :examples
     ]

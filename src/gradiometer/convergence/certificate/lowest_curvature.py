@@ -14,9 +14,10 @@ from jaxtyping import Float
 from scipy.special import stdtrit
 from torch import Tensor
 
-from gradiometer.arguments import check_level, require
+from gradiometer.arguments import check_level
 from gradiometer.drift.curvature import Curvature
 from gradiometer.drift.lanczos import UNIT
+from gradiometer.errors import BadArgument
 from gradiometer.measurement import Batch, Estimate, Objective
 
 # A tolerance that is never reached: Lanczos then makes all its products, and the theorem counts
@@ -133,10 +134,10 @@ def of_samples(
 
     Source: Jensen's inequality; Student's interval.
     """
-    require(
-        len(samples) >= FEWEST_SAMPLES,
-        f"`samples` must be at least {FEWEST_SAMPLES} to measure their spread, got {len(samples)}.",
-    )
+    if len(samples) < FEWEST_SAMPLES:
+        raise BadArgument(
+            f"`samples` must be at least {FEWEST_SAMPLES} to measure their spread, got {len(samples)}."
+        )
     # Half of what may fail is for the lower end, and of that one half each for Lanczos and Student.
     failure = (1 - level) / 4
     found: list[_Ends] = []
@@ -218,7 +219,8 @@ class _Ends:
 def _student(values: Sequence[float], level: float) -> tuple[float, float, float]:
     """The mean of independent values, and the ends of its two-sided interval."""
     count = len(values)
-    require(count >= 2, f"`samples` after the first must have at least 2 parts, got {count}.")
+    if not count >= 2:
+        raise BadArgument(f"`samples` after the first must have at least 2 parts, got {count}.")
     middle = float(np.mean(values))
     margin = (
         float(stdtrit(count - 1, (1 + level) / 2))

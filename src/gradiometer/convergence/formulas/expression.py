@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable
 from types import EllipsisType
 from typing import Any
 
-from gradiometer.arguments import require
 from gradiometer.convergence.formulas import asymptotics
 from gradiometer.convergence.formulas.asymptotics import Asymptotics, Time, compare
 from gradiometer.errors import BadArgument
@@ -73,10 +72,10 @@ def formula_in(text: str) -> Callable[[Time], Time]:
     >>> formula_in("0.1/sqrt(t)")(4)
     0.05
     """
-    require(
-        len(text) <= LONGEST,
-        f"`expression` must have at most {LONGEST} characters, got {len(text):,}.",
-    )
+    if len(text) > LONGEST:
+        raise BadArgument(
+            f"`expression` must have at most {LONGEST} characters, got {len(text):,}."
+        )
     try:
         with warnings.catch_warnings():
             # The parser warns of forms such as `1if t else 2`, which are no formula either.

@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from gradiometer.arguments import check_whole, require
+from gradiometer.arguments import check_whole
+from gradiometer.errors import BadArgument
 
 Losses = Float[Tensor, " runs"]
 Points = Float[Tensor, "runs params"]
@@ -140,10 +141,10 @@ class Extrapolation:
     """
 
     def __init__(self, probe: PlateauProbe, *, share: float = 0.5, first: int = 16) -> None:
-        require(
-            0 < share <= 1,
-            f"`share` of the gain of a cut must lie in (0, 1], got {share}: the default is 0.5.",
-        )
+        if not 0 < share <= 1:
+            raise BadArgument(
+                f"`share` of the gain of a cut must lie in (0, 1], got {share}: the default is 0.5."
+            )
         self.probe = probe
         self.share = share
         self.looks = LookTimes(first, BLOCKS_PER_OCTAVE)

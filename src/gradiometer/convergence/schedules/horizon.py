@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from gradiometer.arguments import require
 from gradiometer.convergence.formulas.number import Amount
 from gradiometer.convergence.schedules.schedule import Schedule
+from gradiometer.errors import BadArgument
 
 LONGEST_RUN = 10_000_000
 
@@ -75,14 +75,14 @@ def horizon(schedule: Schedule, steps: int) -> RateOverRun:
     >>> print(horizon(Linear(0.1, steps=1000), 1000))
     Over 1,000 steps it reaches zero; Σ η = 50.05, Σ η² = 3.338; worst case 2.006 D G/√T at a peak of 0.0315 D/G.
     """
-    require(
-        1 <= steps <= LONGEST_RUN, f"`steps` must lie between 1 and {LONGEST_RUN:,}, got {steps}."
-    )
+    if not 1 <= steps <= LONGEST_RUN:
+        raise BadArgument(f"`steps` must lie between 1 and {LONGEST_RUN:,}, got {steps}.")
     rates = np.array([schedule(step) for step in range(steps)], dtype=np.float64)
     peak = float(rates.max())
-    require(
-        peak > 0, f"`schedule` {schedule!r} is zero at all {steps:,} steps, so nothing is learned."
-    )
+    if not peak > 0:
+        raise BadArgument(
+            f"`schedule` {schedule!r} is zero at all {steps:,} steps, so nothing is learned."
+        )
     bound, best_base = _refined_bound(rates / peak)
     # A schedule of exactly T steps reaches its end at step T, one after the last update.
     last = min(float(rates[-1]), schedule(steps))
@@ -115,7 +115,8 @@ def transfer_rate(tuned: Amount, source: Schedule, target: Schedule, steps: int)
     >>> round(transfer_rate(0.1, Constant(1.0), Linear(1.0, steps=1000), 1000), 3)
     0.29
     """
-    require(tuned > 0 and math.isfinite(tuned), f"`tuned` must be a positive rate, got {tuned}.")
+    if not (tuned > 0 and math.isfinite(tuned)):
+        raise BadArgument(f"`tuned` must be a positive rate, got {tuned}.")
     return tuned * horizon(target, steps).best_peak / horizon(source, steps).best_peak
 
 
@@ -150,7 +151,8 @@ def picture(schedules: Mapping[str, Schedule], steps: int) -> Any:
     """
     import altair as alt  # noqa: PLC0415 (half a second, only for a picture)
 
-    require(steps >= 1, f"`steps` must be at least 1, got {steps}.")
+    if not steps >= 1:
+        raise BadArgument(f"`steps` must be at least 1, got {steps}.")
     # Every step of a short run, and more of a longer one than a chart has pixels.
     shown = sorted({round(place * (steps - 1) / 2000) for place in range(2001)})
     points = [

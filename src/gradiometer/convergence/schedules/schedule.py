@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, SupportsIndex
 
-from gradiometer.arguments import require
 from gradiometer.convergence.formulas.asymptotics import Asymptotics, Time
 from gradiometer.convergence.formulas.expression import DEEPEST, nearest
 from gradiometer.convergence.formulas.number import Amount
@@ -106,7 +105,6 @@ class Schedule(ABC):
             rate = math.inf
         except (ArithmeticError, ValueError):
             rate = math.nan
-        # No `require`: training asks at every step, and the text of a schedule may be long.
         if not (rate >= 0 and math.isfinite(rate)):
             raise BadArgument(
                 f"`{self!r}` gives {rate} at step {step}: a rate must be finite and not negative."
@@ -152,10 +150,10 @@ class Schedule(ABC):
         from torch.optim.lr_scheduler import LambdaLR  # noqa: PLC0415  schedules are read on machines without torch
 
         unit = float(optimizer.defaults["lr"])
-        require(
-            unit > 0,
-            f"`lr` of the optimizer must be positive, got {unit}: it is what η is measured in.",
-        )
+        if not unit > 0:
+            raise BadArgument(
+                f"`lr` of the optimizer must be positive, got {unit}: it is what η is measured in."
+            )
         # Torch multiplies the rate of each group by this, so groups with rates of their own keep
         # them in proportion.
         return LambdaLR(optimizer, lambda step: self(step) / unit)
@@ -174,10 +172,10 @@ class Schedule(ABC):
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> "Schedule":
         """The schedule from the result of `to_dict`."""
-        require(
-            isinstance(settings, Mapping) and "kind" in settings,
-            f"`settings` must be an object with the key 'kind', got {settings!r}.",
-        )
+        if not (isinstance(settings, Mapping) and "kind" in settings):
+            raise BadArgument(
+                f"`settings` must be an object with the key 'kind', got {settings!r}."
+            )
         given = {
             name: cls.from_dict(value) if isinstance(value, Mapping) else value
             for name, value in settings.items()
@@ -197,10 +195,10 @@ class Schedule(ABC):
         return _parse(text)
 
     def _require(self, condition: bool, name: str, must: str) -> None:
-        require(
-            condition,
-            f"`{name}` of {type(self).__name__} must {must}, got {getattr(self, name)!r}.",
-        )
+        if not condition:
+            raise BadArgument(
+                f"`{name}` of {type(self).__name__} must {must}, got {getattr(self, name)!r}."
+            )
 
 
 def whole_step(step: SupportsIndex) -> int:
@@ -209,10 +207,8 @@ def whole_step(step: SupportsIndex) -> int:
         whole = operator.index(step)
     except TypeError:
         raise BadArgument(f"`step` must be a whole number, got {step!r}.") from None
-    require(
-        not isinstance(step, bool) and 0 <= whole <= 2**1000,
-        f"`step` must lie between 0 and 2^1000, got {step}.",
-    )
+    if isinstance(step, bool) or not 0 <= whole <= 2**1000:
+        raise BadArgument(f"`step` must lie between 0 and 2^1000, got {step}.")
     return whole
 
 
@@ -284,9 +280,8 @@ def _at(schedule: Schedule, step: Time) -> Time:
 
 def _parse(text: str) -> Schedule:
     """The schedule in a text: a `repr`, or schedules combined by * and by methods."""
-    require(
-        len(text) <= LONGEST, f"`text` must have at most {LONGEST:,} characters, got {len(text):,}."
-    )
+    if len(text) > LONGEST:
+        raise BadArgument(f"`text` must have at most {LONGEST:,} characters, got {len(text):,}.")
     try:
         schedule = _value(ast.parse(text.strip(), mode="eval").body)
     except (SyntaxError, MemoryError, RecursionError):
@@ -327,7 +322,8 @@ def _build(name: Any, values: Sequence[Any], settings: Mapping[str, Any]) -> Sch
 
 def _value(node: ast.AST, depth: int = 0) -> Any:
     # The parser accepts deeper texts than a recursion over its tree survives.
-    require(depth < DEEPEST, f"`text` is nested more than {DEEPEST} deep: combine fewer schedules.")
+    if not depth < DEEPEST:
+        raise BadArgument(f"`text` is nested more than {DEEPEST} deep: combine fewer schedules.")
 
     def inner(part: ast.AST) -> Any:
         return _value(part, depth + 1)
@@ -335,7 +331,8 @@ def _value(node: ast.AST, depth: int = 0) -> Any:
     def settings(keywords: Sequence[ast.keyword]) -> dict[str, Any]:
         given = {word.arg: inner(word.value) for word in keywords if word.arg is not None}
         names = ", ".join(str(word.arg) for word in keywords)
-        require(len(given) == len(keywords), f"`text`: a setting is given twice in {names}.")
+        if len(given) != len(keywords):
+            raise BadArgument(f"`text`: a setting is given twice in {names}.")
         return given
 
     match node:
@@ -353,10 +350,10 @@ def _value(node: ast.AST, depth: int = 0) -> Any:
             func=ast.Attribute(value=owner, attr=method), args=parts, keywords=keywords
         ) if method in METHODS:
             schedule = inner(owner)
-            require(
-                isinstance(schedule, Schedule),
-                f"`text`: .{method} needs a schedule on its left, got {schedule!r}.",
-            )
+            if not isinstance(schedule, Schedule):
+                raise BadArgument(
+                    f"`text`: .{method} needs a schedule on its left, got {schedule!r}."
+                )
             try:
                 return getattr(schedule, method)(*map(inner, parts), **settings(keywords))
             except TypeError as error:

@@ -14,10 +14,10 @@ from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from typing import Any
 
-from gradiometer.arguments import require
 from gradiometer.convergence.formulas.asymptotics import CONSTANT, LARGE_T, Asymptotics, Monomial
 from gradiometer.convergence.formulas.number import Undecided
 from gradiometer.convergence.schedules import Formula, Schedule
+from gradiometer.errors import BadArgument
 
 
 @dataclass(frozen=True)
@@ -179,10 +179,10 @@ def theorem(subject: Subject) -> TheoremVerdict:
     """
     if isinstance(subject, str):
         return replace(theorem(read(subject)), expression=subject)
-    require(
-        isinstance(subject, Schedule),
-        f"`subject` must be a schedule or a formula in t, got {type(subject).__name__}.",
-    )
+    if not isinstance(subject, Schedule):
+        raise BadArgument(
+            f"`subject` must be a schedule or a formula in t, got {type(subject).__name__}."
+        )
     if isinstance(subject, Formula):
         return _verdict(subject.text, _conditions(subject), _start_of(subject))
     # A schedule that gives no rate is refused, as in training.
@@ -244,11 +244,11 @@ def _start_of(formula: Formula) -> _Start:
             # So far below zero in doubles is no rounding at the first steps.
             elif is_negative is None and value < -1e-6 and t <= FIRST_STEPS and not doubtful:
                 doubtful = t
-    require(
-        undefined is None or last <= FIRST_STEPS // 2,
-        f"`expression` is undefined at t = {undefined} ({reason}) and again at t = {last}. It "
-        "must have a value at all but a few first steps.",
-    )
+    if not (undefined is None or last <= FIRST_STEPS // 2):
+        raise BadArgument(
+            f"`expression` is undefined at t = {undefined} ({reason}) and again at t = {last}. It "
+            "must have a value at all but a few first steps."
+        )
     return _Start(undefined, reason, negative, doubtful)
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from numpy.lib.stride_tricks import sliding_window_view
 from scipy.special import ndtri, stdtrit
 
-from gradiometer.arguments import require
+from gradiometer.errors import BadArgument
 
 # Values per block. The level and the spread are medians over blocks.
 BLOCK = 8
@@ -99,7 +99,8 @@ def find_spikes(
     >>> [(spike.first, spike.length, spike.height) for spike in find_spikes(losses)]
     [(500, 3, 4.0)]
     """
-    require(0 < false_alarms < 1, f"`false_alarms` must be between 0 and 1, got {false_alarms}.")
+    if not 0 < false_alarms < 1:
+        raise BadArgument(f"`false_alarms` must be between 0 and 1, got {false_alarms}.")
     values = np.asarray(losses, dtype=np.float64)
     # 1e150: larger numbers are left out: their squares are beyond a float.
     kept = np.flatnonzero(np.abs(values) < 1e150)
@@ -138,10 +139,10 @@ def find_spikes(
 def _alike(values: _Values, given: Sequence[float] | _Values | None, name: str) -> _Values:
     """The numbers that go with the losses; NaN if they are not given."""
     numbers = np.full(len(values), np.nan) if given is None else np.asarray(given, dtype=np.float64)
-    require(
-        len(numbers) == len(values),
-        f"`{name}` must have one number per loss, {len(values):,}, got {len(numbers):,}.",
-    )
+    if len(numbers) != len(values):
+        raise BadArgument(
+            f"`{name}` must have one number per loss, {len(values):,}, got {len(numbers):,}."
+        )
     return numbers
 
 

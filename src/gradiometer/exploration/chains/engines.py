@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from gradiometer.arguments import require
+from gradiometer.errors import BadArgument
 from gradiometer.exploration.samplers.sampler import Sampler
 from gradiometer.measurement.batch import Batch, batch_size, take
 from gradiometer.measurement.loss import Loss
@@ -78,10 +78,10 @@ def make_models(make: Callable[[], nn.Module], seeds: Sequence[int]) -> list[nn.
         with untouched_randomness(seed, []):
             models.append(make())
     # One model for all seeds would be trained by all chains at once.
-    require(
-        len({id(model) for model in models}) >= len(models),
-        "`model` must make a new model each time, got the same one twice: write model=lambda: ....",
-    )
+    if len({id(model) for model in models}) < len(models):
+        raise BadArgument(
+            "`model` must make a new model each time, got the same one twice: write model=lambda: ...."
+        )
     return models
 
 

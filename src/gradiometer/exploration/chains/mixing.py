@@ -19,7 +19,7 @@ from scipy.special import fdtri, ndtri, stdtrit
 from scipy.stats import rankdata
 from torch import Tensor
 
-from gradiometer.arguments import require
+from gradiometer.errors import BadArgument
 from gradiometer.measurement.estimate import LEVEL, Estimate, significant
 
 
@@ -395,14 +395,15 @@ def _mean(draws: Draws, size: float, level: float) -> Estimate:
 def _valid_draws(name: str, draws: Draws) -> Draws:
     values = np.asarray(draws, dtype=np.float64)
     # A half chain of fewer than four draws has no autocorrelation.
-    require(
-        values.ndim == 2 and values.shape[1] >= 2 and values.shape[0] >= 8,
-        f"`{name}` must be at least 8 draws of 2 chains, [draws, chains], got shape "
-        f"{list(values.shape)}.",
-    )
-    require(np.isfinite(values).all(), f"`{name}` must be finite: leave out chains that diverged.")
-    require(
-        np.ptp(values) > 0,
-        f"`{name}` must vary, got {values[0, 0]:g} in every draw: a constant cannot show mixing.",
-    )
+    if not (values.ndim == 2 and values.shape[1] >= 2 and values.shape[0] >= 8):
+        raise BadArgument(
+            f"`{name}` must be at least 8 draws of 2 chains, [draws, chains], got shape "
+            f"{list(values.shape)}."
+        )
+    if not np.isfinite(values).all():
+        raise BadArgument(f"`{name}` must be finite: leave out chains that diverged.")
+    if not np.ptp(values) > 0:
+        raise BadArgument(
+            f"`{name}` must vary, got {values[0, 0]:g} in every draw: a constant cannot show mixing."
+        )
     return values

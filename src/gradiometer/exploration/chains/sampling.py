@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gradiometer.arguments import check_whole, require
-from gradiometer.errors import bounded
+from gradiometer.arguments import check_whole
+from gradiometer.errors import BadArgument, bounded
 from gradiometer.exploration.chains.engines import (
     ChainState,
     Function,
@@ -361,7 +361,8 @@ def sample(
     virials = [Virial(flat(trainable(model)).detach(), steps, sizes) for model in models]
     equipartitions: dict[int, Equipartition] = {}
     groups = samplers[0].param_groups
-    require(len(groups) <= 1, f"`sampler` must have 1 parameter group, got {len(groups)}.")
+    if len(groups) > 1:
+        raise BadArgument(f"`sampler` must have 1 parameter group, got {len(groups)}.")
     chains = ChainState(models, seeds, samplers)
     draws: dict[str, list[np.ndarray]] = {name: [] for name in watch or {}}
     paths: list[Float[Tensor, "chains params"]] = []

@@ -12,7 +12,7 @@ from jaxtyping import Bool
 from scipy.special import ndtri
 from torch import nn
 
-from gradiometer.arguments import require
+from gradiometer.errors import BadArgument
 from gradiometer.exploration.ensembles.ensemble_report import LinearPath
 from gradiometer.exploration.ensembles.scores import Labels, LogProbabilities
 from gradiometer.measurement.estimate import LEVEL, Estimate
@@ -80,10 +80,10 @@ def _correlation(first: LogProbabilities, second: LogProbabilities, level: float
     xy, xx, yy = np.column_stack([total, total[:, None] - products])
     with np.errstate(invalid="ignore", divide="ignore"):
         found = xy / np.sqrt(xx * yy)
-    require(
-        np.isfinite(found).all() and examples >= 4,
-        "`members` must vary in their predictions, and one is constant: it has no correlation.",
-    )
+    if not (np.isfinite(found).all() and examples >= 4):
+        raise BadArgument(
+            "`members` must vary in their predictions, and one is constant: it has no correlation."
+        )
     whole, without = float(found[0]), found[1:]
     if not abs(whole) < 1 - 1e-12:  # one member is a copy of the other
         return Estimate.exact(float(round(whole)))
@@ -102,10 +102,10 @@ def _correlation(first: LogProbabilities, second: LogProbabilities, level: float
 
 
 def _need_two(members: Sequence[LogProbabilities]) -> None:
-    require(
-        len(members) >= 2,
-        f"`members` must be at least 2, got {len(members)}: one model has nothing to differ from.",
-    )
+    if len(members) < 2:
+        raise BadArgument(
+            f"`members` must be at least 2, got {len(members)}: one model has nothing to differ from."
+        )
 
 
 # A function of a model: True for each held-out example whose class it gets wrong.
@@ -151,7 +151,8 @@ def linear_path(
     Source: Frankle et al. (2020), Linear Mode Connectivity and the Lottery Ticket Hypothesis,
     section 2; Huang et al. (2017), Snapshot Ensembles, figure 5.
     """
-    require(points >= 1, f"`points` must be at least 1, got {points}.")
+    if not points >= 1:
+        raise BadArgument(f"`points` must be at least 1, got {points}.")
     shares, seen = np.linspace(0, 1, points + 2).tolist(), [wrong(first)]
     for share in shares[1:-1]:
         model = between(first, last, share)

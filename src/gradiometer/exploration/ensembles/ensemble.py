@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gradiometer.arguments import require
+from gradiometer.errors import BadArgument
 from gradiometer.exploration.ensembles.ensemble_report import FEWEST
 from gradiometer.exploration.ensembles.snapshots import Snapshot
 
@@ -52,14 +52,12 @@ class Ensemble(nn.Module):
         super().__init__()
         self.members = nn.ModuleList(members)
         count = len(self.members)
-        require(
-            count >= FEWEST,
-            f"`members` must be at least {FEWEST} models, got {count}: an average needs two.",
-        )
-        require(
-            0 < temperature < math.inf,
-            f"`temperature` must be positive and finite, got {temperature}.",
-        )
+        if not count >= FEWEST:
+            raise BadArgument(
+                f"`members` must be at least {FEWEST} models, got {count}: an average needs two."
+            )
+        if not 0 < temperature < math.inf:
+            raise BadArgument(f"`temperature` must be positive and finite, got {temperature}.")
         # Buffers, so that exporters and moves to a device take them along.
         self.register_buffer("weights", torch.full((count,), 1 / count))
         self.register_buffer("temperature", torch.tensor(float(temperature)))
@@ -90,10 +88,10 @@ class Ensemble(nn.Module):
 
     def last(self, count: int, temperature: float = 1.0) -> "Ensemble":
         """The ensemble of the last `count` members, the same models."""
-        require(
-            FEWEST <= count <= len(self),
-            f"`count` must lie between {FEWEST} and the {len(self)} members, got {count}.",
-        )
+        if not FEWEST <= count <= len(self):
+            raise BadArgument(
+                f"`count` must lie between {FEWEST} and the {len(self)} members, got {count}."
+            )
         return Ensemble(list(self.members)[-count:], temperature=temperature).train(self.training)
 
     def log_probabilities(self, *inputs: Any) -> Float[Tensor, "examples classes"]:

@@ -4,7 +4,8 @@ torch."""
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from gradiometer.arguments import check_whole, require
+from gradiometer.arguments import check_whole
+from gradiometer.errors import BadArgument
 from gradiometer.exploration.ensembles.scores import ReliabilityBin
 from gradiometer.measurement.artifact import Artifact
 from gradiometer.measurement.estimate import Estimate
@@ -96,12 +97,13 @@ class EnsembleReport(Artifact):
     def __post_init__(self) -> None:
         check_whole("snapshots", self.snapshots, FEWEST)
         check_whole("chosen", self.chosen, FEWEST)
-        require(
-            self.chosen <= self.snapshots == len(self.sizes),
-            f"`chosen` must be at most the number of `sizes`, one for each of {self.snapshots} "
-            f"snapshots, got {self.chosen} and {len(self.sizes)}.",
-        )
-        require(self.baselines, "`baselines` must begin with the last snapshot, got none.")
+        if not self.chosen <= self.snapshots == len(self.sizes):
+            raise BadArgument(
+                f"`chosen` must be at most the number of `sizes`, one for each of {self.snapshots} "
+                f"snapshots, got {self.chosen} and {len(self.sizes)}."
+            )
+        if not self.baselines:
+            raise BadArgument("`baselines` must begin with the last snapshot, got none.")
         # What the finding and the page will ask for.
         compared = (
             self.baselines[0].difference,
@@ -111,10 +113,10 @@ class EnsembleReport(Artifact):
         for found, name in zip(
             compared, ("calibrated_nll", "calibrated_nll", "error"), strict=True
         ):
-            require(
-                name in found,
-                f"`sizes` and `baselines` must have the score {name}, and one has not.",
-            )
+            if name not in found:
+                raise BadArgument(
+                    f"`sizes` and `baselines` must have the score {name}, and one has not."
+                )
 
     @property
     def scores(self) -> dict[str, Estimate]:

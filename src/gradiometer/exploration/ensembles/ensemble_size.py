@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float
 
-from gradiometer.arguments import require
+from gradiometer.errors import BadArgument
 from gradiometer.exploration.ensembles.ensemble_report import FEWEST, EnsembleSize
 from gradiometer.exploration.ensembles.scores import (
     Labels,
@@ -51,10 +51,10 @@ def ensemble_sizes(
 def chosen_count(members: Sequence[LogProbabilities], labels: Labels) -> int:
     """The m ≥ 2 with the smallest calibrated log-loss on these validation examples. Early snapshots
     can hurt."""
-    require(
-        len(members) >= FEWEST,
-        f"`members` must be at least {FEWEST}, got {len(members)}: there is nothing to choose.",
-    )
+    if len(members) < FEWEST:
+        raise BadArgument(
+            f"`members` must be at least {FEWEST}, got {len(members)}: there is nothing to choose."
+        )
 
     def loss(count: int) -> float:
         found = averaged(members[-count:])
@@ -77,10 +77,10 @@ def validation_mask(examples: int) -> Bool[np.ndarray, " examples"]:
     """
     # A quarter chooses m and the temperature, and is not scored: a choice would flatter its score.
     taken = max(round(examples / 4), 1)
-    require(
-        1 <= taken < examples,
-        f"`examples` must be at least 2, got {examples}: some choose, and the others are scored.",
-    )
+    if not 1 <= taken < examples:
+        raise BadArgument(
+            f"`examples` must be at least 2, got {examples}: some choose, and the others are scored."
+        )
     mask = np.zeros(examples, dtype=bool)
     mask[np.random.default_rng(0).permutation(examples)[:taken]] = True
     return mask
@@ -125,7 +125,8 @@ def deep_ensemble_equivalent(
     Source: Ashukha et al. (2020), Pitfalls of In-Domain Uncertainty Estimation and Ensembling in
     Deep Learning, section 4.1; the percentile bootstrap: Efron & Tibshirani (1993), chapter 13.
     """
-    require(len(runs) >= 2, f"`runs` must be at least 2, got {len(runs)}: one run gives no curve.")
+    if len(runs) < 2:
+        raise BadArgument(f"`runs` must be at least 2, got {len(runs)}: one run gives no curve.")
     # The calibrated log-loss of each scored example, averaged over all ensembles of so many runs.
     curve = np.stack(
         [
@@ -140,10 +141,10 @@ def deep_ensemble_equivalent(
         ]
     )
     own = ensemble.losses["calibrated_nll"]
-    require(
-        len(own) == curve.shape[1],
-        f"`ensemble` must be scored on the {curve.shape[1]} examples of `runs`, got {len(own)}.",
-    )
+    if len(own) != curve.shape[1]:
+        raise BadArgument(
+            f"`ensemble` must be scored on the {curve.shape[1]} examples of `runs`, got {len(own)}."
+        )
     examples, draws = len(own), np.random.default_rng(0)
     resampled = []
     for _ in range(1000):

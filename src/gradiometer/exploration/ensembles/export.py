@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from gradiometer.arguments import require
-from gradiometer.errors import StorageFailed, Unsupported, of_user
+from gradiometer.errors import BadArgument, StorageFailed, Unsupported, of_user
 
 
 def export(model: nn.Module, inputs: Tensor, path: Path) -> Path:
@@ -45,11 +44,11 @@ def export(model: nn.Module, inputs: Tensor, path: Path) -> Path:
         torch.Size([7, 2])
     """
     check_file(path)
-    require(
-        len(inputs) >= 2,
-        f"`inputs` must be at least 2 examples, got {len(inputs)}: one does not show that "
-        "their number is free.",
-    )
+    if len(inputs) < 2:
+        raise BadArgument(
+            f"`inputs` must be at least 2 examples, got {len(inputs)}: one does not show that "
+            "their number is free."
+        )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporters' own deprecations
         program, content = _program(model, inputs), io.BytesIO()
@@ -65,19 +64,17 @@ def export(model: nn.Module, inputs: Tensor, path: Path) -> Path:
 
 def check_file(path: Path) -> None:
     """Check the suffix, the folder and the packages, before anything is computed."""
-    require(
-        path.suffix in (".pt2", ".onnx"),
-        f"`export` must be a file named .pt2 (torch) or .onnx, got {path.name}.",
-    )
-    require(
-        path.parent.is_dir(),
-        f"`export` {path}: the folder {path.parent} does not exist, make it first.",
-    )
+    if path.suffix not in (".pt2", ".onnx"):
+        raise BadArgument(f"`export` must be a file named .pt2 (torch) or .onnx, got {path.name}.")
+    if not path.parent.is_dir():
+        raise BadArgument(
+            f"`export` {path}: the folder {path.parent} does not exist, make it first."
+        )
     missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
-    require(
-        path.suffix != ".onnx" or not missing,
-        f"`export` to ONNX needs {' and '.join(missing)}: `pip install 'gradiometer[export]'`.",
-    )
+    if path.suffix == ".onnx" and missing:
+        raise BadArgument(
+            f"`export` to ONNX needs {' and '.join(missing)}: `pip install 'gradiometer[export]'`."
+        )
 
 
 def _is_of_torch(error: Exception) -> bool:

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Integer
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, logsumexp, ndtri
 
-from gradiometer.arguments import check_level, require
+from gradiometer.arguments import check_level
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.estimate import LEVEL, Estimate
 from gradiometer.measurement.uncertainty.means import difference_of_means
@@ -201,10 +201,10 @@ def _places(confidence: _Samples) -> Integer[np.ndarray, " examples"]:
     """Bins of equal numbers of examples, in the order of their confidence."""
     # the jackknife leaves one example out, and the rest must still have a variance
     least = 3 * BINS
-    require(
-        len(confidence) >= least,
-        f"`labels` must be of at least {least} examples, {BINS} bins of 3, got {len(confidence)}.",
-    )
+    if len(confidence) < least:
+        raise BadArgument(
+            f"`labels` must be of at least {least} examples, {BINS} bins of 3, got {len(confidence)}."
+        )
     places = np.empty(len(confidence), dtype=np.int64)
     # Stable, so that equal confidences fall into the same bins on every machine.
     places[np.argsort(confidence, kind="stable")] = (
@@ -318,10 +318,8 @@ def differences(
     Raises:
         BadArgument: The two are not for the same examples.
     """
-    require(
-        np.array_equal(first.labels, second.labels),
-        "`first` and `second` must have the same labels: pair the same examples.",
-    )
+    if not np.array_equal(first.labels, second.labels):
+        raise BadArgument("`first` and `second` must have the same labels: pair the same examples.")
     count = len(first.labels)
     found = {"error": difference_of_proportions(~first.correct, ~second.correct, level=level)}
     for name, losses in first.losses.items():
@@ -376,11 +374,13 @@ def log_losses(
 
 def check_predictions(log_probabilities: np.ndarray, labels: np.ndarray) -> None:
     """Check log-probabilities [examples, classes] and their labels [examples]."""
-    require(
-        log_probabilities.ndim == 2 and len(log_probabilities) == len(labels) and len(labels) >= 1,
-        "`log_probabilities` must be [examples, classes] and `labels` [examples], got "
-        f"{list(log_probabilities.shape)} and {list(labels.shape)}.",
-    )
+    if not (
+        log_probabilities.ndim == 2 and len(log_probabilities) == len(labels) and len(labels) >= 1
+    ):
+        raise BadArgument(
+            "`log_probabilities` must be [examples, classes] and `labels` [examples], got "
+            f"{list(log_probabilities.shape)} and {list(labels.shape)}."
+        )
     # Logits that were never normalised are the usual mistake.
     totals = np.exp(log_probabilities).sum(axis=1)
     good = np.abs(totals - 1) < 1e-4
@@ -390,14 +390,14 @@ def check_predictions(log_probabilities: np.ndarray, labels: np.ndarray) -> None
             f"`log_probabilities` of example {first} must sum to a probability of 1, got "
             f"{totals[first]:.4g}: take the log_softmax of the logits."
         )
-    require(
-        ((labels >= 0) & (labels < log_probabilities.shape[1])).all(),
-        f"`labels` must lie between 0 and {log_probabilities.shape[1] - 1}, the predicted classes.",
-    )
+    if not ((labels >= 0) & (labels < log_probabilities.shape[1])).all():
+        raise BadArgument(
+            f"`labels` must lie between 0 and {log_probabilities.shape[1] - 1}, the predicted classes."
+        )
     losses = log_losses(log_probabilities, labels)
-    require(
-        np.isfinite(losses).all(),
-        f"`log_probabilities` of example {int(np.argmin(np.isfinite(losses)))} give its label "
-        "a probability of 0 and so an infinite log-loss: take the log_softmax of the logits, "
-        "not the logarithm of the softmax.",
-    )
+    if not np.isfinite(losses).all():
+        raise BadArgument(
+            f"`log_probabilities` of example {int(np.argmin(np.isfinite(losses)))} give its label "
+            "a probability of 0 and so an infinite log-loss: take the log_softmax of the logits, "
+            "not the logarithm of the softmax."
+        )

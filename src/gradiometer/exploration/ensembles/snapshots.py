@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradiometer.arguments import require
 from gradiometer.convergence.schedules.cycles import SnapshotCycle
 from gradiometer.errors import BadArgument, RunDamaged
 from gradiometer.exploration.ensembles.ensemble_report import FEWEST
@@ -77,11 +76,11 @@ class Snapshot:
                 f"`{name}` {_kind_of(state[name])}" if name in state else ""
                 for state in (own, theirs)
             )
-            require(
-                mine == stored,
-                f"`model` must have the architecture of {self.name}: it has "
-                f"{mine or f'no `{name}`'}, the snapshot has {stored or f'no `{name}`'}.",
-            )
+            if mine != stored:
+                raise BadArgument(
+                    f"`model` must have the architecture of {self.name}: it has "
+                    f"{mine or f'no `{name}`'}, the snapshot has {stored or f'no `{name}`'}."
+                )
         model.load_state_dict(theirs)
 
     @property
@@ -229,11 +228,11 @@ def checked_cycle(cycle: SnapshotCycle) -> SnapshotCycle:
     A cycle is ⌈T/M⌉ steps, so the last one may be up to M − 1 steps shorter.
     """
     steps, wanted = cycle.steps, cycle.snapshots
-    require(
-        wanted >= FEWEST,
-        f"`snapshots` must be at least {FEWEST}, got {wanted}: the average of one model is "
-        "that model.",
-    )
+    if not wanted >= FEWEST:
+        raise BadArgument(
+            f"`snapshots` must be at least {FEWEST}, got {wanted}: the average of one model is "
+            "that model."
+        )
     # ⌈T/M⌉ steps a cycle leave a last one that may be short, and so still hot.
     last = _last_length(steps, wanted)
     if not last >= COOLED * cycle.length:

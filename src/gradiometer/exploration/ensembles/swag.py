@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from gradiometer.arguments import require
+from gradiometer.errors import BadArgument
 from gradiometer.measurement.gradient_graph import flat
 
 
@@ -46,7 +46,10 @@ class SWAG:
     """
 
     def __init__(self, model: nn.Module, rank: int = 20) -> None:
-        require(rank >= 2, f"`rank` must be at least 2, got {rank}: one deviation has no variance.")
+        if not rank >= 2:
+            raise BadArgument(
+                f"`rank` must be at least 2, got {rank}: one deviation has no variance."
+            )
         self.average = AveragedModel(model)
         self.models = 0
         size = sum(parameter.numel() for parameter in model.parameters())
@@ -85,11 +88,12 @@ class SWAG:
         Raises:
             BadArgument: There were fewer than two models.
         """
-        require(
-            self.models >= 2,
-            f"`draw` needs at least 2 models, got {self.models}: call `update` with more.",
-        )
-        require(0 <= scale < math.inf, f"`scale` must be at least 0 and finite, got {scale}.")
+        if not self.models >= 2:
+            raise BadArgument(
+                f"`draw` needs at least 2 models, got {self.models}: call `update` with more."
+            )
+        if not 0 <= scale < math.inf:
+            raise BadArgument(f"`scale` must be at least 0 and finite, got {scale}.")
         deviations = torch.stack(list(self._deviations))
         diagonal = torch.randn(len(self._mean), dtype=torch.float64, generator=generator)
         low_rank = torch.randn(len(deviations), dtype=torch.float64, generator=generator)

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from gradiometer.arguments import check_number, check_whole, require
+from gradiometer.arguments import check_number, check_whole
 from gradiometer.errors import BadArgument
 from gradiometer.exploration.samplers.heat import ROOM, SMALL, TOLERANCE, Balance, GroupHeat
 from gradiometer.measurement.estimate import Estimate, significant
@@ -204,11 +204,11 @@ class Sampler(torch.optim.Optimizer, ABC):
             BadArgument: Mini-batch noise alone is hotter than the temperature asked for.
         """
         params = [param for group in self.param_groups for param in group["params"]]
-        require(
-            len(first) == len(second) == len(params),
-            f"`first` and `second` must contain a gradient for each of the {len(params)} "
-            f"parameters, got {len(first)} and {len(second)}.",
-        )
+        if not len(first) == len(second) == len(params):
+            raise BadArgument(
+                f"`first` and `second` must contain a gradient for each of the {len(params)} "
+                f"parameters, got {len(first)} and {len(second)}."
+            )
         differences = iter(torch._foreach_sub(list(first), list(second)))
         for place, group in enumerate(self.param_groups):
             difference = flat([next(differences) for _ in group["params"]])
@@ -440,10 +440,10 @@ class Sampler(torch.optim.Optimizer, ABC):
             raise BadArgument(
                 f"`{unknown[0]}` is not a setting of {type(self).__name__}, which has {settings}."
             )
-        require(
-            group["examples"] is not None,
-            "`examples` is missing: T in posterior units needs N, because U = N × the mean loss.",
-        )
+        if group["examples"] is None:
+            raise BadArgument(
+                "`examples` is missing: T in posterior units needs N, because U = N × the mean loss."
+            )
         check_whole("examples", group["examples"], 1)
         check_whole("burn_in", group["burn_in"], 0)
         check_whole("memory", group["memory"], 10)
@@ -452,7 +452,8 @@ class Sampler(torch.optim.Optimizer, ABC):
         check_number("lr", group["lr"], positive=True)
         for name in ("temperature", "weight_decay", "momentum"):
             check_number(name, group[name])
-        require(group["momentum"] < 1, f"`momentum` must lie in [0, 1), got {group['momentum']}.")
+        if not group["momentum"] < 1:
+            raise BadArgument(f"`momentum` must lie in [0, 1), got {group['momentum']}.")
 
 
 def too_hot(mean: float) -> str:

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from gradiometer.arguments import require
+from gradiometer.errors import BadArgument
 from gradiometer.exploration.samplers.sampler import Sampler
 from gradiometer.measurement.gradient_graph import flat
 
@@ -60,7 +60,5 @@ class SGLD(Sampler):
 
     def _check(self, group: dict[str, Any]) -> None:
         super()._check(group)
-        require(
-            group["momentum"] == 0,
-            f"`momentum` must be 0 for SGLD, got {group['momentum']}: use SGHMC.",
-        )
+        if group["momentum"] != 0:
+            raise BadArgument(f"`momentum` must be 0 for SGLD, got {group['momentum']}: use SGHMC.")

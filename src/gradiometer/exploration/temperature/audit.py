@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gradiometer.arguments import check_number, check_whole, require
-from gradiometer.errors import Diverged
+from gradiometer.arguments import check_number, check_whole
+from gradiometer.errors import BadArgument, Diverged
 from gradiometer.measurement.estimate import LEVEL, Estimate, significant
 from gradiometer.measurement.uncertainty.arithmetic import transform
 from gradiometer.measurement.uncertainty.means import FEWEST_READINGS, difference_of_means, mean
@@ -128,15 +128,13 @@ def audit(
     check_whole("steps", steps, 8)
     check_whole("copies", copies, FEWEST_READINGS)
     h = torch.tensor(list(curvatures), dtype=torch.float64).repeat(copies)
-    require(
-        len(h) and (h > 0).all() and h.isfinite().all(),
-        f"`curvatures` must be positive and finite, got {list(curvatures)}.",
-    )
+    if not (len(h) and (h > 0).all() and h.isfinite().all()):
+        raise BadArgument(f"`curvatures` must be positive and finite, got {list(curvatures)}.")
     burn_in = steps // 4 if burn_in is None else burn_in
-    require(
-        0 <= burn_in <= steps - 2,
-        f"`burn_in` must lie between 0 and steps − 2 = {steps - 2}, got {burn_in}.",
-    )
+    if not 0 <= burn_in <= steps - 2:
+        raise BadArgument(
+            f"`burn_in` must lie between 0 and steps − 2 = {steps - 2}, got {burn_in}."
+        )
     # A derived seed, because a sampler with seed 0 must not draw the same numbers as the gradient
     # noise.
     generator = torch.Generator().manual_seed(_seed_for(seed, "gradient"))
@@ -189,11 +187,11 @@ def _positions(
 ) -> Iterator[Tensor]:
     """The position after each step, without end."""
     arguments, function = _arguments(sampler), cast("Callable[..., Any]", sampler)
-    require(
-        arguments in (1, 3),
-        "`sampler` must take 1 argument (parameters) and make an optimizer, or 3 arguments "
-        f"(parameters, gradient, generator) and make a step, got {arguments} arguments.",
-    )
+    if arguments not in (1, 3):
+        raise BadArgument(
+            "`sampler` must take 1 argument (parameters) and make an optimizer, or 3 arguments "
+            f"(parameters, gradient, generator) and make a step, got {arguments} arguments."
+        )
     if arguments == 3:
         position, generator = start.clone(), torch.Generator().manual_seed(_seed_for(seed, "step"))
         while True:
@@ -201,10 +199,10 @@ def _positions(
             yield position
     parameter = torch.nn.Parameter(start.clone())
     optimizer = function([parameter])
-    require(
-        isinstance(optimizer, Optimizer),
-        f"`sampler` must make a torch.optim.Optimizer, got a {type(optimizer).__name__}.",
-    )
+    if not isinstance(optimizer, Optimizer):
+        raise BadArgument(
+            f"`sampler` must make a torch.optim.Optimizer, got a {type(optimizer).__name__}."
+        )
     while True:
         parameter.grad = gradient(parameter)
         optimizer.step()
@@ -217,11 +215,11 @@ def _seed_for(seed: int, purpose: str) -> int:
 
 def _arguments(sampler: Callable[..., Any]) -> int:
     """The number of required positional arguments."""
-    require(
-        callable(sampler),
-        "`sampler` must be a function that makes an optimizer from the audit's parameters, "
-        f"such as partial(torch.optim.SGD, lr=0.1), got a {type(sampler).__name__}.",
-    )
+    if not callable(sampler):
+        raise BadArgument(
+            "`sampler` must be a function that makes an optimizer from the audit's parameters, "
+            f"such as partial(torch.optim.SGD, lr=0.1), got a {type(sampler).__name__}."
+        )
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     given = inspect.signature(sampler).parameters.values()
     return sum(

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from gradiometer.arguments import check_number, check_whole, require
+from gradiometer.arguments import check_number, check_whole
 from gradiometer.drift.stability import MomentumRule
 from gradiometer.errors import BadArgument
 
@@ -67,11 +67,11 @@ class SGDRule:
         Raises:
             BadArgument: A curvature is not positive, or η is at least `limit`.
         """
-        require(
-            curvatures.min() > 0 and np.isfinite(curvatures).all(),
-            "`curvature` must be positive and finite, its smallest eigenvalue is "
-            f"{curvatures.min():.3g}.",
-        )
+        if not (curvatures.min() > 0 and np.isfinite(curvatures).all()):
+            raise BadArgument(
+                "`curvature` must be positive and finite, its smallest eigenvalue is "
+                f"{curvatures.min():.3g}."
+            )
         limit = self.limit(float(curvatures.max()))
         if not self.learning_rate < limit:
             formula = (
@@ -125,11 +125,11 @@ def mode_variance(curvature: float, noise: float, rule: SGDRule) -> float:
         Hoffman & Blei (2017), Stochastic Gradient Descent as Approximate Bayesian Inference, before
         their limit of small η.
     """
-    require(
-        not rule.nesterov,
-        "`rule` must not be Nesterov's, which has no closed form here: use "
-        "`stationary_covariance`.",
-    )
+    if rule.nesterov:
+        raise BadArgument(
+            "`rule` must not be Nesterov's, which has no closed form here: use "
+            "`stationary_covariance`."
+        )
     check_number("noise", noise)
     # It refuses a learning rate that has no stationary law.
     rule.transitions(np.array([curvature]))
@@ -209,10 +209,10 @@ def reshuffled_covariance(
     without_replacement(rule.batch_size, examples)
     whole, left = divmod(examples, rule.batch_size)
     sizes = np.array([rule.batch_size] * whole + [left] * bool(left), dtype=np.float64)
-    require(
-        batches is None or 0 <= batches <= len(sizes),
-        f"`batches` must lie between 0 and the {len(sizes)} batches of an epoch, got {batches}.",
-    )
+    if not (batches is None or 0 <= batches <= len(sizes)):
+        raise BadArgument(
+            f"`batches` must lie between 0 and the {len(sizes)} batches of an epoch, got {batches}."
+        )
     curvatures, axes, in_axes = _in_axes(curvature, noise)
     transitions, in_axes = rule.transitions(curvatures), in_axes / (examples - 1)
     # P⁰ … P^m of every mode.
@@ -251,10 +251,10 @@ def without_replacement(batch_size: int, examples: int) -> float:
     Source: Cochran (1977), Sampling Techniques, th. 2.2.
     """
     check_whole("examples", examples, 2)
-    require(
-        1 <= batch_size <= examples,
-        f"`batch_size` must lie between 1 and the {examples:,} examples, got {batch_size}.",
-    )
+    if not 1 <= batch_size <= examples:
+        raise BadArgument(
+            f"`batch_size` must lie between 1 and the {examples:,} examples, got {batch_size}."
+        )
     return (examples - batch_size) / (examples - 1)
 
 
@@ -291,14 +291,10 @@ def _in_axes(
     H, Sigma = np.asarray(curvature, dtype=np.float64), np.asarray(noise, dtype=np.float64)
     square = [np.atleast_1d(H).shape[0]] * 2
     for name, matrix in (("curvature", H), ("noise", Sigma)):
-        require(
-            list(matrix.shape) == square,
-            f"`{name}` must be of shape {square}, got {list(matrix.shape)}.",
-        )
-        require(
-            np.isfinite(matrix).all() and np.allclose(matrix, matrix.T),
-            f"`{name}` must be finite and symmetric.",
-        )
+        if list(matrix.shape) != square:
+            raise BadArgument(f"`{name}` must be of shape {square}, got {list(matrix.shape)}.")
+        if not (np.isfinite(matrix).all() and np.allclose(matrix, matrix.T)):
+            raise BadArgument(f"`{name}` must be finite and symmetric.")
     curvatures, axes = np.linalg.eigh(H)
     return curvatures, axes, axes.T @ Sigma @ axes
 
@@ -353,19 +349,17 @@ def passage_steps(
     """
     check_number("learning_rate", learning_rate, positive=True)
     check_number("temperature", temperature, positive=True)
-    require(
-        lowest < start < end,
-        f"`lowest` < `start` < `end` must hold, got {lowest}, {start} and {end}.",
-    )
+    if not lowest < start < end:
+        raise BadArgument(f"`lowest` < `start` < `end` must hold, got {lowest}, {start} and {end}.")
     width = math.sqrt(2 * learning_rate * temperature)
     # Four nodes per standard deviation integrate a Gaussian to rounding.
     count = math.ceil(4 * (end - lowest) / width) + 20
-    require(
-        count <= 3000,
-        f"`learning_rate` {learning_rate:g} at temperature {temperature:g} makes steps too "
-        f"short for an exact solution ({count:,} nodes, at most 3,000): take a larger "
-        "rate or a higher temperature.",
-    )
+    if not count <= 3000:
+        raise BadArgument(
+            f"`learning_rate` {learning_rate:g} at temperature {temperature:g} makes steps too "
+            f"short for an exact solution ({count:,} nodes, at most 3,000): take a larger "
+            "rate or a higher temperature."
+        )
     nodes, weights = np.polynomial.legendre.leggauss(count)
     nodes, weights = lowest + (nodes + 1) / 2 * (end - lowest), weights * (end - lowest) / 2
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from jaxtyping import Float, Int
 
-from gradiometer.arguments import check_number, check_whole, require
+from gradiometer.arguments import check_number, check_whole
 from gradiometer.drift.stability import MomentumRule
 from gradiometer.errors import BadArgument
 from gradiometer.estimation.noise import noise_moments
@@ -216,10 +216,8 @@ class Temperature(Gauge):
         MomentumRule(self.momentum, self.nesterov)
         check_number("weight_decay", self.weight_decay)
         check_number("injected", self.injected)
-        require(
-            self.units in ("loss", "posterior"),
-            f"`units` must be 'loss' or 'posterior', got {self.units!r}.",
-        )
+        if self.units not in ("loss", "posterior"):
+            raise BadArgument(f"`units` must be 'loss' or 'posterior', got {self.units!r}.")
         if self.examples is not None:
             check_whole("examples", self.examples, 1)
         if self.parts is not None:
@@ -274,11 +272,11 @@ class Temperature(Gauge):
         posterior = self.units == "posterior"
         readings = balance.readings
         examples = self.examples if self.examples is not None else series.sampling.examples
-        require(
-            examples is not None or not posterior,
-            "`examples` is missing: posterior units are N times those of the loss, and the "
-            "run's sampling does not contain N. Give `examples`, or use units='loss'.",
-        )
+        if examples is None and posterior:
+            raise BadArgument(
+                "`examples` is missing: posterior units are N times those of the loss, and the "
+                "run's sampling does not contain N. Give `examples`, or use units='loss'."
+            )
         scale = float(examples or 1) if posterior else 1.0
         settings: dict[str, Any] = {
             "level": level,
@@ -324,7 +322,7 @@ class Temperature(Gauge):
     def _by_layer(
         self, series: Series, balance: HeatBalance, scale: float, settings: dict[str, Any]
     ) -> dict[str, Estimate]:
-        if not len(series.layers) > 1:
+        if len(series.layers) <= 1:
             return {}
         found: dict[str, Estimate] = {}
         for place, layer in enumerate(series.layers):

@@ -23,7 +23,6 @@ from torch.utils.data import (
 )
 from torch.utils.data.distributed import DistributedSampler
 
-from gradiometer.arguments import require
 from gradiometer.drift.batch_sharpness import BatchSharpness
 from gradiometer.errors import BadArgument, Unsupported
 from gradiometer.estimation.noise import GradientNoise
@@ -131,32 +130,26 @@ def refuse_what_cannot_be_watched(
         name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad
     }
     for name, parameter in own.items():
-        require(
-            not is_lazy(parameter),
-            f"`model` has {name} not made yet: run the lazy model once before `watch`.",
-            Unsupported,
-        )
-        require(
-            not parameter.is_meta,
-            f"`model` has {name} on the meta device, without numbers: put it on a real one first.",
-            Unsupported,
-        )
-        require(
-            not parameter.is_complex(),
-            f"`model` has the complex parameter {name}: hold its real and imaginary part, as "
-            "reals.",
-            Unsupported,
-        )
+        if is_lazy(parameter):
+            raise Unsupported(
+                f"`model` has {name} not made yet: run the lazy model once before `watch`."
+            )
+        if parameter.is_meta:
+            raise Unsupported(
+                f"`model` has {name} on the meta device, without numbers: put it on a real one first."
+            )
+        if parameter.is_complex():
+            raise Unsupported(
+                f"`model` has the complex parameter {name}: hold its real and imaginary part, as "
+                "reals."
+            )
     for name, module in model.named_modules():
-        require(
-            getattr(module, "sparse", False) is not True,
-            f"`model` makes sparse gradients in {name or 'itself'}: build it with sparse=False.",
-            Unsupported,
-        )
-    require(
-        not own or any(id(parameter) in trained for parameter in own.values()),
-        "`optimizer` holds no parameter of `model`: give the one that trains it.",
-    )
+        if getattr(module, "sparse", False) is True:
+            raise Unsupported(
+                f"`model` makes sparse gradients in {name or 'itself'}: build it with sparse=False."
+            )
+    if own and not any(id(parameter) in trained for parameter in own.values()):
+        raise BadArgument("`optimizer` holds no parameter of `model`: give the one that trains it.")
 
 
 def left_out(objective: Objective, optimizers: Sequence[torch.optim.Optimizer]) -> str:
@@ -240,7 +233,8 @@ def gauges_for(
             why = "which runs the model: give `loss`, or leave it out"
         elif kind.processes == "one" and not alone:
             why = "which works on one process: leave it out"
-        require(not why, f"`gauges` names {kind.name}, {why}.")
+        if why:
+            raise BadArgument(f"`gauges` names {kind.name}, {why}.")
     return asked
 
 
@@ -294,18 +288,18 @@ def check_spread(subject: Subject) -> None:
     """
     if subject.accumulation > 1 or not subject.ranks.alone:
         return
-    require(
-        not subject.sharded,
-        "`model` is sharded (FSDP) over one process, where half of a batch cannot be run: "
-        "start several processes, or accumulate several backwards per update and give their "
-        "number as `accumulation`.",
-    )
-    require(
-        subject.has_loss,
-        "`loss` is missing, and one backward per step shows no spread: give loss=lambda model, "
-        "batch: ..., or accumulate several backwards per update and give their number as "
-        "`accumulation`.",
-    )
+    if subject.sharded:
+        raise BadArgument(
+            "`model` is sharded (FSDP) over one process, where half of a batch cannot be run: "
+            "start several processes, or accumulate several backwards per update and give their "
+            "number as `accumulation`."
+        )
+    if not subject.has_loss:
+        raise BadArgument(
+            "`loss` is missing, and one backward per step shows no spread: give loss=lambda model, "
+            "batch: ..., or accumulate several backwards per update and give their number as "
+            "`accumulation`."
+        )
 
 
 class Beginning(Recording):
@@ -408,11 +402,11 @@ class Beginning(Recording):
         self.budget.start()
         subject = self._subject
         size = self._parts[0].size * subject.accumulation * self.ranks.count
-        require(
-            not (size == 1 and self._cadenced and not self.read_elsewhere),
-            "`batch_size` is 1, so a step has no spread: raise batch_size to 2 or more, or set "
-            "budget to 0.",
-        )
+        if size == 1 and self._cadenced and not self.read_elsewhere:
+            raise BadArgument(
+                "`batch_size` is 1, so a step has no spread: raise batch_size to 2 or more, or set "
+                "budget to 0."
+            )
         configuration = configuration_of(subject, self._name, size, self._asked)
         gauges = self._gauges.made(configuration, subject.groups)
         self._capture.together = OverProcesses(

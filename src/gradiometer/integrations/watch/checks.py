@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradiometer.arguments import require
+from gradiometer.errors import BadArgument
 from gradiometer.integrations.fsdp import OFF
 from gradiometer.integrations.gradients import Listener
 from gradiometer.integrations.watch.shield import Hook, Shield
@@ -102,12 +102,12 @@ class Shares:
         # half precision.
         if any(abs(factor - mean) > 4e-3 * abs(mean) for factor in factors):
             return  # another term was added to the loss, or the micro-batches have weights
-        require(
-            abs(mean / self._accumulation - 1) >= NEAR,
-            f"`loss` of the step was divided by {self._accumulation}, and what `backward` was "
-            "called on was not: give `step` the mean loss of the micro-batch, before it is "
-            "divided for accumulation.",
-        )
+        if not abs(mean / self._accumulation - 1) >= NEAR:
+            raise BadArgument(
+                f"`loss` of the step was divided by {self._accumulation}, and what `backward` was "
+                "called on was not: give `step` the mean loss of the micro-batch, before it is "
+                "divided for accumulation."
+            )
         if abs(mean - 1) < NEAR and not (self._plain or self._is_checked):
             self.multiple = None
             self._warn(
@@ -211,16 +211,16 @@ class LossCheck:
     def _is_same(self, trained: float, value: float, batch: Batch, *, first: bool) -> bool:
         """True if the two values are of one loss, up to precision."""
         self.same_loss = _near(trained, value, SAME)
-        require(
-            not (
-                self._subject.accumulation > 1
-                and not self.same_loss
-                and _near(trained * self._subject.accumulation, value, SAME)
-            ),
-            f"`loss` of the step is {trained:.4g}, {self._subject.accumulation} times less than the "
-            f"loss given to `watch` ({value:.4g}): give the mean loss of the micro-batch, "
-            "before it is divided for accumulation.",
-        )
+        if (
+            self._subject.accumulation > 1
+            and not self.same_loss
+            and _near(trained * self._subject.accumulation, value, SAME)
+        ):
+            raise BadArgument(
+                f"`loss` of the step is {trained:.4g}, {self._subject.accumulation} times less than the "
+                f"loss given to `watch` ({value:.4g}): give the mean loss of the micro-batch, "
+                "before it is divided for accumulation."
+            )
         if _near(trained, value, self._tolerance):
             self._tolerance = 10 * SAME if self.same_loss else ALIKE
             return True

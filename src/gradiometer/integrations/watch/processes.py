@@ -17,7 +17,6 @@ from torch import Tensor
 from torch.distributed import distributed_c10d
 from torch.nn.functional import pad
 
-from gradiometer.arguments import require
 from gradiometer.errors import Interrupted, Unsupported
 from gradiometer.integrations.watch.shield import reason_of
 from gradiometer.measurement.batch import Batch, leaves, mapped, tensors_of
@@ -162,11 +161,10 @@ class OverProcesses:
             step = step_of(self._mean)
             found = measured(gauge, step, step.objective.parameters) or {}
             numbers = [float(value) for each in found.values() for value in np.ravel(each)]
-            require(
-                len(numbers) <= MOST,
-                f"its moments are {len(numbers)} numbers, and at most {MOST} can be exchanged",
-                Unsupported,
-            )
+            if len(numbers) > MOST:
+                raise Unsupported(
+                    f"its moments are {len(numbers)} numbers, and at most {MOST} can be exchanged"
+                )
         except RankLost:
             raise
         except _ElsewhereFailed as error:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gradiometer.arguments import folder_of, require, shown, type_name
-from gradiometer.errors import GradiometerError, summary
+from gradiometer.arguments import folder_of, shown, type_name
+from gradiometer.errors import BadArgument, GradiometerError, summary
 from gradiometer.integrations.trackers import Trackers
 from gradiometer.integrations.watch.shield import Shield, WarningLog, reason_of
 from gradiometer.measurement.evaluation import Evaluation
@@ -110,7 +110,8 @@ class Announcements:
 
     def __post_init__(self) -> None:
         for name, value in (("page", self.page), ("quiet", self.quiet)):
-            require(isinstance(value, bool), f"`{name}` must be True or False, got {shown(value)}.")
+            if not isinstance(value, bool):
+                raise BadArgument(f"`{name}` must be True or False, got {shown(value)}.")
 
     def say(self, text: object) -> None:
         """Print a line on standard error. A closed or missing one is no error."""
@@ -185,14 +186,18 @@ def check_place(out: Any, name: Any, to: Any) -> None:
         BadArgument: One of them cannot be used.
     """
     folder_of("out", out)
-    require(isinstance(name, str), f"`name` must be a string, got {type_name(name)}.")
+    if not isinstance(name, str):
+        raise BadArgument(f"`name` must be a string, got {type_name(name)}.")
     several = not isinstance(to, str | bytes)
     try:
         iter(to)
     except TypeError:
         # such as a tensor without axes, which says that it is iterable
         several = False
-    require(several, f"`to` must be a list of trackers, got {type_name(to)}: give to=[tracker].")
+    if not several:
+        raise BadArgument(
+            f"`to` must be a list of trackers, got {type_name(to)}: give to=[tracker]."
+        )
 
 
 class Recording:
@@ -292,14 +297,14 @@ class Recording:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue the run of a checkpoint. Call it before the first step."""
-        require(
-            not self._begun,
-            "`state` came too late: load it before the first step, to continue the same run.",
-        )
-        require(
-            "steps" in state,
-            "`state` is not the state_dict of a watch: give what `state_dict()` returned.",
-        )
+        if self._begun:
+            raise BadArgument(
+                "`state` came too late: load it before the first step, to continue the same run."
+            )
+        if "steps" not in state:
+            raise BadArgument(
+                "`state` is not the state_dict of a watch: give what `state_dict()` returned."
+            )
         self.steps = int(state["steps"])
         self._restored = state
 

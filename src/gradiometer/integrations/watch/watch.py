@@ -13,10 +13,9 @@ from gradiometer.arguments import (
     check_number,
     check_scaler,
     check_whole,
-    require,
     type_name,
 )
-from gradiometer.errors import bounded
+from gradiometer.errors import BadArgument, bounded
 from gradiometer.gauges import Asked, GaugesAsked
 from gradiometer.integrations.fsdp import is_sharded, refuse_unsupported_shards, reshard
 from gradiometer.integrations.watch.beginning import (
@@ -279,37 +278,35 @@ def check_settings(
     Raises:
         BadArgument: One of them cannot be used.
     """
-    require(
-        isinstance(model, nn.Module), f"`model` must be a torch.nn.Module, got {type_name(model)}."
-    )
-    require(
-        loss is None or callable(loss),
-        f"`loss` must be a function, called as loss(model, batch), got {type_name(loss)}.",
-    )
-    require(
-        not isinstance(loss, nn.Module),
-        f"`loss` is a {type(loss).__name__}, which does not take a model and a batch: give "
-        "loss=supervised(criterion) for batches of (input, target), or loss=lambda model, "
-        "batch: ...",
-    )
+    if not isinstance(model, nn.Module):
+        raise BadArgument(f"`model` must be a torch.nn.Module, got {type_name(model)}.")
+    if not (loss is None or callable(loss)):
+        raise BadArgument(
+            f"`loss` must be a function, called as loss(model, batch), got {type_name(loss)}."
+        )
+    if isinstance(loss, nn.Module):
+        raise BadArgument(
+            f"`loss` is a {type(loss).__name__}, which does not take a model and a batch: give "
+            "loss=supervised(criterion) for batches of (input, target), or loss=lambda model, "
+            "batch: ..."
+        )
     check_place(out, name, to)
     check_scaler(scaler)
     check_whole("accumulation", accumulation, 1)
     check_number("budget", budget)
     check_number("trials", trials)
-    require(
-        trials == 0 or loss is not None,
-        "`trials` needs `loss`: give loss=lambda model, batch: ...",
-    )
-    require(
-        budget < 1,
-        f"`budget` must be below 1, the whole training time, got {budget}: write 0.02 for 2 %.",
-    )
+    if trials != 0 and loss is None:
+        raise BadArgument("`trials` needs `loss`: give loss=lambda model, batch: ...")
+    if not budget < 1:
+        raise BadArgument(
+            f"`budget` must be below 1, the whole training time, got {budget}: write 0.02 for 2 %."
+        )
     for argument, value in (("every", every), ("steps", steps)):
         if value is not None:
             check_whole(argument, value, 1)
     check_whole("parts", parts, 0)
-    require(parts != 1, "`parts` must be at least 2, or 0 for one part per example, got 1.")
+    if parts == 1:
+        raise BadArgument("`parts` must be at least 2, or 0 for one part per example, got 1.")
     check_level(level)
     check_whole("seed", seed, 0)
     check_whole("batch_axis", batch_axis, 0)
@@ -327,13 +324,13 @@ def optimizers_of(optimizer: Any) -> list[torch.optim.Optimizer]:
     several = list(optimizer) if isinstance(optimizer, list | tuple) else [optimizer]
     found = [bare_optimizer(one) for one in several]
     strangers = [type_name(one) for one in found if not isinstance(one, torch.optim.Optimizer)]
-    require(
-        found and not strangers,
-        "`optimizer` must be a torch optimizer, a wrapper of one or a list, got "
-        f"{', '.join(strangers) or 'none'}: `watch` follows the `step` of the torch optimizer "
-        "that trains `model`. In place of an update by hand, p.data.add_(p.grad, alpha=-lr), "
-        "torch.optim.SGD(model.parameters(), lr) does the same.",
-    )
+    if strangers or not found:
+        raise BadArgument(
+            "`optimizer` must be a torch optimizer, a wrapper of one or a list, got "
+            f"{', '.join(strangers) or 'none'}: `watch` follows the `step` of the torch optimizer "
+            "that trains `model`. In place of an update by hand, p.data.add_(p.grad, alpha=-lr), "
+            "torch.optim.SGD(model.parameters(), lr) does the same."
+        )
     return found
 
 
@@ -343,28 +340,26 @@ def sampling_from(sampling: Any, examples: int | None, replacement: bool | None)
     Raises:
         BadArgument: They contradict each other, or one cannot be used.
     """
-    require(
-        examples is not None or replacement is None,
-        "`replacement` is given without the size of the training set: give `examples` too.",
-    )
-    require(
-        sampling is None or examples is None,
-        "`sampling` and `examples` both say how batches are drawn: leave one of them out.",
-    )
+    if examples is None and replacement is not None:
+        raise BadArgument(
+            "`replacement` is given without the size of the training set: give `examples` too."
+        )
+    if sampling is not None and examples is not None:
+        raise BadArgument(
+            "`sampling` and `examples` both say how batches are drawn: leave one of them out."
+        )
     if examples is not None:
         check_whole("examples", examples, 1)
-        require(
-            isinstance(replacement, bool | None),
-            f"`replacement` must be True or False, got {replacement!r}.",
-        )
+        if not isinstance(replacement, bool | None):
+            raise BadArgument(f"`replacement` must be True or False, got {replacement!r}.")
         return Sampling(Draw.REPLACEMENT if replacement else Draw.RESHUFFLED, examples)
     if isinstance(sampling, DataLoader):
         return sampling_of(sampling)
-    require(
-        isinstance(sampling, Sampling | None),
-        f"`sampling` must be a DataLoader or a Sampling, got {type_name(sampling)}: give "
-        "sampling=loader.",
-    )
+    if not isinstance(sampling, Sampling | None):
+        raise BadArgument(
+            f"`sampling` must be a DataLoader or a Sampling, got {type_name(sampling)}: give "
+            "sampling=loader."
+        )
     return sampling or Sampling(Draw.REPLACEMENT)
 
 
@@ -374,15 +369,16 @@ def probe_from(probe: Any, gauges: Asked, accumulation: int, *, has_loss: bool) 
     Raises:
         BadArgument: No examples can be taken from it, or they cannot be measured in this loop.
     """
-    require(has_loss, "`probe` is given without `loss`, which runs its examples: give both.")
-    require(
-        accumulation == 1 and Ranks.here().alone,
-        "`probe` is for one backward per update on one process: leave it out, and the "
-        "backwards are measured.",
-    )
+    if not has_loss:
+        raise BadArgument("`probe` is given without `loss`, which runs its examples: give both.")
+    if not (accumulation == 1 and Ranks.here().alone):
+        raise BadArgument(
+            "`probe` is for one backward per update on one process: leave it out, and the "
+            "backwards are measured."
+        )
     back = next((kind.name for kind in gauges.kinds if kind.looks_back), "")
-    require(
-        not back,
-        f"`gauges` names {back}, which needs training's own batches: leave it out, or `probe`.",
-    )
+    if back:
+        raise BadArgument(
+            f"`gauges` names {back}, which needs training's own batches: leave it out, or `probe`."
+        )
     return Probe.of(probe)

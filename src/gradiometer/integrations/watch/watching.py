@@ -7,7 +7,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from gradiometer.arguments import require
 from gradiometer.errors import BadArgument
 from gradiometer.integrations.gradients import Listener
 from gradiometer.integrations.watch.beginning import known_sampling
@@ -32,10 +31,10 @@ class Watch(Forks):
     _marks: Sequence[tuple[Tensor | None, int]] = ()
 
     def __enter__(self) -> "Watch":
-        require(
-            not self._handles and not self._begun,
-            "`watch` can be entered only once: call `watch` again for another training.",
-        )
+        if self._handles or self._begun:
+            raise BadArgument(
+                "`watch` can be entered only once: call `watch` again for another training."
+            )
         first, *others = self._optimizers
         self._follow_updates_of(first)
         self._handles += [
@@ -144,11 +143,11 @@ class Watch(Forks):
         of `batches` if the loop changes its batches after loading (mixup, augmentation on the
         device), or is not an iteration of a loader.
         """
-        require(
-            self._handles,
-            "`batch` must be announced inside `with watch(...) as w:`, which goes around the "
-            "whole training.",
-        )
+        if not self._handles:
+            raise BadArgument(
+                "`batch` must be announced inside `with watch(...) as w:`, which goes around the "
+                "whole training."
+            )
         if self._listener is None:
             parameters = self._objective.parameters
             self._few = parameters[0], parameters[len(parameters) // 2], parameters[-1]

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gradiometer.arguments import require
+from gradiometer.errors import BadArgument
 from gradiometer.exploration.temperature.stationary_law import (
     WIDTHS_OF_A_LAW,
     SGDRule,
@@ -123,11 +123,11 @@ class DoubleWell:
         # Rates of walkers have a mean with an interval; times of those that never crossed have
         # none.
         rate = mean(crossings / steps, level=level, batches=walkers)
-        require(
-            rate.low > 0,
-            f"`steps` is too small: {walkers:,} walkers made {int(crossings.sum())} crossings "
-            f"in {steps:,} steps. Take more steps, more walkers or a higher temperature.",
-        )
+        if not rate.low > 0:
+            raise BadArgument(
+                f"`steps` is too small: {walkers:,} walkers made {int(crossings.sum())} crossings "
+                f"in {steps:,} steps. Take more steps, more walkers or a higher temperature."
+            )
         return Estimate.interval(
             1 / rate.value,
             1 / rate.high,
@@ -159,11 +159,11 @@ class DoubleWell:
                 side = np.where(arrived, -side, side)
                 if step >= 0:
                     crossings += arrived
-        require(
-            np.isfinite(position).all(),
-            f"`learning_rate` {learning_rate:g} made a walker diverge within {steps:,} steps: take "
-            "a smaller one.",
-        )
+        if not np.isfinite(position).all():
+            raise BadArgument(
+                f"`learning_rate` {learning_rate:g} made a walker diverge within {steps:,} steps: take "
+                "a smaller one."
+            )
         return crossings
 
     def problem(self, examples: int = 1000, seed: int = 0, start: float | None = None) -> Problem:
@@ -193,11 +193,11 @@ class DoubleWell:
     def _checked_temperature(self, learning_rate: float, batch_size: int) -> float:
         """The temperature. The learning rate must be below the limit of the wells."""
         temperature = self.temperature(learning_rate, batch_size)
-        require(
-            learning_rate < 2 / self.curvature,
-            f"`learning_rate` must lie between 0 and 2/curvature = {2 / self.curvature:.4g}, "
-            f"got {learning_rate}: SGD diverges beyond.",
-        )
+        if not learning_rate < 2 / self.curvature:
+            raise BadArgument(
+                f"`learning_rate` must lie between 0 and 2/curvature = {2 / self.curvature:.4g}, "
+                f"got {learning_rate}: SGD diverges beyond."
+            )
         return temperature
 
 

@@ -1,6 +1,6 @@
 """Every statement of the lecture, in order."""
 
-from gradiometer.arguments import require
+from gradiometer.errors import BadArgument
 from gradiometer.lab.lecture.s01 import S1
 from gradiometer.lab.lecture.s02 import S2
 from gradiometer.lab.lecture.s03 import S3
@@ -25,8 +25,8 @@ def chosen(names: tuple[str, ...]) -> list[Statement]:
     """The statements with these names, in the lecture's order; all if no name is given."""
     asked = [name.strip().upper() for name in names]
     for given, name in zip(names, asked, strict=True):
-        require(
-            name in STATEMENTS,
-            f"Unknown statement {given!r} in `statements`. Available: {', '.join(STATEMENTS)}.",
-        )
+        if name not in STATEMENTS:
+            raise BadArgument(
+                f"Unknown statement {given!r} in `statements`. Available: {', '.join(STATEMENTS)}."
+            )
     return [statement for name, statement in STATEMENTS.items() if not asked or name in asked]

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from gradiometer.arguments import check_whole, require
+from gradiometer.arguments import check_whole
 from gradiometer.convergence.certificate.lowest_curvature import NEVER
 from gradiometer.convergence.formulas.number import Amount
 from gradiometer.drift.curvature import Curvature
+from gradiometer.errors import BadArgument
 from gradiometer.lab.closed_forms.quadratic import Quadratic
 from gradiometer.lab.lecture.network import MLP, digits_network
 from gradiometer.lab.lecture.statement import (
@@ -91,11 +92,11 @@ class Ground:
         curvature = Curvature(objective, everything, kept=NUMBERS.graphs, seed=seed)
         g = curvature.gradient.double()
         norm_squared = float(g @ g)
-        require(
-            norm_squared > 0,
-            "`objective` must have a gradient at the start, got zero: there is no direction to "
-            "move.",
-        )
+        if not norm_squared > 0:
+            raise BadArgument(
+                "`objective` must have a gradient at the start, got zero: there is no direction to "
+                "move."
+            )
         unit = curvature.gradient / curvature.gradient.norm()
         most = min(products, curvature.dimension)
         found = curvature.eigenvalues(start=unit[None], tolerance=NEVER, most_products=most)
@@ -201,10 +202,12 @@ def moves(
         level: Confidence level of the measured errors.
         seed: Seed of everything random.
     """
-    require(0 < distance < math.inf, f"`distance` must be positive, got {distance}.")
+    if not 0 < distance < math.inf:
+        raise BadArgument(f"`distance` must be positive, got {distance}.")
     check_whole("repeats", repeats, 4)
     for rate in learning_rates:
-        require(0 < rate < math.inf, f"`learning_rates` must be positive, got {rate}.")
+        if not 0 < rate < math.inf:
+            raise BadArgument(f"`learning_rates` must be positive, got {rate}.")
     generator = torch.Generator().manual_seed(seed)
     made = []
     for rate in learning_rates:

@@ -18,7 +18,7 @@ import vl_convert
 from markupsafe import Markup
 
 from gradiometer import __version__
-from gradiometer.arguments import require
+from gradiometer.errors import BadArgument
 from gradiometer.lab.lecture.statement import LEVEL, Experiment, ExperimentResult, Result, Statement
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.report.charts.axes import LogAxis, plain_row
@@ -196,10 +196,8 @@ class Site:
     """
 
     def __init__(self, folder: Path, statements: Sequence[Statement]) -> None:
-        require(
-            not folder.exists() or folder.is_dir(),
-            f"`--out` must be a folder, got the file {folder}.",
-        )
+        if folder.exists() and not folder.is_dir():
+            raise BadArgument(f"`--out` must be a folder, got the file {folder}.")
         self.folder = folder
         self.statements = tuple(statements)
         self.results: list[Result] = []

@@ -16,7 +16,7 @@ from typing import Any, SupportsFloat
 import numpy as np
 from numpy.typing import ArrayLike
 
-from gradiometer.arguments import require
+from gradiometer.errors import BadArgument
 from gradiometer.jobs.job import Job
 from gradiometer.jobs.pool import Here, Pool
 from gradiometer.measurement.estimate import Estimate
@@ -100,10 +100,8 @@ class Experiment:
     log: bool = True
 
     def __post_init__(self) -> None:
-        require(
-            len(self.points) >= 1,
-            f"`points` of {self.name} must have at least one position, got none.",
-        )
+        if len(self.points) < 1:
+            raise BadArgument(f"`points` of {self.name} must have at least one position, got none.")
 
     @cached_property
     def claimed(self) -> tuple[float, ...]:

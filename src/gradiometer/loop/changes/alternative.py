@@ -8,7 +8,7 @@ from fractions import Fraction
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from gradiometer.arguments import check_number, check_whole, require
+from gradiometer.arguments import check_number, check_whole
 from gradiometer.convergence.formulas.number import Amount
 from gradiometer.convergence.plateau.noise_floor import CUT
 from gradiometer.convergence.schedules.schedule import Schedule
@@ -105,9 +105,8 @@ def times(factor: Amount) -> str:
 def check_below_one(name: str, value: Any) -> None:
     """Raise unless `value` is a number, at least 0 and less than 1."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    require(
-        number and 0 <= value < 1, f"`{name}` must be at least 0 and less than 1, got {value!r}."
-    )
+    if not (number and 0 <= value < 1):
+        raise BadArgument(f"`{name}` must be at least 0 and less than 1, got {value!r}.")
 
 
 def check_share(name: str, value: Any) -> None:
@@ -163,14 +162,12 @@ class BatchSize(Alternative):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(
-            Fraction(self.factor).limit_denominator(FINEST),
-            f"`factor` must be at least 1/{FINEST}, got {self.factor}.",
-        )
-        require(
-            not isinstance(self.rate, str) or self.rate in ("sqrt", "linear"),
-            f"`rate` must be a factor, 'sqrt', 'linear' or None, got {self.rate!r}.",
-        )
+        if not Fraction(self.factor).limit_denominator(FINEST):
+            raise BadArgument(f"`factor` must be at least 1/{FINEST}, got {self.factor}.")
+        if isinstance(self.rate, str) and self.rate not in ("sqrt", "linear"):
+            raise BadArgument(
+                f"`rate` must be a factor, 'sqrt', 'linear' or None, got {self.rate!r}."
+            )
         if self.rate is not None and not isinstance(self.rate, str):
             check_number("rate", self.rate, positive=True)
 
@@ -214,10 +211,8 @@ class Following(Alternative):
     schedule: Schedule
 
     def __post_init__(self) -> None:
-        require(
-            isinstance(self.schedule, Schedule),
-            f"`schedule` must be a Schedule, got {type(self.schedule).__name__}.",
-        )
+        if not isinstance(self.schedule, Schedule):
+            raise BadArgument(f"`schedule` must be a Schedule, got {type(self.schedule).__name__}.")
 
     def __call__(self, loop: "Loop") -> None:
         """Replace the schedule of training."""
@@ -261,7 +256,8 @@ class Hold(Alternative):
 
     def __post_init__(self) -> None:
         check_number("share", self.share)
-        require(self.share <= 1, f"`share` must be at most 1, got {self.share}.")
+        if not self.share <= 1:
+            raise BadArgument(f"`share` must be at most 1, got {self.share}.")
 
     @property
     def name(self) -> str:
@@ -403,11 +399,11 @@ class Skip(Alternative):
 
     def __call__(self, loop: "Loop") -> None:
         """Leave them out of the stream."""
-        require(
-            self.start >= loop.index,
-            f"`start` {self.start:,} is before the fork: its first update has index "
-            f"{loop.index:,}.",
-        )
+        if not self.start >= loop.index:
+            raise BadArgument(
+                f"`start` {self.start:,} is before the fork: its first update has index "
+                f"{loop.index:,}."
+            )
         loop.stream.skip(self.start - loop.index, self.stop - loop.index)
 
 

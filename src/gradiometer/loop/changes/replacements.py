@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from gradiometer.arguments import require
 from gradiometer.convergence.formulas.expression import nearest
 from gradiometer.errors import BadArgument
 from gradiometer.loop.changes.alternative import Alternative
@@ -36,10 +35,8 @@ class Using(Alternative):
     settings: tuple[tuple[str, Any], ...]
 
     def __init__(self, optimizer: type[torch.optim.Optimizer], **settings: Any) -> None:
-        require(
-            isinstance(optimizer, type) and issubclass(optimizer, torch.optim.Optimizer),
-            f"`optimizer` must be the class of an optimizer, got {optimizer!r}.",
-        )
+        if not (isinstance(optimizer, type) and issubclass(optimizer, torch.optim.Optimizer)):
+            raise BadArgument(f"`optimizer` must be the class of an optimizer, got {optimizer!r}.")
         object.__setattr__(self, "optimizer", optimizer)
         object.__setattr__(self, "settings", tuple(settings.items()))
         with torch.random.fork_rng(devices=[]):
@@ -96,15 +93,13 @@ class Custom(Alternative):
     )
 
     def __post_init__(self) -> None:
-        require(
-            isinstance(self.label, str) and self.label.strip(),
-            f"`label` must be a text of a few words, got {self.label!r}.",
-        )
-        require(
-            callable(self.function),
-            "`function` must be a function of (model, optimizer, batches), got "
-            f"{type(self.function).__name__}.",
-        )
+        if not (isinstance(self.label, str) and self.label.strip()):
+            raise BadArgument(f"`label` must be a text of a few words, got {self.label!r}.")
+        if not callable(self.function):
+            raise BadArgument(
+                "`function` must be a function of (model, optimizer, batches), got "
+                f"{type(self.function).__name__}."
+            )
 
     @property
     def name(self) -> str:
@@ -168,11 +163,11 @@ def _optimizer_class(name: str) -> type[torch.optim.Optimizer]:
         and issubclass(kind, torch.optim.Optimizer)
         and kind is not torch.optim.Optimizer
     }
-    require(
-        name in kinds,
-        f"`alternatives` names the optimizer {name!r}, not one of "
-        f"torch.optim.{nearest(name, kinds)}",
-    )
+    if name not in kinds:
+        raise BadArgument(
+            f"`alternatives` names the optimizer {name!r}, not one of "
+            f"torch.optim.{nearest(name, kinds)}"
+        )
     return kinds[name]
 
 

@@ -4,7 +4,6 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from gradiometer.arguments import require
 from gradiometer.convergence.schedules.schedule import Schedule
 from gradiometer.errors import BadArgument
 from gradiometer.loop.changes.alternative import (
@@ -77,10 +76,10 @@ def alternative_of(given: Any) -> Alternative:
         return given
     if isinstance(given, Mapping):
         return _from_dict(given)
-    require(
-        isinstance(given, str),
-        f"`alternatives` must be alternatives or texts, got a {type(given).__name__}.",
-    )
+    if not isinstance(given, str):
+        raise BadArgument(
+            f"`alternatives` must be alternatives or texts, got a {type(given).__name__}."
+        )
     first, *others = [_one(part) for part in given.split(" & ")]
     for other in others:
         first = first & other

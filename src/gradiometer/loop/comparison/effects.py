@@ -8,7 +8,8 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float
 
-from gradiometer.arguments import check_level, require
+from gradiometer.arguments import check_level
+from gradiometer.errors import BadArgument
 from gradiometer.loop.branch import BranchResult
 from gradiometer.loop.readout import Readout
 from gradiometer.measurement.estimate import Estimate
@@ -132,9 +133,10 @@ def effects_of(
         if result.horizon == horizon:
             branches.setdefault(result.alternative, {})[result.replicate] = result
     base = branches.pop(baseline)
-    require(
-        base, f"`baseline` must have a branch of {horizon:,} examples, but {baseline!r} has none."
-    )
+    if not base:
+        raise BadArgument(
+            f"`baseline` must have a branch of {horizon:,} examples, but {baseline!r} has none."
+        )
     name = readout_name(
         [*base.values(), *(each for found in branches.values() for each in found.values())], readout
     )
@@ -151,10 +153,8 @@ def readout_name(results: Sequence[BranchResult], asked: str | None) -> str:
     names = list(dict.fromkeys(name for result in results for name in result.readouts))
     if asked is None:
         return "test_loss" if "test_loss" in names or not names else names[0]
-    require(
-        asked in names or not names,
-        f"`readout` must be one of {', '.join(names)}, got {asked!r}.",
-    )
+    if names and asked not in names:
+        raise BadArgument(f"`readout` must be one of {', '.join(names)}, got {asked!r}.")
     return asked
 
 

@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.special import stdtrit
 
-from gradiometer.arguments import check_level, check_number, check_whole, require
+from gradiometer.arguments import check_level, check_number, check_whole
 from gradiometer.convergence.formulas.number import Amount
-from gradiometer.errors import bounded
+from gradiometer.errors import BadArgument, bounded
 from gradiometer.jobs.choice import opened
 from gradiometer.jobs.pool import Ledger, Pool
 from gradiometer.loop.branch import Branch, BranchResult
@@ -277,10 +277,10 @@ def critical_batch_by(
     check_whole("batch_size", batch_size, 1)
     check_whole("replicates", replicates, 2)
     check_number("tolerance", tolerance, positive=True)
-    require(
-        len(set(factors)) >= 2,
-        f"`factors` must be at least two different multiples of the batch, got {list(factors)}.",
-    )
+    if len(set(factors)) < 2:
+        raise BadArgument(
+            f"`factors` must be at least two different multiples of the batch, got {list(factors)}."
+        )
     cells = _cells(batch_size, sorted(set(horizons)), sorted(set(factors)))
     results: list[BranchResult] = []
     centers = {factor: math.sqrt(factor) for factor in factors}
@@ -318,12 +318,12 @@ def _cells(batch_size: int, horizons: Sequence[int], factors: Sequence[Amount]) 
             if size >= 1 and horizon >= FEWEST_UPDATES * size:
                 cells.append(Cell(factor, size, horizon))
     repeated = [cell.factor for cell in cells]
-    require(
-        sum(repeated.count(factor) >= 2 for factor in set(repeated)) >= 2,
-        f"`horizons` must give two batches at least two lengths of {FEWEST_UPDATES} updates, "
-        f"got {list(horizons)} examples for batches of "
-        f"{[round(factor * batch_size) for factor in factors]}.",
-    )
+    if sum(repeated.count(factor) >= 2 for factor in set(repeated)) < 2:
+        raise BadArgument(
+            f"`horizons` must give two batches at least two lengths of {FEWEST_UPDATES} updates, "
+            f"got {list(horizons)} examples for batches of "
+            f"{[round(factor * batch_size) for factor in factors]}."
+        )
     return cells
 
 
@@ -457,10 +457,10 @@ def _lengths(longest: int, batch_size: int, factors: Sequence[Amount]) -> list[i
     smallest batches."""
     found = [max(int(share * longest), 1) for share in (0.25, 0.5, 1)]
     second = max(sorted(factors)[:2], default=0) * batch_size
-    require(
-        found[-2] >= FEWEST_UPDATES * second,
-        f"`horizon` is {longest:,} examples, too few for two lengths of {FEWEST_UPDATES} "
-        f"updates with two batches: give at least {2 * FEWEST_UPDATES * second:,.0f}, or an "
-        "earlier step.",
-    )
+    if not found[-2] >= FEWEST_UPDATES * second:
+        raise BadArgument(
+            f"`horizon` is {longest:,} examples, too few for two lengths of {FEWEST_UPDATES} "
+            f"updates with two batches: give at least {2 * FEWEST_UPDATES * second:,.0f}, or an "
+            "earlier step."
+        )
     return found

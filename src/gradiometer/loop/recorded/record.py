@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
-from gradiometer.arguments import check_whole, require
+from gradiometer.arguments import check_whole
 from gradiometer.errors import BadArgument, RunDamaged
 from gradiometer.loop.branch import Branch, BranchResult, Count, Tail, check_tail
 from gradiometer.loop.branches import Fork
@@ -88,20 +88,20 @@ class Plan:
             ("own_until", 0),
         ):
             check_whole(name, getattr(self, name), least)
-        require(
-            self.replicates <= MOST_REPLICATES,
-            f"`replicates` must be at most {MOST_REPLICATES:,}, got {self.replicates:,}.",
-        )
-        check_tail(self.tail)
-        require(
-            self.alternatives,
-            "`alternatives` must be a list of at least one alternative, such as ['rate 2x'].",
-        )
-        for name in self.names:
-            require(
-                self.names.count(name) == 1,
-                f"`alternatives` has {name!r} twice; the baseline, 'go on', is always included.",
+        if not self.replicates <= MOST_REPLICATES:
+            raise BadArgument(
+                f"`replicates` must be at most {MOST_REPLICATES:,}, got {self.replicates:,}."
             )
+        check_tail(self.tail)
+        if not self.alternatives:
+            raise BadArgument(
+                "`alternatives` must be a list of at least one alternative, such as ['rate 2x']."
+            )
+        for name in self.names:
+            if self.names.count(name) != 1:
+                raise BadArgument(
+                    f"`alternatives` has {name!r} twice; the baseline, 'go on', is always included."
+                )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -276,10 +276,10 @@ class ForkRecord:
         """
         from gradiometer.jobs.pool import Ledger  # noqa: PLC0415 (imports torch)
 
-        require(
-            not being_written(self.branches_path),
-            f"`{self.path}` is being written by another process: wait until it has finished.",
-        )
+        if being_written(self.branches_path):
+            raise BadArgument(
+                f"`{self.path}` is being written by another process: wait until it has finished."
+            )
         if self._read[1]:
             # Keep the file of the branches, and write it anew without the lines that do not fit.
             # Nobody else appends.

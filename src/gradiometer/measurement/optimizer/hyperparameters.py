@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Float, Int
 
-from gradiometer.arguments import require
+from gradiometer.errors import BadArgument
 from gradiometer.measurement.estimate import counted
 from gradiometer.measurement.optimizer.groups import Family, Group
 
@@ -184,11 +184,11 @@ class Hyperparameters:
     recorded: bool = True
 
     def __post_init__(self) -> None:
-        require(
-            len(self.steps) == len(self.groups) > 0,
-            f"`groups` needs the groups of each step, got {len(self.groups)} of "
-            f"{counted(len(self.steps), 'step')}.",
-        )
+        if not len(self.steps) == len(self.groups) > 0:
+            raise BadArgument(
+                f"`groups` needs the groups of each step, got {len(self.groups)} of "
+                f"{counted(len(self.steps), 'step')}."
+            )
 
     def at(self, step: int) -> tuple[Group, ...]:
         """The groups at a step: those of the last line up to it, or of the first line."""

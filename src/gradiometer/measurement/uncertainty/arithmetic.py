@@ -12,7 +12,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from gradiometer.arguments import require
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.estimate import Estimate
 
@@ -54,7 +53,8 @@ def average(estimates: Sequence[Estimate]) -> Estimate:
 
     Source: Zou & Donner (2008), Construction of Confidence Limits about Effect Measures, section 2.
     """
-    require(estimates, "`estimates` is empty: at least one is needed to average.")
+    if not estimates:
+        raise BadArgument("`estimates` is empty: at least one is needed to average.")
     values = [(e.low + e.high) / 2 if math.isnan(e.value) else e.value for e in estimates]
     below = math.hypot(
         *(value - estimate.low for value, estimate in zip(values, estimates, strict=True))
@@ -101,17 +101,16 @@ def weighted_slope(places: Sequence[float], estimates: Sequence[Estimate]) -> Es
 
     Source: weighted least squares; the interval: Zou & Donner (2008), section 2.
     """
-    require(
-        len(places) == len(estimates) >= 2 and len(set(places)) >= 2,
-        "`places` and `estimates` must have one length and at least two different places, "
-        f"got {len(places)} and {len(estimates)}.",
-    )
+    if not (len(places) == len(estimates) >= 2 and len(set(places)) >= 2):
+        raise BadArgument(
+            "`places` and `estimates` must have one length and at least two different places, "
+            f"got {len(places)} and {len(estimates)}."
+        )
     low, value, high = np.array([(each.low, each.value, each.high) for each in estimates]).T
     widths = high - low
     for width in widths:
-        require(
-            0 < width < math.inf, f"`estimates` must have intervals of finite width, got {width}."
-        )
+        if not 0 < width < math.inf:
+            raise BadArgument(f"`estimates` must have intervals of finite width, got {width}.")
     weights = widths**-2.0
     away = np.asarray(places, dtype=np.float64) - np.average(places, weights=weights)
     shares = weights * away / (weights @ away**2)
@@ -212,10 +211,10 @@ def _combination(
 
 
 def _common_samples(first: Estimate, second: Estimate) -> int:
-    require(
-        first.level == second.level,
-        f"`first` and `second` must be at one level, got {first.level} and {second.level}.",
-    )
+    if first.level != second.level:
+        raise BadArgument(
+            f"`first` and `second` must be at one level, got {first.level} and {second.level}."
+        )
     return min(first.samples, second.samples)
 
 

@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import chdtri, ndtr, polygamma, psi, stdtrit
 
-from gradiometer.arguments import check_level, require
+from gradiometer.arguments import check_level
+from gradiometer.errors import BadArgument
 from gradiometer.measurement.estimate import LEVEL, Estimate
 
 # Largest number of pairs to report. A difference that needs more pairs is negligible.
@@ -81,10 +82,10 @@ def difference_over_runs(
     """
     one, two = _few(first, "first", 1), _few(second, "second", 1)
     freedom = len(one) + len(two) - 2
-    require(
-        freedom >= 1,
-        "`first` and `second` have one run each, which shows no spread between seeds: add a run.",
-    )
+    if not freedom >= 1:
+        raise BadArgument(
+            "`first` and `second` have one run each, which shows no spread between seeds: add a run."
+        )
     pooled = math.sqrt(
         float(((one - one.mean()) ** 2).sum() + ((two - two.mean()) ** 2).sum()) / freedom
     )
@@ -121,7 +122,8 @@ def pairs_needed(
     >>> print(pairs_needed(difference=0.02, spread=0.03, freedom=4))
     about 16 [8, 80]
     """
-    require(freedom >= 1, f"`freedom` must be at least 1, got {freedom}: one pair shows no spread.")
+    if not freedom >= 1:
+        raise BadArgument(f"`freedom` must be at least 1, got {freedom}: one pair shows no spread.")
     # The interval of the spread: χ² with this many degrees of freedom.
     widths = [
         spread * math.sqrt(freedom / chdtri(freedom, 1 - tail))
@@ -142,11 +144,12 @@ def _smallest(difference: float, spread: float, level: float) -> float:
 
 def _few(values: Sequence[float], name: str, least: int) -> np.ndarray:
     found = np.asarray(values, dtype=np.float64)
-    require(
-        len(found) >= least,
-        f"`{name}` must hold at least {least} values, got {len(found)}: add runs of other seeds.",
-    )
-    require(np.isfinite(found).all(), f"`{name}` must be finite, got {found.tolist()}.")
+    if len(found) < least:
+        raise BadArgument(
+            f"`{name}` must hold at least {least} values, got {len(found)}: add runs of other seeds."
+        )
+    if not np.isfinite(found).all():
+        raise BadArgument(f"`{name}` must be finite, got {found.tolist()}.")
     return found
 
 
@@ -252,7 +255,8 @@ def over_examples_too(
     """
     checked = [_as_pairs(each) for each in differences]
     examples = checked[0].shape[1]
-    require(examples >= 2, f"`differences` must hold at least 2 examples, got {examples}.")
+    if not examples >= 2:
+        raise BadArgument(f"`differences` must hold at least 2 examples, got {examples}.")
     across = np.stack([each.mean(axis=0) for each in checked], axis=1)
     level = _single_level(across, estimates[0].level)
     quantile = float(stdtrit(examples - 1, (1 + level) / 2))
@@ -338,9 +342,10 @@ def _drawn_together(
 def _as_pairs(differences: np.ndarray) -> np.ndarray:
     """Differences as doubles, of at least two pairs."""
     found = np.asarray(differences, dtype=np.float64)
-    require(
-        len(found) >= 2,
-        f"`differences` must hold at least 2 pairs, got {len(found)}: add runs of other seeds.",
-    )
-    require(np.isfinite(found).all(), "`differences` must be finite: leave out runs that diverged.")
+    if len(found) < 2:
+        raise BadArgument(
+            f"`differences` must hold at least 2 pairs, got {len(found)}: add runs of other seeds."
+        )
+    if not np.isfinite(found).all():
+        raise BadArgument("`differences` must be finite: leave out runs that diverged.")
     return found

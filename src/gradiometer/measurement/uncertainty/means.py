@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.special import bdtr, stdtrit
 
-from gradiometer.arguments import check_level, require
+from gradiometer.arguments import check_level
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.estimate import LEVEL, Estimate
 
@@ -196,14 +196,12 @@ def _too_few(
 ) -> Estimate | None:
     """The unknown estimate of fewer readings than an interval needs; None if they are enough."""
     check_level(level)
-    require(
-        0 < spacing < math.inf,
-        f"`spacing` must be a positive number of training steps, got {spacing}.",
-    )
-    require(
-        batches is None or batches >= min(FEWEST_READINGS, readings),
-        f"`batches` must be at least {FEWEST_READINGS}, got {batches}: fewer do not show a spread.",
-    )
+    if not 0 < spacing < math.inf:
+        raise BadArgument(f"`spacing` must be a positive number of training steps, got {spacing}.")
+    if not (batches is None or batches >= min(FEWEST_READINGS, readings)):
+        raise BadArgument(
+            f"`batches` must be at least {FEWEST_READINGS}, got {batches}: fewer do not show a spread."
+        )
     missing = max(FEWEST_READINGS, batches or 0) - readings
     if missing <= 0:
         return None
@@ -217,11 +215,11 @@ def _too_few(
 
 
 def _check_pairs(name: str, samples: np.ndarray, other_name: str, other: np.ndarray) -> None:
-    require(
-        len(samples) == len(other),
-        f"`{name}` and `{other_name}` must have the same steps, got {len(samples)} and "
-        f"{len(other)} readings.",
-    )
+    if len(samples) != len(other):
+        raise BadArgument(
+            f"`{name}` and `{other_name}` must have the same steps, got {len(samples)} and "
+            f"{len(other)} readings."
+        )
 
 
 def batch_means(
@@ -349,7 +347,8 @@ def median(
     1.20 [1.10, 9.00] ms
     """
     samples = np.sort(np.asarray(samples, dtype=np.float64))
-    require(np.isfinite(samples).all(), "`samples` must be finite: drop the others.")
+    if not np.isfinite(samples).all():
+        raise BadArgument("`samples` must be finite: drop the others.")
     check_level(level)
     count = len(samples)
     place = _place(count, level)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from gradiometer.arguments import check_level, require
+from gradiometer.arguments import check_level
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.estimate import LEVEL, Estimate
 from gradiometer.measurement.uncertainty.arithmetic import transform
@@ -343,10 +343,10 @@ def _as_doubles(
             raise BadArgument(f"`learning_rate` must be at least 0, got {learning_rate.min()}.")
     first, count = next((name, len(each)) for name, each in others.items())
     for name, each in others.items():
-        require(
-            len(each) == count,
-            f"`{name}` must have one entry for each of the {count} of `{first}`, got {len(each)}.",
-        )
+        if len(each) != count:
+            raise BadArgument(
+                f"`{name}` must have one entry for each of the {count} of `{first}`, got {len(each)}."
+            )
     if len(steps) > 1 and not (np.diff(steps) > 0).all():
         place = int((np.diff(steps) <= 0).argmax())
         raise BadArgument(

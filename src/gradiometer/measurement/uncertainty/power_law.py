@@ -13,7 +13,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import log_ndtr, ndtr, ndtri, stdtr
 
-from gradiometer.arguments import check_number, require
+from gradiometer.arguments import check_number
+from gradiometer.errors import BadArgument
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.uncertainty.means import MOST_BATCHES, steps_to_bound
 
@@ -59,10 +60,13 @@ class Drift:
     def __post_init__(self) -> None:
         for name in ("time", "rate"):
             center, spread = getattr(self, name)
-            require(math.isfinite(center), f"`{name}` must have a finite center, got {center}.")
+            if not math.isfinite(center):
+                raise BadArgument(f"`{name}` must have a finite center, got {center}.")
             check_number(name, spread, positive=True)
-        require(0 <= self.still < 1, f"`still` must be at least 0 and below 1, got {self.still}.")
-        require(0 < self.share <= 1, f"`share` must be above 0 and at most 1, got {self.share}.")
+        if not 0 <= self.still < 1:
+            raise BadArgument(f"`still` must be at least 0 and below 1, got {self.still}.")
+        if not 0 < self.share <= 1:
+            raise BadArgument(f"`share` must be above 0 and at most 1, got {self.share}.")
         check_number("wander", self.wander)
 
     def log_density(

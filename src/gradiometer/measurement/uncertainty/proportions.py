@@ -6,7 +6,8 @@ import numpy as np
 from jaxtyping import Shaped
 from scipy.special import ndtri
 
-from gradiometer.arguments import check_level, require
+from gradiometer.arguments import check_level
+from gradiometer.errors import BadArgument
 from gradiometer.measurement.estimate import LEVEL, Estimate
 
 STEP = 1e-10
@@ -33,11 +34,12 @@ def proportion(successes: int, trials: int, level: float = LEVEL) -> Estimate:
     1.00 [0.974, 1.00]
     """
     check_level(level)
-    require(trials >= 1, f"`trials` must be at least 1, got {trials}.")
-    require(
-        0 <= successes <= trials,
-        f"`successes` must lie between 0 and the {trials} trials, got {successes}.",
-    )
+    if not trials >= 1:
+        raise BadArgument(f"`trials` must be at least 1, got {trials}.")
+    if not 0 <= successes <= trials:
+        raise BadArgument(
+            f"`successes` must lie between 0 and the {trials} trials, got {successes}."
+        )
     share = successes / trials
     low, high = wilson(share, trials, level)
     return Estimate.interval(share, low, high, level=level, method="Wilson score", samples=trials)
@@ -80,15 +82,15 @@ def difference_of_proportions(
     0.0300 [0.0156, 0.0570]
     """
     first, second = np.asarray(first), np.asarray(second)
-    require(
-        first.dtype == bool and second.dtype == bool,
-        f"`first` and `second` must be boolean, got {first.dtype} and {second.dtype}.",
-    )
-    require(
-        len(first) == len(second) and len(first) >= 1,
-        f"`first` and `second` must have the same trials, at least one, got {len(first)} and "
-        f"{len(second)}.",
-    )
+    if not (first.dtype == bool and second.dtype == bool):
+        raise BadArgument(
+            f"`first` and `second` must be boolean, got {first.dtype} and {second.dtype}."
+        )
+    if not (len(first) == len(second) and len(first) >= 1):
+        raise BadArgument(
+            f"`first` and `second` must have the same trials, at least one, got {len(first)} and "
+            f"{len(second)}."
+        )
     check_level(level)
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
     low, high = _score_interval(only_first, only_second, len(first), float(ndtri((1 + level) / 2)))

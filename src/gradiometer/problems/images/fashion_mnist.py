@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
-from gradiometer.arguments import require
 from gradiometer.errors import BadArgument
 from gradiometer.problems.images.classification import (
     FASHION_MNIST,
@@ -41,23 +40,23 @@ def read_idx(path: Path, dimensions: int) -> UInt8[np.ndarray, "..."]:
     magic, expected = content[:4], bytes([0, 0, 8, dimensions])
     # A magic number, and a length of four bytes for each axis.
     header = 4 + 4 * dimensions
-    require(
-        magic == expected,
-        f"`{path}` must start with the bytes {expected.hex(' ')} of an idx file with "
-        f"{dimensions} axes, got {magic.hex(' ') or 'an empty file'}: download it again, or "
-        "check if two files were swapped.",
-    )
+    if magic != expected:
+        raise BadArgument(
+            f"`{path}` must start with the bytes {expected.hex(' ')} of an idx file with "
+            f"{dimensions} axes, got {magic.hex(' ') or 'an empty file'}: download it again, or "
+            "check if two files were swapped."
+        )
     if len(content) < header:
         raise BadArgument(
             f"`{path}` ends after {len(content)} bytes, in its header: it is damaged, download it "
             "again."
         )
     shape = tuple(int(length) for length in np.frombuffer(content[4:header], dtype=">u4"))
-    require(
-        len(content) == header + math.prod(shape),
-        f"`{path}` has {len(content):,} bytes, but its header of shape {list(shape)} requires "
-        f"{header + math.prod(shape):,}: it is damaged, download it again.",
-    )
+    if len(content) != header + math.prod(shape):
+        raise BadArgument(
+            f"`{path}` has {len(content):,} bytes, but its header of shape {list(shape)} requires "
+            f"{header + math.prod(shape):,}: it is damaged, download it again."
+        )
     return np.frombuffer(content, dtype=np.uint8, offset=header).reshape(shape)
 
 
@@ -151,11 +150,11 @@ def _part(folder: Path, part: str) -> Labelled:
         read_idx(_file(folder, f"{part}-{kind}-idx{axes}-ubyte") or folder, axes)
         for kind, axes in (("images", 3), ("labels", 1))
     )
-    require(
-        len(images) == len(labels),
-        f"`{folder}` holds {len(images):,} images and {len(labels):,} labels in its {part} "
-        "files: they are from different data sets, download them again.",
-    )
+    if len(images) != len(labels):
+        raise BadArgument(
+            f"`{folder}` holds {len(images):,} images and {len(labels):,} labels in its {part} "
+            "files: they are from different data sets, download them again."
+        )
     if images.shape[1:] != (28, 28):
         height, width = images.shape[1:]
         raise BadArgument(

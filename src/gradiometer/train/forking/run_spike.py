@@ -7,7 +7,6 @@ from functools import partial
 
 import numpy as np
 
-from gradiometer.arguments import require
 from gradiometer.drift.spikes.cause import usual_norms
 from gradiometer.drift.spikes.detection import Spike
 from gradiometer.errors import BadArgument
@@ -135,7 +134,8 @@ def _spike_at(run: Run, step: int) -> Spike:
     for spike in found:
         if spike.first <= step <= spike.last:
             return spike
-    require(found, f"`spike` is {step:,}, but the loss of `{run.path}` has no spike.")
+    if not found:
+        raise BadArgument(f"`spike` is {step:,}, but the loss of `{run.path}` has no spike.")
     raise BadArgument(f"`spike` is {step:,}, where the loss has none: {_found_at(found)}.")
 
 

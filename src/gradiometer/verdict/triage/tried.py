@@ -111,10 +111,15 @@ def better_change(run: Run) -> Claimed | None:
     return Claimed(Claim.FORK_BETTER, {"fork": best.estimate}, (best.alternative,))
 
 
+def changes_that_settle(claimed: Claimed) -> tuple[str, ...]:
+    """The changes that settle the doubts of a claim."""
+    return tuple(change for doubt in claimed.doubts for change in SETTLED_BY.get(doubt, ()))
+
+
 def after_trials(passed: Claimed, run: Run) -> Claimed:
     """A training without a claim, after forks of its second half have tried what its doubt names: a
     change that ends better, no doubt any more, or still the doubt."""
-    wanted = [change for doubt in passed.doubts for change in SETTLED_BY.get(doubt, ())]
+    wanted = changes_that_settle(passed)
     tried = effects_by_change(run, since=run.steps // 2)
     effects = [tried[change] for change in wanted if change in tried]
     for effect in effects:

@@ -51,6 +51,8 @@ def in_brief(finding: Finding | None) -> str:
     """
     if finding is None:
         return "nothing was measured"
+    if finding.claim == Claim.UNDECIDED and finding.doubts:
+        return "may end lower"
     if finding.claim in IN_BRIEF:
         return IN_BRIEF[finding.claim]
     if finding.state is State.CANNOT_TELL:

@@ -210,7 +210,7 @@ STRAIGHT_ON = Words(
 # The words for a training that has ended without a claim, while a doubt says that it may end lower.
 MAY_END_LOWER = Words(
     "No illness was found in {steps} steps, but this training may still end lower.",
-    "Checked: the loop, the schedule, the length and the data.",
+    "Checked: the loop and the data.",
 )
 
 # What a training did not show, as the end of a sentence.

@@ -10,7 +10,6 @@ from jaxtyping import Float
 from torch.nn.modules.dropout import _DropoutNd
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from gradiometer.arguments import require
 from gradiometer.errors import BadArgument, Unsupported
 from gradiometer.integrations.watch.losses import no_loss
 from gradiometer.integrations.watch.requests.looks import Looks
@@ -146,12 +145,11 @@ class Forks(Looks):
             incident = replace(incident, first=held.state.step)
         loop, _ = self._own_loop(run, batches, None, **{**settings, "scheduler": None})
         whole = held.whole_updates(incident.first, loop.accumulation)
-        require(
-            incident.first in whole,
-            f"The update of step {incident.first:,} cannot be made again: it is not kept, or it "
-            f"took another number of batches than {loop.accumulation}.",
-            Unsupported,
-        )
+        if incident.first not in whole:
+            raise Unsupported(
+                f"The update of step {incident.first:,} cannot be made again: it is not kept, or it "
+                f"took another number of batches than {loop.accumulation}."
+            )
         loop = held.brought_to(max(incident.first - LEAD, whole.start), loop, whole.stop)
         rates = Signs.of(run).rates[max(incident.first - BEFORE, 0) : incident.first + 1]
         found = cause_of(loop, incident, rise_of_rate(rates))
@@ -172,12 +170,11 @@ class Forks(Looks):
             BadArgument: No state is kept from there or before.
             Unsupported: The training has several processes, and only rank 0 keeps states.
         """
-        require(
-            self.ranks.alone,
-            "`go_back` needs a training in one process: load a checkpoint of your own in all of "
-            "them.",
-            Unsupported,
-        )
+        if not self.ranks.alone:
+            raise Unsupported(
+                "`go_back` needs a training in one process: load a checkpoint of your own in all of "
+                "them."
+            )
         held = self.newest_updates.incident
         own = None if held is None else held.own or held.state
         states = [*self.kept_updates.stretches, *([own] if own is not None else [])]
@@ -214,16 +211,15 @@ class Forks(Looks):
     ) -> tuple[Loop, KeptUpdates | None]:
         """The loop as one that can be copied, whose updates were compared, and the kept updates
         from this step, or the newest."""
-        require(
-            not self._subject.batches.axis,
-            "`batch_axis` is not 0, and a fork cuts batches along their first axis.",
-            Unsupported,
-        )
+        if self._subject.batches.axis:
+            raise Unsupported(
+                "`batch_axis` is not 0, and a fork cuts batches along their first axis."
+            )
         own = settings.get("loss") is None and settings.get("step") is None
-        require(
-            not (own and self._objective.loss is no_loss),
-            "`loss` is missing: give loss=lambda model, batch: ... to `watch` or here.",
-        )
+        if own and self._objective.loss is no_loss:
+            raise BadArgument(
+                "`loss` is missing: give loss=lambda model, batch: ... to `watch` or here."
+            )
         known: dict[str, Any] = {"index": self.steps, "groups": self._subject.batches.groups}
         if own:
             # decorators of the user's own stay on it

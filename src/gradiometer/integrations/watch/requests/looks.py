@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradiometer.arguments import require
 from gradiometer.compiler import as_written
 from gradiometer.convergence.averaging import tracking_layers
 from gradiometer.convergence.certificate.certificate import TOLERANCE, Certificate
@@ -269,10 +268,10 @@ class Looks(Measuring):
             if run is None:
                 return None
             model = self._objective.model
-            require(
-                train is not None or not tracking_layers(model),
-                "`train` is missing, on which the statistics of BatchNorm are estimated.",
-            )
+            if train is None and tracking_layers(model):
+                raise BadArgument(
+                    "`train` is missing, on which the statistics of BatchNorm are estimated."
+                )
             held_out = examples_of(test, "test")
             examples = held_out if train is None else examples_of(train, "train")
             problem = Problem(
@@ -286,16 +285,13 @@ class Looks(Measuring):
     def _looking(self, *, forks: str = "") -> Iterator[Run | None]:
         """The run, while the time is charged, that of forks to this name; None on every process
         except rank 0."""
-        require(
-            not self._subject.sharded,
-            "`model` is sharded (FSDP): no process can run it alone.",
-            Unsupported,
-        )
+        if self._subject.sharded:
+            raise Unsupported("`model` is sharded (FSDP): no process can run it alone.")
         run = self.run
-        require(
-            run is not None or not self.ranks.first,
-            "`step` was not called yet, so there is no run to keep a result in: call it first.",
-        )
+        if run is None and self.ranks.first:
+            raise BadArgument(
+                "`step` was not called yet, so there is no run to keep a result in: call it first."
+            )
         name = forks or "looks on request"
         with self.budget.spending(name, fixed=not forks, outside=bool(forks)), as_written():
             yield run
@@ -303,11 +299,11 @@ class Looks(Measuring):
 
     def _on_device(self, data: Any, name: str) -> OnDevice:
         """The examples, if there is a loss to run on them."""
-        require(
-            self._objective.loss is not no_loss,
-            "`loss` is missing, and this runs the model: give loss=lambda model, batch: ... to "
-            "`watch`.",
-        )
+        if self._objective.loss is no_loss:
+            raise BadArgument(
+                "`loss` is missing, and this runs the model: give loss=lambda model, batch: ... to "
+                "`watch`."
+            )
         return OnDevice(examples_of(data, name), self._objective.parameters[0].device)
 
     def _keep(self, run: Run, artifact: Artifact) -> None:
@@ -325,12 +321,12 @@ class Looks(Measuring):
             else 0.0
             for kind, group in groups
         }
-        require(
-            len(found) <= 1,
-            "`weight_decay` differs between the parameter groups "
-            f"({', '.join(map(str, sorted(found)))}): give the one of the loss to certify, "
-            "such as weight_decay=0.",
-        )
+        if len(found) > 1:
+            raise BadArgument(
+                "`weight_decay` differs between the parameter groups "
+                f"({', '.join(map(str, sorted(found)))}): give the one of the loss to certify, "
+                "such as weight_decay=0."
+            )
         return found.pop()
 
 
@@ -367,9 +363,10 @@ def evaluation(**losses: LossesGiven | None) -> Evaluation:
             estimates[f"{name}_loss"] = mean_loss(given)
             if name == "test" and given.size > 1:
                 examples[f"{name}_loss"] = given
-    require(
-        estimates, "`test` and `train` are missing: give the loss on held-out examples as test=..."
-    )
+    if not estimates:
+        raise BadArgument(
+            "`test` and `train` are missing: give the loss on held-out examples as test=..."
+        )
     return Evaluation(estimates, examples)
 
 
@@ -388,7 +385,8 @@ def losses_given(name: str, value: Any) -> PerExample:
             f"`{name}` must be a loss or the losses of single examples, got a "
             f"{type(value).__name__}: give a number, a tensor or a list of numbers."
         ) from error
-    require(losses.size, f"`{name}` holds no loss: give a number, or the loss of every example.")
+    if not losses.size:
+        raise BadArgument(f"`{name}` holds no loss: give a number, or the loss of every example.")
     return losses
 
 

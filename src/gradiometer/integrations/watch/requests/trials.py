@@ -17,7 +17,7 @@ from gradiometer.run.reader import Run
 from gradiometer.verdict.claims import Claim
 from gradiometer.verdict.triage.signs import Signs
 from gradiometer.verdict.triage.triage import triage_of
-from gradiometer.verdict.triage.tried import SETTLED_BY, change_of, effects_by_change
+from gradiometer.verdict.triage.tried import change_of, changes_that_settle, effects_by_change
 
 # The name under which their time is charged, outside of the budget of readings.
 COST = "trials"
@@ -208,7 +208,7 @@ def _first(run: Run, *, shows_end: bool, is_over: bool) -> Alternative | None:
         # the signs of a large batch are also those of a low rate, and a fork separates the two
         cure = ("rate 4x", *claimed.cure) if claimed.claim is Claim.BATCH_LARGE else claimed.cure
         if is_over and claimed.claim is Claim.UNDECIDED:
-            cure = tuple(change for doubt in claimed.doubts for change in SETTLED_BY.get(doubt, ()))
+            cure = changes_that_settle(claimed)
         for change in map(change_of, cure):
             if change is None or change.name in known:
                 continue
