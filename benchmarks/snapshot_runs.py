@@ -20,7 +20,7 @@ from gradiometer import Draw, Problem, Schedule, SnapshotCollector
 from gradiometer.convergence.schedules import Cosine, MultiStep, SnapshotCycle
 from gradiometer.exploration.ensembles import SWAG, Snapshot
 from gradiometer.measurement import Order
-from gradiometer.run.checkpoints import save_snapshot
+from gradiometer.run.artifacts import save_snapshot
 from gradiometer.storage.disk import replace_file
 
 BATCH_SIZE = 64

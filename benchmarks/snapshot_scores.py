@@ -32,7 +32,7 @@ from gradiometer.exploration.ensembles.ensemble_size import (
 )
 from gradiometer.exploration.ensembles.scores import calibration_error
 from gradiometer.measurement.uncertainty import mean
-from gradiometer.run.checkpoints import load_snapshots
+from gradiometer.run.artifacts import load_snapshots
 
 LEVEL = 0.9
 BASELINE = "single, cosine"

@@ -32,7 +32,7 @@ from gradiometer.measurement import Estimate
 from gradiometer.problems.images.digits import load
 from gradiometer.report.sections.ensemble import ensemble_section
 from gradiometer.run import Configuration, Run
-from gradiometer.run.checkpoints import load_artifacts
+from gradiometer.run.artifacts import load_artifacts
 from gradiometer.run.ensemble import evaluate_ensemble
 from gradiometer.train import train
 from gradiometer.verdict.words.exploration import ensemble_in_words

@@ -29,7 +29,7 @@ from gradiometer.measurement import Batch, Draw, Estimate, Objective, Sampling, 
 from gradiometer.measurement.gradient_graph import flat
 from gradiometer.problems import Examples, load
 from gradiometer.run import Configuration, Run
-from gradiometer.run.checkpoints import load_artifacts
+from gradiometer.run.artifacts import load_artifacts
 from gradiometer.train import train
 from gradiometer.verdict.words.say import say
 

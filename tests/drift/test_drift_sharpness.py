@@ -21,7 +21,7 @@ from gradiometer.report.charts import save_png
 from gradiometer.report.charts.charts import page_spec
 from gradiometer.report.sections.drift import density_figure, drift_section
 from gradiometer.run import Configuration, Run
-from gradiometer.run.checkpoints import load_artifacts, save_artifact
+from gradiometer.run.artifacts import load_artifacts, save_artifact
 from gradiometer.storage.journal import plain
 from gradiometer.train import train
 from report_run import run_in

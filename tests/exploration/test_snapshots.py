@@ -23,7 +23,8 @@ from gradiometer.exploration.ensembles import SWAG, Snapshot, SnapshotCollector
 from gradiometer.exploration.ensembles.snapshots import checked_cycle
 from gradiometer.problems import Examples, Problem
 from gradiometer.run import Configuration, Run
-from gradiometer.run.checkpoints import load_latest, load_snapshots, save_snapshot, snapshot_paths
+from gradiometer.run.artifacts import load_snapshots, save_snapshot, snapshot_paths
+from gradiometer.run.checkpoints import load_latest
 from gradiometer.run.folder import RunFolder
 from gradiometer.train import loop as loops
 from gradiometer.train import resume, train

@@ -23,7 +23,8 @@ from gradiometer.exploration.ensembles.ensemble_report import EnsembleReport
 from gradiometer.logs import log_findings, read_log
 from gradiometer.report.page.page import render
 from gradiometer.run import Configuration
-from gradiometer.run.checkpoints import STATE, SUMS, TENSORS, load_artifacts
+from gradiometer.run.artifacts import load_artifacts
+from gradiometer.run.checkpoints import STATE, SUMS, TENSORS
 
 LOGS = Path(__file__).parent.parent / "logs"
 PRINTED = (

@@ -16,7 +16,7 @@ from gradiometer.exploration.ensembles.ensemble_report import EnsembleReport
 from gradiometer.loop import forks_of
 from gradiometer.loop.branches import comparison, setting, stopped
 from gradiometer.report.live import Followed
-from gradiometer.run.checkpoints import load_artifacts
+from gradiometer.run.artifacts import load_artifacts
 
 TUNE = ("tune", "quadratic", "--steps", "24", "--budget", "2")
 TUNING = "quadratic-position-tuning"

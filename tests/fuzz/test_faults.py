@@ -12,7 +12,8 @@ from gradiometer import Diagnosis, Estimate, Run
 from gradiometer.convergence.certificate import Certificate
 from gradiometer.report.page.page import write_page
 from gradiometer.run import Configuration
-from gradiometer.run.checkpoints import load_artifacts, load_latest, save, save_artifact
+from gradiometer.run.artifacts import load_artifacts, save_artifact
+from gradiometer.run.checkpoints import load_latest, save
 from gradiometer.run.folder import RunFolder
 from gradiometer.run.recorder import Recorder
 

@@ -20,7 +20,7 @@ from gradiometer.report.compare import compare
 from gradiometer.report.compare.contrast import NOT_TRAINING, Contrast, claim, sentence, verdict
 from gradiometer.report.compare.page import groups_table, in_words, render
 from gradiometer.run import Configuration, Run
-from gradiometer.run.checkpoints import FILE, read_examples
+from gradiometer.run.artifacts import FILE, read_examples
 from gradiometer.train import train
 from gradiometer.verdict.words.say import say
 from report_run import run_in

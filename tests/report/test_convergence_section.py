@@ -17,8 +17,8 @@ from gradiometer.report.page.page import render
 from gradiometer.report.sections.convergence import convergence_section, rates_of
 from gradiometer.report.sections.section import Section
 from gradiometer.run import Configuration, Run
+from gradiometer.run.artifacts import save_artifact
 from gradiometer.run.budget import Budget
-from gradiometer.run.checkpoints import save_artifact
 from gradiometer.run.planned import planned
 from gradiometer.train.training import Training
 from gradiometer.verdict.words.say import say

@@ -19,15 +19,8 @@ from gradiometer.exploration.ensembles import Snapshot
 from gradiometer.logs import read_log
 from gradiometer.report.page.page import render
 from gradiometer.run import Configuration
-from gradiometer.run.checkpoints import (
-    STATE,
-    SUMS,
-    TENSORS,
-    load_artifacts,
-    load_latest,
-    save,
-    save_artifact,
-)
+from gradiometer.run.artifacts import load_artifacts, save_artifact
+from gradiometer.run.checkpoints import STATE, SUMS, TENSORS, load_latest, save
 from gradiometer.run.folder import RunFolder
 from gradiometer.run.recorder import Recorder
 from gradiometer.storage import disk

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from gradiometer import watch
-from gradiometer.integrations.watch.triage import exact
+from gradiometer.integrations.watch.triage import path
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.verdict.claims import Claim
 from gradiometer.verdict.triage.findings import findings_of
@@ -163,7 +163,7 @@ def test_nothing_is_healthy_while_its_loss_falls_fast_at_a_high_rate() -> None:
 def test_the_distances_are_those_of_the_parameters(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float
 ) -> None:
-    monkeypatch.setattr(exact, "FOLLOWED_ENTRIES", int(share * 5_161))
+    monkeypatch.setattr(path, "ENTRIES", int(share * 5_161))
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(20, 100), nn.Tanh(), nn.Linear(100, 30), nn.Linear(30, 1))
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
@@ -186,14 +186,14 @@ def test_the_distances_are_those_of_the_parameters(
 
 def test_points_of_a_long_run_cover_it_evenly() -> None:
     parameter = torch.zeros(3)
-    followed = exact.PathPoints([parameter])
+    followed = path.PathPoints([parameter])
     for look in range(1_000):
         parameter += 1
         newest = followed.distances(10 * look) if 10 * look >= followed.next else None
         if newest is not None:
             steps, squares = newest
             gaps = np.diff([*steps, 10 * look])
-            assert len(steps) <= exact.KEPT and steps[0] == 0
+            assert len(steps) <= path.KEPT and steps[0] == 0
             assert set(gaps.tolist()) == {gaps[0]}
             true = 3 * (np.array([10 * look]) - steps) ** 2 / 100
             assert squares.numpy() == pytest.approx(true)
@@ -201,13 +201,13 @@ def test_points_of_a_long_run_cover_it_evenly() -> None:
 
 def test_a_model_of_many_tensors_is_followed_in_some_of_them() -> None:
     parameters = [torch.randn(40, 40) for _ in range(100)]
-    followed = exact.PathPoints(parameters)
+    followed = path.PathPoints(parameters)
     assert followed.distances(0) is None
     torch._foreach_add_(parameters, 1)
     found = followed.distances(10)
     assert found is not None
     # as many entries have moved by one as are followed
-    assert 0.7 * exact.FOLLOWED_ENTRIES < float(found[1][0]) <= exact.FOLLOWED_ENTRIES
+    assert 0.7 * path.ENTRIES < float(found[1][0]) <= path.ENTRIES
 
 
 def test_a_sum_of_all_gradients_goes_straight_on_at_any_rate() -> None:

@@ -18,7 +18,7 @@ from gradiometer.drift.curvature_survey import Survey
 from gradiometer.exploration.ensembles.ensemble_report import EnsembleReport
 from gradiometer.integrations.watch import Watch
 from gradiometer.problems import Examples
-from gradiometer.run.checkpoints import load_artifacts
+from gradiometer.run.artifacts import load_artifacts
 from watched_loop import one_backward, simple
 
 START = Estimate.exact(1.0)

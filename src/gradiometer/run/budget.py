@@ -22,7 +22,6 @@ from gradiometer.run.costs import Turns
 # Part of the share that pays back what was used early, from step 1,000 on.
 REPAID = 0.6
 
-
 # Names of what time is spent on: measured steps, the run's start with the first measured step, and
 # all other steps.
 READINGS, START, BOOKKEEPING = "readings", "start", "bookkeeping"
@@ -326,9 +325,12 @@ class Budget:
         self._counted = defaultdict(float, spent)
         self.outside = set(state["outside"])
         self.fixed = set(state["fixed"])
-        for name in ("steps", "readings", "_lent", "_last", "_repays_from"):
-            setattr(self, name, state[name.lstrip("_")])
-        self._newest = state.get("newest", self.steps)
+        self.steps = int(state["steps"])
+        self.readings = int(state["readings"])
+        self._lent = float(state["lent"])
+        self._last = float(state["last"])
+        self._newest = int(state.get("newest", self.steps))
+        self._repays_from = state["repays_from"]
         self._first.clear()
         self._costs.clear()
         for kind, kept in state["costs"].items():

@@ -37,7 +37,8 @@ from gradiometer.measurement.estimate import LEVEL
 from gradiometer.problems.evaluation import held_out_labels, log_probabilities
 from gradiometer.problems.problem import Problem, new_model, refresh
 from gradiometer.randomness import untouched_randomness
-from gradiometer.run.checkpoints import load_latest, load_snapshots
+from gradiometer.run.artifacts import load_snapshots
+from gradiometer.run.checkpoints import load_latest
 from gradiometer.run.problem import problem_of
 from gradiometer.run.reader import Run
 

@@ -14,9 +14,9 @@ from gradiometer.measurement.evaluation import Evaluation
 from gradiometer.measurement.gauge import Gauge, Measurable
 from gradiometer.measurement.optimizer.groups import Changes
 from gradiometer.measurement.reading import Moments, Reading, Series
+from gradiometer.run.artifacts import FILE, write_examples
 from gradiometer.run.budget import START, Budget
 from gradiometer.run.cadence.cadence import Cadence
-from gradiometer.run.checkpoints import FILE, write_examples
 from gradiometer.run.costs import measured, parameters_of, peak_of
 from gradiometer.run.folder import RunFolder
 from gradiometer.storage.disk import interrupted_by_disk

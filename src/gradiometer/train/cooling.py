@@ -232,7 +232,10 @@ class Cooling:
 
     def stop(self, step: int) -> int:
         """The step at which the branches of a fork end."""
-        return step + max(int(0.16 * self.steps), 1) if step == self.early else self.steps
+        if step == self.early:
+            # branches of 0.16 of the steps
+            return step + max(int(0.16 * self.steps), 1)
+        return self.steps
 
     def replicates(self, step: int) -> int:
         """Replicates of each branch of a fork."""
@@ -241,6 +244,7 @@ class Cooling:
     def hold(self, step: int) -> Hold:
         """The branch that a fork at this step compares with going to zero from there."""
         if step == self.early:
+            # the branch that keeps the rate does so for 80 % of its length
             return Hold(0.8)
         until = next((mark for mark in self.marks if mark > step), self.steps)
         return Hold((until - step) / (self.steps - step))

@@ -31,8 +31,9 @@ from gradiometer.measurement.gauge import Gauge
 from gradiometer.problems.evaluation import evaluate
 from gradiometer.problems.problem import Problem, refresh
 from gradiometer.problems.user_code import user_code
+from gradiometer.run.artifacts import save_snapshot
 from gradiometer.run.budget import Budget
-from gradiometer.run.checkpoints import Checkpoint, load_latest, save, save_snapshot
+from gradiometer.run.checkpoints import Checkpoint, load_latest, save
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.folder import RunFolder, versions
 from gradiometer.run.problem import configuration_of, problem_of

@@ -168,6 +168,7 @@ class Cool(Policy):
             found = here.fork(
                 (cooling.hold(step),), cooling.replicates(step), until=cooling.stop(step)
             )
+            # a two-sided interval whose ends are one-sided bounds at the level
             (effect,) = found.effects(READOUT, level=2 * cooling.level - 1)
             if step not in cooling.marks:
                 begins = step if effect.verdict in ("worse", "diverged") else None

@@ -49,8 +49,8 @@ from gradiometer.measurement.reading import Series
 from gradiometer.measurement.uncertainty.arithmetic import transform
 from gradiometer.measurement.uncertainty.now import FEWEST
 from gradiometer.problems.user_code import user_code
+from gradiometer.run.artifacts import load_artifacts
 from gradiometer.run.cadence.overhead import readings_wanted
-from gradiometer.run.checkpoints import load_artifacts
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.reader import Run
 from gradiometer.verdict.claims import Claim

@@ -31,7 +31,7 @@ from gradiometer.measurement.uncertainty.differences import (
 )
 from gradiometer.measurement.uncertainty.means import FEWEST_READINGS, difference_of_means, mean
 from gradiometer.report.compare.contrast import QUANTITIES, Compared, Contrast, Difference, RunGroup
-from gradiometer.run.checkpoints import read_examples
+from gradiometer.run.artifacts import read_examples
 from gradiometer.run.reader import Run
 
 # Minimum and maximum number of runs in a comparison.

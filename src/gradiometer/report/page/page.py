@@ -25,8 +25,8 @@ from gradiometer.report.page.document import document, fill_in, write_document
 from gradiometer.report.sections.catalogue import sections
 from gradiometer.report.sections.questions import Answer
 from gradiometer.report.sections.section import Section
+from gradiometer.run.artifacts import save_artifact
 from gradiometer.run.cadence.overhead import overhead_sentence
-from gradiometer.run.checkpoints import save_artifact
 from gradiometer.run.reader import Run
 from gradiometer.storage.disk import writing
 from gradiometer.verdict.diagnosis import Diagnosis, diagnose, is_without_illness

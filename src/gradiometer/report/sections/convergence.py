@@ -35,7 +35,7 @@ from gradiometer.report.sections.section import (
     evenly,
     level_of,
 )
-from gradiometer.run.checkpoints import load_artifacts
+from gradiometer.run.artifacts import load_artifacts
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.planned import planned
 from gradiometer.run.reader import Run

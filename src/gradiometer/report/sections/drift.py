@@ -23,7 +23,7 @@ from gradiometer.report.sections.section import (
     change,
     quantity_table,
 )
-from gradiometer.run.checkpoints import load_artifacts
+from gradiometer.run.artifacts import load_artifacts
 from gradiometer.run.reader import Run
 from gradiometer.verdict.diagnosis import Diagnosis
 from gradiometer.verdict.words.drift import no_edge

@@ -7,7 +7,7 @@ from gradiometer.measurement.estimate import Estimate
 from gradiometer.report.charts.charts import members_chart, reliability_chart
 from gradiometer.report.sections.questions import Answer
 from gradiometer.report.sections.section import Figure, Numbers, Section, cells
-from gradiometer.run.checkpoints import load_artifacts
+from gradiometer.run.artifacts import load_artifacts
 from gradiometer.run.reader import Run
 from gradiometer.verdict.diagnosis import Diagnosis
 

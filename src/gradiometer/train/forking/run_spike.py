@@ -30,7 +30,7 @@ from gradiometer.loop.recorded.incidents import (
 from gradiometer.loop.recorded.record import ForkRecord, Plan
 from gradiometer.measurement.estimate import counted
 from gradiometer.problems.problem import Problem
-from gradiometer.run.checkpoints import save_artifact
+from gradiometer.run.artifacts import save_artifact
 from gradiometer.run.problem import configuration_of
 from gradiometer.run.reader import Run
 from gradiometer.train.restoring import loop_at

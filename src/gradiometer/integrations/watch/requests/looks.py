@@ -36,7 +36,7 @@ from gradiometer.measurement.evaluation import Evaluation, PerExample
 from gradiometer.measurement.uncertainty.means import mean
 from gradiometer.measurement.uncertainty.skewed import skewed_mean
 from gradiometer.problems.problem import Problem
-from gradiometer.run.checkpoints import save_artifact, save_snapshot, snapshot_paths
+from gradiometer.run.artifacts import save_artifact, save_snapshot, snapshot_paths
 from gradiometer.run.costs import signal
 from gradiometer.run.reader import Run
 

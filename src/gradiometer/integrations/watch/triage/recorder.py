@@ -15,13 +15,13 @@ from gradiometer.integrations.watch.subject import Subject
 from gradiometer.integrations.watch.triage.batches import BatchSigns, logits_of, parts_of
 from gradiometer.integrations.watch.triage.exact import (
     BackwardsOfStep,
-    PathPoints,
     SharedRows,
     facts_of,
     planned_steps,
     sensitive_layers,
     together,
 )
+from gradiometer.integrations.watch.triage.path import PathPoints
 from gradiometer.measurement.batch import Batch, tensors_of
 from gradiometer.measurement.objective import Objective
 from gradiometer.run.readings import LISTS
