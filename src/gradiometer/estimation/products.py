@@ -120,7 +120,8 @@ def by_lags(product: Steps, memory: Steps, momentum: GradientMemory) -> Steps:
     if not momentum.remembers:
         raise BadArgument("`momentum` must be above 0: without it all lags are displaced alike.")
     share = momentum.first / (momentum.mean - momentum.first)
-    return product + share * (product - memory)
+    readings: Steps = product + share * (product - memory)
+    return readings
 
 
 def by_loss(product: Steps, memory: Steps | None, slope: Steps, momentum: GradientMemory) -> Steps:
@@ -149,7 +150,8 @@ def by_loss(product: Steps, memory: Steps | None, slope: Steps, momentum: Gradie
     if memory is None:
         if momentum.remembers:
             raise BadArgument("`memory` is missing: with momentum the loss falls along the buffer.")
-        return 2 * slope - product
+        plain: Steps = 2 * slope - product
+        return plain
     buffer = memory / (1 - decay)
     readings: Steps = 2 * slope - (1 + decay) * buffer
     if momentum.nesterov:
@@ -408,7 +410,8 @@ def means_of_neighbours(series: Series) -> Series:
 
     def means(values: np.ndarray) -> np.ndarray:
         kept = values[first:].reshape(-1, length, *values.shape[1:])
-        return kept.mean(axis=1)
+        mean: np.ndarray = kept.mean(axis=1)
+        return mean
 
     return replace(
         series,

@@ -254,7 +254,8 @@ class Saddle(Counterexample, name="saddle", schedule="1/(t + 1)"):
     ) -> Tensor:
         """(1 + cos πx)/2 + y²/2 + ξy, with ξ the example."""
         x, y = position
-        return (1 + torch.cos(math.pi * x)) / 2 + y**2 / 2 + examples[:, 0] * y
+        losses: Tensor = (1 + torch.cos(math.pi * x)) / 2 + y**2 / 2 + examples[:, 0] * y
+        return losses
 
     def gradient(self, point: Coordinates, example: Coordinates) -> Coordinates:
         """(−π/2 sin πx, y + ξ)."""

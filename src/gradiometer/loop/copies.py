@@ -178,7 +178,7 @@ def _rebound(function: FunctionType, memo: dict[int, Any]) -> FunctionType:
     """The function with copies of what its closure and its default arguments refer to, as far as
     the model has it."""
     if id(function) in memo:
-        return memo[id(function)]
+        return memo[id(function)]  # type: ignore[no-any-return]
     cells = function.__closure__
     if not cells and not function.__defaults__ and not function.__kwdefaults__:
         return function

@@ -195,7 +195,8 @@ def _flatten(tensors: Sequence[Tensor]) -> Float[Tensor, " numbers"]:
     if len({tensor.dtype for tensor in tensors}) > 1:
         tensors = [tensor.double() for tensor in tensors]
     # three times as fast as `cat` of views
-    return torch._utils._flatten_dense_tensors(tensors).double()
+    flat: Tensor = torch._utils._flatten_dense_tensors(tensors)
+    return flat.double()
 
 
 def preconditioned_norms(
@@ -330,4 +331,5 @@ def _condense(gradient: Tensor) -> Tensor:
 
 def _squares_of_rows(gradient: Tensor) -> Float[Tensor, " examples"]:
     rows = gradient.reshape(len(gradient), -1)
-    return torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64).square()
+    norms: Tensor = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
+    return norms.square()

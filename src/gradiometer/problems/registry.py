@@ -96,9 +96,11 @@ def load(
     """
     if ":" in name:
         # Imported when asked for: the names of problems are listed without torch.
-        return import_module("gradiometer.problems.imported").load(
+        imported = import_module("gradiometer.problems.imported")
+        own: gradiometer.problems.problem.Problem = imported.load(
             name, model=model, data_dir=data_dir, seed=seed
         )
+        return own
     if name not in KNOWN:
         raise BadArgument(
             f"`problem` {name!r} is unknown: {nearest(name, NAMES)}, and module:function for your own."
@@ -112,7 +114,10 @@ def load(
         raise BadArgument(f"`data_dir` is not used by {name}, whose data need no folder: omit it.")
     settings = {"data_dir": data_dir, "seed": seed}
     taken = {key: value for key, value in settings.items() if key in known.takes}
-    return import_module(known.home).load(model or known.models[0], **taken)
+    made: gradiometer.problems.problem.Problem = import_module(known.home).load(
+        model or known.models[0], **taken
+    )
+    return made
 
 
 def nearest(wanted: str, names: tuple[str, ...]) -> str:

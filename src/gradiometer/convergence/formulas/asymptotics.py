@@ -311,7 +311,8 @@ def _power_of_numbers(base: Amount, exponent: Amount) -> Amount:
             return base if exponent % 2 else base * base if exponent else 1
         # A whole power beyond this has thousands of digits, and takes seconds: a float overflows.
         if exponent * base.bit_length() <= 4 * LARGEST_BITS:
-            return base**exponent
+            whole: int = base**exponent
+            return whole
     result: float | complex = float(base) ** float(exponent)
     if isinstance(result, complex):
         raise ValueError("a negative number to a fractional power")

@@ -151,7 +151,8 @@ def _squared_norms(series: Series) -> Float[np.ndarray, "steps layers"]:
     if PRODUCT in series.moments:
         return series.moments["squared"].reshape(len(series), -1)
     noise = series.moments["gradient_variance"] / series.batch_size[:, None]
-    return series.moments["gradient_norm_squared"] + noise
+    squares: Float[np.ndarray, "steps layers"] = series.moments["gradient_norm_squared"] + noise
+    return squares
 
 
 GAUGE = "spikes"

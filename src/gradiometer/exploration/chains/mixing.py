@@ -91,7 +91,8 @@ def halves(draws: Float[np.ndarray, "draws chains"]) -> Float[np.ndarray, "size 
 def normal_scores(values: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
     """Φ⁻¹((rank − 3/8)/(S + 1/4)) among all S values."""
     ranks = rankdata(values, method="average").reshape(values.shape)
-    return ndtri((ranks - 0.375) / (values.size + 0.25))
+    scores: np.ndarray = ndtri((ranks - 0.375) / (values.size + 0.25))
+    return scores
 
 
 def _rhat(scores: Float[np.ndarray, "size 2 chains"], level: float) -> tuple[float, float, float]:
@@ -220,7 +221,8 @@ def autocorrelations(draws: Draws, lags: int) -> Float[np.ndarray, "lags chains"
 
     # A chain that never moves has no correlation.
     with np.errstate(invalid="ignore"):
-        return np.nan_to_num(array_stats.autocorr(draws.T).T[:lags])
+        correlations: np.ndarray = np.nan_to_num(array_stats.autocorr(draws.T).T[:lags])
+        return correlations
 
 
 def _size(draws: Draws, **method: object) -> float:

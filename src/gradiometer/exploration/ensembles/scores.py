@@ -267,7 +267,8 @@ class Predictions:
     @cached_property
     def correct(self) -> Bool[np.ndarray, " examples"]:
         """True for each example whose most likely class is its label."""
-        return self.log_probabilities.argmax(axis=1) == self.labels
+        correct: np.ndarray = self.log_probabilities.argmax(axis=1) == self.labels
+        return correct
 
     @cached_property
     def losses(self) -> Mapping[str, Float[np.ndarray, " examples"]]:
@@ -334,12 +335,14 @@ def differences(
 
 def averaged(members: Sequence[LogProbabilities]) -> LogProbabilities:
     """The logarithm of the mean of the members' probabilities."""
-    return logsumexp(np.stack(members), axis=0, b=1 / len(members))
+    mean: np.ndarray = logsumexp(np.stack(members), axis=0, b=1 / len(members))
+    return mean
 
 
 def at_temperature(log_probabilities: LogProbabilities, temperature: float) -> LogProbabilities:
     """log p^(1/τ), normalised."""
-    return log_softmax(log_probabilities / temperature, axis=1)
+    found: np.ndarray = log_softmax(log_probabilities / temperature, axis=1)
+    return found
 
 
 def fitted_temperature(log_probabilities: LogProbabilities, labels: Labels) -> float:
@@ -369,7 +372,8 @@ def log_losses(
     log_probabilities: LogProbabilities, labels: Labels
 ) -> Float[np.ndarray, " examples"]:
     """−log p(label) of every example, in nats."""
-    return -log_probabilities[np.arange(len(labels)), labels]
+    found: np.ndarray = -log_probabilities[np.arange(len(labels)), labels]
+    return found
 
 
 def check_predictions(log_probabilities: np.ndarray, labels: np.ndarray) -> None:

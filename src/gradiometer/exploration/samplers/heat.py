@@ -190,7 +190,8 @@ class Hottest:
 
 
 def _unit(vector: Float[Tensor, " params"]) -> Float[Tensor, " params"]:
-    return vector / vector.norm().clamp(min=torch.finfo(vector.dtype).tiny)
+    found: Tensor = vector / vector.norm().clamp(min=torch.finfo(vector.dtype).tiny)
+    return found
 
 
 # By how much the hottest direction may be above the temperature, as a share of it, if the mean is

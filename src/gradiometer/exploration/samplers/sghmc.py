@@ -68,4 +68,5 @@ class SGHMC(Sampler):
 
     def _minibatch_scale(self, group: dict[str, Any]) -> float:
         rate, friction = group["lr"], group["momentum"]
-        return rate * (1 + friction) / (4 * (1 - friction))
+        scale: float = rate * (1 + friction) / (4 * (1 - friction))
+        return scale

@@ -56,7 +56,8 @@ class SGLD(Sampler):
             torch._foreach_add_(params, noise, alpha=size * math.sqrt(2 * rate / examples))
 
     def _minibatch_scale(self, group: dict[str, Any]) -> float:
-        return group["lr"] / 2
+        rate: float = group["lr"]
+        return rate / 2
 
     def _check(self, group: dict[str, Any]) -> None:
         super()._check(group)

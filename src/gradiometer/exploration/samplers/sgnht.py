@@ -119,7 +119,8 @@ class SGNHT(Sampler):
         self.param_groups[-1]["friction"] = -math.log(self.param_groups[-1]["momentum"])
 
     def _minibatch_scale(self, group: dict[str, Any]) -> float:
-        return group["lr"] / 4  # at full friction, the coolest it can be
+        rate: float = group["lr"]
+        return rate / 4  # at full friction, the coolest it can be
 
     def _check(self, group: dict[str, Any]) -> None:
         super()._check(group)
@@ -139,4 +140,5 @@ def _variance(group: dict[str, Any]) -> float:
     times N."""
     diffusion, friction = -math.log(group["momentum"]), group["friction"]
     kept = -math.expm1(-2 * friction) / friction if abs(friction) > 1e-12 else 2.0
-    return group["temperature"] * diffusion * kept
+    variance: float = group["temperature"] * diffusion * kept
+    return variance

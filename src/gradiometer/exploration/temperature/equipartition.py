@@ -79,7 +79,8 @@ class Virial:
         shifts = torch.stack(
             [gradients @ mean_position for gradients, mean_position in pieces], dim=1
         )
-        return self.products - shifts.double().cpu().numpy()
+        virials: np.ndarray = self.products - shifts.double().cpu().numpy()
+        return virials
 
 
 # Largest number of directions whose matrix of products is kept.

@@ -171,7 +171,8 @@ def stationary_covariance(curvature: ArrayLike, noise: ArrayLike, rule: SGDRule)
     modes = _stationary_solution(
         transitions, in_axes[:, :, None, None] * np.outer(rule.kick, rule.kick)
     )[:, :, 0, 0]
-    return axes @ modes @ axes.T
+    covariance: Square = axes @ modes @ axes.T
+    return covariance
 
 
 def reshuffled_covariance(
@@ -228,7 +229,10 @@ def reshuffled_covariance(
         apart = np.einsum("ika,jkb,k->ijab", felt, felt, examples / sizes[:count])
         # The deviations of an epoch sum to zero, so each batch is undone by the others.
         together = felt.sum(axis=1)
-        return in_axes[:, :, None, None] * (apart - np.einsum("ia,jb->ijab", together, together))
+        brought: Pairs = in_axes[:, :, None, None] * (
+            apart - np.einsum("ia,jb->ijab", together, together)
+        )
+        return brought
 
     start = _stationary_solution(powers[-1], contribution(len(sizes)))
     positions = range(len(sizes)) if batches is None else [batches]
@@ -236,7 +240,8 @@ def reshuffled_covariance(
         (np.einsum("iab,jcd,ijbd->ijac", powers[k], powers[k], start) + contribution(k))[:, :, 0, 0]
         for k in positions
     ]
-    return axes @ np.mean(modes, axis=0) @ axes.T
+    covariance: Square = axes @ np.mean(modes, axis=0) @ axes.T
+    return covariance
 
 
 def without_replacement(batch_size: int, examples: int) -> float:

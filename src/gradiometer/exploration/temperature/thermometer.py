@@ -58,12 +58,14 @@ class HeatBalance:
     @property
     def heat(self) -> Parts:
         """The total heat put in."""
-        return self.injected + self.minibatch + self.step
+        total: Parts = self.injected + self.minibatch + self.step
+        return total
 
     @property
     def residual(self) -> Parts:
         """The error of the balance: rounding if every step was measured, otherwise also noise."""
-        return self.configurational - self.heat + self.drift
+        error: Parts = self.configurational - self.heat + self.drift
+        return error
 
 
 def heat_balance(series: Series, *, momentum: float = 0.0, injected: float = 0.0) -> HeatBalance:
@@ -96,7 +98,8 @@ def heat_balance(series: Series, *, momentum: float = 0.0, injected: float = 0.0
     growth = np.diff(series.moments["distance"], axis=0)[kept] / gaps
 
     def part(name: str) -> Parts:
-        return series.moments[name][:-1][kept]
+        values: Parts = series.moments[name][:-1][kept]
+        return values
 
     parameters = series.moments["parameters"][0].astype(np.int64)
     minibatch = (

@@ -77,7 +77,10 @@ class LinearRegression:
     def curvature(self) -> Matrix:
         """∇²U = XᵀX/σ² + τI, N times the Hessian of the mean loss."""
         size = self.inputs.shape[1]
-        return self.inputs.T @ self.inputs / self.noise**2 + self.precision * np.eye(size)
+        curvature: Matrix = self.inputs.T @ self.inputs / self.noise**2 + self.precision * np.eye(
+            size
+        )
+        return curvature
 
     @cached_property
     def mean(self) -> Float[np.ndarray, " params"]:
@@ -104,7 +107,8 @@ class LinearRegression:
         def loss(model: nn.Module, batch: Batch) -> Float[Tensor, " examples"]:
             inputs, targets = batch
             prior = share * sum(parameter.square().sum() for parameter in model.parameters())
-            return (targets - model(inputs)).square() / (2 * noise**2) + prior
+            losses: Tensor = (targets - model(inputs)).square() / (2 * noise**2) + prior
+            return losses
 
         size, precision = self.inputs.shape[1], self.precision
         return Problem(

@@ -69,13 +69,15 @@ class LogisticRegression:
         """∇²U = Xᵀ diag(p(1 − p)) X + τI."""
         probabilities = expit(self.inputs @ at)
         weighted = self.inputs * (probabilities * (1 - probabilities))[:, None]
-        return self.inputs.T @ weighted + self.precision * np.eye(len(at))
+        curvature: Matrix = self.inputs.T @ weighted + self.precision * np.eye(len(at))
+        return curvature
 
     def potential(self, at: Float[np.ndarray, "points params"]) -> Float[np.ndarray, " points"]:
         """U at many points."""
         signed = self.inputs * np.where(self.labels, 1.0, -1.0)[:, None]
         fit = np.logaddexp(0.0, -at @ signed.T).sum(axis=1)
-        return fit + self.precision / 2 * (at**2).sum(axis=1)
+        potential: np.ndarray = fit + self.precision / 2 * (at**2).sum(axis=1)
+        return potential
 
     def moments(self, temperature: float = 1.0, nodes: int = 20) -> Moments:
         """Moments of exp(−U/T), by Gauss–Hermite quadrature about the mode in the axes of its
@@ -145,7 +147,8 @@ class LogisticRegression:
 def sign_found(model: nn.Module, batch: Batch) -> Bool[Tensor, " examples"]:
     """True if the log odds have the sign of the label."""
     inputs, signs = batch
-    return model(inputs) * signs > 0
+    found: Tensor = model(inputs) * signs > 0
+    return found
 
 
 DIGITS = (3, 8)

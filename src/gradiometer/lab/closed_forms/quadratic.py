@@ -33,7 +33,8 @@ def square_root(matrix: Matrix) -> Matrix:
     """The symmetric square root of a positive semi-definite matrix."""
     levels, axes = np.linalg.eigh(matrix)
     # rounding makes some eigenvalues of a semi-definite matrix slightly negative
-    return axes * np.sqrt(np.maximum(levels, 0)) @ axes.T
+    root: Matrix = axes * np.sqrt(np.maximum(levels, 0)) @ axes.T
+    return root
 
 
 Point = Float[np.ndarray, " params"]
@@ -223,7 +224,8 @@ class Quadratic:
 
 def output_losses(model: nn.Module, batch: Batch) -> Float[Tensor, " examples"]:
     """The loss of a model whose output is the loss of each example."""
-    return model(batch)
+    losses: Tensor = model(batch)
+    return losses
 
 
 class Place(nn.Module):

@@ -27,7 +27,8 @@ SLOPES = np.array(NUMBERS.slopes)
 def _exact_excess(rates: Float[np.ndarray, " steps"]) -> Float[np.ndarray, " times"]:
     """E ½(β − E y)², the excess loss, after every step."""
     means, variances = EXAMPLE.law(rates, NUMBERS.batch, start=NUMBERS.start)
-    return (means**2 + variances) / 2
+    excess: np.ndarray = (means**2 + variances) / 2
+    return excess
 
 
 def _excess(rates: Float[np.ndarray, " steps"], time: int, seed: int) -> Estimate:

@@ -24,7 +24,9 @@ EXAMPLE = OneDimensional(NUMBERS.mean, NUMBERS.variance)
 
 def brightness() -> Float[np.ndarray, " examples"]:
     """Real y: the mean brightness of every training image of the digits, in percent."""
-    return digits_network().everything[0].flatten(1).double().mean(dim=1).numpy() * 100
+    images = digits_network().everything[0]
+    values: np.ndarray = images.flatten(1).double().mean(dim=1).numpy() * 100
+    return values
 
 
 def _spread(values: Float[np.ndarray, " chains"]) -> Estimate:

@@ -70,7 +70,8 @@ class Separable:
         one, other = (images.flatten(1)[labels == label].double().numpy() for label in self.pair)
         inputs = np.vstack([one, other])
         signs = np.repeat([1.0, -1.0], [len(one), len(other)])
-        return np.column_stack([inputs, np.ones(len(inputs))]) * signs[:, None]
+        signed: np.ndarray = np.column_stack([inputs, np.ones(len(inputs))]) * signs[:, None]
+        return signed
 
     @cached_property
     def margin(self) -> float:

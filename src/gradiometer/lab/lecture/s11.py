@@ -39,9 +39,11 @@ def _stationary_iterates(
     """Iterates after they have forgotten that they started at the minimum."""
     steps = int(NUMBERS.settling / (rate * CURVATURES.min()))
     seed = int(1000 * rate) + size
-    return Quadratic(CURVATURES, noise).simulate(
+    quadratic = Quadratic(CURVATURES, noise)
+    settled: np.ndarray = quadratic.simulate(
         [rate] * steps, chains=NUMBERS.chains, batch_size=size, seed=seed
     )[-1]
+    return settled
 
 
 def _temperature(rate: float, size: int) -> Estimate:

@@ -35,7 +35,8 @@ def schedule_free_class() -> type[torch.optim.Optimizer]:
             "`optimizer` schedulefree needs the package schedulefree: pip install "
             "'gradiometer[schedulefree]'."
         ) from None
-    return SGDScheduleFree
+    found: type[torch.optim.Optimizer] = SGDScheduleFree
+    return found
 
 
 def schedule_free(
@@ -51,8 +52,9 @@ def schedule_free(
     """
     kind: Any = schedule_free_class()
     # 0.9: share of the average in the point at which schedule-free SGD takes gradients.
-    optimizer = kind(parameters, lr=learning_rate, momentum=0.9, weight_decay=weight_decay)
-    optimizer.train()
+    made: Any = kind(parameters, lr=learning_rate, momentum=0.9, weight_decay=weight_decay)
+    made.train()
+    optimizer: torch.optim.Optimizer = made
     return optimizer
 
 

@@ -336,7 +336,10 @@ def _drawn_together(
         + psi(worth / 2)
         - np.log(worth / 2)
     )
-    return ((worth * common)[..., None] + freedom * variances) / (worth[..., None] + freedom)
+    drawn: np.ndarray = ((worth * common)[..., None] + freedom * variances) / (
+        worth[..., None] + freedom
+    )
+    return drawn
 
 
 def _as_pairs(differences: np.ndarray) -> np.ndarray:

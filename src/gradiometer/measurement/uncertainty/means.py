@@ -229,7 +229,8 @@ def batch_means(
     is dropped."""
     count = len(samples) // length if count is None else count
     kept = samples[len(samples) - count * length :]
-    return kept.reshape(count, length, *samples.shape[1:]).mean(axis=1)
+    means: np.ndarray = kept.reshape(count, length, *samples.shape[1:]).mean(axis=1)
+    return means
 
 
 def batch_length(samples: Float[np.ndarray, "steps ..."]) -> int:

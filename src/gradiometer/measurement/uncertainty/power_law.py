@@ -78,7 +78,8 @@ class Drift:
         wide, share = LAW["wide"], LAW["wide_share"]
         law = (1 - share) * np.exp(-(place**2) / 2)
         law = law + share / wide * np.exp(-((place / wide) ** 2) / 2)
-        return np.log(law) - ((rate - self.rate[0]) / self.rate[1]) ** 2 / 2
+        density: np.ndarray = np.log(law) - ((rate - self.rate[0]) / self.rate[1]) ** 2 / 2
+        return density
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,8 @@ class Mixture:
     def below(self, values: Float[np.ndarray, " values"]) -> Float[np.ndarray, " values"]:
         """Probability of a smaller value."""
         places = (values[:, None] - self.centers) / self.errors
-        return np.interp(places, PLACES, _student(self.freedom)) @ self.weights
+        probability: np.ndarray = np.interp(places, PLACES, _student(self.freedom)) @ self.weights
+        return probability
 
     def quantiles(
         self, shares: Float[np.ndarray, " values"], positive: bool
@@ -183,7 +185,8 @@ def power_law(
 
 @lru_cache
 def _student(freedom: int) -> Float[np.ndarray, " places"]:
-    return stdtr(freedom, PLACES)
+    table: np.ndarray = stdtr(freedom, PLACES)
+    return table
 
 
 def _grid(
@@ -212,7 +215,8 @@ def _grid(
 def _log_age(steps: np.ndarray) -> np.ndarray:
     """Log of the age of each reading, relative to the newest."""
     before = LAW["offset"] * (steps[-1] - steps[0])
-    return np.log((steps - steps[0] + before) / (steps[-1] - steps[0] + before))
+    age: np.ndarray = np.log((steps - steps[0] + before) / (steps[-1] - steps[0] + before))
+    return age
 
 
 def _log_rate(learning_rate: np.ndarray | None) -> np.ndarray | None:
@@ -231,7 +235,8 @@ def _thin(series: np.ndarray) -> np.ndarray:
     if len(series) <= LAW["most_readings"]:
         return series
     length = math.ceil(len(series) / LAW["most_readings"])
-    return series[len(series) % length :].reshape(-1, length).mean(axis=1)
+    means: np.ndarray = series[len(series) % length :].reshape(-1, length).mean(axis=1)
+    return means
 
 
 def _batch_sums(
@@ -265,7 +270,8 @@ def _chi_square(scores: Float[np.ndarray, "clocks powers batches"]) -> Float[np.
         ridge = 1 + 1e-6
         plain = ridge * (sums**2).sum(axis=0) - 2 * sums[0] * sums[1] * cross
         plain /= ridge**2 - cross**2
-    return plain / np.maximum(1 - plain / batches, 1e-3)
+    result: np.ndarray = plain / np.maximum(1 - plain / batches, 1e-3)
+    return result
 
 
 def open_above(

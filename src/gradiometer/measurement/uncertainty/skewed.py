@@ -199,4 +199,5 @@ def _running_medians(sizes: Float[np.ndarray, " steps"]) -> Float[np.ndarray, " 
     room = min(15 // 2, len(sizes) - 1)
     padded = np.pad(sizes, room, mode="reflect")
     medians = np.median(np.lib.stride_tricks.sliding_window_view(padded, 2 * room + 1), axis=1)
-    return np.maximum(medians, 1e-6 * float(sizes.mean()) or 1.0)
+    result: np.ndarray = np.maximum(medians, 1e-6 * float(sizes.mean()) or 1.0)
+    return result

@@ -86,7 +86,8 @@ HeldOut = tuple[Float[Tensor, "tested 1 height width"], Int[Tensor, " tested"]]
 def label_found(model: nn.Module, batch: Batch) -> Bool[Tensor, " examples"]:
     """True if the largest logit is that of the label."""
     images, labels = batch
-    return model(images).argmax(dim=1) == labels
+    found: Tensor = model(images).argmax(dim=1) == labels
+    return found
 
 
 def classification(
