@@ -216,3 +216,12 @@ def test_a_loop_of_your_own_is_measured_once_and_not_touched(tmp_path: Path) -> 
         BadArgument, match="`horizon` is 40 examples, too few for two lengths of 12 updates"
     ):
         critical_batch(loop, horizon="20 updates", **given)
+
+
+def test_losses_that_cannot_be_fitted_are_refused() -> None:
+    with pytest.raises(BadArgument, match="`losses` must be at least four"):
+        batch_fit(np.ones(5), np.arange(1.0, 6), np.ones(5))
+    with pytest.raises(BadArgument, match="`losses` must be finite"):
+        batch_fit(
+            np.array([1.0, 2, 1, 2]), np.array([1.0, 1, 2, 2]), np.array([1.0, math.inf, 1, 1])
+        )

@@ -19,7 +19,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gradiometer import Interrupted
+from gradiometer import BadArgument, Interrupted
 from gradiometer.run.checkpoints import checkpoint_steps, load_latest, save
 from gradiometer.run.folder import RunFolder
 from gradiometer.storage.disk import read_file
@@ -183,6 +183,16 @@ class Killed(BaseException):
 
 
 CALLS = ("open", "write", "fsync", "mkdir", "rename", "unlink", "rmdir", "close")
+
+
+@pytest.mark.parametrize("given", ["no tensor", torch.eye(2).to_sparse()])
+def test_tensors_that_no_file_takes_are_refused_and_nothing_is_written(
+    folder: RunFolder, given: Any
+) -> None:
+    save_step(folder, 1)
+    with pytest.raises(BadArgument, match="`tensors` cannot be saved"):
+        save(folder, 2, {"x": given}, {}, 1)
+    assert names(folder) == ["step_000001"]
 
 
 def killed_at(call: int, work: Callable[[], None], patch: pytest.MonkeyPatch) -> bool:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from gradiometer.errors import RunDamaged
+from gradiometer.errors import BadArgument, RunDamaged
 from gradiometer.run.folder import RunFolder
 from gradiometer.run.readings import StepNumber
 from gradiometer.storage.disk import (
@@ -172,17 +172,28 @@ def checkpoint_steps(folder: RunFolder) -> list[int]:
 
 
 def _tensor_bytes(tensors: Mapping[str, "torch.Tensor"]) -> bytes:
-    from safetensors.torch import save as to_bytes  # noqa: PLC0415  (heavy, and not needed to read a run)
+    from safetensors import SafetensorError  # noqa: PLC0415  (heavy, and not needed to read a run)
+    from safetensors.torch import save as to_bytes  # noqa: PLC0415
 
     # safetensors refuses tensors that share memory.
     seen: set[int] = set()
     separate: dict[str, torch.Tensor] = {}
-    for name, tensor in tensors.items():
-        on_cpu = tensor.detach().cpu().contiguous()
-        storage = on_cpu.untyped_storage().data_ptr()
-        separate[name] = on_cpu.clone() if storage in seen else on_cpu
-        seen.add(storage)
-    return to_bytes(separate)
+    try:
+        for name, tensor in tensors.items():
+            on_cpu = tensor.detach().cpu().contiguous()
+            storage = on_cpu.untyped_storage().data_ptr()
+            separate[name] = on_cpu.clone() if storage in seen else on_cpu
+            seen.add(storage)
+        return to_bytes(separate)
+    except (
+        AttributeError,
+        KeyError,
+        TypeError,
+        ValueError,
+        RuntimeError,
+        SafetensorError,
+    ) as error:
+        raise BadArgument(f"`tensors` cannot be saved as safetensors: {error}.") from error
 
 
 def _write_aside_and_rename(final: Path, files: Mapping[str, bytes]) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from gradiometer.convergence.formulas.number import Amount
+from gradiometer.errors import BadArgument
 
 # The critical batch is sought this many times below and above the batches that were tried.
 BEYOND = 16.0
@@ -67,6 +68,14 @@ def batch_fit(batches: Cells, examples: Cells, losses: Cells) -> BatchFit:
     >>> round(fit.critical), round(fit.power, 2), round(fit.floor, 2)
     (50, 0.5, 0.2)
     """
+    if len(losses) < 4 or len(set(batches.tolist())) < 2 or len(set(examples.tolist())) < 2:
+        raise BadArgument(
+            "`losses` must be at least four, of at least two batches and two numbers of examples."
+        )
+    if not np.isfinite(losses).all():
+        raise BadArgument(
+            "`losses` must be finite: leave out cells in which every branch diverged."
+        )
     middle, center, size = (
         float(np.exp(np.log(examples).mean())),
         float(losses.mean()),
