@@ -261,7 +261,7 @@ def test_no_command_loses_a_result_that_cannot_be_stored(
     modules = (
         "report.page.document",
         "report.charts.charts",
-        "run.checkpoints",
+        "run.artifacts",
         "tuning.of_problem",
     )
     refuse_writes(monkeypatch, *modules)
