@@ -122,7 +122,7 @@ def check(
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "O_NOFOLLOW"), reason="POSIX")
-@pytest.mark.parametrize(("first", "command"), enumerate(COMMANDS))
+@pytest.mark.parametrize(("first", "command"), [*enumerate(COMMANDS)])
 def test_no_command_follows_a_link(
     base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], first: int, command: str
 ) -> None:
@@ -147,7 +147,7 @@ def test_no_command_follows_a_link_in_any_place_of_a_tuning(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("first", "command"), enumerate(TUNINGS))
+@pytest.mark.parametrize(("first", "command"), [*enumerate(TUNINGS)])
 def test_no_command_follows_a_link_in_a_tuning(
     base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], first: int, command: str
 ) -> None:
