@@ -16,7 +16,7 @@ from gradiometer.integrations.watch.shield import Hook
 from gradiometer.integrations.watch.watch import watch
 from gradiometer.integrations.watch.watching import Watch
 from gradiometer.measurement.batch import Batch
-from gradiometer.measurement.loss import Loss
+from gradiometer.measurement.objective import Loss
 from gradiometer.storage.disk import read_file
 
 try:

@@ -17,9 +17,8 @@ from gradiometer.integrations.gradients import Preconditioner
 from gradiometer.integrations.watch.shield import Hook, Shield
 from gradiometer.loop.parts import Groups, labels_in
 from gradiometer.measurement.batch import Batch, batch_size, mapped
-from gradiometer.measurement.loss import Loss
 from gradiometer.measurement.motion import Origin
-from gradiometer.measurement.objective import Objective
+from gradiometer.measurement.objective import Loss, Objective
 from gradiometer.measurement.optimizer.groups import Group, groups_of, largest_rate
 from gradiometer.measurement.reading import Draw, Sampling, Spread
 from gradiometer.measurement.step import TrainingStep
