@@ -1,9 +1,6 @@
 """‖g‖² from products of successive gradients: known answers on quadratics, the combination, and
 refusals."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -19,9 +16,6 @@ from gradiometer.estimation.products import (
     slope_of_loss,
 )
 from gradiometer.measurement.uncertainty.now import ratio_now
-
-sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
-
 from products_quadratics import BATCH, READINGS, RULES, Rule, readings_of, reshuffled, walk
 
 RUNS = 100

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 from forks_of_loops import FORKED, KINDS, SAME, by_hand, forked, keeps_bits, trained
-from own_loops import BATCH, Checkpointing, MovingAverage, Script, TwoOptimizers
-from own_loops_more import ByHand, CarriedState
-from own_loops_trainers import START, TRAINERS
+from own_loops.more import ByHand, CarriedState
+from own_loops.plain import BATCH, Checkpointing, MovingAverage, Script, TwoOptimizers
+from own_loops.trainers import START, TRAINERS
 
 from gradiometer import BadArgument, Unsupported
 from gradiometer.loop import Fork

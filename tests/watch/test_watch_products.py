@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from memory import Allocated
+from costs.memory import Allocated
 from torch import Tensor, nn
 
 from gradiometer import watch

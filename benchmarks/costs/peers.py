@@ -7,10 +7,10 @@ from importlib import import_module
 from typing import Any
 
 import torch
-from rounds import Step
-from steps import ByHand
 from torch import Tensor, nn
 
+from costs.rounds import Step
+from costs.steps import ByHand
 from gradiometer import BadArgument, Problem
 
 SUPPORTED = ("cnn", "mlp", "thousand")

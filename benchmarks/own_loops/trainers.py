@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from own_loops import BATCH, HELD_OUT, TRAIN, cross_entropy, network
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 from gradiometer import Draw, Sampling, watch
+from own_loops.plain import BATCH, HELD_OUT, TRAIN, cross_entropy, network
 
 START, UPDATES, REPLICATES = 40, 24, 3
 """Updates before the fork, updates of a branch, and orders of the data."""

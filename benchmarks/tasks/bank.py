@@ -18,11 +18,13 @@ from functools import cache
 
 import torch
 from jaxtyping import Float
-from now_runs import images, perceptron
+from noise.runs import images, perceptron
 from sklearn import datasets
 from torch import Tensor, nn
 from torch.nn import functional
-from tuning_networks import (
+
+from gradiometer.problems import Examples
+from tasks.networks import (
     Autoencoder,
     Bottleneck,
     Flow,
@@ -33,8 +35,6 @@ from tuning_networks import (
     gaussian,
     squared,
 )
-
-from gradiometer.problems import Examples
 
 Pairs = tuple[Tensor, Tensor]
 

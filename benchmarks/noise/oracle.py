@@ -5,11 +5,11 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-from now_scores import COUNTS, Case, Runs, Score, curve, row, scored
 
 from gradiometer import Estimate
 from gradiometer.measurement.uncertainty import mean
 from gradiometer.measurement.uncertainty.means import finite_samples
+from noise.scores import COUNTS, Case, Runs, Score, curve, row, scored
 
 WIDENED = (1.0, 1.25, 1.5, 2.0, 2.5, 3.0)
 """Factors on the standard error. The one with the best score is taken, after the fact."""

@@ -15,8 +15,9 @@ from importlib.util import find_spec
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tuning_bank import Cell
-from tuning_runs import MOMENTUM, SHAPES, End, losses_of, sgd, trained
+
+from tasks.bank import Cell
+from tasks.runs import MOMENTUM, SHAPES, End, losses_of, sgd, trained
 
 WARM_UP = 0.05
 LOWEST, HIGHEST, TRIED = 1e-6, 100.0, 100

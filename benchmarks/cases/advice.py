@@ -4,8 +4,7 @@ others to choose on."""
 from dataclasses import dataclass
 from typing import Any
 
-from horizon_networks import NETWORKS
-
+from cases.horizon_networks import NETWORKS
 from gradiometer.problems import Examples, Problem
 from gradiometer.run import Configuration
 

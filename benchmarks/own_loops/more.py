@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from own_loops import BATCH, Script, Step, cross_entropy
 from torch import Tensor, nn
 from torch.nn import functional
+
+from own_loops.plain import BATCH, Script, Step, cross_entropy
 
 REAL = torch.randn(512, 2, generator=torch.Generator().manual_seed(5)) @ torch.tensor(
     [[1.0, 0.8], [0.0, 0.3]]

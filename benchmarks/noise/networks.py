@@ -1,7 +1,10 @@
 """The networks whose noise is read: of the choice of the method, of its first judgement, and those
 that judge it."""
 
-from now_runs import (
+from torch import nn
+from torch.nn import functional
+
+from noise.runs import (
     Characters,
     Network,
     Recurrent,
@@ -21,8 +24,6 @@ from now_runs import (
     teacher,
     text,
 )
-from torch import nn
-from torch.nn import functional
 
 entropy = functional.cross_entropy
 squared = functional.mse_loss

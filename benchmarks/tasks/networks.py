@@ -2,7 +2,7 @@
 written out, so that many copies of them can be trained at once."""
 
 import torch
-from now_runs import perceptron
+from noise.runs import perceptron
 from torch import Tensor, nn
 from torch.nn import functional
 

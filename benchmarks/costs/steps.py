@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from itertools import count, cycle
 
 import torch
-from rounds import Step
 from torch import nn
-from workloads import BATCH_SIZE, batches
 
+from costs.rounds import Step
+from costs.workloads import BATCH_SIZE, batches
 from gradiometer import (
     BadArgument,
     Configuration,

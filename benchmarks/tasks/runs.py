@@ -1,4 +1,4 @@
-"""Whole trainings of a task of `tuning_bank.py`: one by one with any optimizer, or many rates
+"""Whole trainings of a task of `tasks/bank.py`: one by one with any optimizer, or many rates
 at once."""
 
 from collections.abc import Callable, Mapping, Sequence
@@ -9,10 +9,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
-from tuning_bank import Cell, Pairs
 
 from gradiometer.measurement import Batch
 from gradiometer.tuning import Tuned, tune
+from tasks.bank import Cell, Pairs
 
 MOMENTUM = 0.9
 BETAS, EPSILON, DECAY = (0.9, 0.999), 1e-8, 0.01

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import msgspec
 import torch
-from rounds import Seconds
-from steps import LEARNING_RATE
-from workloads import BATCH_SIZE, BATCHES
 
+from costs.rounds import Seconds
+from costs.steps import LEARNING_RATE
+from costs.workloads import BATCH_SIZE, BATCHES
 from gradiometer import Configuration, Draw, GradiometerError, Problem
 from gradiometer.measurement import Order
 from gradiometer.run.folder import RunFolder

@@ -4,7 +4,10 @@ of parameters."""
 from collections.abc import Callable
 
 import torch
-from now_runs import (
+from torch import Tensor, nn
+from torch.nn import functional
+
+from noise.runs import (
     Characters,
     Network,
     Optimizer,
@@ -21,8 +24,6 @@ from now_runs import (
     staircase,
     text,
 )
-from torch import Tensor, nn
-from torch.nn import functional
 
 entropy = functional.cross_entropy
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from quadratic_law import QuadraticLaw
 
+from cases.quadratic_law import QuadraticLaw
 from gradiometer.lab.closed_forms import Quadratic
 from gradiometer.loop import Alternative, BatchSize, CoolNow, Momentum, Rate
 from gradiometer.loop.branch import Branch, BranchResult, tail_factor
