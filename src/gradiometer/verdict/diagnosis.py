@@ -226,11 +226,16 @@ def _of_gauges(
         with nullcontext() if is_ours else user_code(f"{type(gauge).__name__}.estimate"):
             try:
                 latest = estimates_of(gauge, series.at_newest(), level)
-            except KeyError as missing:
+            except (KeyError, TypeError) as error:
                 if not is_ours:
                     raise
                 # of one or two readings, a spoiled one may have been taken for the usual shape
-                run.unread[f"readings of {gauge.name}"] = f"they have no {missing}"
+                missing = (
+                    f"they have no {error}"
+                    if isinstance(error, KeyError)
+                    else "a list is no number"
+                )
+                run.unread[f"readings of {gauge.name}"] = missing
                 continue
             if few and not gauge.own_steps:  # more steps at this budget bring few readings
                 latest = {name: replace(estimate, needed=None) for name, estimate in latest.items()}
