@@ -44,7 +44,7 @@ Progress = Callable[[BranchResult, int, int], None]
 @bounded
 def fork(
     loop: Loop,
-    alternatives: Sequence[Alternative | str],
+    alternatives: Sequence[Alternative | str] | Alternative | str,
     *,
     horizon: str | None = None,
     budget: float | None = None,
@@ -67,8 +67,8 @@ def fork(
     Args:
         loop: The training: one of your own, or that of a run at one of its steps, from
             `gradiometer.train.loop_at`.
-        alternatives: Alternatives or their texts, such as "rate 2x". They are compared with going
-            on as it is.
+        alternatives: One alternative or its text, such as "rate 2x", or a list of them. They are
+            compared with going on as it is.
         horizon: Length of a branch: "500 updates", "2 epochs", "64_000 examples", "10 s", or "25%"
             of what is left, which is the default if it is known what is left. "end" trains branches
             to a quarter and to a half of what is left, for the effect at the end of the training
@@ -115,6 +115,8 @@ def fork(
         True
     """
     check_loop(loop)
+    if isinstance(alternatives, str | Alternative):
+        alternatives = [alternatives]
     if not isinstance(alternatives, list | tuple):
         raise BadArgument(
             "`alternatives` must be a list of at least one alternative, such as ['rate 2x']."

@@ -215,20 +215,29 @@ def _owners(optimizer: torch.optim.Optimizer) -> list[Any]:
     return found
 
 
-def planned_steps(optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Any]:
+def plan_of(optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Any]:
     """The scheduler of the optimizers and the length that it plans, in its own steps; empty if none
     can be seen."""
     schedulers, _ = schedulers_of(optimizers, 0)
     if not schedulers:
         return {}
-    scheduler = schedulers[0]
+    planned = planned_steps(schedulers)
+    length = {} if planned is None else {"scheduled": planned}
+    return {"scheduler": type(schedulers[0]).__name__, **length}
+
+
+def planned_steps(schedulers: Sequence[Any]) -> int | None:
+    """The length that the first scheduler plans, in its own steps; None if it plans none, as a
+    warm-up does."""
+    if not schedulers:
+        return None
+    first = schedulers[0]
+    # a rate that is not lower at the end than at the start goes on after it
+    if getattr(first, "end_factor", 0.0) >= getattr(first, "start_factor", 1.0):
+        return None
     # Attributes in which torch's schedulers keep the length of what they plan.
-    totals = [
-        getattr(scheduler, name)
-        for name in ("total_steps", "T_max", "total_iters")
-        if isinstance(getattr(scheduler, name, None), int)
-    ]
-    return {"scheduler": type(scheduler).__name__, **({"scheduled": totals[0]} if totals else {})}
+    known = (getattr(first, name, None) for name in ("total_steps", "T_max", "total_iters"))
+    return next((length for length in known if isinstance(length, int)), None)
 
 
 def together(numbers: Sequence[Tensor]) -> Tensor:

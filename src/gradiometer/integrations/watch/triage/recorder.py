@@ -17,7 +17,7 @@ from gradiometer.integrations.watch.triage.exact import (
     BackwardsOfStep,
     SharedRows,
     facts_of,
-    planned_steps,
+    plan_of,
     sensitive_layers,
     together,
 )
@@ -109,7 +109,7 @@ class TriageRecorder:
         if self.next == NEVER or has_facts:
             return
         with self.shield:
-            facts = facts_of(self._objective, self._optimizers) | planned_steps(self._optimizers)
+            facts = facts_of(self._objective, self._optimizers) | plan_of(self._optimizers)
             planned = self._subject.budget.planned
             if planned is not None:
                 facts["steps"] = planned
