@@ -224,6 +224,22 @@ def test_hooks_on_layers_go_when_the_model_itself_is_called(tmp_path: Path) -> N
         assert not model.inner._forward_pre_hooks and model._forward_pre_hooks
 
 
+def test_indices_are_a_batch_also_if_a_layer_is_as_wide(tmp_path: Path) -> None:
+    """256 users in a batch were one example, since a layer of the network took 256 numbers."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(50, 32), nn.Linear(32, 1))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    with watch(model, optimizer, out=tmp_path, quiet=True, page=False) as w:
+        for _ in range(60):
+            users = torch.randint(50, (32,))
+            optimizer.zero_grad()
+            loss = (model(users).flatten() - users % 2).square().mean()
+            loss.backward()
+            w.step(loss)
+            optimizer.step()
+    assert set(w.run.series("noise").batch_size.tolist()) == {32}
+
+
 @pytest.mark.parametrize("shape", [(20,), (1, 20)])
 @pytest.mark.parametrize("calls", [1, 5])
 def test_states_that_a_policy_sees_one_at_a_time_are_the_examples(

@@ -323,8 +323,11 @@ class Inputs:
 
     def _is_one_example(self, inputs: Tensor) -> bool:
         """True for a vector of as many numbers as a layer takes of one example, such as the state
-        that a policy sees: it has no axis of examples."""
-        return inputs.dim() == 1 and any(
+        that a policy sees: it has no axis of examples. Whole numbers are a batch of indices, of users
+        or words, as many as the width of a layer by chance."""
+        if inputs.dim() != 1 or not inputs.is_floating_point():
+            return False
+        return any(
             isinstance(layer, nn.Linear) and layer.in_features == len(inputs)
             for layer in self._model.modules()
         )
