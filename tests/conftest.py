@@ -19,8 +19,8 @@ from torch.nn import functional as F  # noqa: N812
 import array_checks  # noqa: F401  # before gradiometer, which it checks
 from gradiometer.integrations.watch.recording import Announcements
 from gradiometer.measurement import Batch, Objective, supervised
-from gradiometer.measurement.loss import Loss
-from gradiometer.run.costs import Turns
+from gradiometer.measurement.objective import Loss
+from gradiometer.run.clock import Turns
 
 torch.set_num_threads(1)
 # the key that signs runs is not the user's own

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gradiometer import supervised
 from gradiometer.measurement import Batch
-from gradiometer.measurement.loss import Loss
+from gradiometer.measurement.objective import Loss
 from gradiometer.problems import load
 
 EARLY = 150

@@ -28,8 +28,8 @@ from .measurement.finding import Finding as Finding
 from .measurement.finding import Issue as Issue
 from .measurement.finding import State as State
 from .measurement.gauge import Gauge as Gauge
-from .measurement.loss import supervised as supervised
 from .measurement.objective import Objective as Objective
+from .measurement.objective import supervised as supervised
 from .measurement.reading import Draw as Draw
 from .measurement.reading import Sampling as Sampling
 from .measurement.reading import Series as Series

@@ -3,6 +3,7 @@ refusals."""
 
 import numpy as np
 import pytest
+from noise.quadratics import BATCH, READINGS, RULES, Rule, readings_of, reshuffled, walk
 
 from gradiometer.errors import BadArgument
 from gradiometer.estimation.products import (
@@ -16,7 +17,6 @@ from gradiometer.estimation.products import (
     slope_of_loss,
 )
 from gradiometer.measurement.uncertainty.now import ratio_now
-from products_quadratics import BATCH, READINGS, RULES, Rule, readings_of, reshuffled, walk
 
 RUNS = 100
 

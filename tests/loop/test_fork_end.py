@@ -152,3 +152,61 @@ def test_a_fork_at_the_end_of_a_schedule_is_refused_with_the_step_before_which_i
             match=r"has the learning rate 0 .* from step 20 on.* fork from a step before 10",
         ):
             w.fork(horizon="4 updates", **settings)
+
+
+@pytest.mark.parametrize("plan", ["one cycle", "each epoch", "steps", "warm-up"])
+def test_a_watched_fork_takes_the_data_and_what_is_left_from_what_it_sees(
+    tmp_path: Path, plan: str
+) -> None:
+    torch.manual_seed(0)
+    inputs = torch.randn(256, 4)
+    rows = torch.utils.data.TensorDataset(inputs, inputs.sum(dim=1))
+    loader = torch.utils.data.DataLoader(rows, batch_size=32, shuffle=True)
+    model, loss = nn.Sequential(nn.Linear(4, 1), nn.Flatten(0)), supervised(nn.MSELoss())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    schedules = torch.optim.lr_scheduler
+    scheduler: torch.optim.lr_scheduler.LRScheduler
+    if plan == "one cycle":
+        scheduler = schedules.OneCycleLR(optimizer, 0.02, total_steps=80)
+    elif plan == "each epoch":
+        scheduler = schedules.CosineAnnealingLR(optimizer, T_max=10)
+    else:  # it ends at the rate of training, which goes on
+        scheduler = schedules.LinearLR(optimizer, total_iters=20)
+    settings = {"steps": 80} if plan == "steps" else {}
+    with watch(
+        model,
+        optimizer,
+        loss=loss,
+        sampling=loader,
+        out=tmp_path,
+        page=False,
+        quiet=True,
+        **settings,
+    ) as w:
+        for _ in range(2):
+            for batch in loader:
+                optimizer.zero_grad()
+                value = loss(model, batch)
+                value.backward()
+                w.step(value, batch)
+                optimizer.step()
+                if plan != "each epoch":
+                    scheduler.step()
+            if plan == "each epoch":
+                scheduler.step()
+        if plan == "warm-up":
+            with pytest.raises(BadArgument, match="`horizon` is missing"):
+                w.fork("rate 2x", replicates=1)
+            return
+        found = w.fork("rate 2x", replicates=1)
+    assert found is not None
+    assert found.left == 64 * 32 and found.horizon == 16 * 32
+    assert "One replicate gives no interval" in str(found).splitlines()[0]
+
+
+def test_a_watched_fork_without_data_says_what_to_give(tmp_path: Path) -> None:
+    model = nn.Linear(4, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    w = watch(model, optimizer, loss=supervised(nn.MSELoss()), out=tmp_path, quiet=True)
+    with pytest.raises(BadArgument, match="`batches` is missing: give the training data"):
+        w.fork("rate 2x")

@@ -149,9 +149,12 @@ def fork(
     alternatives = _alternatives(opened, changes, advice)
     try:
         with start_pool(pool) as where, following(quiet=as_json) as progress:
+            from gradiometer.loop.forking import check_asked
             from gradiometer.loop.forking import fork as train_fork
             from gradiometer.train.restoring import loop_at
 
+            # before steps of the run are made again, which may take minutes
+            check_asked(horizon, budget, replicates)
             begun = loop_at(opened, at) if own is None else _own_loop(opened, own, at)
             found = train_fork(
                 begun,

@@ -20,7 +20,7 @@ from scipy.optimize import brentq
 from torch import Tensor, nn
 
 from gradiometer.lab.closed_forms.quadratic import Place, output_losses
-from gradiometer.measurement.loss import supervised
+from gradiometer.measurement.objective import supervised
 from gradiometer.problems.examples import Examples
 from gradiometer.problems.problem import Problem
 

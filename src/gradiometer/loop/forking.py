@@ -18,7 +18,7 @@ from gradiometer.loop.changes.alternative import Alternative, GoOn, Skip, Togeth
 from gradiometer.loop.changes.replacements import Custom
 from gradiometer.loop.changes.text import alternative_of
 from gradiometer.loop.checks import check_trainable
-from gradiometer.loop.comparison.racing import Rung, Stop, race, rungs_for
+from gradiometer.loop.comparison.racing import FEWEST_REPLICATES, Rung, Stop, race, rungs_for
 from gradiometer.loop.engine import changed, guarded_copy, train_branch
 from gradiometer.loop.horizon import Horizon
 from gradiometer.loop.loop import Loop
@@ -44,7 +44,7 @@ Progress = Callable[[BranchResult, int, int], None]
 @bounded
 def fork(
     loop: Loop,
-    alternatives: Sequence[Alternative | str],
+    alternatives: Sequence[Alternative | str] | Alternative | str,
     *,
     horizon: str | None = None,
     budget: float | None = None,
@@ -67,8 +67,8 @@ def fork(
     Args:
         loop: The training: one of your own, or that of a run at one of its steps, from
             `gradiometer.train.loop_at`.
-        alternatives: Alternatives or their texts, such as "rate 2x". They are compared with going
-            on as it is.
+        alternatives: One alternative or its text, such as "rate 2x", or a list of them. They are
+            compared with going on as it is.
         horizon: Length of a branch: "500 updates", "2 epochs", "64_000 examples", "10 s", or "25%"
             of what is left, which is the default if it is known what is left. "end" trains branches
             to a quarter and to a half of what is left, for the effect at the end of the training
@@ -115,11 +115,14 @@ def fork(
         True
     """
     check_loop(loop)
+    if isinstance(alternatives, str | Alternative):
+        alternatives = [alternatives]
     if not isinstance(alternatives, list | tuple):
         raise BadArgument(
             "`alternatives` must be a list of at least one alternative, such as ['rate 2x']."
         )
     chosen = tuple(map(alternative_of, alternatives))
+    check_asked(horizon, budget, replicates)
     check_whole("seed", seed, 0)
     check_threads(threads)
     out = None if out is None else folder_of("out", out)
@@ -157,6 +160,28 @@ def fork(
         return train_plan(
             start, plan, where, out=out, begin=begin, progress=progress, threads=threads
         )
+
+
+def check_asked(horizon: str | None, budget: float | None, replicates: int | None) -> None:
+    """Raise for lengths, budgets and replicates that no training could be forked with."""
+    if budget is not None:
+        check_number("budget", budget, positive=True)
+        for name, value in (("horizon", horizon), ("replicates", replicates)):
+            if value is not None:
+                raise BadArgument(
+                    f"`{name}` is given together with `budget`, which chooses it: leave one of "
+                    "them out."
+                )
+    if replicates is not None:
+        check_whole("replicates", replicates, 1)
+    if horizon == END:
+        if replicates is not None and not replicates >= FEWEST_REPLICATES:
+            raise BadArgument(
+                f"`replicates` must be at least {FEWEST_REPLICATES} with the horizon 'end', got "
+                f"{replicates}."
+            )
+    elif horizon is not None:
+        Horizon.parse(horizon)
 
 
 def check_loop(loop: Any) -> None:
@@ -247,13 +272,6 @@ def _rungs(
         return tuple(Rung(loop.left // parts // loop.size * loop.size, many) for parts in (4, 2))
     if budget is None:
         return ()
-    check_number("budget", budget, positive=True)
-    for name, value in (("horizon", horizon), ("replicates", replicates)):
-        if value is not None:
-            raise BadArgument(
-                f"`{name}` is given together with `budget`, which chooses it: leave one of them "
-                "out."
-            )
     if loop.left is None:
         raise BadArgument(
             "`budget` is in units of the whole training: give `left`, such as left='4000 updates'."

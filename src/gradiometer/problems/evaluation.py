@@ -11,7 +11,7 @@ from gradiometer.errors import BadArgument, Unsupported, UserCodeFailed
 from gradiometer.measurement.batch import Batch, batch_size
 from gradiometer.measurement.estimate import LEVEL, Estimate
 from gradiometer.measurement.evaluation import Evaluation
-from gradiometer.measurement.loss import checked_loss
+from gradiometer.measurement.objective import checked_loss
 from gradiometer.measurement.uncertainty.proportions import proportion
 from gradiometer.measurement.uncertainty.skewed import skewed_mean
 from gradiometer.measurement.untouched import in_eval_mode

@@ -20,10 +20,10 @@ from gradiometer.loop.data import Data
 from gradiometer.loop.loop import Loop
 from gradiometer.measurement.batch import Batch, mapped
 from gradiometer.measurement.estimate import Estimate
-from gradiometer.measurement.loss import Loss, checked_loss
+from gradiometer.measurement.objective import Loss, checked_loss
 from gradiometer.problems.user_code import user_code
 from gradiometer.randomness import untouched_randomness
-from gradiometer.run.budget import clock_for
+from gradiometer.run.clock import clock_for
 from gradiometer.storage.disk import read_file, replace_file, writing
 from gradiometer.tuning.optimizers import Made
 

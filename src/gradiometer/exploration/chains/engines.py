@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from gradiometer.errors import BadArgument
 from gradiometer.exploration.samplers.sampler import Sampler
 from gradiometer.measurement.batch import Batch, batch_size, take
-from gradiometer.measurement.loss import Loss
-from gradiometer.measurement.objective import Traits
+from gradiometer.measurement.objective import Loss, Traits
 from gradiometer.measurement.untouched import in_eval_mode
 from gradiometer.randomness import untouched_randomness
 

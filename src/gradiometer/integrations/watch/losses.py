@@ -22,7 +22,7 @@ from gradiometer.integrations.watch.nonfinite import culprit
 from gradiometer.integrations.watch.optimizers import Pace, Settings
 from gradiometer.integrations.watch.subject import Subject
 from gradiometer.measurement.batch import Batch, batch_size, tensors_of
-from gradiometer.measurement.loss import Loss
+from gradiometer.measurement.objective import Loss
 from gradiometer.run.budget import BOOKKEEPING
 from gradiometer.run.cadence.cadence import LOOK_SECONDS
 from gradiometer.run.recorder import Recorder

@@ -20,13 +20,12 @@ from torch.nn.functional import pad
 from gradiometer.errors import Interrupted, Unsupported
 from gradiometer.integrations.watch.shield import reason_of
 from gradiometer.measurement.batch import Batch, leaves, mapped, tensors_of
-from gradiometer.measurement.gauge import Gauge
+from gradiometer.measurement.gauge import Gauge, measured
 from gradiometer.measurement.gradient_graph import flat, unflat
 from gradiometer.measurement.objective import Gradients
 from gradiometer.measurement.reading import Moments
 from gradiometer.measurement.step import TrainingStep
 from gradiometer.run.budget import Budget
-from gradiometer.run.costs import measured
 from gradiometer.run.ranks import RankLost, Ranks
 from gradiometer.run.recorder import Made
 

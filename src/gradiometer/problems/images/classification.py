@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor, nn
 
 from gradiometer.measurement.batch import Batch
-from gradiometer.measurement.loss import supervised
+from gradiometer.measurement.objective import supervised
 from gradiometer.problems.examples import Examples
 from gradiometer.problems.problem import Problem
 
