@@ -3,11 +3,14 @@ TensorBoard's event files."""
 
 import csv
 import json
+import os
 import re
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from importlib import import_module
 from importlib.util import find_spec
 from io import BytesIO, TextIOWrapper
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +159,24 @@ SUPPORTED = (
     "file, or printed lines with a step or an epoch and a loss"
 )
 EVENTS = "tfevents"
+
+# Stands for MLflow's files, which have any name.
+METRICS = "metrics/"
+
+# Logs in a folder, the tools' own files first, printed lines last.
+PATTERNS = (
+    "trainer_state.json",
+    "metrics.csv",
+    f"*{EVENTS}*",
+    "*.jsonl",
+    METRICS,
+    "*history*.json",
+    "*.log",
+    "*.out",
+)
+
+# Most files that are looked through, in two seconds. A home folder has more.
+MOST_FILES = 100_000
 TABLES = (".csv", ".tsv")
 
 # Ends of the names of columns that W&B exports beside each one.
@@ -222,24 +243,38 @@ def _text(path: Path, text: str, loss: str | None) -> Log:
 
 def _in_folder(folder: Path) -> Path:
     """The newest log below a folder, by kind: the tools' own files first, printed lines last."""
-    patterns = (
-        "trainer_state.json",
-        "metrics.csv",
-        f"*{EVENTS}*",
-        "*.jsonl",
-        "metrics/**/*",
-        "*history*.json",
-    )
-    for pattern in (*patterns, "*.log", "*.out"):
-        logs = (
-            path for path in folder.rglob(pattern) if path.is_file() and not _is_run(path.parent)
+    files = list(islice(_files_below(folder), MOST_FILES + 1))
+    if len(files) > MOST_FILES:
+        raise BadArgument(
+            f"`{folder}` has more than {MOST_FILES:,} files: give the folder of the training, or "
+            "its log."
         )
-        if pattern == "metrics/**/*":
-            logs = (path for path in logs if metrics_folder(path) is not None)
-        found = sorted(logs, key=lambda path: (path.stat().st_mtime, path.name))
+    for pattern in PATTERNS:
+        logs = [file for file in files if fnmatchcase(file.name, pattern)]
+        if pattern == METRICS:
+            logs = [file for file in files if metrics_folder(file) is not None]
+        found = [(_modified(file), file.name, file) for file in logs if not _is_run(file.parent)]
         if found:
-            return found[-1]
+            return max(found)[-1]
     raise BadArgument(f"`{folder}` has no log of a known format: pass {SUPPORTED}.")
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """All files below a folder, except of parts that may not be read or are being deleted."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            path = Path(parent, name)
+            # unlike that of `Path`, this one is False for a file that is gone
+            if os.path.isfile(path):  # noqa: PTH113
+                yield path
+
+
+def _modified(file: Path) -> float:
+    """The time of its last change; 0 if it has just been deleted."""
+    try:
+        return file.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _is_run(folder: Path) -> bool:
@@ -286,18 +321,36 @@ def _events(path: Path, loss: str | None) -> Log:
             f"`{path}` is a TensorBoard event file, which needs the package tensorboard: "
             "pip install 'gradiometer[tensorboard]'."
         )
-    columns = {name: Column(name, *arrays) for name, arrays in _scalars(path)}
+    gathered: dict[str, tuple[list[int], list[float]]] = {}
+    size = path.stat().st_size
+    understood = _gather_scalars(path, gathered)
+    columns = {
+        name: Column(name, np.array(steps, dtype=np.int64), np.array(values, dtype=np.float64))
+        for name, (steps, values) in gathered.items()
+        if steps
+    }
     if not columns:
         raise BadArgument(f"`{path}` has no scalars, or is not an event file: pass {SUPPORTED}.")
-    return Log(str(path), "TensorBoard", columns, (), loss)
+    notes: tuple[str, ...] = ()
+    if understood < size:
+        notes = (
+            f"The last {size - understood:,} of {size:,} bytes cannot be read: they are damaged, or "
+            "not written yet.",
+        )
+    return Log(str(path), "TensorBoard", columns, notes, loss)
 
 
-def _scalars(path: Path) -> Iterator[tuple[str, tuple[Any, Any]]]:
-    """Name, steps and values of every scalar, in the order written."""
-    accumulator: Any = import_module("tensorboard.backend.event_processing.event_file_loader")
-    gathered: dict[str, tuple[list[int], list[float]]] = {}
+def _gather_scalars(path: Path, gathered: dict[str, tuple[list[int], list[float]]]) -> int:
+    """Add steps and values of every scalar by name, in the order written. Returns the number of
+    bytes that could be read."""
+    loader: Any = import_module("tensorboard.backend.event_processing.event_file_loader")
+    proto: Any = import_module("tensorboard.compat.proto.event_pb2")
+    understood = 0
     try:
-        for event in accumulator.LegacyEventFileLoader(str(path)).Load():
+        for record in loader.RawEventFileLoader(str(path)).Load():
+            # beside its content a record has its length and two checksums
+            understood += len(record) + 16
+            event = proto.Event.FromString(record)
             for value in event.summary.value:
                 steps, values = gathered.setdefault(value.tag, ([], []))
                 number = _scalar(value)
@@ -308,9 +361,7 @@ def _scalars(path: Path) -> Iterator[tuple[str, tuple[Any, Any]]]:
         raise BadArgument(
             f"`{path}` cannot be read as an event file ({type(error).__name__}): pass {SUPPORTED}."
         ) from error
-    for name, (steps, values) in gathered.items():
-        if steps:
-            yield name, (np.array(steps, dtype=np.int64), np.array(values, dtype=np.float64))
+    return understood
 
 
 def _scalar(value: Any) -> float | None:
