@@ -111,6 +111,32 @@ def test_a_fork_to_the_end_trains_two_lengths_with_half_of_each_at_the_rate_of_t
     assert kept.at_end() == found.at_end()
 
 
+def test_a_budget_that_pays_for_it_answers_for_the_end_and_goes_on_after_a_stop(
+    tmp_path: Path,
+) -> None:
+    stopped: list[BranchResult] = []
+
+    def stop(result: BranchResult, *_: int) -> None:
+        stopped.append(result)
+        if len(stopped) == 5:
+            raise KeyboardInterrupt
+
+    training, asked = loop(), {"alternatives": ["rate 2x"], "budget": 7.0}
+    whole = fork(training, out=tmp_path / "whole", **asked)  # type: ignore[arg-type]
+    assert whole.tail == "half" and whole.shows_end
+    assert whole.horizon in (40 * 32, 80 * 32)
+    spent = sum(result.examples for result in (*whole.results, *whole.shorter))
+    assert 4.5 * 80 * 32 <= spent <= 7 * 80 * 32
+    with pytest.raises(KeyboardInterrupt):
+        fork(training, out=tmp_path / "stopped", progress=stop, **asked)  # type: ignore[arg-type]
+    again = fork(training, out=tmp_path / "stopped", **asked)  # type: ignore[arg-type]
+    ends = [
+        [(one.alternative, one.readouts["train_loss"].mean) for one in each.results]
+        for each in (again, whole)
+    ]
+    assert ends[0] == ends[1] and again.at_end() == whole.at_end()
+
+
 def test_a_fork_to_the_end_needs_to_know_it() -> None:
     with pytest.raises(BadArgument, match="`horizon` is 'end', and what is left is not known"):
         fork(loop(None), ["rate 2x"], horizon="end")

@@ -90,7 +90,8 @@ DEFAULTS = ("rate 0.5x", "rate 2x", "batch 2x, rate sqrt")
     metavar="RUNS",
     help=(
         "Race: spend at most this many times the cost of RUN, over growing horizons, and stop "
-        "alternatives that are clearly worse. In place of --horizon and --replicates."
+        "alternatives that are clearly worse; to the end of RUN, if it pays for that. In place of "
+        "--horizon and --replicates."
     ),
 )
 @pool_option
