@@ -328,6 +328,7 @@ def test_nothing_is_advised_about_the_batch_if_every_update_has_the_same(
     batch = [found for found in w.findings() if found.gauge in ("noise", "preconditioned_noise")]
     assert batch and {found.claim for found in batch} == {"batch_full"}
     assert {say(found).seen for found in batch} == {"Every update has the same batch, B = 128."}
+    assert Signs.of(w.run).updates_an_epoch == 1
 
 
 def test_other_labels_of_the_same_inputs_are_another_batch(tmp_path: Path) -> None:
