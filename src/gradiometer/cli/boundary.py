@@ -229,7 +229,9 @@ def _refusal(error: OSError, arguments: Sequence[str]) -> str | None:
     """A sentence if a file is refused that the user has chosen."""
     number = error.errno or 0
     reason = (error.strerror or str(error)).lower()
-    if not _current_folder_exists():
+    try:
+        Path.cwd()
+    except OSError:
         return "the current folder was deleted: change to another one."
     place = (
         f"`{os.fsdecode(error.filename)}`" if isinstance(error.filename, str | bytes) else "a file"
@@ -250,13 +252,6 @@ def _chosen(name: object, arguments: Sequence[str]) -> bool:
     given = [argument.partition("=")[2] or argument for argument in arguments if argument]
     folders = [Path(each).absolute() for each in (*given, "runs")]
     return any(path.is_relative_to(folder) or folder.is_relative_to(path) for folder in folders)
-
-
-def _current_folder_exists() -> bool:
-    try:
-        return bool(Path.cwd())
-    except OSError:
-        return False
 
 
 def _is_descriptors(error: BaseException) -> bool:

@@ -1,7 +1,7 @@
 """The progress of a fork: a bar on a terminal, or a plain line every few seconds."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -65,15 +65,11 @@ class Advised:
         self.counter.close()
 
 
-@contextmanager
-def following(quiet: bool) -> Iterator[Advised]:
+def following(quiet: bool) -> AbstractContextManager[Advised]:
     """The progress on standard error, or none if `quiet`."""
     shown = Advised(None if quiet else error_console())
-    try:
-        shown.prepare()
-        yield shown
-    finally:
-        shown.close()
+    shown.prepare()
+    return closing(shown)
 
 
 @contextmanager

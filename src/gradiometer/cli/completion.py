@@ -1,14 +1,10 @@
 """Completion in the shell besides commands and flags: problems, models, and the
 folders of runs."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
 from click.shell_completion import CompletionItem
-
-# A folder with this file is a run.
-RECORD = "run.toml"
 
 
 def problems(_: click.Context, __: click.Parameter, begun: str) -> list[CompletionItem]:
@@ -39,18 +35,16 @@ def models(context: click.Context, _: click.Parameter, begun: str) -> list[Compl
 def runs(_: click.Context, __: click.Parameter, begun: str) -> list[CompletionItem]:
     """The runs in the folder that was begun, or in the folder runs; other folders are left to the
     shell."""
-    found = [CompletionItem(str(path)) for path in _runs_in(begun)]
+    folder = Path(begun.rpartition("/")[0] or "/") if "/" in begun else Path("runs")
+    inside = sorted(folder.iterdir()) if folder.is_dir() else []
+    found = [
+        CompletionItem(str(path))
+        for path in inside
+        if str(path).startswith(begun) and (path / "run.toml").is_file()
+    ]
     return found or [CompletionItem(begun, type="dir")]
 
 
 def targets(context: click.Context, parameter: click.Parameter, begun: str) -> list[CompletionItem]:
     """Runs and problems."""
     return [*problems(context, parameter, begun), *runs(context, parameter, begun)]
-
-
-def _runs_in(begun: str) -> Iterator[Path]:
-    folder = Path(begun.rpartition("/")[0] or "/") if "/" in begun else Path("runs")
-    if folder.is_dir():
-        for path in sorted(folder.iterdir()):
-            if str(path).startswith(begun) and (path / RECORD).is_file():
-                yield path

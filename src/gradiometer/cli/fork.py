@@ -7,16 +7,12 @@ import click
 
 from gradiometer.cli.completion import runs
 from gradiometer.cli.options import SEED, json_option, pool_option
-from gradiometer.cli.outcome import fill, line_width, printed_json
+from gradiometer.cli.outcome import fill, line_width, print_outcome
 from gradiometer.errors import BadArgument, Interrupted
 from gradiometer.measurement.estimate import significant
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
-    from gradiometer.loop.changes.alternative import Alternative
-    from gradiometer.loop.comparison.effects import Effect
-    from gradiometer.loop.loop import Loop
+    from gradiometer.loop import Alternative, Effect, Loop
     from gradiometer.loop.recorded.record import ForkRecord
     from gradiometer.run.reader import Run
 
@@ -172,21 +168,20 @@ def fork(
             "stopped: the same command continues from the branches that are finished."
         ) from None
     effects, record = found.effects(readout, level=opened.configuration.level), ForkRecord.of(found)
-    if as_json:
-        with printed_json(
-            _as_object(opened, record, effects, was_finished=not progress.began, notes=found.notes)
-        ) as result:
-            result["page"] = _page(opened)
-        return
-    _tell(record, effects, was_finished=not progress.began, notes=found.notes)
-    page = _page(opened)
-    if page is not None:
-        click.echo(f"page  {page}")
+    was_finished = not progress.began
+    print_outcome(
+        lambda: _as_object(opened, record, effects, was_finished, found.notes),
+        lambda: _tell(record, effects, was_finished, found.notes),
+        {"page": lambda: _page(opened)},
+        as_json=as_json,
+    )
 
 
 def _alternatives(run: "Run", changes: tuple[str, ...], advice: bool) -> "tuple[Alternative, ...]":
     """The changes of the command line, each once, or the default ones."""
     from gradiometer.loop.changes.text import alternative_of
+    from gradiometer.loop.recorded.trials import alternatives_of
+    from gradiometer.verdict.diagnosis import diagnose
 
     found = []
     for text in changes:
@@ -195,7 +190,13 @@ def _alternatives(run: "Run", changes: tuple[str, ...], advice: bool) -> "tuple[
         except BadArgument as error:
             raise BadArgument(f"`CHANGE` {text!r} cannot be used: {error}") from None
     if advice:
-        found += _advice(run)
+        advised = alternatives_of(diagnose(run).findings)
+        if not advised:
+            raise BadArgument(
+                f"`--advice` finds nothing to try: no finding of `{run.path}` advises another "
+                "rate, batch or cut."
+            )
+        found += advised
     return tuple({one.name: one for one in found}.values()) or tuple(map(alternative_of, DEFAULTS))
 
 
@@ -244,19 +245,6 @@ def _own_loop(run: "Run", name: str, at: int | None) -> "Loop":
     return loop
 
 
-def _advice(run: "Run") -> "tuple[Alternative, ...]":
-    from gradiometer.loop.recorded.trials import alternatives_of
-    from gradiometer.verdict.diagnosis import diagnose
-
-    found = alternatives_of(diagnose(run).findings)
-    if not found:
-        raise BadArgument(
-            f"`--advice` finds nothing to try: no finding of `{run.path}` advises another rate, "
-            "batch or cut."
-        )
-    return found
-
-
 def _page(run: "Run") -> str | None:
     """The page with the fork, unless a process is writing the run: it writes its page itself at the
     end."""
@@ -271,7 +259,6 @@ def _as_object(
     run: "Run",
     record: "ForkRecord",
     effects: "tuple[Effect, ...]",
-    *,
     was_finished: bool,
     notes: tuple[str, ...],
 ) -> dict[str, Any]:
@@ -302,21 +289,29 @@ def _as_object(
         ],
         "stopped": list(record.stops or ()),
         "warnings": [*notes, *record.warnings],
-        "page": None,
     }
 
 
 def _tell(
     record: "ForkRecord",
     effects: "tuple[Effect, ...]",
-    *,
     was_finished: bool,
     notes: tuple[str, ...],
 ) -> None:
     """Print the sentence, the table, warnings, what more replicates would decide, and the place."""
     from rich.console import Console
+    from rich.table import Table
 
-    from gradiometer.loop.branches import at_end, comparison, setting, stopped, undecided
+    from gradiometer.loop.branches import (
+        at_end,
+        comparison,
+        label_of,
+        mean_end,
+        setting,
+        signed,
+        stopped,
+        undecided,
+    )
 
     found = record.fork
     if was_finished:
@@ -324,22 +319,7 @@ def _tell(
     for warning in (*notes, *record.warnings):
         click.echo(fill(f"warning: {warning}", hanging=2), err=True)
     click.echo(fill(f"{setting(found)} {comparison(found, effects)}") + "\n")
-    Console(width=line_width()).print(_table(record, effects))
-    ending = at_end(found, effects[0].readout if effects else None)
-    if ending:
-        click.echo("\n" + fill(ending))
-    for sentence in (*stopped(record.stops or ()), *undecided(effects)):
-        click.echo("\n" + fill(sentence))
-    click.echo(f"\nfork  {record.path}")
-
-
-def _table(record: "ForkRecord", effects: "tuple[Effect, ...]") -> "Table":
-    """One row for each alternative, after that of the baseline."""
-    from rich.table import Table
-
-    from gradiometer.loop.branches import label_of, mean_end, signed
-
-    found = record.fork
+    # one row for each alternative, after that of the baseline
     readout = effects[0].readout if effects else ""
     diverging = any(result.diverged for result in found.results)
     drawn = Table(box=None, pad_edge=False)
@@ -362,4 +342,10 @@ def _table(record: "ForkRecord", effects: "tuple[Effect, ...]") -> "Table":
             ends = (significant(end, 2) for end in (known.low, known.high))
             wide = f"[{', '.join(ends)}]" if known.tells else ""
             drawn.add_row("  in general", "", wide, "", "")
-    return drawn
+    Console(width=line_width()).print(drawn)
+    ending = at_end(found, effects[0].readout if effects else None)
+    if ending:
+        click.echo("\n" + fill(ending))
+    for sentence in (*stopped(record.stops or ()), *undecided(effects)):
+        click.echo("\n" + fill(sentence))
+    click.echo(f"\nfork  {record.path}")

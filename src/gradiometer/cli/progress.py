@@ -4,7 +4,7 @@ seconds."""
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from threading import Event, Thread
 
 from rich.console import Console
@@ -66,26 +66,19 @@ class Counter:
             self._bar.stop()
 
 
-@contextmanager
-def counting(words: str, *, quiet: bool = False) -> Iterator[Counter]:
+def counting(words: str, *, quiet: bool = False) -> AbstractContextManager[Counter]:
     """A counter on standard error, or none if `quiet`."""
-    counter = Counter(None if quiet else error_console(), words)
-    try:
-        yield counter
-    finally:
-        counter.close()
+    return closing(Counter(None if quiet else error_console(), words))
 
 
-@contextmanager
-def working(words: str, *, quiet: bool = False) -> Iterator[None]:
+def working(words: str, *, quiet: bool = False) -> AbstractContextManager[object]:
     """Show that work of unknown length continues, with the time that has passed.
 
     Args:
         words: Name of the work, such as "sampling".
         quiet: Show nothing.
     """
-    with nullcontext() if quiet else waiting(error_console(), words):
-        yield
+    return nullcontext() if quiet else waiting(error_console(), words)
 
 
 def waiting(console: Console, words: str) -> AbstractContextManager[object]:

@@ -19,7 +19,7 @@ def explain_spike(run: "Run", step: int, *, pool: str, seed: int, as_json: bool)
     from gradiometer.cli.branches import following
     from gradiometer.loop.recorded.incidents import spikes_of
     from gradiometer.train.forking.run_spike import incident_cause, spike_causes
-    from gradiometer.verdict.words.incidents import how_to_go_on, why
+    from gradiometer.verdict.words.incidents import how_to_go_on, incident_sentence, why
 
     cause = None
     if any(spike.first <= step <= spike.last for spike in spikes_of(run)):
@@ -30,7 +30,29 @@ def explain_spike(run: "Run", step: int, *, pool: str, seed: int, as_json: bool)
         if found.cause == "these batches":
             cause = incident_cause(run, step)
         if as_json:
-            print_json(_as_object(run, found) | {"incident": cause and _incident(run, cause)})
+            print_json(
+                {
+                    "run": str(run.path),
+                    "spike": {
+                        name: getattr(found.spike, name)
+                        for name in ("first", "peak", "last", "level", "height")
+                    },
+                    "step": found.step,
+                    "cause": found.cause,
+                    "sentence": found.sentence,
+                    "trials": [
+                        {
+                            "name": trial.name,
+                            "peaks": list(trial.peaks),
+                            "spiked": trial.spiked,
+                            "branches": len(trial.peaks),
+                        }
+                        for trial in found.trials
+                    ],
+                    "forks": list(found.forks),
+                    "incident": cause and _incident(run, cause),
+                }
+            )
             return
         _tell(found)
         if cause is not None:
@@ -40,7 +62,11 @@ def explain_spike(run: "Run", step: int, *, pool: str, seed: int, as_json: bool)
     if as_json:
         print_json({"run": str(run.path), "incident": _incident(run, cause)})
     else:
-        _tell_incident(run, cause)
+        click.echo(fill(incident_sentence(cause, run.path)) + "\n")
+        width = max(map(len, cause.tried))
+        click.echo(f"{'from step ' + format(cause.start, ','):<{width}}  came")
+        for name, came in cause.tried.items():
+            click.echo(f"{name:<{width}}  {'yes' if came else 'no':>4}")
 
 
 def _incident(run: "Run", found: "IncidentCause") -> dict[str, Any]:
@@ -64,42 +90,7 @@ def _incident(run: "Run", found: "IncidentCause") -> dict[str, Any]:
     }
 
 
-def _tell_incident(run: "Run", found: "IncidentCause") -> None:
-
-    from gradiometer.verdict.words.incidents import incident_sentence
-
-    click.echo(fill(incident_sentence(found, run.path)) + "\n")
-    width = max(map(len, found.tried))
-    click.echo(f"{'from step ' + format(found.start, ','):<{width}}  came")
-    for name, came in found.tried.items():
-        click.echo(f"{name:<{width}}  {'yes' if came else 'no':>4}")
-
-
-def _as_object(run: "Run", found: "SpikeCauses") -> dict[str, Any]:
-    spike = found.spike
-    return {
-        "run": str(run.path),
-        "spike": {
-            name: getattr(spike, name) for name in ("first", "peak", "last", "level", "height")
-        },
-        "step": found.step,
-        "cause": found.cause,
-        "sentence": found.sentence,
-        "trials": [
-            {
-                "name": trial.name,
-                "peaks": list(trial.peaks),
-                "spiked": trial.spiked,
-                "branches": len(trial.peaks),
-            }
-            for trial in found.trials
-        ],
-        "forks": list(found.forks),
-    }
-
-
 def _tell(found: "SpikeCauses") -> None:
-
     click.echo(fill(found.sentence) + "\n")
     width = max(len(trial.name) for trial in found.trials)
     title = "highest loss" if found.window == 1 else f"highest mean of {found.window:,} losses"

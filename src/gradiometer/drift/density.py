@@ -102,26 +102,21 @@ def tridiagonal(
         matrices[:, place, place] = (image * vector).sum(dim=1, dtype=torch.float64).cpu().numpy()
         if place + 1 == iterations:
             break
-        vector, size = _next(image, kept[:, : place + 1])
+        before = kept[:, : place + 1]
+        fresh = _without(image, before)
+        length = fresh.norm(dim=1, keepdim=True)
+        tiny = torch.finfo(length.dtype).tiny
+        vector = fresh / length.clamp_min(tiny)
+        # If nothing was new, rounding errors give a new direction, which is not yet orthogonal.
+        for _ in range(3):
+            vector = _without(vector, before)
+            vector = vector / vector.norm(dim=1, keepdim=True).clamp_min(tiny)
+        size = length[:, 0].double().cpu().numpy()
         scale = np.abs(matrices).max(axis=(1, 2))
         rounding = max(1e2 * torch.finfo(vector.dtype).eps, torch.finfo(operator.like.dtype).eps)
         beside = np.where(size > rounding * scale, size, 0.0)
         matrices[:, place, place + 1] = matrices[:, place + 1, place] = beside
     return matrices
-
-
-def _next(
-    image: Float[Tensor, "probes params"], kept: Float[Tensor, "probes before params"]
-) -> tuple[Float[Tensor, "probes params"], Float[np.ndarray, " probes"]]:
-    """The next unit vectors, and the norm of the new part of each image."""
-    fresh = _without(image, kept)
-    size = fresh.norm(dim=1, keepdim=True)
-    vector = fresh / size.clamp_min(torch.finfo(size.dtype).tiny)
-    # If nothing was new, rounding errors give a new direction, which is not yet orthogonal.
-    for _ in range(3):
-        vector = _without(vector, kept)
-        vector = vector / vector.norm(dim=1, keepdim=True).clamp_min(torch.finfo(size.dtype).tiny)
-    return vector, size[:, 0].double().cpu().numpy()
 
 
 def _without(

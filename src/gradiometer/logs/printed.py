@@ -122,20 +122,16 @@ def _plain(number: str) -> str:
     return number.replace(",", "")
 
 
-def _whole(written: object) -> int | None:
-    """A step, also written as `120.0`; None for another number."""
-    number = float(str(written))
-    return int(number) if number.is_integer() else None
-
-
 def _counted_on(rows: list[Row]) -> list[Row]:
     """Steps that start again in each epoch, added to those of the epochs before."""
     offset, before, epoch = 0, 0, None
     counted = []
     for row in rows:
-        step, length = _whole(row["step"]), row.pop("of", None)
-        if step is None:
+        number, length = float(str(row["step"])), row.pop("of", None)
+        # A step may be written as `120.0`.
+        if not number.is_integer():
             continue
+        step = int(number)
         new = row.get("epoch") != epoch
         if epoch is not None and new and step <= before - offset:
             offset = offset + int(str(length)) if length else before

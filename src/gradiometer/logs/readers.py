@@ -4,17 +4,14 @@ TensorBoard's event files."""
 import csv
 import json
 import re
-from collections.abc import Iterator
 from importlib import import_module
 from importlib.util import find_spec
 from io import BytesIO, TextIOWrapper
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from gradiometer.errors import BadArgument
-from gradiometer.logs.log import HELD_OUT, Column, Log, columns_of
+from gradiometer.logs.log import HELD_OUT, Log, columns_of
 from gradiometer.logs.printed import read_lines
 from gradiometer.storage.disk import open_to_read, read_file, reason_of
 
@@ -74,16 +71,15 @@ def read_json(path: Path, text: str, loss: str | None, supported: str) -> Log | 
     except (json.JSONDecodeError, RecursionError, ValueError):
         whole = None
     if isinstance(whole, dict) and isinstance(whole.get("log_history"), list):
-        columns, notes = columns_of([row for row in whole["log_history"] if isinstance(row, dict)])
-        summary = "train_runtime" in columns  # the last row is a summary, under the name of a loss
-        columns = {
-            name: column
-            for name, column in columns.items()
-            if not (summary and name == "train_loss")
-        }
-        return Log(str(path), "Hugging Face's Trainer", columns, notes, loss)
-    if isinstance(whole, dict) and (history := _history(whole)):
-        return Log.of(path, "Keras", history, loss)
+        history = [row for row in whole["log_history"] if isinstance(row, dict)]
+        # The last row may be a summary, under the name of a loss.
+        if any("train_runtime" in row for row in history):
+            for row in history:
+                row.pop("train_loss", None)
+        return Log.of(path, "Hugging Face's Trainer", history, loss)
+    epochs = _history(whole) if isinstance(whole, dict) else []
+    if epochs:
+        return Log.of(path, "Keras", epochs, loss)
     if (
         isinstance(whole, list)
         and whole
@@ -136,17 +132,16 @@ def _history(whole: Row) -> list[Row]:
 
 def _lines(text: str) -> tuple[list[Row], int]:
     """The objects in JSON lines, and the number of lines that are not objects."""
-    rows, torn = [], 0
-    for line in text.splitlines():
-        if line.strip():
-            try:
-                row = json.loads(line)
-            except (json.JSONDecodeError, RecursionError, ValueError):
-                row = None
-            if isinstance(row, dict):
-                rows.append(row)
-            else:
-                torn += 1
+    rows, torn = list[Row](), 0
+    for line in filter(str.strip, text.splitlines()):
+        try:
+            row = json.loads(line)
+        except (json.JSONDecodeError, RecursionError, ValueError):
+            row = None
+        if isinstance(row, dict):
+            rows.append(row)
+        else:
+            torn += 1
     return rows, torn
 
 
@@ -205,19 +200,14 @@ def read_log(path: Path, loss: str | None = None) -> Log:
         raise BadArgument(f"`{found}` cannot be read: {reason_of(error)}.") from error
     if not text.strip():
         raise BadArgument(f"`{found}` is empty: pass {SUPPORTED}.")
-    return _text(found, text, loss)
-
-
-def _text(path: Path, text: str, loss: str | None) -> Log:
-    """JSON, printed lines or CSV, by what the text looks like."""
+    # JSON, printed lines or CSV, by what the text looks like.
     in_json = text.lstrip()[0] in "{["
-    if in_json and (log := read_json(path, text, loss, SUPPORTED)) is not None:
-        return log
-    if path.suffix.lower() not in TABLES and (log := read_lines(path, text, loss)) is not None:
-        return log
-    if in_json:
-        raise BadArgument(f"`{path}` is neither JSON nor JSON lines: pass {SUPPORTED}.")
-    return _csv(path, text, loss)
+    log = read_json(found, text, loss, SUPPORTED) if in_json else None
+    if log is None and found.suffix.lower() not in TABLES:
+        log = read_lines(found, text, loss)
+    if log is None and in_json:
+        raise BadArgument(f"`{found}` is neither JSON nor JSON lines: pass {SUPPORTED}.")
+    return _csv(found, text, loss) if log is None else log
 
 
 def _in_folder(folder: Path) -> Path:
@@ -270,13 +260,8 @@ def _csv(path: Path, text: str, loss: str | None) -> Log:
     columns, notes = columns_of(kept)
     if not columns:
         raise BadArgument(f"`{path}` has no column of numbers: pass {SUPPORTED}.")
-    return Log(
-        str(path),
-        "Lightning's CSV" if path.name == "metrics.csv" else "a CSV",
-        columns,
-        notes,
-        loss,
-    )
+    tool = "Lightning's CSV" if path.name == "metrics.csv" else "a CSV"
+    return Log(str(path), tool, columns, notes, loss)
 
 
 def _events(path: Path, loss: str | None) -> Log:
@@ -286,31 +271,21 @@ def _events(path: Path, loss: str | None) -> Log:
             f"`{path}` is a TensorBoard event file, which needs the package tensorboard: "
             "pip install 'gradiometer[tensorboard]'."
         )
-    columns = {name: Column(name, *arrays) for name, arrays in _scalars(path)}
-    if not columns:
-        raise BadArgument(f"`{path}` has no scalars, or is not an event file: pass {SUPPORTED}.")
-    return Log(str(path), "TensorBoard", columns, (), loss)
-
-
-def _scalars(path: Path) -> Iterator[tuple[str, tuple[Any, Any]]]:
-    """Name, steps and values of every scalar, in the order written."""
-    accumulator: Any = import_module("tensorboard.backend.event_processing.event_file_loader")
-    gathered: dict[str, tuple[list[int], list[float]]] = {}
+    loader: Any = import_module("tensorboard.backend.event_processing.event_file_loader")
+    rows = list[Row]()
     try:
-        for event in accumulator.LegacyEventFileLoader(str(path)).Load():
+        for event in loader.LegacyEventFileLoader(str(path)).Load():
             for value in event.summary.value:
-                steps, values = gathered.setdefault(value.tag, ([], []))
                 number = _scalar(value)
                 if number is not None:
-                    steps.append(int(event.step))
-                    values.append(number)
+                    rows.append({value.tag: number, "step": int(event.step)})
     except Exception as error:  # the package raises many types for a damaged file
         raise BadArgument(
             f"`{path}` cannot be read as an event file ({type(error).__name__}): pass {SUPPORTED}."
         ) from error
-    for name, (steps, values) in gathered.items():
-        if steps:
-            yield name, (np.array(steps, dtype=np.int64), np.array(values, dtype=np.float64))
+    if not rows:
+        raise BadArgument(f"`{path}` has no scalars, or is not an event file: pass {SUPPORTED}.")
+    return Log.of(path, "TensorBoard", rows, loss)
 
 
 def _scalar(value: Any) -> float | None:

@@ -175,20 +175,16 @@ def place_in_cycles(step: Amount, first: int, lengthen: Amount = 1.0) -> tuple[i
         cycle = int(step // first)
         return cycle, (step - cycle * first) / first
     if lengthen == int(lengthen):
-        return _place_in_whole_cycles(step, first, int(lengthen))
+        ratio = int(lengthen)
+        # Rounding may put the logarithm one cycle too high: from one below, integers count up
+        # exactly.
+        cycle = max(math.floor(math.log(1 + step * (ratio - 1) // first) / math.log(ratio)) - 1, 0)
+        while first * (ratio ** (cycle + 1) - 1) // (ratio - 1) <= step:
+            cycle += 1
+        start = first * (ratio**cycle - 1) // (ratio - 1)
+        return cycle, (step - start) / (first * ratio**cycle)
     grown = 1 + step * (lengthen - 1) / first
     cycle = math.floor(math.log(grown) / math.log(lengthen))
     share = (grown / lengthen**cycle - 1) / (lengthen - 1)
     # Rounding may put a step slightly outside of its cycle.
     return cycle, min(max(share, 0.0), math.nextafter(1.0, 0.0))
-
-
-def _place_in_whole_cycles(step: Amount, first: int, lengthen: int) -> tuple[int, Amount]:
-    # Rounding may put the logarithm one cycle too high: from one below, integers count up exactly.
-    cycle = max(
-        math.floor(math.log(1 + step * (lengthen - 1) // first) / math.log(lengthen)) - 1, 0
-    )
-    while first * (lengthen ** (cycle + 1) - 1) // (lengthen - 1) <= step:
-        cycle += 1
-    start = first * (lengthen**cycle - 1) // (lengthen - 1)
-    return cycle, (step - start) / (first * lengthen**cycle)

@@ -11,8 +11,7 @@ from gradiometer.drift.spikes.detection import Spike
 from gradiometer.drift.spikes.evidence import ROSE, STAYED, Examined, Observation
 from gradiometer.drift.stability import MomentumRule
 from gradiometer.estimation.products import PRODUCT
-from gradiometer.measurement.finding import Finding, Issue, State
-from gradiometer.measurement.reading import Series
+from gradiometer.measurement import Finding, Issue, Series, State
 
 
 class Cause(StrEnum):
@@ -151,8 +150,7 @@ def _squared_norms(series: Series) -> Float[np.ndarray, "steps layers"]:
     if PRODUCT in series.moments:
         return series.moments["squared"].reshape(len(series), -1)
     noise = series.moments["gradient_variance"] / series.batch_size[:, None]
-    squares: Float[np.ndarray, "steps layers"] = series.moments["gradient_norm_squared"] + noise
-    return squares
+    return np.asarray(series.moments["gradient_norm_squared"] + noise)
 
 
 GAUGE = "spikes"

@@ -52,7 +52,21 @@ def export(model: nn.Module, inputs: Tensor, path: Path) -> Path:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporters' own deprecations
         program, content = _program(model, inputs), io.BytesIO()
-        (_save_onnx if path.suffix == ".onnx" else torch.export.save)(program, content)
+        if path.suffix == ".onnx":
+            import onnx  # noqa: PLC0415 (an extra)
+
+            made: Any = torch.onnx.export(
+                program,
+                (),
+                input_names=["inputs"],
+                output_names=["probabilities"],
+                dynamo=True,
+                verbose=False,
+            )
+            onnx.checker.check_model(made.model_proto)
+            content.write(made.model_proto.SerializeToString())
+        else:
+            torch.export.save(program, content)
     try:
         path.write_bytes(content.getvalue())
     except OSError as error:
@@ -77,12 +91,6 @@ def check_file(path: Path) -> None:
         )
 
 
-def _is_of_torch(error: Exception) -> bool:
-    """True if torch itself has raised an error, and not the model that it was tracing."""
-    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    return str(frame.f_globals.get("__name__")).partition(".")[0] == "torch"
-
-
 def _program(model: nn.Module, inputs: Tensor) -> ExportedProgram:
     exported = copy.deepcopy(model).eval().requires_grad_(False)
     any_number: Any = ({0: Dim("examples")},)
@@ -96,7 +104,10 @@ def _program(model: nn.Module, inputs: Tensor) -> ExportedProgram:
         program = torch.export.export(exported, (inputs,), dynamic_shapes=any_number, strict=False)
     except Exception as error:
         reason = str(error).strip().partition("\n")[0].rstrip(".")
-        raise (None if _is_of_torch(error) else of_user(error)) or Unsupported(
+        # Torch itself has raised it, or the model that it was tracing.
+        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+        is_of_torch = str(frame.f_globals.get("__name__")).partition(".")[0] == "torch"
+        raise (None if is_of_torch else of_user(error)) or Unsupported(
             f"torch.export cannot export this model for any number of examples ({reason})."
         ) from error
     with torch.no_grad():
@@ -111,18 +122,3 @@ def _program(model: nn.Module, inputs: Tensor) -> ExportedProgram:
                     "written."
                 )
     return program
-
-
-def _save_onnx(program: ExportedProgram, file: io.BytesIO) -> None:
-    import onnx  # noqa: PLC0415 (an extra)
-
-    made: Any = torch.onnx.export(
-        program,
-        (),
-        input_names=["inputs"],
-        output_names=["probabilities"],
-        dynamo=True,
-        verbose=False,
-    )
-    onnx.checker.check_model(made.model_proto)
-    file.write(made.model_proto.SerializeToString())
