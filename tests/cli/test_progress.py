@@ -12,9 +12,8 @@ from click.shell_completion import BashComplete
 from rich.console import Console
 
 from gradiometer.cli import gradiometer, progress
-from gradiometer.cli.branches import following
 from gradiometer.cli.panel import spark, watching
-from gradiometer.cli.progress import Counter, counting, working
+from gradiometer.cli.progress import Counter, counting, following, working
 from gradiometer.cli.streams import in_ascii
 
 

@@ -38,9 +38,8 @@ def demo(out: Path, as_json: bool, no_open: bool) -> int:
     findings advise, to test their forecast. It prints all with intervals at the end, and writes the
     page.
     """
-    from gradiometer.cli.branches import following
     from gradiometer.cli.panel import watching
-    from gradiometer.cli.progress import working
+    from gradiometer.cli.progress import following, working
     from gradiometer.run.configuration import Configuration
 
     configuration = Configuration.from_mapping(DEMO, "")

@@ -1,20 +1,24 @@
-"""`gradiometer fork`: what would have happened with another rate, batch, momentum or schedule."""
+"""`gradiometer fork`: what would have happened with another rate, batch, momentum or schedule, and why
+the loss spiked.
+"""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from gradiometer.cli.completion import runs
-from gradiometer.cli.options import SEED, json_option, pool_option
-from gradiometer.cli.outcome import fill, line_width, print_outcome
+from gradiometer.cli.options import SEED, json_option, pool_option, runs
+from gradiometer.cli.outcome import fill, line_width, print_json, print_outcome
 from gradiometer.errors import BadArgument, Interrupted
 from gradiometer.measurement.estimate import significant
 
 if TYPE_CHECKING:
     from gradiometer.loop import Alternative, Effect, Loop
+    from gradiometer.loop.recorded.incidents import IncidentCause, SpikeCauses
     from gradiometer.loop.recorded.record import ForkRecord
     from gradiometer.run.reader import Run
+
 
 # The changes that are tried by default.
 DEFAULTS = ("rate 0.5x", "rate 2x", "batch 2x, rate sqrt")
@@ -127,8 +131,7 @@ def fork(
     RUN is not changed. The branches are kept in its folder forks/ and shown on its page. If the
     command is stopped, the same command continues; if it is repeated, it shows the result.
     """
-    from gradiometer.cli.branches import following, start_pool
-    from gradiometer.cli.spike import explain_spike
+    from gradiometer.cli.progress import following, start_pool
     from gradiometer.loop.recorded.record import ForkRecord
     from gradiometer.run.reader import Run
 
@@ -349,3 +352,96 @@ def _tell(
     for sentence in (*stopped(record.stops or ()), *undecided(effects)):
         click.echo("\n" + fill(sentence))
     click.echo(f"\nfork  {record.path}")
+
+
+def explain_spike(run: "Run", step: int, *, pool: str, seed: int, as_json: bool) -> None:
+    """Train branches from before a spike, or make the updates before another incident again, and
+    print what became of it."""
+    from gradiometer.cli.progress import following
+    from gradiometer.loop.recorded.incidents import spikes_of
+    from gradiometer.train.forking.run_spike import incident_cause, spike_causes
+    from gradiometer.verdict.words.incidents import how_to_go_on, incident_sentence, why
+
+    cause = None
+    if any(spike.first <= step <= spike.last for spike in spikes_of(run)):
+        with following(quiet=as_json) as progress:
+            found = spike_causes(
+                run, step, pool=pool, seed=seed, begin=progress.begin, progress=progress.update
+            )
+        if found.cause == "these batches":
+            cause = incident_cause(run, step)
+        if as_json:
+            print_json(
+                {
+                    "run": str(run.path),
+                    "spike": {
+                        name: getattr(found.spike, name)
+                        for name in ("first", "peak", "last", "level", "height")
+                    },
+                    "step": found.step,
+                    "cause": found.cause,
+                    "sentence": found.sentence,
+                    "trials": [
+                        {
+                            "name": trial.name,
+                            "peaks": list(trial.peaks),
+                            "spiked": trial.spiked,
+                            "branches": len(trial.peaks),
+                        }
+                        for trial in found.trials
+                    ],
+                    "forks": list(found.forks),
+                    "incident": cause and _incident(run, cause),
+                }
+            )
+            return
+        _tell_causes(found)
+        if cause is not None:
+            click.echo("\n" + fill(f"{why(cause)} {how_to_go_on(cause, run.path)}"))
+        return
+    cause = incident_cause(run, step)
+    if as_json:
+        print_json({"run": str(run.path), "incident": _incident(run, cause)})
+    else:
+        click.echo(fill(incident_sentence(cause, run.path)) + "\n")
+        width = max(map(len, cause.tried))
+        click.echo(f"{'from step ' + format(cause.start, ','):<{width}}  came")
+        for name, came in cause.tried.items():
+            click.echo(f"{name:<{width}}  {'yes' if came else 'no':>4}")
+
+
+def _incident(run: "Run", found: "IncidentCause") -> dict[str, Any]:
+    from gradiometer.verdict.words.incidents import incident_sentence
+
+    incident = found.incident
+    return {
+        "kind": incident.kind,
+        "first": incident.first,
+        "last": incident.last,
+        "level": incident.level,
+        "height": incident.height,
+        "from": found.start,
+        "cause": found.cause,
+        "step": found.step,
+        "examples": list(found.examples),
+        "layer": found.layer,
+        "factor": found.factor,
+        "sentence": incident_sentence(found, run.path),
+        "tried": dict(found.tried),
+    }
+
+
+def _tell_causes(found: "SpikeCauses") -> None:
+    click.echo(fill(found.sentence) + "\n")
+    width = max(len(trial.name) for trial in found.trials)
+    title = "highest loss" if found.window == 1 else f"highest mean of {found.window:,} losses"
+    click.echo(f"{'from step ' + format(found.step, ','):<{width}}  {title}  spike")
+    for trial in found.trials:
+        highest = max(trial.peaks)
+        loss = "diverged" if math.isinf(highest) else significant(highest)
+        came = (
+            f"{trial.spiked} of {len(trial.peaks)}"
+            if len(trial.peaks) > 1
+            else ("yes" if trial.spiked else "no")
+        )
+        click.echo(f"{trial.name:<{width}}  {loss:>{len(title)}}  {came:>6}")

@@ -1,5 +1,6 @@
-"""Flags that several commands share. Those of training are made from the fields of
-`Configuration`."""
+"""Flags that several commands share, and what the shell completes. The flags of training are made from
+the fields of `Configuration`.
+"""
 
 import re
 import types
@@ -10,8 +11,8 @@ from typing import Any, TypeVar
 
 import click
 import msgspec
+from click.shell_completion import CompletionItem
 
-from gradiometer.cli.completion import models
 from gradiometer.errors import BadArgument
 from gradiometer.run.configuration import Configuration
 
@@ -174,3 +175,46 @@ def _click_type(annotation: Any) -> Any:
     if typing.get_origin(kind) is typing.Literal:
         return click.Choice(list(kind.__args__))
     return kind
+
+
+def problems(_: click.Context, __: click.Parameter, begun: str) -> list[CompletionItem]:
+    """The problems that ship, by the beginning of their names."""
+    from gradiometer.problems.registry import NAMES
+
+    return [CompletionItem(name) for name in NAMES if name.startswith(begun)]
+
+
+def models(context: click.Context, _: click.Parameter, begun: str) -> list[CompletionItem]:
+    """The models of the problem that was named before, or of all problems."""
+    from gradiometer.problems.registry import KNOWN
+
+    # `args` if the line is incomplete
+    words = [
+        str(context.params.get("problem")),
+        *context.args,
+    ]
+    known = next((KNOWN[word] for word in words if word in KNOWN), None)
+    names = (
+        known.models
+        if known is not None
+        else {name: None for each in KNOWN.values() for name in each.models}
+    )
+    return [CompletionItem(name) for name in names if name.startswith(begun)]
+
+
+def runs(_: click.Context, __: click.Parameter, begun: str) -> list[CompletionItem]:
+    """The runs in the folder that was begun, or in the folder runs; other folders are left to the
+    shell."""
+    folder = Path(begun.rpartition("/")[0] or "/") if "/" in begun else Path("runs")
+    inside = sorted(folder.iterdir()) if folder.is_dir() else []
+    found = [
+        CompletionItem(str(path))
+        for path in inside
+        if str(path).startswith(begun) and (path / "run.toml").is_file()
+    ]
+    return found or [CompletionItem(begun, type="dir")]
+
+
+def targets(context: click.Context, parameter: click.Parameter, begun: str) -> list[CompletionItem]:
+    """Runs and problems."""
+    return [*problems(context, parameter, begun), *runs(context, parameter, begun)]

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gradiometer.cli.completion import runs as runs_of
 from gradiometer.cli.options import OutFile, json_option, no_open_option
+from gradiometer.cli.options import runs as runs_of
 from gradiometer.cli.outcome import fill, line_width, open_in_browser, printed_json
 from gradiometer.storage.disk import is_run
 

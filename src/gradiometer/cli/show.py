@@ -5,8 +5,8 @@ from pathlib import Path
 
 import click
 
-from gradiometer.cli.completion import runs as runs_of
 from gradiometer.cli.options import json_option, no_open_option
+from gradiometer.cli.options import runs as runs_of
 from gradiometer.cli.outcome import conclude, open_in_browser
 from gradiometer.errors import BadArgument, RunNotFound
 

@@ -5,16 +5,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gradiometer.cli.completion import problems
-from gradiometer.cli.completion import runs as runs_of
 from gradiometer.cli.options import (
     configuration_from,
     configuration_options,
     json_option,
     no_open_option,
     out_option,
+    problems,
     settings_of,
 )
+from gradiometer.cli.options import runs as runs_of
 from gradiometer.cli.outcome import conclude, follows
 from gradiometer.cli.tune import (
     BUDGET,

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from gradiometer.cli.completion import targets
-from gradiometer.cli.options import SEED, configuration_options, json_option, pool_option
+from gradiometer.cli.options import SEED, configuration_options, json_option, pool_option, targets
 from gradiometer.cli.outcome import fill, printed_json
 from gradiometer.cli.place import is_run, load_last_checkpoint, training_at_start
 from gradiometer.errors import BadArgument

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from gradiometer.cli.completion import targets
-from gradiometer.cli.options import configuration_options, json_option, pool_option
+from gradiometer.cli.options import configuration_options, json_option, pool_option, targets
 from gradiometer.cli.outcome import fill, print_json, table
 from gradiometer.cli.place import is_run
 from gradiometer.errors import BadArgument
@@ -171,7 +170,7 @@ def _factors(text: str) -> list[float]:
 
 def _branch(path: Path, given: dict[str, Any], pool: str, as_json: bool) -> None:
     """Measure the critical batch of a run by branching, and print it."""
-    from gradiometer.cli.branches import following
+    from gradiometer.cli.progress import following
     from gradiometer.loop.critical.batch import critical_batch
     from gradiometer.run.reader import Run
     from gradiometer.train.batch_comparison import noise_scale_at

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gradiometer.cli.completion import targets
-from gradiometer.cli.options import SEED, OutFile, configuration_options, json_option
+from gradiometer.cli.options import SEED, OutFile, configuration_options, json_option, targets
 from gradiometer.cli.outcome import fill, print_outcome, tell_finding
 from gradiometer.cli.place import is_run, load_last_checkpoint, training_at_start
 from gradiometer.errors import BadArgument
