@@ -23,12 +23,13 @@ from gradiometer.exploration.ensembles import (
     disagreement,
     validation_mask,
 )
-from gradiometer.exploration.ensembles.diversity import correlations, linear_path
 from gradiometer.exploration.ensembles.ensemble_report import EnsembleSize, LinearPath
-from gradiometer.exploration.ensembles.ensemble_size import (
+from gradiometer.exploration.ensembles.members import (
     chosen_count,
+    correlations,
     deep_ensemble_equivalent,
     ensemble_sizes,
+    linear_path,
 )
 from gradiometer.exploration.ensembles.scores import calibration_error
 from gradiometer.measurement.uncertainty import mean

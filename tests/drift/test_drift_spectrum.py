@@ -14,8 +14,7 @@ from torch import Tensor
 from gradiometer import BadArgument
 from gradiometer.drift.curvature import survey
 from gradiometer.drift.curvature_survey import SpectralDensity, bounds_below
-from gradiometer.drift.lanczos import eigenvalues
-from gradiometer.drift.operator import VectorProduct
+from gradiometer.drift.lanczos import VectorProduct, eigenvalues
 from gradiometer.drift.probes import spectral_density, trace, tridiagonal
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))

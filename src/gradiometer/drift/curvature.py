@@ -11,8 +11,13 @@ from torch import Tensor
 
 from gradiometer.arguments import check_whole
 from gradiometer.drift.curvature_survey import SpectralDensity, Survey
-from gradiometer.drift.lanczos import Eigenvalues, eigenvalues
-from gradiometer.drift.operator import Symmetric, VectorProduct, random_vectors
+from gradiometer.drift.lanczos import (
+    Eigenvalues,
+    Symmetric,
+    VectorProduct,
+    eigenvalues,
+    random_vectors,
+)
 from gradiometer.drift.probes import spectral_density, trace
 from gradiometer.drift.stability import PLAIN, MomentumRule, largest_stable_rate, stability_limit
 from gradiometer.errors import BadArgument

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from gradiometer.arguments import check_level
 from gradiometer.drift.curvature_survey import SpectralDensity
-from gradiometer.drift.lanczos import UNIT, Eigenvalues
-from gradiometer.drift.operator import (
+from gradiometer.drift.lanczos import (
+    UNIT,
+    Eigenvalues,
     Mean,
     Symmetric,
     empty_rows,
@@ -60,7 +61,7 @@ def trace(
 
     Example:
         >>> from gradiometer.drift.lanczos import eigenvalues
-        >>> from gradiometer.drift.operator import VectorProduct
+        >>> from gradiometer.drift.lanczos import VectorProduct
         >>> matrix = torch.ones(20, 20) + torch.eye(20)  # its trace is 40
         >>> operator = VectorProduct(lambda vectors: vectors @ matrix, like=torch.zeros(20))
         >>> generator = torch.Generator().manual_seed(0)
@@ -127,7 +128,7 @@ def spectral_density(
     Optimization via Hessian Eigenvalue Density.
 
     Example:
-        >>> from gradiometer.drift.operator import VectorProduct
+        >>> from gradiometer.drift.lanczos import VectorProduct
         >>> matrix = torch.diag(torch.tensor([-1.0, 0.1, 0.2, 3.0]))
         >>> operator = VectorProduct(lambda vectors: vectors @ matrix, like=torch.zeros(4))
         >>> density = spectral_density(operator, probes=64, generator=torch.Generator().manual_seed(0))

@@ -60,8 +60,8 @@ def schedule(
     undecided.
     """
     from gradiometer.convergence.schedules.horizon import horizon, transfer_rate
-    from gradiometer.convergence.schedules.named import schedule_by_name
     from gradiometer.convergence.schedules.schedule import Schedule
+    from gradiometer.convergence.schedules.shapes import schedule_by_name
     from gradiometer.convergence.theorem.theorem import read, theorem
 
     if tuned is not None and steps is None:

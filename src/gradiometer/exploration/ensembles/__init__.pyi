@@ -1,8 +1,8 @@
-from .diversity import disagreement as disagreement
 from .ensemble import SWAG as SWAG
 from .ensemble import Ensemble as Ensemble
 from .ensemble import export as export
-from .ensemble_size import validation_mask as validation_mask
+from .members import disagreement as disagreement
+from .members import validation_mask as validation_mask
 from .scores import LogProbabilities as LogProbabilities
 from .scores import Predictions as Predictions
 from .scores import averaged as averaged

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradiometer.convergence.schedules.cycles import SnapshotCycle
+from gradiometer.convergence.schedules.shapes import SnapshotCycle
 from gradiometer.errors import BadArgument, RunDamaged
 from gradiometer.exploration.ensembles.ensemble_report import FEWEST
 
