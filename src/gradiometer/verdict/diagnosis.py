@@ -19,7 +19,9 @@ from gradiometer.drift.batch_sharpness import BatchSharpness
 from gradiometer.drift.curvature_survey import Survey
 from gradiometer.drift.spikes.cause import GAUGE as SPIKES
 from gradiometer.drift.spikes.cause import (
+    Examined,
     Explanation,
+    Observation,
     clearest,
     explain,
     layer_near,
@@ -28,7 +30,6 @@ from gradiometer.drift.spikes.cause import (
     usual_norms,
 )
 from gradiometer.drift.spikes.detection import Spike
-from gradiometer.drift.spikes.evidence import Examined, Observation
 from gradiometer.drift.stability import MomentumRule
 from gradiometer.estimation.batch_advice import is_outranked
 from gradiometer.estimation.batch_table import PRECONDITIONED
