@@ -36,7 +36,7 @@ from gradiometer.loop.parts import (
 )
 from gradiometer.loop.readout import Readout
 from gradiometer.measurement.batch import Batch, batch_size, leaves
-from gradiometer.measurement.loss import Loss, checked_loss, with_graph
+from gradiometer.measurement.objective import Loss, checked_loss, with_graph
 from gradiometer.measurement.optimizer.averaged import averages_itself, to_average
 from gradiometer.measurement.optimizer.clipping import clip_before_steps, moved_up
 from gradiometer.measurement.optimizer.several import bare, optimizers_in
