@@ -386,7 +386,7 @@ def _slow_kind(kind: str) -> Any:
 
         return Endpoint
     if kind == "loss_examined":
-        from gradiometer.drift.spikes.evidence import Examined  # noqa: PLC0415
+        from gradiometer.drift.spikes.cause import Examined  # noqa: PLC0415
 
         return Examined
     return None

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from gradiometer.compiler import as_written
-from gradiometer.drift.spikes.evidence import EVENT, EXAMINATIONS
+from gradiometer.drift.spikes.cause import EVENT, EXAMINATIONS
 from gradiometer.drift.spikes.examination import Before, Examiner
 from gradiometer.errors import BadArgument, GradiometerError, UserCodeFailed, summary, user_line
 from gradiometer.integrations.watch.accelerator import Copied
