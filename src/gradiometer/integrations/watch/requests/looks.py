@@ -228,7 +228,7 @@ class Looks(Measuring):
         with self._looking() as run:
             if run is None:
                 return None
-            folder = run.folder.snapshots_path
+            folder = run.snapshots_path
             number = (
                 sum(path.stem != f"step_{self.steps:06d}" for path in snapshot_paths(folder)) + 1
             )
