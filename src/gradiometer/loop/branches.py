@@ -271,7 +271,8 @@ class Fork:
             )
         if self.replicates < FEW:
             found.append(
-                f"{self.replicates} replicates give wide intervals: {FEW} or more are better."
+                f"Only {counted(self.replicates, 'replicate')}, so intervals are wide: {FEW} or "
+                "more are better."
             )
         return tuple(found)
 
