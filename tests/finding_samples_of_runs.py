@@ -65,6 +65,8 @@ def batch() -> Iterator[Finding]:
     both = RunFacts(settings[3], measured=frozenset({"preconditioned_noise"}))
     yield from judged_in(plain, both, noise_scale=small, batch_size=exact(32))
     yield from judged_in(plain, RunFacts(examples=40), noise_scale=small, batch_size=exact(32))
+    only = RunFacts(is_full_batch=True)
+    yield from judged_in(plain, only, noise_scale=small, batch_size=exact(32))
     for count in (4, 200):
         uneven = replace(exact(9.0), samples=count)
         yield from judged_in(

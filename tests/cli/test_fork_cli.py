@@ -8,7 +8,7 @@ import pytest
 
 from command_line import called
 from gradiometer import Run
-from gradiometer.cli.branches import Advised
+from gradiometer.cli.progress import Advised
 from gradiometer.loop import Fork, Rate, alternative_of, forks_of
 from gradiometer.loop.branch import BranchResult
 from gradiometer.loop.branches import comparison, setting, undecided

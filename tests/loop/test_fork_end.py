@@ -111,6 +111,32 @@ def test_a_fork_to_the_end_trains_two_lengths_with_half_of_each_at_the_rate_of_t
     assert kept.at_end() == found.at_end()
 
 
+def test_a_budget_that_pays_for_it_answers_for_the_end_and_goes_on_after_a_stop(
+    tmp_path: Path,
+) -> None:
+    stopped: list[BranchResult] = []
+
+    def stop(result: BranchResult, *_: int) -> None:
+        stopped.append(result)
+        if len(stopped) == 5:
+            raise KeyboardInterrupt
+
+    training, asked = loop(), {"alternatives": ["rate 2x"], "budget": 7.0}
+    whole = fork(training, out=tmp_path / "whole", **asked)  # type: ignore[arg-type]
+    assert whole.tail == "half" and whole.shows_end
+    assert whole.horizon in (40 * 32, 80 * 32)
+    spent = sum(result.examples for result in (*whole.results, *whole.shorter))
+    assert 4.5 * 80 * 32 <= spent <= 7 * 80 * 32
+    with pytest.raises(KeyboardInterrupt):
+        fork(training, out=tmp_path / "stopped", progress=stop, **asked)  # type: ignore[arg-type]
+    again = fork(training, out=tmp_path / "stopped", **asked)  # type: ignore[arg-type]
+    ends = [
+        [(one.alternative, one.readouts["train_loss"].mean) for one in each.results]
+        for each in (again, whole)
+    ]
+    assert ends[0] == ends[1] and again.at_end() == whole.at_end()
+
+
 def test_a_fork_to_the_end_needs_to_know_it() -> None:
     with pytest.raises(BadArgument, match="`horizon` is 'end', and what is left is not known"):
         fork(loop(None), ["rate 2x"], horizon="end")
@@ -152,3 +178,61 @@ def test_a_fork_at_the_end_of_a_schedule_is_refused_with_the_step_before_which_i
             match=r"has the learning rate 0 .* from step 20 on.* fork from a step before 10",
         ):
             w.fork(horizon="4 updates", **settings)
+
+
+@pytest.mark.parametrize("plan", ["one cycle", "each epoch", "steps", "warm-up"])
+def test_a_watched_fork_takes_the_data_and_what_is_left_from_what_it_sees(
+    tmp_path: Path, plan: str
+) -> None:
+    torch.manual_seed(0)
+    inputs = torch.randn(256, 4)
+    rows = torch.utils.data.TensorDataset(inputs, inputs.sum(dim=1))
+    loader = torch.utils.data.DataLoader(rows, batch_size=32, shuffle=True)
+    model, loss = nn.Sequential(nn.Linear(4, 1), nn.Flatten(0)), supervised(nn.MSELoss())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    schedules = torch.optim.lr_scheduler
+    scheduler: torch.optim.lr_scheduler.LRScheduler
+    if plan == "one cycle":
+        scheduler = schedules.OneCycleLR(optimizer, 0.02, total_steps=80)
+    elif plan == "each epoch":
+        scheduler = schedules.CosineAnnealingLR(optimizer, T_max=10)
+    else:  # it ends at the rate of training, which goes on
+        scheduler = schedules.LinearLR(optimizer, total_iters=20)
+    settings = {"steps": 80} if plan == "steps" else {}
+    with watch(
+        model,
+        optimizer,
+        loss=loss,
+        sampling=loader,
+        out=tmp_path,
+        page=False,
+        quiet=True,
+        **settings,
+    ) as w:
+        for _ in range(2):
+            for batch in loader:
+                optimizer.zero_grad()
+                value = loss(model, batch)
+                value.backward()
+                w.step(value, batch)
+                optimizer.step()
+                if plan != "each epoch":
+                    scheduler.step()
+            if plan == "each epoch":
+                scheduler.step()
+        if plan == "warm-up":
+            with pytest.raises(BadArgument, match="`horizon` is missing"):
+                w.fork("rate 2x", replicates=1)
+            return
+        found = w.fork("rate 2x", replicates=1)
+    assert found is not None
+    assert found.left == 64 * 32 and found.horizon == 16 * 32
+    assert "One replicate gives no interval" in str(found).splitlines()[0]
+
+
+def test_a_watched_fork_without_data_says_what_to_give(tmp_path: Path) -> None:
+    model = nn.Linear(4, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    w = watch(model, optimizer, loss=supervised(nn.MSELoss()), out=tmp_path, quiet=True)
+    with pytest.raises(BadArgument, match="`batches` is missing: give the training data"):
+        w.fork("rate 2x")

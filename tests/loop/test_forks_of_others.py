@@ -15,11 +15,20 @@ from own_loops.trainers import START, TRAINERS
 from gradiometer import BadArgument, Unsupported
 from gradiometer.loop import Fork
 
-QUICK = [kind for kind in KINDS if kind is not CarriedState and kind.__name__ != "Compiled"]
+QUICK = {"Clipping", "TwoOptimizers", "Checkpointing", "Lambdas", "ByHand"}
+"""The others take most of the time."""
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("kind", QUICK, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind, marks=[] if kind.__name__ in QUICK else pytest.mark.slow)
+        for kind in KINDS
+        if kind is not CarriedState and kind.__name__ != "Compiled"
+    ],
+    ids=lambda kind: kind.__name__,
+)
 def test_a_branch_ends_where_the_script_itself_ends(kind: type[Script], tmp_path: Path) -> None:
     _, found = trained(kind, tmp_path, at=forked)
     for name, factor in (("go on", 1.0), ("rate 2x", 2.0)):

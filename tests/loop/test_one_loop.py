@@ -140,6 +140,7 @@ def test_a_run_and_a_loop_of_ones_own_in_the_same_state_have_the_same_forks(
     assert ends[0] == ends[1]
 
 
+@pytest.mark.slow
 def test_a_run_and_a_loop_of_ones_own_in_the_same_state_have_the_same_critical_batch(
     tmp_path: Path,
 ) -> None:

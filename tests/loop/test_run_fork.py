@@ -180,6 +180,11 @@ def test_the_step_of_a_fork_is_the_middle_or_the_newest_checkpoint(run: Run) -> 
         ({"at": 200}, "`at` 200 is the end of the run, where nothing is left"),
         ({"replicates": 0}, "`replicates` must be at least 1, got 0"),
         ({"replicates": 10**9}, "`replicates` must be at most 10,000, got 1,000,000,000"),
+        (
+            {"horizon": "end", "replicates": 1},
+            "`replicates` must be at least 2 with the horizon 'end', got 1",
+        ),
+        ({"horizon": "1e308 updates"}, "`horizon` is inf examples"),
         ({"budget": float("nan")}, "`budget` must be positive and finite, got nan"),
         ({"budget": 0.001}, "`budget` pays for"),
         ({"budget": 1.0, "replicates": 4}, "`replicates` is given together with `budget`"),

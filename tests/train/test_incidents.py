@@ -39,8 +39,10 @@ def seen(run: Run) -> int:
     return run.steps if run.status == "diverged" else STEP
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("shift", [0, 100])
+@pytest.mark.parametrize(
+    "shift",
+    [pytest.param(0, marks=pytest.mark.nightly), pytest.param(100, marks=pytest.mark.slow)],
+)
 @pytest.mark.parametrize("name", CASES)
 def test_the_cause_of_a_planted_incident_is_named(name: str, shift: int, tmp_path: Path) -> None:
     settings, cause = CASES[name]

@@ -178,6 +178,7 @@ def ended(rate: float, seed: int = 5) -> float:
     return float(loss(model, torch.zeros(1, 6, dtype=torch.float64)).mean().detach())
 
 
+@pytest.mark.slow
 def test_its_inner_rate_is_chosen_close_to_the_best_of_a_grid() -> None:
     """Over six octaves the excess differs by 40 %, less than branches of 84 updates tell apart;
     beyond them it doubles."""

@@ -143,7 +143,15 @@ def test_triage_and_products_share_one_product(tmp_path: Path) -> None:
     assert {step for step in looks if step > 2} <= plain
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "SGD",
+        pytest.param("momentum", marks=pytest.mark.slow),
+        pytest.param("Nesterov", marks=pytest.mark.slow),
+        "AdamW",
+    ],
+)
 def test_one_copy_of_the_parameters_stays_and_a_second_one_lives_for_a_step(
     name: str, tmp_path: Path
 ) -> None:

@@ -45,6 +45,7 @@ def trained(
     gives_data: bool = True,
     noise: float = 0.0,
     shrinks: bool = False,
+    quiet: bool = True,
 ) -> tuple[Watch, list[float]]:
     """A loop on digits whose rate is far too low for its batch and length."""
     torch.manual_seed(0)
@@ -62,7 +63,7 @@ def trained(
         loss=loss,
         out=out,
         page=False,
-        quiet=True,
+        quiet=quiet,
         trials=trials,
         sampling=sampling,
         gauges=[],
@@ -110,6 +111,44 @@ def test_trials_stay_within_their_share_by_plan(tmp_path: Path) -> None:
         for record in forks_of(w.run)
     )
     assert 0 < updates <= 0.5 * len(losses)
+
+
+def test_a_tenth_of_a_short_training_pays_for_a_trial_at_its_end(tmp_path: Path) -> None:
+    w, losses = trained(tmp_path, 0.1, steps=900)
+    assert w.run is not None
+    (record,) = forks_of(w.run)
+    updates = sum(result.updates for result in record.fork.results)
+    assert record.plan.step == len(losses) and 48 <= updates <= 0.1 * len(losses)
+    (effect,) = record.fork.effects()
+    assert effect.verdict == "better"
+    headline = diagnose(w.run).headline
+    assert headline is not None and headline.claim == "rate_low"
+    assert headline.numbers["fork"] == effect.estimate
+
+
+def test_a_training_that_is_too_short_for_a_trial_is_told_what_would_pay_for_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    w, losses = trained(tmp_path, 0.1, quiet=False)
+    assert w.run is not None and forks_of(w.run) == ()
+    said = capsys.readouterr().err
+    assert (
+        f"no cure was tried: trials=0.1 pays for {len(losses) / 10:.0f} of the {len(losses)} updates, "
+        "and a trial takes 72 or more; trials=0.2 would pay for one"
+    ) in said
+    w, _ = trained(tmp_path, 0.2, quiet=False)
+    assert w.run is not None and len(forks_of(w.run)) == 1
+    assert "1 trial of cures took 0 of the training time" in capsys.readouterr().err
+
+
+def test_no_trial_judges_a_rate_by_the_last_updates_of_a_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr(Watch, "_fork", lambda _, **given: asked.append(given))
+    monkeypatch.setattr(Watch, "_planned", lambda self, _: self.steps + 7)
+    trained(tmp_path, 0.5, steps=420)
+    assert asked == []
 
 
 def test_trials_without_data_or_for_a_loop_that_cannot_be_replayed_are_a_warning(

@@ -129,15 +129,21 @@ class Fork:
     averaged: bool = False
 
     def __str__(self) -> str:
-        """A sentence, and a row for each alternative: the readout at the end of its branches, its
-        effect there, that at the end."""
+        """What was found and what could make it wrong, and a row for each alternative: the readout
+        at the end of its branches, its effect there, that at the end."""
         if not any(result.alternative == self.names[0] for result in self.results):
             return f"Fork from step {self.step:,}: no branch of {self.names[0]!r} is finished."
-        sentence = " ".join([setting(self), comparison(self, self.effects()), at_end(self)]).strip()
+        seen = setting(self), comparison(self, self.effects()), at_end(self)
+        sentence = " ".join(filter(None, [*seen, *self.warnings]))
         effects = {effect.alternative: effect for effect in self.effects()}
         ends = {effect.alternative: effect for effect in self.at_end()} if self.shows_end else {}
         readout = readout_name(self.results, None)
-        heads = ["alternative", readout, "effect", "at the end of the training" if ends else ""]
+        heads = [
+            "alternative",
+            label_of(readout),
+            "effect",
+            "at the end of the training" if ends else "",
+        ]
         rows = [heads]
         for name in self.names:
             values = [
@@ -269,7 +275,9 @@ class Fork:
                 f"The branches are {self.horizon / self.left:.0%} of what is left of the training: "
                 f"below {SHORT:.0%} they lean to small rates."
             )
-        if self.replicates < FEW:
+        if self.replicates == 1:
+            found.append(f"One replicate gives no interval: {FEW} or more are better.")
+        elif self.replicates < FEW:
             found.append(
                 f"Only {counted(self.replicates, 'replicate')}, so intervals are wide: {FEW} or "
                 "more are better."

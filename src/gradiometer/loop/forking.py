@@ -18,7 +18,15 @@ from gradiometer.loop.changes.alternative import Alternative, GoOn, Skip, Togeth
 from gradiometer.loop.changes.replacements import Custom
 from gradiometer.loop.changes.text import alternative_of
 from gradiometer.loop.checks import check_trainable
-from gradiometer.loop.comparison.racing import Rung, Stop, race, rungs_for
+from gradiometer.loop.comparison.racing import (
+    FEWEST_REPLICATES,
+    Rung,
+    Stop,
+    race,
+    rungs_for,
+    show_end,
+    to_end,
+)
 from gradiometer.loop.engine import changed, guarded_copy, train_branch
 from gradiometer.loop.horizon import Horizon
 from gradiometer.loop.loop import Loop
@@ -44,7 +52,7 @@ Progress = Callable[[BranchResult, int, int], None]
 @bounded
 def fork(
     loop: Loop,
-    alternatives: Sequence[Alternative | str],
+    alternatives: Sequence[Alternative | str] | Alternative | str,
     *,
     horizon: str | None = None,
     budget: float | None = None,
@@ -67,19 +75,20 @@ def fork(
     Args:
         loop: The training: one of your own, or that of a run at one of its steps, from
             `gradiometer.train.loop_at`.
-        alternatives: Alternatives or their texts, such as "rate 2x". They are compared with going
-            on as it is.
+        alternatives: One alternative or its text, such as "rate 2x", or a list of them. They are
+            compared with going on as it is.
         horizon: Length of a branch: "500 updates", "2 epochs", "64_000 examples", "10 s", or "25%"
             of what is left, which is the default if it is known what is left. "end" trains branches
             to a quarter and to a half of what is left, for the effect at the end of the training
             (`Fork.at_end`); it costs three times as much.
         budget: In place of `horizon` and `replicates`: the most that all branches may cost
             together, in units of the whole training. Alternatives race over growing horizons, and
-            those that are clearly worse are stopped.
+            those that are clearly worse are stopped. One that pays for it answers for the end of the
+            training, and buys longer branches before replicates where the trend decides.
         replicates: Number of data orders, each common to all alternatives. Default: 4.
         tail: How the rate of every branch ends: "linear" to zero over the whole horizon, "half" or
             "third" over its last half or third, "none" not at all. Without a tail the comparison
-            leans to small rates. With horizon "end" it is "half".
+            leans to small rates. For the effect at the end of the training it is "half".
         seed: Seed of the data orders and of the random draws.
         pool: Where branches are trained: "here", "processes", "processes:4", "ray", or a `Pool`.
             The numbers are the same. In processes nothing in the functions may depend on what they
@@ -115,18 +124,21 @@ def fork(
         True
     """
     check_loop(loop)
+    if isinstance(alternatives, str | Alternative):
+        alternatives = [alternatives]
     if not isinstance(alternatives, list | tuple):
         raise BadArgument(
             "`alternatives` must be a list of at least one alternative, such as ['rate 2x']."
         )
     chosen = tuple(map(alternative_of, alternatives))
+    check_asked(horizon, budget, replicates)
     check_whole("seed", seed, 0)
     check_threads(threads)
     out = None if out is None else folder_of("out", out)
     skipped = [skip for one in chosen for skip in _skips(one)]
     own_until = loop.data.see_own(max((skip.stop for skip in skipped), default=0))
-    rungs = _rungs(loop, budget, horizon, replicates, 1 + len(chosen))
-    if horizon == END:
+    rungs, most = _rungs(loop, budget, horizon, replicates, 1 + len(chosen))
+    if show_end(rungs, loop.left):
         # as long at the rate of training as on the way to zero: short tails lean to small rates
         tail = "half"
     if rungs:
@@ -145,7 +157,19 @@ def fork(
                 "give a longer horizon."
             )
     digest = "" if out is None or loop.source is not None else loop.digest()
-    plan = Plan(loop.index, chosen, many, length, tail, seed, loop.left, own_until, rungs, digest)
+    plan = Plan(
+        loop.index,
+        chosen,
+        many,
+        length,
+        tail,
+        seed,
+        loop.left,
+        own_until,
+        rungs,
+        digest,
+        budget=most,
+    )
     known = None if out is None else ForkRecord.find(out, plan)
     if known is not None and known.finished:
         return replace(known.fork, path=known.path)
@@ -157,6 +181,28 @@ def fork(
         return train_plan(
             start, plan, where, out=out, begin=begin, progress=progress, threads=threads
         )
+
+
+def check_asked(horizon: str | None, budget: float | None, replicates: int | None) -> None:
+    """Raise for lengths, budgets and replicates that no training could be forked with."""
+    if budget is not None:
+        check_number("budget", budget, positive=True)
+        for name, value in (("horizon", horizon), ("replicates", replicates)):
+            if value is not None:
+                raise BadArgument(
+                    f"`{name}` is given together with `budget`, which chooses it: leave one of "
+                    "them out."
+                )
+    if replicates is not None:
+        check_whole("replicates", replicates, 1)
+    if horizon == END:
+        if replicates is not None and not replicates >= FEWEST_REPLICATES:
+            raise BadArgument(
+                f"`replicates` must be at least {FEWEST_REPLICATES} with the horizon 'end', got "
+                f"{replicates}."
+            )
+    elif horizon is not None:
+        Horizon.parse(horizon)
 
 
 def check_loop(loop: Any) -> None:
@@ -230,9 +276,9 @@ def length_of(loop: Loop, text: str | None, seed: int) -> int:
 
 def _rungs(
     loop: Loop, budget: float | None, horizon: str | None, replicates: int | None, alternatives: int
-) -> tuple[Rung, ...]:
+) -> tuple[tuple[Rung, ...], int]:
     """The stages of a race that a budget in units of the training pays for, or those for the effect
-    at the end."""
+    at the end; and the examples that it may train on, 0 for those of its stages."""
     if budget is None and horizon == END:
         if loop.left is None:
             raise BadArgument(
@@ -244,29 +290,24 @@ def _rungs(
             raise BadArgument(
                 "`horizon` is 'end', and fewer than 4 updates are left: fork from an earlier step."
             )
-        return tuple(Rung(loop.left // parts // loop.size * loop.size, many) for parts in (4, 2))
+        return to_end(loop.left, loop.size, many), 0
     if budget is None:
-        return ()
-    check_number("budget", budget, positive=True)
-    for name, value in (("horizon", horizon), ("replicates", replicates)):
-        if value is not None:
-            raise BadArgument(
-                f"`{name}` is given together with `budget`, which chooses it: leave one of them "
-                "out."
-            )
+        return (), 0
     if loop.left is None:
         raise BadArgument(
             "`budget` is in units of the whole training: give `left`, such as left='4000 updates'."
         )
     examples = max(int(budget * (loop.examples + loop.left)), 1)
-    # A branch in a race has at least 16 updates.
+    # A branch in a race has at least 16 updates. The batches of a run are known to the last example,
+    # those of a loop of one's own only by their usual size.
     rungs = rungs_for(
-        alternatives, examples, left=loop.left, shortest=min(16 * loop.size, loop.left)
+        alternatives,
+        examples,
+        left=loop.left,
+        shortest=min(16 * loop.size, loop.left),
+        unit=loop.size if loop.source is None else 1,
     )
-    # The batches of a run are known to the last example, those of a loop of one's own only by their
-    # usual size.
-    unit = loop.size if loop.source is None else 1
-    return tuple(Rung(max(rung.horizon // unit, 1) * unit, rung.replicates) for rung in rungs)
+    return rungs, examples if show_end(rungs, loop.left) else 0
 
 
 def _skips(alternative: Alternative) -> tuple[Skip, ...]:
@@ -360,7 +401,14 @@ def train_plan(
 
     results, stops = list[BranchResult](), list[Stop]()
     if plan.rungs:
-        found = race(train, plan.alternatives, plan.rungs, tail=plan.tail)
+        found = race(
+            train,
+            plan.alternatives,
+            plan.rungs,
+            budget=plan.budget or None,
+            tail=plan.tail,
+            left=plan.left,
+        )
         results, stops = found.results, found.stops
     else:
         results.extend(train(plan.branches))

@@ -325,6 +325,8 @@ class Loop:
     def update(self, *batches: Batch) -> Tensor | float:
         """One update on these batches, whose gradients are added up, as training makes it. Returns
         their mean loss."""
+        if not batches:
+            raise BadArgument("`batches` is missing: give at least one batch.")
         loss = self._train(batches)
         self._count(self._updates + 1)
         return loss

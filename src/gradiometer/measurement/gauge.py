@@ -61,12 +61,15 @@ class RunFacts:
         schedule: The schedule of a run of `gradiometer train`; None for a loop that is watched.
         measured: Names of the gauges that have readings.
         examples: Number of training examples; None if it is not known.
+        is_full_batch: True if the noise is read from successive updates, and all of them had the
+            same examples. The noise of drawing examples is then not seen.
     """
 
     settings: Hyperparameters | None = None
     schedule: str | None = None
     measured: frozenset[str] = frozenset()
     examples: int | None = None
+    is_full_batch: bool = False
 
 
 NOTHING_KNOWN = RunFacts()

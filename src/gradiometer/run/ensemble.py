@@ -14,13 +14,15 @@ from torch import nn
 
 from gradiometer.convergence.averaging import tracking_layers
 from gradiometer.errors import BadArgument, RunDamaged, Unsupported
-from gradiometer.exploration.ensembles.diversity import correlations, disagreement, linear_path
-from gradiometer.exploration.ensembles.ensemble import Ensemble
+from gradiometer.exploration.ensembles.ensemble import SWAG, Ensemble
 from gradiometer.exploration.ensembles.ensemble_report import Baseline, EnsembleReport
-from gradiometer.exploration.ensembles.ensemble_size import (
+from gradiometer.exploration.ensembles.members import (
     chosen_count,
+    correlations,
     deep_ensemble_equivalent,
+    disagreement,
     ensemble_sizes,
+    linear_path,
     validation_mask,
 )
 from gradiometer.exploration.ensembles.scores import (
@@ -32,7 +34,6 @@ from gradiometer.exploration.ensembles.scores import (
     reliability,
     scores,
 )
-from gradiometer.exploration.ensembles.swag import SWAG
 from gradiometer.measurement.estimate import LEVEL
 from gradiometer.problems.evaluation import held_out_labels, log_probabilities
 from gradiometer.problems.problem import Problem, new_model, refresh

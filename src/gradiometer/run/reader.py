@@ -44,10 +44,6 @@ GIVEN = "given"
 POINTS = 200
 
 
-_Steps = Int[np.ndarray, " steps"]
-_Losses = Float[np.ndarray, " steps"]
-
-
 class Run:
     """A run read from its folder. Lines that cannot be read are skipped and listed in `warnings`.
 
@@ -178,7 +174,7 @@ class Run:
         return [event for event in self.events if event["event"] == "evaluation"]
 
     @cached_property
-    def losses(self) -> tuple[_Steps, _Losses]:
+    def losses(self) -> tuple[Int[np.ndarray, " steps"], Float[np.ndarray, " steps"]]:
         """Steps and the training loss of the batch at each, for every recorded step."""
         return self._readings.losses
 
@@ -429,7 +425,7 @@ def _slow_kind(kind: str) -> Any:
 
         return Endpoint
     if kind == "loss_examined":
-        from gradiometer.drift.spikes.evidence import Examined  # noqa: PLC0415
+        from gradiometer.drift.spikes.cause import Examined  # noqa: PLC0415
 
         return Examined
     return None

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.optim import SGD, AdamW, Optimizer
 
 from gradiometer.convergence.averaging import REFRESHED, refresh_batch_norm
-from gradiometer.convergence.schedules.cycles import SnapshotCycle
 from gradiometer.convergence.schedules.schedule import Schedule
+from gradiometer.convergence.schedules.shapes import SnapshotCycle
 from gradiometer.convergence.trajectory.endpoint import Endpoint, endpoint_of
 from gradiometer.convergence.trajectory.path_facts import Kind, Trail, facts_of, kind_of
 from gradiometer.drift.curvature import edge_warning

@@ -214,8 +214,8 @@ class Recording:
         passes: True to let errors pass, see `Shield`.
     """
 
+    # The processes that call the watch together; None for a program that calls it on one only.
     ranks: "Ranks | None" = None
-    """The processes that call the watch together; None for a program that calls it on one only."""
 
     def __init__(
         self,

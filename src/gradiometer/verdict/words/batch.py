@@ -128,6 +128,16 @@ def of_all(finding: Finding) -> Sentences:
     return Sentences(_seen(finding), f"There are {examples}, so twice the batch is not possible.")
 
 
+def full(finding: Finding) -> Sentences:
+    """All updates have the same examples."""
+    _, batch = _numbers(finding)
+    return Sentences(
+        f"Every update has the same batch, B = {_size(finding, batch)}.",
+        "Only random numbers in the model, such as Dropout, make these gradients noisy, so nothing "
+        "can be said about other batches.",
+    )
+
+
 def outranked(finding: Finding) -> Sentences:
     """The preconditioned scale answers for the batch."""
     names = " and ".join(finding.facts["optimizers"])
@@ -390,6 +400,7 @@ CLAIMS: Mapping[str, Callable[[Finding], Sentences]] = {
     "batch_near": near,
     "batch_undecided": undecided,
     "batch_of_all": of_all,
+    "batch_full": full,
     "batch_outranked": outranked,
     "batch_unforeseen": unforeseen,
     "batch_in_cool_down": in_cool_down,

@@ -1,7 +1,7 @@
 """A fork of a watched loop, kept in its run."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from gradiometer.errors import BadArgument, Unsupported
 from gradiometer.integrations.watch.losses import no_loss
 from gradiometer.integrations.watch.requests.looks import Looks
-from gradiometer.integrations.watch.triage.exact import schedulers_of
+from gradiometer.integrations.watch.triage.exact import planned_steps, schedulers_of
 from gradiometer.loop import Alternative, Fork, Loop, fork
 from gradiometer.loop.data import Data, data_of
 from gradiometer.loop.incident_cause import cause_of, rise_of_rate
@@ -42,23 +42,24 @@ class Forks(Looks):
 
     def fork(
         self,
+        alternatives: Sequence[Alternative | str] | Alternative | str,
         *,
-        batches: Any,
-        alternatives: Sequence[Alternative | str],
+        batches: Any = None,
         at: int | None = None,
         **settings: Any,
     ) -> Fork | None:
         """What would have happened from here with other settings: `gradiometer.loop.fork` for the
         watched loop.
 
-        Model, optimizer, loss, scaler, accumulation, `groups` and the number of updates are those
-        of the watch. Call it after `optimizer.step()`. The training stays the same, bit for bit,
-        and the fork is kept in the run. Its time is reported in `overhead`, outside the budget. On
-        several processes rank 0 forks and the others get None.
+        Model, optimizer, loss, scaler, accumulation, `groups`, the number of updates and what is
+        left are those of the watch. Call it after `optimizer.step()`. The training stays the same,
+        bit for bit, and the fork is kept in the run. Its time is reported in `overhead`, outside
+        the budget. On several processes rank 0 forks and the others get None.
 
         Args:
-            batches: The training data, for example the DataLoader, as in `gradiometer.loop.fork`.
-            alternatives: What is compared with going on as it is, such as ["rate 2x"].
+            alternatives: What is compared with going on as it is, such as "rate 2x", or a list.
+            batches: The training data, as in `gradiometer.loop.Loop`. Default: the loader that the
+                watch was given as `sampling` or in `w.batches`.
             at: An earlier step, to fork from the newest state that is kept from there or before,
                 also after the last update: see `checkpoints` of `watch`.
             settings: The other arguments of `gradiometer.loop.Loop`, such as `evaluate` and
@@ -80,10 +81,16 @@ class Forks(Looks):
             ...         value.backward()
             ...         w.step(value, train)
             ...         optimizer.step()
-            ...     found = w.fork(batches=train, batch_size=4, alternatives=["rate 2x"], horizon="20 updates")
+            ...     found = w.fork("rate 2x", batches=train, batch_size=4, horizon="20 updates")
             >>> found.best()
             'rate 2x'
         """
+        batches = self.trials.data if batches is None else batches
+        if batches is None:
+            raise BadArgument(
+                "`batches` is missing: give the training data, such as your DataLoader, here or as "
+                "`sampling` of `watch`."
+            )
         return self._fork(batches=batches, alternatives=alternatives, at=at, **settings)
 
     def incident(self, *, batches: Any, **settings: Any) -> IncidentCause | None:
@@ -192,7 +199,7 @@ class Forks(Looks):
         self,
         *,
         batches: Any,
-        alternatives: Sequence[Alternative | str],
+        alternatives: Sequence[Alternative | str] | Alternative | str,
         at: int | None = None,
         charged_to: str = "forks on request",
         **settings: Any,
@@ -205,6 +212,19 @@ class Forks(Looks):
             if at is not None and kept is not None:
                 loop = kept.brought_back(loop)
             return fork(loop, alternatives, **{"out": run.path, **settings})
+
+    def _planned(self, batches: Any) -> int | None:
+        """The number of updates of the whole training: as it was announced, or as its scheduler
+        plans it."""
+        if self.budget.planned is not None:
+            return self.budget.planned
+        schedulers, each = schedulers_of(self._optimizers, self.steps)
+        planned = planned_steps(schedulers)
+        if planned is None or each == "update":
+            return planned
+        if not isinstance(batches, Sized):
+            return None
+        return planned * len(batches) // self._subject.accumulation
 
     def _own_loop(
         self, run: Run, batches: Any, at: int | None, **settings: Any
@@ -229,6 +249,9 @@ class Forks(Looks):
                 "accumulation": self._subject.accumulation,
                 "scaler": self._subject.scaler,
             }
+        planned = self._planned(batches)
+        if planned is not None and planned > self.steps:
+            known["left"] = f"{planned - self.steps} updates"
         known |= settings
         kept = self.kept_updates.newest if at is None else self.kept_updates.before(at)
         notes = self._schedule(known, batches, Signs.of(run).rates)
