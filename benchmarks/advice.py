@@ -31,7 +31,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from advice_cases import CHOOSING, JUDGED, Case
+from cases.advice import CHOOSING, JUDGED, Case
 from scipy.stats import binomtest, t
 
 from gradiometer import Estimate, Finding, Interrupted, Run, diagnose

@@ -14,13 +14,11 @@ from functools import partial
 
 import click
 import torch
-from memory import peaks
-from peers import peers
-from rich.console import Console
-from rich.table import Table
-from rounds import LEVEL, Step, median, ratio, take_turns
-from runs import whole_runs
-from steps import (
+from costs.memory import peaks
+from costs.peers import peers
+from costs.rounds import LEVEL, Step, median, ratio, take_turns
+from costs.runs import whole_runs
+from costs.steps import (
     ByHand,
     accumulated,
     adam_by_hand,
@@ -30,7 +28,9 @@ from steps import (
     two_halves,
     with_products,
 )
-from workloads import BATCH_SIZE, WORKLOADS
+from costs.workloads import BATCH_SIZE, WORKLOADS
+from rich.console import Console
+from rich.table import Table
 
 from gradiometer import Estimate, Problem
 

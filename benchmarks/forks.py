@@ -25,7 +25,17 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from fork_quadratics import ADAM, BATCH, GO_ON, SETTINGS, WARM, Going, HeldOut, Setting, results_of
+from cases.fork_quadratics import (
+    ADAM,
+    BATCH,
+    GO_ON,
+    SETTINGS,
+    WARM,
+    Going,
+    HeldOut,
+    Setting,
+    results_of,
+)
 from scipy.stats import binomtest, t
 
 from gradiometer.loop import Fork, Loop, Rate, fork

@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import own_loops
-import own_loops_more
+import own_loops.more as own_loops_more
+import own_loops.plain as own_loops
 import torch
-from own_loops import Script
-from own_loops_trainers import REPLICATES, START, TRAINERS, UPDATES
+from own_loops.plain import Script
+from own_loops.trainers import REPLICATES, START, TRAINERS, UPDATES
 from torch import Tensor
 
 from gradiometer import GradiometerError, watch
@@ -220,9 +220,12 @@ def main() -> None:
                 show(name, "", *said)
     if "TwoProcesses" in asked:
         ranks = ["torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-        script = Path(__file__).parent / "own_loops_trainers.py"
         done = subprocess.run(
-            [sys.executable, "-m", *ranks, str(script)], capture_output=True, text=True, check=True
+            [sys.executable, "-m", *ranks, "-m", "own_loops.trainers"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
         )
         said, *notes = done.stdout.splitlines()
         show("TwoProcesses", "", said, tuple(notes))

@@ -19,7 +19,7 @@ import argparse
 from dataclasses import dataclass
 
 import numpy as np
-from tail_families import FAMILIES, Family
+from cases.tail_families import FAMILIES, Family
 
 from gradiometer import Draw, Estimate, Finding, GradientNoise, Sampling, Series
 from gradiometer.measurement.uncertainty.now import NOISE_PRIOR, ratio_now

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from horizon_networks import NETWORKS, Network
+from cases.horizon_networks import NETWORKS, Network
 
 from gradiometer.loop import Fork, Loop, fork
 from gradiometer.loop.branch import Tail

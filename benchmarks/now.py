@@ -26,11 +26,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from now_larger import LARGER
-from now_networks import CHOOSING, EARLIER, JUDGING
-from now_oracle import oracle_rows
-from now_runs import recorded
-from now_scores import COUNTS, Case, noise_cases, row, scored, sharpness_cases, temperature_cases
+from noise.larger import LARGER
+from noise.networks import CHOOSING, EARLIER, JUDGING
+from noise.oracle import oracle_rows
+from noise.runs import recorded
+from noise.scores import COUNTS, Case, noise_cases, row, scored, sharpness_cases, temperature_cases
 
 from gradiometer import Estimate
 from gradiometer.jobs import Job, pool_of

@@ -27,10 +27,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from now_scores import PLACES, SMOOTHED, Case, Score, row, scored
-from products_networks import CHOOSING, FRESH, JUDGING
-from products_quadratics import BATCH, RULES, readings_of, reshuffled, walk
-from products_runs import COLUMNS, Training, recorded
+from noise.products import COLUMNS, Training, recorded
+from noise.quadratics import BATCH, RULES, readings_of, reshuffled, walk
+from noise.scores import PLACES, SMOOTHED, Case, Score, row, scored
+from noise.trainings import CHOOSING, FRESH, JUDGING
 
 from gradiometer import Draw, Estimate, GradientNoise, Sampling, Series
 from gradiometer.estimation import PreconditionedNoise

@@ -9,7 +9,7 @@ torchopt).
 Temperature: asked against measured, on a quadratic whose stationary law is known, full gradients
 and mini-batches, at two steps and two temperatures, for ours (held, and as published) and for those
 of posteriors, blackjax and torch-uncertainty, where installed, from 500 chains
-(`sampler_audit.py`).
+(`cases/sampler_audit.py`).
 
 Fashion-MNIST: SGLD on the MLP at B = 32, asked for T = 1 at two rates, and for less than the
 mini-batch's own heat.
@@ -25,10 +25,10 @@ from typing import Any
 
 import click
 import torch
+from cases.sampler_audit import temperatures
+from costs.rounds import Step, ratio, take_turns
 from rich.console import Console
 from rich.table import Table
-from rounds import Step, ratio, take_turns
-from sampler_audit import temperatures
 from torch import Tensor, nn
 from torch.func import functional_call
 

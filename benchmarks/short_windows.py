@@ -10,7 +10,7 @@ moments over 100,000 other readings. *covers*: the share of finite intervals tha
 *cannot tell*: the share of windows without one; *wrong*: the share of all windows with an interval
 that misses; *ends*: the median of the width over the size of the truth.
 
-Two networks of `tail_families.py`, a digits MLP with wrong labels and a digits CNN late in
+Two networks of `cases/tail_families.py`, a digits MLP with wrong labels and a digits CNN late in
 training, have only the three quantities that are functions of the inner products of gradients at
 one point.
 """
@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from tail_families import label_noise, late
+from cases.tail_families import label_noise, late
 
 from gradiometer import Draw, Sampling, Series
 from gradiometer.drift import BatchSharpness, LossChange, StepDrift

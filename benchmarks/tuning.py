@@ -7,7 +7,7 @@ cost?
     .venv/bin/python benchmarks/tuning.py --out bank.jsonl --time-left       # is the forecast right?
     .venv/bin/python benchmarks/tuning.py --out bank.jsonl --laws            # offsets and factors
 
-Sixteen tasks (`tuning_bank.py`). The grid has 13 rates a factor of 2 apart, each linear and cosine
+Sixteen tasks (`tasks/bank.py`). The grid has 13 rates a factor of 2 apart, each linear and cosine
 to zero, SGD with Nesterov momentum 0.9, and is extended while its best rate is near an end. Its
 best is chosen with hindsight: the smallest mean over three seeds of the final training loss. Every
 method gets the same seeds, batches and steps. Its end is given in percent above the best of the
@@ -38,10 +38,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from tuning_bank import TASKS, Cell, Pairs
-from tuning_rivals import Method, installed
-from tuning_runs import (
+from tasks.bank import TASKS, Cell, Pairs
+from tasks.rivals import Method, installed
+from tasks.runs import (
     SHAPES,
     choice_of,
     losses_of,
@@ -51,6 +50,7 @@ from tuning_runs import (
     trapezoid,
     tuned,
 )
+from torch import Tensor, nn
 
 SEEDS = (0, 1, 2)
 COARSE_SEED = 1000

@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 
 import click
 import torch
-from rounds import median
+from costs.rounds import median
 from torch import nn
 
 from gradiometer import supervised, watch

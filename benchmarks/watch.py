@@ -21,8 +21,8 @@ from typing import Any
 
 import click
 import torch
-from rounds import ratio
-from workloads import BATCH_SIZE, WORKLOADS, batches
+from costs.rounds import ratio
+from costs.workloads import BATCH_SIZE, WORKLOADS, batches
 
 from gradiometer import Draw, GradiometerError, Problem, Sampling, Watch, watch
 from gradiometer.measurement.batch import chunks

@@ -1,5 +1,6 @@
 """The models every law is tested on, the browser, and the settings of every test."""
 
+import gc
 import os
 import signal
 import sys
@@ -18,8 +19,8 @@ from torch.nn import functional as F  # noqa: N812
 import array_checks  # noqa: F401  # before gradiometer, which it checks
 from gradiometer.integrations.watch.recording import Announcements
 from gradiometer.measurement import Batch, Objective, supervised
-from gradiometer.measurement.loss import Loss
-from gradiometer.run.costs import Turns
+from gradiometer.measurement.objective import Loss
+from gradiometer.run.clock import Turns
 
 torch.set_num_threads(1)
 # the key that signs runs is not the user's own
@@ -147,6 +148,13 @@ CASES = {
         one_module_twice,
     )
 }
+
+
+def pytest_collection_finish() -> None:
+    """What was imported and collected stays to the end. Each collection of garbage would look at
+    its two million objects again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(params=CASES)

@@ -169,7 +169,8 @@ class Pretended(TorchFunctionMode):
             LOG.wait("tolist")
             return arguments[0].inner.tolist()
         places = [*arguments, *named.values()]
-        if not any(_is_far(place) for place in places):
+        # some versions of torch ask for the kind of a device by making one
+        if function is torch.device or not any(_is_far(place) for place in places):
             return function(*arguments, **named)
         if isinstance(arguments[0] if arguments else None, Far):
             return function(*(each for each in arguments if not _is_far(each)), **_without(named))

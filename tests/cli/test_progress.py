@@ -12,10 +12,9 @@ from click.shell_completion import BashComplete
 from rich.console import Console
 
 from gradiometer.cli import gradiometer, progress
-from gradiometer.cli.branches import following
+from gradiometer.cli.boundary import in_ascii
 from gradiometer.cli.panel import spark, watching
-from gradiometer.cli.progress import Counter, counting, working
-from gradiometer.cli.streams import in_ascii
+from gradiometer.cli.progress import Counter, counting, following, working
 
 
 def test_a_counter_prints_a_line_at_most_every_few_seconds_and_one_at_the_end(
@@ -90,18 +89,30 @@ def test_the_shell_completes_verbs_and_flags() -> None:
     assert "--no-open" in [item.value for item in complete.get_completions(["show"], "--no")]
 
 
+def first_line(capsys: pytest.CaptureFixture[str]) -> str:
+    """The first line on standard error from now on. On a busy machine the thread that prints it may
+    wait for a second."""
+    until = time.monotonic() + 30
+    while time.monotonic() < until:
+        time.sleep(0.01)
+        printed = capsys.readouterr().err
+        if printed:
+            return printed.splitlines()[0]
+    return ""
+
+
 def test_a_run_says_that_it_loads_and_that_it_checks_its_end(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(progress, "LINE_SECONDS", 0.01)
     with watching(quiet=False) as panel:
         assert panel is not None
-        time.sleep(0.04)
+        assert first_line(capsys).startswith("loading: ")
         panel.close()
-        assert set(capsys.readouterr().err.splitlines()) == {"loading: 0 s"}
+        capsys.readouterr()
         panel.update(SimpleNamespace(step=7, steps=7, learning_rate=0.1), Mock(), 1.0)
-        time.sleep(0.04)
-    assert set(capsys.readouterr().err.splitlines()) == {"the last checks: 0 s"}
+        assert first_line(capsys).startswith("the last checks: ")
+    capsys.readouterr()
     time.sleep(0.03)
     assert capsys.readouterr().err == ""
 
@@ -114,9 +125,9 @@ def test_a_fork_says_that_it_is_prepared_until_its_branches_begin(
         branches=[1, 2], names=["go on", "batch 2x, rate 1.4x"], step=7, horizon=500
     )
     with following(quiet=False) as shown:
-        time.sleep(0.04)
+        assert first_line(capsys).startswith("preparing the branches: ")
         shown.begin(plan)
         said = capsys.readouterr().err.splitlines()
         time.sleep(0.04)
-    assert set(said[:-1]) == {"preparing the branches: 0 s"} and capsys.readouterr().err == ""
+    assert capsys.readouterr().err == ""
     assert said[-1] == "go on; batch 2x, rate 1.4x: 2 branches from step 7, 500 examples each"

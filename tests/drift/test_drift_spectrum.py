@@ -2,26 +2,19 @@
 say of themselves."""
 
 import math
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from negative_curvature import cases, exact_share
 from torch import Tensor
 
 from gradiometer import BadArgument
 from gradiometer.drift.curvature import survey
 from gradiometer.drift.curvature_survey import SpectralDensity, bounds_below
-from gradiometer.drift.density import spectral_density, tridiagonal
-from gradiometer.drift.hutchinson import trace
-from gradiometer.drift.lanczos import eigenvalues
-from gradiometer.drift.operator import VectorProduct
-
-sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
-
-from negative_curvature import cases, exact_share
+from gradiometer.drift.lanczos import VectorProduct, eigenvalues
+from gradiometer.drift.probes import spectral_density, trace, tridiagonal
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -2,22 +2,16 @@
 cause."""
 
 import math
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
+from cases.tail_families import lognormal, outliers, rare_class
+from heavy_tails import COUNTS, FAMILIES, Row, row
 
 from gradiometer import Draw, Estimate, Finding, GradientNoise, Sampling, Series, State
 from gradiometer.estimation.batch_advice import judge_batch_size
 from gradiometer.measurement.uncertainty.now import ratio_now
-
-sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
-
-from heavy_tails import COUNTS, FAMILIES, Row, row
-from tail_families import lognormal, outliers, rare_class
-
 from gradiometer.verdict import say
 
 

@@ -23,7 +23,7 @@ from gradiometer.exploration.chains.engines import (
 from gradiometer.exploration.samplers import SGLD
 from gradiometer.measurement import Draw, Objective, Order, supervised
 from gradiometer.measurement.batch import take
-from gradiometer.measurement.loss import Loss
+from gradiometer.measurement.objective import Loss
 
 EXAMPLES, BATCH, STEPS = 90, 16, 40
 CROSS_ENTROPY = supervised(nn.CrossEntropyLoss(reduction="none"))

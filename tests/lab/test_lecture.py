@@ -50,6 +50,14 @@ def shown() -> Result:
     return result(STATEMENTS["S8"])
 
 
+@pytest.fixture(scope="module")
+def site(shown: Result, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a site of one statement."""
+    folder = tmp_path_factory.mktemp("lecture") / "site"
+    write_site([shown], folder)
+    return folder
+
+
 def test_an_experiment_that_comes_out_as_predicted_held() -> None:
     assert measure(predict(experiment())).held
 
@@ -133,9 +141,8 @@ def test_the_row_of_a_statement_has_its_numbers(shown: Result) -> None:
     assert not line["predicted_low"] <= line["rival"] <= line["predicted_high"]
 
 
-def test_a_page_shows_predictions_and_measurements(shown: Result, tmp_path: Path) -> None:
-    write_site([shown], tmp_path / "site")
-    page = (tmp_path / "site" / "s08.html").read_text()
+def test_a_page_shows_predictions_and_measurements(shown: Result, site: Path) -> None:
+    page = (site / "s08.html").read_text()
     for outcome in shown.outcomes:
         assert outcome.experiment.says.replace("'", "&#39;") in page
     assert page.count("<svg") == 2 * len(shown.outcomes) + 1
@@ -146,7 +153,7 @@ def test_a_page_shows_predictions_and_measurements(shown: Result, tmp_path: Path
         f"A wrong theory (dash-dotted): {wrong.says}: 15.9 at the last point, excluded at 2 of 3 "
         "points." in page
     )
-    assert wrong.says in (tmp_path / "site" / "index.html").read_text()
+    assert wrong.says in (site / "index.html").read_text()
 
 
 SIMULATION = 1
@@ -182,18 +189,16 @@ def test_the_site_is_written_as_the_lecture_goes_on(shown: Result, tmp_path: Pat
     assert len(names) == len(set(names))
 
 
-def test_the_site_needs_no_network(shown: Result, tmp_path: Path) -> None:
-    write_site([shown], tmp_path)
-    for page in tmp_path.glob("*.html"):
+def test_the_site_needs_no_network(site: Path) -> None:
+    for page in site.glob("*.html"):
         text = page.read_text()
         links = re.findall(r'(?:href|src)="([^"]*)"', text)
         assert all(not link.startswith(("http", "//")) for link in links)
         assert "default-src 'none'" in text
 
 
-def test_ids_on_a_page_are_unique(shown: Result, tmp_path: Path) -> None:
-    write_site([shown], tmp_path)
-    names = re.findall(r'\bid="([^"]+)"', (tmp_path / "s08.html").read_text())
+def test_ids_on_a_page_are_unique(site: Path) -> None:
+    names = re.findall(r'\bid="([^"]+)"', (site / "s08.html").read_text())
     assert len(names) == len(set(names))
 
 

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from quadratic_law import QuadraticLaw
+from cases.quadratic_law import QuadraticLaw
 
 from gradiometer.lab.closed_forms import Quadratic
 

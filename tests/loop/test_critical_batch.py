@@ -179,6 +179,8 @@ def test_a_forecast_is_judged_by_a_factor_of_two(scale: Estimate | None, held: s
         ({"replicates": 1}, "`replicates` must be at least 2, got 1"),
         ({"tolerance": math.nan}, "`tolerance` must be positive and finite"),
         ({"factors": (1, -2)}, "`factors` must be positive and finite, got -2"),
+        ({"factors": (1, math.nan)}, "`factors` must be positive and finite, got nan"),
+        ({"factors": (1, 1e308)}, "`horizons` must give two batches at least two lengths"),
     ],
 )
 def test_branchings_that_cannot_show_it_are_refused(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from own_loops import SAM
+from own_loops.plain import SAM
 from torch import Tensor, nn
 from torch.nn import functional
 

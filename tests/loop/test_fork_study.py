@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from fork_quadratics import BATCH, GO_ON, SETTINGS, WARM, Going, HeldOut, Setting, results_of
+from cases.fork_quadratics import BATCH, GO_ON, SETTINGS, WARM, Going, HeldOut, Setting, results_of
 from forks import effects_study, engine_fork, engine_study, race_study
 
 from gradiometer.loop.branch import Branch

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from forked_loop import BATCHES, CRITERION, OwnLoop
-from gradiometer import BadArgument, watch
+from gradiometer import BadArgument, StorageFailed, watch
 from gradiometer.loop import Rate, forks_of
 from gradiometer.loop.recorded.record import ForkRecord, Plan
 
@@ -120,6 +120,20 @@ def test_a_branch_that_diverged_is_read_back_and_not_trained_again(tmp_path: Pat
         record.branches_path.read_bytes() == before
         and not record.path.joinpath("branches.damaged.jsonl").exists()
     )
+
+
+def test_a_fork_with_an_infinite_setting_is_kept_and_read_back(tmp_path: Path) -> None:
+    asked: dict[str, Any] = {"out": tmp_path, "replicates": 1}
+    found = OwnLoop().fork(alternatives=["AdamW(lr=1e400)"], **asked)
+    assert [result.diverged is None for result in found.results] == [True, False]
+    (record,) = (ForkRecord.open(path) for path in (tmp_path / "forks").iterdir())
+    assert record.finished and record.fork.results[1].diverged == found.results[1].diverged
+    assert OwnLoop().fork(alternatives=["AdamW(lr=1e400)"], **asked).path == record.path
+
+
+def test_a_folder_whose_name_the_system_refuses_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StorageFailed, match="name too long"):
+        OwnLoop().fork(out=tmp_path / ("a" * 300))
 
 
 def test_a_budget_races_over_growing_horizons() -> None:

@@ -430,6 +430,19 @@ def test_models_that_cannot_be_copied_are_refused_with_the_reason() -> None:
     )
 
 
+def test_an_update_of_no_batch_and_one_of_a_day_are_refused() -> None:
+    model = nn.Linear(2, 1)
+    loss = supervised(nn.MSELoss(reduction="none"))
+    asked: dict[str, Any] = {"loss": loss, "batches": (torch.ones(8, 2), torch.ones(8, 1))}
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(BadArgument, match="`batches` is missing: give at least one batch"):
+        Loop(model, optimizer, batch_size=4, **asked).update()
+    with pytest.raises(
+        BadArgument, match="`accumulation` must be at most 65,536, got 2,147,483,648"
+    ):
+        Loop(model, optimizer, batch_size=4, accumulation=2**31, **asked)
+
+
 def test_a_model_that_keeps_its_last_activation_can_be_forked() -> None:
     loop = OwnLoop()
     loop.model.register_forward_hook(lambda module, inputs, output: setattr(module, "last", output))

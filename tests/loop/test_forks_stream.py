@@ -244,3 +244,9 @@ def test_a_horizon_without_a_unit_is_refused(text: object) -> None:
 def test_a_horizon_that_needs_more_says_what(text: str, way: str) -> None:
     with pytest.raises(BadArgument, match=way):
         Horizon.parse(text).examples(batch=10)
+
+
+@pytest.mark.parametrize("text", ["1e308 updates", "1e308 epochs", "1e307 min", "1e19 examples"])
+def test_a_horizon_that_no_number_of_examples_can_have_is_refused(text: str) -> None:
+    with pytest.raises(BadArgument, match=r"`horizon` is .* examples: give a length below 2\^63"):
+        Horizon.parse(text).examples(batch=10, epoch=1_000, seconds_per_update=lambda: 1e-3)

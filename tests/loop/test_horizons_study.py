@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from horizon_networks import NETWORKS
+from cases.horizon_networks import NETWORKS
 from horizons import FACTORS, SHARES, TAILS, Choices, losses_of, rows
 
 from gradiometer.loop import Fork, alternative_of

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gradiometer import Objective
-from gradiometer.measurement.loss import Loss
+from gradiometer.measurement.objective import Loss
 
 
 def drawing_from_numpy(model: nn.Module, batch: Tensor) -> Tensor:

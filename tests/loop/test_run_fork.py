@@ -160,11 +160,11 @@ def test_skipped_batches_are_those_of_the_run(run: Run) -> None:
 
 def test_the_step_of_a_fork_is_the_middle_or_the_newest_checkpoint(run: Run) -> None:
     assert default_step(run) == 100
-    events = run.folder.events_path
+    events = run.events_path
     events.write_text(
         "".join(line for line in events.read_text().splitlines(True) if '"finished"' not in line)
     )
-    assert default_step(Run.open(run.path)) == checkpoint_steps(run.folder)[0] == 200
+    assert default_step(Run.open(run.path)) == checkpoint_steps(run)[0] == 200
 
 
 @pytest.mark.parametrize(
@@ -180,6 +180,11 @@ def test_the_step_of_a_fork_is_the_middle_or_the_newest_checkpoint(run: Run) -> 
         ({"at": 200}, "`at` 200 is the end of the run, where nothing is left"),
         ({"replicates": 0}, "`replicates` must be at least 1, got 0"),
         ({"replicates": 10**9}, "`replicates` must be at most 10,000, got 1,000,000,000"),
+        (
+            {"horizon": "end", "replicates": 1},
+            "`replicates` must be at least 2 with the horizon 'end', got 1",
+        ),
+        ({"horizon": "1e308 updates"}, "`horizon` is inf examples"),
         ({"budget": float("nan")}, "`budget` must be positive and finite, got nan"),
         ({"budget": 0.001}, "`budget` pays for"),
         ({"budget": 1.0, "replicates": 4}, "`replicates` is given together with `budget`"),
@@ -219,7 +224,7 @@ def test_who_imports_an_old_name_is_told_the_new_one(room: str, old: str, new: s
 
 
 def test_a_run_on_other_data_is_refused(run: Run) -> None:
-    manifest = run.folder.manifest_path
+    manifest = run.manifest_path
     manifest.write_text(manifest.read_text().replace('fingerprint = "', 'fingerprint = "0'))
     with pytest.raises(BadArgument, match="was trained on data with fingerprint 0"):
         fork_of(Run.open(run.path), ["rate 2x"])

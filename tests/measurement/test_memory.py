@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from memory import peak_in_copies
+from costs.memory import peak_in_copies
 from torch import nn
 
 from gradiometer import supervised, watch

@@ -1,17 +1,12 @@
 """Windows of 30 readings that are fourth powers of gradients: intervals that cover, or none."""
 
 import math
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from short_windows import FAMILIES, scores
 
 from gradiometer import Draw, Sampling, Series
-
-sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
-
-from short_windows import FAMILIES, scores
 
 
 def series(samples: np.ndarray, newest: bool = False) -> Series:

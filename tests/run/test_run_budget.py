@@ -9,8 +9,9 @@ from itertools import pairwise
 import pytest
 
 from gradiometer import BadArgument
-from gradiometer.run.budget import COOLING, Budget, clock_for
+from gradiometer.run.budget import COOLING, Budget
 from gradiometer.run.cadence.overhead import overhead_in_brief, overhead_sentence
+from gradiometer.run.clock import clock_for
 
 
 class Clock:

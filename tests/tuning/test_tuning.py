@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,12 @@ def tuned(**settings: Any) -> Tuned:
     return tune(Noisy(), **{"loss": loss, "batches": batches, "steps": STEPS, **settings})
 
 
+@cache
+def short(optimizer: str = "sgd") -> Tuned:
+    """A tuning of a short training, which several tests compare with others."""
+    return tuned(steps=60, optimizer=optimizer)
+
+
 class Stopped(GradiometerError):
     pass
 
@@ -87,7 +94,13 @@ def test_the_choice_ends_close_to_the_best_rate_of_the_exact_law() -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"optimizer": "sgd,adamw"}, {"budget": 0.4}, {"steps": 40}]
+    "settings",
+    [
+        pytest.param({}, marks=pytest.mark.slow),
+        pytest.param({"optimizer": "sgd,adamw"}, marks=pytest.mark.slow),
+        {"budget": 0.4},
+        {"steps": 40},
+    ],
 )
 def test_the_cost_is_what_went_through_the_loss_and_within_the_budget(
     settings: dict[str, Any],
@@ -106,16 +119,13 @@ def test_the_cost_is_what_went_through_the_loss_and_within_the_budget(
     assert found.cost == pytest.approx(counted, abs=8 / found.steps)  # lanes are whole updates
 
 
-@pytest.mark.parametrize("offset", [-20.0, 20.0])
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize(("offset", "optimizer"), [(-20.0, "sgd"), (20.0, "adamw")])
 def test_a_constant_in_the_loss_changes_no_choice(offset: float, optimizer: str) -> None:
     def shifted(model: nn.Module, batch: torch.Tensor) -> torch.Tensor:
         return loss(model, batch) + offset
 
-    plain, moved = (
-        tuned(steps=100, optimizer=optimizer),
-        tuned(steps=100, optimizer=optimizer, loss=shifted),
-    )
+    plain = short(optimizer)
+    moved = tuned(steps=60, optimizer=optimizer, loss=shifted)
     assert moved.learning_rate == pytest.approx(plain.learning_rate, rel=1e-9)
     assert (
         moved.made.words == plain.made.words
@@ -127,7 +137,7 @@ def test_a_constant_in_the_loss_changes_no_choice(offset: float, optimizer: str)
     )
 
 
-@pytest.mark.parametrize("power", [-3, 3])
+@pytest.mark.parametrize("power", [-3, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_loss_times_c_divides_the_rate_by_c(power: int) -> None:
     """Momentum and the clipping norm are scaled along: the clipping is a multiple of the gradient
     at the start."""
@@ -135,7 +145,8 @@ def test_a_loss_times_c_divides_the_rate_by_c(power: int) -> None:
     def scaled(model: nn.Module, batch: torch.Tensor) -> torch.Tensor:
         return 2.0**power * loss(model, batch)
 
-    plain, moved = tuned(steps=100), tuned(steps=100, loss=scaled)
+    plain = short()
+    moved = tuned(steps=60, loss=scaled)
     assert moved.learning_rate * 2.0**power == pytest.approx(plain.learning_rate, rel=1e-9)
     assert moved.made.clip == pytest.approx(plain.made.clip * 2.0**power, rel=1e-9)
 
@@ -163,10 +174,11 @@ def test_the_winner_goes_on_to_the_bits_of_a_training_from_the_start() -> None:
 
 def test_a_tuning_that_was_stopped_goes_on_to_the_same_choice_and_bits(tmp_path: Path) -> None:
     with pytest.raises(Stopped):
-        tuned(out=tmp_path, progress=stopping(5), steps=100)
+        tuned(out=tmp_path, progress=stopping(5), steps=60)
     assert len((tmp_path / "race.jsonl").read_text().splitlines()) == 5
-    on, whole = tuned(out=tmp_path, steps=100), tuned(steps=100)
-    again = tuned(out=tmp_path, steps=100)
+    on = tuned(out=tmp_path, steps=60)
+    whole = short()
+    again = tuned(out=tmp_path, steps=60)
     assert json.dumps(on.to_dict()) == json.dumps(whole.to_dict()) == json.dumps(again.to_dict())
     positions = []
     for each in (on, whole, again):
@@ -176,6 +188,7 @@ def test_a_tuning_that_was_stopped_goes_on_to_the_same_choice_and_bits(tmp_path:
     assert torch.equal(positions[0], positions[1]) and torch.equal(positions[2], positions[1])
 
 
+@pytest.mark.slow
 def test_the_numbers_are_the_same_in_processes() -> None:
     with_dropout = nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.2), nn.Linear(8, 1), nn.Flatten(0))
     inputs = torch.randn(64, 3, generator=torch.Generator().manual_seed(1))
@@ -198,9 +211,16 @@ def test_the_model_and_random_states_are_not_touched() -> None:
     assert torch.equal(torch.get_rng_state(), random)
 
 
-@pytest.mark.parametrize("optimizers", [(idle, "sgd"), ("sgd", idle), ("sgd", idle, "adamw")])
+@pytest.mark.parametrize(
+    "optimizers",
+    [
+        pytest.param((idle, "sgd"), marks=pytest.mark.slow),
+        pytest.param(("sgd", idle), marks=pytest.mark.slow),
+        ("sgd", idle, "adamw"),
+    ],
+)
 def test_an_optimizer_that_does_not_learn_loses_at_any_place(optimizers: Any) -> None:
-    found = tuned(optimizer=optimizers, budget=1.3)
+    found = tuned(steps=80, optimizer=optimizers, budget=1.3)
     assert found.made.words != "idle"
     assert "idle" in {one["optimizer"] for one in found.tried} and "idle at" in " ".join(
         found.sentences
@@ -210,7 +230,7 @@ def test_an_optimizer_that_does_not_learn_loses_at_any_place(optimizers: Any) ->
 def test_weight_decay_is_raced_and_wins_where_it_helps() -> None:
     """The minimum is at zero, so that weight decay leads there faster."""
     for decays in ((0.0, 1.0), (1.0, 0.0)):
-        assert tuned(weight_decay=decays).made.settings["weight_decay"] == 1
+        assert tuned(steps=80, weight_decay=decays).made.settings["weight_decay"] == 1
 
 
 def test_the_combinations_are_those_that_differ() -> None:
@@ -224,9 +244,9 @@ def test_the_combinations_are_those_that_differ() -> None:
     ]
 
 
-@pytest.mark.parametrize("steps", [60, 61])
+@pytest.mark.parametrize("steps", [60, pytest.param(61, marks=pytest.mark.slow)])
 def test_the_lines_to_paste_train_with_the_chosen_rate(steps: int) -> None:
-    found, model = tuned(steps=steps), Noisy()
+    found, model = short() if steps == 60 else tuned(steps=steps), Noisy()
     names: dict[str, Any] = {"torch": torch, "model": model}
     exec(found.line, names)
     optimizer, scheduler = names["optimizer"], names["scheduler"]

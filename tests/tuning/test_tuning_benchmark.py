@@ -1,21 +1,16 @@
 """The judgement of tuning: its tasks load, its stacked trainings are torch's, and its table can be
 made."""
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from tasks.bank import TASKS, Cell
+from tasks.runs import SHAPES, End, losses_of, sgd, stacked, trained, trapezoid
 
 from gradiometer.run import Configuration
 from gradiometer.run.planned import planned
-
-sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
-
-from tuning_bank import TASKS, Cell
-from tuning_runs import SHAPES, End, losses_of, sgd, stacked, trained, trapezoid
-
 from tuning import Results, grid, grid_of, main
 
 

@@ -7,7 +7,7 @@ from functools import cache
 
 import numpy as np
 import pytest
-from quadratic_law import QuadraticLaw
+from cases.quadratic_law import QuadraticLaw
 
 from gradiometer.lab.closed_forms import Quadratic
 from gradiometer.loop.readout import Readout

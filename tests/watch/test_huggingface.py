@@ -104,7 +104,6 @@ def test_the_trainer_measures_the_known_noise_of_unclipped_gradients_and_keeps_t
 def test_the_trainer_reads_the_temperature_of_the_gradients_it_has_clipped(
     tmp_path: Path, accumulation: int
 ) -> None:
-    """It clips before the callback is called."""
     sizes = {
         "gradient_accumulation_steps": accumulation,
         "per_device_train_batch_size": BATCH // accumulation,
@@ -120,6 +119,41 @@ def test_the_trainer_reads_the_temperature_of_the_gradients_it_has_clipped(
     trained(tmp_path, plain, points(160), watched=False, **moving)
     assert all(map(torch.equal, weights(watched), weights(plain)))
     assert_balanced(callback.watch.run, 20, momentum=0.0)
+
+
+@QUIET
+@pytest.mark.slow
+@pytest.mark.parametrize("accumulation", [1, 4])
+def test_products_of_successive_gradients_are_of_those_before_the_trainer_clips_them(
+    tmp_path: Path, accumulation: int
+) -> None:
+    """Clipped ones all have the same norm."""
+    transformers = pytest.importorskip("transformers")
+    from gradiometer.integrations import HuggingFaceCallback
+
+    callback = HuggingFaceCallback(out=tmp_path / "runs", gauges="noise", page=False, quiet=True)
+    settings = {
+        "output_dir": str(tmp_path),
+        "report_to": [],
+        "disable_tqdm": True,
+        "use_cpu": True,
+        "save_strategy": "no",
+        "per_device_train_batch_size": BATCH // accumulation,
+        "gradient_accumulation_steps": accumulation,
+        "max_steps": 40,
+        "optim": "sgd",
+        "max_grad_norm": 0.01,
+    }
+    trainer = transformers.Trainer(
+        Returning(),
+        transformers.TrainingArguments(**settings),
+        train_dataset=points(800),
+        callbacks=[callback],
+    )
+    trainer.train()
+    run = callback.watch.run
+    assert run.warnings == [] and len(run.series("noise")) > 0
+    assert "training_step" not in vars(trainer)
 
 
 class Spoiled(nn.Module):

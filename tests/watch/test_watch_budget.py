@@ -13,7 +13,7 @@ from torch import nn
 
 from gradiometer.estimation import GradientNoise
 from gradiometer.integrations.watch import Watch
-from gradiometer.run.costs import Turns
+from gradiometer.run.clock import Turns
 from watched_loop import Clock, one_backward, simple
 
 

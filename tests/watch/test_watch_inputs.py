@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gradiometer import BadArgument, supervised, watch
+from gradiometer import BadArgument, say, supervised, watch
 from gradiometer.integrations.watch import subject
 from gradiometer.verdict.triage.signs import Signs
 
@@ -181,6 +181,65 @@ def test_a_batch_that_is_needed_is_asked_for_by_name(tmp_path: Path) -> None:
         w.step(loss)
 
 
+class Inside(nn.Module):
+    """Never called itself: loops call its method, or `forward`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(20, 8), nn.Linear(8, 3)])
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        first, last = self.layers
+        return last(first(inputs).relu())
+
+    def slope(self, inputs: Tensor) -> Tensor:
+        """As in networks for physics: the gradient of an output with respect to the inputs."""
+        return torch.autograd.grad(self.forward(inputs).sum(), inputs, create_graph=True)[0]
+
+
+def test_a_model_that_is_not_called_itself_is_seen_at_its_first_layer(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Inside()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    with watch(model, optimizer, out=tmp_path, quiet=True, page=False) as w:
+        for _ in range(60):
+            optimizer.zero_grad()
+            loss = model.slope(torch.randn(32, 20, requires_grad=True)).square().mean()
+            loss.backward()
+            w.step(loss)
+            optimizer.step()
+            model.forward(torch.randn(7, 20))  # an evaluation comes before the next batch
+            with torch.no_grad():
+                model.forward(torch.randn(9, 20))
+    assert set(w.run.series("noise").batch_size.tolist()) == {32} and not w.run.warnings
+    assert not any(layer._forward_pre_hooks for layer in model.modules())
+
+
+def test_hooks_on_layers_go_when_the_model_itself_is_called(tmp_path: Path) -> None:
+    model = Keyword()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with watch(model, optimizer, out=tmp_path, quiet=True, page=False):
+        assert model.inner._forward_pre_hooks
+        model(scaled=False, inputs=torch.randn(8, 20))
+        assert not model.inner._forward_pre_hooks and model._forward_pre_hooks
+
+
+def test_indices_are_a_batch_also_if_a_layer_is_as_wide(tmp_path: Path) -> None:
+    """256 users in a batch were one example, since a layer of the network took 256 numbers."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(50, 32), nn.Linear(32, 1))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    with watch(model, optimizer, out=tmp_path, quiet=True, page=False) as w:
+        for _ in range(60):
+            users = torch.randint(50, (32,))
+            optimizer.zero_grad()
+            loss = (model(users).flatten() - users % 2).square().mean()
+            loss.backward()
+            w.step(loss)
+            optimizer.step()
+    assert set(w.run.series("noise").batch_size.tolist()) == {32}
+
+
 @pytest.mark.parametrize("shape", [(20,), (1, 20)])
 @pytest.mark.parametrize("calls", [1, 5])
 def test_states_that_a_policy_sees_one_at_a_time_are_the_examples(
@@ -246,3 +305,44 @@ def test_sparse_inputs_are_looked_at_without_their_moments(tmp_path: Path) -> No
                     w.evaluated(test=float(LOSS(model(features), labels)))
     assert not w.run.warnings
     assert len(w.run.signs) >= 5 and w.run.configuration.batch_size == 40
+
+
+@pytest.mark.parametrize("seen", ["labels", "inputs"])
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adam])
+def test_nothing_is_advised_about_the_batch_if_every_update_has_the_same(
+    tmp_path: Path, optimizer: type[torch.optim.Optimizer], seen: str
+) -> None:
+    """A graph network with Dropout was told to double a batch that was its whole graph."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(20, 64), nn.Dropout(0.6), nn.ReLU(), nn.Linear(64, 3))
+    trained = optimizer(model.parameters(), lr=0.01)
+    inputs, labels = torch.randn(128, 20), torch.randint(3, (128,))
+    with watch(model, trained, out=tmp_path, quiet=True, page=False) as w:
+        for _ in range(300):
+            trained.zero_grad()
+            outputs = model(inputs)
+            loss = LOSS(outputs, labels) if seen == "labels" else outputs.square().mean()
+            loss.backward()
+            w.step(loss)
+            trained.step()
+    batch = [found for found in w.findings() if found.gauge in ("noise", "preconditioned_noise")]
+    assert batch and {found.claim for found in batch} == {"batch_full"}
+    assert {say(found).seen for found in batch} == {"Every update has the same batch, B = 128."}
+    assert Signs.of(w.run).updates_an_epoch == 1
+
+
+def test_other_labels_of_the_same_inputs_are_another_batch(tmp_path: Path) -> None:
+    """The loss over some nodes of a graph, whose features go into the model at every step."""
+    torch.manual_seed(0)
+    model = nn.Linear(20, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    inputs, labels = torch.randn(128, 20), torch.randint(3, (128,))
+    with watch(model, optimizer, out=tmp_path, quiet=True, page=False) as w:
+        for _ in range(200):
+            chosen = torch.randint(128, (32,))
+            optimizer.zero_grad()
+            loss = LOSS(model(inputs)[chosen], labels[chosen])
+            loss.backward()
+            w.step(loss)
+            optimizer.step()
+    assert [found.claim for found in w.findings() if found.gauge == "noise"] != ["batch_full"]

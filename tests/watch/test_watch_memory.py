@@ -10,8 +10,7 @@ import torch
 from torch import nn
 
 from gradiometer import Gauge, TrainingStep, Watch, supervised, watch
-from gradiometer.measurement import Issue, Moments
-from gradiometer.run import costs
+from gradiometer.measurement import Issue, Moments, gauge
 
 LOSS = supervised(nn.CrossEntropyLoss(reduction="none"))
 SIZE = (8 * 5 + 5) * 4
@@ -40,8 +39,8 @@ def trained(out: Path, gauges: list[str | Gauge]) -> Watch:
 def test_a_gauge_that_needs_more_memory_than_is_left_is_left_out(
     left: int | None, kept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(costs, "SMALL", 0)
-    monkeypatch.setattr(costs, "left_on", lambda device: left)
+    monkeypatch.setattr(gauge, "SMALL_MODEL", 0)
+    monkeypatch.setattr(gauge, "left_on", lambda device: left)
     w = trained(tmp_path, ["noise", "batch_sharpness"])
     assert w.run is not None
     assert (
@@ -86,7 +85,7 @@ def test_a_gauge_for_which_the_memory_was_not_enough_is_left_out_too(tmp_path: P
 
 
 def test_the_memory_that_is_left_is_a_part_of_the_machine_s() -> None:
-    left = costs.left_on(torch.device("cpu"))
+    left = gauge.left_on(torch.device("cpu"))
     if Path("/proc/meminfo").exists():
         total = int(Path("/proc/meminfo").read_text().split()[1]) * 1024
         assert left is not None and 0 < left < total
@@ -100,9 +99,9 @@ def test_a_container_s_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     }
     for name, content in numbers.items():
         (tmp_path / name).write_text(content)
-    monkeypatch.setattr(costs, "LIMITS", tmp_path)
+    monkeypatch.setattr(gauge, "LIMITS", tmp_path)
     if Path("/proc/meminfo").exists():
-        assert costs.left_on(torch.device("cpu")) == 1_500_000
+        assert gauge.left_on(torch.device("cpu")) == 1_500_000
 
 
 def test_the_run_says_by_how_much_a_reading_raised_the_peak(

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from gradiometer.cli.completion import problems
 from gradiometer.cli.options import (
     configuration_options,
     given_by,
     json_option,
     out_option,
     pool_option,
+    problems,
 )
 from gradiometer.cli.outcome import fill, printed_json
 from gradiometer.errors import BadArgument, Interrupted

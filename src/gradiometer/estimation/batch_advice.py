@@ -212,6 +212,12 @@ def impossible(found: Finding, examples: int) -> Finding:
     return with_claim(found, "batch_of_all", State.OK, {"examples": examples})
 
 
+def full_batch(found: Finding) -> Finding:
+    """The claim that all updates have the same examples, so that their noise says nothing about
+    other batches."""
+    return with_claim(found, "batch_full", State.OK, {})
+
+
 def _with_a_forecast(
     found: Finding, scale: Estimate, batch: float, settings: Hyperparameters, schedule: str | None
 ) -> Finding:

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from gradiometer.errors import BadArgument
-from gradiometer.estimation.batch_advice import judge_batch_size
+from gradiometer.estimation.batch_advice import full_batch, judge_batch_size
 from gradiometer.estimation.products import ReadingSource, means_of_neighbours, source_of
 from gradiometer.measurement.estimate import LEVEL, Estimate, Estimates
 from gradiometer.measurement.finding import Finding, Issue, State
@@ -149,9 +149,10 @@ class GradientNoise(Gauge):
     def judge(self, estimates: Estimates, run: RunFacts = NOTHING_KNOWN) -> Finding | None:
         """Compare the batch size with the noise scale: below, near, above, or not known yet."""
         scale, variation = estimates["noise_scale"], estimates.get("noise_variation")
-        return judge_batch_size(
+        found = judge_batch_size(
             self.name, estimates["batch_size"], scale, variation=variation, run=run
         )
+        return full_batch(found) if run.is_full_batch else found
 
 
 def of_the_gradient_meant(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from gradiometer.errors import BadArgument
 from gradiometer.estimation.batch_advice import (
+    full_batch,
     impossible,
     judge_batch_size,
     with_a_bracket,
@@ -167,6 +168,8 @@ class PreconditionedNoise(Gauge):
             unit="" if self.tokens is None else "tokens",
             variation=estimates.get("preconditioned_variation"),
         )
+        if run.is_full_batch:
+            return full_batch(found)
         if found.state is State.CANNOT_TELL:
             return found
         cooled = estimates.get("cool_down")

@@ -16,7 +16,7 @@ from gradiometer.integrations.watch.shield import Hook
 from gradiometer.integrations.watch.watch import watch
 from gradiometer.integrations.watch.watching import Watch
 from gradiometer.measurement.batch import Batch
-from gradiometer.measurement.loss import Loss
+from gradiometer.measurement.objective import Loss
 from gradiometer.storage.disk import read_file
 
 try:
@@ -70,6 +70,7 @@ class HuggingFaceCallback(TrainerCallback):
         self._own: _OwnLoss | None = None
         self._watch: Watch | None = None
         self._hook: Any = None
+        self._trainer: Any = None
         self._made: tuple[Tensor, Batch] | None = None
         self._inside = False
         self._accumulation = 1
@@ -97,10 +98,13 @@ class HuggingFaceCallback(TrainerCallback):
         known["steps"] = state.max_steps if state.max_steps > 0 else None
         if "sampling" not in self._settings:
             known["sampling"] = sampling_of(kwargs["train_dataloader"])
-        trainer, resumed_from = _calling_trainer()
-        self._own = _OwnLoss.of(trainer, self._take_loss)
+        self._trainer, resumed_from = _calling_trainer()
+        self._own = _OwnLoss.of(self._trainer, self._take_loss)
+        scaler = self._trainer.accelerator.scaler
         loss = self._loss or (output_loss if self._own is None else self._own)
-        self._watch = watch(model, kwargs["optimizer"], loss=loss, **(known | self._settings))
+        self._watch = watch(
+            model, kwargs["optimizer"], loss=loss, scaler=scaler, **(known | self._settings)
+        )
         for folder in (resumed_from, Path(args.output_dir, f"checkpoint-{state.global_step}")):
             if folder is not None and (kept := folder / STATE).exists():
                 kept_state = json.loads(read_file(kept))
@@ -116,14 +120,8 @@ class HuggingFaceCallback(TrainerCallback):
             Hook(self._watch.shield, self._ran), with_kwargs=True
         )
         self._watch.__enter__()
-
-    def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """A backward was made that is not the last one of its step."""
-        self._backward()
-
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """The last backward of a step was made. Its gradients were read before any clipping."""
-        self._backward()
+        # The Trainer has clipped the gradients before it calls any callback.
+        self._trainer.training_step = self._stepping(self._trainer.training_step)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """The Trainer has written a checkpoint."""
@@ -146,6 +144,7 @@ class HuggingFaceCallback(TrainerCallback):
     def _end(self, error: BaseException | None) -> None:
         self._hook.remove()
         self._hook = None
+        vars(self._trainer).pop("training_step", None)
         if self._own is not None:
             self._own.remove()
         self.watch.__exit__(None if error is None else type(error), error, None)
@@ -168,6 +167,16 @@ class HuggingFaceCallback(TrainerCallback):
         update."""
         if not self._inside and loss.requires_grad:
             self._made = loss.detach() * (self._accumulation if scaled else 1), batch
+
+    def _stepping(self, training_step: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """The Trainer's forward and backward of one micro-batch, and then the watch's step."""
+
+        def stepping(*arguments: Any, **named: Any) -> Tensor:
+            loss = training_step(*arguments, **named)
+            self._backward()
+            return loss
+
+        return stepping
 
     def _backward(self) -> None:
         with self.watch.shield:
@@ -203,9 +212,7 @@ class _OwnLoss:
 
     @classmethod
     def of(cls, trainer: Any, computed: Callable[..., None]) -> "_OwnLoss | None":
-        """None if the Trainer takes the loss from the model, or is not known."""
-        if trainer is None:
-            return None
+        """None if the Trainer takes the loss from the model."""
         plain = getattr(type(trainer).compute_loss, "__module__", "") == "transformers.trainer"
         own = getattr(trainer, "label_smoother", None) or getattr(
             trainer, "compute_loss_func", None
@@ -262,4 +269,8 @@ def _calling_trainer() -> tuple[Any, Path | None]:
         if resumed_from is None and isinstance(given, str):
             resumed_from = Path(given)
         frame = frame.f_back
+    if trainer is None:
+        raise Unsupported(
+            "`HuggingFaceCallback` was not called by a Trainer: put it into the Trainer's `callbacks`."
+        )
     return trainer, resumed_from

@@ -15,7 +15,7 @@ from gradiometer.integrations.watch.recording import Findings
 from gradiometer.integrations.watch.watch import watch
 from gradiometer.integrations.watch.watching import Watch
 from gradiometer.measurement.batch import Batch
-from gradiometer.measurement.loss import Loss
+from gradiometer.measurement.objective import Loss
 
 # Lightning has two package names whose classes do not mix: take the one that the program uses.
 HOME = "pytorch_lightning" if "pytorch_lightning" in sys.modules else "lightning.pytorch"

@@ -16,6 +16,10 @@ from gradiometer.loop.evaluation import examples_of, is_test_set
 from gradiometer.loop.parts import RateByHand
 from gradiometer.measurement.optimizer.several import as_one, bare_optimizer, optimizers_in
 
+# Most batches whose gradients one update adds up: with so many of 16 examples, an update of a model
+# with ten parameters takes four seconds.
+MOST_MICROBATCHES = 2**16
+
 
 def check_functions(
     model: nn.Module,
@@ -29,6 +33,10 @@ def check_functions(
 ) -> None:
     """Raise unless these arguments of a loop fit together."""
     check_whole("accumulation", accumulation, 1)
+    if not accumulation <= MOST_MICROBATCHES:
+        raise BadArgument(
+            f"`accumulation` must be at most {MOST_MICROBATCHES:,}, got {accumulation:,}."
+        )
     if (loss is None) == (step is None):
         raise BadArgument("`loss` or `step` must be given, and not both.")
     for name, function, arguments in (

@@ -17,7 +17,7 @@ from gradiometer.errors import BadArgument, UserCodeFailed
 from gradiometer.loop.parts import Groups, Piece
 from gradiometer.loop.readout import Readout, lower_is_better
 from gradiometer.measurement.batch import Batch, batch_size, join_batches, mapped
-from gradiometer.measurement.loss import Loss, checked_loss
+from gradiometer.measurement.objective import Loss, checked_loss
 from gradiometer.measurement.untouched import Surroundings, in_eval_mode
 from gradiometer.problems.examples import Examples
 from gradiometer.problems.user_code import user_code

@@ -19,6 +19,7 @@ from gradiometer.loop.changes.replacements import Custom
 from gradiometer.loop.changes.text import alternative_of
 from gradiometer.loop.checks import check_trainable
 from gradiometer.loop.comparison.racing import (
+    FEWEST_REPLICATES,
     Rung,
     Stop,
     race,
@@ -130,6 +131,7 @@ def fork(
             "`alternatives` must be a list of at least one alternative, such as ['rate 2x']."
         )
     chosen = tuple(map(alternative_of, alternatives))
+    check_asked(horizon, budget, replicates)
     check_whole("seed", seed, 0)
     check_threads(threads)
     out = None if out is None else folder_of("out", out)
@@ -179,6 +181,28 @@ def fork(
         return train_plan(
             start, plan, where, out=out, begin=begin, progress=progress, threads=threads
         )
+
+
+def check_asked(horizon: str | None, budget: float | None, replicates: int | None) -> None:
+    """Raise for lengths, budgets and replicates that no training could be forked with."""
+    if budget is not None:
+        check_number("budget", budget, positive=True)
+        for name, value in (("horizon", horizon), ("replicates", replicates)):
+            if value is not None:
+                raise BadArgument(
+                    f"`{name}` is given together with `budget`, which chooses it: leave one of "
+                    "them out."
+                )
+    if replicates is not None:
+        check_whole("replicates", replicates, 1)
+    if horizon == END:
+        if replicates is not None and not replicates >= FEWEST_REPLICATES:
+            raise BadArgument(
+                f"`replicates` must be at least {FEWEST_REPLICATES} with the horizon 'end', got "
+                f"{replicates}."
+            )
+    elif horizon is not None:
+        Horizon.parse(horizon)
 
 
 def check_loop(loop: Any) -> None:
@@ -269,13 +293,6 @@ def _rungs(
         return to_end(loop.left, loop.size, many), 0
     if budget is None:
         return (), 0
-    check_number("budget", budget, positive=True)
-    for name, value in (("horizon", horizon), ("replicates", replicates)):
-        if value is not None:
-            raise BadArgument(
-                f"`{name}` is given together with `budget`, which chooses it: leave one of them "
-                "out."
-            )
     if loop.left is None:
         raise BadArgument(
             "`budget` is in units of the whole training: give `left`, such as left='4000 updates'."

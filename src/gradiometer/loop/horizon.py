@@ -115,6 +115,8 @@ class Horizon:
                     raise BadArgument(f"`{name}` cannot be in seconds here: give it in updates.")
                 seconds = self.amount * (60 if self.unit == "minutes" else 1)
                 amount = seconds / seconds_per_update() * batch
+        if not amount < 2**63:
+            raise BadArgument(f"`{name}` is {amount:.3g} examples: give a length below 2^63.")
         if self.unit == "epochs":
             return max(round(amount), batch)
         whole = max(round(amount / batch), 1) * batch  # a last batch of a few examples helps nobody

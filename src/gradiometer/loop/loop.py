@@ -35,7 +35,7 @@ from gradiometer.loop.parts import (
 )
 from gradiometer.loop.readout import Readout
 from gradiometer.measurement.batch import Batch, batch_size
-from gradiometer.measurement.loss import Loss, checked_loss, with_graph
+from gradiometer.measurement.objective import Loss, checked_loss, with_graph
 from gradiometer.measurement.optimizer.averaged import averages_itself, to_average
 from gradiometer.measurement.optimizer.clipping import clip_before_steps, moved_up
 from gradiometer.measurement.optimizer.several import bare, optimizers_in
@@ -316,6 +316,8 @@ class Loop:
     def update(self, *batches: Batch) -> Tensor | float:
         """One update on these batches, whose gradients are added up, as training makes it. Returns
         their mean loss."""
+        if not batches:
+            raise BadArgument("`batches` is missing: give at least one batch.")
         loss = self._train(batches)
         self._count(self._updates + 1)
         return loss

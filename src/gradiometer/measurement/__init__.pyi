@@ -8,10 +8,10 @@ from .finding import Issue as Issue
 from .finding import State as State
 from .gauge import Gauge as Gauge
 from .gauge import RunFacts as RunFacts
-from .loss import supervised as supervised
 from .motion import Origin as Origin
 from .motion import velocity_of as velocity_of
 from .objective import Objective as Objective
+from .objective import supervised as supervised
 from .reading import Draw as Draw
 from .reading import Moments as Moments
 from .reading import Reading as Reading

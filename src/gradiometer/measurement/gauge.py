@@ -1,14 +1,25 @@
-"""The gauge: frozen settings and three verbs, `measure`, `estimate`, `judge`."""
+"""The gauge: frozen settings and three verbs, `measure`, `estimate`, `judge`; it is left out of a step
+for which there is too little memory."""
 
+import sys
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, runtime_checkable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, cast, runtime_checkable
 
 import numpy as np
 
 from gradiometer.arguments import shown
-from gradiometer.errors import BadArgument
+from gradiometer.errors import (
+    BadArgument,
+    Unsupported,
+    UserCodeFailed,
+    of_user,
+    ran_out_of_memory,
+    summary,
+)
 from gradiometer.measurement.estimate import LEVEL, Estimate, Estimates
 from gradiometer.measurement.finding import Finding, Issue
 from gradiometer.measurement.optimizer.hyperparameters import Hyperparameters
@@ -16,6 +27,12 @@ from gradiometer.measurement.reading import Moments, Series
 
 if TYPE_CHECKING:  # a gauge is read, a year later, on a machine without torch
     import gradiometer.measurement.step
+
+# Bytes of all parameters below which nothing is looked up: 64 MiB.
+SMALL_MODEL = 2**26
+
+# The limits of a container, on Linux.
+LIMITS = Path("/sys/fs/cgroup")
 
 
 @runtime_checkable
@@ -44,12 +61,15 @@ class RunFacts:
         schedule: The schedule of a run of `gradiometer train`; None for a loop that is watched.
         measured: Names of the gauges that have readings.
         examples: Number of training examples; None if it is not known.
+        is_full_batch: True if the noise is read from successive updates, and all of them had the
+            same examples. The noise of drawing examples is then not seen.
     """
 
     settings: Hyperparameters | None = None
     schedule: str | None = None
     measured: frozenset[str] = frozenset()
     examples: int | None = None
+    is_full_batch: bool = False
 
 
 NOTHING_KNOWN = RunFacts()
@@ -137,13 +157,36 @@ class Gauge(ABC):
         """
 
 
-def moments_of(gauge: Gauge, step: "gradiometer.measurement.step.TrainingStep") -> Moments | None:
-    """What a gauge measures of a step.
+def measured(gauge: Gauge, step: Measurable, parameters: Sequence[Any]) -> Moments | None:
+    """What a gauge measures of a step of a model with these parameters.
 
     Raises:
         BadArgument: It is not what `measure` has to return.
+        Unsupported: There is too little memory, before or while it measures.
     """
-    found = gauge.measure(step)
+    sizes: Counter[Any] = Counter()
+    for parameter in parameters:
+        sizes[parameter.device] += parameter.numel() * parameter.element_size()
+    if sum(sizes.values()) >= SMALL_MODEL:
+        for device, size in sizes.items():
+            left, needed = left_on(device), gauge.copies * size
+            if left is not None and needed > left:
+                raise Unsupported(
+                    f"it needs about {_amount(needed)} of memory and {_amount(left)} are left on "
+                    f"{device}; free some, or leave it out of `gauges`"
+                )
+    try:
+        found = gauge.measure(cast("gradiometer.measurement.step.TrainingStep", step))
+    except Exception as error:
+        if not ran_out_of_memory(error):
+            theirs = of_user(error)
+            if theirs is None:
+                raise
+            raise theirs from error
+        reason = str(error).rstrip(".") if isinstance(error, UserCodeFailed) else summary(error)
+        raise Unsupported(
+            f"the memory was not enough ({reason}); free some, or leave it out of `gauges`"
+        ) from error
     if found is not None and not (isinstance(found, Mapping) and _are_numbers(found)):
         raise _wrong(gauge, "measure", "a mapping of names to numbers or lists of numbers", found)
     return found
@@ -190,3 +233,35 @@ def _wrong(gauge: Gauge, method: str, wanted: str, found: object) -> BadArgument
     return BadArgument(
         f"`{type(gauge).__name__}.{method}` must return {wanted}, got {shown(found)}."
     )
+
+
+def left_on(device: Any) -> int | None:
+    """Bytes that are left on a device; None if that is not known."""
+    if device.type == "cpu":
+        return _left_of_machine()
+    module = sys.modules["torch"].get_device_module(device.type)
+    if not hasattr(module, "mem_get_info"):
+        return None
+    free, _ = module.mem_get_info(device)
+    return int(free + module.memory_reserved(device) - module.memory_allocated(device))
+
+
+def _left_of_machine() -> int | None:
+    """What Linux can give to this process, within the limit of its container."""
+    try:
+        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        left = int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, ValueError, KeyError):
+        return None
+    try:
+        limit, used = (
+            int((LIMITS / name).read_text()) for name in ("memory.max", "memory.current")
+        )
+        stat = dict(line.split() for line in (LIMITS / "memory.stat").read_text().splitlines())
+        return min(left, limit - used + int(stat.get("inactive_file", 0)))
+    except (OSError, ValueError):  # no container, or no limit
+        return left
+
+
+def _amount(size: int) -> str:
+    return f"{size / 1e9:.2g} GB"

@@ -1,7 +1,6 @@
 """How training moves: its parameters at an earlier step, and its velocity. One step alone does not
 show them."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from gradiometer.errors import BadArgument, Unsupported
-from gradiometer.measurement.parts import squared_norms
+from gradiometer.measurement.parts import multiple
 
 Tensors = dict[str, Tensor]
 
@@ -183,40 +182,3 @@ def update_of(
     }
     decays = [0.0 if p.grad is None else float(groups[id(p)]["weight_decay"]) for p in parameters]
     return SGDUpdate(taken, factor, decays)
-
-
-def multiple(made: Float[Tensor, " parameters"], taken: Sequence[Tensor]) -> float | None:
-    """s, the factor by which the norms of all gradients changed; None if it differs between
-    parameters.
-
-    Args:
-        made: ‖·‖² of every parameter's gradient before.
-        taken: The gradients now.
-
-    Returns:
-        s; NaN if a gradient is not finite or became zero; 1 if all gradients were zero before.
-    """
-    return factor_of(both_norms(made, taken).cpu(), taken)
-
-
-def both_norms(
-    made: Float[Tensor, " parameters"], taken: Sequence[Tensor]
-) -> Float[Tensor, "2 parameters"]:
-    """‖·‖² of every parameter's gradient now and before, in one tensor, so that one copy fetches
-    both."""
-    squared = squared_norms(taken)[0]
-    return torch.stack([squared, made.to(squared)])
-
-
-def factor_of(norms: Float[Tensor, "2 parameters"], taken: Sequence[Tensor]) -> float | None:
-    """See `multiple`, from `both_norms` on the CPU."""
-    squared, made = norms
-    lengths, before = squared.sqrt(), made.sqrt()
-    factor = float((lengths.square().sum() / made.sum()).sqrt()) if made.any() else 1.0
-    if not (math.isfinite(factor) and factor > 0):
-        return math.nan
-    # 1e-4: rounding error allowed when all parameters are compared with one factor, as a share of
-    # the gradient's norm.
-    rounding = max(1e-4, *(8 * torch.finfo(each.dtype).eps for each in taken))
-    off = float((lengths - factor * before).abs().max())
-    return None if off > rounding * float(lengths.norm()) else factor

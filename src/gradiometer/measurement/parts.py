@@ -1,5 +1,6 @@
 """Builds a `Spread` from the gradients of the parts of a batch, one at a time."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -333,3 +334,40 @@ def _squares_of_rows(gradient: Tensor) -> Float[Tensor, " examples"]:
     rows = gradient.reshape(len(gradient), -1)
     norms: Tensor = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
     return norms.square()
+
+
+def multiple(made: Float[Tensor, " parameters"], taken: Sequence[Tensor]) -> float | None:
+    """s, the factor by which the norms of all gradients changed; None if it differs between
+    parameters.
+
+    Args:
+        made: ‖·‖² of every parameter's gradient before.
+        taken: The gradients now.
+
+    Returns:
+        s; NaN if a gradient is not finite or became zero; 1 if all gradients were zero before.
+    """
+    return factor_of(both_norms(made, taken).cpu(), taken)
+
+
+def both_norms(
+    made: Float[Tensor, " parameters"], taken: Sequence[Tensor]
+) -> Float[Tensor, "2 parameters"]:
+    """‖·‖² of every parameter's gradient now and before, in one tensor, so that one copy fetches
+    both."""
+    squared = squared_norms(taken)[0]
+    return torch.stack([squared, made.to(squared)])
+
+
+def factor_of(norms: Float[Tensor, "2 parameters"], taken: Sequence[Tensor]) -> float | None:
+    """See `multiple`, from `both_norms` on the CPU."""
+    squared, made = norms
+    lengths, before = squared.sqrt(), made.sqrt()
+    factor = float((lengths.square().sum() / made.sum()).sqrt()) if made.any() else 1.0
+    if not (math.isfinite(factor) and factor > 0):
+        return math.nan
+    # 1e-4: rounding error allowed when all parameters are compared with one factor, as a share of
+    # the gradient's norm.
+    rounding = max(1e-4, *(8 * torch.finfo(each.dtype).eps for each in taken))
+    off = float((lengths - factor * before).abs().max())
+    return None if off > rounding * float(lengths.norm()) else factor

@@ -15,8 +15,7 @@ from torch.nn.parameter import is_lazy
 from gradiometer.convergence.averaging import refresh_batch_norm
 from gradiometer.errors import BadArgument, Unsupported, UserCodeFailed
 from gradiometer.measurement.batch import Batch
-from gradiometer.measurement.loss import Loss
-from gradiometer.measurement.objective import WITHOUT_PARAMETERS
+from gradiometer.measurement.objective import WITHOUT_PARAMETERS, Loss
 from gradiometer.problems.examples import Examples
 from gradiometer.problems.user_code import user_code
 

@@ -17,7 +17,7 @@ from gradiometer.run.cadence.early import (
     START_UP_STEPS,
     EarlyReadings,
 )
-from gradiometer.run.costs import Turns
+from gradiometer.run.clock import Turns
 
 # Part of the share that pays back what was used early, from step 1,000 on.
 REPAID = 0.6
@@ -31,6 +31,9 @@ PRODUCTS = "products of gradients"
 
 # What the looks of `--cool` cost. Their number is chosen so that half of the share pays for them.
 COOLING = "looks of cooling"
+
+# What every step costs, measured or not.
+BY_THE_WAY = BOOKKEEPING, COOLING, PRODUCTS
 
 
 class Budget:
@@ -107,6 +110,11 @@ class Budget:
         """Start to count the time, unless it has started already."""
         if self._started is None:
             self._started = self.clock()
+
+    def take_turn(self) -> None:
+        """The time since any loop was last at work was that of the loop of this budget."""
+        if isinstance(self.clock, Turns):
+            self.clock.signal()
 
     def stop(self) -> None:
         """Stop to count the time: training has ended. `start` counts again."""
@@ -351,15 +359,11 @@ class Budget:
     @property
     def _by_the_way(self) -> float:
         """Seconds of what every step costs, measured or not."""
-        return (
-            self.spent_on[BOOKKEEPING]
-            + self.spent_on.get(COOLING, 0.0)
-            + self.spent_on.get(PRODUCTS, 0.0)
-        )
+        return math.fsum(self.spent_on.get(name, 0.0) for name in BY_THE_WAY)
 
     @property
     def _expensive(self) -> float:
-        others = {READINGS, BOOKKEEPING, COOLING, PRODUCTS, *self.fixed, *self.outside}
+        others = {READINGS, *BY_THE_WAY, *self.fixed, *self.outside}
         return math.fsum(seconds for name, seconds in self.spent_on.items() if name not in others)
 
     def _repaid(self, training: float) -> float:
@@ -405,17 +409,3 @@ class Budget:
             bookkeeping=self._by_the_way,
             most=self.promised,
         )
-
-
-def clock_for(device: str) -> Callable[[], float]:
-    """The clock that counts what training and measuring cost on this kind of device.
-
-    On the CPU it is the processor time of the thread that trains: on a busy machine the wall clock
-    also counts other processes, and the time of the process a second training in another thread.
-    With an accelerator it is the wall clock, since the processor does not do the work; measured
-    steps wait for the accelerator before they are timed.
-
-    Args:
-        device: `torch.device.type` of the parameters.
-    """
-    return Turns(time.thread_time) if device == "cpu" else time.perf_counter

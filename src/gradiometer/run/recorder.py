@@ -1,6 +1,7 @@
 """The recorder decides when to measure, runs the gauges, and writes their readings into the run
 folder."""
 
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -11,13 +12,12 @@ import numpy as np
 
 from gradiometer.errors import BadArgument, Interrupted, Unsupported, UserCodeFailed
 from gradiometer.measurement.evaluation import Evaluation
-from gradiometer.measurement.gauge import Gauge, Measurable
+from gradiometer.measurement.gauge import Gauge, Measurable, measured
 from gradiometer.measurement.optimizer.groups import Changes
 from gradiometer.measurement.reading import Moments, Reading, Series
 from gradiometer.run.artifacts import FILE, write_examples
 from gradiometer.run.budget import START, Budget
 from gradiometer.run.cadence.cadence import Cadence
-from gradiometer.run.costs import measured, parameters_of, peak_of
 from gradiometer.run.folder import RunFolder
 from gradiometer.storage.disk import interrupted_by_disk
 from gradiometer.storage.journal import JournalWriter
@@ -148,7 +148,8 @@ class Recorder:
             expensive = [
                 gauge for gauge in self.gauges if gauge.name in together and gauge not in turn
             ]
-        parameters = parameters_of(step)
+        # a step that another program has made has none
+        parameters = step.objective.parameters if hasattr(step, "objective") else ()
         peak = peak_of(parameters)
         readings = [self._reading(gauge, step, parameters, together) for gauge in turn]
         for gauge in expensive:
@@ -188,31 +189,27 @@ class Recorder:
         """True if a gauge that chooses its own steps measures at this one."""
         return any(gauge.wants(step) for gauge in self.followers)
 
-    def follow(self, step: Measurable) -> None:
-        """Run the gauges that have chosen this step themselves, and record their readings."""
+    def follow(self, step: Measurable, parameters: Sequence[Any]) -> None:
+        """Run the gauges that have chosen this step of a model with these parameters themselves, and
+        record their readings."""
         with self.budget.spending():
             for gauge in self.followers:
                 if gauge.name not in self.cadence.refused and gauge.wants(step.index):
-                    reading = self._reading(gauge, step, parameters_of(step))
+                    reading = self._reading(gauge, step, parameters)
                     if reading is not None:
                         self._record(reading)
 
     def loss(self, step: int, value: float) -> None:
         """Record the training loss of the batch at this step, as a number and not as a tensor."""
-        if step != self._next_loss or len(self._losses) >= LOSSES_A_LINE:
-            self._end_losses()
-            self._losses_from = step
-        self._losses.append(value)
-        self._next_loss = step + 1
+        self.losses(step, [value])
 
     def losses(self, step: int, values: Sequence[float]) -> None:
         """Record the training losses of this step and of those that follow it."""
-        if step == self._next_loss and len(self._losses) + len(values) < LOSSES_A_LINE:
-            self._losses += values
-            self._next_loss += len(values)
-            return
-        for place, value in enumerate(values):
-            self.loss(step + place, value)
+        if step != self._next_loss or len(self._losses) + len(values) > LOSSES_A_LINE:
+            self._end_losses()
+            self._losses_from = step
+        self._losses += values
+        self._next_loss = step + len(values)
 
     def signs(self, step: int, signs: Mapping[str, Any]) -> None:
         """Record the numbers of one step that triage needs: single numbers, or lists with one for
@@ -410,3 +407,22 @@ class Recorder:
             self._end_losses()
             self._readings.flush()
         self._written = time.perf_counter()
+
+
+def peak_of(parameters: Sequence[Any]) -> int:
+    """The peak memory so far, in bytes, where these parameters are: of the accelerators, or else of
+    the process; 0 if it is not known."""
+    accelerators = {one.device for one in parameters if one.device.type != "cpu"}
+    if not accelerators:
+        try:
+            import resource  # noqa: PLC0415 (not on Windows)
+        except ImportError:
+            return 0
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    modules = [(sys.modules["torch"].get_device_module(one.type), one) for one in accelerators]
+    return sum(
+        module.max_memory_allocated(one)
+        for module, one in modules
+        if hasattr(module, "max_memory_allocated")
+    )

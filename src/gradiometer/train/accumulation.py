@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gradiometer.measurement.batch import Batch, batch_size, chunks, span
-from gradiometer.measurement.loss import Loss, checked_loss, with_graph
-from gradiometer.measurement.objective import Objective
+from gradiometer.measurement.objective import Loss, Objective, checked_loss, with_graph
 from gradiometer.measurement.parts import SpreadBuilder
 from gradiometer.measurement.reading import Spread
 from gradiometer.problems.user_code import user_code

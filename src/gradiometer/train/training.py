@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.optim import SGD, AdamW, Optimizer
 
 from gradiometer.convergence.averaging import REFRESHED, refresh_batch_norm
-from gradiometer.convergence.schedules.cycles import SnapshotCycle
 from gradiometer.convergence.schedules.schedule import Schedule
+from gradiometer.convergence.schedules.shapes import SnapshotCycle
 from gradiometer.convergence.trajectory.endpoint import Endpoint, endpoint_of
 from gradiometer.convergence.trajectory.path_facts import Kind, Trail, facts_of, kind_of
 from gradiometer.drift.curvature import edge_warning
@@ -27,9 +27,8 @@ from gradiometer.gauges import Asked
 from gradiometer.measurement.batch import Batch, Order, batch_size
 from gradiometer.measurement.finding import Finding
 from gradiometer.measurement.gauge import Gauge
-from gradiometer.measurement.loss import checked_loss, with_graph
 from gradiometer.measurement.motion import Origin
-from gradiometer.measurement.objective import Objective
+from gradiometer.measurement.objective import Objective, checked_loss, with_graph
 from gradiometer.measurement.optimizer.averaged import at_average, schedule_free, to_average
 from gradiometer.measurement.optimizer.clipping import Clipping
 from gradiometer.measurement.preconditioner import preconditioner_of
@@ -39,7 +38,8 @@ from gradiometer.problems.examples import Examples
 from gradiometer.problems.problem import Problem, new_model
 from gradiometer.problems.registry import load
 from gradiometer.problems.user_code import user_code
-from gradiometer.run.budget import COOLING, Budget, clock_for
+from gradiometer.run.budget import COOLING, Budget
+from gradiometer.run.clock import clock_for
 from gradiometer.run.configuration import OPTIMIZERS, Configuration
 from gradiometer.run.folder import file_name
 from gradiometer.run.planned import check_rates, planned

@@ -25,7 +25,7 @@ from gradiometer.loop.evaluation import examples_of
 from gradiometer.loop.loop import TRAIN_EXAMPLES, Loop
 from gradiometer.loop.readout import Readout
 from gradiometer.measurement.estimate import significant
-from gradiometer.measurement.loss import Loss
+from gradiometer.measurement.objective import Loss
 from gradiometer.problems.examples import Examples
 from gradiometer.tuning.lane import HELD_OUT_READOUT, READOUT, Lane, LoopLane, judge, readout_of
 from gradiometer.tuning.optimizers import (

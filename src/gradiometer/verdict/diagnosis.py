@@ -19,7 +19,9 @@ from gradiometer.drift.batch_sharpness import BatchSharpness
 from gradiometer.drift.curvature_survey import Survey
 from gradiometer.drift.spikes.cause import GAUGE as SPIKES
 from gradiometer.drift.spikes.cause import (
+    Examined,
     Explanation,
+    Observation,
     clearest,
     explain,
     layer_near,
@@ -28,7 +30,6 @@ from gradiometer.drift.spikes.cause import (
     usual_norms,
 )
 from gradiometer.drift.spikes.detection import Spike
-from gradiometer.drift.spikes.evidence import Examined, Observation
 from gradiometer.drift.stability import MomentumRule
 from gradiometer.estimation.batch_advice import is_outranked
 from gradiometer.estimation.batch_table import PRECONDITIONED
@@ -151,6 +152,13 @@ def diagnose(run: Run, level: float | None = None) -> Diagnosis:
     for cause in load_artifacts(run, IncidentCause)[-1:]:
         findings.append(incident_finding(cause, None if run.watched else run.path))
     findings = with_trials(run, _with_reservations(run, _answers(findings), gauges))
+    # Where neither scale can tell, one says so.
+    answering = [each.gauge for each in findings]
+    findings = [
+        each
+        for each in findings
+        if each.state is not State.CANNOT_TELL or not is_outranked(each.gauge, answering)
+    ]
     # Of equally urgent findings a spike comes first, and what another scale answers better last.
     findings.sort(
         key=lambda each: (
@@ -226,11 +234,16 @@ def _of_gauges(
         with nullcontext() if is_ours else user_code(f"{type(gauge).__name__}.estimate"):
             try:
                 latest = estimates_of(gauge, series.at_newest(), level)
-            except KeyError as missing:
+            except (KeyError, TypeError) as error:
                 if not is_ours:
                     raise
                 # of one or two readings, a spoiled one may have been taken for the usual shape
-                run.unread[f"readings of {gauge.name}"] = f"they have no {missing}"
+                missing = (
+                    f"they have no {error}"
+                    if isinstance(error, KeyError)
+                    else "a list is no number"
+                )
+                run.unread[f"readings of {gauge.name}"] = missing
                 continue
             if few and not gauge.own_steps:  # more steps at this budget bring few readings
                 latest = {name: replace(estimate, needed=None) for name, estimate in latest.items()}
@@ -248,8 +261,15 @@ def _of_gauges(
 def facts_of(run: Run, series: Series) -> RunFacts:
     """What a gauge may know of a run when it judges its estimates."""
     schedule = run.configuration.schedule if isinstance(run.configuration, Configuration) else None
-    examples = round(series.usual_batch_size) if _has_one_batch(run) else run.sampling.examples
-    return RunFacts(run.hyperparameters, schedule, frozenset(run.gauges), examples)
+    is_full_batch = _has_one_batch(run)
+    examples = round(series.usual_batch_size) if is_full_batch else run.sampling.examples
+    return RunFacts(
+        run.hyperparameters,
+        schedule,
+        frozenset(run.gauges),
+        examples,
+        is_full_batch=is_full_batch and is_of_products(series),
+    )
 
 
 def judge(gauge: Gauge, estimates: Mapping[str, Estimate], run: RunFacts) -> Finding | None:
@@ -332,9 +352,14 @@ def _explain(run: Run, gauges: Sequence[Gauge], spike: Spike) -> Explanation:
 
 
 def _has_one_batch(run: Run) -> bool:
-    """True if every measured batch had the same rows."""
+    """True if every batch that was measured or looked at had the same rows."""
     found = [event["repeats"] for event in run.events if "repeats" in event]
-    return found[-1:] == ["batch"]
+    if found:
+        return found[-1:] == ["batch"]
+    same = [signs["same_rows"] for _, signs in run.signs if "same_rows" in signs]
+    # The fourth look that sees labels is at step 74: earlier ones may be several updates on the
+    # first batch.
+    return len(same) >= 4 and all(same)
 
 
 def _causes(run: Run, spike: Spike) -> Trial:

@@ -43,9 +43,6 @@ ZERO = Fraction(0)
 # Factors of a monomial: eᵗ, t and its iterated logarithms.
 DEPTH = 6
 
-# Terms of an expansion; the first dropped one bounds the rest.
-TERMS = 4
-
 # A step, or a value computed from one: an int, a float or `Asymptotics`. Formulas use only
 # arithmetic on it.
 Time = Any
@@ -91,7 +88,6 @@ FACTORS = [
     Monomial(tuple(Fraction(int(level == place)) for place in range(DEPTH)))
     for level in range(DEPTH)
 ]
-Term = tuple[Constant, Monomial]
 Real = Union[Amount, Fraction, "Asymptotics"]
 
 
@@ -106,86 +102,69 @@ def _comparison(holds: Callable[[Any, Any], bool]) -> Callable[[Any, Any], bool]
 
 @dataclass(frozen=True)
 class Asymptotics:
-    """Σ c_i m_i + O(rest) for large t, the largest term first.
+    """c m + O(rest) for large t: its leading term, and a bound of what follows.
 
-    If the rest is of the order of the only term c m, the quotient of the function and c m lies
-    between two positive constants: its sign and its order are known, and no factor.
+    If the rest is of the order of m itself, the quotient of the function and m lies between two
+    constants of the sign of c: its sign and its order are known, and no factor. If c is zero, only
+    the bound is known.
 
-    Powers, exponentials and logarithms keep the leading term alone: a rate is a product of such
-    terms, and only a difference of two nearly equal ones, which nobody trains with, would need
-    more.
+    One term is enough: a rate is a product of such terms, and only a difference of two nearly equal
+    ones, which nobody trains with, would need more.
 
     Args:
-        terms: Coefficients other than zero, and their monomials in falling order.
-        rest: The error is O(rest); None if the terms are exact.
+        coefficient: c.
+        monomial: m.
+        rest: The error is O(rest); None if the term is exact.
     """
 
-    terms: tuple[Term, ...] = ()
+    coefficient: Constant = ZERO
+    monomial: Monomial = CONSTANT
     rest: Monomial | None = None
-
-    @classmethod
-    def of(cls, terms: list[Term], *rests: Monomial | None) -> "Asymptotics":
-        """From terms in any order: adds up equal monomials and drops those at or below the rest."""
-        summed: dict[Monomial, Constant] = {}
-        errors = [rest for rest in rests if rest is not None]
-        for coefficient, monomial in terms:
-            try:
-                summed[monomial] = plus(summed.get(monomial, ZERO), coefficient)
-            except Undecided:
-                # The coefficients cancel to rounding, so the sum is known to be O(monomial) only.
-                errors.append(monomial)
-        kept = sorted((m for m, c in summed.items() if c), key=by_size, reverse=True)
-        # The first dropped term bounds all that follow.
-        errors += kept[TERMS : TERMS + 1]
-        rest = max(errors, key=by_size, default=None)
-        shown = [m for m in kept[:TERMS] if rest is None or m.compare(rest) > 0]
-        return cls(tuple((summed[m], m) for m in shown), rest)
 
     @classmethod
     def constant(cls, value: Real) -> "Asymptotics":
         """A constant; a float stands for the decimal it prints as."""
-        return value if isinstance(value, Asymptotics) else cls.of([(exact(value), CONSTANT)])
-
-    @property
-    def leading(self) -> Term:
-        """The largest term; raises Undecided if all terms have cancelled."""
-        if not self.terms:
-            raise Undecided("the leading terms cancel")
-        return self.terms[0]
+        return value if isinstance(value, Asymptotics) else cls(exact(value))
 
     @property
     def sign(self) -> int:
         """Its sign for all large t; 0 if it is exactly zero from some t on."""
-        return 0 if self == NIL else sign(self.leading[0])
+        if not self.coefficient and self.rest is not None:
+            raise Undecided("the leading terms cancel")
+        return sign(self.coefficient)
 
     @property
     def size(self) -> Monomial | None:
         """f is O(this); None if it is 0."""
-        return self.terms[0][1] if self.terms else self.rest
+        return self.monomial if self.coefficient else self.rest
 
     @property
     def as_constant(self) -> Constant | None:
         """Its value if it is exactly a constant, else None."""
-        if self.rest is not None or any(m != CONSTANT for _, m in self.terms):
-            return None
-        return self.terms[0][0] if self.terms else ZERO
-
-    @property
-    def is_order_alone(self) -> bool:
-        """True if it is its only term times an unknown factor between two positive constants."""
-        return bool(self.terms) and self.terms[0][1] == self.rest
+        return (
+            None if self.rest is not None or self.size not in (None, CONSTANT) else self.coefficient
+        )
 
     def __neg__(self) -> "Asymptotics":
-        return Asymptotics(tuple((-c, m) for c, m in self.terms), self.rest)
+        return Asymptotics(-self.coefficient, self.monomial, self.rest)
 
     def __add__(self, other: Real) -> "Asymptotics":
         second = Asymptotics.constant(other)
-        for one, two in ((self, second), (second, self)):
-            if one.is_order_alone:
-                lower = two.size is None or one.terms[0][1].compare(two.size) > 0
-                if lower or (two.size == one.size and two.terms and two.sign == one.sign):
-                    return one
-        return Asymptotics.of([*self.terms, *second.terms], self.rest, second.rest)
+        if self.size is None or second.size is None:
+            return second if self.size is None else self
+        order = self.size.compare(second.size)
+        if order < 0:
+            return second + self
+        rests = [each for each in (self.rest, second.rest) if each is not None]
+        if order > 0:
+            rest = max([*rests, second.size], key=by_size)
+            return Asymptotics(self.coefficient, self.monomial, rest)
+        # Without the factor of one of them, the two may cancel, unless their signs are the same.
+        if self.size in rests:
+            same_sign = self.coefficient * second.coefficient > 0
+            return Asymptotics(self.coefficient if same_sign else ZERO, self.size, self.size)
+        total = plus(self.coefficient, second.coefficient)
+        return Asymptotics(total, self.size, max(rests, key=by_size, default=None))
 
     def __sub__(self, other: Real) -> "Asymptotics":
         return self + -Asymptotics.constant(other)
@@ -195,11 +174,11 @@ class Asymptotics:
         mine, theirs = self.size, second.size
         if mine is None or theirs is None:
             return NIL
-        if self.terms and second.terms and (self.is_order_alone or second.is_order_alone):
-            return _leading(Fraction(self.sign * second.sign), mine * theirs, CONSTANT)
-        products = [(times(c, d), m * n) for c, m in self.terms for d, n in second.terms]
         rests = [rest * size for rest, size in ((self.rest, theirs), (second.rest, mine)) if rest]
-        return Asymptotics.of(products, *rests)
+        rest = max(rests, key=by_size, default=None)
+        if not (self.coefficient and second.coefficient):
+            return Asymptotics(rest=rest)
+        return Asymptotics(times(self.coefficient, second.coefficient), mine * theirs, rest)
 
     def __truediv__(self, other: Real) -> "Asymptotics":
         return self * Asymptotics.constant(other).power(Fraction(-1))
@@ -208,7 +187,7 @@ class Asymptotics:
         exponent = Asymptotics.constant(other)
         if exponent.as_constant is not None:
             return self.power(exponent.as_constant)
-        if self == NIL and exponent.sign > 0:
+        if self.size is None and exponent.sign > 0:
             return self
         return _exponential(exponent * _logarithm(self))
 
@@ -216,18 +195,18 @@ class Asymptotics:
         """f^p, to leading order."""
         if not exponent:
             return Asymptotics.constant(1)
-        if self == NIL:
+        if not self.sign:
             if exponent < 0:
                 raise ZeroDivisionError("division by zero")
             return self
-        c, m = self.leading
-        return _leading(power_of(c, exponent), m.power(exponent), self.relative_rest)
+        monomial = self.monomial.power(exponent)
+        factor = Asymptotics(power_of(self.coefficient, exponent), rest=self.relative_rest)
+        return factor * Asymptotics(Fraction(1), monomial)
 
     @property
     def relative_rest(self) -> Monomial | None:
         """f/(c m) − 1 is O(this), with c m the leading term; None if it is 0."""
-        following = self.terms[1][1] if len(self.terms) > 1 else self.rest
-        return None if following is None else following * self.leading[1].power(Fraction(-1))
+        return None if self.rest is None else self.rest * self.monomial.power(Fraction(-1))
 
     def whole(self, rounding: Callable[[Fraction], int]) -> "Asymptotics":
         """A whole number beside f: exact for an exact constant, else f + O(1)."""
@@ -260,7 +239,7 @@ class Asymptotics:
     __trunc__ = functools.partialmethod(whole, math.trunc)
 
     def __abs__(self) -> "Asymptotics":
-        return self if not self.terms or self.sign > 0 else -self
+        return -self if self.coefficient < 0 else self
 
     def __bool__(self) -> bool:
         return self.sign != 0
@@ -272,12 +251,7 @@ NIL = Asymptotics()
 BOUNDED = Asymptotics(rest=CONSTANT)
 
 # t itself, the step counted from 1.
-LARGE_T = Asymptotics(((Fraction(1), FACTORS[1]),))
-
-
-def _leading(c: Constant, m: Monomial, rest: Monomial | None) -> Asymptotics:
-    """c m (1 + O(rest))."""
-    return Asymptotics(((c, m),), None if rest is None else m * rest)
+LARGE_T = Asymptotics(Fraction(1), FACTORS[1])
 
 
 def compare(one: Time, holds: Callable[[Any, Any], bool], two: Time) -> bool:
@@ -285,11 +259,6 @@ def compare(one: Time, holds: Callable[[Any, Any], bool], two: Time) -> bool:
     if isinstance(one, Asymptotics) or isinstance(two, Asymptotics):
         return holds((Asymptotics.constant(one) - two).sign, 0)
     return holds(one, two)
-
-
-def rounded(value: float) -> Asymptotics:
-    """A constant that is known only up to rounding."""
-    return Asymptotics.of([(value, CONSTANT)])
 
 
 def _of_either_kind(
@@ -320,33 +289,34 @@ def _power_of_numbers(base: Amount, exponent: Amount) -> Amount:
 
 
 def _exponential(value: Asymptotics) -> Asymptotics:
-    """e^f, to leading order: growing terms become a monomial."""
+    """e^f, to leading order: a growing term becomes a monomial."""
     if value.rest is not None and value.rest.direction > 0:
         raise Undecided("an exponent is known too coarsely")
-    growing = {m: c for c, m in value.terms if m.direction > 0}
-    if not set(growing) <= set(FACTORS[1:]):
+    # e^x = 1 + O(x) for what vanishes, and an unknown factor for what is only bounded.
+    small = Asymptotics(Fraction(1), rest=value.rest)
+    c, m = value.coefficient, value.monomial
+    direction = m.direction if c else 0
+    if direction < 0:
+        return Asymptotics(Fraction(1), rest=m)
+    if direction == 0:
+        return small * Asymptotics(times(math.exp(c), Fraction(1)))
+    if m not in FACTORS[1:]:
         raise Undecided("an exponential is beyond the scale")
-    monomial = Monomial(tuple(growing.get(factor, ZERO) for factor in (*FACTORS[1:], CONSTANT)))
-    # An exponent that is known up to a bounded part gives an unknown factor.
-    if value.rest == CONSTANT:
-        return _leading(Fraction(1), monomial, CONSTANT)
-    factors = [math.exp(c) for c, m in value.terms if m == CONSTANT]
-    # e^x = 1 + O(x) for the vanishing terms, of which the first is the largest.
-    vanishing = [m for _, m in value.terms if m.direction < 0]
-    small = vanishing[0] if vanishing else value.rest
-    return _leading(times(factors[0], Fraction(1)) if factors else Fraction(1), monomial, small)
+    # e^(c log t) is t^c: the factor before the one that grows, to the power c.
+    return small * Asymptotics(Fraction(1), FACTORS[FACTORS.index(m) - 1].power(c))
 
 
 def _logarithm(value: Asymptotics) -> Asymptotics:
     """log f, to leading order, for an f that is positive for all large t."""
     if value.sign <= 0:
         raise ValueError("the logarithm of a number that is not positive")
-    c, m = value.leading
-    if m.powers[-1]:
+    if value.monomial.powers[-1]:
         raise Undecided("a logarithm is nested too deeply")
     # log of the monomial: at + p log t + q log log t …
-    terms = [(logarithm_of(c), CONSTANT), *zip(m.powers, FACTORS[1:], strict=False)]
-    return Asymptotics.of(terms, value.relative_rest)
+    found = Asymptotics(logarithm_of(value.coefficient)) + Asymptotics(rest=value.relative_rest)
+    for power_of_factor, factor in zip(value.monomial.powers, FACTORS[1:], strict=False):
+        found = found + Asymptotics(power_of_factor, factor)
+    return found
 
 
 def _wave(function: Callable[[float], float]) -> Callable[[Asymptotics], Asymptotics]:
@@ -358,7 +328,7 @@ def _wave(function: Callable[[float], float]) -> Callable[[Asymptotics], Asympto
         if angle is None or not abs(float(angle)) < 1e6:
             return BOUNDED
         height = function(float(angle))
-        return rounded(height) if abs(height) > ROUNDING else BOUNDED
+        return Asymptotics(height) if abs(height) > ROUNDING else BOUNDED
 
     return wave
 
@@ -368,10 +338,10 @@ square_root = _of_either_kind(math.sqrt, lambda value: value.power(Fraction(1, 2
 exponential = _of_either_kind(math.exp, _exponential)
 logarithm = _of_either_kind(math.log, _logarithm)
 binary_logarithm = _of_either_kind(
-    math.log2, lambda value: _logarithm(value) / rounded(math.log(2))
+    math.log2, lambda value: _logarithm(value) / Asymptotics(math.log(2))
 )
 decimal_logarithm = _of_either_kind(
-    math.log10, lambda value: _logarithm(value) / rounded(math.log(10))
+    math.log10, lambda value: _logarithm(value) / Asymptotics(math.log(10))
 )
 cosine = _of_either_kind(math.cos, _wave(math.cos))
 sine = _of_either_kind(math.sin, _wave(math.sin))

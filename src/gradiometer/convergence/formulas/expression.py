@@ -145,7 +145,7 @@ def _reading(  # noqa: PLR0911, PLR0912  one case a kind of node
         case ast.Name(id="t"):
             return lambda t: t
         case ast.Name(id="pi"):
-            return lambda t: asymptotics.rounded(math.pi) if isinstance(t, Asymptotics) else math.pi
+            return lambda t: Asymptotics(math.pi) if isinstance(t, Asymptotics) else math.pi
         case ast.Name(id=name):
             raise _refusal(text, f"unknown name {name}", nearest(name, ("pi", *FUNCTIONS)))
         case ast.UnaryOp(op=ast.USub(), operand=operand):

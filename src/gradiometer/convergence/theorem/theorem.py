@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from typing import Any
 
-from gradiometer.convergence.formulas.asymptotics import CONSTANT, LARGE_T, Asymptotics, Monomial
+from gradiometer.convergence.formulas.asymptotics import LARGE_T, Asymptotics, Monomial
 from gradiometer.convergence.formulas.number import Undecided
 from gradiometer.convergence.schedules import Formula, Schedule
 from gradiometer.errors import BadArgument
@@ -22,76 +22,59 @@ from gradiometer.errors import BadArgument
 
 @dataclass(frozen=True)
 class Conditions:
-    """The size of η_t for large t, up to constant factors, and what follows for the conditions;
-    None if undecided.
+    """What the size of η_t for large t says about the conditions; None if undecided.
 
     Args:
-        upper: |η_t| = O(upper); None if η_t is zero from some step on.
-        lower: |η_t| ≥ c·lower at a share of the steps of every long block; None if no such bound is
-            known.
-        sign: 1 if η_t ≥ 0 from some step on, −1 if η_t < 0 from some step on, None if not known.
+        rate: η_t for large t. If its leading term is not known, neither is its sign.
     """
 
-    upper: Monomial | None
-    lower: Monomial | None
-    sign: int | None
+    rate: Asymptotics
 
-    @classmethod
-    def of(cls, rate: Asymptotics) -> "Conditions":
-        """The conditions of a rate for large t."""
-        if rate.size is not None and not rate.terms:
-            return cls(rate.size, None, None)
-        # All later rates of the sign −1 are negative: their sum may be −∞, and is never +∞.
-        return cls(rate.size, rate.size, rate.sign or 1)
+    @property
+    def goes_negative(self) -> bool:
+        """True if η_t < 0 from some step on."""
+        return self.rate.coefficient < 0
 
     @property
     def limit_zero(self) -> bool | None:
         """True if η_t → 0."""
-        if self.upper is None or self.upper.direction < 0:
+        if self.rate.size is None or self.rate.size.direction < 0:
             return True
-        return False if self.lower is not None and self.lower.direction >= 0 else None
+        return False if self.rate.coefficient else None
 
     @property
     def sum_diverges(self) -> bool | None:
         """True if Σ η_t = ∞."""
-        if self.upper is None or _sum_converges(self.upper) or self.sign == -1:
+        # The sum of rates that are negative may be −∞, and is never +∞.
+        if self.goes_negative:
             return False
-        return True if self.lower is not None and _sum_converges(self.lower) is False else None
+        finite = _sum_is_finite(self.rate)
+        return None if finite is None else not finite
 
     @property
     def sum_of_squares_converges(self) -> bool | None:
         """True if Σ η_t² < ∞."""
-        two = Fraction(2)
-        if self.upper is None or _sum_converges(self.upper.power(two)):
-            return True
-        return (
-            False
-            if self.lower is not None and _sum_converges(self.lower.power(two)) is False
-            else None
-        )
+        return _sum_is_finite(self.rate * self.rate)
 
     @property
     def order(self) -> str:
         """How η_t decays, such as "falls as t^-1"."""
-        if self.upper is None:
+        size = self.rate.size
+        if size is None:
             return "is zero from some step on"
-        if self.lower is None:
-            return f"stays within a multiple of {as_text(self.upper)}"
-        verb = (
-            "stays of order"
-            if self.upper == CONSTANT
-            else "falls as"
-            if self.upper.direction < 0
-            else "grows as"
-        )
-        return f"{verb} {as_text(self.upper)}"
+        if not self.rate.coefficient:
+            return f"stays within a multiple of {as_text(size)}"
+        verb = {-1: "falls as", 0: "stays of order", 1: "grows as"}[size.direction]
+        return f"{verb} {as_text(size)}"
 
 
-def _sum_converges(monomial: Monomial) -> bool | None:
+def _sum_is_finite(rate: Asymptotics) -> bool | None:
     try:
-        return monomial.sum_converges
+        if rate.size is None or rate.size.sum_converges:
+            return True
     except Undecided:
         return None
+    return False if rate.coefficient else None
 
 
 def as_text(monomial: Monomial) -> str:
@@ -206,7 +189,7 @@ def _conditions(schedule: Schedule) -> Conditions | None:
     """The conditions for all large t, or None if the algebra does not decide them."""
     # A schedule of one's own may do anything with what it gets in place of a step.
     try:
-        return Conditions.of(schedule.asymptotics(LARGE_T - 1))
+        return Conditions(schedule.asymptotics(LARGE_T - 1))
     except (Undecided, ArithmeticError, ValueError, TypeError, AttributeError, RecursionError):
         return None
 
@@ -254,7 +237,7 @@ def _start_of(formula: Formula) -> _Start:
 
 def _verdict(name: str, conditions: Conditions | None, start: _Start) -> TheoremVerdict:
     answers = {condition: getattr(conditions, condition, None) for condition in CONDITIONS}
-    negative = start.negative is not None or (conditions is not None and conditions.sign == -1)
+    negative = start.negative is not None or (conditions is not None and conditions.goes_negative)
     holds: bool | None = True
     if negative or False in answers.values():
         holds = False
@@ -270,7 +253,7 @@ def _why(
     start: _Start,
     holds: bool | None,
 ) -> str:
-    falls_below_zero = conditions is not None and conditions.sign == -1
+    falls_below_zero = conditions is not None and conditions.goes_negative
     known = [
         "its sum does not go to +∞"
         if falls_below_zero and name == "sum_diverges"

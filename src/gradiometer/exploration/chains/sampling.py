@@ -42,7 +42,7 @@ from gradiometer.measurement.batch import Batch, Order, take
 from gradiometer.measurement.batch import batch_size as size_of
 from gradiometer.measurement.estimate import LEVEL, Estimate, about, counted, significant
 from gradiometer.measurement.gradient_graph import flat
-from gradiometer.measurement.loss import Loss
+from gradiometer.measurement.objective import Loss
 from gradiometer.measurement.uncertainty.means import mean
 
 # Effective draws, at least: a chain that seems to have fewer has not shown how far its draws depend

@@ -17,7 +17,7 @@ from gradiometer.integrations.watch.subject import moved
 from gradiometer.measurement.batch import Batch
 from gradiometer.run.budget import BOOKKEEPING, READINGS, START
 from gradiometer.run.cadence.cadence import FARTHEST
-from gradiometer.run.costs import Turns, signal
+from gradiometer.run.clock import Turns
 from gradiometer.run.recorder import Recorder
 
 OUTSIDE = "`step` must be called inside `with watch(...) as w:`, around the whole training."
@@ -38,7 +38,8 @@ class Measuring(Beginning):
                 has compared. What runs the model again needs the batch.
         """
         if Turns.several:
-            signal(self.budget.clock, self.shield)
+            with self.shield:
+                self.budget.take_turn()
         step = self.steps
         before = self._parts[-1] if self._parts else None
         examples = batch
@@ -193,7 +194,7 @@ class Measuring(Beginning):
             self._decide()
 
     def _give_what_waits(self) -> None:
-        self.note_settings()
+        self._settings.note(self.steps)
         self._losses.fetch()
 
     def _close_step(self) -> None:
@@ -288,7 +289,8 @@ class Measuring(Beginning):
         self._was_called = False
         self.shield.before_first_update = False
         if Turns.several:
-            signal(self.budget.clock, self.shield)
+            with self.shield:
+                self.budget.take_turn()
 
     def _was_updated_by_another(self, *_: Any) -> None:
         """Another optimizer than the first was called: it may step after the backward."""
@@ -323,7 +325,8 @@ class Measuring(Beginning):
         size = self._parts[0].size * self._subject.accumulation * self.ranks.count
         self._settings.groups(self.steps)
         rate = self._settings.rate
-        recorder.follow(StepWithoutGradient(self._objective, self.steps, size, rate))
+        step = StepWithoutGradient(self._objective, self.steps, size, rate)
+        recorder.follow(step, self._objective.parameters)
         if self._updates is not None:
             self._updates.pass_by(self.steps)
 

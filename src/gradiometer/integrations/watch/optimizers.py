@@ -105,9 +105,7 @@ class Settings:
             )
 
     def stepped(self, step: int) -> None:
-        """Read the settings of this step if it is time to. Call it before the update."""
-        if step < self.next_look:
-            return
+        """Read the settings of this step, from `next_look` on. Call it before the update."""
         if self._hook is not None and self._sought is None:
             self.end()
         if self._changes is None:

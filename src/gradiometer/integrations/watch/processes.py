@@ -20,13 +20,12 @@ from torch.nn.functional import pad
 from gradiometer.errors import Interrupted, Unsupported
 from gradiometer.integrations.watch.shield import reason_of
 from gradiometer.measurement.batch import Batch, leaves, mapped, tensors_of
-from gradiometer.measurement.gauge import Gauge
+from gradiometer.measurement.gauge import Gauge, measured
 from gradiometer.measurement.gradient_graph import flat, unflat
 from gradiometer.measurement.objective import Gradients
 from gradiometer.measurement.reading import Moments
 from gradiometer.measurement.step import TrainingStep
 from gradiometer.run.budget import Budget
-from gradiometer.run.costs import measured
 from gradiometer.run.ranks import RankLost, Ranks
 from gradiometer.run.recorder import Made
 
@@ -54,10 +53,10 @@ class Exchange:
         self._rows = rows
         self._numbers = numbers
         self._device = device
+        # The step that rank 0 measures next.
         self.next_due = 0
-        """The step that rank 0 measures next."""
+        # The gauges that all processes measure together at this step, see `Together`.
         self.bits = 0
-        """The gauges that all processes measure together at this step, see `Together`."""
 
     def joined(
         self,
@@ -110,9 +109,9 @@ GRADIENT, MOMENTS, FAILED = 0.0, 1.0, 2.0
 # Most numbers in the moments of such a gauge.
 MOST = 62
 
+# Makes the step of the examples of this process, from a function that averages gradients over the
+# processes.
 StepOf = Callable[[Callable[[Gradients], Gradients]], TrainingStep]
-"""Makes the step of the examples of this process, from a function that averages gradients over the
-processes."""
 
 
 class OverProcesses:
@@ -140,8 +139,8 @@ class OverProcesses:
             if ranks.alone
             else [each for each in gauges if each.needs_loss and each.processes != "one"]
         )
+        # What all processes have measured at the last measured step; None on one process.
         self.made: Made | None = None
-        """What all processes have measured at the last measured step; None on one process."""
 
     def bits(self, chosen: Collection[str]) -> int:
         """The gauges with these names, as the bits of a number that all processes understand."""

@@ -14,13 +14,13 @@ from torch.utils.data import DataLoader
 from gradiometer.errors import BadArgument
 from gradiometer.integrations.fsdp import is_sharded
 from gradiometer.integrations.gradients import Preconditioner
-from gradiometer.integrations.watch.shield import Hook, Shield
+from gradiometer.integrations.watch.shield import Hook, Shield, takes_no_hooks
 from gradiometer.loop.parts import Groups, labels_in
 from gradiometer.measurement.batch import Batch, batch_size, mapped
-from gradiometer.measurement.loss import Loss
 from gradiometer.measurement.motion import Origin
-from gradiometer.measurement.objective import Objective
+from gradiometer.measurement.objective import Loss, Objective
 from gradiometer.measurement.optimizer.groups import Group, groups_of, largest_rate
+from gradiometer.measurement.optimizer.several import bare
 from gradiometer.measurement.reading import Draw, Sampling, Spread
 from gradiometer.measurement.step import TrainingStep
 from gradiometer.problems.examples import Examples
@@ -188,6 +188,20 @@ class Batches:
         return labels
 
 
+def outermost_layers(model: nn.Module) -> list[nn.Module]:
+    """The layers that a model calls itself: its children, and in place of a list of layers what it
+    holds. A wrapper has none, since its model is called through it."""
+    if bare(model) is not model:
+        return []
+    found: list[nn.Module] = []
+    for layer in model.children():
+        if isinstance(layer, nn.ModuleList | nn.ModuleDict):
+            found += outermost_layers(layer)
+        elif not takes_no_hooks(layer):
+            found.append(layer)
+    return found
+
+
 # Most numbers in the examples that are gathered for a step, 128 MiB in single precision. A loop that
 # calls its model without steps, such as an evaluation with gradients, must not fill the memory.
 MOST_GATHERED = 2**25
@@ -209,6 +223,9 @@ class Inputs:
     are given. A model that is called with one example at a time, as a policy is with every state,
     has as many examples as such calls. After too many of them without a step, only the newest counts.
 
+    A loop may run `model.forward(x)`, or a method of the model, which no hook of the model sees. Until
+    the model itself is called, the layer that was first called stands for it.
+
     Args:
         model: The model as the loop calls it: wrapped or compiled, so that compiled code does not
             see the hook.
@@ -221,8 +238,39 @@ class Inputs:
         self._examples: list[Tensor] = []
         self._gathered = 0
         self._hook: Any = None
-        if not isinstance(model, torch.jit.ScriptModule):  # it takes no hooks
-            self._hook = model.register_forward_pre_hook(Hook(shield, self._keep), with_kwargs=True)
+        self._layer: nn.Module | None = None
+        self._layer_hooks: list[Any] = []
+        if isinstance(model, torch.jit.ScriptModule):  # it takes no hooks, and its layers none
+            return
+        self._hook = model.register_forward_pre_hook(
+            Hook(shield, self._keep_of_model), with_kwargs=True
+        )
+        hook = Hook(shield, self._keep_of_layer)
+        self._layer_hooks = [
+            layer.register_forward_pre_hook(hook, with_kwargs=True)
+            for layer in outermost_layers(model)
+        ]
+
+    def _keep_of_model(
+        self, model: nn.Module, given: tuple[Any, ...], named: Mapping[str, Any]
+    ) -> None:
+        if self._layer_hooks:
+            self._forget_layers()
+        self._keep(model, given, named)
+
+    def _keep_of_layer(
+        self, layer: nn.Module, given: tuple[Any, ...], named: Mapping[str, Any]
+    ) -> None:
+        if self._layer is None and torch.is_grad_enabled():
+            self._layer = layer
+        if layer is self._layer and torch.is_grad_enabled():
+            self._keep(layer, given, named)
+
+    def _forget_layers(self) -> None:
+        while self._layer_hooks:
+            self._layer_hooks.pop().remove()
+        self._layer = None
+        self._newest = None
 
     def _keep(self, _: nn.Module, given: tuple[Any, ...], named: Mapping[str, Any]) -> None:
         for value in (*given, *named.values()):
@@ -274,8 +322,11 @@ class Inputs:
 
     def _is_one_example(self, inputs: Tensor) -> bool:
         """True for a vector of as many numbers as a layer takes of one example, such as the state
-        that a policy sees: it has no axis of examples."""
-        return inputs.dim() == 1 and any(
+        that a policy sees: it has no axis of examples. Whole numbers are a batch of indices, of users
+        or words, as many as the width of a layer by chance."""
+        if inputs.dim() != 1 or not inputs.is_floating_point():
+            return False
+        return any(
             isinstance(layer, nn.Linear) and layer.in_features == len(inputs)
             for layer in self._model.modules()
         )
@@ -284,7 +335,8 @@ class Inputs:
         """Stop looking: the loop gives its batches, or has ended."""
         if self._hook is not None:
             self._hook.remove()
-            self._hook = self._newest = None
+            self._forget_layers()
+            self._hook = None
             self._examples = []
 
 

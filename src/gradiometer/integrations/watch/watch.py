@@ -31,12 +31,11 @@ from gradiometer.integrations.watch.subject import Batches, Probe, Subject
 from gradiometer.integrations.watch.successive import reads_products
 from gradiometer.integrations.watch.watching import Watch
 from gradiometer.measurement.batch import Batch
-from gradiometer.measurement.loss import Loss
-from gradiometer.measurement.objective import Objective
+from gradiometer.measurement.objective import Loss, Objective
 from gradiometer.measurement.optimizer.several import bare, bare_optimizer
 from gradiometer.measurement.reading import Draw, Sampling
-from gradiometer.run.budget import Budget, clock_for
-from gradiometer.run.costs import Turns
+from gradiometer.run.budget import Budget
+from gradiometer.run.clock import Turns, clock_for
 from gradiometer.run.ranks import Ranks
 
 

@@ -13,7 +13,7 @@ from gradiometer.integrations.watch.beginning import known_sampling
 from gradiometer.integrations.watch.requests.forks import Forks
 from gradiometer.integrations.watch.subject import Inputs
 from gradiometer.measurement.batch import Batch, mapped
-from gradiometer.run.costs import Turns
+from gradiometer.run.clock import Turns
 from gradiometer.run.recorder import Recorder
 
 # In place of a batch that was not announced.

@@ -277,10 +277,7 @@ def critical_batch_by(
     check_whole("batch_size", batch_size, 1)
     check_whole("replicates", replicates, 2)
     check_number("tolerance", tolerance, positive=True)
-    if len(set(factors)) < 2:
-        raise BadArgument(
-            f"`factors` must be at least two different multiples of the batch, got {list(factors)}."
-        )
+    check_factors(factors)
     cells = _cells(batch_size, sorted(set(horizons)), sorted(set(factors)))
     results: list[BranchResult] = []
     centers = {factor: math.sqrt(factor) for factor in factors}
@@ -313,16 +310,18 @@ def _cells(batch_size: int, horizons: Sequence[int], factors: Sequence[Amount]) 
     for horizon in horizons:
         check_whole("horizons", horizon, 1)
         for factor in factors:
-            check_number("factors", factor, positive=True)
+            # a product may be infinite, which has no size
+            if factor * batch_size > horizon:
+                continue
             size = round(factor * batch_size)
             if size >= 1 and horizon >= FEWEST_UPDATES * size:
                 cells.append(Cell(factor, size, horizon))
     repeated = [cell.factor for cell in cells]
     if sum(repeated.count(factor) >= 2 for factor in set(repeated)) < 2:
+        sizes = ", ".join(f"{factor * batch_size:,.0f}" for factor in factors)
         raise BadArgument(
             f"`horizons` must give two batches at least two lengths of {FEWEST_UPDATES} updates, "
-            f"got {list(horizons)} examples for batches of "
-            f"{[round(factor * batch_size) for factor in factors]}."
+            f"got {list(horizons)} examples for batches of {sizes}."
         )
     return cells
 
@@ -424,6 +423,7 @@ def critical_batch(
     """
     check_loop(loop)
     check_whole("seed", seed, 0)
+    check_factors(factors)
     lengths = _lengths(length_of(loop, horizon, seed), loop.size, factors)
     ledger = None
     if out is not None:
@@ -449,6 +449,16 @@ def critical_batch(
             forecast=forecast,
             readout=readout,
             level=level,
+        )
+
+
+def check_factors(factors: Sequence[Amount]) -> None:
+    """Raise unless these are at least two different multiples of a batch."""
+    for factor in factors:
+        check_number("factors", factor, positive=True)
+    if len(set(factors)) < 2:
+        raise BadArgument(
+            f"`factors` must be at least two different multiples of the batch, got {list(factors)}."
         )
 
 

@@ -326,7 +326,8 @@ class ForkRecord:
     def _write(self) -> None:
         stops = None if self.stops is None else plain(self.stops)
         content = {"format": FORMAT, "plan": self.plan.to_dict(), "stops": stops}
-        replace_file(self.path / PLAN, json.dumps(content, indent=1, allow_nan=False).encode())
+        # a setting of an optimizer may be infinite
+        replace_file(self.path / PLAN, json.dumps(plain(content), indent=1).encode())
 
     @property
     def running(self) -> bool:
@@ -388,7 +389,12 @@ def forks_of(run: Run) -> tuple[ForkRecord, ...]:
 
 
 def _records(parent: Path, unread: dict[str, str]) -> Iterator[ForkRecord]:
-    for path in sorted(parent.glob(f"{FOLDER}/[0-9]*/{PLAN}")):
+    try:
+        paths = sorted(parent.glob(f"{FOLDER}/[0-9]*/{PLAN}"))
+    except OSError:
+        # such as a name that is too long; up to Python 3.12, later ones find nothing
+        return
+    for path in paths:
         try:
             yield ForkRecord.open(path.parent)
         except RunDamaged as error:

@@ -37,7 +37,6 @@ from gradiometer.measurement.uncertainty.means import mean
 from gradiometer.measurement.uncertainty.skewed import skewed_mean
 from gradiometer.problems.problem import Problem
 from gradiometer.run.artifacts import save_artifact, save_snapshot, snapshot_paths
-from gradiometer.run.costs import signal
 from gradiometer.run.reader import Run
 
 if TYPE_CHECKING:
@@ -229,7 +228,7 @@ class Looks(Measuring):
         with self._looking() as run:
             if run is None:
                 return None
-            folder = run.folder.snapshots_path
+            folder = run.snapshots_path
             number = (
                 sum(path.stem != f"step_{self.steps:06d}" for path in snapshot_paths(folder)) + 1
             )
@@ -295,7 +294,8 @@ class Looks(Measuring):
         name = forks or "looks on request"
         with self.budget.spending(name, fixed=not forks, outside=bool(forks)), as_written():
             yield run
-        signal(self.budget.clock, self.shield)
+        with self.shield:
+            self.budget.take_turn()
 
     def _on_device(self, data: Any, name: str) -> OnDevice:
         """The examples, if there is a loss to run on them."""

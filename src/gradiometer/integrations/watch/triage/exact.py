@@ -273,6 +273,7 @@ class SharedRows:
         self._calls: list[Tensor] = []
         self._trained: list[Tensor] = []
         self._keys: Tensor | None = None
+        self._first: list[Tensor] | None = None
         self._evaluations = self._count = 0
         self._seen: set[int] = set()
 
@@ -290,18 +291,21 @@ class SharedRows:
             self._hook.remove()
         self._hook = None
 
-    def shared(self, inputs: Tensor | None, *, compares: bool) -> dict[str, Tensor]:
+    def shared(
+        self, inputs: Tensor | None, labels: Tensor | None, *, compares: bool
+    ) -> dict[str, Tensor]:
         """How many rows of the batch were seen before, and how many of those in the evaluation are
         trained on.
 
         Args:
             inputs: The rows of the training batch that is looked at.
+            labels: Their labels; None if they are not known.
             compares: False to leave out the evaluation, whose comparison takes as long as the rest
                 of a look.
         """
         if inputs is None or not inputs.dim() or inputs[:1].numel() < 2:
             return {}
-        signs: dict[str, Tensor] = {}
+        signs = self._with_the_first(inputs, labels)
         if self._count < ROWS:
             rows = self._fingerprints(inputs)
             if self._trained:
@@ -317,6 +321,21 @@ class SharedRows:
             "evaluated_rows": torch.stack(lengths),
             "shared_rows": torch.stack(found).float(),
         }
+
+    def _with_the_first(self, inputs: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
+        """Whether some inputs and labels are those of the first batch, as in a loop whose batch is
+        the whole training set. A loss over some nodes of a graph has other labels."""
+        some = [self._fingerprints(inputs[:: max(len(inputs) // 16, 1)])]
+        if labels is not None:
+            flat = labels.detach().reshape(-1)
+            some.append(flat[:: max(len(flat) // 16, 1)].clone())
+        first, self._first = self._first, self._first or some
+        if first is None or len(first) != len(some):  # not every look sees labels
+            return {}
+        if [one.shape for one in some] != [one.shape for one in first]:
+            return {"same_rows": torch.zeros((), device=inputs.device)}
+        differs = [(one != other).any() for one, other in zip(some, first, strict=True)]
+        return {"same_rows": 1 - torch.stack(differs).any().float()}
 
     def _repeats(self, rows: Tensor) -> Tensor:
         """How many of these rows were seen before. On a CPU a set is quicker than a search in all

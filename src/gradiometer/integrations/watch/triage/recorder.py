@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from gradiometer.integrations.gradients import NEVER, LastGradient, gradients_of
 from gradiometer.integrations.watch.accelerator import Copied
-from gradiometer.integrations.watch.shield import Hook, attempt, guarding
+from gradiometer.integrations.watch.shield import Hook, attempt, guarding, takes_no_hooks
 from gradiometer.integrations.watch.subject import Subject
 from gradiometer.integrations.watch.triage.batches import BatchSigns, logits_of, parts_of
 from gradiometer.integrations.watch.triage.exact import (
@@ -278,7 +278,7 @@ class TriageRecorder:
             self._look["root"] = together([root.reshape(()) for root in heard.roots]).mean()
         if self._takes_moments:
             self._look |= self._batches.of(inputs, labels, out)
-        self._look |= self._shared.shared(inputs, compares=self._takes_moments)
+        self._look |= self._shared.shared(inputs, labels, compares=self._takes_moments)
         self._output = None
         self._read_at = step
         self._remove_hooks()
@@ -394,12 +394,3 @@ def nonzero_entries(gradients: Sequence[Tensor]) -> Tensor:
 def parameters_of(objective: Objective) -> list[Tensor]:
     """The trainable parameters, detached."""
     return [parameter.detach() for parameter in objective.parameters]
-
-
-def takes_no_hooks(model: nn.Module) -> bool:
-    """True if hooks on the model would have it compiled again, or if it is scripted and refuses
-    them."""
-    return (
-        isinstance(model, torch.jit.ScriptModule)
-        or getattr(model, "_compiled_call_impl", None) is not None
-    )

@@ -1,0 +1,1 @@
+"""Cases with known answers, and the trainings on which forks and advice are judged."""

@@ -1,0 +1,1 @@
+"""What is timed by the benchmarks of cost: models, steps, runs, peers, and rounds in turns."""

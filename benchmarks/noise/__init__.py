@@ -1,0 +1,1 @@
+"""Networks whose noise is known along the run, and the scores of its readings, for `now.py`."""
