@@ -202,7 +202,7 @@ def test_its_inner_rate_is_chosen_close_to_the_best_of_a_grid() -> None:
 def test_it_races_with_others_and_a_race_that_was_stopped_goes_on_to_the_same_bits(
     tmp_path: Path,
 ) -> None:
-    asked = {"optimizer": "sgd,adamw,schedulefree", "steps": 200, "out": tmp_path}
+    asked = {"optimizer": "sgd,adamw,schedulefree", "steps": 80, "out": tmp_path}
     with pytest.raises(Stopped):
         tuned(**asked, progress=stopping(8))
     on, once = tuned(**asked), tuned(**{**asked, "out": None})
@@ -211,7 +211,7 @@ def test_it_races_with_others_and_a_race_that_was_stopped_goes_on_to_the_same_bi
 
 
 def test_a_race_ends_with_it_where_the_others_do_not_learn() -> None:
-    found = tune(Noisy(), loss=loss, batches=batches, steps=200, optimizer=[idle, "schedulefree"])
+    found = tune(Noisy(), loss=loss, batches=batches, steps=80, optimizer=[idle, "schedulefree"])
     assert found.made.name == "schedulefree"
 
 
@@ -242,6 +242,7 @@ def test_the_command_tunes_and_trains_it(
             settings(**wrong)
 
 
+@pytest.mark.slow
 def test_without_a_length_it_is_tuned_for_ten_epochs_and_the_file_has_no_length() -> None:
     torch.manual_seed(0)
     inputs = torch.randn(400, 6, dtype=torch.float64)

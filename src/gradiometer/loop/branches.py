@@ -279,7 +279,8 @@ class Fork:
             found.append(f"One replicate gives no interval: {FEW} or more are better.")
         elif self.replicates < FEW:
             found.append(
-                f"{self.replicates} replicates give wide intervals: {FEW} or more are better."
+                f"Only {counted(self.replicates, 'replicate')}, so intervals are wide: {FEW} or "
+                "more are better."
             )
         return tuple(found)
 

@@ -174,7 +174,7 @@ class Announcements:
         from gradiometer.report.page.page import write_page  # noqa: PLC0415 (its charts take a second to import)
 
         try:
-            self.say(write_page(run, diagnose(run)))
+            self.say(f"the page is {write_page(run, diagnose(run))}")
         except Exception as error:
             logging.getLogger("gradiometer").warning("the page was not written: %s", error)
 

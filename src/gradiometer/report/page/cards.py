@@ -236,6 +236,13 @@ def rows(
     placed = [*(card for card in asked if card.shown), *further]
     # what limits the run comes first
     placed.sort(key=lambda card: card.shown[0].finding.gauge != TRIAGE)
+    # a second claim is asked for in other words
+    placed[1:] = [
+        replace(card, title="What else limits it?")
+        if card.shown[0].finding.gauge == TRIAGE
+        else card
+        for card in placed[1:]
+    ]
     answered = [_row(card, left.pop(card.home, None), diagnosis) for card in placed]
     others = [
         Card(each.name, each.title, words=each.words, section=each)

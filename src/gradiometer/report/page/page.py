@@ -210,13 +210,19 @@ def _settings(values: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(name, _as_text(value)) for name, value in values.items()]
 
 
+# Most names in a row of settings: a transformer has a layer in each of 20 lines of a telephone.
+MOST_NAMES = 6
+
+
 def _as_text(value: Any) -> str:
     if value is None or value in ("", [], {}):
         return "—"
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {_as_text(part)}" for name, part in value.items())
     if isinstance(value, list | tuple):
-        return ", ".join(map(_as_text, value))
+        shown = ", ".join(map(_as_text, value[:MOST_NAMES]))
+        left = len(value) - MOST_NAMES
+        return f"{shown} and {left:,} more" if left > 0 else shown
     return str(value)
 
 

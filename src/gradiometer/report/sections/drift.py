@@ -131,7 +131,7 @@ def _sharpness_figure(batch: Curve, surveys: tuple[Survey, ...], edge: Curve, ru
             "With small batches, the batch sharpness rises to the edge and stays there. The "
             "sharpness of the full loss stays lower; the smaller the batch, the lower it is."
         ),
-        single=len(batch) + len(full) == 1,
+        single=sum(estimate.tells for _, estimate in (*batch, *full)) <= 1,
     )
 
 

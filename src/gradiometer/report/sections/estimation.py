@@ -82,9 +82,12 @@ def _noise_scale_figure(curve: Curve, batch_size: float) -> Figure:
 
 
 def _noise_and_gradient_figure(variance: Curve, norm_squared: Curve) -> Figure:
+    step, newest = norm_squared[-1]
+    # an estimate of a square that may be zero is often negative
+    size = f"is {newest}" if newest.low > 0 else "cannot be told from zero"
     summary = (
-        f"The noise, tr Σ, {change(variance)}. The squared gradient norm, ‖g‖², "
-        f"{change(norm_squared)}."
+        f"The noise, tr Σ, {change(variance)}. The squared gradient norm, ‖g‖², {size} at step "
+        f"{step:,}."
     )
     below = sum(not estimate.low > 0 for _, estimate in norm_squared)
     if below:
