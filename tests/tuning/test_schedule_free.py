@@ -15,7 +15,7 @@ from command_line import called
 from gradiometer import BadArgument, Interrupted, supervised
 from gradiometer.convergence import refresh_batch_norm
 from gradiometer.loop import Loop, Rate, fork
-from gradiometer.measurement.optimizer.averaged import (
+from gradiometer.measurement.optimizer.steps import (
     at_average,
     averages_itself,
     schedule_free,

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 from gradiometer.errors import Unsupported, summary
 from gradiometer.measurement.batch import leaves
-from gradiometer.measurement.optimizer.clipping import Clipping
-from gradiometer.measurement.optimizer.several import bare_optimizer, optimizers_in
+from gradiometer.measurement.optimizer.steps import Clipping, bare_optimizer, optimizers_in
 
 # What training changes: the model, its optimizers, the schedulers, and the scaler or None.
 Parts = tuple[nn.Module, list[torch.optim.Optimizer], Sequence[Any], Any]

@@ -36,9 +36,14 @@ from gradiometer.loop.parts import (
 from gradiometer.loop.readout import Readout
 from gradiometer.measurement.batch import Batch, batch_size
 from gradiometer.measurement.objective import Loss, checked_loss, with_graph
-from gradiometer.measurement.optimizer.averaged import averages_itself, to_average
-from gradiometer.measurement.optimizer.clipping import clip_before_steps, moved_up
-from gradiometer.measurement.optimizer.several import bare, optimizers_in
+from gradiometer.measurement.optimizer.steps import (
+    averages_itself,
+    bare,
+    clip_before_steps,
+    moved_up,
+    optimizers_in,
+    to_average,
+)
 from gradiometer.problems.user_code import user_code
 from gradiometer.randomness import untouched_randomness
 

@@ -17,7 +17,7 @@ from gradiometer.loop.engine import is_finite
 from gradiometer.loop.loop import Loop
 from gradiometer.loop.parts import Stream
 from gradiometer.loop.readout import Readout
-from gradiometer.measurement.optimizer.averaged import averages_itself
+from gradiometer.measurement.optimizer.steps import averages_itself
 from gradiometer.measurement.untouched import Surroundings
 from gradiometer.problems import Examples
 from gradiometer.randomness import untouched_randomness

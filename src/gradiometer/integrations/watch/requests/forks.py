@@ -21,7 +21,7 @@ from gradiometer.loop.incident_cause import cause_of, rise_of_rate
 from gradiometer.loop.recorded.incidents import BEFORE, LEAD, IncidentCause, incident_at
 from gradiometer.loop.replay import WAY_OUT, KeptUpdates, check_replay
 from gradiometer.measurement.estimate import significant
-from gradiometer.measurement.optimizer.several import as_one
+from gradiometer.measurement.optimizer.steps import as_one
 from gradiometer.run.reader import Run
 from gradiometer.verdict.triage.faults import clipped_shares
 from gradiometer.verdict.triage.signs import Signs
