@@ -57,6 +57,9 @@ ONE_STRIDE, ONE_OVERSHOT = (
     np.vstack([striding(0.01)[:20], striding(stride)[20:23], striding(0.01)[23:]])
     for stride in (0.88, 0.92)
 )
+# The whole training set at every update, whose gradients are alike.
+ONE_BATCH = {"examples": 320, "product": constant(0.9), "same_rows": constant(1)}
+
 SHORT = {
     "losses": falling(steps=200),
     "rates": cosine_rates(steps=200),
@@ -336,6 +339,10 @@ CASES: dict[Claim, list[tuple[dict[str, Any], dict[str, Any]]]] = {
         (
             {"examples": 320, "product": constant(0.19)},
             {"examples": 320, "product": constant(0.17)},
+        ),
+        (
+            {**ONE_BATCH, "losses": falling() + np.linspace(0.1, 0, STEPS)},
+            {**ONE_BATCH, "losses": falling().clip(0.5)},
         ),
         ({"examples": 950, "product": constant(0.9)}, {"examples": 970, "product": constant(0.9)}),
         ({**SHORT, "movement": striding(21 / 200)}, {**SHORT, "movement": striding(23 / 200)}),

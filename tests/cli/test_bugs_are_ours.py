@@ -34,6 +34,7 @@ def test_an_error_keeps_its_type_until_the_boundary() -> None:
     assert of_user(UserCodeFailed("x.")) is None and of_user(KeyboardInterrupt()) is None
 
 
+@pytest.mark.slow
 def test_an_error_of_our_own_in_a_gauge_is_called_a_bug(tmp_path: Path) -> None:
     code = (
         "from gradiometer.cli import main\nfrom gradiometer.drift import BatchSharpness\ndef "

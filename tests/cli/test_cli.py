@@ -29,6 +29,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict:
     return json.loads(done.stdout)
 
 
+@pytest.fixture
+def no_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page is not written, which takes most of the time of `show`."""
+    monkeypatch.setattr(
+        "gradiometer.report.page.page.write_page", lambda *_, **__: Path("report.html")
+    )
+
+
 def test_json_is_one_object_with_estimates_that_have_intervals(trained: dict) -> None:
     assert {"run", "report", "findings", "estimates", "overhead", "verdict"} <= set(trained)
     assert {"noise_scale", "gradient_variance", "gradient_norm_squared", "signal_to_noise"} <= set(
@@ -47,6 +55,7 @@ def documented_keys(name: str) -> list[str]:
     return re.findall(r"`(\w+)`", row)
 
 
+@pytest.mark.usefixtures("no_page")
 def test_the_reference_lists_the_keys_of_each_object(
     trained: dict, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -148,6 +157,7 @@ def test_a_full_disk_behind_standard_output_exits_with_6_and_without_a_traceback
     assert done.stderr == "error: the output could not be written: no space left on device.\n"
 
 
+@pytest.mark.slow
 def test_numbers_fit_the_terminal_too(
     trained: dict, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,6 +170,7 @@ def test_numbers_fit_the_terminal_too(
         assert max(len(line) for line in out.splitlines() if not line.startswith("page ")) <= 60
 
 
+@pytest.mark.usefixtures("no_page")
 @pytest.mark.parametrize("columns", ["1", "20", "1000000"])
 def test_a_terminal_may_have_any_width(
     trained: dict, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: str
@@ -168,6 +179,7 @@ def test_a_terminal_may_have_any_width(
     assert called(capsys, "show", trained["run"])[0] == 0
 
 
+@pytest.mark.usefixtures("no_page")
 def test_sentences_fit_the_terminal(
     trained: dict, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -228,6 +240,7 @@ def test_a_run_of_a_newer_version_is_refused_in_a_sentence(
     assert "was written in format 99" in err and "install a newer gradiometer" in err
 
 
+@pytest.mark.usefixtures("no_page")
 def test_lines_that_cannot_be_read_are_named_and_the_rest_is_reported(
     trained: dict, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

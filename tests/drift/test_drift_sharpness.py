@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ from report_run import run_in
 CURVATURES = np.geomspace(0.01, 5, 30)
 
 
+@cache
 def known() -> Survey:
     """The survey of a quadratic in random axes, whose spectrum is known."""
     axes = np.linalg.qr(np.random.default_rng(0).standard_normal((30, 30)))[0]
@@ -39,9 +41,6 @@ def known() -> Survey:
         Objective(problem.model(), problem.loss), problem.train.data, at_once=20
     )
     return survey(curvature, of=64, top=3, probes=8)
-
-
-KNOWN = known()
 
 
 def run_verb(*arguments: str) -> Result:
@@ -57,20 +56,22 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def test_a_survey_holds_the_known_curvatures_of_a_quadratic() -> None:
-    for estimate, value in zip(KNOWN.largest, CURVATURES[::-1], strict=False):
+    for estimate, value in zip(known().largest, CURVATURES[::-1], strict=False):
         assert estimate.low <= value <= estimate.high
-    assert KNOWN.smallest[0].low <= CURVATURES[0] <= KNOWN.smallest[0].high
-    assert KNOWN.trace.low <= CURVATURES.sum() <= KNOWN.trace.high
-    assert KNOWN.examples == KNOWN.of == 64 and KNOWN.what.startswith("the full loss, 64 examples")
-    assert CURVATURES[0] < KNOWN.along_gradient.value < CURVATURES[-1]
-    assert KNOWN.negative_share.value < 0.05
+    assert known().smallest[0].low <= CURVATURES[0] <= known().smallest[0].high
+    assert known().trace.low <= CURVATURES.sum() <= known().trace.high
+    assert known().examples == known().of == 64 and known().what.startswith(
+        "the full loss, 64 examples"
+    )
+    assert CURVATURES[0] < known().along_gradient.value < CURVATURES[-1]
+    assert known().negative_share.value < 0.05
 
 
 def test_a_saved_survey_is_loaded_unchanged(trained: Run) -> None:
-    save_artifact(trained, replace(KNOWN, step=7))
+    save_artifact(trained, replace(known(), step=7))
     (again,) = [kept for kept in load_artifacts(trained, Survey) if kept.step == 7]
     (trained.path / "curvature" / "step_000007.json").unlink()
-    assert plain(again) == plain(replace(KNOWN, step=7)) and again.estimates == KNOWN.estimates
+    assert plain(again) == plain(replace(known(), step=7)) and again.estimates == known().estimates
 
 
 def test_the_verb_surveys_a_problem_at_its_start_and_later(tmp_path: Path) -> None:
@@ -168,7 +169,7 @@ def test_the_section_of_a_run_without_drift_names_the_command(tmp_path: Path) ->
 
 
 def test_a_density_is_drawn_without_an_edge() -> None:
-    figure = density_figure(KNOWN, None)
+    figure = density_figure(known(), None)
     assert figure.summary.startswith("Hessian of the full loss") and len(figure.table.rows) == 50
 
 
@@ -214,7 +215,7 @@ def _around(value: float) -> Estimate:
 
 
 def _with_surveys(run: Run) -> Run:
-    save_artifact(run, KNOWN)
+    save_artifact(run, known())
     return run
 
 

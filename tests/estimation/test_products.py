@@ -26,7 +26,7 @@ def _z(samples: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
-@pytest.mark.parametrize("size", [0.1, 1.0])
+@pytest.mark.parametrize("size", [0.1, pytest.param(1.0, marks=pytest.mark.slow)])
 def test_the_combination_is_right_and_its_interval_covers(rule: Rule, size: float) -> None:
     """The bias is at most a quarter of the interval, and nominal 90 % covers in at least 85 %. A
     product without what the same batch gave a step before is ‖g‖², up to chance."""

@@ -35,6 +35,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return whole_runs(tmp_path_factory.mktemp("fuzz") / "base")[0]
 
 
+@pytest.mark.slow
 def test_the_runs_have_a_record_of_every_kind(base: Path) -> None:
     found = {field.kind for run in (base, base.parent / "loop-1") for field in fields_of(run)}
     lines = [kind.__struct_config__.tag for kind in readings.LINES.__args__]
@@ -62,8 +63,9 @@ def test_every_reader_reads_a_run_that_is_whole(
     reader(random.Random(0), copy, base)
 
 
+@pytest.mark.slow
 def test_a_broken_field_of_a_record_is_named_and_the_rest_is_read(base: Path) -> None:
-    for seed in range(100):
+    for seed in range(50):
         assert (words := fault("record_findings", seed, base)) is None, (
             f"record_findings {seed}: {words}"
         )
@@ -71,7 +73,7 @@ def test_a_broken_field_of_a_record_is_named_and_the_rest_is_read(base: Path) ->
 
 @pytest.mark.slow
 def test_every_command_reads_a_run_with_a_broken_field(base: Path) -> None:
-    for seed in range(300):
+    for seed in range(100):
         assert (words := fault("record", seed, base)) is None, f"record {seed}: {words}"
 
 

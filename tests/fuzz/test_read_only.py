@@ -15,7 +15,7 @@ from kills import ended
 
 from gradiometer.cli import main
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="POSIX modes")]
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX modes")
 NOBODY = 65534
 COMMANDS = {
     name: (*((GROUPS[name],) if name in GROUPS else ()), name, *arguments)
@@ -84,6 +84,7 @@ def check(command: str, folder: Path, said: Path, label: str) -> None:
     assert contents(folder) == before, label
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_in_a_folder_that_cannot_be_written_to_is_done_or_says_why(
     command: str, ground: Path, tmp_path: Path
@@ -93,10 +94,16 @@ def test_a_command_in_a_folder_that_cannot_be_written_to_is_done_or_says_why(
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_file_that_cannot_be_read_is_named(command: str, ground: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "files",
+    [pytest.param(1, marks=pytest.mark.slow), pytest.param(10, marks=pytest.mark.nightly)],
+)
+def test_a_file_that_cannot_be_read_is_named(
+    command: str, files: int, ground: Path, tmp_path: Path
+) -> None:
     """As root, who reads every file, the command is another user."""
     names = sorted(path for path in (ground / "run").rglob("*"))
-    for path in random.Random(command).sample(names, 5):
+    for path in random.Random(command).sample(names, files):
         lock(ground)
         path.chmod(0o000)
         check(command, ground, tmp_path / "said", f"{command}, {path.relative_to(ground)}")

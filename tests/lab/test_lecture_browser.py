@@ -19,6 +19,8 @@ sync_api = pytest.importorskip("playwright.sync_api")
 
 pytestmark = pytest.mark.browser
 INTERACTIVE = ("S6", "S8", "S11")
+ONE_WINDOW = pytest.mark.parametrize("page", [(1280, "light")], ids=str, indirect=True)
+"""Of tests whose numbers no window changes."""
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +111,7 @@ def test_projecting_shows_one_thing_at_a_time_and_a_measurement_when_asked(
     assert page.locator("figure .both").first.is_visible()
 
 
+@ONE_WINDOW
 def test_the_pages_link_to_each_other(page: "sync_api.Page", site: Path) -> None:
     page.goto((site / "index.html").as_uri())
     page.locator("table a").first.click()
@@ -117,6 +120,7 @@ def test_the_pages_link_to_each_other(page: "sync_api.Page", site: Path) -> None
     assert page.url.endswith("s08.html")
 
 
+@ONE_WINDOW
 @pytest.mark.parametrize("schedule", ["constant", "inverse", "linear"])
 def test_the_one_dimensional_simulation_agrees_with_the_library(
     page: "sync_api.Page", site: Path, schedule: str
@@ -137,6 +141,7 @@ def test_the_one_dimensional_simulation_agrees_with_the_library(
     assert abs(last.var(ddof=1) / variances[-1] - 1) < 4 * math.sqrt(2 / (len(last) - 1))
 
 
+@ONE_WINDOW
 @pytest.mark.parametrize(
     ("example", "problem"),
     [
@@ -164,6 +169,7 @@ def test_the_counterexamples_take_the_same_steps_as_the_library(
     assert np.allclose(path, exact, rtol=1e-9, atol=1e-12)
 
 
+@ONE_WINDOW
 def test_the_double_well_and_its_noise_agree_with_the_library(
     page: "sync_api.Page", site: Path
 ) -> None:
@@ -186,6 +192,7 @@ def test_the_double_well_and_its_noise_agree_with_the_library(
     assert temperature == pytest.approx(DoubleWell(variance=4.0).temperature(0.001, 2))
 
 
+@ONE_WINDOW
 @pytest.mark.parametrize(
     ("example", "rate", "power", "said"),
     [

@@ -140,6 +140,7 @@ def test_a_run_and_a_loop_of_ones_own_in_the_same_state_have_the_same_forks(
     assert ends[0] == ends[1]
 
 
+@pytest.mark.slow
 def test_a_run_and_a_loop_of_ones_own_in_the_same_state_have_the_same_critical_batch(
     tmp_path: Path,
 ) -> None:
@@ -214,7 +215,7 @@ def test_a_fork_that_version_02_began_is_continued_from_its_branches(old: Run) -
 
 def test_a_run_that_version_02_stopped_is_resumed(old: Run) -> None:
     run = resume(old.path)
-    checkpoint, warnings = load_latest(run.folder)
+    checkpoint, warnings = load_latest(run)
     assert run.status == "finished" and run.steps == 100 and not warnings and checkpoint is not None
     first = checkpoint.tensors["model.position"][:3].tolist()
     assert first == pytest.approx(

@@ -85,6 +85,7 @@ def slow_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return train(load("digits", model="mlp"), settings, tmp_path_factory.mktemp("runs"))
 
 
+@pytest.mark.slow
 def test_a_run_far_below_its_edge_is_told_its_rate_and_the_fork_shows_that_it_holds(
     slow_run: Run,
 ) -> None:

@@ -17,8 +17,7 @@ from torch import nn
 
 from command_line import called
 from gradiometer import Run, UserCodeFailed, supervised, watch
-from gradiometer.drift.lanczos import eigenvalues
-from gradiometer.drift.operator import VectorProduct
+from gradiometer.drift.lanczos import VectorProduct, eigenvalues
 from gradiometer.gauges import GAUGES
 from gradiometer.interruption import StopAsked, heed, heeding
 
@@ -73,7 +72,15 @@ def limited() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-@pytest.fixture(scope="module", params=TYPES)
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param("float16", marks=pytest.mark.slow),
+        pytest.param("bfloat16", marks=pytest.mark.slow),
+        pytest.param("float32", marks=pytest.mark.nightly),
+        pytest.param("float64", marks=pytest.mark.nightly),
+    ],
+)
 def run(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[str, Path]]:
@@ -137,8 +144,16 @@ def test_every_command_ends(run: tuple[str, Path], capsys: pytest.CaptureFixture
     assert not warnings
 
 
-@pytest.mark.parametrize("kind", TYPES)
-@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.AdamW])
+@pytest.mark.parametrize(
+    ("kind", "optimizer"),
+    [
+        ("float64", torch.optim.SGD),
+        ("bfloat16", torch.optim.AdamW),
+        pytest.param("float32", torch.optim.AdamW, marks=pytest.mark.slow),
+        pytest.param("float16", torch.optim.SGD, marks=pytest.mark.slow),
+        pytest.param("float16", torch.optim.AdamW, marks=pytest.mark.slow),
+    ],
+)
 def test_a_watched_loop_and_its_requests_end(
     kind: str, optimizer: type[torch.optim.Optimizer], tmp_path: Path
 ) -> None:

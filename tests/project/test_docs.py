@@ -7,6 +7,8 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 import pytest
@@ -67,12 +69,13 @@ def quotes(page: str) -> list[str]:
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python", "sh")])
 def test_the_blocks_of_a_page_run_in_order(page: str, tmp_path: Path) -> None:
     so_far = printed = ""
-    for language, block in blocks(page, "python", "sh"):
+    for language, group in groupby(blocks(page, "python", "sh"), key=itemgetter(0)):
+        text_of_group = "".join(block for _, block in group)
         if language == "python":
-            so_far += block  # a block may continue the one before it
+            so_far += text_of_group  # a block may continue the one before it
             printed += run(tmp_path, "-W", "error", "-c", so_far)
             continue
-        for line in block.splitlines():
+        for line in text_of_group.splitlines():
             program, *arguments = shlex.split(line, comments=True)
             assert program == "gradiometer", f"{page} shows {line}"
             printed += run(tmp_path, "-m", "gradiometer", *arguments)

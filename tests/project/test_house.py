@@ -20,6 +20,7 @@ def module_of(path: Path) -> str:
     return ".".join(path.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__")
 
 
+@pytest.mark.slow
 def test_no_two_files_import_each_other() -> None:
     """Also counted: imports inside functions, and those for annotations alone."""
     trees = {

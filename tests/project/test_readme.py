@@ -27,6 +27,7 @@ optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
 """The model, the optimizer and the loader that a reader has."""
 
 
+@pytest.mark.slow
 def test_the_python_block_runs_in_a_program_with_a_model_and_prints_a_finding(
     tmp_path: Path,
 ) -> None:

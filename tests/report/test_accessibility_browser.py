@@ -59,6 +59,7 @@ def test_words_that_do_not_stand_out_are_found(page: "sync_api.Page") -> None:
     assert page.evaluate(FAINT) == ["faint: 2.85"]
 
 
+@pytest.mark.parametrize("page", ["light"], indirect=True)
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_picture_has_a_name(page: "sync_api.Page", pages: dict[str, Path], kind: str) -> None:
     page.goto(pages[kind].as_uri())
@@ -70,6 +71,7 @@ def test_every_picture_has_a_name(page: "sync_api.Page", pages: dict[str, Path],
     assert nameless == []
 
 
+@pytest.mark.parametrize("page", ["light"], indirect=True)
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_moves_for_those_who_ask_for_that(
     page: "sync_api.Page", pages: dict[str, Path], kind: str

@@ -335,6 +335,7 @@ for line in sys.stdin:  # one child for every line, so that torch is imported on
 """
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_no_finished_checkpoint_is_ever_lost(folder: RunFolder) -> None:
     writer = subprocess.Popen(
         [sys.executable, "-c", WRITER, str(folder.path)],

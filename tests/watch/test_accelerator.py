@@ -146,7 +146,7 @@ class Loop:
         return len(LOG.waits), len(LOG.copies)
 
 
-QUICK = ("SGD", "halves", "accumulated", "scaled", "fused, preconditioned")
+QUICK = ("halves", "scaled", "fused, preconditioned")
 
 
 @pytest.mark.parametrize(

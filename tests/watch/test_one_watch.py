@@ -1,7 +1,8 @@
 """One watch: `gradiometer train` and a plain loop of a person have the same losses, readings and
 verdict."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,21 @@ KINDS: dict[str, dict[str, Any]] = {
 @pytest.fixture(scope="module")
 def digits() -> Problem:
     return load("digits", model="mlp")
+
+
+Pair = tuple[Run, Run]
+
+
+@pytest.fixture(scope="module")
+def pair(digits: Problem, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pair]:
+    """A training of ours and the same loop of a person, trained once for all tests."""
+
+    @cache
+    def runs(kind: str) -> Pair:
+        folder = tmp_path_factory.mktemp("pair")
+        return ours(digits, folder, KINDS[kind]), of_a_person(digits, folder, KINDS[kind])
+
+    return runs
 
 
 def ours(problem: Problem, out: Path, settings: dict[str, Any]) -> Run:
@@ -90,12 +106,18 @@ def of_a_person(problem: Problem, out: Path, settings: dict[str, Any]) -> Run:
     return w.run
 
 
-@pytest.mark.parametrize("kind", KINDS)
+QUICK = ("SGD", "AdamW", "every 3rd step, gauges that look back", "a rate that is too high")
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [kind if kind in QUICK else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS],
+)
 def test_a_training_of_ours_and_a_loop_of_a_person_have_the_same_record(
-    digits: Problem, tmp_path: Path, kind: str
+    pair: Callable[[str], Pair], kind: str
 ) -> None:
     settings = KINDS[kind]
-    run, other = ours(digits, tmp_path, settings), of_a_person(digits, tmp_path, settings)
+    run, other = pair(kind)
     assert run.losses[1].tolist() == other.losses[1].tolist()
     evaluations = [
         [event["estimates"] for event in one.events if event["event"] == "evaluation"]
@@ -113,8 +135,8 @@ def test_a_training_of_ours_and_a_loop_of_a_person_have_the_same_record(
 
 
 @pytest.mark.parametrize("kind", ["SGD", "AdamW", "a rate that is too high"])
-def test_both_have_the_same_verdict(digits: Problem, tmp_path: Path, kind: str) -> None:
-    run, other = ours(digits, tmp_path, KINDS[kind]), of_a_person(digits, tmp_path, KINDS[kind])
+def test_both_have_the_same_verdict(pair: Callable[[str], Pair], kind: str) -> None:
+    run, other = pair(kind)
     first, second = diagnose(run), diagnose(other)
     assert first.headline is not None and second.headline is not None
     assert first.headline.claim == second.headline.claim
@@ -126,8 +148,8 @@ def test_both_have_the_same_verdict(digits: Problem, tmp_path: Path, kind: str) 
 
 
 def test_products_of_successive_gradients_are_the_default_of_both(
-    digits: Problem, tmp_path: Path
+    pair: Callable[[str], Pair],
 ) -> None:
-    for run in (ours(digits, tmp_path, {}), of_a_person(digits, tmp_path, {})):
+    for run in pair("SGD"):
         series = run.series("noise")
         assert series is not None and "product" in series.moments

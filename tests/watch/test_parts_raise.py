@@ -196,7 +196,7 @@ def test_a_part_that_raises_at_some_call_is_named_and_training_goes_on(
 ) -> None:
     whole = trained(tmp_path / "whole", kind, "", 0)
     assert whole.updates == STEPS
-    for number in (0, 1, 4):
+    for number in (0, 4):
         check(tmp_path / str(number), kind, site, number, whole)
 
 

@@ -62,8 +62,14 @@ def loop_of(
     return w, model, optimizer
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("shift", [0, 100, 200])
+@pytest.mark.parametrize(
+    "shift",
+    [
+        pytest.param(0, marks=pytest.mark.slow),
+        pytest.param(100, marks=pytest.mark.nightly),
+        pytest.param(200, marks=pytest.mark.nightly),
+    ],
+)
 @pytest.mark.parametrize("name", CASES)
 def test_the_cause_of_a_planted_incident_is_named_in_a_loop_of_ones_own(
     name: str, shift: int, tmp_path: Path

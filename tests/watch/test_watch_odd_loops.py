@@ -302,8 +302,14 @@ def settings_of_the_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_default_dtype(torch.float32)
 
 
-@pytest.mark.parametrize("kind", ["SGD", "AdamW"])
-@pytest.mark.parametrize("name", ODD)
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        pytest.param(name, kind, marks=[pytest.mark.slow] * ((place + which) % 2))
+        for place, name in enumerate(ODD)
+        for which, kind in enumerate(["SGD", "AdamW"])
+    ],
+)
 @pytest.mark.filterwarnings("ignore:the loss is nan:RuntimeWarning")
 def test_an_odd_loop_ends_with_the_bits_of_the_loop_alone(
     name: str, kind: str, tmp_path: Path

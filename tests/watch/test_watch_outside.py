@@ -189,7 +189,7 @@ def test_an_error_in_any_thirtieth_call_of_others_stops_measuring_and_not_traini
     assert_survives(tmp_path, loop, one_in=30)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
 def test_an_error_in_any_call_of_others_stops_measuring_and_not_training(

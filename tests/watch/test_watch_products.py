@@ -143,7 +143,15 @@ def test_triage_and_products_share_one_product(tmp_path: Path) -> None:
     assert {step for step in looks if step > 2} <= plain
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "SGD",
+        pytest.param("momentum", marks=pytest.mark.slow),
+        pytest.param("Nesterov", marks=pytest.mark.slow),
+        "AdamW",
+    ],
+)
 def test_one_copy_of_the_parameters_stays_and_a_second_one_lives_for_a_step(
     name: str, tmp_path: Path
 ) -> None:
@@ -363,7 +371,9 @@ def test_rules_that_are_known_and_not() -> None:
 
 
 @pytest.mark.parametrize(
-    "alternates", [False, True], ids=["one size", "another size at every step"]
+    "alternates",
+    [pytest.param(False, marks=pytest.mark.slow), True],
+    ids=["one size", "another size at every step"],
 )
 def test_the_budget_is_kept_in_the_long_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alternates: bool

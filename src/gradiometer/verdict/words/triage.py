@@ -207,6 +207,12 @@ STRAIGHT_ON = Words(
     "same path in less time.",
 )
 
+# The words for a batch whose gradients share so little that the measured share is below zero.
+SHARE_NOTHING = Words(
+    "The batch is too small: successive gradients of {batch} examples have nothing in common.",
+    WORDS[Claim.BATCH_SMALL].means,
+)
+
 # The words for a network whose weights begin far too small.
 SMALL_START = Words(
     "The network starts with far too small weights: the last layer gets {signal:%} of the signal "
@@ -262,6 +268,8 @@ def limits(finding: Finding) -> Sentences:
     numbers = {**finding.facts.get("numbers", {}), **finding.numbers}
     if finding.claim == Claim.RATE_LOW and "direction" in numbers:
         words = STRAIGHT_ON
+    if finding.claim == Claim.BATCH_SMALL and numbers["shared"] <= 0:
+        words = SHARE_NOTHING
     if finding.claim == Claim.VANISHING and "signal" in numbers:
         words = SMALL_START
     if finding.claim == Claim.UNDECIDED and finding.doubts:
