@@ -15,6 +15,7 @@ from gradiometer.convergence.trajectory.path_facts import Kind, Trail, facts_of
 from gradiometer.convergence.trajectory.trajectory import Trajectory
 from gradiometer.drift import BatchSharpness, CurvatureAlongGradient, LossChange, StepDrift
 from gradiometer.drift.spikes.cause import (
+    Examined,
     Explanation,
     explain,
     layer_near,
@@ -22,7 +23,6 @@ from gradiometer.drift.spikes.cause import (
     spikes_finding,
 )
 from gradiometer.drift.spikes.detection import Spike
-from gradiometer.drift.spikes.evidence import Examined
 from gradiometer.drift.stability import MomentumRule, edge_finding, no_edge_finding
 from gradiometer.exploration.ensembles.ensemble_report import (
     Baseline,

@@ -12,9 +12,9 @@ from .errors import UserCodeFailed as UserCodeFailed
 from .estimation.noise import GradientNoise as GradientNoise
 from .exploration.ensembles.ensemble import Ensemble as Ensemble
 from .exploration.ensembles.snapshots import SnapshotCollector as SnapshotCollector
-from .exploration.samplers.sghmc import SGHMC as SGHMC
-from .exploration.samplers.sgld import SGLD as SGLD
-from .exploration.samplers.sgnht import SGNHT as SGNHT
+from .exploration.samplers.langevin import SGHMC as SGHMC
+from .exploration.samplers.langevin import SGLD as SGLD
+from .exploration.samplers.langevin import SGNHT as SGNHT
 from .exploration.temperature.thermometer import Temperature as Temperature
 from .gauges import GAUGES as GAUGES
 from .integrations.norms import NormsWatch as NormsWatch

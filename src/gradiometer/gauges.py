@@ -11,10 +11,8 @@ from typing import Any
 from msgspec import structs
 
 from gradiometer.convergence.trajectory.trajectory import Trajectory
-from gradiometer.drift.along_gradient import CurvatureAlongGradient
 from gradiometer.drift.batch_sharpness import BatchSharpness
-from gradiometer.drift.loss_change import LossChange
-from gradiometer.drift.step_drift import StepDrift
+from gradiometer.drift.one_step import CurvatureAlongGradient, LossChange, StepDrift
 from gradiometer.errors import BadArgument
 from gradiometer.estimation.noise import GradientNoise, NoiseSources
 from gradiometer.estimation.noise_shape import HeavyExamples, NoiseShape

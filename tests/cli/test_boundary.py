@@ -19,9 +19,8 @@ import pytest
 
 from command_line import called
 from gradiometer import RunDamaged, RunNotFound
-from gradiometer.cli.boundary import ended_by_sigterm, explain
+from gradiometer.cli.boundary import Streams, ended_by_sigterm, explain, in_ascii
 from gradiometer.cli.place import load_last_checkpoint
-from gradiometer.cli.streams import Streams, in_ascii
 from gradiometer.run.recorder import Recorder
 from report_run import run_in
 

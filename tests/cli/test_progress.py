@@ -12,10 +12,9 @@ from click.shell_completion import BashComplete
 from rich.console import Console
 
 from gradiometer.cli import gradiometer, progress
-from gradiometer.cli.branches import following
+from gradiometer.cli.boundary import in_ascii
 from gradiometer.cli.panel import spark, watching
-from gradiometer.cli.progress import Counter, counting, working
-from gradiometer.cli.streams import in_ascii
+from gradiometer.cli.progress import Counter, counting, following, working
 
 
 def test_a_counter_prints_a_line_at_most_every_few_seconds_and_one_at_the_end(

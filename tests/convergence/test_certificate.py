@@ -22,8 +22,7 @@ from gradiometer.convergence.certificate.lowest_curvature import (
     products_for,
 )
 from gradiometer.drift import Curvature
-from gradiometer.drift.lanczos import eigenvalues
-from gradiometer.drift.operator import VectorProduct
+from gradiometer.drift.lanczos import VectorProduct, eigenvalues
 from gradiometer.lab.closed_forms import Quadratic
 from gradiometer.measurement import Batch, Draw, Estimate, Objective, Sampling, supervised
 from gradiometer.measurement.gradient_graph import flat

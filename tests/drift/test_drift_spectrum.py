@@ -13,10 +13,8 @@ from torch import Tensor
 from gradiometer import BadArgument
 from gradiometer.drift.curvature import survey
 from gradiometer.drift.curvature_survey import SpectralDensity, bounds_below
-from gradiometer.drift.density import spectral_density, tridiagonal
-from gradiometer.drift.hutchinson import trace
-from gradiometer.drift.lanczos import eigenvalues
-from gradiometer.drift.operator import VectorProduct
+from gradiometer.drift.lanczos import VectorProduct, eigenvalues
+from gradiometer.drift.probes import spectral_density, trace, tridiagonal
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -14,11 +14,13 @@ from torch import nn
 from gradiometer import BadArgument
 from gradiometer.convergence import refresh_batch_norm
 from gradiometer.exploration.ensembles import Predictions, averaged, disagreement, validation_mask
-from gradiometer.exploration.ensembles.diversity import between, correlations, linear_path
-from gradiometer.exploration.ensembles.ensemble_size import (
+from gradiometer.exploration.ensembles.members import (
+    between,
     chosen_count,
+    correlations,
     deep_ensemble_equivalent,
     ensemble_sizes,
+    linear_path,
 )
 from gradiometer.measurement import Estimate
 from gradiometer.problems import held_out_labels, log_probabilities

@@ -13,7 +13,7 @@ from torch import nn
 
 from gradiometer import Estimate, Run, watch
 from gradiometer.convergence.trajectory.endpoint import NAME, Endpoint
-from gradiometer.drift.spikes.evidence import EVENT, Examined
+from gradiometer.drift.spikes.cause import EVENT, Examined
 from gradiometer.jobs.job import Outcome
 from gradiometer.loop import Rate
 from gradiometer.loop.branch import BranchResult

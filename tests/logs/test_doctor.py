@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from gradiometer import BadArgument
 from gradiometer.cli.doctor import doctor
-from gradiometer.logs import Log, log_findings, read_log
+from gradiometer.logs import Log, log_findings, read_log, readers
 from gradiometer.logs.log import Column
 from gradiometer.logs.verdicts import rate_findings
 from gradiometer.measurement import Finding, State
@@ -303,6 +303,54 @@ def test_an_event_file_that_is_none_is_refused(tmp_path: Path) -> None:
     (tmp_path / "events.out.tfevents.1").write_bytes(b"nonsense" * 20)
     with pytest.raises(BadArgument, match="event file"):
         read_log(tmp_path / "events.out.tfevents.1")
+
+
+@pytest.mark.parametrize("cut", [0, 300])
+def test_the_part_of_an_event_file_that_cannot_be_read_is_named(tmp_path: Path, cut: int) -> None:
+    pytest.importorskip("tensorboard")
+    whole = (LOGS / "plain_staircase.tfevents").read_bytes()
+    assert not read_log(LOGS / "plain_staircase.tfevents").notes
+    if cut:
+        content = whole[:-cut]
+    else:
+        # a bit in the middle
+        content = bytearray(whole)
+        content[len(whole) // 2] ^= 1
+    path = tmp_path / "events.out.tfevents.1"
+    path.write_bytes(content)
+    found = read_log(path)
+    (note,) = found.notes
+    assert len(found.losses) < len(read_log(LOGS / "plain_staircase.tfevents").losses)
+    assert f"of {len(content):,} bytes cannot be read: they are damaged, or not written yet" in note
+
+
+def test_a_folder_with_too_many_files_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(LOGS / "hf_healthy.json", tmp_path / "trainer_state.json")
+    for number in range(3):
+        (tmp_path / f"{number}.txt").touch()
+    monkeypatch.setattr(readers, "MOST_FILES", 3)
+    with pytest.raises(BadArgument, match="has more than 3 files: give the folder of the training"):
+        read_log(tmp_path)
+    (tmp_path / "0.txt").unlink()
+    assert read_log(tmp_path).path.endswith("trainer_state.json")
+
+
+def test_a_log_that_is_deleted_while_it_is_looked_for_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(LOGS / "plain_restarted.jsonl", tmp_path / "kept.jsonl")
+    gone = tmp_path / "gone.jsonl"
+    gone.touch()
+
+    def is_run(folder: Path) -> bool:
+        gone.unlink(missing_ok=True)
+        return False
+
+    monkeypatch.setattr(readers, "_is_run", is_run)
+    gone.touch()
+    assert read_log(tmp_path).path.endswith("kept.jsonl")
 
 
 def test_without_tensorboard_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,8 +57,18 @@ def test_an_effect_that_grows_may_grow_further_and_one_that_shrinks_keeps_its_si
         verdict == "better" and estimate.low < -0.4 < -0.25 < estimate.value < -0.14 < estimate.high
     )
     verdict, estimate = end(-0.4, -0.2)
-    assert verdict == "better" and estimate.low < -0.22 and estimate.value == pytest.approx(-0.1)
+    assert verdict == "better" and estimate.low < -0.22 and estimate.value == pytest.approx(-0.2)
     assert -0.05 < estimate.high < 0
+
+
+def test_an_effect_may_come_back_to_what_it_was_and_the_noise_of_one_that_shrinks_does_so() -> None:
+    _, grown = end(-0.1, -0.2)
+    assert grown.low == pytest.approx(-0.4, abs=0.01) and grown.value == pytest.approx(-0.2)
+    assert grown.high == pytest.approx(-0.05, abs=0.001)
+    _, shrunk = end(-0.4, -0.2)
+    assert shrunk.low == pytest.approx(-0.4, abs=0.01)
+    _, worse = end(0.4, 0.2)
+    assert worse.value == pytest.approx(0.1) and worse.low == pytest.approx(0, abs=0.01)
 
 
 def test_nothing_is_called_worse_while_the_trend_is_towards_it() -> None:
@@ -109,6 +119,32 @@ def test_a_fork_to_the_end_trains_two_lengths_with_half_of_each_at_the_rate_of_t
     assert sentence.startswith("From step") and "in training loss: rate 2x ends" in sentence
     kept = ForkRecord.of(found).fork
     assert kept.at_end() == found.at_end()
+
+
+def test_a_budget_that_pays_for_it_answers_for_the_end_and_goes_on_after_a_stop(
+    tmp_path: Path,
+) -> None:
+    stopped: list[BranchResult] = []
+
+    def stop(result: BranchResult, *_: int) -> None:
+        stopped.append(result)
+        if len(stopped) == 5:
+            raise KeyboardInterrupt
+
+    training, asked = loop(), {"alternatives": ["rate 2x"], "budget": 7.0}
+    whole = fork(training, out=tmp_path / "whole", **asked)  # type: ignore[arg-type]
+    assert whole.tail == "half" and whole.shows_end
+    assert whole.horizon in (40 * 32, 80 * 32)
+    spent = sum(result.examples for result in (*whole.results, *whole.shorter))
+    assert 4.5 * 80 * 32 <= spent <= 7 * 80 * 32
+    with pytest.raises(KeyboardInterrupt):
+        fork(training, out=tmp_path / "stopped", progress=stop, **asked)  # type: ignore[arg-type]
+    again = fork(training, out=tmp_path / "stopped", **asked)  # type: ignore[arg-type]
+    ends = [
+        [(one.alternative, one.readouts["train_loss"].mean) for one in each.results]
+        for each in (again, whole)
+    ]
+    assert ends[0] == ends[1] and again.at_end() == whole.at_end()
 
 
 def test_a_fork_to_the_end_needs_to_know_it() -> None:
@@ -201,7 +237,8 @@ def test_a_watched_fork_takes_the_data_and_what_is_left_from_what_it_sees(
         found = w.fork("rate 2x", replicates=1)
     assert found is not None
     assert found.left == 64 * 32 and found.horizon == 16 * 32
-    assert "One replicate gives no interval" in str(found).splitlines()[0]
+    said = str(found).splitlines()[0]
+    assert "One replicate gives no interval" in said and "horizon='end' answers for that" in said
 
 
 def test_a_watched_fork_without_data_says_what_to_give(tmp_path: Path) -> None:

@@ -17,8 +17,7 @@ from torch import nn
 
 from command_line import called
 from gradiometer import Run, UserCodeFailed, supervised, watch
-from gradiometer.drift.lanczos import eigenvalues
-from gradiometer.drift.operator import VectorProduct
+from gradiometer.drift.lanczos import VectorProduct, eigenvalues
 from gradiometer.gauges import GAUGES
 from gradiometer.interruption import StopAsked, heed, heeding
 

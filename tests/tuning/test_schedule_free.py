@@ -15,7 +15,7 @@ from command_line import called
 from gradiometer import BadArgument, Interrupted, supervised
 from gradiometer.convergence import refresh_batch_norm
 from gradiometer.loop import Loop, Rate, fork
-from gradiometer.measurement.optimizer.averaged import (
+from gradiometer.measurement.optimizer.steps import (
     at_average,
     averages_itself,
     schedule_free,
@@ -108,7 +108,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Run:
 def test_a_run_is_the_loop_of_the_package_and_ends_at_the_average(whole: Run) -> None:
     """The run is evaluated after each epoch, which moves nothing."""
     problem = load("digits", model="mlp")
-    start, _ = load_latest(whole.folder, up_to=0)
+    start, _ = load_latest(whole, up_to=0)
     torch.manual_seed(0)
     model = problem.model()
     model.load_state_dict(
@@ -129,7 +129,7 @@ def test_a_run_is_the_loop_of_the_package_and_ends_at_the_average(whole: Run) ->
         losses.append(value.item())
         optimizer.step()
     optimizer.eval()
-    end, _ = load_latest(whole.folder)
+    end, _ = load_latest(whole)
     assert losses == whole.losses[1].tolist() and len(whole.evaluations) == 2
     assert all(
         torch.equal(value, end.tensors[f"model.{name}"])

@@ -6,7 +6,7 @@ import pytest
 
 from finding_samples import ensemble, findings_of_rooms
 from finding_samples_of_runs import findings_of_runs
-from gradiometer.drift.spikes.evidence import Observation
+from gradiometer.drift.spikes.cause import Observation
 from gradiometer.measurement import Finding, Issue, State
 from gradiometer.verdict.words import (
     batch,

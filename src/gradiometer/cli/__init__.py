@@ -10,6 +10,7 @@ from gradiometer import __version__
 from gradiometer.cli.boundary import (
     READER_ENDED,
     REFUSED,
+    Streams,
     check_environment,
     ended_by_sigterm,
     report_error,
@@ -24,7 +25,6 @@ from gradiometer.cli.measure import measure
 from gradiometer.cli.renamed import answer
 from gradiometer.cli.runs import runs
 from gradiometer.cli.show import show
-from gradiometer.cli.streams import Streams
 from gradiometer.cli.train import resume, train
 from gradiometer.cli.tune import tune
 from gradiometer.errors import user_line

@@ -1,16 +1,11 @@
 """`gradiometer demo`: train, measure and fork on real data that is part of the package."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from gradiometer.cli.options import json_option, no_open_option, out_option
 from gradiometer.cli.outcome import conclude
-
-if TYPE_CHECKING:
-    from gradiometer.problems.problem import Problem
-    from gradiometer.run.reader import Run
 
 DEMO = {
     "problem": "digits",
@@ -44,6 +39,7 @@ def demo(out: Path, as_json: bool, no_open: bool) -> int:
     page.
     """
     from gradiometer.cli.panel import watching
+    from gradiometer.cli.progress import following, working
     from gradiometer.run.configuration import Configuration
 
     configuration = Configuration.from_mapping(DEMO, "")
@@ -53,23 +49,14 @@ def demo(out: Path, as_json: bool, no_open: bool) -> int:
 
         problem = load(configuration.problem, model=configuration.model)
         run = train(problem, configuration, out, panel)
-    _try_the_advice(run, problem, quiet=as_json)
-    return conclude(run, as_json=as_json, no_open=no_open)
-
-
-def _try_the_advice(run: "Run", problem: "Problem", *, quiet: bool) -> None:
-    """Fork the run in its middle with what its findings advise."""
-    from gradiometer.cli.branches import following
-    from gradiometer.cli.progress import working
-
-    with working("reading the findings", quiet=quiet):
+    with working("reading the findings", quiet=as_json):
         from gradiometer.loop.forking import fork
         from gradiometer.loop.recorded.trials import alternatives_of
         from gradiometer.train.restoring import loop_at
         from gradiometer.verdict.diagnosis import diagnose
 
         alternatives = alternatives_of(diagnose(run).findings) or WITHOUT_ADVICE
-    with following(quiet) as progress:
+    with following(as_json) as progress:
         fork(
             loop_at(run, problem=problem),
             alternatives,
@@ -79,3 +66,4 @@ def _try_the_advice(run: "Run", problem: "Problem", *, quiet: bool) -> None:
             begin=progress.begin,
             progress=progress.update,
         )
+    return conclude(run, as_json=as_json, no_open=no_open)

@@ -1,16 +1,11 @@
 """`gradiometer doctor`: findings from the log of another training tool."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from gradiometer.cli.options import json_option
 from gradiometer.cli.outcome import exit_code, fill, print_json, tell_finding
-
-if TYPE_CHECKING:
-    from gradiometer.logs.log import Log
-    from gradiometer.measurement.finding import Finding
 
 
 @click.command(epilog="Example: gradiometer doctor outputs/checkpoint-500/trainer_state.json")
@@ -36,32 +31,24 @@ def doctor(path: Path, loss: str | None, fail_on: str | None, as_json: bool) -> 
     finds NaN and inf that the log hides, a staircase at the epochs, and a resume that lost its
     schedule. Exit code 2 means that less than half of the lines were understood.
     """
-    from gradiometer.logs.readers import read_log
-    from gradiometer.logs.verdicts import log_findings
+    from gradiometer.logs import log_findings, read_log
 
     log = read_log(path, loss)
     findings = log_findings(log)
-    (_print_json if as_json else _tell)(log, findings)
-    return exit_code(findings, fail_on)
+    if as_json:
+        from gradiometer.verdict.words.say import as_dict
 
-
-def _print_json(log: "Log", findings: "tuple[Finding, ...]") -> None:
-    from gradiometer.verdict.words.say import as_dict
-
-    print_json(
-        {
-            "log": log.path,
-            "tool": log.tool,
-            "columns": {name: len(column) for name, column in log.columns.items()},
-            "notes": list(log.notes),
-            "understood": None if log.understood is None else list(log.understood),
-            "findings": [as_dict(finding) for finding in findings],
-        }
-    )
-
-
-def _tell(log: "Log", findings: "tuple[Finding, ...]") -> None:
-
+        print_json(
+            {
+                "log": log.path,
+                "tool": log.tool,
+                "columns": {name: len(column) for name, column in log.columns.items()},
+                "notes": list(log.notes),
+                "understood": None if log.understood is None else list(log.understood),
+                "findings": [as_dict(finding) for finding in findings],
+            }
+        )
+        return exit_code(findings, fail_on)
     steps = max(int(column.steps.max()) for column in log.columns.values() if len(column))
     click.echo(fill(f"{log.path}: {log.tool}, {len(log.columns)} columns up to step {steps:,}."))
     if log.understood is not None:
@@ -70,3 +57,4 @@ def _tell(log: "Log", findings: "tuple[Finding, ...]") -> None:
         click.echo(fill(f"note: {note}"))
     for finding in findings:
         tell_finding(finding)
+    return exit_code(findings, fail_on)

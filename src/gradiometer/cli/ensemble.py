@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gradiometer.cli.completion import runs
-from gradiometer.cli.options import json_option
+from gradiometer.cli.options import json_option, runs
 from gradiometer.cli.outcome import fill, printed_json
 from gradiometer.measurement.estimate import Estimate
 
@@ -57,7 +56,7 @@ def ensemble(
     and shown on its page.
     """
     if export is not None:
-        from gradiometer.exploration.ensembles.export import check_file
+        from gradiometer.exploration.ensembles.ensemble import check_file
 
         check_file(export)
     from gradiometer.cli.progress import working
@@ -82,7 +81,7 @@ def ensemble(
 
 
 def _export(found: "EnsembleEvaluation", path: Path) -> Path:
-    from gradiometer.exploration.ensembles.export import export
+    from gradiometer.exploration.ensembles.ensemble import export
     from gradiometer.run.ensemble import example_inputs
 
     return export(found.ensemble, example_inputs(found.problem, found.ensemble), path)

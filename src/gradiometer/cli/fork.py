@@ -1,24 +1,24 @@
-"""`gradiometer fork`: what would have happened with another rate, batch, momentum or schedule."""
+"""`gradiometer fork`: what would have happened with another rate, batch, momentum or schedule, and why
+the loss spiked.
+"""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from gradiometer.cli.completion import runs
-from gradiometer.cli.options import SEED, json_option, pool_option
-from gradiometer.cli.outcome import fill, line_width, printed_json
+from gradiometer.cli.options import SEED, json_option, pool_option, runs
+from gradiometer.cli.outcome import fill, line_width, print_json, print_outcome
 from gradiometer.errors import BadArgument, Interrupted
 from gradiometer.measurement.estimate import significant
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
-    from gradiometer.loop.changes.alternative import Alternative
-    from gradiometer.loop.comparison.effects import Effect
-    from gradiometer.loop.loop import Loop
+    from gradiometer.loop import Alternative, Effect, Loop
+    from gradiometer.loop.recorded.incidents import IncidentCause, SpikeCauses
     from gradiometer.loop.recorded.record import ForkRecord
     from gradiometer.run.reader import Run
+
 
 # The changes that are tried by default.
 DEFAULTS = ("rate 0.5x", "rate 2x", "batch 2x, rate sqrt")
@@ -90,7 +90,8 @@ DEFAULTS = ("rate 0.5x", "rate 2x", "batch 2x, rate sqrt")
     metavar="RUNS",
     help=(
         "Race: spend at most this many times the cost of RUN, over growing horizons, and stop "
-        "alternatives that are clearly worse. In place of --horizon and --replicates."
+        "alternatives that are clearly worse; to the end of RUN, if it pays for that. In place of "
+        "--horizon and --replicates."
     ),
 )
 @pool_option
@@ -131,8 +132,7 @@ def fork(
     RUN is not changed. The branches are kept in its folder forks/ and shown on its page. If the
     command is stopped, the same command continues; if it is repeated, it shows the result.
     """
-    from gradiometer.cli.branches import following, start_pool
-    from gradiometer.cli.spike import explain_spike
+    from gradiometer.cli.progress import following, start_pool
     from gradiometer.loop.recorded.record import ForkRecord
     from gradiometer.run.reader import Run
 
@@ -175,21 +175,20 @@ def fork(
             "stopped: the same command continues from the branches that are finished."
         ) from None
     effects, record = found.effects(readout, level=opened.configuration.level), ForkRecord.of(found)
-    if as_json:
-        with printed_json(
-            _as_object(opened, record, effects, was_finished=not progress.began, notes=found.notes)
-        ) as result:
-            result["page"] = _page(opened)
-        return
-    _tell(record, effects, was_finished=not progress.began, notes=found.notes)
-    page = _page(opened)
-    if page is not None:
-        click.echo(f"page  {page}")
+    was_finished = not progress.began
+    print_outcome(
+        lambda: _as_object(opened, record, effects, was_finished, found.notes),
+        lambda: _tell(record, effects, was_finished, found.notes),
+        {"page": lambda: _page(opened)},
+        as_json=as_json,
+    )
 
 
 def _alternatives(run: "Run", changes: tuple[str, ...], advice: bool) -> "tuple[Alternative, ...]":
     """The changes of the command line, each once, or the default ones."""
     from gradiometer.loop.changes.text import alternative_of
+    from gradiometer.loop.recorded.trials import alternatives_of
+    from gradiometer.verdict.diagnosis import diagnose
 
     found = []
     for text in changes:
@@ -198,7 +197,13 @@ def _alternatives(run: "Run", changes: tuple[str, ...], advice: bool) -> "tuple[
         except BadArgument as error:
             raise BadArgument(f"`CHANGE` {text!r} cannot be used: {error}") from None
     if advice:
-        found += _advice(run)
+        advised = alternatives_of(diagnose(run).findings)
+        if not advised:
+            raise BadArgument(
+                f"`--advice` finds nothing to try: no finding of `{run.path}` advises another "
+                "rate, batch or cut."
+            )
+        found += advised
     return tuple({one.name: one for one in found}.values()) or tuple(map(alternative_of, DEFAULTS))
 
 
@@ -247,19 +252,6 @@ def _own_loop(run: "Run", name: str, at: int | None) -> "Loop":
     return loop
 
 
-def _advice(run: "Run") -> "tuple[Alternative, ...]":
-    from gradiometer.loop.recorded.trials import alternatives_of
-    from gradiometer.verdict.diagnosis import diagnose
-
-    found = alternatives_of(diagnose(run).findings)
-    if not found:
-        raise BadArgument(
-            f"`--advice` finds nothing to try: no finding of `{run.path}` advises another rate, "
-            "batch or cut."
-        )
-    return found
-
-
 def _page(run: "Run") -> str | None:
     """The page with the fork, unless a process is writing the run: it writes its page itself at the
     end."""
@@ -274,7 +266,6 @@ def _as_object(
     run: "Run",
     record: "ForkRecord",
     effects: "tuple[Effect, ...]",
-    *,
     was_finished: bool,
     notes: tuple[str, ...],
 ) -> dict[str, Any]:
@@ -305,21 +296,29 @@ def _as_object(
         ],
         "stopped": list(record.stops or ()),
         "warnings": [*notes, *record.warnings],
-        "page": None,
     }
 
 
 def _tell(
     record: "ForkRecord",
     effects: "tuple[Effect, ...]",
-    *,
     was_finished: bool,
     notes: tuple[str, ...],
 ) -> None:
     """Print the sentence, the table, warnings, what more replicates would decide, and the place."""
     from rich.console import Console
+    from rich.table import Table
 
-    from gradiometer.loop.branches import at_end, comparison, setting, stopped, undecided
+    from gradiometer.loop.branches import (
+        at_end,
+        comparison,
+        label_of,
+        mean_end,
+        setting,
+        signed,
+        stopped,
+        undecided,
+    )
 
     found = record.fork
     if was_finished:
@@ -327,22 +326,7 @@ def _tell(
     for warning in (*notes, *record.warnings):
         click.echo(fill(f"warning: {warning}", hanging=2), err=True)
     click.echo(fill(f"{setting(found)} {comparison(found, effects)}") + "\n")
-    Console(width=line_width()).print(_table(record, effects))
-    ending = at_end(found, effects[0].readout if effects else None)
-    if ending:
-        click.echo("\n" + fill(ending))
-    for sentence in (*stopped(record.stops or ()), *undecided(effects)):
-        click.echo("\n" + fill(sentence))
-    click.echo(f"\nfork  {record.path}")
-
-
-def _table(record: "ForkRecord", effects: "tuple[Effect, ...]") -> "Table":
-    """One row for each alternative, after that of the baseline."""
-    from rich.table import Table
-
-    from gradiometer.loop.branches import label_of, mean_end, signed
-
-    found = record.fork
+    # one row for each alternative, after that of the baseline
     readout = effects[0].readout if effects else ""
     diverging = any(result.diverged for result in found.results)
     drawn = Table(box=None, pad_edge=False)
@@ -365,4 +349,103 @@ def _table(record: "ForkRecord", effects: "tuple[Effect, ...]") -> "Table":
             ends = (significant(end, 2) for end in (known.low, known.high))
             wide = f"[{', '.join(ends)}]" if known.tells else ""
             drawn.add_row("  in general", "", wide, "", "")
-    return drawn
+    Console(width=line_width()).print(drawn)
+    ending = at_end(found, effects[0].readout if effects else None)
+    if ending:
+        click.echo("\n" + fill(ending))
+    for sentence in (*stopped(record.stops or ()), *undecided(effects)):
+        click.echo("\n" + fill(sentence))
+    click.echo(f"\nfork  {record.path}")
+
+
+def explain_spike(run: "Run", step: int, *, pool: str, seed: int, as_json: bool) -> None:
+    """Train branches from before a spike, or make the updates before another incident again, and
+    print what became of it."""
+    from gradiometer.cli.progress import following
+    from gradiometer.loop.recorded.incidents import spikes_of
+    from gradiometer.train.forking.run_spike import incident_cause, spike_causes
+    from gradiometer.verdict.words.incidents import how_to_go_on, incident_sentence, why
+
+    cause = None
+    if any(spike.first <= step <= spike.last for spike in spikes_of(run)):
+        with following(quiet=as_json) as progress:
+            found = spike_causes(
+                run, step, pool=pool, seed=seed, begin=progress.begin, progress=progress.update
+            )
+        if found.cause == "these batches":
+            cause = incident_cause(run, step)
+        if as_json:
+            print_json(
+                {
+                    "run": str(run.path),
+                    "spike": {
+                        name: getattr(found.spike, name)
+                        for name in ("first", "peak", "last", "level", "height")
+                    },
+                    "step": found.step,
+                    "cause": found.cause,
+                    "sentence": found.sentence,
+                    "trials": [
+                        {
+                            "name": trial.name,
+                            "peaks": list(trial.peaks),
+                            "spiked": trial.spiked,
+                            "branches": len(trial.peaks),
+                        }
+                        for trial in found.trials
+                    ],
+                    "forks": list(found.forks),
+                    "incident": cause and _incident(run, cause),
+                }
+            )
+            return
+        _tell_causes(found)
+        if cause is not None:
+            click.echo("\n" + fill(f"{why(cause)} {how_to_go_on(cause, run.path)}"))
+        return
+    cause = incident_cause(run, step)
+    if as_json:
+        print_json({"run": str(run.path), "incident": _incident(run, cause)})
+    else:
+        click.echo(fill(incident_sentence(cause, run.path)) + "\n")
+        width = max(map(len, cause.tried))
+        click.echo(f"{'from step ' + format(cause.start, ','):<{width}}  came")
+        for name, came in cause.tried.items():
+            click.echo(f"{name:<{width}}  {'yes' if came else 'no':>4}")
+
+
+def _incident(run: "Run", found: "IncidentCause") -> dict[str, Any]:
+    from gradiometer.verdict.words.incidents import incident_sentence
+
+    incident = found.incident
+    return {
+        "kind": incident.kind,
+        "first": incident.first,
+        "last": incident.last,
+        "level": incident.level,
+        "height": incident.height,
+        "from": found.start,
+        "cause": found.cause,
+        "step": found.step,
+        "examples": list(found.examples),
+        "layer": found.layer,
+        "factor": found.factor,
+        "sentence": incident_sentence(found, run.path),
+        "tried": dict(found.tried),
+    }
+
+
+def _tell_causes(found: "SpikeCauses") -> None:
+    click.echo(fill(found.sentence) + "\n")
+    width = max(len(trial.name) for trial in found.trials)
+    title = "highest loss" if found.window == 1 else f"highest mean of {found.window:,} losses"
+    click.echo(f"{'from step ' + format(found.step, ','):<{width}}  {title}  spike")
+    for trial in found.trials:
+        highest = max(trial.peaks)
+        loss = "diverged" if math.isinf(highest) else significant(highest)
+        came = (
+            f"{trial.spiked} of {len(trial.peaks)}"
+            if len(trial.peaks) > 1
+            else ("yes" if trial.spiked else "no")
+        )
+        click.echo(f"{trial.name:<{width}}  {loss:>{len(title)}}  {came:>6}")

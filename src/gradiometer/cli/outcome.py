@@ -5,7 +5,7 @@ import shutil
 import sys
 import textwrap
 import webbrowser
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,8 @@ import click
 from gradiometer.cli.boundary import report_error
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from gradiometer.measurement.finding import Finding
     from gradiometer.report.sections.section import Section
     from gradiometer.run.reader import Run
@@ -116,6 +118,47 @@ def printed_json(result: dict[str, Any]) -> Iterator[dict[str, Any]]:
         print_json(result | {"error": sentence, "exit_code": code})
         raise click.exceptions.Exit(code) from error
     print_json(result)
+
+
+def print_outcome(
+    result: Callable[[], dict[str, Any]],
+    tell: Callable[[], None],
+    stored: Mapping[str, Callable[[], object]],
+    *,
+    as_json: bool,
+) -> None:
+    """Print a result, as one JSON object or in words. Then store it, and print where it is.
+
+    Args:
+        result: Makes the object.
+        tell: Prints the words.
+        stored: Stores the result in some form and returns the path, or None. The name of the form
+            is a key of the object, and the beginning of a line.
+        as_json: Print the object.
+    """
+    if as_json:
+        with printed_json(result() | dict.fromkeys(stored)) as printed:
+            for name, store in stored.items():
+                printed[name] = store()
+        return
+    tell()
+    width = max(map(len, stored))
+    for name, store in stored.items():
+        path = store()
+        if path is not None:
+            click.echo(f"{name:<{width}}  {path}")
+
+
+def table(titles: Iterable[str], rows: Iterable[Sequence[str]]) -> "Table":
+    """A table of numbers without lines, for rich to print."""
+    from rich.table import Table
+
+    drawn = Table(box=None, pad_edge=False)
+    for title in titles:
+        drawn.add_column(title, justify="right", no_wrap=True)
+    for row in rows:
+        drawn.add_row(*row)
+    return drawn
 
 
 def line_width() -> int:

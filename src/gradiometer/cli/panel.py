@@ -5,7 +5,7 @@ import textwrap
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,13 +18,13 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from gradiometer.cli.progress import clock, error_console, waiting
+from gradiometer.cli.progress import LINE_SECONDS, clock, error_console, waiting
 from gradiometer.drift.spikes.cause import explain, spikes_finding
 from gradiometer.drift.spikes.detection import find_spikes
 from gradiometer.estimation.batch_advice import is_outranked
 from gradiometer.measurement.estimate import Estimate, Estimates, counted, significant
 from gradiometer.measurement.finding import Finding, State
-from gradiometer.measurement.gauge import RunFacts, estimates_of
+from gradiometer.measurement.gauge import Gauge, RunFacts, estimates_of
 from gradiometer.report.charts.interval_strip import interval
 from gradiometer.report.sections.questions import (
     NOT_MEASURED,
@@ -38,13 +38,11 @@ from gradiometer.verdict.diagnosis import judge
 from gradiometer.verdict.words.say import say
 
 if TYPE_CHECKING:
-    from gradiometer.measurement.gauge import Gauge
     from gradiometer.run.folder import RunFolder
     from gradiometer.run.recorder import Recorder
     from gradiometer.train.training import Training
 
 REFRESH_SECONDS = 1.0
-LINE_SECONDS = 5.0
 SMOOTHING = 0.98
 
 # Number of the last losses in which spikes are searched.
@@ -144,12 +142,18 @@ class Panel:
         )
         estimated = list(_estimates(training, recorder))
         width = min(WIDEST, self.console.width)
+        overhead = recorder.overhead
+        # Fixed costs, such as the check of the edge before the first step, are many times the
+        # training of the first second.
+        used = time_used({**overhead, "used": of_the_budget(overhead)}, recorder.every)
+        measured = f"measured {counted(overhead['measured_steps'], 'step')}, using {used}"
+        cost = f"{measured}\n{too_few(overhead, recorder.every)}"
         return Box(
             Group(
                 bar,
                 self._numbers(training, estimated, width),
                 self._questions(training, estimated, width),
-                Text(_cost(recorder), style="dim"),
+                Text(cost.rstrip(), style="dim"),
             ),
             title=Text(f"gradiometer · {training.problem.name}"),
             title_align="left",
@@ -197,15 +201,8 @@ class Panel:
                 body = two_lines(f"{NOT_MEASURED} yet\n{command}", room)
                 dim = (Text(words, "dim") for words in (NOT_MEASURED_SYMBOL, question.short))
                 table.add_row(*dim, Text(body))
-        spikes = self._spikes(training.step)
-        if spikes is not None:
-            add("spikes", spikes)
-        return table
-
-    def _spikes(self, step: int) -> Finding | None:
-        """The spikes in the last losses; None if there are none."""
-        before = step - len(self.losses)
-        moved = [
+        before = training.step - len(self.losses)
+        spikes = [
             replace(
                 spike,
                 first=before + spike.first,
@@ -214,7 +211,9 @@ class Panel:
             )
             for spike in find_spikes(np.array(self.losses), rates=np.array(self.rates))
         ]
-        return spikes_finding(moved, explain) if moved else None
+        if spikes:
+            add("spikes", spikes_finding(spikes, explain))
+        return table
 
     def _line(self, training: "Training", recorder: "Recorder") -> str:
         parts = [f"step {training.step:,}/{training.steps:,}", f"loss {self.loss:.4f}"]
@@ -231,17 +230,13 @@ class Panel:
         return clock(seconds / done * (training.steps - training.step))
 
 
-@contextmanager
-def watching(quiet: bool) -> Iterator[Panel | None]:
+def watching(quiet: bool) -> AbstractContextManager[Panel | None]:
     """A panel on standard error, or None if `quiet`."""
-    panel = None if quiet else Panel(error_console())
-    try:
-        if panel is not None:
-            panel.wait("loading")
-        yield panel
-    finally:
-        if panel is not None:
-            panel.close()
+    if quiet:
+        return nullcontext()
+    panel = Panel(error_console())
+    panel.wait("loading")
+    return closing(panel)
 
 
 def _estimates(training: "Training", recorder: "Recorder") -> "Iterator[tuple[Gauge, Estimates]]":
@@ -299,12 +294,3 @@ def two_lines(words: str, width: int) -> str:
 def _with_interval(estimate: Estimate) -> str:
     value = significant(estimate.value)
     return f"{value} {interval(estimate)}" if estimate.tells else str(estimate)
-
-
-def _cost(recorder: "Recorder") -> str:
-    overhead = recorder.overhead
-    # Fixed costs, such as the check of the edge before the first step, are many times the training
-    # of the first second.
-    used = time_used({**overhead, "used": of_the_budget(overhead)}, recorder.every)
-    measured = f"measured {counted(overhead['measured_steps'], 'step')}, using {used}"
-    return f"{measured}\n{too_few(overhead, recorder.every)}".rstrip()

@@ -1,6 +1,7 @@
 """`gradiometer runs`: the runs on disk, as a list, in comparison, or as a table of their numbers."""
 
 import math
+from collections.abc import Sequence
 from glob import glob
 from itertools import groupby
 from pathlib import Path
@@ -8,14 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gradiometer.cli.completion import runs as runs_of
 from gradiometer.cli.options import OutFile, json_option, no_open_option
+from gradiometer.cli.options import runs as runs_of
 from gradiometer.cli.outcome import fill, line_width, open_in_browser, printed_json
 from gradiometer.storage.disk import is_run
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from gradiometer.report.compare.contrast import Contrast, RunGroup
     from gradiometer.report.overview import RunRow
 
@@ -205,7 +204,12 @@ def _tell(groups: "tuple[RunGroup, ...]", contrasts: "tuple[Contrast, ...]") -> 
     from gradiometer.verdict.words.say import say
 
     for group in groups:
-        click.echo(fill(f"{group.letter:<2} {_runs_of(group)}", hanging=3))
+        words = ", ".join(
+            f"{each.run.path} ({each.seed_words}, {each.run.steps:,} steps, {each.run.status})"
+            for each in group.runs
+        )
+        seeds = f"{group.seeds}: " if len(group.runs) > 1 else ""
+        click.echo(fill(f"{group.letter:<2} {seeds}{words}", hanging=3))
         for quantity, estimate in group.numbers.items():
             click.echo(f"   {QUANTITIES[quantity]:<15}{in_words(estimate)}")
     if len(contrasts) != 1:
@@ -239,15 +243,6 @@ def _tell(groups: "tuple[RunGroup, ...]", contrasts: "tuple[Contrast, ...]") -> 
                 f"{each.record.plan.step:,}"
             )
             click.echo(fill(f"{each.runs}  {words}", indent=4, hanging=4))
-
-
-def _runs_of(group: "RunGroup") -> str:
-    """The runs of a group with their seeds and states."""
-    words = (
-        f"{each.run.path} ({each.seed_words}, {each.run.steps:,} steps, {each.run.status})"
-        for each in group.runs
-    )
-    return ", ".join(words) if len(group.runs) == 1 else f"{group.seeds}: {', '.join(words)}"
 
 
 @click.command(epilog="Example: gradiometer runs export runs/digits-cnn-1 --out readings.csv")

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import click
 
-from gradiometer.cli.completion import runs as runs_of
 from gradiometer.cli.options import json_option, no_open_option
+from gradiometer.cli.options import runs as runs_of
 from gradiometer.cli.outcome import conclude, open_in_browser
 from gradiometer.errors import BadArgument, RunNotFound
 
@@ -57,7 +57,17 @@ def show(
     if live:
         if charts is not None or gauges or as_json:
             raise BadArgument("`--live` serves the page: leave out --png, --gauge and --json.")
-        return _serve(runs or _newest(), port or 0, no_open)
+        from gradiometer.report.live import Live
+
+        # The address is one that nobody can guess.
+        served = Live(runs or _newest(), port or 0)
+        names = ", ".join(followed.name for followed in served.followed)
+        click.echo(f"{names}  {served.address}")
+        click.echo("Press Ctrl-C to end.", err=True)
+        open_in_browser(served.address, no_open=no_open)
+        with suppress(KeyboardInterrupt):  # the normal end
+            served.serve()
+        return 0
     if port is not None:
         raise BadArgument("`--port` is where --live serves the page: give --live, too.")
     if len(runs) > 1:
@@ -71,19 +81,6 @@ def show(
     (path,) = runs or _newest()
     run = Run.open(path, gauges=[type(imported_gauge(name)) for name in gauges])
     return conclude(run, as_json=as_json, no_open=no_open, charts=charts)
-
-
-def _serve(runs: tuple[Path, ...], port: int, no_open: bool) -> int:
-    """Serve the pages until Ctrl-C. The address is one that nobody can guess."""
-    from gradiometer.report.live import Live
-
-    live = Live(runs, port)
-    click.echo(f"{', '.join(followed.name for followed in live.followed)}  {live.address}")
-    click.echo("Press Ctrl-C to end.", err=True)
-    open_in_browser(live.address, no_open=no_open)
-    with suppress(KeyboardInterrupt):  # the normal end
-        live.serve()
-    return 0
 
 
 def _newest() -> tuple[Path, ...]:

@@ -5,16 +5,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gradiometer.cli.completion import problems
-from gradiometer.cli.completion import runs as runs_of
 from gradiometer.cli.options import (
     configuration_from,
     configuration_options,
     json_option,
     no_open_option,
     out_option,
+    problems,
     settings_of,
 )
+from gradiometer.cli.options import runs as runs_of
 from gradiometer.cli.outcome import conclude, follows
 from gradiometer.cli.tune import (
     BUDGET,
@@ -30,7 +30,6 @@ from gradiometer.cli.tune import (
 from gradiometer.errors import BadArgument
 
 if TYPE_CHECKING:
-    from gradiometer.run.configuration import Configuration
     from gradiometer.tuning.of_problem import ProblemTuned
 
 
@@ -124,7 +123,14 @@ def train(
         made = _tune(file, flags, min(budget, BUDGET), out, quiet)
         path = made.begin(out, name, fork_budget=max(budget - BUDGET, 0.0))
     else:
-        configuration = _plain(file, flags)
+        # No flag may have several values without a tuning.
+        several = {**several_in(file, flags), "optimizer": flags["optimizer"]}
+        for flag, count in counts(several).items():
+            if count > 1:
+                raise BadArgument(
+                    f"`{flag}` has {count} values: give --tune, too, which chooses one of them."
+                )
+        configuration = configuration_from(file, {**flags, **one_of(several)})
     with watching(quiet) as panel:
         from gradiometer.problems.registry import load
         from gradiometer.train import resume
@@ -143,22 +149,10 @@ def train(
     return conclude(run, as_json=as_json, no_open=no_open, fail_on=fail_on)
 
 
-def _plain(file: Path | None, flags: dict[str, Any]) -> "Configuration":
-    """The configuration of a training without a tuning, in which no flag has several values."""
-    several = {**several_in(file, flags), "optimizer": flags["optimizer"]}
-    for name, count in counts(several).items():
-        if count > 1:
-            raise BadArgument(
-                f"`{name}` has {count} values: give --tune, too, which chooses one of them."
-            )
-    return configuration_from(file, {**flags, **one_of(several)})
-
-
 def _tune(
     file: Path | None, flags: dict[str, Any], budget: float, out: Path, quiet: bool
 ) -> "ProblemTuned":
     """The tuning before the training."""
-
     given = settings_of(flags)
     chosen = [f"--{name.replace('_', '-')}" for name in CHOSEN if name in given]
     if chosen:

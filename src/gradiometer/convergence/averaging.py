@@ -15,8 +15,7 @@ the number before it, and is 1 for the first. Tensors that are not floating poin
 BatchNorm's count, are copied from the newest.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,9 +77,13 @@ def refresh_batch_norm(
         return
     pooled = {layer: _Pooled() for layer in layers}
     devices = {parameter.device for parameter in model.parameters()}
-    with torch.no_grad(), untouched_randomness(seed, devices), _only_training(model, layers):
+    with torch.no_grad(), untouched_randomness(seed, devices), in_eval_mode(model):
         # Before each layer, as its inputs are what it normalises.
         hooks = [layer.register_forward_pre_hook(pooled[layer].see) for layer in layers]
+        for layer in layers:
+            layer.training = True
+            # A batch is then normalised by its own statistics, as in training.
+            layer.track_running_stats = False
         try:
             for batch in batches:
                 forward(model, batch)
@@ -91,7 +94,8 @@ def refresh_batch_norm(
                 f"`batches` must have at least two examples each: {error}."
             ) from error
         finally:
-            for hook in hooks:
+            for layer, hook in zip(layers, hooks, strict=True):
+                layer.track_running_stats = True
                 hook.remove()
     if not any(statistics.count for statistics in pooled.values()):
         raise BadArgument(
@@ -133,19 +137,3 @@ class _Pooled:
         layer.running_var.copy_(torch.as_tensor(self.squares) / (self.count - 1))
         if layer.num_batches_tracked is not None:
             layer.num_batches_tracked.fill_(self.batches)
-
-
-@contextmanager
-def _only_training(model: nn.Module, layers: Sequence[_BatchNorm]) -> Iterator[None]:
-    """Put these layers in training mode without running statistics, and everything else in
-    evaluation mode."""
-    with in_eval_mode(model):
-        for layer in layers:
-            layer.training = True
-            # A batch is then normalised by its own statistics, as in training.
-            layer.track_running_stats = False
-        try:
-            yield
-        finally:
-            for layer in layers:
-                layer.track_running_stats = True

@@ -1,5 +1,5 @@
-from .along_gradient import CurvatureAlongGradient as CurvatureAlongGradient
 from .batch_sharpness import BatchSharpness as BatchSharpness
 from .curvature import Curvature as Curvature
-from .loss_change import LossChange as LossChange
-from .step_drift import StepDrift as StepDrift
+from .one_step import CurvatureAlongGradient as CurvatureAlongGradient
+from .one_step import LossChange as LossChange
+from .one_step import StepDrift as StepDrift

@@ -11,10 +11,14 @@ from torch import Tensor
 
 from gradiometer.arguments import check_whole
 from gradiometer.drift.curvature_survey import SpectralDensity, Survey
-from gradiometer.drift.density import spectral_density
-from gradiometer.drift.hutchinson import trace
-from gradiometer.drift.lanczos import Eigenvalues, eigenvalues
-from gradiometer.drift.operator import Symmetric, VectorProduct, random_vectors
+from gradiometer.drift.lanczos import (
+    Eigenvalues,
+    Symmetric,
+    VectorProduct,
+    eigenvalues,
+    random_vectors,
+)
+from gradiometer.drift.probes import spectral_density, trace
 from gradiometer.drift.stability import PLAIN, MomentumRule, largest_stable_rate, stability_limit
 from gradiometer.errors import BadArgument
 from gradiometer.measurement import Estimate, Objective, significant
@@ -117,8 +121,7 @@ class Curvature:
         seed: int = 0,
     ) -> "Curvature":
         """The Hessian of one large batch, cut into parts of at most `at_once` examples."""
-        if not at_once >= 1:
-            raise BadArgument(f"`at_once` must be at least 1, got {at_once}.")
+        check_whole("at_once", at_once, 1)
         size = batch_size(batch)
         parts = [
             span(batch, start, min(start + at_once, size)) for start in range(0, size, at_once)
@@ -183,7 +186,7 @@ class Curvature:
         return trace(self, probes=probes, generator=self.generator, **settings)
 
     def density(self, probes: int = 8, **settings: Any) -> SpectralDensity:
-        """The spectral density; see `gradiometer.drift.density.spectral_density`."""
+        """The spectral density; see `gradiometer.drift.probes.spectral_density`."""
         return spectral_density(self, probes=probes, generator=self.generator, **settings)
 
     def _all_graphs(self) -> Iterator[GradientGraph]:

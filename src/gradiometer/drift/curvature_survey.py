@@ -55,29 +55,21 @@ def bounds_below(
     diagonal, beside = _recurrence(nodes / scale, weights)
     points, shares = nodes, weights
     if len(diagonal) == len(nodes) and len(nodes) > 1:
-        points, shares = _radau(diagonal, beside, place / scale)
-        points *= scale
+        # The rule with one node at the place.
+        matrix = np.diag(diagonal) + np.diag(beside, 1) + np.diag(beside, -1)
+        inner = matrix[:-1, :-1] - place / scale * np.eye(len(diagonal) - 1)
+        try:
+            # The last entry is free: it is chosen so that the place becomes a node.
+            ending = beside[-1] ** 2 * np.eye(len(inner))[-1]
+            matrix[-1, -1] = place / scale + np.linalg.solve(inner, ending)[-1]
+        except np.linalg.LinAlgError:  # the shorter rule has a node there already
+            matrix = matrix[:-1, :-1]
+        points, vectors = np.linalg.eigh(matrix)
+        points, shares = points * scale, vectors[0] ** 2
     room = ROUNDING * scale
     return float(shares[points < place - room].sum()), float(
         min(shares[points <= place + room].sum(), 1.0)
     )
-
-
-def _radau(
-    diagonal: Float[np.ndarray, " iterations"], beside: Float[np.ndarray, " between"], place: float
-) -> tuple[Float[np.ndarray, " rows"], Float[np.ndarray, " rows"]]:
-    """Nodes and weights of the rule with one node at `place`: the last diagonal entry is chosen for
-    that."""
-    matrix = np.diag(diagonal) + np.diag(beside, 1) + np.diag(beside, -1)
-    inner = matrix[:-1, :-1] - place * np.eye(len(diagonal) - 1)
-    try:
-        # The last entry is free: it is chosen so that `place` becomes a node.
-        ending = beside[-1] ** 2 * np.eye(len(inner))[-1]
-        matrix[-1, -1] = place + np.linalg.solve(inner, ending)[-1]
-    except np.linalg.LinAlgError:  # the shorter rule has a node there already
-        matrix = matrix[:-1, :-1]
-    points, vectors = np.linalg.eigh(matrix)
-    return points, vectors[0] ** 2
 
 
 def _recurrence(

@@ -21,11 +21,11 @@ from gradiometer.measurement.preconditioner import SAMPLE, Sample, is_adaptive, 
 from gradiometer.run.budget import READINGS, Budget
 from gradiometer.run.ranks import Ranks
 
+# A parameter: its position, the module that owns it, and its name in that module.
 Place = tuple[int, nn.Module, str]
-"""A parameter: its position, the module that owns it, and its name in that module."""
 
+# Squared norms of micro-batches, and of their mean.
 Norms = tuple[Float[Tensor, "parts parameters"], Float[Tensor, "1 parameters"]]
-"""Squared norms of micro-batches, and of their mean."""
 
 # Relative difference of training's gradient from the mean over processes that is more than rounding
 # to bfloat16.
@@ -158,18 +158,17 @@ class ShardHooks:
         pieces: Sequence[Any] = self._pieces
         meshes = [piece.device_mesh for piece in pieces]
         copies = [mesh.size(0) if mesh.ndim == 2 else 1 for mesh in meshes]
+        # How many processes hold the same piece, of every parameter.
         self.copies = torch.tensor(copies, dtype=torch.float64)
-        """How many processes hold the same piece, of every parameter."""
         self._module_hooks: list[torch.utils.hooks.RemovableHandle] = []
         self._hooks: dict[int, torch.utils.hooks.RemovableHandle] = {}
         self._read: dict[int, Float[Tensor, " numbers"]] = {}
         self._in_parts = self._ending = False
         self.stale = False
         self.whole_is_wanted = False
+        # The same numbers of this process's piece of every parameter's `.grad`, at the end of the
+        # last backward for which `whole_is_wanted` was set: reduced, not yet clipped.
         self.whole: Float[Tensor, "1 numbers"] | None = None
-        """The same numbers of this process's piece of every parameter's `.grad`, at the end of the
-        last backward
-        for which `whole_is_wanted` was set: reduced, not yet clipped."""
 
     @property
     def active(self) -> bool:

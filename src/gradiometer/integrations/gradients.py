@@ -173,7 +173,10 @@ class GradientHooks:
         for hook in self._hooks:
             hook.remove()
         if self.active:
-            forget_that_there_were_hooks(self._parameters)
+            for parameter in self._parameters:
+                # with an empty list of hooks, every backward calls into Python for every parameter
+                if parameter._backward_hooks is not None and not parameter._backward_hooks:
+                    parameter._backward_hooks = None
         self._hooks = []
         self.active = False
         self.forget()
@@ -242,14 +245,6 @@ class GradientHooks:
                     self.whole = numbers_of(grads, self._preconditioner if self._keeps else None)
         except Exception as error:
             self._caught(error)
-
-
-def forget_that_there_were_hooks(parameters: Sequence[Tensor]) -> None:
-    """Make torch forget its empty list of hooks. With it, every backward calls into Python for
-    every parameter."""
-    for parameter in parameters:
-        if parameter._backward_hooks is not None and not parameter._backward_hooks:
-            parameter._backward_hooks = None
 
 
 class GradientsInPlace(GradientHooks):

@@ -190,12 +190,12 @@ def _numbers(name: str, layer: str, value: Any) -> Float[np.ndarray, "*micro_bat
     return numbers
 
 
+# A number of Python, NumPy, JAX or TensorFlow, or a tensor with one element.
 Number = Any
-"""A number of Python, NumPy, JAX or TensorFlow, or a tensor with one element."""
 
+# A number, a list or array with one number per micro-batch, or a mapping from layer to these,
+# possibly nested.
 Norm = Any
-"""A number, a list or array with one number per micro-batch, or a mapping from layer to these,
-possibly nested."""
 
 
 class NormsWatch(Recording):

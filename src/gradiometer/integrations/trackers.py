@@ -14,8 +14,8 @@ from gradiometer.measurement.gauge import Gauge, estimates_of
 from gradiometer.run.recorder import Recorder
 
 Numbers = Mapping[str, float]
+# A function of numbers by name and their step.
 Log = Callable[[Numbers, int], object]
-"""A function of numbers by name and their step."""
 
 PREFIX = "gradiometer"
 

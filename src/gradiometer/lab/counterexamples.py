@@ -20,9 +20,8 @@ from scipy.optimize import brentq
 from torch import Tensor, nn
 
 from gradiometer.lab.closed_forms.quadratic import Place, output_losses
-from gradiometer.measurement.objective import supervised
-from gradiometer.problems.examples import Examples
-from gradiometer.problems.problem import Problem
+from gradiometer.measurement import supervised
+from gradiometer.problems import Examples, Problem
 
 # The coordinates of a point: floats, or arrays over runs.
 Coordinates = tuple[Any, ...]
@@ -93,7 +92,9 @@ class Counterexample(ABC):
         point: Coordinates = tuple(
             float(x) if runs == 1 else np.full(runs, float(x)) for x in self.start
         )
-        noisy, example = any(self.deviation), self.mean
+        noisy = any(self.deviation)
+        example: Coordinates = self.mean
+        shape = None if runs == 1 else runs
         iterates = []
         # A last rate of zero, so that the end is kept as the other iterates are.
         for step, rate in enumerate([*rates.tolist(), 0.0]):
@@ -102,7 +103,12 @@ class Counterexample(ABC):
                     np.stack(np.broadcast_arrays(*(np.atleast_1d(x) for x in point)), axis=-1)
                 )
             if noisy:
-                example = self._mean_example(generator, runs, batch_size)
+                example = tuple(
+                    mean + deviation / math.sqrt(batch_size) * generator.standard_normal(shape)
+                    if deviation
+                    else mean
+                    for mean, deviation in zip(self.mean, self.deviation, strict=True)
+                )
             gradient = self.gradient(point, example)
             point = tuple(x - rate * g for x, g in zip(point, gradient, strict=True))
         return np.array(iterates).reshape(len(iterates), runs, len(self.start))
@@ -135,17 +141,6 @@ class Counterexample(ABC):
             train=Examples(law[0] + law[1] * drawn, "train"),
             model_name="point",
             description=(self.__doc__ or self.name).partition("\n")[0],
-        )
-
-    def _mean_example(
-        self, generator: np.random.Generator, runs: int, batch_size: int
-    ) -> Coordinates:
-        shape = None if runs == 1 else runs
-        return tuple(
-            mean + deviation / math.sqrt(batch_size) * generator.standard_normal(shape)
-            if deviation
-            else mean
-            for mean, deviation in zip(self.mean, self.deviation, strict=True)
         )
 
 

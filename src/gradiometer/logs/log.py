@@ -168,9 +168,8 @@ class Log:
     @property
     def learning_rates(self) -> Column | None:
         """The learning rate; the first one if there are several groups."""
-        return self._column(
-            RATES, [name for name in self.columns if re.match(r"lr([-_/]|$)", name, re.IGNORECASE)]
-        )
+        others = [name for name in self.columns if re.match(r"lr([-_/]|$)", name, re.IGNORECASE)]
+        return self._column(RATES, others)
 
     @property
     def gradient_norms(self) -> Column | None:

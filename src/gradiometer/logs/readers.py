@@ -1,21 +1,22 @@
-"""Readers of logs: which reader a file needs, JSON, CSV (also Lightning's), MLflow's metrics, and
-TensorBoard's event files."""
+"""Readers of logs: which reader a file needs, JSON, CSV (also Lightning's), MLflow's metrics,
+TensorBoard's event files, and printed lines.
+"""
 
 import csv
 import json
+import os
 import re
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from importlib import import_module
 from importlib.util import find_spec
 from io import BytesIO, TextIOWrapper
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from gradiometer.errors import BadArgument
-from gradiometer.logs.log import HELD_OUT, Column, Log, columns_of
-from gradiometer.logs.printed import read_lines
+from gradiometer.logs.log import HELD_OUT, STEP, Log, columns_of
 from gradiometer.storage.disk import open_to_read, read_file, reason_of
 
 FOLDER = "metrics"
@@ -74,16 +75,15 @@ def read_json(path: Path, text: str, loss: str | None, supported: str) -> Log | 
     except (json.JSONDecodeError, RecursionError, ValueError):
         whole = None
     if isinstance(whole, dict) and isinstance(whole.get("log_history"), list):
-        columns, notes = columns_of([row for row in whole["log_history"] if isinstance(row, dict)])
-        summary = "train_runtime" in columns  # the last row is a summary, under the name of a loss
-        columns = {
-            name: column
-            for name, column in columns.items()
-            if not (summary and name == "train_loss")
-        }
-        return Log(str(path), "Hugging Face's Trainer", columns, notes, loss)
-    if isinstance(whole, dict) and (history := _history(whole)):
-        return Log.of(path, "Keras", history, loss)
+        history = [row for row in whole["log_history"] if isinstance(row, dict)]
+        # The last row may be a summary, under the name of a loss.
+        if any("train_runtime" in row for row in history):
+            for row in history:
+                row.pop("train_loss", None)
+        return Log.of(path, "Hugging Face's Trainer", history, loss)
+    epochs = _history(whole) if isinstance(whole, dict) else []
+    if epochs:
+        return Log.of(path, "Keras", epochs, loss)
     if (
         isinstance(whole, list)
         and whole
@@ -136,17 +136,16 @@ def _history(whole: Row) -> list[Row]:
 
 def _lines(text: str) -> tuple[list[Row], int]:
     """The objects in JSON lines, and the number of lines that are not objects."""
-    rows, torn = [], 0
-    for line in text.splitlines():
-        if line.strip():
-            try:
-                row = json.loads(line)
-            except (json.JSONDecodeError, RecursionError, ValueError):
-                row = None
-            if isinstance(row, dict):
-                rows.append(row)
-            else:
-                torn += 1
+    rows, torn = list[Row](), 0
+    for line in filter(str.strip, text.splitlines()):
+        try:
+            row = json.loads(line)
+        except (json.JSONDecodeError, RecursionError, ValueError):
+            row = None
+        if isinstance(row, dict):
+            rows.append(row)
+        else:
+            torn += 1
     return rows, torn
 
 
@@ -156,6 +155,24 @@ SUPPORTED = (
     "file, or printed lines with a step or an epoch and a loss"
 )
 EVENTS = "tfevents"
+
+# Stands for MLflow's files, which have any name.
+METRICS = "metrics/"
+
+# Logs in a folder, the tools' own files first, printed lines last.
+PATTERNS = (
+    "trainer_state.json",
+    "metrics.csv",
+    f"*{EVENTS}*",
+    "*.jsonl",
+    METRICS,
+    "*history*.json",
+    "*.log",
+    "*.out",
+)
+
+# Most files that are looked through, in two seconds. A home folder has more.
+MOST_FILES = 100_000
 TABLES = (".csv", ".tsv")
 
 # Ends of the names of columns that W&B exports beside each one.
@@ -205,41 +222,50 @@ def read_log(path: Path, loss: str | None = None) -> Log:
         raise BadArgument(f"`{found}` cannot be read: {reason_of(error)}.") from error
     if not text.strip():
         raise BadArgument(f"`{found}` is empty: pass {SUPPORTED}.")
-    return _text(found, text, loss)
-
-
-def _text(path: Path, text: str, loss: str | None) -> Log:
-    """JSON, printed lines or CSV, by what the text looks like."""
+    # JSON, printed lines or CSV, by what the text looks like.
     in_json = text.lstrip()[0] in "{["
-    if in_json and (log := read_json(path, text, loss, SUPPORTED)) is not None:
-        return log
-    if path.suffix.lower() not in TABLES and (log := read_lines(path, text, loss)) is not None:
-        return log
-    if in_json:
-        raise BadArgument(f"`{path}` is neither JSON nor JSON lines: pass {SUPPORTED}.")
-    return _csv(path, text, loss)
+    log = read_json(found, text, loss, SUPPORTED) if in_json else None
+    if log is None and found.suffix.lower() not in TABLES:
+        log = read_lines(found, text, loss)
+    if log is None and in_json:
+        raise BadArgument(f"`{found}` is neither JSON nor JSON lines: pass {SUPPORTED}.")
+    return _csv(found, text, loss) if log is None else log
 
 
 def _in_folder(folder: Path) -> Path:
     """The newest log below a folder, by kind: the tools' own files first, printed lines last."""
-    patterns = (
-        "trainer_state.json",
-        "metrics.csv",
-        f"*{EVENTS}*",
-        "*.jsonl",
-        "metrics/**/*",
-        "*history*.json",
-    )
-    for pattern in (*patterns, "*.log", "*.out"):
-        logs = (
-            path for path in folder.rglob(pattern) if path.is_file() and not _is_run(path.parent)
+    files = list(islice(_files_below(folder), MOST_FILES + 1))
+    if len(files) > MOST_FILES:
+        raise BadArgument(
+            f"`{folder}` has more than {MOST_FILES:,} files: give the folder of the training, or "
+            "its log."
         )
-        if pattern == "metrics/**/*":
-            logs = (path for path in logs if metrics_folder(path) is not None)
-        found = sorted(logs, key=lambda path: (path.stat().st_mtime, path.name))
+    for pattern in PATTERNS:
+        logs = [file for file in files if fnmatchcase(file.name, pattern)]
+        if pattern == METRICS:
+            logs = [file for file in files if metrics_folder(file) is not None]
+        found = [(_modified(file), file.name, file) for file in logs if not _is_run(file.parent)]
         if found:
-            return found[-1]
+            return max(found)[-1]
     raise BadArgument(f"`{folder}` has no log of a known format: pass {SUPPORTED}.")
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """All files below a folder, except of parts that may not be read or are being deleted."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            path = Path(parent, name)
+            # unlike that of `Path`, this one is False for a file that is gone
+            if os.path.isfile(path):  # noqa: PTH113
+                yield path
+
+
+def _modified(file: Path) -> float:
+    """The time of its last change; 0 if it has just been deleted."""
+    try:
+        return file.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _is_run(folder: Path) -> bool:
@@ -270,13 +296,8 @@ def _csv(path: Path, text: str, loss: str | None) -> Log:
     columns, notes = columns_of(kept)
     if not columns:
         raise BadArgument(f"`{path}` has no column of numbers: pass {SUPPORTED}.")
-    return Log(
-        str(path),
-        "Lightning's CSV" if path.name == "metrics.csv" else "a CSV",
-        columns,
-        notes,
-        loss,
-    )
+    tool = "Lightning's CSV" if path.name == "metrics.csv" else "a CSV"
+    return Log(str(path), tool, columns, notes, loss)
 
 
 def _events(path: Path, loss: str | None) -> Log:
@@ -286,31 +307,34 @@ def _events(path: Path, loss: str | None) -> Log:
             f"`{path}` is a TensorBoard event file, which needs the package tensorboard: "
             "pip install 'gradiometer[tensorboard]'."
         )
-    columns = {name: Column(name, *arrays) for name, arrays in _scalars(path)}
-    if not columns:
-        raise BadArgument(f"`{path}` has no scalars, or is not an event file: pass {SUPPORTED}.")
-    return Log(str(path), "TensorBoard", columns, (), loss)
-
-
-def _scalars(path: Path) -> Iterator[tuple[str, tuple[Any, Any]]]:
-    """Name, steps and values of every scalar, in the order written."""
-    accumulator: Any = import_module("tensorboard.backend.event_processing.event_file_loader")
-    gathered: dict[str, tuple[list[int], list[float]]] = {}
+    loader: Any = import_module("tensorboard.backend.event_processing.event_file_loader")
+    proto: Any = import_module("tensorboard.compat.proto.event_pb2")
+    size = path.stat().st_size
+    understood = 0
+    rows = list[Row]()
     try:
-        for event in accumulator.LegacyEventFileLoader(str(path)).Load():
+        for record in loader.RawEventFileLoader(str(path)).Load():
+            # beside its content a record has its length and two checksums
+            understood += len(record) + 16
+            event = proto.Event.FromString(record)
             for value in event.summary.value:
-                steps, values = gathered.setdefault(value.tag, ([], []))
                 number = _scalar(value)
                 if number is not None:
-                    steps.append(int(event.step))
-                    values.append(number)
+                    rows.append({value.tag: number, "step": int(event.step)})
     except Exception as error:  # the package raises many types for a damaged file
         raise BadArgument(
             f"`{path}` cannot be read as an event file ({type(error).__name__}): pass {SUPPORTED}."
         ) from error
-    for name, (steps, values) in gathered.items():
-        if steps:
-            yield name, (np.array(steps, dtype=np.int64), np.array(values, dtype=np.float64))
+    if not rows:
+        raise BadArgument(f"`{path}` has no scalars, or is not an event file: pass {SUPPORTED}.")
+    columns, notes = columns_of(rows)
+    if understood < size:
+        damaged = (
+            f"The last {size - understood:,} of {size:,} bytes cannot be read: they are damaged, or "
+            "not written yet."
+        )
+        notes = (*notes, damaged)
+    return Log(str(path), "TensorBoard", columns, notes, loss)
 
 
 def _scalar(value: Any) -> float | None:
@@ -321,3 +345,134 @@ def _scalar(value: Any) -> float | None:
         numbers = [*value.tensor.float_val, *value.tensor.double_val]
         return float(numbers[0]) if len(numbers) == 1 else None
     return None
+
+
+# All repetitions in these patterns are bounded, so that no line takes long, however odd it is.
+_NUMBER = r"[-+]?(?:\d[\d,]{0,400}\.?\d{0,400}(?:e[-+]?\d{1,9})?|\.\d{1,400}(?:e[-+]?\d{1,9})?|nan|inf(?:inity)?)"
+
+_COLOURS = re.compile(r"\x1b\[[0-9;]{0,40}m|\x08")
+_BEFORE = r"['\"]?\s{0,40}[:=#]?\s{0,40}[\[(]?\s{0,40}"
+_STEP = re.compile(
+    rf"\b(?:global[_ ]step|step|iter(?:ation)?|it|update)\b{_BEFORE}(\d[\d,]{{0,30}})"
+    r"(?:\s{0,40}/\s{0,40}(\d[\d,]{0,30}))?",
+    re.I,
+)
+_COUNTER = r"(\d{1,15})\s{0,40}/\s{0,40}(\d{1,15})"
+
+# Step and length of an epoch after its number: `Epoch: [0][ 10/500]`, `epoch 001: 100 / 1000`,
+# `3:120/500`.
+_IN_EPOCH = re.compile(
+    rf"(?:\bepoch\b\W{{0,4}}(\d{{1,15}})\]?\s{{0,40}}(?:\[\s{{0,40}}|:\s{{0,40}})|^\s{{0,40}}(\d{{1,15}}):\s{{0,40}}){_COUNTER}",
+    re.I,
+)
+
+# `batch=10/300`, only with the length of the epoch: a batch alone may be its size.
+_BATCH = re.compile(rf"\bbatch(?:es)?\b{_BEFORE}{_COUNTER}", re.I)
+
+# The progress bar of tqdm: `12%|█▏ | 120/1000 [00:01<00:08, 100.00it/s, loss=2.3]`.
+_BAR = re.compile(r"\|\s{0,40}(\d{1,15})/(\d{1,15}) \[\d{1,15}:")
+_EPOCH = re.compile(
+    rf"\bepoch\b{_BEFORE}(\d{{1,15}}(?:\.\d{{1,40}})?)(?:\s{{0,40}}/\s{{0,40}}\d+)?", re.I
+)
+
+# The examples of the epoch that were seen, in PyTorch's examples: `Train Epoch: 1 [640/60000
+# (1%)]`.
+_WITHIN = re.compile(
+    r"\[\s{0,40}(\d{1,15})\s{0,40}/\s{0,40}(\d{1,15})\s{0,40}\(\s{0,40}\d{1,15}%\)\s{0,40}\]"
+)
+_WORD = r"[a-z_][\w./-]{0,100}"
+_NAMED = re.compile(
+    rf"(?<![a-z_])['\"]?({_WORD}(?: {_WORD})?)['\"]?\s{{0,40}}[:=]\s{{0,40}}['\"]?({_NUMBER})(?![\w/])",
+    re.I,
+)
+_SPACED = re.compile(
+    rf"\b((?:(?:train|training|val|valid|validation|eval|test) )?(?:loss|lr|grad_norm|norm))\s{{1,40}}({_NUMBER})",
+    re.I,
+)
+_TIMES = {*STEP, "epoch", "epochs", "global step"}
+
+
+def read_lines(path: Path, text: str, loss: str | None) -> Log | None:
+    """The numbers in printed lines; None if no line has a step or an epoch together with a loss.
+
+    A step that counts from the start of its epoch is counted on. The last line of an epoch counts
+    if lines have no step, since a progress bar prints its line many times.
+
+    Args:
+        path: Where the text is from.
+        text: The lines.
+        loss: Name of the training loss, if it is an unusual one. Spaces in a name are written as
+            `_`.
+    """
+    lines = [
+        line for line in re.split(r"[\r\n]+", _COLOURS.sub("", text)) if re.search(r"\d", line)
+    ]
+    rows = list(_rows(lines))
+    if not any("loss" in name.lower() for row in rows for name in row):
+        return None
+    counters = sum(bool(_EPOCH.search(line)) and not _NAMED.search(line) for line in lines)
+    understood = min(len(rows) + counters, len(lines)), len(lines)
+    if any("step" in row for row in rows):
+        rows = _counted_on([row for row in rows if "step" in row])
+    elif all(float(str(row["epoch"])).is_integer() for row in rows):
+        last: dict[object, Row] = {}
+        for row in rows:
+            last[row["epoch"]] = {**last.get(row["epoch"], {}), **row}
+        rows = list(last.values())
+    return Log.of(path, "printed lines", rows, loss, understood)
+
+
+def _rows(lines: list[str]) -> Iterator[Row]:
+    """The step, the epoch and the named numbers of every line that has them."""
+    epoch: float | None = None
+    for line in lines:
+        within = _WITHIN.search(line)
+        within_epoch = None if within else _IN_EPOCH.search(line)
+        found_epoch = _EPOCH.search(line)
+        found_step = _BAR.search(line) or _STEP.search(line) or _BATCH.search(line)
+        row: Row = {}
+        if within_epoch:
+            epoch = float(within_epoch[1] or within_epoch[2])
+        elif found_epoch:
+            epoch = float(found_epoch[1])
+        if within:
+            row["epoch"] = (epoch or 1.0) - 1 + int(within[1]) / max(int(within[2]), 1)
+        elif epoch is not None:
+            row["epoch"] = epoch
+        if within_epoch:
+            row["step"], row["of"] = within_epoch[3], within_epoch[4]
+        elif found_step and not within:
+            row["step"] = _plain(found_step[1])
+            if found_step[2]:
+                row["of"] = _plain(found_step[2])
+        numbers = {
+            name.strip().replace(" ", "_").lower(): _plain(value)
+            for name, value in (*_SPACED.findall(line), *_NAMED.findall(line))
+        }
+        if "num_updates" in numbers:
+            row["step"] = numbers["num_updates"]
+        numbers = {name: value for name, value in numbers.items() if name not in _TIMES}
+        if numbers and ("step" in row or "epoch" in row):
+            yield {**numbers, **row}
+
+
+def _plain(number: str) -> str:
+    return number.replace(",", "")
+
+
+def _counted_on(rows: list[Row]) -> list[Row]:
+    """Steps that start again in each epoch, added to those of the epochs before."""
+    offset, before, epoch = 0, 0, None
+    counted = []
+    for row in rows:
+        number, length = float(str(row["step"])), row.pop("of", None)
+        # A step may be written as `120.0`.
+        if not number.is_integer():
+            continue
+        step = int(number)
+        new = row.get("epoch") != epoch
+        if epoch is not None and new and step <= before - offset:
+            offset = offset + int(str(length)) if length else before
+        epoch, before = row.get("epoch"), offset + step
+        counted.append({**row, "step": before})
+    return counted

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -28,55 +29,39 @@ STUCK = 3
 def finite_findings(log: Log) -> Iterator[Finding]:
     """NaN and inf in the losses and gradient norms, and zeros that may hide them."""
     losses, norms = log.losses, log.gradient_norms
-    bad = [
-        column
-        for column in (losses, norms)
-        if column is not None and not np.isfinite(column.values).all()
-    ]
-    hidden = losses is not None and _hidden(losses, norms)
-    if bad:
-        yield _not_finite(bad, losses is not None and hidden)
-    elif hidden and losses is not None:
-        yield _zeros(losses)
-    elif losses is not None:
-        yield _all_well(losses, norms)
-
-
-def _hidden(losses: Column, norms: Column | None) -> bool:
-    """True for zeros at the end of a positive loss, or at a gradient that is not finite."""
-    zero = losses.values == 0
-    if (
-        norms is not None
-        and np.isin(losses.steps[zero], norms.steps[~np.isfinite(norms.values)]).any()
-    ):
-        return True
-    return len(zero) > STUCK and bool(zero[-STUCK:].all()) and bool((losses.values > 0).any())
-
-
-def _not_finite(columns: list[Column], hidden: bool) -> Finding:
+    columns = [column for column in (losses, norms) if column is not None]
     places = []
     for column in columns:
         wrong = ~np.isfinite(column.values)
-        places.append((column.name, int(wrong.sum()), len(column), int(column.steps[wrong].min())))
-    lasted = any(not np.isfinite(column.values[-1]) for column in columns)
-    claim, state = (
-        ("log_not_finite_at_end", State.ACT) if lasted else ("log_not_finite", State.LOOK)
-    )
-    facts = {"places": tuple(places), "logged_as_zero": hidden}
-    return Finding(FINITE, Issue.CONVERGENCE, claim, state, facts=facts)
+        if wrong.any():
+            first = int(column.steps[wrong].min())
+            places.append((column.name, int(wrong.sum()), len(column), first))
+    hidden = losses is not None and _hides_zeros(losses, norms)
+    if places:
+        lasted = any(not np.isfinite(column.values[-1]) for column in columns if len(column.values))
+        claim, state = "log_not_finite", State.LOOK
+        if lasted:
+            claim, state = "log_not_finite_at_end", State.ACT
+        facts: dict[str, Any] = {"places": tuple(places), "logged_as_zero": hidden}
+        yield Finding(FINITE, Issue.CONVERGENCE, claim, state, facts=facts)
+    elif hidden and losses is not None:
+        first = int(losses.steps[np.flatnonzero(losses.values != 0)[-1] + 1])
+        facts = {"loss": losses.name, "first_step": first}
+        yield Finding(FINITE, Issue.CONVERGENCE, "log_zero_at_end", State.ACT, facts=facts)
+    elif losses is not None:
+        facts = {"columns": tuple((column.name, len(column)) for column in columns)}
+        doubts = (Doubt("no_gradient_norm"),) if norms is None else ()
+        yield Finding(FINITE, Issue.CONVERGENCE, "log_finite", State.OK, facts=facts, doubts=doubts)
 
 
-def _zeros(losses: Column) -> Finding:
-    first = int(losses.steps[np.flatnonzero(losses.values != 0)[-1] + 1])
-    facts = {"loss": losses.name, "first_step": first}
-    return Finding(FINITE, Issue.CONVERGENCE, "log_zero_at_end", State.ACT, facts=facts)
-
-
-def _all_well(losses: Column, norms: Column | None) -> Finding:
-    columns = [losses] if norms is None else [losses, norms]
-    facts = {"columns": tuple((column.name, len(column)) for column in columns)}
-    doubts = (Doubt("no_gradient_norm"),) if norms is None else ()
-    return Finding(FINITE, Issue.CONVERGENCE, "log_finite", State.OK, facts=facts, doubts=doubts)
+def _hides_zeros(losses: Column, norms: Column | None) -> bool:
+    """True for zeros at the end of a positive loss, or at a gradient that is not finite."""
+    zero = losses.values == 0
+    if norms is not None:
+        wrong = norms.steps[~np.isfinite(norms.values)]
+        if np.isin(losses.steps[zero], wrong).any():
+            return True
+    return len(zero) > STUCK and bool(zero[-STUCK:].all()) and bool((losses.values > 0).any())
 
 
 def triage_findings(log: Log) -> tuple[Finding, ...]:
@@ -95,23 +80,26 @@ def signs_of(log: Log) -> Signs | None:
     losses = log.losses.latest.finite
     if not len(losses):
         return None
-    rates = np.array([])
-    if log.learning_rates is not None:
-        logged = log.learning_rates.latest.finite
-        if len(logged):
-            rates = np.interp(losses.steps, logged.steps, logged.values)
     evaluated, test = np.array([], dtype=np.int64), np.array([])
     if log.held_out_losses is not None:
         held_out = log.held_out_losses.latest.finite
         evaluated, test = np.searchsorted(losses.steps, held_out.steps), held_out.values
     return Signs(
         losses=losses.values,
-        rates=rates,
+        rates=_rates_at(log, losses.steps),
         evaluated=evaluated,
         test=test,
         train=np.full(len(test), np.nan),
         logged=losses.steps,
     )
+
+
+def _rates_at(log: Log, steps: Int[np.ndarray, " logged"]) -> Float[np.ndarray, " rates"]:
+    """The learning rate at some steps, between those at which it was logged; empty if it was not."""
+    logged = None if log.learning_rates is None else log.learning_rates.latest.finite
+    if logged is None or not len(logged):
+        return np.array([])
+    return np.asarray(np.interp(steps, logged.steps, logged.values))
 
 
 SPIKES = "log_spikes"
@@ -123,12 +111,7 @@ def spike_finding(log: Log) -> Finding | None:
     if log.losses is None:
         return None
     losses = log.losses.latest.finite
-    rates = None if log.learning_rates is None else log.learning_rates.latest.finite
-    known = (
-        None
-        if rates is None or not len(rates)
-        else np.interp(losses.steps, rates.steps, rates.values)
-    )
+    rates = _rates_at(log, losses.steps)
     found = [
         replace(
             spike,
@@ -136,7 +119,7 @@ def spike_finding(log: Log) -> Finding | None:
             peak=int(losses.steps[spike.peak]),
             last=int(losses.steps[spike.last]),
         )
-        for spike in find_spikes(losses.values, rates=known)
+        for spike in find_spikes(losses.values, rates=rates if len(rates) else None)
     ]
     if not found:
         return None
@@ -215,9 +198,16 @@ OWN = 5.0
 
 def rate_findings(log: Log) -> Iterator[Finding]:
     """Steps that go back, and the course of the learning rate."""
-    backwards = _backwards(log)
-    if backwards is not None:
-        yield backwards
+    column = log.losses or next(iter(log.columns.values()))
+    back = np.flatnonzero(np.diff(column.steps) < 0)
+    # The run was resumed from an earlier checkpoint.
+    if len(back):
+        jumps = [(int(column.steps[place]), int(column.steps[place + 1])) for place in back]
+        facts: dict[str, Any] = {
+            "jumps": tuple(jumps),
+            "repeated": sum(before - after for before, after in jumps),
+        }
+        yield Finding("log_steps", Issue.CONVERGENCE, "log_steps_back", State.LOOK, facts=facts)
     rates = log.learning_rates
     if rates is None:
         return
@@ -225,21 +215,32 @@ def rate_findings(log: Log) -> Iterator[Finding]:
     latest = Column(latest.name, latest.steps[latest.values > 0], latest.values[latest.values > 0])
     if len(latest) < 3:
         return
-    up = _leaps(latest, upwards=True)
-    yield _restarts(latest, up) if len(up) else _schedule(latest)
-
-
-def _backwards(log: Log) -> Finding | None:
-    """Steps that go back: the run was resumed from an earlier checkpoint."""
-    column = log.losses or next(iter(log.columns.values()))
-    back = np.flatnonzero(np.diff(column.steps) < 0)
-    if not len(back):
-        return None
+    leaps = _leaps(latest, upwards=True)
+    if len(leaps):
+        # Jumps up: a schedule with restarts if they are equally far apart, otherwise perhaps a
+        # broken resume.
+        gaps = np.diff(latest.steps[leaps])
+        regular = len(leaps) >= 2 and bool((np.abs(gaps - gaps.mean()) <= 0.1 * gaps.mean()).all())
+        claim, state = "log_rate_jumps", State.LOOK
+        if regular:
+            claim, state = "log_rate_restarts", State.OK
+        points = list(zip(latest.steps.tolist(), latest.values.tolist(), strict=True))
+        jumps = [(points[place], points[place + 1]) for place in leaps.tolist()]
+        facts = {"rate": latest.name, "jumps": tuple(jumps)}
+        yield Finding(RATE, Issue.CONVERGENCE, claim, state, facts=facts)
+        return
+    values = latest.values
+    top, place = float(values.max()), int(values.argmax())
     facts = {
-        "jumps": tuple((int(column.steps[place]), int(column.steps[place + 1])) for place in back),
-        "repeated": int((column.steps[back] - column.steps[back + 1]).sum()),
+        "rate": latest.name,
+        "highest": top,
+        "highest_step": int(latest.steps[place]),
+        "constant": bool(np.ptp(values) <= 1e-6 * top),
+        "rises": bool(values[0] < 0.9 * top),
+        "steps_down": tuple(int(latest.steps[leap + 1]) for leap in _leaps(latest, upwards=False)),
+        "last": float(values[-1]),
     }
-    return Finding("log_steps", Issue.CONVERGENCE, "log_steps_back", State.LOOK, facts=facts)
+    yield Finding(RATE, Issue.CONVERGENCE, "log_rate_scheduled", State.OK, facts=facts)
 
 
 def _leaps(rates: Column, *, upwards: bool) -> Int[np.ndarray, " leaps"]:
@@ -259,39 +260,6 @@ def _leaps(rates: Column, *, upwards: bool) -> Int[np.ndarray, " leaps"]:
     return np.array(kept, dtype=np.int64)
 
 
-def _restarts(rates: Column, leaps: Int[np.ndarray, " leaps"]) -> Finding:
-    """Jumps up: a schedule with restarts if they are equally far apart, otherwise perhaps a broken
-    resume."""
-    gaps = np.diff(rates.steps[leaps])
-    regular = len(leaps) >= 2 and bool((np.abs(gaps - gaps.mean()) <= 0.1 * gaps.mean()).all())
-    claim, state = ("log_rate_restarts", State.OK) if regular else ("log_rate_jumps", State.LOOK)
-    jumps = tuple((_point(rates, place), _point(rates, place + 1)) for place in leaps.tolist())
-    return Finding(
-        RATE, Issue.CONVERGENCE, claim, state, facts={"rate": rates.name, "jumps": jumps}
-    )
-
-
-def _point(rates: Column, place: int) -> tuple[int, float]:
-    """Step and rate at a place."""
-    return int(rates.steps[place]), float(rates.values[place])
-
-
-def _schedule(rates: Column) -> Finding:
-    """Describes the schedule: constant, warm-up, steps down, and where it ends."""
-    values = rates.values
-    top, place = float(values.max()), int(values.argmax())
-    facts = {
-        "rate": rates.name,
-        "highest": top,
-        "highest_step": int(rates.steps[place]),
-        "constant": bool(np.ptp(values) <= 1e-6 * top),
-        "rises": bool(values[0] < 0.9 * top),
-        "steps_down": tuple(int(rates.steps[leap + 1]) for leap in _leaps(rates, upwards=False)),
-        "last": float(values[-1]),
-    }
-    return Finding(RATE, Issue.CONVERGENCE, "log_rate_scheduled", State.OK, facts=facts)
-
-
 def log_findings(log: Log, level: float = 0.9) -> tuple[Finding, ...]:
     """The findings about a log, the most urgent first. The last one lists what the log cannot show.
 
@@ -304,29 +272,16 @@ def log_findings(log: Log, level: float = 0.9) -> tuple[Finding, ...]:
         'log_not_finite_at_end'
     """
     check_level(level)
-    found = sorted(_findings(log, level), key=lambda finding: finding.state.rank)
-    return (*found, _cannot_tell(log))
-
-
-def _findings(log: Log, level: float) -> Iterator[Finding]:
-    yield from finite_findings(log)
-    yield from triage_findings(log)
-    for finding in (spike_finding(log), staircase_finding(log, level)):
-        if finding is not None:
-            yield finding
-    yield from rate_findings(log)
-
-
-def _cannot_tell(log: Log) -> Finding:
-    """The columns this log lacks, and the limits of every log."""
-    columns = {
-        "losses": log.losses,
-        "gradient_norms": log.gradient_norms,
-        "epochs": log.epochs,
-        "learning_rates": log.learning_rates,
-        "held_out_losses": log.held_out_losses,
-    }
-    missing = tuple(name for name, column in columns.items() if column is None)
-    return Finding(
+    both = (spike_finding(log), staircase_finding(log, level))
+    found = [
+        *finite_findings(log),
+        *triage_findings(log),
+        *(finding for finding in both if finding is not None),
+        *rate_findings(log),
+    ]
+    names = ("losses", "gradient_norms", "epochs", "learning_rates", "held_out_losses")
+    missing = tuple(name for name in names if getattr(log, name) is None)
+    limits = Finding(
         "log_limits", Issue.ESTIMATION, "log_limits", State.CANNOT_TELL, facts={"missing": missing}
     )
+    return (*sorted(found, key=lambda finding: finding.state.rank), limits)

@@ -18,7 +18,15 @@ from gradiometer.loop.changes.alternative import Alternative, GoOn, Skip, Togeth
 from gradiometer.loop.changes.replacements import Custom
 from gradiometer.loop.changes.text import alternative_of
 from gradiometer.loop.checks import check_trainable
-from gradiometer.loop.comparison.racing import FEWEST_REPLICATES, Rung, Stop, race, rungs_for
+from gradiometer.loop.comparison.racing import (
+    FEWEST_REPLICATES,
+    Rung,
+    Stop,
+    race,
+    rungs_for,
+    show_end,
+    to_end,
+)
 from gradiometer.loop.engine import changed, guarded_copy, train_branch
 from gradiometer.loop.horizon import Horizon
 from gradiometer.loop.loop import Loop
@@ -75,11 +83,12 @@ def fork(
             (`Fork.at_end`); it costs three times as much.
         budget: In place of `horizon` and `replicates`: the most that all branches may cost
             together, in units of the whole training. Alternatives race over growing horizons, and
-            those that are clearly worse are stopped.
+            those that are clearly worse are stopped. One that pays for it answers for the end of the
+            training, and buys longer branches before replicates where the trend decides.
         replicates: Number of data orders, each common to all alternatives. Default: 4.
         tail: How the rate of every branch ends: "linear" to zero over the whole horizon, "half" or
             "third" over its last half or third, "none" not at all. Without a tail the comparison
-            leans to small rates. With horizon "end" it is "half".
+            leans to small rates. For the effect at the end of the training it is "half".
         seed: Seed of the data orders and of the random draws.
         pool: Where branches are trained: "here", "processes", "processes:4", "ray", or a `Pool`.
             The numbers are the same. In processes nothing in the functions may depend on what they
@@ -128,8 +137,8 @@ def fork(
     out = None if out is None else folder_of("out", out)
     skipped = [skip for one in chosen for skip in _skips(one)]
     own_until = loop.data.see_own(max((skip.stop for skip in skipped), default=0))
-    rungs = _rungs(loop, budget, horizon, replicates, 1 + len(chosen))
-    if horizon == END:
+    rungs, most = _rungs(loop, budget, horizon, replicates, 1 + len(chosen))
+    if show_end(rungs, loop.left):
         # as long at the rate of training as on the way to zero: short tails lean to small rates
         tail = "half"
     if rungs:
@@ -148,7 +157,19 @@ def fork(
                 "give a longer horizon."
             )
     digest = "" if out is None or loop.source is not None else loop.digest()
-    plan = Plan(loop.index, chosen, many, length, tail, seed, loop.left, own_until, rungs, digest)
+    plan = Plan(
+        loop.index,
+        chosen,
+        many,
+        length,
+        tail,
+        seed,
+        loop.left,
+        own_until,
+        rungs,
+        digest,
+        budget=most,
+    )
     known = None if out is None else ForkRecord.find(out, plan)
     if known is not None and known.finished:
         return replace(known.fork, path=known.path)
@@ -255,9 +276,9 @@ def length_of(loop: Loop, text: str | None, seed: int) -> int:
 
 def _rungs(
     loop: Loop, budget: float | None, horizon: str | None, replicates: int | None, alternatives: int
-) -> tuple[Rung, ...]:
+) -> tuple[tuple[Rung, ...], int]:
     """The stages of a race that a budget in units of the training pays for, or those for the effect
-    at the end."""
+    at the end; and the examples that it may train on, 0 for those of its stages."""
     if budget is None and horizon == END:
         if loop.left is None:
             raise BadArgument(
@@ -269,22 +290,24 @@ def _rungs(
             raise BadArgument(
                 "`horizon` is 'end', and fewer than 4 updates are left: fork from an earlier step."
             )
-        return tuple(Rung(loop.left // parts // loop.size * loop.size, many) for parts in (4, 2))
+        return to_end(loop.left, loop.size, many), 0
     if budget is None:
-        return ()
+        return (), 0
     if loop.left is None:
         raise BadArgument(
             "`budget` is in units of the whole training: give `left`, such as left='4000 updates'."
         )
     examples = max(int(budget * (loop.examples + loop.left)), 1)
-    # A branch in a race has at least 16 updates.
+    # A branch in a race has at least 16 updates. The batches of a run are known to the last example,
+    # those of a loop of one's own only by their usual size.
     rungs = rungs_for(
-        alternatives, examples, left=loop.left, shortest=min(16 * loop.size, loop.left)
+        alternatives,
+        examples,
+        left=loop.left,
+        shortest=min(16 * loop.size, loop.left),
+        unit=loop.size if loop.source is None else 1,
     )
-    # The batches of a run are known to the last example, those of a loop of one's own only by their
-    # usual size.
-    unit = loop.size if loop.source is None else 1
-    return tuple(Rung(max(rung.horizon // unit, 1) * unit, rung.replicates) for rung in rungs)
+    return rungs, examples if show_end(rungs, loop.left) else 0
 
 
 def _skips(alternative: Alternative) -> tuple[Skip, ...]:
@@ -378,7 +401,14 @@ def train_plan(
 
     results, stops = list[BranchResult](), list[Stop]()
     if plan.rungs:
-        found = race(train, plan.alternatives, plan.rungs, tail=plan.tail)
+        found = race(
+            train,
+            plan.alternatives,
+            plan.rungs,
+            budget=plan.budget or None,
+            tail=plan.tail,
+            left=plan.left,
+        )
         results, stops = found.results, found.stops
     else:
         results.extend(train(plan.branches))

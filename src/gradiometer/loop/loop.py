@@ -1,6 +1,5 @@
 """`Loop`: a training between two updates, which is copied, advanced, kept and restored."""
 
-import hashlib
 import math
 import zlib
 from collections import deque
@@ -17,9 +16,9 @@ from gradiometer.convergence.averaging import REFRESHED, refresh_batch_norm
 from gradiometer.convergence.schedules.schedule import Schedule
 from gradiometer.errors import BadArgument, UserCodeFailed, bounded
 from gradiometer.loop.checks import check_functions, check_scheduler, optimizer_from
-from gradiometer.loop.copies import Parts, copies_of, dump_parts, load_parts
+from gradiometer.loop.copies import Parts, copies_of, digest_of, dump_parts, load_parts
 from gradiometer.loop.data import Data, data_of, first_size, updates_per_step
-from gradiometer.loop.evaluation import readouts_of
+from gradiometer.loop.evaluation import AT_ONCE, COUPLED, couples_examples, readouts_of
 from gradiometer.loop.horizon import Horizon
 from gradiometer.loop.parts import (
     ORIGINAL,
@@ -35,11 +34,16 @@ from gradiometer.loop.parts import (
     schedulers_from,
 )
 from gradiometer.loop.readout import Readout
-from gradiometer.measurement.batch import Batch, batch_size, leaves
+from gradiometer.measurement.batch import Batch, batch_size
 from gradiometer.measurement.objective import Loss, checked_loss, with_graph
-from gradiometer.measurement.optimizer.averaged import averages_itself, to_average
-from gradiometer.measurement.optimizer.clipping import clip_before_steps, moved_up
-from gradiometer.measurement.optimizer.several import bare, optimizers_in
+from gradiometer.measurement.optimizer.steps import (
+    averages_itself,
+    bare,
+    clip_before_steps,
+    moved_up,
+    optimizers_in,
+    to_average,
+)
 from gradiometer.problems.user_code import user_code
 from gradiometer.randomness import untouched_randomness
 
@@ -202,6 +206,7 @@ class Loop:
         self._takes_gradients = False
         self._newest: deque[Batch] = deque(maxlen=REFRESHED)
         self._some: list[Batch] | None = None
+        self._couples = False
 
     @property
     def devices(self) -> set[torch.device]:
@@ -256,16 +261,7 @@ class Loop:
 
     def digest(self) -> str:
         """The first digits of the SHA-256 of the model's and the optimizer's state."""
-        found = hashlib.sha256()
-        for place, leaf in leaves([self.model.state_dict(), self.optimizer.state_dict()], "state"):
-            found.update(place.encode())
-            if isinstance(leaf, Tensor):
-                found.update(
-                    leaf.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-                )
-            else:
-                found.update(repr(leaf).encode())
-        return found.hexdigest()[:16]
+        return digest_of([self.model.state_dict(), self.optimizer.state_dict()])
 
     def __reduce__(self) -> tuple[Callable[..., "Loop"], tuple[Any, ...]]:
         if self.source is not None:
@@ -391,11 +387,20 @@ class Loop:
     ) -> dict[str, Readout]:
         seed = zlib.crc32(f"{self.seed}/readouts".encode())
         if self.loss is not None and self._some is None:
-            with untouched_randomness(seed, self.devices):  # a data set may draw, too
-                self._some = self.data.some(self.readout_examples, seed)
+            with gradients, untouched_randomness(seed, self.devices):  # a data set may draw, too
+                self._couples = couples_examples(model, self.loss, self.data.batches(seed))
+                self._some = self.data.some(self.readout_examples, seed, whole=self._couples)
+            if self._couples:
+                self.warnings = (*self.warnings, COUPLED)
         with gradients, untouched_randomness(seed, self.devices):
             return readouts_of(
-                model, self.loss, self._some or [], self.evaluate, seed, self.data.groups
+                model,
+                self.loss,
+                self._some or [],
+                self.evaluate,
+                seed,
+                self.data.groups,
+                self.size // self.accumulation if self._couples else AT_ONCE,
             )
 
     def _rates_now(self, base: Sequence[Any], original: Fraction) -> Sequence[Any]:

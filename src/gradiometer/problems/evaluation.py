@@ -8,9 +8,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from gradiometer.errors import BadArgument, Unsupported, UserCodeFailed
+from gradiometer.measurement.artifact import Evaluation
 from gradiometer.measurement.batch import Batch, batch_size
 from gradiometer.measurement.estimate import LEVEL, Estimate
-from gradiometer.measurement.evaluation import Evaluation
 from gradiometer.measurement.objective import checked_loss
 from gradiometer.measurement.uncertainty.proportions import proportion
 from gradiometer.measurement.uncertainty.skewed import skewed_mean
@@ -41,8 +41,20 @@ def evaluate(
     """
     if problem.test is None:
         return Evaluation({}, {})
+    held_out = problem.test.to(device)
+    parts: list[Tensor] = []
+    right: list[Tensor] = []
+    # 10: the smallest number of parts: a loss that is a mean has its interval over the parts.
+    count = min(max(-(-len(held_out) // AT_ONCE), 10), len(held_out))
     with torch.no_grad(), untouched_randomness(0, [device]), in_eval_mode(model):
-        losses, correct = _over(problem.test.to(device), problem, model)
+        for index in torch.arange(len(held_out)).tensor_split(count):
+            batch = held_out.batch(index)
+            with user_code("loss", "on held-out examples"):
+                parts.append(checked_loss(problem.loss(model, batch), batch).reshape(-1).double())
+            correct = correctness(problem, model, batch)
+            if correct is not None:
+                right.append(correct)
+    losses = torch.cat(parts).cpu().numpy()
     wrong = int((~np.isfinite(losses)).sum())
     if wrong:
         # A loss that is not finite makes the mean unknown, and does not stop the training.
@@ -55,9 +67,10 @@ def evaluate(
         loss = skewed_mean(losses, level=level)
     estimates = {"test_loss": loss}
     examples = {"test_loss": losses}
-    if correct is not None:
-        estimates["test_accuracy"] = proportion(int(correct.sum()), len(correct), level=level)
-        examples["test_accuracy"] = correct.astype(np.float64)
+    if right:
+        found = torch.cat(right).cpu().numpy()
+        estimates["test_accuracy"] = proportion(int(found.sum()), len(found), level=level)
+        examples["test_accuracy"] = found.astype(np.float64)
     return Evaluation(estimates, examples)
 
 
@@ -80,24 +93,6 @@ def correctness(problem: Problem, model: nn.Module, batch: Batch) -> Tensor | No
             f"`correct` returned {got}: return one torch.bool per example, of shape [{size}]."
         )
     return value
-
-
-def _over(
-    examples: Examples, problem: Problem, model: nn.Module
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """The loss of every example, and if the problem has `correct`, its value for every example."""
-    losses: list[Tensor] = []
-    correct: list[Tensor] = []
-    # 10: the smallest number of parts: a loss that is a mean has its interval over the parts.
-    parts = min(max(-(-len(examples) // AT_ONCE), 10), len(examples))
-    for index in torch.arange(len(examples)).tensor_split(parts):
-        batch = examples.batch(index)
-        with user_code("loss", "on held-out examples"):
-            losses.append(checked_loss(problem.loss(model, batch), batch).reshape(-1).double())
-        right = correctness(problem, model, batch)
-        if right is not None:
-            correct.append(right)
-    return torch.cat(losses).cpu().numpy(), torch.cat(correct).cpu().numpy() if correct else None
 
 
 def held_out_labels(problem: Problem) -> Int[np.ndarray, " examples"]:

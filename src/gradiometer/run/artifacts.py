@@ -6,14 +6,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 import numpy as np
 
 from gradiometer.errors import RunDamaged, RunNotFound
-from gradiometer.measurement.artifact import Artifact
-from gradiometer.measurement.evaluation import PerExample
+from gradiometer.measurement.artifact import Artifact, PerExample
 from gradiometer.run.reader import Run
 from gradiometer.storage.disk import (
     append,
@@ -59,7 +58,10 @@ def load_artifacts(run: Run, kind: type[Kind]) -> tuple[Kind, ...]:
         try:
             written = restored(json.loads(read_file(path)))
             known = {name: value for name, value in written.items() if name in names}
-            found.append(msgspec.convert(known, kind, dec_hook=_array))
+            # The only field type that JSON and msgspec do not know is an array of doubles.
+            found.append(
+                msgspec.convert(known, kind, dec_hook=lambda _, value: np.array(value, np.float64))
+            )
         except (
             OSError,
             ValueError,
@@ -72,11 +74,6 @@ def load_artifacts(run: Run, kind: type[Kind]) -> tuple[Kind, ...]:
                 str(error).partition("\n")[0].rstrip(".")
             )
     return tuple(found)
-
-
-def _array(_: type, value: Any) -> Any:
-    """The only field type that JSON and msgspec do not know is an array of doubles."""
-    return np.array(value, dtype=np.float64)
 
 
 def save_snapshot(folder: Path, snapshot: "Snapshot") -> Path:

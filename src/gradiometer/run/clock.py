@@ -33,8 +33,8 @@ class Turns:
     >>> first.leave()
     """
 
+    # True if more than one loop is watched now, in any thread.
     several: ClassVar[bool] = False
-    """True if more than one loop is watched now, in any thread."""
     _entered: ClassVar[WeakSet["Turns"]] = WeakSet()
     # the set must not change while another thread goes through it
     _lock: ClassVar[Any] = RLock()

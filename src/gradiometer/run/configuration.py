@@ -21,12 +21,12 @@ DEFAULT_RATES = {"sgd": 0.1, "adamw": 0.001, "schedulefree": 1.0}
 # Class names of the optimizers.
 OPTIMIZERS = {"sgd": "SGD", "adamw": "AdamW", "schedulefree": "SGDScheduleFree"}
 
+# What is measured by default. Batch sharpness is for SGD, whose edge of stability is known.
 GAUGES = {
     "sgd": "noise,batch_sharpness,trajectory",
     "adamw": "noise,preconditioned_noise,trajectory",
     "schedulefree": "noise,trajectory",
 }
-"""What is measured by default. Batch sharpness is for SGD, whose edge of stability is known."""
 
 # names of 0.1.0
 RENAMED = {

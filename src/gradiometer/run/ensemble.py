@@ -14,13 +14,15 @@ from torch import nn
 
 from gradiometer.convergence.averaging import tracking_layers
 from gradiometer.errors import BadArgument, RunDamaged, Unsupported
-from gradiometer.exploration.ensembles.diversity import correlations, disagreement, linear_path
-from gradiometer.exploration.ensembles.ensemble import Ensemble
+from gradiometer.exploration.ensembles.ensemble import SWAG, Ensemble
 from gradiometer.exploration.ensembles.ensemble_report import Baseline, EnsembleReport
-from gradiometer.exploration.ensembles.ensemble_size import (
+from gradiometer.exploration.ensembles.members import (
     chosen_count,
+    correlations,
     deep_ensemble_equivalent,
+    disagreement,
     ensemble_sizes,
+    linear_path,
     validation_mask,
 )
 from gradiometer.exploration.ensembles.scores import (
@@ -32,7 +34,6 @@ from gradiometer.exploration.ensembles.scores import (
     reliability,
     scores,
 )
-from gradiometer.exploration.ensembles.swag import SWAG
 from gradiometer.measurement.estimate import LEVEL
 from gradiometer.problems.evaluation import held_out_labels, log_probabilities
 from gradiometer.problems.problem import Problem, new_model, refresh
@@ -104,7 +105,7 @@ def score_snapshots(
         )
     device, validation = torch.device(run.configuration.device), validation_mask(len(labels))
     whole = Ensemble.of_snapshots(
-        load_snapshots(run.folder.snapshots_path), _new_model(run, problem).to(device)
+        load_snapshots(run.snapshots_path), _new_model(run, problem).to(device)
     )
     refreshed = partial(
         refresh, problem, problem.train.to(device), size=run.configuration.batch_size
@@ -184,7 +185,7 @@ def _final(path: Path, run: Run, device: torch.device) -> tuple[Problem, nn.Modu
         raise BadArgument(
             f"`--against` {path} must be finished to have a final model: it is {other.status}."
         )
-    checkpoint, _ = load_latest(other.folder)
+    checkpoint, _ = load_latest(other)
     if checkpoint is None:
         raise RunDamaged(
             f"`{path}` has no complete checkpoint, so its final model is lost: train it again."

@@ -1,8 +1,8 @@
 """What a configuration plans: its learning rates over a run of a given length, and the settings of
 its optimizer."""
 
-from gradiometer.convergence.schedules.named import schedule_by_name
 from gradiometer.convergence.schedules.schedule import Schedule
+from gradiometer.convergence.schedules.shapes import schedule_by_name
 from gradiometer.convergence.theorem.theorem import read
 from gradiometer.measurement.optimizer.hyperparameters import Hyperparameters
 from gradiometer.run.configuration import Configuration

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from gradiometer.errors import BadArgument, Interrupted, Unsupported, UserCodeFailed
-from gradiometer.measurement.evaluation import Evaluation
+from gradiometer.measurement.artifact import Evaluation
 from gradiometer.measurement.gauge import Gauge, Measurable, measured
 from gradiometer.measurement.optimizer.groups import Changes
 from gradiometer.measurement.reading import Moments, Reading, Series
@@ -201,20 +201,15 @@ class Recorder:
 
     def loss(self, step: int, value: float) -> None:
         """Record the training loss of the batch at this step, as a number and not as a tensor."""
-        if step != self._next_loss or len(self._losses) >= LOSSES_A_LINE:
-            self._end_losses()
-            self._losses_from = step
-        self._losses.append(value)
-        self._next_loss = step + 1
+        self.losses(step, [value])
 
     def losses(self, step: int, values: Sequence[float]) -> None:
         """Record the training losses of this step and of those that follow it."""
-        if step == self._next_loss and len(self._losses) + len(values) < LOSSES_A_LINE:
-            self._losses += values
-            self._next_loss += len(values)
-            return
-        for place, value in enumerate(values):
-            self.loss(step + place, value)
+        if step != self._next_loss or len(self._losses) + len(values) > LOSSES_A_LINE:
+            self._end_losses()
+            self._losses_from = step
+        self._losses += values
+        self._next_loss = step + len(values)
 
     def signs(self, step: int, signs: Mapping[str, Any]) -> None:
         """Record the numbers of one step that triage needs: single numbers, or lists with one for

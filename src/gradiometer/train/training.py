@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.optim import SGD, AdamW, Optimizer
 
 from gradiometer.convergence.averaging import REFRESHED, refresh_batch_norm
-from gradiometer.convergence.schedules.cycles import SnapshotCycle
 from gradiometer.convergence.schedules.schedule import Schedule
+from gradiometer.convergence.schedules.shapes import SnapshotCycle
 from gradiometer.convergence.trajectory.endpoint import Endpoint, endpoint_of
 from gradiometer.convergence.trajectory.path_facts import Kind, Trail, facts_of, kind_of
 from gradiometer.drift.curvature import edge_warning
@@ -29,8 +29,7 @@ from gradiometer.measurement.finding import Finding
 from gradiometer.measurement.gauge import Gauge
 from gradiometer.measurement.motion import Origin
 from gradiometer.measurement.objective import Objective, checked_loss, with_graph
-from gradiometer.measurement.optimizer.averaged import at_average, schedule_free, to_average
-from gradiometer.measurement.optimizer.clipping import Clipping
+from gradiometer.measurement.optimizer.steps import Clipping, at_average, schedule_free, to_average
 from gradiometer.measurement.preconditioner import preconditioner_of
 from gradiometer.measurement.reading import Draw, Reading, Sampling, Series, Spread
 from gradiometer.measurement.step import TrainingStep

@@ -1,37 +1,28 @@
-"""`Lane`: a training at one rate, in memory or as a run, which a race stops and lets go on. It is judged
-at the mean of its last parameters."""
+"""`Lane`: a training at one rate, which a race stops and lets go on. It is judged at the mean of its
+last parameters. Here it is in memory; in `of_problem` it is a run."""
 
-import hashlib
 import math
 import zlib
 from abc import ABC, abstractmethod
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-import msgspec
 import torch
 from torch import Tensor, nn
 
-from gradiometer.errors import Diverged, UserCodeFailed
+from gradiometer.errors import UserCodeFailed
 from gradiometer.loop.branch import BranchResult
 from gradiometer.loop.changes.alternative import GoOn
 from gradiometer.loop.engine import is_finite
 from gradiometer.loop.loop import Loop
 from gradiometer.loop.parts import Stream
 from gradiometer.loop.readout import Readout
-from gradiometer.measurement.optimizer.averaged import averages_itself
+from gradiometer.measurement.optimizer.steps import averages_itself
 from gradiometer.measurement.untouched import Surroundings
-from gradiometer.problems.examples import Examples
-from gradiometer.problems.problem import Problem
+from gradiometer.problems import Examples
 from gradiometer.randomness import untouched_randomness
-from gradiometer.run.configuration import Configuration
-from gradiometer.run.folder import RunFolder, run_folders
-from gradiometer.run.reader import Run
+from gradiometer.run.folder import RunFolder
 from gradiometer.run.recorder import Recorder
-from gradiometer.storage.disk import remove_folder
-from gradiometer.train.loop import resume, train
-from gradiometer.train.restoring import loop_at
 from gradiometer.train.training import Training
 from gradiometer.tuning.optimizers import Made
 
@@ -42,7 +33,7 @@ HELD_OUT_READOUT = "test_loss"
 
 class MeanParameters:
     """The mean of the parameters over the last quarter of a lane, in which most of the noise is
-    gone.
+    gone. It watches a lane that is a run.
 
     Args:
         stop: Length of the lane.
@@ -62,9 +53,18 @@ class MeanParameters:
         parameters = [parameter.detach() for parameter in model.parameters()]
         if not self.count:
             self.sums = [torch.zeros_like(parameter) for parameter in parameters]
-        for total, parameter in zip(self.sums, parameters, strict=True):
-            total.add_(parameter)
+        torch._foreach_add_(self.sums, parameters)
         self.count += 1
+
+    def begin(self, training: Training, recorder: Recorder, folder: RunFolder) -> None:
+        """A run starts."""
+
+    def warn(self, text: str) -> None:
+        """A warning, which the run has on record."""
+
+    def update(self, training: Training, recorder: Recorder, loss: float) -> None:
+        """Take in the parameters after a step of a run."""
+        self.take(training.model, training.step)
 
     @torch.no_grad()
     def into(self, model: nn.Module) -> None:
@@ -127,31 +127,27 @@ class LoopLane(Lane):
     def advance(self, mean: MeanParameters | None = None) -> Loop | None:
         """Train to the last stop. In a new process it is trained again from the start, with the
         same bits."""
-        for stop in self.stops:
-            if not self._train(stop, mean):
-                return None
-        return self.loop
-
-    def _train(self, stop: int, mean: MeanParameters | None) -> bool:
-        """Train until so many updates are made. False if it diverged. Random states are afterwards
-        as before."""
         loop = self.loop
-        seed = zlib.crc32(f"{loop.seed}/{loop.index}/lane".encode())
-        with (
-            untouched_randomness(seed, loop.devices),
-            Surroundings(loop.calls, loop.model).untouched(seed),
-        ):
-            stream = self.batches()
-            try:
-                while loop.index < stop:
-                    loop.update(*stream.take().pieces)
-                    if mean is not None:
-                        mean.take(loop.model, loop.index)
-            # A loss may refuse NaN, which is a rate that is too high and no fault of the loss.
-            except UserCodeFailed:
-                if is_finite(loop.model):
-                    raise
-        return is_finite(loop.model)
+        for stop in self.stops:
+            seed = zlib.crc32(f"{loop.seed}/{loop.index}/lane".encode())
+            # Random states are afterwards as before.
+            with (
+                untouched_randomness(seed, loop.devices),
+                Surroundings(loop.calls, loop.model).untouched(seed),
+            ):
+                stream = self.batches()
+                try:
+                    while loop.index < stop:
+                        loop.update(*stream.take().pieces)
+                        if mean is not None:
+                            mean.take(loop.model, loop.index)
+                # A loss may refuse NaN, which is a rate that is too high and no fault of the loss.
+                except UserCodeFailed:
+                    if is_finite(loop.model):
+                        raise
+            if not is_finite(loop.model):
+                return None
+        return loop
 
     def batches(self) -> Stream:
         """The batches from here on. In a new process they are drawn again."""
@@ -200,96 +196,3 @@ def judge(lane: Lane, examples: int, held_out: Examples | None) -> tuple[BranchR
     loss = readouts[READOUT if held_out is None else HELD_OUT_READOUT].mean
     diverged = None if math.isfinite(loss) else f"the loss is {loss}"
     return end(stop, examples_so_far, 0.0, (), readouts, diverged), lane
-
-
-class RunLane(Lane):
-    """A lane that is a run on disk: if it is stopped, it goes on from its last checkpoint.
-
-    Args:
-        problem: What is trained.
-        configuration: How, apart from what a tuning chooses.
-        folder: Folder of the lanes.
-        start: The training at its start, with the optimizer at this rate.
-        made: The optimizer.
-        rate: Its rate.
-        size: Examples of an update.
-        steps: Updates of the whole training.
-
-    Attributes:
-        configuration: The configuration of the run.
-    """
-
-    def __init__(
-        self,
-        problem: Problem,
-        configuration: Configuration,
-        folder: Path,
-        start: Loop,
-        made: Made,
-        rate: float,
-        size: int,
-        steps: int,
-    ) -> None:
-        super().__init__(made, rate, size, steps)
-        self.problem = problem
-        # those of an optimizer without momentum
-        settings = {"momentum": 0.0, "nesterov": False, **made.settings}
-        self.configuration: Configuration = msgspec.structs.replace(
-            configuration,
-            optimizer=made.name,
-            learning_rate=rate,
-            schedule="constant" if made.is_schedule_free else "trapezoid",
-            steps=steps,
-            batch_size=size,
-            clip=made.clip,
-            **settings,
-        )
-        told = f"{self.configuration.to_toml()}{problem.fingerprint}{start.digest()}"
-        digits = hashlib.sha256(told.encode()).hexdigest()[:16]
-        self.name = f"{made.words} at {rate:.4g}, {digits}"
-        self.folder = folder / digits
-
-    @property
-    def path(self) -> Path | None:
-        """The folder of the run; None before it is trained."""
-        return next(iter(run_folders(self.folder)), None)
-
-    def advance(self, mean: MeanParameters | None = None) -> Loop | None:
-        """Train the run to the last stop."""
-        path, stop = self.path, self.stops[-1]
-        watcher = None if mean is None else _Taking(mean)
-        # A run that was stopped in its last quarter begins again, since the mean is not kept.
-        if path is not None and mean is not None and Run.open(path).steps > mean.since:
-            remove_folder(path)
-            path = None
-        try:
-            if path is None:
-                run = train(
-                    self.problem, self.configuration, self.folder, watcher, name="lane", until=stop
-                )
-            else:
-                run = Run.open(path)
-                if run.status == "diverged":
-                    return None
-                if run.steps < stop:
-                    run = resume(path, watcher, problem=self.problem, until=stop)
-        except Diverged:
-            return None
-        return loop_at(run, stop, problem=self.problem)
-
-
-class _Taking:
-    """A watcher that takes the parameters into a mean."""
-
-    def __init__(self, mean: MeanParameters) -> None:
-        self.mean = mean
-
-    def begin(self, training: Training, recorder: Recorder, folder: RunFolder) -> None:
-        """The run starts."""
-
-    def warn(self, text: str) -> None:
-        """A warning, which the run has on record."""
-
-    def update(self, training: Training, recorder: Recorder, loss: float) -> None:
-        """A step was made."""
-        self.mean.take(training.model, training.step)

@@ -12,10 +12,8 @@ from torch import nn
 from gradiometer.arguments import check_number
 from gradiometer.convergence.formulas.number import Amount
 from gradiometer.errors import BadArgument
-from gradiometer.loop.changes.alternative import Alternative
-from gradiometer.loop.changes.replacements import Custom, Using
-from gradiometer.measurement.optimizer.averaged import schedule_free, schedule_free_class
-from gradiometer.measurement.optimizer.clipping import Clipping
+from gradiometer.loop import Alternative, Custom, Using
+from gradiometer.measurement.optimizer.steps import Clipping, schedule_free, schedule_free_class
 from gradiometer.problems.user_code import user_code
 
 # Makes an optimizer: called as `make(parameters, learning_rate)`.
@@ -109,25 +107,20 @@ class Made:
         Raises:
             BadArgument: The function returned something else.
         """
-        made = self._plain(parameters, rate)
-        if self.clip is not None:
-            made.register_step_pre_hook(Clipping(self.clip))
-        return made
-
-    def _plain(self, parameters: Iterable[nn.Parameter], rate: float) -> torch.optim.Optimizer:
+        made: Any
         if self.is_schedule_free:
-            return schedule_free(parameters, rate, float(self.settings["weight_decay"]))
-        if isinstance(self._optimizer, str):
-            of_torch: torch.optim.Optimizer = CLASSES[self._optimizer](
-                parameters, lr=rate, **self.settings
-            )
-            return of_torch
-        with user_code("optimizer"):
-            made: Any = self._optimizer(parameters, rate)
+            made = schedule_free(parameters, rate, float(self.settings["weight_decay"]))
+        elif isinstance(self._optimizer, str):
+            made = CLASSES[self._optimizer](parameters, lr=rate, **self.settings)
+        else:
+            with user_code("optimizer"):
+                made = self._optimizer(parameters, rate)
         if not isinstance(made, torch.optim.Optimizer):
             raise BadArgument(
                 f"`optimizer` returned a {type(made).__name__}: return a torch.optim.Optimizer."
             )
+        if self.clip is not None:
+            made.register_step_pre_hook(Clipping(self.clip))
         return made
 
     def line(self, rate: float) -> str:
@@ -187,9 +180,6 @@ def variants(
     )
     names = [name.strip() if isinstance(name, str) else name for name in names]
     momenta, decays = several_of("momentum", momentum), several_of("weight_decay", weight_decay)
-    for name, numbers in (("momentum", momenta), ("weight_decay", decays)):
-        for number in numbers:
-            check_number(name, number)
     if len(momenta) > 1 and "sgd" not in names:
         raise BadArgument(
             "`momentum` has several values, but it is a setting of SGD, which is not among "

@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -62,15 +63,13 @@ def start_of(loop: Loop, *, seed: int) -> Start:
     digits = zlib.crc32(f"{seed}/start".encode())
     source = loop.data.batches(digits)
     device = next(iter(loop.devices))
-    found = list[Batch]()
+    batches = [mapped(batch, lambda tensor: tensor.to(device)) for batch in islice(source, 2)]
+    if len(batches) < 2:
+        raise BadArgument("`batches` ended before 2 batches: give more.")
     norms = list[float]()
     losses = list[float]()
-    for _ in range(2):
-        batch: Any = next(source, None)
-        if batch is None:
-            raise BadArgument("`batches` ended before 2 batches: give more.")
-        found.append(mapped(batch, lambda tensor: tensor.to(device)))
-        with _gradient(loop, found[-1], digits) as (copy, loss):
+    for batch in batches:
+        with _gradient(loop, batch, digits) as (copy, loss):
             squares = [
                 p.grad.double().square().sum()
                 for p in copy.model.parameters()
@@ -87,8 +86,7 @@ def start_of(loop: Loop, *, seed: int) -> Start:
         raise UserCodeFailed(
             f"`loss` has a gradient of norm {norm} at the start of training: no rate can be chosen."
         )
-    mean_loss = sum(losses) / len(losses)
-    return Start(norm, tuple(found), digits, mean_loss, float(len(found)))
+    return Start(norm, tuple(batches), digits, sum(losses) / len(losses), float(len(batches)))
 
 
 def overshooting_rate(loop: Loop, start: Start) -> tuple[float, float]:
@@ -115,9 +113,9 @@ def overshooting_rate(loop: Loop, start: Start) -> tuple[float, float]:
     logarithms, spent = 0.0, 0.0
     for batch in start.batches:
         with _gradient(loop, batch, start.seed) as (copy, loss):
-            line = _Line(copy, batch, loss, start.seed)
-            logarithms += math.log(line.crossing())
-            spent += 1 + line.forwards / 3
+            rate, forwards = _crossing(copy, batch, loss, start.seed)
+            logarithms += math.log(rate)
+            spent += 1 + forwards / 3
     return math.exp(logarithms / len(start.batches)), spent
 
 
@@ -130,73 +128,59 @@ def _gradient(loop: Loop, batch: Batch, seed: int) -> Iterator[tuple[Loop, float
         yield copy, float(copy.backward([batch]))
 
 
-class _Line:
-    """The loss of a batch along the first update of an optimizer."""
-
-    def __init__(self, loop: Loop, batch: Batch, loss: float, seed: int) -> None:
-        self.loop = loop
-        self.batch = batch
-        self.loss = loss
-        self.seed = seed
-        self.moved = [p for p in loop.model.parameters() if p.grad is not None]
-        self.start = [p.detach().clone() for p in self.moved]
-        self.forwards = 0
-        gradients = [p.grad.clone() for p in self.moved if p.grad is not None]
-        with torch.no_grad():
-            for p in self.moved:
-                p.zero_()  # from zero, a small update is not lost in rounding
-        with user_code("optimizer"):
-            self.loop.optimizer.step()
-        self.update = [p.detach().clone() for p in self.moved]
-        # AdamW divides by √v + ε, and both round to zero in float16.
-        if not all(bool(update.isfinite().all()) for update in self.update):
-            raise UserCodeFailed(
-                f"`optimizer` {type(loop.optimizer).__name__} makes a first update that is not "
-                f"finite, in parameters of {self.moved[0].dtype}: no rate can be chosen. Leave it "
-                "out, or train in a wider type."
-            )
-        pairs = zip(gradients, self.update, strict=True)
-        self.slope = -float(
-            torch.stack([(one.double() * two.double()).sum() for one, two in pairs]).sum()
+def _crossing(loop: Loop, batch: Batch, loss: float, seed: int) -> tuple[float, int]:
+    """The rate at which the loss of a batch overshoots along the first update of an optimizer, whose
+    gradients are there; and the forward passes that it has taken."""
+    moved = [p for p in loop.model.parameters() if p.grad is not None]
+    start = [p.detach().clone() for p in moved]
+    gradients = [p.grad.clone() for p in moved if p.grad is not None]
+    with torch.no_grad():
+        for p in moved:
+            p.zero_()  # from zero, a small update is not lost in rounding
+    with user_code("optimizer"):
+        loop.optimizer.step()
+    update = [p.detach().clone() for p in moved]
+    # AdamW divides by √v + ε, and both round to zero in float16.
+    if not all(bool(part.isfinite().all()) for part in update):
+        raise UserCodeFailed(
+            f"`optimizer` {type(loop.optimizer).__name__} makes a first update that is not finite, "
+            f"in parameters of {moved[0].dtype}: no rate can be chosen. Leave it out, or train in "
+            "a wider type."
         )
-        if not self.slope > 0:
-            raise UserCodeFailed(
-                "`optimizer` does not go down the gradient in its first update: no rate can be "
-                "chosen."
-            )
+    pairs = zip(gradients, update, strict=True)
+    slope = -float(torch.stack([(one.double() * two.double()).sum() for one, two in pairs]).sum())
+    if not slope > 0:
+        raise UserCodeFailed(
+            "`optimizer` does not go down the gradient in its first update: no rate can be chosen."
+        )
+    forwards = 0
 
     @torch.no_grad()
-    def overshoots(self, rate: float) -> bool:
-        """True if the update at this rate lowers the loss by less than half of what the slope
-        promises."""
-        self.forwards += 1
-        for p, start, update in zip(self.moved, self.start, self.update, strict=True):
-            p.copy_(start + rate * update)
-        with untouched_randomness(self.seed, self.loop.devices), user_code("loss"):
-            assert self.loop.loss is not None
-            after = float(
-                checked_loss(self.loop.loss(self.loop.model, self.batch), self.batch).mean()
-            )
-        return not self.loss - after > 0.5 * rate * self.slope
+    def overshoots(rate: float) -> bool:
+        """True if the update lowers the loss by less than half of what the slope promises."""
+        nonlocal forwards
+        forwards += 1
+        for p, origin, part in zip(moved, start, update, strict=True):
+            p.copy_(origin + rate * part)
+        with untouched_randomness(seed, loop.devices), user_code("loss"):
+            assert loop.loss is not None
+            after = float(checked_loss(loop.loss(loop.model, batch), batch).mean())
+        return not loss - after > 0.5 * rate * slope
 
-    def crossing(self) -> float:
-        """The rate, by steps of four down or up from an update of length 1, and two halvings on the
-        way back."""
-        length = float(
-            torch.stack([update.double().square().sum() for update in self.update]).sum().sqrt()
-        )
-        low = high = 1 / length
-        if self.overshoots(high):
-            while self.overshoots(low := high / 4) and low > 0:
-                high = low
-        else:
-            while not self.overshoots(high := low * 4) and high < math.inf:
-                low = high
-        # To a factor of √2, which is finer than the octaves between lanes.
-        for _ in range(2):
-            middle = math.sqrt(low * high)
-            low, high = (low, middle) if self.overshoots(middle) else (middle, high)
-        return math.sqrt(low * high)
+    squares = torch.stack([part.double().square().sum() for part in update])
+    # By steps of four down or up from an update of length 1, and two halvings on the way back.
+    low = high = 1 / float(squares.sum().sqrt())
+    if overshoots(high):
+        while overshoots(low := high / 4) and low > 0:
+            high = low
+    else:
+        while not overshoots(high := low * 4) and high < math.inf:
+            low = high
+    # To a factor of √2, which is finer than the octaves between lanes.
+    for _ in range(2):
+        middle = math.sqrt(low * high)
+        low, high = (low, middle) if overshoots(middle) else (middle, high)
+    return math.sqrt(low * high), forwards
 
 
 # The training loss or that on held-out examples, after the same number of examples for all batch
@@ -273,7 +257,10 @@ def paces_for(
     sizes = list(data)
     if aim != "time":
         return Paces({size: sizes[0] / size for size in sizes})
-    what = _what(model, made)
+    # What times belong to, besides the batch sizes: the shapes of the parameters, their device,
+    # optimizer, threads.
+    parameters = [[str(parameter.device), *parameter.shape] for parameter in model.parameters()]
+    what = [parameters, made.words, torch.get_num_threads()]
     times = _read_times(out, sizes, what)
     if times is None:
         times = _measure(model, made, data, loss=loss, seed=seed)
@@ -282,13 +269,6 @@ def paces_for(
                 out.mkdir(parents=True, exist_ok=True)
                 replace_file(out / FILE, json.dumps({"of": what, **times_to_dict(times)}).encode())
     return Paces({size: 1 / times.relative[size].value for size in sizes}, times)
-
-
-def _what(model: nn.Module, made: Made) -> list[Any]:
-    """What times belong to, besides the batch sizes: the shapes of the parameters, their device,
-    optimizer, threads."""
-    parameters = [[str(parameter.device), *parameter.shape] for parameter in model.parameters()]
-    return [parameters, made.words, torch.get_num_threads()]
 
 
 def _measure(

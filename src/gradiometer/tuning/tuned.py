@@ -13,9 +13,8 @@ from jaxtyping import Float
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from gradiometer.convergence.schedules.named import trapezoid
-from gradiometer.convergence.schedules.schedule import Schedule
-from gradiometer.convergence.schedules.shapes import Constant
+from gradiometer.convergence.schedules import Constant, Schedule
+from gradiometer.convergence.schedules.shapes import trapezoid
 from gradiometer.errors import BadArgument
 from gradiometer.estimation.batch_table import StepTimes
 from gradiometer.loop.branch import BranchResult

@@ -19,7 +19,9 @@ from gradiometer.drift.batch_sharpness import BatchSharpness
 from gradiometer.drift.curvature_survey import Survey
 from gradiometer.drift.spikes.cause import GAUGE as SPIKES
 from gradiometer.drift.spikes.cause import (
+    Examined,
     Explanation,
+    Observation,
     clearest,
     explain,
     layer_near,
@@ -28,7 +30,6 @@ from gradiometer.drift.spikes.cause import (
     usual_norms,
 )
 from gradiometer.drift.spikes.detection import Spike
-from gradiometer.drift.spikes.evidence import Examined, Observation
 from gradiometer.drift.stability import MomentumRule
 from gradiometer.estimation.batch_advice import is_outranked
 from gradiometer.estimation.batch_table import PRECONDITIONED
@@ -151,6 +152,13 @@ def diagnose(run: Run, level: float | None = None) -> Diagnosis:
     for cause in load_artifacts(run, IncidentCause)[-1:]:
         findings.append(incident_finding(cause, None if run.watched else run.path))
     findings = with_trials(run, _with_reservations(run, _answers(findings), gauges))
+    # Where neither scale can tell, one says so.
+    answering = [each.gauge for each in findings]
+    findings = [
+        each
+        for each in findings
+        if each.state is not State.CANNOT_TELL or not is_outranked(each.gauge, answering)
+    ]
     # Of equally urgent findings a spike comes first, and what another scale answers better last.
     findings.sort(
         key=lambda each: (

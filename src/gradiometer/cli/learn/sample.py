@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from gradiometer.cli.completion import targets
-from gradiometer.cli.options import SEED, configuration_options, json_option, pool_option
+from gradiometer.cli.options import SEED, configuration_options, json_option, pool_option, targets
 from gradiometer.cli.outcome import fill, printed_json
 from gradiometer.cli.place import is_run, load_last_checkpoint, training_at_start
 from gradiometer.errors import BadArgument
@@ -21,8 +20,7 @@ if TYPE_CHECKING:
     from gradiometer.exploration.chains.engines import Function
     from gradiometer.exploration.chains.sampling import Sampled
     from gradiometer.measurement.batch import Batch
-    from gradiometer.problems.examples import Examples
-    from gradiometer.problems.problem import Problem
+    from gradiometer.problems import Examples, Problem
 
 # The problem whose posterior is known to all digits.
 LINEAR = "linear-regression"
@@ -126,7 +124,9 @@ def sample(
 
     from gradiometer.arguments import check_level
     from gradiometer.cli.progress import working
+    from gradiometer.exploration import samplers
     from gradiometer.exploration.chains.sampling import agreement
+    from gradiometer.exploration.chains.sampling import sample as run_sampler
 
     torch.set_num_threads(1)
     for name in settings:
@@ -142,8 +142,26 @@ def sample(
         _run_start(Path(target), settings) if is_run(target) else _problem_start(target, settings)
     )
     given = start.defaults | {name: value for name, value in settings.items() if value is not None}
+    problem = start.problem
+    own = {
+        "lr": given["learning_rate"],
+        "examples": len(problem.train),
+        "burn_in": given["burn_in"] // 2,
+    }
+    for name in ("temperature", "weight_decay", "batch_size", "momentum"):
+        own[name] = given.get(name)
     with working("sampling", quiet=as_json):
-        found = _sample(start, kind, given, chains, pool)
+        found = run_sampler(
+            start.model,
+            problem.loss,
+            problem.train,
+            lambda parameters, seed: getattr(samplers, kind.upper())(parameters, seed=seed, **own),
+            seeds=[given["seed"] + chain for chain in range(chains)],
+            watch=_watch(problem),
+            known=_known_values(problem, given),
+            pool=pool,
+            **{name: given[name] for name in ("batch_size", "steps", "burn_in", "every", "level")},
+        )
     mixed = agreement(found, settings["level"])
     if as_json:
         several = {
@@ -204,34 +222,6 @@ def _run_start(path: Path, settings: dict[str, Any]) -> ChainStart:
     }
     name = f"{run.name} from step {training.step:,}"
     return ChainStart(name, training.problem, lambda: copy.deepcopy(training.model), defaults)
-
-
-def _sample(
-    start: ChainStart, kind: str, given: dict[str, Any], chains: int, pool: str
-) -> "list[Sampled]":
-    from gradiometer.exploration import samplers
-    from gradiometer.exploration.chains.sampling import sample as run_sampler
-
-    problem = start.problem
-    own = {
-        name: given.get(name) for name in ("temperature", "weight_decay", "batch_size", "momentum")
-    }
-    own |= {
-        "lr": given["learning_rate"],
-        "examples": len(problem.train),
-        "burn_in": given["burn_in"] // 2,
-    }
-    return run_sampler(
-        start.model,
-        problem.loss,
-        problem.train,
-        lambda parameters, seed: getattr(samplers, kind.upper())(parameters, seed=seed, **own),
-        seeds=[given["seed"] + chain for chain in range(chains)],
-        watch=_watch(problem),
-        known=_known_values(problem, given),
-        pool=pool,
-        **{name: given[name] for name in ("batch_size", "steps", "burn_in", "every", "level")},
-    )
 
 
 def _watch(problem: "Problem") -> "dict[str, tuple[Function, Batch]]":

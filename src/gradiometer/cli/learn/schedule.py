@@ -42,7 +42,7 @@ Example: gradiometer learn schedule '1/t' '0.1/sqrt(t)' 'Cosine(0.1, steps=1000)
     help="Best peak rate of the first EXPR: convert it for the others. Needs --steps.",
 )
 @json_option
-@click.option("--png", type=OutFile(), help="Save a chart as this PNG file.")
+@click.option("--png", type=OutFile(in_folder=True), help="Save a chart as this PNG file.")
 def schedule(
     expressions: tuple[str, ...],
     steps: int | None,
@@ -59,57 +59,40 @@ def schedule(
     finite sum of squares. A condition that cannot be decided for a formula is reported as
     undecided.
     """
-    from gradiometer.convergence.theorem.theorem import theorem
+    from gradiometer.convergence.schedules.horizon import horizon, transfer_rate
+    from gradiometer.convergence.schedules.schedule import Schedule
+    from gradiometer.convergence.schedules.shapes import schedule_by_name
+    from gradiometer.convergence.theorem.theorem import read, theorem
 
     if tuned is not None and steps is None:
         raise BadArgument("`--tuned` needs the length of the run. Add --steps.")
-    shapes = [_shape(expression, steps or DRAWN) for expression in expressions]
+    shapes = list[Schedule]()
+    for expression in expressions:
+        name = expression.strip().lower()
+        found = schedule_by_name(name, RATE, steps or DRAWN) if name in NAMES else None
+        shapes.append(found or read(expression))
     verdicts = [
         replace(theorem(shape), expression=expression)
         for expression, shape in zip(expressions, shapes, strict=True)
     ]
-    runs = _over_a_run(shapes, steps, tuned) if steps is not None else []
-    if png is not None and not png.parent.is_dir():
-        raise BadArgument(f"`--png` {png}: the folder {png.parent} does not exist.")
+    runs = [] if steps is None else [horizon(shape, steps) for shape in shapes]
+    # the tuned rate of the first one, converted
+    peaks = (
+        []
+        if tuned is None or steps is None
+        else [transfer_rate(tuned, shapes[0], shape, steps) for shape in shapes]
+    )
     if as_json:
         entries = [verdict.to_dict() for verdict in verdicts]
         for entry, run in zip(entries, runs, strict=False):
-            entry["horizon"] = run[0].to_dict() | (
-                {} if run[1] is None else {"transferred_peak": run[1]}
-            )
+            entry["horizon"] = run.to_dict()
+        for entry, peak in zip(entries, peaks, strict=False):
+            entry["horizon"]["transferred_peak"] = peak
         with printed_json({"schedules": entries}):
             _save_chart(expressions, shapes, steps, png)
     else:
-        _print(verdicts, runs)
+        _print(verdicts, runs, peaks)
         _save_chart(expressions, shapes, steps, png)
-
-
-def _shape(expression: str, steps: int) -> "Schedule":
-    """The schedule of a name, over a run of this length, or of a formula or shape."""
-    from gradiometer.convergence.schedules.named import schedule_by_name
-    from gradiometer.convergence.theorem.theorem import read
-
-    found = (
-        schedule_by_name(expression.strip().lower(), RATE, steps)
-        if expression.strip().lower() in NAMES
-        else None
-    )
-    return read(expression) if found is None else found
-
-
-def _over_a_run(
-    shapes: "list[Schedule]", steps: int, tuned: float | None
-) -> "list[tuple[RateOverRun, float | None]]":
-    """Each shape over the run, and the tuned rate of the first one converted for it."""
-    from gradiometer.convergence.schedules.horizon import horizon, transfer_rate
-
-    return [
-        (
-            horizon(shape, steps),
-            None if tuned is None else transfer_rate(tuned, shapes[0], shape, steps),
-        )
-        for shape in shapes
-    ]
 
 
 def _save_chart(
@@ -125,37 +108,27 @@ def _save_chart(
     click.echo(f"Saved the chart as {png}.", err=True)
 
 
-def _print(
-    verdicts: "list[TheoremVerdict]", runs: "list[tuple[RateOverRun, float | None]]"
-) -> None:
+def _print(verdicts: "list[TheoremVerdict]", runs: "list[RateOverRun]", peaks: list[float]) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
+
+    from gradiometer.convergence.theorem.theorem import CONDITIONS
 
     console = Console(markup=False, highlight=False)
     table = Table(box=None, pad_edge=False)
     for heading in ("η_t", "→ 0", "Σ η = ∞", "Σ η² < ∞", "theorem"):
         table.add_column(heading, overflow="fold")
     for verdict in verdicts:
-        answers = (
-            verdict.limit_zero,
-            verdict.sum_diverges,
-            verdict.sum_of_squares_converges,
-            verdict.theorem,
-        )
-        table.add_row(Text(verdict.expression), *(WORDS[answer] for answer in answers))
+        answers = [WORDS[getattr(verdict, name)] for name in (*CONDITIONS, "theorem")]
+        table.add_row(Text(verdict.expression), *answers)
     console.print(table)
     for place, verdict in enumerate(verdicts):
         console.print(f"\n{verdict.expression}: {verdict.why}")
         if runs:
-            run, carried = runs[place]
-            console.print(str(run))
-            if carried is not None:
-                console.print(
-                    f"With the tuned rate of the first, the peak here is {carried:.3g}.",
-                    markup=False,
-                    highlight=False,
-                )
+            console.print(str(runs[place]))
+        if peaks:
+            console.print(f"With the tuned rate of the first, the peak here is {peaks[place]:.3g}.")
     if runs:
         console.print(
             "\nThe worst case is over convex losses, with a distance D to the minimum and "

@@ -1,19 +1,10 @@
 """`gradiometer learn selftest`: check the measurements on this machine against exact answers."""
 
-from typing import TYPE_CHECKING
-
 import click
 
 from gradiometer.cli.options import json_option, pool_option
 from gradiometer.cli.outcome import print_json
 from gradiometer.measurement.estimate import significant
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from rich.table import Table
-
-    from gradiometer.lab.selftest.checks import SelfTest
 
 MARKS = {True: "✓ passed", False: "✗ failed"}
 
@@ -34,6 +25,8 @@ def selftest(full: bool, pool: str, as_json: bool) -> int:
     the intervals contain the exact value. Exit code: 0 if every check passes, otherwise 1.
     """
     from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
 
     from gradiometer.cli.progress import counting
     from gradiometer.lab.selftest.checks import run_checks
@@ -50,7 +43,24 @@ def selftest(full: bool, pool: str, as_json: bool) -> int:
             }
         )
     else:
-        for table in _tables(checks):
+        # One table per quantity, with one row per problem and batch size.
+        for quantity in dict.fromkeys(check.quantity for check in checks):
+            table = Table(title=quantity, title_justify="left", box=None, padding=(0, 2, 0, 0))
+            for title, width in (("problem", 19), ("B", 2), ("expected", 8), ("measured", 22)):
+                table.add_column(
+                    title, min_width=width, justify="right" if title == "B" else "left"
+                )
+            table.add_column("")
+            for check in (check for check in checks if check.quantity == quantity):
+                low, high = (significant(end, 4) for end in (check.low, check.high))
+                measured = f"{significant(check.measured, 4)} [{low}, {high}]"
+                table.add_row(
+                    check.problem,
+                    str(check.batch_size),
+                    check.expected,
+                    escape(measured),
+                    MARKS[check.passed],
+                )
             console.print(table, "")
         verdict = (
             "all passed"
@@ -59,28 +69,3 @@ def selftest(full: bool, pool: str, as_json: bool) -> int:
         )
         click.echo(f"{len(checks)} checks, {verdict}.")
     return 1 if failed else 0
-
-
-def _tables(checks: "list[SelfTest]") -> "Iterator[Table]":
-    """One table per quantity, with one row per problem and batch size."""
-    from rich.markup import escape
-    from rich.table import Table
-
-    for quantity in dict.fromkeys(check.quantity for check in checks):
-        table = Table(title=quantity, title_justify="left", box=None, padding=(0, 2, 0, 0))
-        for title, width in (("problem", 19), ("B", 2), ("expected", 8), ("measured", 22)):
-            table.add_column(title, min_width=width, justify="right" if title == "B" else "left")
-        table.add_column("")
-        for check in checks:
-            if check.quantity == quantity:
-                low, high = (significant(end, 4) for end in (check.low, check.high))
-                measured = f"{significant(check.measured, 4)} [{low}, {high}]"
-                row = (
-                    check.problem,
-                    str(check.batch_size),
-                    check.expected,
-                    escape(measured),
-                    MARKS[check.passed],
-                )
-                table.add_row(*row)
-        yield table

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from gradiometer.cli.completion import targets
-from gradiometer.cli.options import configuration_options, json_option, pool_option
-from gradiometer.cli.outcome import fill, print_json
+from gradiometer.cli.options import configuration_options, json_option, pool_option, targets
+from gradiometer.cli.outcome import fill, print_json, table
 from gradiometer.cli.place import is_run
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.estimate import Estimate, significant
@@ -17,7 +16,7 @@ from gradiometer.run.configuration import Configuration
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from gradiometer.estimation.batch_table import BatchRow, BatchTable, RateBracket
+    from gradiometer.estimation.batch_table import BatchRow, BatchTable
     from gradiometer.train.batch_comparison import BatchComparison
 
 Of = Literal["now", "run"]
@@ -150,7 +149,6 @@ def batch(
 
 def _level(settings: dict[str, Any]) -> float | None:
     """The confidence level, which is all that `--set` may change for a run."""
-
     for name in settings:
         if name != "level":
             raise BadArgument(
@@ -162,7 +160,6 @@ def _level(settings: dict[str, Any]) -> float | None:
 
 def _factors(text: str) -> list[float]:
     """The batches in a text such as "0.25x,1x,4x"."""
-
     try:
         return [float(part.strip().removesuffix("x")) for part in text.split(",")]
     except ValueError:
@@ -173,7 +170,7 @@ def _factors(text: str) -> list[float]:
 
 def _branch(path: Path, given: dict[str, Any], pool: str, as_json: bool) -> None:
     """Measure the critical batch of a run by branching, and print it."""
-    from gradiometer.cli.branches import following
+    from gradiometer.cli.progress import following
     from gradiometer.loop.critical.batch import critical_batch
     from gradiometer.run.reader import Run
     from gradiometer.train.batch_comparison import noise_scale_at
@@ -209,11 +206,8 @@ def _print(found: "BatchComparison") -> None:
     click.echo(fill(f"{found.subject}, B = {found.present:,}, {found.settings.sentence}") + "\n")
     click.echo(fill(f"{said.seen} {said.means}") + "\n")
     if found.table is not None:
-        path = (
-            f", over {len(found.noise_scales)} windows of the run"
-            if len(found.noise_scales) > 1
-            else ""
-        )
+        windows = len(found.noise_scales)
+        path = f", over {windows} windows of the run" if windows > 1 else ""
         click.echo(f"To the same loss, relative to the present batch{path}:\n")
         peak = "η" if found.settings.is_constant else "peak η"
         Console().print(_table(found.table, peak))
@@ -223,68 +217,55 @@ def _print(found: "BatchComparison") -> None:
             "Learning rates to "
             f"try{'' if found.settings.is_constant else ', as peaks of the schedule'}:\n"
         )
-        Console().print(_bracket_table(found.brackets, found.present))
+        rows = [
+            (
+                f"{'now ' * (bracket.batch_size == found.present)}{bracket.batch_size:,}",
+                significant(bracket.low, 2),
+                significant(bracket.high, 2),
+            )
+            for bracket in found.brackets
+        ]
+        Console().print(table(("B", "η from", "to"), rows))
         click.echo("")
     if found.caveat:
         click.echo(fill(f"caution: {found.caveat}"))
 
 
-def _bracket_table(brackets: "Sequence[RateBracket]", present: int) -> "Table":
-    from rich.table import Table
-
-    drawn = Table(box=None, pad_edge=False)
-    for title in ("B", "η from", "to"):
-        drawn.add_column(title, justify="right", no_wrap=True)
-    for bracket in brackets:
-        now = bracket.batch_size == present
-        ends = (significant(end, 2) for end in (bracket.low, bracket.high))
-        drawn.add_row(f"{'now ' * now}{bracket.batch_size:,}", *ends)
-    return drawn
-
-
-def _table(table: "BatchTable", rate: str = "η") -> "Table":
-    from rich.table import Table
-
-    timed = any(row.time is not None for row in table.rows)
-    drawn = Table(box=None, pad_edge=False)
-    for title in ("B", rate, "updates", "examples", *["time"] * timed):
-        drawn.add_column(title, justify="right", no_wrap=True)
-    for row in table.rows:
-        rate = significant(row.learning_rate.value, 2)
+def _table(found: "BatchTable", rate: str = "η") -> "Table":
+    timed = any(row.time is not None for row in found.rows)
+    rows = []
+    for row in found.rows:
+        now = row.batch_size == found.present
         factors = [factor for factor in (row.updates, row.examples, row.time) if factor is not None]
-        now = row.batch_size == table.present
-        drawn.add_row(
-            f"{'now ' * now}{row.batch_size:,}",
-            rate,
-            *("1" if now else _cell(factor) for factor in factors),
-        )
-    return drawn
+        cells = ["1" if now else _cell(factor) for factor in factors]
+        size = f"{'now ' * now}{row.batch_size:,}"
+        rows.append([size, significant(row.learning_rate.value, 2), *cells])
+    return table(("B", rate, "updates", "examples", *["time"] * timed), rows)
 
 
-def _cell(estimate: "Estimate") -> str:
-
+def _cell(estimate: Estimate) -> str:
     value, low, high = (
         significant(end, 2) for end in (estimate.value, estimate.low, estimate.high)
     )
     return f"{value} [{low}, {high}]"
 
 
-def _choices(table: "BatchTable") -> list[str]:
+def _choices(found: "BatchTable") -> list[str]:
     """Sentences that name the fastest and the cheapest batch sizes."""
     sentences = []
-    if table.fastest:
-        first, *others = table.fastest
+    if found.fastest:
+        first, *others = found.fastest
         time = "the present one"
-        if first.time is not None and first.batch_size != table.present:
+        if first.time is not None and first.batch_size != found.present:
             time = f"{_cell(first.time)} of the time"
-        if table.present in [row.batch_size for row in others]:
+        if found.present in [row.batch_size for row in others]:
             sentences.append("No other batch size is clearly faster on this machine.")
         else:
             sentences.append(
                 f"Fastest here: B = {first.batch_size:,} "
                 f"({time}){_also(others, 'possibly as fast')}."
             )
-    first, *others = table.cheapest
+    first, *others = found.cheapest
     sentences.append(
         f"Fewest examples: B = {first.batch_size:,}{_also(others, 'at most a tenth more')}."
     )

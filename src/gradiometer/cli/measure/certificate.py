@@ -2,14 +2,14 @@
 stationary?"""
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from gradiometer.cli.completion import runs
-from gradiometer.cli.options import json_option
-from gradiometer.cli.outcome import fill, printed_json, tell_finding
+from gradiometer.cli.options import json_option, runs
+from gradiometer.cli.outcome import fill, print_outcome, tell_finding
 from gradiometer.cli.place import load_last_checkpoint, training_at_start
 from gradiometer.errors import BadArgument
 
@@ -76,27 +76,22 @@ def certificate(
     from gradiometer.cli.progress import working
     from gradiometer.report.page.page import keep
     from gradiometer.run.reader import Run
+    from gradiometer.verdict.words.say import as_dict
 
     with working("certifying", quiet=as_json):
         found = _certify(run, examples, tolerance, mode, level, batches)
-    finding = found.finding()
-    if as_json:
-        from gradiometer.verdict.words.say import as_dict
-
-        result = {
+    print_outcome(
+        lambda: {
             "run": str(run),
             "verdict": str(found.verdict),
             **asdict(found),
             "estimates": {name: estimate.to_dict() for name, estimate in found.estimates.items()},
-            "finding": as_dict(finding),
-        }
-        with printed_json(result | {"page": None}) as result:
-            result["page"] = keep(Run.reopen(run), found)
-        return
-
-    _show(found)
-    tell_finding(finding, f"{found.verdict}, at {found.level:.0%}")
-    click.echo(f"\npage  {keep(Run.reopen(run), found)}")
+            "finding": as_dict(found.finding()),
+        },
+        partial(_tell, found),
+        {"page": lambda: keep(Run.reopen(run), found)},
+        as_json=as_json,
+    )
 
 
 def _certify(
@@ -114,8 +109,15 @@ def _certify(
         "level": level,
         "batch_size": settings.batch_size,
         "weight_decay": settings.penalty,
-        **_gradient(batches),
+        "exact": batches == "all",
     }
+    if batches != "all":
+        try:
+            gradient["batches"] = int(batches)
+        except ValueError:
+            raise BadArgument(
+                f"`--batches` must be a whole number, or all, got {batches!r}."
+            ) from None
     objective, data = training.objective, training.data
     training.model.train(mode == "train")
     start, _ = measuring.gradient_squared(objective, data, seed=0, **gradient)
@@ -133,20 +135,8 @@ def _certify(
     )
 
 
-def _gradient(batches: str) -> dict[str, Any]:
-    """From what the gradient is taken: a number of batches, or all examples."""
-
-    if batches == "all":
-        return {"exact": True}
-    try:
-        return {"exact": False, "batches": int(batches)}
-    except ValueError:
-        raise BadArgument(f"`--batches` must be a whole number, or all, got {batches!r}.") from None
-
-
-def _show(certificate: "Certificate") -> None:
-    """Print the estimates, and the number of examples behind them."""
-
+def _tell(certificate: "Certificate") -> None:
+    """Print the estimates, the number of examples behind them, and the finding."""
     click.echo(f"The training loss at step {certificate.step:,}, in {certificate.mode} mode:\n")
     for name, symbol in SYMBOLS.items():
         estimate = certificate.estimates[name]
@@ -155,3 +145,5 @@ def _show(certificate: "Certificate") -> None:
         click.echo(fill(line, indent=2, hanging=15))
     covered = f"The gradient is from {certificate.gradients:,} of {certificate.of:,} examples"
     click.echo("\n" + fill(f"{covered}, the curvature from {certificate.curved:,}.", indent=2))
+    tell_finding(certificate.finding(), f"{certificate.verdict}, at {certificate.level:.0%}")
+    click.echo()

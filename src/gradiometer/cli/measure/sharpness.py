@@ -2,14 +2,14 @@
 learning rate."""
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from gradiometer.cli.completion import targets
-from gradiometer.cli.options import SEED, OutFile, configuration_options, json_option
-from gradiometer.cli.outcome import fill, printed_json, tell_finding
+from gradiometer.cli.options import SEED, OutFile, configuration_options, json_option, targets
+from gradiometer.cli.outcome import fill, print_outcome, tell_finding
 from gradiometer.cli.place import is_run, load_last_checkpoint, training_at_start
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.estimate import counted
@@ -73,7 +73,7 @@ MOST = 100
 )
 @click.option(
     "--png",
-    type=OutFile(),
+    type=OutFile(in_folder=True),
     default=None,
     help="Save the density plot.",
 )
@@ -102,9 +102,8 @@ def sharpness(
     from gradiometer.drift.curvature import survey_examples
     from gradiometer.report.page.page import keep
     from gradiometer.train.training import sharpness_finding
+    from gradiometer.verdict.words.say import as_dict
 
-    if png is not None and not png.parent.is_dir():
-        raise BadArgument(f"`--png` {png}: the folder {png.parent} does not exist.")
     training, run = _training(target, steps, seed, settings)
     training.model.train(mode == "train")
     with working("measuring the curvature", quiet=as_json):
@@ -118,25 +117,15 @@ def sharpness(
             seed=seed,
         )
     finding = sharpness_finding(training, found)
-    if as_json:
-        from gradiometer.verdict.words.say import as_dict
-
-        result = {
-            "target": target,
-            **asdict(found),
-            "finding": as_dict(finding),
-            "page": None,
-            "png": None,
-        }
-        with printed_json(result):
-            result["page"] = None if run is None else keep(run, found)
-            result["png"] = None if png is None else _draw(found, training, png)
-        return
-    _print(found, finding)
-    if run is not None:
-        click.echo(f"page  {keep(run, found)}")
-    if png is not None:
-        click.echo(f"png  {_draw(found, training, png)}")
+    print_outcome(
+        lambda: {"target": target, **asdict(found), "finding": as_dict(finding)},
+        partial(_tell, found, finding),
+        {
+            "page": lambda: None if run is None else keep(run, found),
+            "png": lambda: None if png is None else _draw(found, training, png),
+        },
+        as_json=as_json,
+    )
 
 
 def _training(
@@ -180,9 +169,8 @@ def _draw(found: "Survey", training: "Training", png: Path) -> Path:
         return save_png(figure.chart, png, figure.title)
 
 
-def _print(found: "Survey", finding: "Finding") -> None:
+def _tell(found: "Survey", finding: "Finding") -> None:
     """Print the numbers and the finding about the learning rate."""
-
     dimension = counted(found.dimension, "parameter")
     click.echo(fill(f"The Hessian of {found.what}, at step {found.step:,}: {dimension}.") + "\n")
     rows = [(f"λ_{place}", estimate) for place, estimate in enumerate(found.largest, start=1)]

@@ -35,6 +35,15 @@ class PointKind(StrEnum):
     CANNOT_TELL = "cannot tell"
 
 
+# The claim of each kind, and its state. If the curvature is not what is unclear, the gradient is.
+CLAIMS = {
+    PointKind.MINIMUM: ("certificate_minimum", State.OK),
+    PointKind.SADDLE: ("certificate_saddle", State.LOOK),
+    PointKind.NOT_STATIONARY: ("certificate_not_stationary", State.LOOK),
+    PointKind.CANNOT_TELL: ("certificate_curvature_unclear", State.CANNOT_TELL),
+}
+
+
 @dataclass(frozen=True)
 class Certificate(Artifact):
     """The gradient of the training loss and its lowest curvature at one point, each with an
@@ -136,7 +145,9 @@ class Certificate(Artifact):
     def finding(self) -> Finding:
         """The verdict with its numbers."""
         estimates = self.estimates
-        claim, state = self._claim()
+        claim, state = CLAIMS[self.verdict]
+        if self.verdict is PointKind.CANNOT_TELL and not self.relative.high <= self.tolerance:
+            claim = "certificate_gradient_unclear"
         return Finding(
             gauge="certificate",
             issue=Issue.CONVERGENCE,
@@ -158,18 +169,6 @@ class Certificate(Artifact):
                 Doubt("certificate_tolerance", {"tolerance": self.tolerance, "mode": self.mode}),
             ),
         )
-
-    def _claim(self) -> tuple[str, State]:
-        match self.verdict:
-            case PointKind.MINIMUM:
-                return "certificate_minimum", State.OK
-            case PointKind.SADDLE:
-                return "certificate_saddle", State.LOOK
-            case PointKind.NOT_STATIONARY:
-                return "certificate_not_stationary", State.LOOK
-        if self.relative.high <= self.tolerance:
-            return "certificate_curvature_unclear", State.CANNOT_TELL
-        return "certificate_gradient_unclear", State.CANNOT_TELL
 
     def _enough_batches(self) -> int | None:
         """About how many batches would decide: the interval shrinks with the square root of their

@@ -105,7 +105,16 @@ def squared_norm(
     pairs = float(gram.sum() - own.sum()) / (count * (count - 1))
     value = pairs + share * (float(own.mean()) - pairs)
     left = 1 - count * share  # share of the examples that no batch contains
-    along, across = (part * left for part in _variance(gram))
+    # a and c of Var U = a‖g‖² + c: 4/n times the variance of ĝ_i along their mean, and 2 tr C²/n².
+    rows = gram.mean(axis=1)
+    squared_mean = float(rows.mean())
+    spread = float(rows.var(ddof=1)) / squared_mean if squared_mean > 0 else 0.0
+    centred = gram - rows[:, None] - rows[None, :] + squared_mean
+    # A batch with itself would add its own fourth moment.
+    np.fill_diagonal(centred, 0.0)
+    square = float(np.square(centred).sum()) / (count * (count - 1))
+    along = left * 4 * spread / count
+    across = left * 2 * square / count**2
     quantile = float(stdtrit(count - 1, (1 + level) / 2))
     low, _ = _within(value, along, across, quantile)
     _, high = _within(max(value, 0.0), along, across, quantile)
@@ -118,19 +127,6 @@ def squared_norm(
         samples=count,
         unit=UNIT,
     )
-
-
-def _variance(gram: Float[np.ndarray, "batches batches"]) -> tuple[float, float]:
-    """a and c of Var U = a‖g‖² + c: 4/n times the variance of ĝ_i along their mean, and
-    2 tr C²/n²."""
-    count, rows = len(gram), gram.mean(axis=1)
-    squared_mean = float(rows.mean())
-    along = float(rows.var(ddof=1)) / squared_mean if squared_mean > 0 else 0.0
-    centred = gram - rows[:, None] - rows[None, :] + squared_mean
-    # A batch with itself would add its own fourth moment.
-    np.fill_diagonal(centred, 0.0)
-    square = float(np.square(centred).sum()) / (count * (count - 1))
-    return 4 * along / count, 2 * square / count**2
 
 
 def _within(value: float, along: float, across: float, quantile: float) -> tuple[float, float]:
@@ -282,7 +278,11 @@ def gradient_squared(
         )
     decay = weight_decay * flat(objective.parameters if at is None else at).detach().double()
     if exact or (not why and batches * batch_size >= len(train)):
-        gradient = decay + _full_gradient(objective, train, seed, at)
+        gradient = decay
+        # 1000: examples per batch of a full pass.
+        for index in torch.arange(len(train)).split(1000):
+            part = flat(objective.gradient(train.batch(index), at=at, seed=seed)).double()
+            gradient += part * (len(index) / len(train))
         _check_finite(gradient)
         return Estimate.exact(float(gradient @ gradient), unit=UNIT), len(train)
     generator = torch.Generator().manual_seed(seed)
@@ -332,18 +332,6 @@ def _without_full_pass(objective: Objective, train: TrainingSet, batch_size: int
     if traits.coupled:
         return "the loss couples the examples of a batch (batch statistics) in this mode"
     return ""
-
-
-def _full_gradient(
-    objective: Objective, train: TrainingSet, seed: int, at: Sequence[Tensor] | None
-) -> Float[Tensor, " params"]:
-    """g, summed in double precision."""
-    total = torch.zeros_like(flat(objective.parameters), dtype=torch.float64)
-    # 1000: examples per batch of a full pass.
-    for index in torch.arange(len(train)).split(1000):
-        gradient = flat(objective.gradient(train.batch(index), at=at, seed=seed)).double()
-        total += gradient * (len(index) / len(train))
-    return total
 
 
 def _rows(

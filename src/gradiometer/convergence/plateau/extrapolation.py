@@ -178,7 +178,15 @@ class Extrapolation:
             self._taken.append(self.probe.loss(position).double())
         if not self.looks.due(self.steps):
             return nothing
-        self._end_block(position, ends - self._starts)
+        mean = position.detach().clone() if self._mean is None else self._mean
+        self._losses.append(torch.stack(self._taken, dim=1))
+        self._means.append(mean)
+        self._gradients.append(self.probe.gradient(mean))
+        self._lengths.append(ends - self._starts)
+        self._mean = None
+        self._taken = []
+        for kept in (self._means, self._gradients, self._losses, self._lengths):
+            del kept[:-BLOCKS]
         self._starts = ends
         if len(self._means) < BLOCKS:
             return nothing
@@ -208,17 +216,6 @@ class Extrapolation:
         # 64: iterates of a longer block that its mean is of, or up to twice as many: equally many
         # steps apart.
         return max(self._length // 64, 1)
-
-    def _end_block(self, position: Points, length: int) -> None:
-        mean = position.detach().clone() if self._mean is None else self._mean
-        self._losses.append(torch.stack(self._taken, dim=1))
-        self._means.append(mean)
-        self._gradients.append(self.probe.gradient(mean))
-        self._lengths.append(length)
-        self._mean = None
-        self._taken = []
-        for kept in (self._means, self._gradients, self._losses, self._lengths):
-            del kept[:-BLOCKS]
 
     def _take_look(self) -> Look:
         octave = BLOCKS_PER_OCTAVE

@@ -1,14 +1,14 @@
-from .cycles import CosineRestarts as CosineRestarts
-from .cycles import OneCycle as OneCycle
-from .cycles import SnapshotCycle as SnapshotCycle
 from .schedule import Schedule as Schedule
 from .shapes import Constant as Constant
 from .shapes import Cosine as Cosine
+from .shapes import CosineRestarts as CosineRestarts
 from .shapes import Exponential as Exponential
 from .shapes import Formula as Formula
 from .shapes import InversePower as InversePower
 from .shapes import Linear as Linear
 from .shapes import MultiStep as MultiStep
+from .shapes import OneCycle as OneCycle
 from .shapes import Polynomial as Polynomial
+from .shapes import SnapshotCycle as SnapshotCycle
 from .shapes import StepDecay as StepDecay
 from .shapes import WarmupStableDecay as WarmupStableDecay

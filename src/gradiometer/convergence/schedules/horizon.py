@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 
+from gradiometer.arguments import check_whole
 from gradiometer.convergence.formulas.number import Amount
 from gradiometer.convergence.schedules.schedule import Schedule
 from gradiometer.errors import BadArgument
@@ -83,7 +83,14 @@ def horizon(schedule: Schedule, steps: int) -> RateOverRun:
         raise BadArgument(
             f"`schedule` {schedule!r} is zero at all {steps:,} steps, so nothing is learned."
         )
-    bound, best_base = _refined_bound(rates / peak)
+    # The bound at its best base rate, for D = G = 1: D²/(2bΣw) + bG²[Σw²/(2Σw) + ½ Σ_k w_k/S_{k+1}
+    # · Q_k/S_k] with S_k = Σ_{t≥k} w_t and Q_k = Σ_{t≥k} w_t². Steps with a rate of zero change
+    # nothing and are left out.
+    w = rates[rates > 0] / peak
+    tails, squares = (np.cumsum(values[::-1])[::-1] for values in (w, np.square(w)))
+    total = tails[0]
+    refinement = float(np.sum(w[:-1] / tails[1:] * squares[:-1] / tails[:-1]))
+    distance_part, noise_part = 1 / (2 * total), squares[0] / (2 * total) + refinement / 2
     # A schedule of exactly T steps reaches its end at step T, one after the last update.
     last = min(float(rates[-1]), schedule(steps))
     return RateOverRun(
@@ -94,8 +101,8 @@ def horizon(schedule: Schedule, steps: int) -> RateOverRun:
         reaches_zero=last < 1e-4 * peak,
         distance=float(rates.sum()),
         noise=float(np.square(rates).sum()),
-        bound=bound,
-        best_peak=best_base,
+        bound=float(2 * math.sqrt(distance_part * noise_part)),
+        best_peak=float(math.sqrt(distance_part / noise_part)),
     )
 
 
@@ -120,22 +127,6 @@ def transfer_rate(tuned: Amount, source: Schedule, target: Schedule, steps: int)
     return tuned * horizon(target, steps).best_peak / horizon(source, steps).best_peak
 
 
-def _refined_bound(weights: Float[np.ndarray, " steps"]) -> tuple[float, float]:
-    """The bound at its best base rate, for D = G = 1, and that rate.
-
-    D²/(2bΣw) + bG²[Σw²/(2Σw) + ½ Σ_k w_k/S_{k+1} · Q_k/S_k] with S_k = Σ_{t≥k} w_t and Q_k =
-    Σ_{t≥k} w_t². Steps with a rate of zero change nothing and are left out.
-    """
-    w = weights[weights > 0]
-    tails, squares = (np.cumsum(values[::-1])[::-1] for values in (w, np.square(w)))
-    total = tails[0]
-    refinement = float(np.sum(w[:-1] / tails[1:] * squares[:-1] / tails[:-1]))
-    distance_part, noise_part = 1 / (2 * total), squares[0] / (2 * total) + refinement / 2
-    return float(2 * math.sqrt(distance_part * noise_part)), float(
-        math.sqrt(distance_part / noise_part)
-    )
-
-
 def picture(schedules: Mapping[str, Schedule], steps: int) -> Any:
     """An altair chart of η over the steps of a run, one line per schedule.
 
@@ -151,8 +142,7 @@ def picture(schedules: Mapping[str, Schedule], steps: int) -> Any:
     """
     import altair as alt  # noqa: PLC0415 (half a second, only for a picture)
 
-    if not steps >= 1:
-        raise BadArgument(f"`steps` must be at least 1, got {steps}.")
+    check_whole("steps", steps, 1)
     # Every step of a short run, and more of a longer one than a chart has pixels.
     shown = sorted({round(place * (steps - 1) / 2000) for place in range(2001)})
     points = [

@@ -192,7 +192,23 @@ class Schedule(ABC):
         >>> Schedule.parse("Linear(0.1, steps=100).warmed_up(5) * 0.5")(55)
         0.025
         """
-        return _parse(text)
+        if len(text) > LONGEST:
+            raise BadArgument(
+                f"`text` must have at most {LONGEST:,} characters, got {len(text):,}."
+            )
+        try:
+            schedule = _value(ast.parse(text.strip(), mode="eval").body)
+        except (SyntaxError, MemoryError, RecursionError):
+            raise BadArgument(
+                f"`text` {text[:80]!r} is not a schedule: write one such as Cosine(0.1, "
+                "steps=1000)."
+            ) from None
+        if not isinstance(schedule, Schedule):
+            raise BadArgument(
+                f"`text` {text[:80]!r} is a number: write a schedule such as "
+                f"Constant({text.strip()[:20]})."
+            )
+        return schedule
 
     def _require(self, condition: bool, name: str, must: str) -> None:
         if not condition:
@@ -276,24 +292,6 @@ class Warmup(Schedule):
 def _at(schedule: Schedule, step: Time) -> Time:
     """The rate of a part: a number, or its asymptotics for large steps."""
     return schedule.asymptotics(step) if isinstance(step, Asymptotics) else schedule.formula(step)
-
-
-def _parse(text: str) -> Schedule:
-    """The schedule in a text: a `repr`, or schedules combined by * and by methods."""
-    if len(text) > LONGEST:
-        raise BadArgument(f"`text` must have at most {LONGEST:,} characters, got {len(text):,}.")
-    try:
-        schedule = _value(ast.parse(text.strip(), mode="eval").body)
-    except (SyntaxError, MemoryError, RecursionError):
-        raise BadArgument(
-            f"`text` {text[:80]!r} is not a schedule: write one such as Cosine(0.1, steps=1000)."
-        ) from None
-    if not isinstance(schedule, Schedule):
-        raise BadArgument(
-            f"`text` {text[:80]!r} is a number: write a schedule such as "
-            f"Constant({text.strip()[:20]})."
-        )
-    return schedule
 
 
 def _build(name: Any, values: Sequence[Any], settings: Mapping[str, Any]) -> Schedule:

@@ -13,14 +13,10 @@ from jaxtyping import Float
 from gradiometer.arguments import check_number, check_whole
 from gradiometer.convergence.trajectory.path_facts import NO_END, OUTWARDS, Kind, Trail
 from gradiometer.measurement import Estimate, Estimates, Finding, Issue, State
-from gradiometer.measurement.uncertainty.arithmetic import transform
-from gradiometer.measurement.uncertainty.means import mean
+from gradiometer.measurement.uncertainty import mean, transform
 
 if TYPE_CHECKING:  # runs are read on machines without torch
-    from torch import Tensor
-
-    from gradiometer.measurement.batch import Batch
-    from gradiometer.measurement.objective import Objective
+    from gradiometer.measurement import Batch, Objective
 
 NAME = "endpoint"
 
@@ -146,7 +142,8 @@ def endpoint_of(
     from gradiometer.convergence.trajectory.dead_units import dead_units_of, twin_units_of  # noqa: PLC0415
     from gradiometer.convergence.trajectory.trajectory import sketch  # noqa: PLC0415
     from gradiometer.drift.curvature import Curvature  # noqa: PLC0415
-    from gradiometer.measurement.batch import batch_size  # noqa: PLC0415
+    from gradiometer.measurement.batch import batch_size, span  # noqa: PLC0415
+    from gradiometer.measurement.gradient_graph import flat  # noqa: PLC0415
 
     late, along, seen = path.last(2), 0.0, 0.0
     travelled = float(late.time[-1] - late.time[0]) if len(late.time) else 0.0
@@ -161,37 +158,24 @@ def endpoint_of(
             transform(end, lambda h: h + weight_decay, unit=end.unit)
             for end in (values.sharpness, (values.smallest or values.largest)[0])
         )
-        along = _share_along(late, sketch([values.vectors[-1]]).numpy())
-        seen = _share_seen(objective, batch, values.vectors[-1], seed)
+        direction = values.vectors[-1].double()
+        projection = sketch([direction]).numpy()
+        moved = float((late.moves**2).sum()) * float(projection @ projection)
+        if moved > 0:
+            along = min(math.sqrt(float(((late.moves @ projection) ** 2).sum()) / moved), 1.0)
+        # The share of the squared gradients of eight small batches along it, for `BLIND`.
+        size = batch_size(batch)
+        length = max(size // 8, 1)
+        part_along = whole = 0.0
+        for start in range(0, size, length):
+            part = span(batch, start, min(start + length, size))
+            gradient = flat(objective.gradient(part, seed=seed)).double()
+            part_along += float(gradient @ direction) ** 2
+            whole += float(gradient @ gradient)
+        if whole > 0:
+            seen = min(math.sqrt(part_along / whole), 1.0)
     dead, twins = dead_units_of(objective, batch, seed), twin_units_of(objective.model)
     return Endpoint(batch_size(batch), travelled, along, seen, smallest, sharpness, dead, twins)
-
-
-def _share_along(path: Trail, direction: Float[np.ndarray, " sketch"]) -> float:
-    """Root of the share of the squared moves along a direction; 0 if the path does not move."""
-    moved = float((path.moves**2).sum())
-    if not moved > 0:
-        return 0.0
-    along = float(((path.moves @ direction) ** 2).sum()) / float(direction @ direction)
-    return min(math.sqrt(along / moved), 1.0)
-
-
-def _share_seen(objective: "Objective", batch: "Batch", direction: "Tensor", seed: int) -> float:
-    """Root of the share of small batches' squared gradients along a unit vector; 0 if there is no
-    gradient."""
-    from gradiometer.measurement.batch import batch_size, span  # noqa: PLC0415
-    from gradiometer.measurement.gradient_graph import flat  # noqa: PLC0415
-
-    size = batch_size(batch)
-    # 8: number of small batches that the examples are divided into for `BLIND`.
-    length = max(size // 8, 1)
-    along = whole = 0.0
-    for start in range(0, size, length):
-        part = span(batch, start, min(start + length, size))
-        gradient = flat(objective.gradient(part, seed=seed)).double()
-        along += float(gradient @ direction.double()) ** 2
-        whole += float(gradient @ gradient)
-    return min(math.sqrt(along / whole), 1.0) if whole > 0 else 0.0
 
 
 def _most(

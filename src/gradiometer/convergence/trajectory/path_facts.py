@@ -83,7 +83,15 @@ class Trail:
     ) -> "Trail":
         """From the stored iterates and their η: the latest whole doublings, and the group before
         them."""
-        first = _starts(steps)
+        starts, place = [], int(np.searchsorted(steps, SETTLED_IN))
+        while place + 2 < len(steps):
+            # A step that was not measured leaves a gap, and no group spans it.
+            if steps[place + 2] == steps[place] + 2:
+                starts.append(place)
+                place += 3
+            else:
+                place += 1
+        first = np.array(starts, dtype=np.int64)
         whole = max(len(first) - 1, 0) // GROUPS * GROUPS + 1
         first = first[-min(whole, LONGEST_MEMORY * GROUPS + 1) :]
         passed = np.diff(steps) * (learning_rates[1:] + learning_rates[:-1]) / 2
@@ -118,19 +126,6 @@ class Trail:
             self.products[window],
             self.squares[window],
         )
-
-
-def _starts(steps: Int[np.ndarray, " kept"]) -> Int[np.ndarray, " groups"]:
-    """Positions of the first of three consecutive steps, without overlap."""
-    starts, place = [], int(np.searchsorted(steps, SETTLED_IN))
-    while place + 2 < len(steps):
-        # A step that was not measured leaves a gap, and no group spans it.
-        if steps[place + 2] == steps[place] + 2:
-            starts.append(place)
-            place += 3
-        else:
-            place += 1
-    return np.array(starts, dtype=np.int64)
 
 
 def facts_of(path: Trail, level: float = LEVEL) -> Estimates:
@@ -174,6 +169,12 @@ def facts_of(path: Trail, level: float = LEVEL) -> Estimates:
     turns, consistency = _turning(late.centres)
     slowing, misfit = _slowing(path.last(6), level)
     norm, moved, end = np.linalg.norm, last.moves.sum(axis=0), path.centres[-1]
+    growth = np.diff(norm(late.centres[::GROUPS], axis=1))
+    norm_growth = (
+        _slope_of_line(np.arange(len(growth)), np.log2(growth), level)
+        if (growth > 0).all()
+        else _minus_infinity("does not grow", len(growth))
+    )
     exact = {
         "travel": _share(norm(moved), math.sqrt(float(last.squares[1:].mean()))),
         "straightness": _share(norm(late.moves.sum(axis=0)), norm(late.moves, axis=1).sum()),
@@ -187,7 +188,7 @@ def facts_of(path: Trail, level: float = LEVEL) -> Estimates:
         "move_slope": _slope((path.moves**2).sum(axis=1), level),
         "step_slope": _slope(path.squares[1:], level),
         "slowing": slowing,
-        "norm_growth": _norm_growth(late.centres, level),
+        "norm_growth": norm_growth,
         **{name: Estimate.exact(value) for name, value in exact.items()},
     }
 
@@ -239,14 +240,8 @@ def per_doubling(slope: Estimate) -> Estimate:
     return replace(slope, value=value, low=low, high=high)
 
 
-def _norm_growth(centres: Float[np.ndarray, "groups sketch"], level: float) -> Estimate:
-    """Change per doubling of log₂ of the growth of ‖Φ‖ in a doubling."""
-    growth = np.diff(np.linalg.norm(centres[::GROUPS], axis=1))
-    if not (growth > 0).all():
-        return Estimate.bound(
-            -math.inf, low=-math.inf, high=-math.inf, method="does not grow", samples=len(growth)
-        )
-    return _slope_of_line(np.arange(len(growth)), np.log2(growth), level)
+def _minus_infinity(why: str, samples: int) -> Estimate:
+    return Estimate.bound(-math.inf, low=-math.inf, high=-math.inf, method=why, samples=samples)
 
 
 def _share(part: "float | np.floating[Any]", whole: "float | np.floating[Any]") -> float:
@@ -258,9 +253,7 @@ def _slope(squares: Float[np.ndarray, " groups"], level: float) -> Estimate:
     with np.errstate(divide="ignore"):
         values = np.log2(squares.reshape(-1, GROUPS).mean(axis=1)) / 2
     if not np.isfinite(values[-1]):
-        return Estimate.bound(
-            -math.inf, low=-math.inf, high=-math.inf, method="at rest", samples=len(values)
-        )
+        return _minus_infinity("at rest", len(values))
     # A doubling at rest has no logarithm.
     values = values[np.isfinite(values)]
     if len(values) < FEWEST_DOUBLINGS:

@@ -121,8 +121,13 @@ def find_spikes(
     for scale in SCALES if rates is not None else SCALES[:2]:
         if len(heights) < scale * (FEWEST + 2) * BLOCK:
             break
-        search = _Search(heights, noise, rate, scale)
-        found = _merge(found, list(search.spikes(false_alarms, smallest)), 4 * scale)
+        # A long spike takes the place of those within; a short one was seen better before.
+        for spike in _Search(heights, noise, rate, scale).spikes(false_alarms, smallest):
+            within = [
+                each for each in found if each.first <= spike.last and spike.first <= each.last
+            ]
+            if not within or spike.length >= 4 * scale:
+                found = [*(each for each in found if each not in within), spike]
     return [
         replace(
             spike,
@@ -132,7 +137,7 @@ def find_spikes(
             level=float(np.exp(spike.level)) if in_logs else spike.level,
             height=float(values[spike.peak]),
         )
-        for spike in found
+        for spike in sorted(found, key=lambda spike: spike.first)
     ]
 
 
@@ -156,7 +161,19 @@ class _Search:
         self.heights = heights
         self.rate = rate
         self.series: _Values = np.median(heights[self.offset :].reshape(-1, scale), axis=1)
-        self.before, after, spread = _surroundings(self.series)
+        # For each value the level before, the level after (NaN at the end), and the larger spread
+        # of the two sides.
+        count = len(self.series) // BLOCK
+        start = len(self.series) - count * BLOCK
+        blocks = self.series[start:].reshape(count, BLOCK)
+        medians = np.median(blocks, axis=1)
+        before, after = _sides(medians)
+        spread = np.fmax(*_sides(1.4826 * np.median(np.abs(blocks - medians[:, None]), axis=1)))
+        before[:FEWEST] = np.nan
+        block = np.concatenate(
+            [np.zeros(start, dtype=np.int64), np.repeat(np.arange(count), BLOCK)]
+        )
+        self.before, after, spread = before[block], after[block], spread[block]
         self.spread = np.maximum(spread, 1e-9) * (noise if scale == 1 else 1)
         after = np.where(np.isnan(after), self.before, after)
         self.rise = self.series - np.maximum(self.before, after)
@@ -190,7 +207,12 @@ class _Search:
             begin, end = _extent(self.series, top, float(line))
             first, last = self._refine(begin, end, float(line))
             peak = first + int(self.heights[first : last + 1].argmax())
-            if not self._risen(first, peak):
+            # Did the learning rate rise just before or during the rise?
+            back = BLOCK * self.scale * (1 if self.scale == 1 else SIDE)
+            rates = self.rate[max(first - back, 0) : peak + 1]
+            rates = rates[np.isfinite(rates)]
+            # 1.3: A rise of the learning rate by this factor explains a rise of the loss.
+            if not (len(rates) and (rates / np.minimum.accumulate(rates)).max() > 1.3):
                 ended = end < len(self.series) - 1
                 yield Spike(
                     first,
@@ -216,28 +238,6 @@ class _Search:
             int(before[-1]) + 1 if len(before) else 0,
             int(after[0]) - 1 if len(after) else len(high) - 1,
         )
-
-    def _risen(self, first: int, peak: int) -> bool:
-        """True if the learning rate rose just before or during the rise."""
-        back = BLOCK * self.scale * (1 if self.scale == 1 else SIDE)
-        rates = self.rate[max(first - back, 0) : peak + 1]
-        rates = rates[np.isfinite(rates)]
-        # 1.3: A rise of the learning rate by this factor explains a rise of the loss.
-        return len(rates) > 0 and bool((rates / np.minimum.accumulate(rates)).max() > 1.3)
-
-
-def _surroundings(series: _Values) -> tuple[_Values, _Values, _Values]:
-    """For each value the level before, the level after (NaN at the end), and the larger spread of
-    the two sides."""
-    count = len(series) // BLOCK
-    start = len(series) - count * BLOCK
-    blocks = series[start:].reshape(count, BLOCK)
-    medians = np.median(blocks, axis=1)
-    before, after = _sides(medians)
-    spread = np.fmax(*_sides(1.4826 * np.median(np.abs(blocks - medians[:, None]), axis=1)))
-    before[:FEWEST] = np.nan
-    block = np.concatenate([np.zeros(start, dtype=np.int64), np.repeat(np.arange(count), BLOCK)])
-    return before[block], after[block], spread[block]
 
 
 def _sides(
@@ -267,17 +267,6 @@ def _extent(series: _Values, top: int, line: float) -> tuple[int, int]:
     low[top] = False
     high = begin + np.flatnonzero(~low[begin : end + 1])
     return int(high[0]), int(high[-1])
-
-
-def _merge(found: list[Spike], coarser: list[Spike], long: int) -> list[Spike]:
-    """The spikes of all scales. A long one takes the place of those within; a short one was seen
-    better before."""
-    for spike in coarser:
-        within = [each for each in found if each.first <= spike.last and spike.first <= each.last]
-        if within and spike.length < long:
-            continue
-        found = [each for each in found if each not in within] + [spike]
-    return sorted(found, key=lambda spike: spike.first)
 
 
 # The two upper quantiles that show the tail, and the fewest scores beyond the far one.

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradiometer.drift.spikes.evidence import Examined
+from gradiometer.drift.spikes.cause import Examined
 from gradiometer.measurement.batch import Batch, batch_size, mapped, span
 from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.parts import squared_norms

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -41,7 +41,17 @@ class ChainState:
     before_step: Callable[[int, Sequence[Tensor]], None] | None = None
 
     def __post_init__(self) -> None:
-        self.stacked = _stack(self.models)
+        # All parameters, under every name they have, and the models' parameters as rows of them.
+        self.stacked = dict[str, Tensor]()
+        stack_of = dict[int, Tensor]()
+        # A shared parameter has several names, and must stay one tensor.
+        for name, parameter in self.models[0].named_parameters(remove_duplicate=False):
+            if id(parameter) not in stack_of:
+                own = [model.get_parameter(name) for model in self.models]
+                stack_of[id(parameter)] = torch.stack([each.detach() for each in own])
+                for row, each in zip(stack_of[id(parameter)], own, strict=True):
+                    each.data = row
+            self.stacked[name] = stack_of[id(parameter)]
         names = [
             name for name, parameter in self.models[0].named_parameters() if parameter.requires_grad
         ]
@@ -87,23 +97,6 @@ def make_models(make: Callable[[], nn.Module], seeds: Sequence[int]) -> list[nn.
 def trainable(model: nn.Module) -> list[nn.Parameter]:
     """The trainable parameters of a model."""
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
-
-
-def _stack(models: Sequence[nn.Module]) -> dict[str, Tensor]:
-    """All parameters, stacked, under every name they have. The models' parameters become rows of
-    the stack."""
-    stacked: dict[str, Tensor] = {}
-    of: dict[int, Tensor] = {}
-    # A shared parameter has several names, and must stay one tensor.
-    for name, parameter in models[0].named_parameters(remove_duplicate=False):
-        if id(parameter) not in of:
-            of[id(parameter)] = torch.stack(
-                [model.get_parameter(name).detach() for model in models]
-            )
-            for row, model in zip(of[id(parameter)], models, strict=True):
-                model.get_parameter(name).data = row
-        stacked[name] = of[id(parameter)]
-    return stacked
 
 
 # Layers that treat every number, and so every chain, in the same way.
@@ -191,19 +184,17 @@ def _leaves(model: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module
 
 def _layers(model: nn.Module, stacked: Mapping[str, Tensor]) -> Iterator[Layer]:
     for name, module in _leaves(model):
-        if isinstance(module, nn.Linear):
-            yield _linear(
-                stacked[f"{name}.weight".lstrip(".")], stacked.get(f"{name}.bias".lstrip("."))
-            )
-        else:
+        weight, bias = (stacked.get(f"{name}.{part}".lstrip(".")) for part in ("weight", "bias"))
+        if weight is None:
             yield nn.Flatten(2) if isinstance(module, nn.Flatten) else module
+        elif bias is None:
+            yield partial(torch.bmm, mat2=weight.transpose(1, 2))
+        else:
+            yield partial(_affine, weight.transpose(1, 2), bias.unsqueeze(1))
 
 
-def _linear(weight: Tensor, bias: Tensor | None) -> Layer:
-    transposed = weight.transpose(1, 2)
-    if bias is None:
-        return lambda hidden: torch.bmm(hidden, transposed)
-    return lambda hidden: torch.baddbmm(bias.unsqueeze(1), hidden, transposed)
+def _affine(weight: Tensor, bias: Tensor, hidden: Tensor) -> Tensor:
+    return torch.baddbmm(bias, hidden, weight)
 
 
 # The training examples at these positions, as a batch.

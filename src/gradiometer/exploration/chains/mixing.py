@@ -91,8 +91,7 @@ def halves(draws: Float[np.ndarray, "draws chains"]) -> Float[np.ndarray, "size 
 def normal_scores(values: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
     """Φ⁻¹((rank − 3/8)/(S + 1/4)) among all S values."""
     ranks = rankdata(values, method="average").reshape(values.shape)
-    scores: np.ndarray = ndtri((ranks - 0.375) / (values.size + 0.25))
-    return scores
+    return np.asarray(ndtri((ranks - 0.375) / (values.size + 0.25)))
 
 
 def _rhat(scores: Float[np.ndarray, "size 2 chains"], level: float) -> tuple[float, float, float]:
@@ -221,8 +220,7 @@ def autocorrelations(draws: Draws, lags: int) -> Float[np.ndarray, "lags chains"
 
     # A chain that never moves has no correlation.
     with np.errstate(invalid="ignore"):
-        correlations: np.ndarray = np.nan_to_num(array_stats.autocorr(draws.T).T[:lags])
-        return correlations
+        return np.asarray(np.nan_to_num(array_stats.autocorr(draws.T).T[:lags]))
 
 
 def _size(draws: Draws, **method: object) -> float:
@@ -243,7 +241,17 @@ def _size_estimate(
     # A size is a sum over chains, so leaving one out shows how much they differ.
     without = np.array([size(np.delete(draws, chain, axis=1)) for chain in range(chains)])
     by_chain = (chains - 1) ** 2 / chains * float(np.log(without).var(ddof=1))
-    by_window = 4 * max(_window(split) + 0.5 - draws.size / value / 2, 0.5) / draws.size
+    # Lags before the first two neighbours whose summed correlation, over all half chains, is
+    # negative.
+    size_of_half = len(split)
+    parts = split.reshape(size_of_half, -1)
+    between = float(parts.mean(axis=0).var(ddof=1))
+    correlations = autocorrelations(parts, size_of_half) * parts.var(axis=0)
+    covariances = correlations.mean(axis=1) + between
+    pairs = covariances[: size_of_half // 2 * 2].reshape(-1, 2).sum(axis=1)
+    negative = np.flatnonzero(pairs < 0)
+    window = 2 * int(negative[0]) if len(negative) else size_of_half
+    by_window = 4 * max(window + 0.5 - draws.size / value / 2, 0.5) / draws.size
     freedom = (by_chain + by_window) ** 2 / max(by_chain**2 / (chains - 1), 1e-9 * by_window**2)
     factor = math.exp(
         float(stdtrit(freedom, (1 + level) / 2)) * math.sqrt((by_chain + by_window) / 2)
@@ -256,18 +264,6 @@ def _size_estimate(
         method="windowed autocorrelations, and a jackknife over chains",
         samples=draws.size,
     )
-
-
-def _window(split: Float[np.ndarray, "size 2 chains"]) -> int:
-    """Lags before the first two neighbours whose summed correlation, over all half chains, is
-    negative."""
-    size = len(split)
-    parts = split.reshape(size, -1)
-    between = float(parts.mean(axis=0).var(ddof=1))
-    covariances = (autocorrelations(parts, size) * parts.var(axis=0)).mean(axis=1) + between
-    pairs = covariances[: size // 2 * 2].reshape(-1, 2).sum(axis=1)
-    negative = np.flatnonzero(pairs < 0)
-    return 2 * int(negative[0]) if len(negative) else size
 
 
 # Largest R-hat of chains that count as mixed.
@@ -354,7 +350,20 @@ def mixing(draws: Mapping[str, Draws], level: float = LEVEL) -> list[Mixing]:
     """
     found = []
     for name, values in draws.items():
-        checked = _valid_draws(name, values)
+        checked = np.asarray(values, dtype=np.float64)
+        # A half chain of fewer than four draws has no autocorrelation.
+        if not (checked.ndim == 2 and checked.shape[1] >= 2 and checked.shape[0] >= 8):
+            raise BadArgument(
+                f"`{name}` must be at least 8 draws of 2 chains, [draws, chains], got shape "
+                f"{list(checked.shape)}."
+            )
+        if not np.isfinite(checked).all():
+            raise BadArgument(f"`{name}` must be finite: leave out chains that diverged.")
+        if not np.ptp(checked) > 0:
+            raise BadArgument(
+                f"`{name}` must vary, got {checked[0, 0]:g} in every draw: a constant cannot show "
+                "mixing."
+            )
         bulk, tail = bulk_size(checked, level), tail_size(checked, level)
         mean = _mean(checked, bulk.value, level)
         found.append(Mixing(name, rank_rhat(checked, level), bulk, tail, mean, checked.shape[1]))
@@ -392,20 +401,3 @@ def _mean(draws: Draws, size: float, level: float) -> Estimate:
     return Estimate.interval(
         middle, middle - away, middle + away, level=level, method=method, samples=draws.size
     )
-
-
-def _valid_draws(name: str, draws: Draws) -> Draws:
-    values = np.asarray(draws, dtype=np.float64)
-    # A half chain of fewer than four draws has no autocorrelation.
-    if not (values.ndim == 2 and values.shape[1] >= 2 and values.shape[0] >= 8):
-        raise BadArgument(
-            f"`{name}` must be at least 8 draws of 2 chains, [draws, chains], got shape "
-            f"{list(values.shape)}."
-        )
-    if not np.isfinite(values).all():
-        raise BadArgument(f"`{name}` must be finite: leave out chains that diverged.")
-    if not np.ptp(values) > 0:
-        raise BadArgument(
-            f"`{name}` must vary, got {values[0, 0]:g} in every draw: a constant cannot show mixing."
-        )
-    return values

@@ -1,11 +1,11 @@
-from .diversity import disagreement as disagreement
+from .ensemble import SWAG as SWAG
 from .ensemble import Ensemble as Ensemble
-from .ensemble_size import validation_mask as validation_mask
-from .export import export as export
+from .ensemble import export as export
+from .members import disagreement as disagreement
+from .members import validation_mask as validation_mask
 from .scores import LogProbabilities as LogProbabilities
 from .scores import Predictions as Predictions
 from .scores import averaged as averaged
 from .scores import differences as differences
 from .snapshots import Snapshot as Snapshot
 from .snapshots import SnapshotCollector as SnapshotCollector
-from .swag import SWAG as SWAG

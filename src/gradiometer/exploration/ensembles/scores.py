@@ -166,29 +166,19 @@ def _ends(
     margin = quantile * float(samples.std(ddof=1)) / math.sqrt(len(samples))
     # An unbiased square may come out negative, but its interval must reach above zero.
     high = max(value + margin, margin)
-    more = max(high, _with_more_mistakes(confidence, correct, places, quantile))
+    # With z²/2 more mistakes among z² more examples, spread evenly over the bins.
+    count = np.bincount(places).astype(np.float64)
+    share, added = count / len(correct), quantile**2 / len(correct)
+    wrong = (np.bincount(places, 1 - correct) / count + added / 2) / (1 + added)
+    gap, variance = wrong - np.bincount(places, 1 - confidence) / count, wrong * (1 - wrong)
+    spread = 4 * gap**2 * variance / count + 2 * variance**2 / (count * (count - 1))
+    more = float(share @ gap**2) + quantile * math.sqrt(float(share**2 @ spread))
     return (
         samples,
         math.sqrt(max(value, 0.0)),
         math.sqrt(max(value - margin, 0.0)),
-        (math.sqrt(high), math.sqrt(more)),
+        (math.sqrt(high), math.sqrt(max(high, more))),
     )
-
-
-def _with_more_mistakes(
-    confidence: _Samples,
-    correct: _Samples,
-    places: Integer[np.ndarray, " examples"],
-    quantile: float,
-) -> float:
-    """Upper end of the squared error with z²/2 more mistakes among z² more examples, spread evenly
-    over the bins."""
-    count = np.bincount(places).astype(np.float64)
-    share, more = count / len(correct), quantile**2 / len(correct)
-    wrong = (np.bincount(places, 1 - correct) / count + more / 2) / (1 + more)
-    gap, variance = wrong - np.bincount(places, 1 - confidence) / count, wrong * (1 - wrong)
-    spread = 4 * gap**2 * variance / count + 2 * variance**2 / (count * (count - 1))
-    return float(share @ gap**2) + quantile * math.sqrt(float(share**2 @ spread))
 
 
 def _confidence(log_probabilities: LogProbabilities, labels: Labels) -> tuple[_Samples, _Samples]:
@@ -267,8 +257,7 @@ class Predictions:
     @cached_property
     def correct(self) -> Bool[np.ndarray, " examples"]:
         """True for each example whose most likely class is its label."""
-        correct: np.ndarray = self.log_probabilities.argmax(axis=1) == self.labels
-        return correct
+        return np.asarray(self.log_probabilities.argmax(axis=1) == self.labels)
 
     @cached_property
     def losses(self) -> Mapping[str, Float[np.ndarray, " examples"]]:
@@ -335,14 +324,12 @@ def differences(
 
 def averaged(members: Sequence[LogProbabilities]) -> LogProbabilities:
     """The logarithm of the mean of the members' probabilities."""
-    mean: np.ndarray = logsumexp(np.stack(members), axis=0, b=1 / len(members))
-    return mean
+    return np.asarray(logsumexp(np.stack(members), axis=0, b=1 / len(members)))
 
 
 def at_temperature(log_probabilities: LogProbabilities, temperature: float) -> LogProbabilities:
     """log p^(1/τ), normalised."""
-    found: np.ndarray = log_softmax(log_probabilities / temperature, axis=1)
-    return found
+    return np.asarray(log_softmax(log_probabilities / temperature, axis=1))
 
 
 def fitted_temperature(log_probabilities: LogProbabilities, labels: Labels) -> float:
@@ -372,8 +359,7 @@ def log_losses(
     log_probabilities: LogProbabilities, labels: Labels
 ) -> Float[np.ndarray, " examples"]:
     """−log p(label) of every example, in nats."""
-    found: np.ndarray = -log_probabilities[np.arange(len(labels)), labels]
-    return found
+    return np.asarray(-log_probabilities[np.arange(len(labels)), labels])
 
 
 def check_predictions(log_probabilities: np.ndarray, labels: np.ndarray) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradiometer.convergence.schedules.cycles import SnapshotCycle
+from gradiometer.convergence.schedules.shapes import SnapshotCycle
 from gradiometer.errors import BadArgument, RunDamaged
 from gradiometer.exploration.ensembles.ensemble_report import FEWEST
 
@@ -111,7 +111,14 @@ class Snapshot:
             "shared": json.dumps(dict(self.shared)),
             "sha256": self.digest,
         }
-        return _with_ordered_metadata(save(dict(self.tensors), metadata))
+        content = save(dict(self.tensors), metadata)
+        # safetensors shuffles the metadata, and equal snapshots would differ.
+        (length,) = struct.unpack("<Q", content[:8])
+        header = json.loads(content[8 : 8 + length])
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        text += b" " * (-len(text) % 8)  # the tensors begin at a multiple of 8 bytes
+        return struct.pack("<Q", len(text)) + text + content[8 + length :]
 
     @classmethod
     def from_bytes(cls, content: bytes, source: str) -> "Snapshot":
@@ -250,17 +257,6 @@ def checked_cycle(cycle: SnapshotCycle) -> SnapshotCycle:
 
 def _last_length(steps: int, cycles: int) -> int:
     return steps - (cycles - 1) * -(-steps // cycles)
-
-
-def _with_ordered_metadata(content: bytes) -> bytes:
-    """The file with its metadata in a fixed order: safetensors shuffles them, and equal snapshots
-    would differ."""
-    (length,) = struct.unpack("<Q", content[:8])
-    header = json.loads(content[8 : 8 + length])
-    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)  # the tensors begin at a multiple of 8 bytes
-    return struct.pack("<Q", len(text)) + text + content[8 + length :]
 
 
 def _kind_of(tensor: Tensor) -> str:

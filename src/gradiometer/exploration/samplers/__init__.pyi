@@ -1,3 +1,3 @@
-from .sghmc import SGHMC as SGHMC
-from .sgld import SGLD as SGLD
-from .sgnht import SGNHT as SGNHT
+from .langevin import SGHMC as SGHMC
+from .langevin import SGLD as SGLD
+from .langevin import SGNHT as SGNHT

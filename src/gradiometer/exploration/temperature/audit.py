@@ -186,7 +186,18 @@ def _positions(
     sampler: MakeOptimizer | Step, start: Tensor, gradient: Gradient, seed: int
 ) -> Iterator[Tensor]:
     """The position after each step, without end."""
-    arguments, function = _arguments(sampler), cast("Callable[..., Any]", sampler)
+    if not callable(sampler):
+        raise BadArgument(
+            "`sampler` must be a function that makes an optimizer from the audit's parameters, "
+            f"such as partial(torch.optim.SGD, lr=0.1), got a {type(sampler).__name__}."
+        )
+    function = cast("Callable[..., Any]", sampler)
+    # The number of required positional arguments.
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    arguments = sum(
+        each.kind in positional and each.default is inspect.Parameter.empty
+        for each in inspect.signature(function).parameters.values()
+    )
     if arguments not in (1, 3):
         raise BadArgument(
             "`sampler` must take 1 argument (parameters) and make an optimizer, or 3 arguments "
@@ -211,17 +222,3 @@ def _positions(
 
 def _seed_for(seed: int, purpose: str) -> int:
     return zlib.crc32(f"audit/{seed}/{purpose}".encode())
-
-
-def _arguments(sampler: Callable[..., Any]) -> int:
-    """The number of required positional arguments."""
-    if not callable(sampler):
-        raise BadArgument(
-            "`sampler` must be a function that makes an optimizer from the audit's parameters, "
-            f"such as partial(torch.optim.SGD, lr=0.1), got a {type(sampler).__name__}."
-        )
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    given = inspect.signature(sampler).parameters.values()
-    return sum(
-        each.kind in positional and each.default is inspect.Parameter.empty for each in given
-    )

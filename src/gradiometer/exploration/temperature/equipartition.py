@@ -79,8 +79,7 @@ class Virial:
         shifts = torch.stack(
             [gradients @ mean_position for gradients, mean_position in pieces], dim=1
         )
-        virials: np.ndarray = self.products - shifts.double().cpu().numpy()
-        return virials
+        return np.asarray(self.products - shifts.double().cpu().numpy())
 
 
 # Largest number of directions whose matrix of products is kept.

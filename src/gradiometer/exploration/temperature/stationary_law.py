@@ -171,8 +171,7 @@ def stationary_covariance(curvature: ArrayLike, noise: ArrayLike, rule: SGDRule)
     modes = _stationary_solution(
         transitions, in_axes[:, :, None, None] * np.outer(rule.kick, rule.kick)
     )[:, :, 0, 0]
-    covariance: Square = axes @ modes @ axes.T
-    return covariance
+    return np.asarray(axes @ modes @ axes.T)
 
 
 def reshuffled_covariance(
@@ -229,10 +228,9 @@ def reshuffled_covariance(
         apart = np.einsum("ika,jkb,k->ijab", felt, felt, examples / sizes[:count])
         # The deviations of an epoch sum to zero, so each batch is undone by the others.
         together = felt.sum(axis=1)
-        brought: Pairs = in_axes[:, :, None, None] * (
-            apart - np.einsum("ia,jb->ijab", together, together)
+        return np.asarray(
+            in_axes[:, :, None, None] * (apart - np.einsum("ia,jb->ijab", together, together))
         )
-        return brought
 
     start = _stationary_solution(powers[-1], contribution(len(sizes)))
     positions = range(len(sizes)) if batches is None else [batches]
@@ -240,8 +238,7 @@ def reshuffled_covariance(
         (np.einsum("iab,jcd,ijbd->ijac", powers[k], powers[k], start) + contribution(k))[:, :, 0, 0]
         for k in positions
     ]
-    covariance: Square = axes @ np.mean(modes, axis=0) @ axes.T
-    return covariance
+    return np.asarray(axes @ np.mean(modes, axis=0) @ axes.T)
 
 
 def without_replacement(batch_size: int, examples: int) -> float:

@@ -1,7 +1,7 @@
 """The thermometer: the temperature at which SGD runs (lecture, S10 and S11), by the heat balance, an
 identity of every run at a constant or slowly changing η."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -12,7 +12,7 @@ from gradiometer.arguments import check_number, check_whole
 from gradiometer.drift.stability import MomentumRule
 from gradiometer.errors import BadArgument
 from gradiometer.estimation.noise import noise_moments
-from gradiometer.measurement import Draw, Estimate, Estimates, Moments, Sampling, Series
+from gradiometer.measurement import Draw, Estimate, Estimates, Moments, Series
 from gradiometer.measurement.estimate import LEVEL
 from gradiometer.measurement.finding import Doubt, Finding, Issue, State
 from gradiometer.measurement.gauge import NOTHING_KNOWN, Gauge, RunFacts
@@ -20,8 +20,6 @@ from gradiometer.measurement.uncertainty.arithmetic import transform
 from gradiometer.measurement.uncertainty.now import TEMPERATURE_PRIOR
 
 if TYPE_CHECKING:  # estimates are made from a run on disk, possibly without torch
-    from collections.abc import Sequence
-
     from torch import Tensor
 
     import gradiometer.measurement.step
@@ -58,14 +56,12 @@ class HeatBalance:
     @property
     def heat(self) -> Parts:
         """The total heat put in."""
-        total: Parts = self.injected + self.minibatch + self.step
-        return total
+        return np.asarray(self.injected + self.minibatch + self.step)
 
     @property
     def residual(self) -> Parts:
         """The error of the balance: rounding if every step was measured, otherwise also noise."""
-        error: Parts = self.configurational - self.heat + self.drift
-        return error
+        return np.asarray(self.configurational - self.heat + self.drift)
 
 
 def heat_balance(series: Series, *, momentum: float = 0.0, injected: float = 0.0) -> HeatBalance:
@@ -98,16 +94,18 @@ def heat_balance(series: Series, *, momentum: float = 0.0, injected: float = 0.0
     growth = np.diff(series.moments["distance"], axis=0)[kept] / gaps
 
     def part(name: str) -> Parts:
-        values: Parts = series.moments[name][:-1][kept]
-        return values
+        return np.asarray(series.moments[name][:-1][kept])
 
     parameters = series.moments["parameters"][0].astype(np.int64)
-    minibatch = (
-        rate
-        / 2
-        * part("noise")
-        * _batch_factor(series.sampling, series.batch_size[:-1][kept, None])
-    )
+    # E‖ĝ − g‖² over tr Σ as measured from the halves of a batch.
+    factor = 1 / series.batch_size[:-1][kept, None]
+    if series.sampling.draw is Draw.RESHUFFLED:
+        if series.sampling.examples is None:
+            raise BadArgument(
+                "`sampling` is reshuffled, over a training set of unknown size: give its `examples`."
+            )
+        factor = factor - 1 / series.sampling.examples
+    minibatch = rate / 2 * part("noise") * factor
     return HeatBalance(
         configurational=part("configurational"),
         injected=np.broadcast_to(injected * parameters, growth.shape),
@@ -122,20 +120,6 @@ def heat_balance(series: Series, *, momentum: float = 0.0, injected: float = 0.0
 def rates_of(series: Series) -> Float[np.ndarray, " steps"]:
     """η of every reading, times the factor by which its gradient was clipped."""
     return series.learning_rate * series.moments.get("factor", 1.0)
-
-
-def _batch_factor(
-    sampling: Sampling, batch_size: Int[np.ndarray, "steps 1"]
-) -> Float[np.ndarray, "steps 1"]:
-    """E‖ĝ − g‖² over tr Σ as measured from the halves of a batch: 1/B, or 1/B − 1/N without
-    replacement."""
-    if sampling.draw is not Draw.RESHUFFLED:
-        return 1 / batch_size
-    if sampling.examples is None:
-        raise BadArgument(
-            "`sampling` is reshuffled, over a training set of unknown size: give its `examples`."
-        )
-    return 1 / batch_size - 1 / sampling.examples
 
 
 # Share of the heat in the drift above which Φ is still moving, not spread around one place.
@@ -320,23 +304,16 @@ class Temperature(Gauge):
         # A smaller change of a gradient's length is rounding, not clipping.
         if (abs(factors - 1) > 1e-3).any():
             estimates["temperature_clipping"] = series.mean(factors, level=level)
-        return estimates | self._by_layer(series, balance, scale, settings)
-
-    def _by_layer(
-        self, series: Series, balance: HeatBalance, scale: float, settings: dict[str, Any]
-    ) -> dict[str, Estimate]:
-        if len(series.layers) <= 1:
-            return {}
-        found: dict[str, Estimate] = {}
-        for place, layer in enumerate(series.layers):
+        for place, layer in enumerate(series.layers if len(series.layers) > 1 else ()):
             per_parameter = scale / balance.parameters[place]
-            found[f"temperature/{layer}"] = balance.readings.mean(
-                per_parameter * balance.heat[:, place], **settings
-            )
-            found[f"temperature_configurational/{layer}"] = balance.readings.mean(
-                per_parameter * balance.configurational[:, place], **settings
-            )
-        return found
+            for name, heat in (
+                ("temperature", balance.heat),
+                ("temperature_configurational", balance.configurational),
+            ):
+                estimates[f"{name}/{layer}"] = readings.mean(
+                    per_parameter * heat[:, place], **settings
+                )
+        return estimates
 
     def judge(self, estimates: Estimates, run: RunFacts = NOTHING_KNOWN) -> Finding | None:
         """The temperature, the source of its heat, and if Φ still moves or is spread around one
@@ -351,6 +328,21 @@ class Temperature(Gauge):
         times = None
         if posterior is not None and posterior.low > 0 and not posterior.low <= 1 <= posterior.high:
             times = posterior.value
+        # How far the temperatures of layers differ, and the curvature below which reshuffled epochs
+        # cool a direction.
+        layers = {
+            name.removeprefix("temperature/"): each.value
+            for name, each in estimates.items()
+            if name.startswith("temperature/") and each.tells
+        }
+        forgotten = estimates.get("forgotten_curvature")
+        spread: dict[str, Any] = {
+            "forgotten_curvature": None if forgotten is None else forgotten.value
+        }
+        if len(layers) > 1:
+            coldest = min(layers, key=layers.__getitem__)
+            hottest = max(layers, key=layers.__getitem__)
+            spread |= {"coldest": (coldest, layers[coldest]), "hottest": (hottest, layers[hottest])}
         minibatch = estimates["temperature_minibatch"].value
         drift = estimates["temperature_drift_share"]
         facts = {
@@ -369,7 +361,7 @@ class Temperature(Gauge):
             State.OK,
             numbers,
             facts,
-            doubts=(Doubt("one_temperature", _spread(estimates)),),
+            doubts=(Doubt("one_temperature", spread),),
         )
 
 
@@ -382,19 +374,3 @@ def _motion(drift_share: Estimate) -> Literal["unknown", "away", "back", "none"]
     if drift_share.value < -MOVING and drift_share.high < 0:
         return "back"
     return "none"
-
-
-def _spread(estimates: Estimates) -> dict[str, Any]:
-    """How far the temperatures of layers differ, and the curvature below which reshuffled epochs
-    cool a direction."""
-    layers = {
-        name.removeprefix("temperature/"): each.value
-        for name, each in estimates.items()
-        if name.startswith("temperature/") and each.tells
-    }
-    forgotten = estimates.get("forgotten_curvature")
-    spread: dict[str, Any] = {"forgotten_curvature": None if forgotten is None else forgotten.value}
-    if len(layers) > 1:
-        coldest, hottest = min(layers, key=layers.__getitem__), max(layers, key=layers.__getitem__)
-        spread |= {"coldest": (coldest, layers[coldest]), "hottest": (hottest, layers[hottest])}
-    return spread

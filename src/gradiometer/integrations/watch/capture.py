@@ -398,10 +398,10 @@ class Capture:
 class Seen:
     """What `.grad` was at the last measured step: it is the most likely this time, too."""
 
+    # True if it was as `backward` made it, with the factor of a gradient scaler.
     as_made: bool = True
-    """True if it was as `backward` made it, with the factor of a gradient scaler."""
+    # True if it was ĝ itself.
     unscaled: bool = False
-    """True if it was ĝ itself."""
 
 
 class AsMade(LikelyGradient):

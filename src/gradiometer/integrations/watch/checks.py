@@ -41,7 +41,6 @@ class Shares:
         self._warn = warn
         self._is_checked = is_checked
         # Number of measured steps at which the factor is still looked for.
-        # Number of measured steps at which the factor is looked for.
         self.left = 4 if accumulation > 1 else 0
         self._heard: list[Tensor | None] = []
         self._roots: list[Tensor | None] = []

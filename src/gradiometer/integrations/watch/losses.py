@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from gradiometer.compiler import as_written
-from gradiometer.drift.spikes.evidence import EVENT, EXAMINATIONS
+from gradiometer.drift.spikes.cause import EVENT, EXAMINATIONS
 from gradiometer.drift.spikes.examination import Before, Examiner
 from gradiometer.errors import BadArgument, GradiometerError, UserCodeFailed, summary, user_line
 from gradiometer.integrations.watch.accelerator import Copied
@@ -40,12 +40,6 @@ class Part(NamedTuple):
 NO_PART = Part(None, 0, math.nan)
 
 _UNSIZED = -1
-
-
-def part_without_size(batch: Batch, loss: Tensor | float) -> Part:
-    """One backward whose examples are counted later, in `without_batches`: this takes less time
-    between two steps."""
-    return tuple.__new__(Part, (batch, _UNSIZED, loss))
 
 
 def without_batches(parts: Sequence[Part]) -> list[Part]:
@@ -96,8 +90,8 @@ def first_size(batch: Batch) -> int:
     return lengths[0] if lengths else batch_size(batch)
 
 
+# The loss of a step: a number, a tensor, or the backwards of the step.
 Kept = float | Tensor | list[Part]
-"""The loss of a step: a number, a tensor, or the backwards of the step."""
 
 
 class Arriving:
@@ -364,7 +358,8 @@ class Between:
                     return False
                 losses.look_at(step, [*parts, part])
         if self._accumulation > 1:
-            parts.append(part_without_size(batch, value))
+            # its examples are counted later, which takes less time between two steps
+            parts.append(tuple.__new__(Part, (batch, _UNSIZED, value)))
             if len(parts) < self._accumulation:
                 return False
             value = without_batches(parts)

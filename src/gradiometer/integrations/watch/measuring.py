@@ -194,7 +194,7 @@ class Measuring(Beginning):
             self._decide()
 
     def _give_what_waits(self) -> None:
-        self.note_settings()
+        self._settings.note(self.steps)
         self._losses.fetch()
 
     def _close_step(self) -> None:

@@ -53,10 +53,10 @@ class Exchange:
         self._rows = rows
         self._numbers = numbers
         self._device = device
+        # The step that rank 0 measures next.
         self.next_due = 0
-        """The step that rank 0 measures next."""
+        # The gauges that all processes measure together at this step, see `Together`.
         self.bits = 0
-        """The gauges that all processes measure together at this step, see `Together`."""
 
     def joined(
         self,
@@ -109,9 +109,9 @@ GRADIENT, MOMENTS, FAILED = 0.0, 1.0, 2.0
 # Most numbers in the moments of such a gauge.
 MOST = 62
 
+# Makes the step of the examples of this process, from a function that averages gradients over the
+# processes.
 StepOf = Callable[[Callable[[Gradients], Gradients]], TrainingStep]
-"""Makes the step of the examples of this process, from a function that averages gradients over the
-processes."""
 
 
 class OverProcesses:
@@ -139,8 +139,8 @@ class OverProcesses:
             if ranks.alone
             else [each for each in gauges if each.needs_loss and each.processes != "one"]
         )
+        # What all processes have measured at the last measured step; None on one process.
         self.made: Made | None = None
-        """What all processes have measured at the last measured step; None on one process."""
 
     def bits(self, chosen: Collection[str]) -> int:
         """The gauges with these names, as the bits of a number that all processes understand."""

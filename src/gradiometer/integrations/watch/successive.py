@@ -149,10 +149,10 @@ class Successive:
             self._names.append("memory")
         if self._has_slope:
             self._names.append("loss")
+        # Set by the optimizer's hook: an update was made since the last call.
         self.updated = True
-        """Set by the optimizer's hook: an update was made since the last call."""
+        # The next step at which `at_step` has something to do.
         self.next = NEVER
-        """The next step at which `at_step` has something to do."""
 
     def attach(
         self, record: Callable[[Reading], None], stopped: Callable[[str], None], step: int

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from gradiometer.lab.closed_forms.quadratic import Matrix
 from gradiometer.measurement.batch import Batch
-from gradiometer.problems.examples import Examples
-from gradiometer.problems.problem import Problem
+from gradiometer.problems import Examples, Problem
 
 
 class Predictor(nn.Module):
@@ -77,10 +76,9 @@ class LinearRegression:
     def curvature(self) -> Matrix:
         """∇²U = XᵀX/σ² + τI, N times the Hessian of the mean loss."""
         size = self.inputs.shape[1]
-        curvature: Matrix = self.inputs.T @ self.inputs / self.noise**2 + self.precision * np.eye(
-            size
+        return np.asarray(
+            self.inputs.T @ self.inputs / self.noise**2 + self.precision * np.eye(size)
         )
-        return curvature
 
     @cached_property
     def mean(self) -> Float[np.ndarray, " params"]:

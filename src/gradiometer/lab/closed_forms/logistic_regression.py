@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from gradiometer.lab.closed_forms.linear_regression import Predictor
 from gradiometer.lab.closed_forms.quadratic import Matrix
 from gradiometer.measurement.batch import Batch
-from gradiometer.problems.examples import Examples
+from gradiometer.problems import Examples, Problem
 from gradiometer.problems.images.digits import read_digits
-from gradiometer.problems.problem import Problem
 
 
 @dataclass(frozen=True)
@@ -69,15 +68,13 @@ class LogisticRegression:
         """∇²U = Xᵀ diag(p(1 − p)) X + τI."""
         probabilities = expit(self.inputs @ at)
         weighted = self.inputs * (probabilities * (1 - probabilities))[:, None]
-        curvature: Matrix = self.inputs.T @ weighted + self.precision * np.eye(len(at))
-        return curvature
+        return np.asarray(self.inputs.T @ weighted + self.precision * np.eye(len(at)))
 
     def potential(self, at: Float[np.ndarray, "points params"]) -> Float[np.ndarray, " points"]:
         """U at many points."""
         signed = self.inputs * np.where(self.labels, 1.0, -1.0)[:, None]
         fit = np.logaddexp(0.0, -at @ signed.T).sum(axis=1)
-        potential: np.ndarray = fit + self.precision / 2 * (at**2).sum(axis=1)
-        return potential
+        return np.asarray(fit + self.precision / 2 * (at**2).sum(axis=1))
 
     def moments(self, temperature: float = 1.0, nodes: int = 20) -> Moments:
         """Moments of exp(−U/T), by Gauss–Hermite quadrature about the mode in the axes of its

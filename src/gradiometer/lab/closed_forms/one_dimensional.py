@@ -9,8 +9,7 @@ from numpy.typing import ArrayLike
 
 from gradiometer.exploration.temperature.stationary_law import SGDRule, mode_variance
 from gradiometer.lab.closed_forms.quadratic import Quadratic
-from gradiometer.problems.examples import Examples
-from gradiometer.problems.problem import Problem
+from gradiometer.problems import Examples, Problem
 
 Steps = Float[np.ndarray, " steps"]
 

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from gradiometer.exploration.temperature import stationary_law
 from gradiometer.measurement.batch import Batch
-from gradiometer.problems.examples import Examples
-from gradiometer.problems.problem import Problem
+from gradiometer.problems import Examples, Problem
 
 Matrix = Float[np.ndarray, "params params"]
 
@@ -33,8 +32,7 @@ def square_root(matrix: Matrix) -> Matrix:
     """The symmetric square root of a positive semi-definite matrix."""
     levels, axes = np.linalg.eigh(matrix)
     # rounding makes some eigenvalues of a semi-definite matrix slightly negative
-    root: Matrix = axes * np.sqrt(np.maximum(levels, 0)) @ axes.T
-    return root
+    return np.asarray(axes * np.sqrt(np.maximum(levels, 0)) @ axes.T)
 
 
 Point = Float[np.ndarray, " params"]

@@ -6,8 +6,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from gradiometer.drift.curvature import Curvature
-from gradiometer.drift.step_drift import StepDrift
+from gradiometer.drift import Curvature, StepDrift
 from gradiometer.lab.closed_forms.quadratic import Quadratic
 from gradiometer.lab.lecture.network import MLP, digits_network
 from gradiometer.lab.lecture.statement import (

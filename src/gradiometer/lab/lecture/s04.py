@@ -27,8 +27,7 @@ SLOPES = np.array(NUMBERS.slopes)
 def _exact_excess(rates: Float[np.ndarray, " steps"]) -> Float[np.ndarray, " times"]:
     """E ½(β − E y)², the excess loss, after every step."""
     means, variances = EXAMPLE.law(rates, NUMBERS.batch, start=NUMBERS.start)
-    excess: np.ndarray = (means**2 + variances) / 2
-    return excess
+    return np.asarray((means**2 + variances) / 2)
 
 
 def _excess(rates: Float[np.ndarray, " steps"], time: int, seed: int) -> Estimate:

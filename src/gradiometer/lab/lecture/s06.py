@@ -25,8 +25,7 @@ EXAMPLE = OneDimensional(NUMBERS.mean, NUMBERS.variance)
 def brightness() -> Float[np.ndarray, " examples"]:
     """Real y: the mean brightness of every training image of the digits, in percent."""
     images = digits_network().everything[0]
-    values: np.ndarray = images.flatten(1).double().mean(dim=1).numpy() * 100
-    return values
+    return np.asarray(images.flatten(1).double().mean(dim=1).numpy() * 100)
 
 
 def _spread(values: Float[np.ndarray, " chains"]) -> Estimate:

@@ -60,8 +60,7 @@ def _measured_squared_gradients() -> Float[np.ndarray, "times chains"]:
     chains = quadratic.simulate(
         rates, chains=NUMBERS.chains, batch_size=NUMBERS.batch, start=START, seed=7
     )[list(NUMBERS.times)]
-    squares: np.ndarray = ((chains * CURVATURE) ** 2).sum(axis=2)
-    return squares
+    return np.asarray(((chains * CURVATURE) ** 2).sum(axis=2))
 
 
 @dataclass(frozen=True)

@@ -70,8 +70,7 @@ class Separable:
         one, other = (images.flatten(1)[labels == label].double().numpy() for label in self.pair)
         inputs = np.vstack([one, other])
         signs = np.repeat([1.0, -1.0], [len(one), len(other)])
-        signed: np.ndarray = np.column_stack([inputs, np.ones(len(inputs))]) * signs[:, None]
-        return signed
+        return np.asarray(np.column_stack([inputs, np.ones(len(inputs))]) * signs[:, None])
 
     @cached_property
     def margin(self) -> float:

@@ -29,8 +29,7 @@ from gradiometer.measurement.batch import Batch, batch_size
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.gradient_graph import flat
 from gradiometer.measurement.objective import Gradients, Objective
-from gradiometer.measurement.uncertainty.arithmetic import transform
-from gradiometer.measurement.uncertainty.means import mean
+from gradiometer.measurement.uncertainty import mean, transform
 from gradiometer.problems.examples import Examples
 
 NUMBERS = settings("S9")

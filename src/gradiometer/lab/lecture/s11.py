@@ -40,10 +40,9 @@ def _stationary_iterates(
     steps = int(NUMBERS.settling / (rate * CURVATURES.min()))
     seed = int(1000 * rate) + size
     quadratic = Quadratic(CURVATURES, noise)
-    settled: np.ndarray = quadratic.simulate(
-        [rate] * steps, chains=NUMBERS.chains, batch_size=size, seed=seed
-    )[-1]
-    return settled
+    return np.asarray(
+        quadratic.simulate([rate] * steps, chains=NUMBERS.chains, batch_size=size, seed=seed)[-1]
+    )
 
 
 def _temperature(rate: float, size: int) -> Estimate:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gradiometer.convergence.schedules.cycles import SnapshotCycle
+from gradiometer.convergence.schedules.shapes import SnapshotCycle
 from gradiometer.exploration.ensembles.snapshots import Snapshot, SnapshotCollector
 from gradiometer.lab.closed_forms.one_dimensional import OneDimensional
 from gradiometer.lab.closed_forms.quadratic import Matrix

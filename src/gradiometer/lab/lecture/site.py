@@ -27,7 +27,6 @@ from gradiometer.report.charts.interval_strip import interval, number
 from gradiometer.report.charts.marks import (
     NUMBER,
     Row,
-    Vertical,
     bars,
     layered,
     linear_y,
@@ -88,41 +87,39 @@ def chart(outcome: ExperimentResult, *, with_measurement: bool = True) -> alt.La
     x = _dial(experiment)
     theories = {CLAIM: (claimed, [1, 4]), WRONG: (outcome.rival, [8, 4, 1, 4])}
     theories = {name: theory for name, theory in theories.items() if theory[0]}
-    series = _series([*([MEASURED] if with_measurement else []), PREDICTED, *theories])
+    drawn_series = [*([MEASURED] if with_measurement else []), PREDICTED, *theories]
+    # Colour and shape of each series, the same in all pictures. The legend names those drawn.
+    series = named_series((MEASURED, PREDICTED, CLAIM, WRONG))
+    for channel in series.values():
+        channel.legend = alt.Legend(title=None, values=drawn_series, columns=2, labelLimit=200)
     layers: list[alt.Chart | alt.LayerChart] = []
     for name, (values, dash) in theories.items():
-        layers += _theory_layers(experiment, name, values, dash, x, y, series)
-    predicted = _rows(experiment.points, outcome.predicted, PREDICTED, row)
-    layers += _prediction_layers(predicted, x, y, series)
+        # What another theory says, as a line with points. A log axis leaves out zero.
+        rows = [
+            {"dial": point, "theory": value, "series": name}
+            for point, value in zip(experiment.points, values, strict=True)
+            if value > 0 or not experiment.log
+        ]
+        base = _base(rows, x)
+        line = base.mark_line(strokeDash=dash, strokeCap="round", strokeWidth=1.25)
+        layers.append(line.encode(y=y("theory"), color=series["color"]))
+        layers.append(base.mark_point(filled=False, size=36).encode(y=y("theory"), **series))
+    rows = _rows(experiment.points, outcome.predicted, PREDICTED, row)
+    base, colour = _base(rows, x), series["color"]
+    known = base.transform_filter("datum.value !== null")
+    area = base.transform_filter("datum.low !== null && datum.high !== null").mark_area()
+    layers += [
+        area.encode(y=y("low"), y2="high:Q", color=colour),
+        known.mark_line(strokeDash=[6, 3], strokeWidth=1.25).encode(y=y("value"), color=colour),
+        known.mark_point(size=110, filled=False, strokeWidth=1.5).encode(y=y("value"), **series),
+        *off_the_axis(base, rows, y),
+    ]
     if with_measurement:
         rows = _rows(experiment.points, outcome.measured, MEASURED, row)
         base = _base(rows, x)
         layers += [bars(base, y, **series), *off_the_axis(base, rows, y)]
     # Small enough to read on a telephone, on which a picture is as wide as the screen.
     return layered(*layers).properties(width=430, height=250)
-
-
-def _series(drawn: Sequence[str]) -> dict[str, Any]:
-    """Colour and shape of each series, the same in all pictures. The legend names those that are
-    drawn."""
-    series = named_series((MEASURED, PREDICTED, CLAIM, WRONG))
-    for channel in series.values():
-        channel.legend = alt.Legend(title=None, values=list(drawn), columns=2, labelLimit=200)
-    return series
-
-
-def _prediction_layers(
-    rows: Sequence[Row], x: Horizontal, y: Vertical, series: dict[str, Any]
-) -> list[alt.Chart | alt.LayerChart]:
-    base, colour = _base(rows, x), series["color"]
-    known = base.transform_filter("datum.value !== null")
-    area = base.transform_filter("datum.low !== null && datum.high !== null").mark_area()
-    return [
-        area.encode(y=y("low"), y2="high:Q", color=colour),
-        known.mark_line(strokeDash=[6, 3], strokeWidth=1.25).encode(y=y("value"), color=colour),
-        known.mark_point(size=110, filled=False, strokeWidth=1.5).encode(y=y("value"), **series),
-        *off_the_axis(base, rows, y),
-    ]
 
 
 def _rows(
@@ -153,29 +150,6 @@ def _dial(experiment: Experiment) -> Horizontal:
     if all(float(point).is_integer() for point in experiment.points):
         axis.tickMinStep = 1
     return lambda field: alt.X(field, type="quantitative", scale=scale, axis=axis)
-
-
-def _theory_layers(
-    experiment: Experiment,
-    name: str,
-    values: Sequence[float],
-    dash: list[int],
-    x: Horizontal,
-    y: Vertical,
-    series: dict[str, Any],
-) -> list[alt.Chart | alt.LayerChart]:
-    """What another theory says, as a line with points. A log axis leaves out zero."""
-    rows = [
-        {"dial": point, "theory": value, "series": name}
-        for point, value in zip(experiment.points, values, strict=True)
-        if value > 0 or not experiment.log
-    ]
-    base = alt.Chart(alt.Data(values=rows)).encode(x=x("dial"))
-    line = base.mark_line(strokeDash=dash, strokeCap="round", strokeWidth=1.25)
-    return [
-        line.encode(y=y("theory"), color=series["color"]),
-        base.mark_point(filled=False, size=36).encode(y=y("theory"), **series),
-    ]
 
 
 TEMPLATES = files("gradiometer.lab.lecture") / "templates"
@@ -295,29 +269,24 @@ def _write(path: Path, template: str, **parts: Any) -> None:
 
 
 def _figure(outcome: ExperimentResult) -> dict[str, Any]:
-    where = outcome.experiment.where
+    where, rival = outcome.experiment.where, outcome.experiment.rival
     return {
         "experiment": outcome.experiment,
         # A symbol keeps its case.
         "heading": where[0].upper() + where[1:] if where[0].isascii() else where,
         "held": outcome.held,
-        "rival": _rival(outcome),
+        # What the wrong theory says at the last position, and whether it is excluded.
+        "rival": ""
+        if rival is None
+        else (
+            f"{rival.says}: {number(outcome.rival[-1])} at the last point, excluded at "
+            f"{outcome.refuted} of {len(outcome.rival)} points"
+        ),
         "both": Markup(svg(outcome)),
         "predicted": Markup(svg(outcome, with_measurement=False)),
         "summary": _summary(outcome),
         "table": _table(outcome),
     }
-
-
-def _rival(outcome: ExperimentResult) -> str:
-    """What the wrong theory says at the last position, and whether it is excluded."""
-    rival = outcome.experiment.rival
-    if rival is None:
-        return ""
-    return (
-        f"{rival.says}: {number(outcome.rival[-1])} at the last point, excluded at "
-        f"{outcome.refuted} of {len(outcome.rival)} points"
-    )
 
 
 def _summary(outcome: ExperimentResult) -> str:

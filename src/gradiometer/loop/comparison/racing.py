@@ -13,7 +13,13 @@ from jaxtyping import Float
 from gradiometer.errors import BadArgument
 from gradiometer.loop.branch import Branch, BranchResult, Tail
 from gradiometer.loop.changes.alternative import Alternative, GoOn
-from gradiometer.loop.comparison.effects import Effect, effects_of, readout_name
+from gradiometer.loop.comparison.effects import (
+    NEARLY,
+    Effect,
+    effects_at_end,
+    effects_of,
+    readout_name,
+)
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.uncertainty.differences import simultaneous_means
 
@@ -22,6 +28,10 @@ MOST_RUNGS, REPLICATES, FEWEST_REPLICATES = 3, 4, 2
 
 # Share of what is left of the training, below which a horizon leans to small rates.
 SHORT = 0.2
+
+# Fewest replicates of branches that show the effects at the end: simultaneous intervals of two pairs
+# are three times as wide.
+FEWEST_TO_END = 3
 
 
 class Rung(msgspec.Struct, frozen=True, array_like=True):
@@ -36,20 +46,36 @@ class Rung(msgspec.Struct, frozen=True, array_like=True):
     replicates: Annotated[int, msgspec.Meta(ge=2)]
 
 
+def to_end(left: int, unit: int, replicates: int) -> tuple[Rung, ...]:
+    """The stages that show the effects at the end: a quarter and a half of what is left, in whole
+    units."""
+    return tuple(Rung(left // parts // unit * unit, replicates) for parts in (4, 2))
+
+
+def show_end(rungs: Sequence[Rung], left: int | None) -> bool:
+    """True if these stages show the effects at the end of the training by their trend."""
+    if not rungs or left is None:
+        return False
+    return (1 - NEARLY) * left / 2 <= rungs[-1].horizon < left
+
+
 def rungs_for(
-    alternatives: int, budget: int, *, left: int | None = None, shortest: int = 1
+    alternatives: int, budget: int, *, left: int | None = None, shortest: int = 1, unit: int = 1
 ) -> tuple[Rung, ...]:
     """The stages of a race that this budget pays for even if no alternative is stopped.
 
-    Three horizons, each twice the one before, with four replicates. If the last horizon would be
-    below 20 % of what is left of the training, first replicates and then early stages are given up
-    for a longer one.
+    Three horizons, each twice the one before, with four replicates, if they reach the end of the
+    training. Otherwise a quarter and a half of what is left, which show the effects at the end, with
+    three; the race decides on the rest. If the budget does not pay for that, again three horizons,
+    and if the last one would be below 20 % of what is left, first replicates and then early stages
+    are given up for a longer one.
 
     Args:
         alternatives: Number of alternatives, with the baseline.
         budget: Examples that all branches together may train on.
         left: Examples that are left of the training: no horizon is longer.
         shortest: Fewest examples of a horizon, such as those of 16 updates.
+        unit: Examples of which a horizon has a whole number.
 
     Raises:
         BadArgument: The budget does not pay for two replicates of the shortest horizon.
@@ -60,6 +86,7 @@ def rungs_for(
     """
     most = math.inf if left is None else left
     wanted = shortest if left is None else max(SHORT * left, shortest)
+    price_of_end = 0.75 * alternatives * FEWEST_TO_END * most
     plans = [
         (REPLICATES, MOST_RUNGS),
         (3, MOST_RUNGS),
@@ -71,6 +98,8 @@ def rungs_for(
         # Each horizon is this many times the one before.
         shares = [2**-back for back in reversed(range(rungs))]
         last = int(min(budget / (alternatives * replicates * sum(shares)), most))
+        if left is not None and last < left and left // 4 >= shortest and budget >= price_of_end:
+            return to_end(left, unit, FEWEST_TO_END)
         if last >= wanted or (replicates, rungs) == plans[-1]:
             break
     if not last >= shortest:
@@ -80,7 +109,9 @@ def rungs_for(
             f"least {needed:,} examples, or fewer alternatives."
         )
     return tuple(
-        Rung(int(last * share), replicates) for share in shares if last * share >= shortest
+        Rung(max(int(last * share) // unit, 1) * unit, replicates)
+        for share in shares
+        if last * share >= shortest
     )
 
 
@@ -124,6 +155,8 @@ class Race:
         live: The alternatives that are not stopped, with the baseline, by name.
         tail: How the rate of every branch ends.
         budget: Examples that all branches together may train on.
+        end: The length in examples at which alternatives are compared: that of the whole training if
+            the race shows it, otherwise that of the last stage.
         results: All branches, also those of alternatives that were stopped.
         stops: The alternatives that were stopped, in order.
         spent: Examples that all branches trained on.
@@ -134,6 +167,7 @@ class Race:
     live: dict[str, Alternative] = field(repr=False)
     tail: Tail
     budget: int
+    end: int
     results: list[BranchResult] = field(default_factory=list, repr=False)
     stops: list[Stop] = field(default_factory=list)
     spent: int = 0
@@ -158,23 +192,49 @@ class Race:
         return effects_of(self.results, GO_ON, horizon=self.horizon)
 
     def run(self, rungs: Sequence[Rung]) -> None:
-        """All stages, and more replicates at the last horizon."""
-        last, decided = rungs[-1].horizon, False
+        """All stages, and longer branches or more replicates at the last horizon."""
+        before, decided = 0, False
         # the truly best alternative is stopped in at most 10 % of races
         error = 0.1 / (max(len(rungs) - 1, 1) + FURTHER_LOOKS)
         for rung in rungs:
             if len(self.live) > 1 or not self.horizon:
                 before, self.horizon = self.horizon, rung.horizon
                 self.train(range(rung.replicates))
-                decided = self.look(before, last, error)
+                decided = self.look(before, error, is_last=rung is rungs[-1])
         replicates = rungs[-1].replicates
         for _ in range(FURTHER_LOOKS):
-            affordable = replicates + int((self.budget - self.spent) // (len(self.live) * last))
-            more = min(2 * replicates, affordable)
-            if decided or self.horizon < last or more <= replicates:
+            if decided or self.horizon < rungs[-1].horizon:
                 break
-            self.train(range(replicates, more))
-            decided, replicates = self.look(0, last, error), more
+            longer = min(2 * self.horizon, self.end)
+            affordable = self.affordable(longer)
+            if affordable >= FEWEST_TO_END and self.is_trend_open():
+                before, self.horizon = self.horizon, longer
+                replicates = min(replicates, affordable)
+                self.train(range(replicates))
+            else:
+                more = min(2 * replicates, replicates + self.affordable(self.horizon))
+                if more <= replicates:
+                    break
+                self.train(range(replicates, more))
+                replicates = more
+            decided = self.look(before, error, is_last=True)
+
+    def affordable(self, horizon: int) -> int:
+        """Replicates of this length that the rest of the budget pays for."""
+        return (self.budget - self.spent) // (len(self.live) * horizon)
+
+    def is_trend_open(self) -> bool:
+        """True if an effect at the end of the training is open more by the trend than by the order
+        of the data, so that longer branches tell more than further replicates."""
+        if not self.horizon < self.end:
+            return False
+        here = {effect.alternative: effect.estimate for effect in self.effects()}
+        for effect in effects_at_end(self.results, GO_ON, self.end):
+            if effect.alternative in self.live and effect.verdict == "open":
+                noise = here[effect.alternative].high - here[effect.alternative].low
+                if effect.estimate.high - effect.estimate.low > 2 * noise:
+                    return True
+        return False
 
     def train(self, replicates: range) -> None:
         """Branches of all alternatives that are left."""
@@ -186,13 +246,13 @@ class Race:
         self.spent += self.horizon * len(wanted)
         self.results += self.grow(wanted)
 
-    def look(self, before: int, last: int, error: float) -> bool:
+    def look(self, before: int, error: float, *, is_last: bool) -> bool:
         """Stop what is clearly worse than the best. True if nothing is left to decide.
 
         Args:
-            before: The horizon before this one; 0 if this look does not compare with it.
-            last: The last horizon of the race.
+            before: The horizon before this one; 0 if there is none.
             error: The probability of an error that is left to this look.
+            is_last: True at the last stage: what is worse at its only horizon is stopped.
         """
         ends = self.ends(self.horizon)
         means = {each: float(np.mean([*found.values()])) for each, found in ends.items() if found}
@@ -208,12 +268,12 @@ class Race:
         others = [each for each in ends if each != best and ends[each]]
         gaps = _gaps(ends, others, best)
         decisive = [gaps]
-        if self.horizon < last:
-            if not before:
-                return len(self.live) == 1
+        if self.horizon < self.end and not before and not is_last:
+            return len(self.live) == 1
+        if self.horizon < self.end and before:
             earlier = _gaps(self.ends(before), others, best)
             common = min(len(gaps), len(earlier))
-            steepness = math.log(last / self.horizon) / math.log(self.horizon / before)
+            steepness = math.log(self.end / self.horizon) / math.log(self.horizon / before)
             decisive.append(gaps[:common] + steepness * (gaps[:common] - earlier[:common]))
         if not others or min(map(len, decisive)) < 2:
             return not others
@@ -258,6 +318,7 @@ def race(
     *,
     budget: int | None = None,
     tail: Tail = "linear",
+    left: int | None = None,
 ) -> Race:
     """Race alternatives over growing horizons. Those that are clearly worse than the best are
     stopped.
@@ -268,12 +329,14 @@ def race(
     intervals that cover all alternatives together. Short horizons prefer small rates,
     so before the last horizon an alternative must also be worse at the last horizon, by a line
     through the last two horizons in the logarithm of their length; at the first horizon nothing is
-    stopped for that reason. A branch that diverges stops its alternative. The baseline is never
+    stopped for that reason. A race that reaches half of what is left looks at the end of the training
+    in place of the last horizon. A branch that diverges stops its alternative. The baseline is never
     stopped.
 
-    What stopped alternatives save pays for more replicates at the last horizon, with a look when
-    their number has doubled, at most twice. A race ends when one alternative is left, or with its
-    budget.
+    What the stages and stopped alternatives leave pays for branches twice as long if the effects at
+    the end are open more by the trend than by the order of the data, and otherwise for more
+    replicates at the last horizon; with a look after each, at most twice. A race ends when one
+    alternative is left, or with its budget.
 
     Args:
         grow: Trains branches; called once for each look.
@@ -282,6 +345,7 @@ def race(
         budget: Examples that all branches together may train on; by default what the rungs cost if
             nothing is stopped.
         tail: How the rate of every branch ends.
+        left: Examples that are left of the training; None if that is not known.
 
     Source: Maron & Moore (1994), Hoeffding Races; growing horizons: Jamieson & Talwalkar (2016),
         Non-stochastic Best Arm Identification and Hyperparameter Optimization.
@@ -305,7 +369,10 @@ def race(
     live = {one.name: one for one in (GoOn(), *alternatives)}
     if budget is None:
         budget = sum(rung.horizon * rung.replicates for rung in rungs) * len(live)
-    found = Race(grow, live, tail, budget)
+    end = rungs[-1].horizon
+    if left is not None and show_end(rungs, left):
+        end = left
+    found = Race(grow, live, tail, budget, end)
     found.run(rungs)
     return found
 

@@ -56,6 +56,8 @@ class Plan:
             trained.
         state: Digits that identify the state, if it is not that of a run at `step`.
         averaged: True if branches are read out at the mean of their last parameters.
+        budget: Examples that all branches of a race together may train on; 0 for those of its
+            stages.
 
     Raises:
         BadArgument: A number or the tail cannot be used, or an alternative is given twice.
@@ -78,6 +80,7 @@ class Plan:
     rungs: tuple[Rung, ...] = ()
     state: str = ""
     averaged: bool = False
+    budget: Count = 0
 
     def __post_init__(self) -> None:
         for name, least in (

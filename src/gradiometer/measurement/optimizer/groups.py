@@ -164,7 +164,8 @@ class Changes:
 
     def look(self, step: int, groups: tuple[Group, ...]) -> None:
         """Note the settings at this step, and choose the next step to read them."""
-        self.pass_over(step)
+        # At least once in 64 steps of the first 4,096, and then once in a 64th of the steps so far.
+        self.next_look = step + max(1, step >> 6)
         if (
             groups
             and groups != self._last
@@ -172,11 +173,6 @@ class Changes:
         ):
             self._last = groups
             self._append({"kind": "hyperparameters", "step": int(step), **written(groups)})
-
-    def pass_over(self, step: int) -> None:
-        """Choose the next step to read them, if they are known to be unchanged at this one."""
-        # At least once in 64 steps of the first 4,096, and then once in a 64th of the steps so far.
-        self.next_look = step + max(1, step >> 6)
 
     def restart(self, step: int) -> None:
         """Read and write the settings again at this step, at which a run is continued."""

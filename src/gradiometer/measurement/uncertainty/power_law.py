@@ -302,7 +302,14 @@ def open_above(
     if not error > 0:
         limit = 0.0
     elif center / error < cutoff:
-        limit = error * _limit(center / error, cutoff, 1 - level)
+        # The largest mean of a unit normal for which a result below the cutoff is at most the one
+        # seen in a share 1 − level of cases: inference after a selection, Lee, Sun, Sun & Taylor
+        # (2016), Exact Post-Selection Inference. 1e6: standard errors beyond which none is sought.
+        seen = center / error
+        least = math.log(1 - level)
+        limit = error * _largest(
+            lambda mean: log_ndtr(seen - mean) - log_ndtr(cutoff - mean) > least, seen, 1e6
+        )
     else:  # open because the newest readings contradict the others, so that both are in doubt
         # 20.0: factor on the confidence of an end that the newest readings contradict.
         limit = center + error * float(ndtri(1 - (1 - level) / 20.0))
@@ -311,19 +318,6 @@ def open_above(
         low=min(estimate.low, 1 / limit) if limit > 0 else estimate.low,
         high=math.inf,
         needed=needed,
-    )
-
-
-def _limit(seen: float, cutoff: float, share: float) -> float:
-    """The largest mean of a unit normal for which a result below `cutoff` is at most `seen` in this
-    share of cases.
-
-    Source: conditional inference after a selection: Lee, Sun, Sun & Taylor (2016), Exact
-    Post-Selection Inference.
-    """
-    # 1e6: standard errors beyond which no limit is sought.
-    return _largest(
-        lambda mean: log_ndtr(seen - mean) - log_ndtr(cutoff - mean) > math.log(share), seen, 1e6
     )
 
 

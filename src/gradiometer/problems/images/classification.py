@@ -5,69 +5,53 @@ The networks have no batch statistics and no dropout, so the loss is exact.
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor, nn
 
-from gradiometer.measurement.batch import Batch
-from gradiometer.measurement.objective import supervised
+from gradiometer.measurement import Batch, supervised
 from gradiometer.problems.examples import Examples
 from gradiometer.problems.problem import Problem
 
 
-def digits_mlp() -> nn.Module:
-    """64-64-10 with ReLU: 4,810 parameters."""
-    return _mlp(64, 64)
-
-
-def digits_cnn() -> nn.Module:
-    """Two 3 × 3 convolutions of 8 and 16 channels, each halved by pooling: 1,898 parameters."""
-    return _in_order(**_convolutions(8, kernel=3), head=nn.Linear(16 * 2 * 2, 10))
-
-
-def fashion_mnist_mlp() -> nn.Module:
-    """784-128-10 with ReLU: 101,770 parameters."""
-    return _mlp(28 * 28, 128)
-
-
-def fashion_mnist_cnn() -> nn.Module:
-    """Two 5 × 5 convolutions of 16 and 32 channels, each halved by pooling, then 1568-24-10: 51,154
-    parameters."""
-    return _in_order(
-        **_convolutions(16, kernel=5),
-        hidden=nn.Linear(32 * 7 * 7, 24),
-        relu3=nn.ReLU(),
-        head=nn.Linear(24, 10),
-    )
-
-
 def _mlp(inputs: int, hidden: int) -> nn.Module:
-    return _in_order(
+    """One hidden layer with ReLU. Estimates by layer use the names of the layers."""
+    layers = OrderedDict[str, nn.Module](flat=nn.Flatten(), hidden=nn.Linear(inputs, hidden))
+    return nn.Sequential(layers | {"relu": nn.ReLU(), "head": nn.Linear(hidden, 10)})
+
+
+def _cnn(side: int, channels: int, kernel: int, hidden: int | None = None) -> nn.Module:
+    """Two convolutions that keep the size of an image, the second with twice the channels, each
+    halved by pooling; then perhaps a hidden layer."""
+    layers = OrderedDict[str, nn.Module](
+        conv1=nn.Conv2d(1, channels, kernel, padding=kernel // 2),
+        relu1=nn.ReLU(),
+        pool1=nn.MaxPool2d(2),
+        conv2=nn.Conv2d(channels, 2 * channels, kernel, padding=kernel // 2),
+        relu2=nn.ReLU(),
+        pool2=nn.MaxPool2d(2),
         flat=nn.Flatten(),
-        hidden=nn.Linear(inputs, hidden),
-        relu=nn.ReLU(),
-        head=nn.Linear(hidden, 10),
     )
+    width = 2 * channels * (side // 4) ** 2
+    if hidden is not None:
+        layers |= {"hidden": nn.Linear(width, hidden), "relu3": nn.ReLU()}
+        width = hidden
+    return nn.Sequential(layers | {"head": nn.Linear(width, 10)})
 
 
-def _convolutions(channels: int, *, kernel: int) -> dict[str, nn.Module]:
-    """Two convolutions that keep the size of an image, the second with twice the channels."""
-    return {
-        "conv1": nn.Conv2d(1, channels, kernel, padding=kernel // 2),
-        "relu1": nn.ReLU(),
-        "pool1": nn.MaxPool2d(2),
-        "conv2": nn.Conv2d(channels, 2 * channels, kernel, padding=kernel // 2),
-        "relu2": nn.ReLU(),
-        "pool2": nn.MaxPool2d(2),
-        "flat": nn.Flatten(),
-    }
+# 64-64-10 with ReLU: 4,810 parameters.
+digits_mlp = partial(_mlp, 64, 64)
 
+# Convolutions of 3 × 3 with 8 and 16 channels: 1,898 parameters.
+digits_cnn = partial(_cnn, 8, channels=8, kernel=3)
 
-def _in_order(**layers: nn.Module) -> nn.Module:
-    """A sequence of named layers. Estimates by layer use these names."""
-    return nn.Sequential(OrderedDict(layers))
+# 784-128-10 with ReLU: 101,770 parameters.
+fashion_mnist_mlp = partial(_mlp, 28 * 28, 128)
 
+# Convolutions of 5 × 5 with 16 and 32 channels, then 1568-24-10: 51,154 parameters.
+fashion_mnist_cnn = partial(_cnn, 28, channels=16, kernel=5, hidden=24)
 
 DIGITS: Mapping[str, Callable[[], nn.Module]] = {"mlp": digits_mlp, "cnn": digits_cnn}
 FASHION_MNIST: Mapping[str, Callable[[], nn.Module]] = {

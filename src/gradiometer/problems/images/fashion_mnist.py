@@ -36,7 +36,15 @@ def read_idx(path: Path, dimensions: int) -> UInt8[np.ndarray, "..."]:
 
     Source: Y. LeCun, C. Cortes, C. Burges, The MNIST database, "File formats".
     """
-    content = _decompress(path)
+    try:
+        content = read_file(path)
+        content = gzip.decompress(content) if path.suffix == ".gz" else content
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise BadArgument(
+            f"`{path}` cannot be decompressed ({error}): it is damaged, download it again."
+        ) from error
+    except OSError as error:
+        raise BadArgument(f"`{path}` cannot be read: {error.strerror or error}.") from error
     magic, expected = content[:4], bytes([0, 0, 8, dimensions])
     # A magic number, and a length of four bytes for each axis.
     header = 4 + 4 * dimensions
@@ -58,18 +66,6 @@ def read_idx(path: Path, dimensions: int) -> UInt8[np.ndarray, "..."]:
             f"{header + math.prod(shape):,}: it is damaged, download it again."
         )
     return np.frombuffer(content, dtype=np.uint8, offset=header).reshape(shape)
-
-
-def _decompress(path: Path) -> bytes:
-    try:
-        content = read_file(path)
-        return gzip.decompress(content) if path.suffix == ".gz" else content
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise BadArgument(
-            f"`{path}` cannot be decompressed ({error}): it is damaged, download it again."
-        ) from error
-    except OSError as error:
-        raise BadArgument(f"`{path}` cannot be read: {error.strerror or error}.") from error
 
 
 VARIABLE = "GRADIOMETER_DATA"

@@ -301,12 +301,22 @@ class Signs:
         return self.epochs_by_rows
 
     @cached_property
+    def is_one_batch(self) -> bool:
+        """True if every look had the batch of the first one, which is then the training set."""
+        same = self.single.get("same_rows", np.empty(0))
+        same = same[np.isfinite(same)]
+        return len(same) > 0 and bool(same.all())
+
+    @cached_property
     def epochs_by_rows(self) -> float:
         """Passes over the training set, from how often rows came back; NaN if that is unknown.
 
         Rows of a share f of the steps are compared. In E epochs, a row that is seen was seen before
-        with a chance of f (E − 1) / 2 on average.
+        with a chance of f (E − 1) / 2 on average. If every look has the same batch, it is the
+        training set.
         """
+        if self.is_one_batch:
+            return float(self.steps)
         repeated, rows = self.single.get("repeated_rows"), self.single.get("rows")
         if repeated is None or rows is None or not np.isfinite(repeated).any():
             return float("nan")

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from gradiometer.drift.spikes.evidence import ROSE, Observation
+from gradiometer.drift.spikes.cause import ROSE, Observation
 from gradiometer.drift.stability import BEYOND
 from gradiometer.measurement.estimate import counted, significant
 from gradiometer.measurement.finding import Finding

@@ -1,5 +1,8 @@
-"""The spectral density of a Hessian by stochastic Lanczos quadrature, with an interval from its
-probes."""
+"""The whole spectrum of a Hessian from random vectors, each with an interval from their spread: its
+trace by Hutchinson's estimator, and its density by stochastic Lanczos quadrature.
+"""
+
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -8,9 +11,88 @@ from torch import Tensor
 
 from gradiometer.arguments import check_level
 from gradiometer.drift.curvature_survey import SpectralDensity
-from gradiometer.drift.operator import Symmetric, images, random_vectors
+from gradiometer.drift.lanczos import (
+    UNIT,
+    Eigenvalues,
+    Mean,
+    Symmetric,
+    empty_rows,
+    images,
+    orthogonalise,
+    random_vectors,
+)
 from gradiometer.errors import BadArgument
-from gradiometer.measurement.estimate import LEVEL
+from gradiometer.measurement.estimate import LEVEL, Estimate
+from gradiometer.measurement.uncertainty.means import mean
+
+
+def trace(
+    operator: Symmetric,
+    *,
+    probes: int = 16,
+    ends: Eigenvalues | None = None,
+    level: float = LEVEL,
+    generator: torch.Generator,
+) -> Estimate:
+    """Tr H, the sum of the curvatures in all directions.
+
+    Unbiased: Tr H = Tr QᵀHQ + E (Pv)ᵀH(Pv) for v with random signs, P = I − QQᵀ and any orthonormal
+    Q. Without Q this is Hutchinson's estimator. With Q from Lanczos the large curvatures are summed
+    and only the rest is sampled, which saves most of the probes for a network. The interval is
+    Student's over probes. In simulations at nominal 90 % with 8, 16 and 32 probes it covers 89 to
+    90 % with Q or with an even spectrum. Without Q it covers 86 to 89 % if a few curvatures are
+    large, and 81, 85 and 87 % if one curvature is nearly all of the trace: run Lanczos first.
+
+    If H is a mean over parts of the examples, every part has separate probes, at no further cost.
+    The errors of the parts are then independent, and if their curvatures are similar, as in a
+    network, the variance is divided by the number of parts.
+
+    Costs `probes` products, in addition to those of Lanczos.
+
+    Args:
+        operator: H.
+        probes: Random vectors, at least 4.
+        ends: The result of Lanczos, whose basis is Q.
+        level: Confidence level, between 0 and 1.
+        generator: Random generator of the probes.
+
+    Source: Hutchinson (1989), A Stochastic Estimator of the Trace of the Influence Matrix; Q from
+    Krylov spaces: Chen & Hallman (2023), Krylov-Aware Stochastic Trace Estimation.
+
+    Example:
+        >>> from gradiometer.drift.lanczos import eigenvalues
+        >>> from gradiometer.drift.lanczos import VectorProduct
+        >>> matrix = torch.ones(20, 20) + torch.eye(20)  # its trace is 40
+        >>> operator = VectorProduct(lambda vectors: vectors @ matrix, like=torch.zeros(20))
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> print(trace(operator, probes=16, generator=generator))
+        43.2 [31.9, 54.6] loss / parameter²
+        >>> ends = eigenvalues(operator, largest=1, generator=generator)
+        >>> print(trace(operator, probes=16, ends=ends, generator=generator))
+        40.4 [39.8, 41.0] loss / parameter²
+    """
+    if not probes >= 4:
+        raise BadArgument(
+            f"`probes` must be at least 4, got {probes}: the interval needs their spread."
+        )
+    rows = empty_rows(operator, 0) if ends is None else ends.basis
+    summed = 0.0 if ends is None else float(np.trace(ends.projected))
+    # vᵀHv of every part times its share: separate probes make the errors of the parts independent.
+    forms = []
+    for share, part in operator.parts() if isinstance(operator, Mean) else [(1.0, operator)]:
+        vectors = orthogonalise(random_vectors(operator, probes, generator, "rademacher"), rows)
+        along = (images(part, vectors) * vectors).sum(dim=1, dtype=torch.float64)
+        forms.append(share * along.cpu().numpy())
+    sampled = mean(np.sum(forms, axis=0), level=level, unit=UNIT, batches=probes)
+    name = "Hutchinson" if ends is None else "deflated Hutchinson"
+    return replace(
+        sampled,
+        value=sampled.value + summed,
+        low=sampled.low + summed,
+        high=sampled.high + summed,
+        method=f"{name}, Student over {probes} probes"
+        + (f" of each of {len(forms)} parts" if len(forms) > 1 else ""),
+    )
 
 
 def spectral_density(
@@ -46,7 +128,7 @@ def spectral_density(
     Optimization via Hessian Eigenvalue Density.
 
     Example:
-        >>> from gradiometer.drift.operator import VectorProduct
+        >>> from gradiometer.drift.lanczos import VectorProduct
         >>> matrix = torch.diag(torch.tensor([-1.0, 0.1, 0.2, 3.0]))
         >>> operator = VectorProduct(lambda vectors: vectors @ matrix, like=torch.zeros(4))
         >>> density = spectral_density(operator, probes=64, generator=torch.Generator().manual_seed(0))
@@ -102,26 +184,21 @@ def tridiagonal(
         matrices[:, place, place] = (image * vector).sum(dim=1, dtype=torch.float64).cpu().numpy()
         if place + 1 == iterations:
             break
-        vector, size = _next(image, kept[:, : place + 1])
+        before = kept[:, : place + 1]
+        fresh = _without(image, before)
+        length = fresh.norm(dim=1, keepdim=True)
+        tiny = torch.finfo(length.dtype).tiny
+        vector = fresh / length.clamp_min(tiny)
+        # If nothing was new, rounding errors give a new direction, which is not yet orthogonal.
+        for _ in range(3):
+            vector = _without(vector, before)
+            vector = vector / vector.norm(dim=1, keepdim=True).clamp_min(tiny)
+        size = length[:, 0].double().cpu().numpy()
         scale = np.abs(matrices).max(axis=(1, 2))
         rounding = max(1e2 * torch.finfo(vector.dtype).eps, torch.finfo(operator.like.dtype).eps)
         beside = np.where(size > rounding * scale, size, 0.0)
         matrices[:, place, place + 1] = matrices[:, place + 1, place] = beside
     return matrices
-
-
-def _next(
-    image: Float[Tensor, "probes params"], kept: Float[Tensor, "probes before params"]
-) -> tuple[Float[Tensor, "probes params"], Float[np.ndarray, " probes"]]:
-    """The next unit vectors, and the norm of the new part of each image."""
-    fresh = _without(image, kept)
-    size = fresh.norm(dim=1, keepdim=True)
-    vector = fresh / size.clamp_min(torch.finfo(size.dtype).tiny)
-    # If nothing was new, rounding errors give a new direction, which is not yet orthogonal.
-    for _ in range(3):
-        vector = _without(vector, kept)
-        vector = vector / vector.norm(dim=1, keepdim=True).clamp_min(torch.finfo(size.dtype).tiny)
-    return vector, size[:, 0].double().cpu().numpy()
 
 
 def _without(
