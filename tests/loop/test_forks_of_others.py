@@ -80,7 +80,9 @@ def test_a_loop_that_is_over_is_forked_from_a_state_that_was_kept(
         return found
 
     _, found = trained(kind, tmp_path, at=at, checkpoints=2)
-    assert found.step == 32 and found.left == (START - 32) * BATCH
+    # a scheduler plans more than the loop has made
+    planned = 120 if kind is Checkpointing else START
+    assert found.step == 32 and found.left == (planned - 32) * BATCH
     script = kind()
     order = script.updates(0)
     for _ in range(32):

@@ -12,7 +12,7 @@ from gradiometer.integrations.gradients import Listener, gradients_of
 from gradiometer.integrations.watch.shield import Hook, Shield
 from gradiometer.integrations.watch.triage.batches import compared_by
 from gradiometer.measurement.objective import Objective
-from gradiometer.measurement.optimizer.several import bare_optimizer
+from gradiometer.measurement.optimizer.steps import bare_optimizer
 from gradiometer.run.budget import Budget
 
 
@@ -27,7 +27,8 @@ def facts_of(objective: Objective, optimizers: Sequence[torch.optim.Optimizer]) 
     kinds = {
         id(parameter): type(module).__name__
         for module in objective.model.modules()
-        for parameter in module.parameters(recurse=False)
+        # networks of MAML have a `parameters` of their own, without arguments
+        for _, parameter in module.named_parameters(recurse=False)
     }
     parameters = objective.parameters
     names = objective.names
