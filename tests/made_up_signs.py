@@ -81,7 +81,10 @@ def healthy(**changes: Any) -> Signs:
         "movement": tensors(0.02, 0.01, 0.02),
     }
     for name in [
-        name for name in changes if name in single or name in ("root", "stale", "scale", "labels")
+        name
+        for name in changes
+        if name in single
+        or name in ("root", "stale", "scale", "labels", "repeated_rows", "same_rows")
     ]:
         single[name] = changes.pop(name)
     for name in [name for name in changes if name in by_tensor or name.endswith("_rows")]:

@@ -215,6 +215,34 @@ def test_a_model_that_is_not_called_itself_is_seen_at_its_first_layer(tmp_path: 
     assert not any(layer._forward_pre_hooks for layer in model.modules())
 
 
+class Fast(nn.Module):
+    """The network of MAML: takes its weights as an argument, and has a `parameters` of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.vars = nn.ParameterList([nn.Parameter(torch.randn(3, 20) / 5)])
+
+    def forward(self, inputs: Tensor, weights: Any = None) -> Tensor:
+        return nn.functional.linear(inputs, *(weights or self.vars))
+
+    def parameters(self) -> Any:  # type: ignore[override]
+        return self.vars
+
+
+def test_a_network_with_parameters_of_its_own_is_looked_at(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Fast()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    with watch(model, optimizer, out=tmp_path, quiet=True, page=False) as w:
+        for _ in range(60):
+            optimizer.zero_grad()
+            loss = LOSS(model(torch.randn(32, 20)), torch.randint(3, (32,)))
+            loss.backward()
+            w.step(loss)
+            optimizer.step()
+    assert not w.run.warnings and Signs.of(w.run).tensors["movement"].size
+
+
 def test_hooks_on_layers_go_when_the_model_itself_is_called(tmp_path: Path) -> None:
     model = Keyword()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

@@ -118,6 +118,24 @@ def test_a_closure_that_runs_several_times_in_an_update_is_no_mistake(tmp_path: 
     assert [event["repeats"] for event in w.run.events if "repeats" in event] == ["batch"]
 
 
+def test_a_training_in_one_call_of_the_optimizer_is_no_mistake(tmp_path: Path) -> None:
+    """As in networks for physics: LBFGS makes all iterations in one call."""
+    model, _ = network()
+    optimizer = torch.optim.LBFGS(model.parameters(), lr=0.01, max_iter=2 * A_WHILE)
+    batch = next(iter(batches(1)))
+    with watched(tmp_path, (model, optimizer), every=4) as w:
+
+        def closure() -> torch.Tensor:
+            optimizer.zero_grad()
+            loss = backward(model, batch)
+            w.step(loss, batch)
+            return loss
+
+        optimizer.step(closure)
+    assert w.steps > A_WHILE
+    assert not any("updates in" in warning for warning in w.run.warnings)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("updates", [5, 10])
 def test_several_updates_on_one_batch_are_not_taken_for_the_whole_training_set(

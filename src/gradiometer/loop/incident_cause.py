@@ -86,7 +86,7 @@ class _Bisection:
         layers = [
             name
             for name, module in self.loop.model.named_modules()
-            if any(True for _ in module.parameters(recurse=False))
+            if any(True for _ in module.named_parameters(recurse=False))
         ]
         if len(layers) > 1:
             kept = [name for name in layers if not self.comes(f"{name} kept", _frozen(name))]

@@ -4,7 +4,7 @@ import math
 import zlib
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from fractions import Fraction
 from typing import Any, Literal
 
@@ -105,8 +105,7 @@ class Loop:
         gradient: Makes the gradient in place of a backward pass of `loss`.
         source: The run that the loop comes from; None for a person's loop.
         warnings: Sentences about the state that it starts from.
-        high_until: The last step so far whose rate was half of the highest or more; None if that is
-            not known.
+        high_until: The last step with half of the highest rate or more; None if it is not known.
         seed: Seed of the data orders and of the random draws of branches.
 
     Raises:
@@ -219,8 +218,7 @@ class Loop:
         return tuple(call for call in (self.loss, self.step, self.gradient) if call is not None)
 
     def copy(self) -> "Loop":
-        """A copy of everything that training changes; functions and data are shared. Nothing is
-        changed here.
+        """A copy of everything that training changes; functions and data are shared.
 
         Hooks on modules, parameters and the optimizer are kept, except those of a watch. Gradients
         are left out.
@@ -374,13 +372,11 @@ class Loop:
         a gradient penalty.
         """
         if not self._takes_gradients:
-            try:
+            with suppress(UserCodeFailed):
                 return self._readouts(model, torch.no_grad())
-            except UserCodeFailed:
-                found = self._readouts(model, torch.enable_grad())
-                self._takes_gradients = True
-                return found
-        return self._readouts(model, torch.enable_grad())
+        found = self._readouts(model, torch.enable_grad())
+        self._takes_gradients = True
+        return found
 
     def _readouts(
         self, model: nn.Module, gradients: AbstractContextManager[Any]

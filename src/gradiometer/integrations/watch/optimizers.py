@@ -168,6 +168,7 @@ class Pace:
         self._from: int | None = None
         # Updates since the last check.
         self.updates = 0
+        self._is_inside = False
         self._sought = False
         self._short = 0
         self._short_at = -1
@@ -187,9 +188,11 @@ class Pace:
         def begin(*_: object) -> None:
             nonlocal began_at
             began_at = steps()
+            self._is_inside = True
 
         def end(*_: object) -> None:
             self.updates += max(steps() - began_at - 1, 0)
+            self._is_inside = False
 
         return [optimizer.register_step_pre_hook(begin), optimizer.register_step_post_hook(end)]
 
@@ -221,6 +224,9 @@ class Pace:
         """
         if self._from is None:
             self._from = steps - 1
+        if self._is_inside:  # LBFGS may make all of a training in one call
+            self.next = steps + A_WHILE
+            return
         self.next = self._from + A_WHILE
         self._tell_doubt()
         made = steps - self._from

@@ -322,7 +322,7 @@ def _of_the_record(run: Run) -> Iterator[Check]:
         missing = expected - len(steps)
         yield Check(missing == 0, f"Steps whose loss is recorded: {len(steps):,} of {expected:,}.")
         spoiled = int((~np.isfinite(losses)).sum())
-        yield Check(spoiled == 0, f"Losses that are not finite, and not in any mean: {spoiled:,}.")
+        yield Check(spoiled == 0, f"Losses that are not finite: {spoiled:,}.")
     skipped = [warning for warning in run.warnings if "skipped" in warning]
     yield Check(not skipped, f"Parts of the record that could not be read: {len(skipped):,}.")
     resumed = [event["step"] for event in run.events if event["event"] == "resumed"]
@@ -341,9 +341,7 @@ def _of_the_intervals(diagnosis: Diagnosis) -> Iterator[Check]:
     ]
     if samples:
         fewest = min(samples)
-        yield Check(
-            fewest >= FEWEST, f"Smallest number of readings behind an interval: {fewest:,}."
-        )
+        yield Check(fewest >= FEWEST, f"Fewest readings behind an interval: {fewest:,}.")
     unknown = sum(not estimate.tells for estimate in diagnosis.estimates.values())
     yield Check(
         True, f"Estimates whose interval is still open: {unknown} of {len(diagnosis.estimates)}."

@@ -75,8 +75,8 @@ def _noise_scale_figure(curve: Curve, batch_size: float) -> Figure:
         single=len(curve) == 1,
         note=(
             "Each point is the value at that step, from the readings up to it, with its "
-            f"{curve[0][1].level:.0%} interval. If the noise scale is above B, a larger batch "
-            "saves updates; if it is below B, a larger batch mostly costs examples."
+            f"{curve[0][1].level:.0%} interval. Above B, a larger batch saves updates; below B, it "
+            "mostly costs examples."
         ),
     )
 
@@ -126,11 +126,11 @@ def _batch_figure(noise_scale: Estimate, present: int, run: Run) -> Figure:
     )
     last = table.rows[-1]
     note = (
-        "This is a prediction of a model from the noise scale of now, at the best learning rate "
-        "for each batch. `gradiometer measure batch RUN --of run` predicts for the whole run."
+        "A model predicts this from the noise scale of now, at the best learning rate for each "
+        "batch. For the whole run: `gradiometer measure batch RUN --of run`."
     )
     if not run.watched:
-        note += " `gradiometer measure batch` adds the time, measured on this machine."
+        note += " It also measures the time."
     return Figure(
         name="batch-size",
         title="Effect of the batch size",

@@ -301,6 +301,13 @@ class Signs:
         return self.epochs_by_rows
 
     @cached_property
+    def is_one_batch(self) -> bool:
+        """True if every look had the batch of the first one, which is then the training set."""
+        same = self.single.get("same_rows", np.empty(0))
+        same = same[np.isfinite(same)]
+        return len(same) > 0 and bool(same.all())
+
+    @cached_property
     def epochs_by_rows(self) -> float:
         """Passes over the training set, from how often rows came back; NaN if that is unknown.
 
@@ -308,9 +315,7 @@ class Signs:
         with a chance of f (E − 1) / 2 on average. If every look has the same batch, it is the
         training set.
         """
-        same = self.single.get("same_rows", np.empty(0))
-        same = same[np.isfinite(same)]
-        if len(same) and same.all():
+        if self.is_one_batch:
             return float(self.steps)
         repeated, rows = self.single.get("repeated_rows"), self.single.get("rows")
         if repeated is None or rows is None or not np.isfinite(repeated).any():

@@ -214,7 +214,7 @@ class Forks(Looks):
                 loop = kept.brought_back(loop)
             return fork(loop, alternatives, **{"out": run.path, **settings})
 
-    def _planned(self, batches: Any) -> int | None:
+    def _updates_in_all(self, batches: Any) -> int | None:
         """The number of updates of the whole training: as it was announced, or as its scheduler
         plans it."""
         if self.budget.planned is not None:
@@ -250,7 +250,7 @@ class Forks(Looks):
                 "accumulation": self._subject.accumulation,
                 "scaler": self._subject.scaler,
             }
-        planned = self._planned(batches)
+        planned = self._updates_in_all(batches)
         if planned is not None and planned > self.steps:
             known["left"] = f"{planned - self.steps} updates"
         known |= settings

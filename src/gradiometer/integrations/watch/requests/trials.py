@@ -163,7 +163,7 @@ class Trials:
         if self._explain(run, step, is_over=is_over):
             return SEARCH // BRANCHES
         updates = self._updates(step)
-        planned = self._watched._planned(self.data)
+        planned = self._watched._updates_in_all(self.data)
         left = planned - step if planned is not None and planned > step else None
         if left is not None and left < FEWEST:
             return 0  # what the last updates would change is no answer for the training

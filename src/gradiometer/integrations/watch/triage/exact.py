@@ -27,7 +27,8 @@ def facts_of(objective: Objective, optimizers: Sequence[torch.optim.Optimizer]) 
     kinds = {
         id(parameter): type(module).__name__
         for module in objective.model.modules()
-        for parameter in module.parameters(recurse=False)
+        # networks of MAML have a `parameters` of their own, without arguments
+        for _, parameter in module.named_parameters(recurse=False)
     }
     parameters = objective.parameters
     names = objective.names
