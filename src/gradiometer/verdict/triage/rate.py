@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.verdict.claims import Claim, Claimed
-from gradiometer.verdict.triage.course import ended_at, late_fall
+from gradiometer.verdict.triage.course import ended_at, late_quarters
 from gradiometer.verdict.triage.level import Level
 from gradiometer.verdict.triage.signs import Signs
 from gradiometer.verdict.triage.thresholds import (
@@ -101,7 +101,8 @@ def goes_straight_on(signs: Signs, direction: Estimate | None) -> bool:
     """True if the path has kept its direction, and the loss fell on it."""
     if direction is None:
         return False
-    return bool(direction.low > SAME_DIRECTION and late_fall(signs)[0] > 0)
+    first, last = late_quarters(signs)
+    return bool(direction.low > SAME_DIRECTION and len(first) >= 5 and last.mean() < first.mean())
 
 
 def doubt_of(signs: Signs, late: float) -> str:
