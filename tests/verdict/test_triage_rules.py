@@ -9,8 +9,9 @@ import pytest
 from gradiometer.loop import alternative_of
 from gradiometer.verdict.claims import Claim
 from gradiometer.verdict.triage import thresholds as limits
+from gradiometer.verdict.triage.course import late_fall
 from gradiometer.verdict.triage.findings import changes_of, findings_of
-from gradiometer.verdict.triage.level import Known
+from gradiometer.verdict.triage.level import Known, level_of
 from gradiometer.verdict.triage.signs import Signs
 from gradiometer.verdict.triage.triage import ORDER, triage_of
 from gradiometer.verdict.words.say import say
@@ -202,3 +203,17 @@ def test_a_rate_has_a_cure_that_a_fork_can_try() -> None:
 def test_zeros_at_the_end_of_a_schedule_are_no_burst() -> None:
     rates = np.linspace(0.1, 0, STEPS)
     assert rates[-1] == 0 and Claim.RATE_BURST not in claims(healthy(rates=rates))
+
+
+def test_a_loss_that_crosses_zero_has_no_level_and_is_not_healthy() -> None:
+    """The critic of a game was healthy, since its loss "came down to −70 % of a guess", and its
+    generator stopped early, since the loss "still fell by 130 %"."""
+    of_a_game = {"as_cross_entropy": constant(0.0), "label_entropy": constant(np.nan)}
+    sinking = np.linspace(2.0, -1.5, STEPS)
+    for losses in (sinking, -sinking, sinking - 3):
+        signs = healthy(losses=losses, **of_a_game)
+        (claim,) = triage_of(signs).claims
+        assert claim.claim is Claim.UNDECIDED and claim.doubts == ("no_floor",)
+        assert np.isnan(level_of(signs).value) and np.isnan(late_fall(signs)[0])
+    noise = {"batch_size": 4, "product": constant(0.0)}
+    assert claims(healthy(losses=sinking, **of_a_game, **noise)) == {Claim.BATCH_SMALL}

@@ -5,7 +5,7 @@ import numpy as np
 from gradiometer.verdict.claims import Claim, Claimed
 from gradiometer.verdict.triage.level import Known, Level
 from gradiometer.verdict.triage.schedule import is_constant
-from gradiometer.verdict.triage.signs import SMALL, Signs
+from gradiometer.verdict.triage.signs import SMALL, Array, Signs
 from gradiometer.verdict.triage.thresholds import (
     AT_A_GUESS,
     CALM,
@@ -232,15 +232,20 @@ def late_excess(signs: Signs, level: Level) -> float:
     return float(late.mean() ** 2 / ended_at(signs, level))
 
 
+def late_quarters(signs: Signs) -> tuple[Array, Array]:
+    """The losses of the first and of the last quarter of the second half."""
+    late = signs.finite[len(signs.finite) // 2 :]
+    quarter = len(late) // 4
+    return late[:quarter], late[len(late) - quarter :]
+
+
 def late_fall(signs: Signs) -> tuple[float, float]:
     """The relative fall of the loss within the second half, from its first to its last quarter, and
-    its error."""
-    losses = signs.finite
-    late = losses[len(losses) // 2 :]
-    if len(late) < 20:
+    its error; NaN if the loss has no floor."""
+    first, last = late_quarters(signs)
+    quarter = len(first)
+    if quarter < 5 or signs.has_no_floor:
         return float("nan"), float("nan")
-    quarter = len(late) // 4
-    first, last = late[:quarter], late[-quarter:]
     error = np.sqrt(first.var(ddof=1) / quarter + last.var(ddof=1) / quarter)
     return float(1 - last.mean() / first.mean()), float(error / first.mean())
 

@@ -64,7 +64,8 @@ def batch_small(signs: Signs, level: Level) -> Claimed | None:
         return None
     if (signs.series("labels") > FEW_LABELS).any():
         return None
-    if not signs.cosine < ALL_NOISE or not ended_at(signs, level) > LEARNT:
+    may_gain = signs.has_no_floor or ended_at(signs, level) > LEARNT
+    if not signs.cosine < ALL_NOISE or not may_gain:
         return None
     numbers = {"batch": float(signs.batch_size), "shared": signs.cosine}
     # A line of the program and no change of a fork: branches have as many examples, and so an

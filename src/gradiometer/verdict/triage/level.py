@@ -64,6 +64,8 @@ def level_of(signs: Signs) -> Level:
             if 0 < share < 1:
                 value = -share * math.log(share) - (1 - share) * math.log(1 - share)
                 return Level(value, Known.LABELS)
+    if signs.has_no_floor:
+        return Level(math.nan, Known.NOTHING)
     # labels without outputs: their entropy counts if the first loss is about as large, as for
     # another kind of cross- entropy (with smoothing, or computed inside of the model)
     if entropy > 0 and entropy / 1.5 <= start <= 1.5 * entropy:

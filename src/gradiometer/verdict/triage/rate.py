@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.verdict.claims import Claim, Claimed
-from gradiometer.verdict.triage.course import ended_at, late_fall
+from gradiometer.verdict.triage.course import ended_at, late_quarters
 from gradiometer.verdict.triage.level import Level
 from gradiometer.verdict.triage.signs import Signs
 from gradiometer.verdict.triage.thresholds import (
@@ -103,7 +103,8 @@ def goes_straight_on(signs: Signs, direction: Estimate | None, late: float) -> b
     if direction is None:
         return False
     limit = SOME_DIRECTION if late > HALF_A_GUESS else SAME_DIRECTION
-    return bool(direction.low > limit and late_fall(signs)[0] > 0)
+    first, last = late_quarters(signs)
+    return bool(direction.low > limit and len(first) >= 5 and last.mean() < first.mean())
 
 
 def doubt_of(signs: Signs, late: float) -> str:

@@ -177,6 +177,12 @@ class Signs:
         return np.asarray(self.losses[np.isfinite(self.losses)])
 
     @cached_property
+    def has_no_floor(self) -> bool:
+        """True if the loss was below zero, as of a critic, a policy or a density: zero is then not the
+        best, and a share of such a loss means nothing."""
+        return bool((self.finite < 0).any())
+
+    @cached_property
     def weights(self) -> Int[np.ndarray, " weights"]:
         """Places of the weight tensors: two axes or more. A network without any has all of its
         tensors here."""

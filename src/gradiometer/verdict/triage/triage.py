@@ -207,6 +207,8 @@ def _pass(signs: Signs, level: Level) -> Claimed:
         if doubt:
             return Claimed(Claim.UNDECIDED, numbers, doubts=(doubt,))
         return Claimed(Claim.HEALTHY, numbers)
+    if signs.has_ended and signs.has_no_floor:
+        return Claimed(Claim.UNDECIDED, {"steps": float(signs.length)}, doubts=("no_floor",))
     if (
         signs.steps >= LONG_ENOUGH
         and fell + error < FLAT

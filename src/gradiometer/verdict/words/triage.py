@@ -346,6 +346,10 @@ DOUBTS: Mapping[str, Callable[[Doubt], str]] = {
         "The learning rate never fell: the noise of the last steps may keep the loss up. Only a fork "
         "can tell (`cool now`)."
     ),
+    "no_floor": always(
+        "The loss was below zero, as of a player of a game, a policy or a density: how far it came "
+        "down cannot be judged. Give what is wanted of the model, `w.evaluated(test=...)`."
+    ),
     "still_falls": always(
         "The rate is high and the loss still falls fast: more updates, another rate or a decay "
         "could end far lower. Only a fork can tell (`rate 2x`, `cool now`)."
