@@ -18,7 +18,7 @@ from .exploration.samplers.langevin import SGNHT as SGNHT
 from .exploration.temperature.thermometer import Temperature as Temperature
 from .gauges import GAUGES as GAUGES
 from .integrations.norms import NormsWatch as NormsWatch
-from .integrations.watch.beginning import sampling_of as sampling_of
+from .integrations.watch.description import sampling_of as sampling_of
 from .integrations.watch.watch import watch as watch
 from .integrations.watch.watching import Watch as Watch
 from .loop.forking import fork as fork

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from gradiometer.errors import BadArgument, Interrupted, Unsupported
-from gradiometer.integrations.watch.beginning import sampling_of
+from gradiometer.integrations.watch.description import sampling_of
 from gradiometer.integrations.watch.recording import Findings
 from gradiometer.integrations.watch.shield import Hook
 from gradiometer.integrations.watch.watch import watch
@@ -71,6 +71,8 @@ class HuggingFaceCallback(TrainerCallback):
         self._watch: Watch | None = None
         self._hook: Any = None
         self._trainer: Any = None
+        # A step that somebody has put on the Trainer itself; None for that of its class.
+        self._replaced: Callable[..., Tensor] | None = None
         self._made: tuple[Tensor, Batch] | None = None
         self._inside = False
         self._accumulation = 1
@@ -121,6 +123,7 @@ class HuggingFaceCallback(TrainerCallback):
         )
         self._watch.__enter__()
         # The Trainer has clipped the gradients before it calls any callback.
+        self._replaced = vars(self._trainer).get("training_step")
         self._trainer.training_step = self._stepping(self._trainer.training_step)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -144,7 +147,9 @@ class HuggingFaceCallback(TrainerCallback):
     def _end(self, error: BaseException | None) -> None:
         self._hook.remove()
         self._hook = None
-        vars(self._trainer).pop("training_step", None)
+        del self._trainer.training_step
+        if self._replaced is not None:
+            self._trainer.training_step = self._replaced
         if self._own is not None:
             self._own.remove()
         self.watch.__exit__(None if error is None else type(error), error, None)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gradiometer.errors import BadArgument, Unsupported
-from gradiometer.integrations.watch.beginning import sampling_of
+from gradiometer.integrations.watch.description import sampling_of
 from gradiometer.integrations.watch.recording import Findings
 from gradiometer.integrations.watch.watch import watch
 from gradiometer.integrations.watch.watching import Watch

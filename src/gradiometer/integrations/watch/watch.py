@@ -18,7 +18,7 @@ from gradiometer.arguments import (
 from gradiometer.errors import BadArgument, bounded
 from gradiometer.gauges import Asked, GaugesAsked
 from gradiometer.integrations.fsdp import is_sharded, refuse_unsupported_shards, reshard
-from gradiometer.integrations.watch.beginning import (
+from gradiometer.integrations.watch.description import (
     PARTS,
     gauges_for,
     refuse_what_cannot_be_watched,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from gradiometer.errors import BadArgument
 from gradiometer.integrations.gradients import Listener
-from gradiometer.integrations.watch.beginning import known_sampling
+from gradiometer.integrations.watch.description import known_sampling
 from gradiometer.integrations.watch.requests.forks import Forks
 from gradiometer.integrations.watch.subject import Inputs
 from gradiometer.measurement.batch import Batch, mapped
