@@ -107,6 +107,16 @@ PARTS: dict[str, Sequence[Training]] = {
         Training(third.credit, third.gated, DECAY, 0.001, "linear", steps=300),
         Training(third.pulses, third.temporal, torch.optim.Adam, 0.003, "cosine", steps=200),
     ),
+    "again": (
+        Training(sets.rings, networks.leaky, MOMENTUM, 0.03, "cosine", steps=240),
+        Training(sets.interactions, networks.dense_skips, DECAY, 0.002, "linear", steps=240),
+        Training(sets.arm, networks.smooth, torch.optim.Adam, 0.003, "constant", steps=240),
+        Training(sets.blobs, networks.swish, torch.optim.SGD, 0.05, "constant", steps=240),
+        Training(sets.tones, networks.layer_norm, DECAY, 0.002, "linear", steps=240),
+        Training(sets.waves, networks.funnel, torch.optim.Adam, 0.003, "cosine", steps=240),
+        Training(sets.tree, networks.normed, MOMENTUM, 0.02, "cosine", steps=240),
+        Training(sets.source, networks.attention, DECAY, 0.003, "linear", steps=160),
+    ),
 }
 
 

@@ -37,24 +37,34 @@ def with_checks(function: Callable[..., Any]) -> Callable[..., Any]:
     # its body, and beartype's look at it, come after the scope has ended
     if inspect.isgeneratorfunction(function):
         return usual(function, typechecker=beartype)
-    written, function.__annotations__ = function.__annotations__, hints_of(function)
-    of_arrays = "jaxtyping." in repr(function.__annotations__)
-    left_out = "<locals>" in function.__qualname__ and not of_arrays
-    inner = function if left_out else beartype(function)
-    function.__annotations__ = written
-    if left_out:
+    hints = hints_of(function)
+    of_arrays = "jaxtyping." in repr(hints)
+    if "<locals>" in function.__qualname__ and not of_arrays:
         return function
+    inner: Callable[..., Any] | None = None
 
     @functools.wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
+        nonlocal inner
         if jaxtyping.config.jaxtyping_disable:
             return function(*args, **kwargs)
+        if inner is None:
+            inner = checker_of(function, hints)
         if not of_arrays:
             return inner(*args, **kwargs)
         with usual("context"):
             return inner(*args, **kwargs)
 
     return wrapped
+
+
+def checker_of(function: Callable[..., Any], hints: dict[str, Any]) -> Callable[..., Any]:
+    """The function under beartype, which takes milliseconds: only for what is called."""
+    written, function.__annotations__ = function.__annotations__, hints
+    try:
+        return beartype(function)
+    finally:
+        function.__annotations__ = written
 
 
 def hints_of(function: Callable[..., Any]) -> dict[str, Any]:

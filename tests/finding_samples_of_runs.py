@@ -143,7 +143,7 @@ def of_the_record(folder: Path) -> Iterator[Finding]:
     ]
     yield from incidents(folder)
     run = run_in(folder / "decisions", steps=1200)
-    with run.folder.events_path.open("a") as file:
+    with run.events_path.open("a") as file:
         file.writelines(json.dumps({"time": 0.0, **event}) + "\n" for event in events)
     opened = Run.open(run.path)
     for found in (cooling_finding(opened), rate_finding(opened), cooled_finding(opened)):
@@ -179,7 +179,7 @@ def warned(folder: Path) -> Path:
         "text": "the loss differs",
         "withholds": "loss",
     }
-    with run.folder.events_path.open("a") as file:
+    with run.events_path.open("a") as file:
         file.write(json.dumps(warning) + "\n")
     return run.path
 
@@ -216,7 +216,7 @@ def short_of_readings(folder: Path) -> Iterator[Finding]:
         "mode": "apart",
         "short_of": 20,
     }
-    with run.folder.readings_path().open("a") as file:
+    with run.readings_path().open("a") as file:
         file.write(json.dumps({"kind": "overhead", **overhead}) + "\n")
     yield from (
         found for found in diagnose(Run.open(run.path)).findings if found.claim == "budget_short"

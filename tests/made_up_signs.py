@@ -83,7 +83,8 @@ def healthy(**changes: Any) -> Signs:
     for name in [
         name
         for name in changes
-        if name in single or name in ("root", "stale", "scale", "labels", "same_rows")
+        if name in single
+        or name in ("root", "stale", "scale", "labels", "repeated_rows", "same_rows")
     ]:
         single[name] = changes.pop(name)
     for name in [name for name in changes if name in by_tensor or name.endswith("_rows")]:

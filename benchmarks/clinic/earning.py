@@ -1,20 +1,19 @@
-"""Does each sick case earn its place? Its cure must lower the loss on fresh rows by 10 % on two
-seeds."""
+"""Does each sick case earn its place? Its cure must lower the loss on fresh rows on two seeds."""
 
 import json
 from collections import Counter
 from pathlib import Path
 
 from clinic.bench import Bench, Wanted, gain
-from clinic.cases import SEEDS, Case, partly_cured, sick_cases
+from clinic.cases import HALVES, MILD, SEEDS, Case, partly_cured, sick_cases
 from clinic.catalogue import data_of
 from clinic.recipe import build
 
 EARNED = Path(__file__).with_name("earned.json")
-WORTH = 0.1
-"""The share of the loss that a cure must gain on each seed."""
-MILD = 0.2
-"""A case whose cure gains less than this is a mild one. A third of the cases should be."""
+WORTH = dict.fromkeys(HALVES, 0.1) | dict.fromkeys(MILD, 0.02)
+"""The share of the loss that a cure must gain on each seed, by part."""
+A_THIRD = 0.2
+"""A third of the cures should gain less than this."""
 
 
 def earn(bench: Bench, half: str) -> list[dict[str, object]]:
@@ -44,11 +43,11 @@ def row_of(bench: Bench, case: Case) -> dict[str, object]:
         "parameters": parameters(case),
         "gains": gains,
     }
-    earns = min(gains) >= WORTH
+    earns = min(gains) >= WORTH[case.half]
     if len(case.claims) == 2:
         alone = [gains_of(bench, case, recipe) for recipe in partly_cured(case)]
         row["gains of each alone"] = alone
-        earns = earns and all(min(each) >= WORTH for each in alone)
+        earns = earns and all(min(each) >= WORTH[case.half] for each in alone)
     row["earns"] = earns
     return row
 
@@ -84,7 +83,7 @@ def show(rows: list[dict[str, object]]) -> None:
         alone = row.get("gains of each alone", "")
         print(f"{mark} {gains}  {row['case']}  {alone}")
     earning = [row for row in rows if row["earns"]]
-    mild = [row for row in earning if sum(row["gains"]) / 2 < MILD]  # type: ignore[call-overload]
+    mild = [row for row in earning if sum(row["gains"]) / 2 < A_THIRD]  # type: ignore[call-overload]
     double = [row for row in earning if len(row["claims"]) == 2]  # type: ignore[arg-type]
     large = [row for row in earning if row["parameters"] >= 5_000_000]  # type: ignore[operator]
     illnesses = Counter(claim for row in earning for claim in row["claims"])  # type: ignore[attr-defined]
@@ -93,7 +92,7 @@ def show(rows: list[dict[str, object]]) -> None:
         f"{len(double)} cases of"
     )
     print(
-        f"two, {len(mild)} mild ones (below {MILD:.0%}), {len(large)} with 5 million parameters or "
+        f"two, {len(mild)} mild ones (below {A_THIRD:.0%}), {len(large)} with 5 million parameters or "
         "more."
     )
     print(", ".join(f"{claim} {count}" for claim, count in sorted(illnesses.items())))

@@ -111,7 +111,7 @@ def test_the_command_prints_a_sentence_and_a_table_and_writes_the_page(run: Run,
     )
     for name in ("go on", "rate 0.5x", "rate 2x", "batch 2x,", "cool now"):
         assert any(line.startswith(name) for line in said.splitlines())
-    assert "warning: 2 replicates give wide intervals" in progress
+    assert "warning: Only 2 replicates, so intervals are wide" in progress
     assert f"fork  {run.path}/forks/0001\npage  {run.path}/report.html" in said
     assert (run.path / "report.html").is_file()
     assert "; rate 2x; batch 2x, rate " in progress, "the name of one alternative has a comma"

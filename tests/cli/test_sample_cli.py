@@ -75,6 +75,7 @@ def test_the_verb_prints_temperatures_moments_and_the_known_answer() -> None:
     assert "T asked 1.00" in words and "known: 0.3883" in words and "test_accuracy" in words
 
 
+@pytest.mark.slow
 def test_the_verb_says_that_a_run_was_too_short_for_its_slowest_direction() -> None:
     words = " ".join(
         run_verb("linear-regression", "--steps", "1000", "--burn-in", "100").output.split()

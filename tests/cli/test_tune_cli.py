@@ -139,3 +139,21 @@ def test_what_cannot_be_tuned_is_refused(
     monkeypatch.chdir(tmp_path)
     code, _, err = called(capsys, *flags)
     assert code == 2 and sentence in err
+
+
+@pytest.mark.parametrize("verb", [("tune",), ("train", "--tune")], ids=" ".join)
+def test_nothing_is_chosen_if_all_rates_diverge(
+    verb: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command, *flags = verb
+    code, out, error = called(
+        capsys, command, "quadratic", "--steps", "24", *flags, "--weight-decay", "1e308"
+    )
+    assert code == 4 and "optimizer =" not in out
+    assert "error: training diverged at all rates, from " in error
+    assert not [*tmp_path.rglob("tuned.toml")]
+    assert not (tmp_path / "runs" / "quadratic-position-1").exists()

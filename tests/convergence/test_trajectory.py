@@ -328,6 +328,7 @@ def test_an_ordinary_run_raises_no_alarm(tmp_path, changes) -> None:
     assert [event["event"] for event in run.events].count(NAME) == 1
 
 
+@pytest.mark.slow
 def test_a_resumed_run_stores_the_same_iterates(tmp_path, monkeypatch) -> None:
     settings = {"schedule": "InversePower(0.5, power=0.6)", "batch_size": 16, "epochs": 20}
     whole = trained(tmp_path / "whole", "ring", **settings)

@@ -141,6 +141,7 @@ def test_attention_with_the_default_fused_kernel_has_a_second_derivative(trainin
     assert Curvature(Objective(model, loss), [tokens]).eigenvalues().converged
 
 
+@pytest.mark.slow
 def test_a_compiled_model_has_the_hessian_of_its_module() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 5))

@@ -82,7 +82,7 @@ def with_path(folder: Path, steps: int = STEPS) -> Run:
     points = (
         np.random.default_rng(0).normal(size=(steps, 7)) / np.arange(1, steps + 1)[:, None]
     ).cumsum(axis=0)
-    with run.folder.readings_path().open("a") as file:
+    with run.readings_path().open("a") as file:
         for step in kept_steps(steps):
             moments = f'{{"point":{points[step].tolist()}}}'
             file.write(

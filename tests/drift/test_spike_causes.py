@@ -118,6 +118,7 @@ def test_the_batches_at_the_end_of_a_run_are_not_judged_by_leaving_them_out(tmp_
     assert found.cause == "unknown" and "It did not come with other data" in found.sentence
 
 
+@pytest.mark.slow
 def test_the_command_says_it_in_words_and_as_one_object(
     run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -287,8 +287,8 @@ def test_a_batch_below_the_noise_scale() -> None:
     assert state is State.LOOK
     assert words == (
         "A batch twice as large would nearly halve the updates: the gradient noise scale is 450 "
-        "[364, 589] (200 measured steps), 14 times the batch of 32. The updates would go from "
-        "15.1x to 8.0x of the minimum, for 7% more examples."
+        "[364, 589] (200 measured steps), 14 times the batch of 32. Now training needs "
+        "15x the fewest updates possible, and would need 8.0x, for 7% more examples."
     )
 
 
@@ -307,7 +307,8 @@ def test_a_batch_near_the_noise_scale() -> None:
     assert state is State.OK
     assert words == (
         "B = 64 is near the gradient noise scale 64.0 [30.0, 120] (200 measured steps). Here "
-        "updates (2.0x of the minimum) and examples (2.0x) trade about evenly."
+        "updates and examples trade about evenly: 2.0x the fewest updates possible, and 2.0x "
+        "the fewest examples."
     )
 
 
@@ -315,8 +316,8 @@ def test_an_unbounded_noise_scale_is_reported_with_its_lower_bound_and_the_steps
     state, words = finding_at(32, 2000, 900, math.inf, needed=1234)
     assert state is State.LOOK
     assert words.startswith(
-        "The gradient noise scale is at least 900, above B = 32; an upper bound needs about 1,200 "
-        "more steps at B = 32."
+        "A batch twice as large would nearly halve the updates: the gradient noise scale is at "
+        "least 900, above B = 32; an upper bound needs about 1,200 more steps at B = 32."
     )
     state, words = finding_at(1024, 2000, 900, math.inf, needed=1234)
     assert state is State.CANNOT_TELL

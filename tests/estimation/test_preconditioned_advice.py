@@ -53,7 +53,7 @@ def test_the_advice_is_another_batch_with_a_bracket_of_rates() -> None:
     assert say(above).advice.startswith(
         "`B = 200` with a learning rate of 0.67 to 1.0 times the present one, if examples"
     )
-    assert "within a factor of 2" in say(below).caveat and "6 of 6" in say(below).caveat
+    assert "within a factor of 2" in say(below).caveat and "12 of 13" in say(below).caveat
 
 
 def test_nearer_than_its_validity_no_batch_is_advised() -> None:

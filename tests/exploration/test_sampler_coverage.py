@@ -141,6 +141,7 @@ def test_a_slow_direction_that_no_parameter_shows_is_found() -> None:
     assert not Moment.of(fast, slowest=12.0).mean.tells and Moment.of(fast).mean.tells
 
 
+@pytest.mark.slow
 def test_a_function_of_a_fast_parameter_waits_for_the_slow_one() -> None:
     """Two parameters with curvatures 1 and 0.005: 1,000 steps at η = 0.2 are one relaxation time of
     the second."""

@@ -221,7 +221,10 @@ def test_the_last_snapshot_of_a_run_is_its_final_model(tmp_path: Path) -> None:
     assert all(torch.equal(value, final[name]) for name, value in snapshots[-1].state_dict.items())
 
 
-@pytest.mark.parametrize("stopped_at", [5, 10, 11, 20, 29])
+@pytest.mark.parametrize(
+    "stopped_at",
+    [10, 29, *(pytest.param(step, marks=pytest.mark.slow) for step in (5, 11, 20))],
+)
 def test_a_run_stopped_anywhere_ends_with_the_same_snapshots_bit_for_bit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped_at: int
 ) -> None:

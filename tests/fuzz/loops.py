@@ -7,7 +7,7 @@ import os
 import random
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import chdir
+from contextlib import chdir, suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -53,6 +53,8 @@ USUAL: dict[str, tuple[Any, ...]] = {
     "every": (1, 2, None),
     "budget": (0.5, 0.0),
     "trials": (0.0, 0.3),
+    "checkpoints": (0, 2),
+    "at": (None, 0, 2),
     "gauges": ("noise", ["noise", "trajectory"], "noise,batch_sharpness"),
     "loss": (LOSS,),
     "steps": (STEPS, 100),
@@ -115,10 +117,12 @@ def _request(draw: random.Random, watched: Any, model: nn.Module) -> None:
     data = draw.choice(USUAL["batches"] if draw.random() < 0.7 else OBJECTS)
     changes = draw.choice(USUAL["alternatives"] if draw.random() < 0.7 else OBJECTS)
     short = {"horizon": "1 update", "replicates": 1}
-    settings = _given(draw, ("horizon", "replicates", "tail", "seed", "budget", "batch_size"), 2)
+    names = ("horizon", "replicates", "tail", "seed", "budget", "batch_size", "at")
+    settings = _given(draw, names, 2)
     requests: dict[str, Callable[[], object]] = {
         "evaluated": lambda: watched.evaluated(**_given(draw, ("test", "train"))),
         "fork": lambda: watched.fork(batches=data, alternatives=changes, **(short | settings)),
+        "incident": lambda: watched.incident(batches=data, **_given(draw, ("batch_size", "index"))),
         "ensemble": lambda: watched.ensemble(data, **_given(draw, ("train", "points"))),
         "snapshot": watched.snapshot,
         "findings": lambda: str(watched.findings()),
@@ -135,11 +139,14 @@ def watched_loop(draw: random.Random, folder: Path) -> None:
     names = (*USUAL, "sampling", "scaler", "probe", "groups", "batch_axis", "to", "name", "out",
              "page", "quiet")  # fmt: skip
     watching = tuple(name for name in names if name not in ("horizon", "replicates", "tail", "test",
-                     "batch_size", "points", "alternatives", "train", "batches"))  # fmt: skip
+                     "batch_size", "points", "alternatives", "train", "batches", "at"))  # fmt: skip
     model, optimizer = _parts()
     quiet = {"out": folder / "runs", "page": False, "quiet": True}
     # what is refused at the door says nothing of the steps behind it
     given = quiet | {"loss": LOSS} | (_given(draw, watching) if draw.random() < 0.3 else {})
+    if draw.random() < 0.3:
+        # states to fork from, and updates to look for an incident in
+        given["checkpoints"] = 2
     with watch(model, optimizer, **given) as watched:
         for step in range(STEPS):
             loss: Any = _update(model, optimizer, step)
@@ -151,7 +158,9 @@ def watched_loop(draw: random.Random, folder: Path) -> None:
             before = copy.deepcopy(torch.get_rng_state())
             watched.step(loss, batch)
             if draw.random() < 0.5:
-                _request(draw, watched, model)
+                # the loop goes on after a refusal
+                with suppress(GradiometerError):
+                    _request(draw, watched, model)
             assert torch.equal(torch.get_rng_state(), before), "random numbers were used"
             optimizer.step()
     check_bits(model)
@@ -224,7 +233,10 @@ def python_calls(draw: random.Random, folder: Path) -> None:
         names = ("steps", "budget", "batch_size", "optimizer", "momentum", "weight_decay", "clip",
                  "aim", "seed", "pool", "threads", "loss", "batches")  # fmt: skip
         whole = {"loss": LOSS, "batches": (INPUTS, LABELS), "batch_size": 16}
-        tune(model, **(whole | short | _given(draw, names, 2)))
+        given = whole | short | _given(draw, names, 2)
+        if isinstance(given["steps"], int) and 10**6 < given["steps"] <= 2**53:
+            return  # a training of a year is no mistake that could be refused
+        tune(model, **given)
         return
     names = ("batches", "batch_size", "loss", "step", "evaluate", "scheduler", "scheduler_each",
              "scaler", "accumulation", "left", "index", "readout_examples")  # fmt: skip

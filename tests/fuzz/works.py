@@ -34,7 +34,7 @@ def of_a_training(folder: Path) -> Facts:
     if not found:
         return {}
     run = Run.open(found[0].parent)
-    checkpoint, damaged = load_latest(run.folder)
+    checkpoint, damaged = load_latest(run)
     complaints = [text for text in run.warnings if not text.endswith("skipped.")]
     assert not damaged and not complaints, (damaged, complaints)
     names = [
@@ -50,7 +50,7 @@ def of_a_training(folder: Path) -> Facts:
         },
         "events": {name: names.count(name) for name in names},
         "snapshots": {
-            path.name: hashed(path.read_bytes()) for path in run.folder.snapshots_path.glob("[!.]*")
+            path.name: hashed(path.read_bytes()) for path in run.snapshots_path.glob("[!.]*")
         },
         "step": 0,
         "status": run.status,

@@ -57,8 +57,18 @@ def test_an_effect_that_grows_may_grow_further_and_one_that_shrinks_keeps_its_si
         verdict == "better" and estimate.low < -0.4 < -0.25 < estimate.value < -0.14 < estimate.high
     )
     verdict, estimate = end(-0.4, -0.2)
-    assert verdict == "better" and estimate.low < -0.22 and estimate.value == pytest.approx(-0.1)
+    assert verdict == "better" and estimate.low < -0.22 and estimate.value == pytest.approx(-0.2)
     assert -0.05 < estimate.high < 0
+
+
+def test_an_effect_may_come_back_to_what_it_was_and_the_noise_of_one_that_shrinks_does_so() -> None:
+    _, grown = end(-0.1, -0.2)
+    assert grown.low == pytest.approx(-0.4, abs=0.01) and grown.value == pytest.approx(-0.2)
+    assert grown.high == pytest.approx(-0.05, abs=0.001)
+    _, shrunk = end(-0.4, -0.2)
+    assert shrunk.low == pytest.approx(-0.4, abs=0.01)
+    _, worse = end(0.4, 0.2)
+    assert worse.value == pytest.approx(0.1) and worse.low == pytest.approx(0, abs=0.01)
 
 
 def test_nothing_is_called_worse_while_the_trend_is_towards_it() -> None:
@@ -227,7 +237,8 @@ def test_a_watched_fork_takes_the_data_and_what_is_left_from_what_it_sees(
         found = w.fork("rate 2x", replicates=1)
     assert found is not None
     assert found.left == 64 * 32 and found.horizon == 16 * 32
-    assert "One replicate gives no interval" in str(found).splitlines()[0]
+    said = str(found).splitlines()[0]
+    assert "One replicate gives no interval" in said and "horizon='end' answers for that" in said
 
 
 def test_a_watched_fork_without_data_says_what_to_give(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Rows that belong together are one example of a fork: lengths count examples, and no update has
 half of one."""
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -128,3 +129,51 @@ def test_rows_that_are_drawn_one_by_one_cannot_be_grouped() -> None:
         Loop(model, optimizer, loss=contrastive, batches=loader(), groups=1)
     with pytest.raises(BadArgument, match=r"`groups` returned labels of shape \[3\] for 16 rows"):
         Loop(model, optimizer, loss=contrastive, batches=loader(), groups=lambda batch: [0, 1, 2])
+
+
+def pairs(model: nn.Module, batch: Any) -> Tensor:
+    """A contrastive loss of pairs, each of which is one row."""
+    one, two = (functional.normalize(model(view)) for view in batch)
+    return functional.cross_entropy(one @ two.T / 0.1, torch.arange(len(one)), reduction="none")
+
+
+def test_a_loss_that_changes_with_the_batch_is_read_out_on_batches_of_training() -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    rows = DataLoader(TensorDataset(VIEWS[0], VIEWS[1]), SIZE, shuffle=True)
+    held_out = VIEWS[0][:32] + 0.1, VIEWS[1][:32]
+    loop = Loop(model, optimizer, loss=pairs, batches=rows, evaluate=held_out)
+    found = fork(loop, ["batch 2x", "batch 4x"], horizon="48 updates", replicates=2)
+    by_hand = copy.deepcopy(model).eval()
+    with torch.no_grad():
+        eights = [
+            float(pairs(by_hand, [view[start : start + 8] for view in held_out]).mean())
+            for start in range(0, 32, 8)
+        ]
+    start = loop.readouts(model.eval())["test_loss"].mean
+    assert start == pytest.approx(sum(eights) / 4)
+    for name in found.names:
+        for result in found.of(name):
+            # a batch of 32 without any learning would have log 32, which is 3.5, and one of 8 has 2.1
+            assert (
+                result.readouts["train_loss"].mean < 2.1 and result.readouts["test_loss"].mean < 2.1
+            )
+    assert found.warnings[0].startswith("The loss compares the examples of a batch")
+    assert "on batches of the size that training has now" in str(found).splitlines()[0]
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.1])
+def test_a_loss_of_single_examples_is_read_out_at_once(noise: float) -> None:
+    model = nn.Linear(6, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    rows = DataLoader(TensorDataset(FIRST, FIRST.sum(dim=1, keepdim=True)), SIZE, shuffle=True)
+    sizes = []
+
+    def loss(model: nn.Module, batch: Any) -> Tensor:
+        sizes.append(len(batch[0]))
+        drawn = noise * torch.randn(batch[1].shape)
+        return functional.mse_loss(model(batch[0]), batch[1] + drawn)
+
+    loop = Loop(model, optimizer, loss=loss, batches=rows)
+    loop.readouts(model)
+    assert sizes[-1] == PAIRS and loop.warnings == ()

@@ -69,6 +69,7 @@ def test_a_full_disk_costs_the_branch_that_it_could_not_keep(
     assert numbers(OwnLoop().fork(out=tmp_path, **ASKED)) == whole
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 def test_a_fork_that_was_killed_goes_on_with_the_same_bits(
     tmp_path: Path, whole: list[dict[str, Any]]

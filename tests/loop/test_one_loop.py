@@ -215,7 +215,7 @@ def test_a_fork_that_version_02_began_is_continued_from_its_branches(old: Run) -
 
 def test_a_run_that_version_02_stopped_is_resumed(old: Run) -> None:
     run = resume(old.path)
-    checkpoint, warnings = load_latest(run.folder)
+    checkpoint, warnings = load_latest(run)
     assert run.status == "finished" and run.steps == 100 and not warnings and checkpoint is not None
     first = checkpoint.tensors["model.position"][:3].tolist()
     assert first == pytest.approx(

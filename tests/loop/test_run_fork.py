@@ -160,11 +160,11 @@ def test_skipped_batches_are_those_of_the_run(run: Run) -> None:
 
 def test_the_step_of_a_fork_is_the_middle_or_the_newest_checkpoint(run: Run) -> None:
     assert default_step(run) == 100
-    events = run.folder.events_path
+    events = run.events_path
     events.write_text(
         "".join(line for line in events.read_text().splitlines(True) if '"finished"' not in line)
     )
-    assert default_step(Run.open(run.path)) == checkpoint_steps(run.folder)[0] == 200
+    assert default_step(Run.open(run.path)) == checkpoint_steps(run)[0] == 200
 
 
 @pytest.mark.parametrize(
@@ -224,7 +224,7 @@ def test_who_imports_an_old_name_is_told_the_new_one(room: str, old: str, new: s
 
 
 def test_a_run_on_other_data_is_refused(run: Run) -> None:
-    manifest = run.folder.manifest_path
+    manifest = run.manifest_path
     manifest.write_text(manifest.read_text().replace('fingerprint = "', 'fingerprint = "0'))
     with pytest.raises(BadArgument, match="was trained on data with fingerprint 0"):
         fork_of(Run.open(run.path), ["rate 2x"])

@@ -158,6 +158,7 @@ def test_all_samplers_draw_from_the_logistic_posterior(kind: type[Sampler], rate
     assert off(iterates, LOGISTIC.mode, np.linalg.inv(LOGISTIC.curvature(LOGISTIC.mode))) > 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "rate"), [(SGLD, 0.2), (SGHMC, 0.05), (SGNHT, 0.05)])
 def test_held_samplers_draw_from_it_on_mini_batches_too(kind: type[Sampler], rate: float) -> None:
     moments = LOGISTIC.moments()

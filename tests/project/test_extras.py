@@ -17,7 +17,7 @@ PROMISES = {
     "ray": "from gradiometer.jobs.choice import pool_of; pool_of('ray'); import ray",
     "export": "import onnx, onnxscript, torch; print(torch.onnx.export)",
     "schedulefree": (
-        "from gradiometer.measurement.optimizer.averaged import schedule_free_class; "
+        "from gradiometer.measurement.optimizer.steps import schedule_free_class; "
         "schedule_free_class()"
     ),
     "lightning": "from gradiometer.integrations import LightningCallback; LightningCallback(None)",

@@ -182,7 +182,7 @@ def cooled(tmp_path: Path) -> Run:
             "spent": 1.0,
         },
     ]
-    with run.folder.events_path.open("a") as journal:
+    with run.events_path.open("a") as journal:
         journal.writelines(json.dumps(event) + "\n" for event in events)
     return Run.open(run.path)
 
@@ -225,7 +225,7 @@ def test_a_loop_of_ones_own_shows_the_rates_it_was_measured_at(tmp_path: Path) -
         }
         for step, rate in ((0, 0.1), (200, 0.1), (400, 0.01))
     ]
-    with run.folder.readings_path().open("a") as journal:
+    with run.readings_path().open("a") as journal:
         journal.writelines(json.dumps(line) + "\n" for line in lines)
     section = of(Run.open(run.path))
     assert "goes from 0.100 to 0.0100 at step 400" in section.figures[0].summary

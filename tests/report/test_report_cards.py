@@ -174,8 +174,8 @@ def test_what_was_checked_is_listed_with_its_outcome(run: Run, tmp_path: Path) -
     failed = [check.words for check in checks(Run.open(broken.path), few) if not check.passed]
     assert failed == [
         "Steps whose loss is recorded: 3 of 10.",
-        "Losses that are not finite, and not in any mean: 1.",
+        "Losses that are not finite: 1.",
         "Parts of the record that could not be read: 1.",
-        "Smallest number of readings behind an interval: 9.",
+        "Fewest readings behind an interval: 9.",
         "The instrument used 20 % of the training time (budget 2 %).",
     ]

@@ -75,7 +75,8 @@ def test_the_page_shows_the_effects_and_the_branches(run: Run, tmp_path: Path) -
     )
     assert "clip 9 diverged in 3 of 3 replicates." in effects.summary
     assert (
-        "◆ 3 replicates give wide intervals" in effects.note and "rate 0.5x: about" in effects.note
+        "◆ Only 3 replicates, so intervals are wide" in effects.note
+        and "rate 0.5x: about" in effects.note
     )
     assert (
         branches.summary

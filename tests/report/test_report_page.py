@@ -284,7 +284,7 @@ def test_a_run_without_a_single_number_has_a_page(tmp_path: Path) -> None:
     (run.path / "events.jsonl").unlink()
     page = render(Run.open(run.path), NOTHING)
     assert "No loss has been recorded yet." in page
-    assert "Not measured: batch, learning rate, plateau, converged, ensemble" in page
+    assert "Not measured: batch, stability, plateau, converged, ensemble" in page
 
 
 def test_what_could_not_be_read_is_said_on_the_page(tmp_path: Path) -> None:

@@ -177,8 +177,8 @@ def raw_status(live: Live, target: str) -> int:
 def test_a_run_that_was_deleted_is_a_sentence(tmp_path: Path) -> None:
     run = run_in(tmp_path, steps=10)
     served = Live([run.path])
-    run.folder.readings_path().unlink()
-    run.folder.readings_path().mkdir()
+    run.readings_path().unlink()
+    run.readings_path().mkdir()
     thread = threading.Thread(target=served.serve)
     thread.start()
     answer = raw(served, request(served, f"/{served.token}/run/0/"))

@@ -37,7 +37,7 @@ def run(tmp_path: Path) -> Run:
 
 
 def write(run: Run, text: str) -> None:
-    with run.folder.readings_path().open("a") as file:
+    with run.readings_path().open("a") as file:
         file.write(text)
 
 
@@ -80,7 +80,7 @@ def test_a_line_caught_half_written_is_read_when_it_is_whole(run: Run) -> None:
 
 def test_a_last_line_that_lacks_only_its_newline_is_read_once(run: Run) -> None:
     write(run, settings(0, 0.1)[:-1])
-    readings = Readings(run.folder.readings_path())
+    readings = Readings(run.readings_path())
     assert readings.read() and not readings.read()
     write(run, "\n" + settings(7, 0.2))
     assert readings.read() and not readings.read()
@@ -131,7 +131,7 @@ def test_a_checkpoint_of_step_2_was_made_before_the_reading_and_the_loss_of_step
     write(run, json.dumps({"kind": "resumed", "step": 2}) + "\n")
     events = [("started", 0), ("evaluation", 2), ("evaluation", 3), ("resumed", 2)]
     lines = [json.dumps({"event": event, "step": step, "time": 0.0}) for event, step in events]
-    run.folder.events_path.write_text("\n".join(lines) + "\n")
+    run.events_path.write_text("\n".join(lines) + "\n")
     resumed = run.refreshed()
     assert resumed.series("noise").steps.tolist() == resumed.losses[0].tolist() == [0, 1]
     assert [(event["event"], event["step"]) for event in resumed.events] == [
@@ -143,7 +143,7 @@ def test_a_checkpoint_of_step_2_was_made_before_the_reading_and_the_loss_of_step
 
 def test_a_file_that_was_replaced_or_is_gone_is_read_anew(run: Run) -> None:
     write(run, reading(0) + reading(1))
-    path, first = run.folder.readings_path(), run.refreshed()
+    path, first = run.readings_path(), run.refreshed()
     assert len(first.series("noise")) == 2
     aside = path.with_name("other")
     aside.write_text(reading(5))
@@ -156,7 +156,7 @@ def test_a_file_that_was_replaced_or_is_gone_is_read_anew(run: Run) -> None:
 
 def test_a_file_that_has_become_shorter_is_read_anew(run: Run) -> None:
     write(run, "".join(reading(step) for step in range(4)))
-    path, first = run.folder.readings_path(), run.refreshed()
+    path, first = run.readings_path(), run.refreshed()
     assert len(first.series("noise")) == 4
     number = path.stat().st_ino
     path.write_text(reading(5))

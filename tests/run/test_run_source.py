@@ -47,7 +47,7 @@ def test_a_branch_without_a_change_has_the_bits_of_the_run(
     )
     result = train_branch(loop, Branch(GoOn(), replicate=0, horizon=left, tail="none"))
     assert (result.updates, result.diverged) == (run.steps - 13, None)
-    checkpoint, _ = load_latest(run.folder)
+    checkpoint, _ = load_latest(run)
     assert all(
         torch.equal(value, checkpoint.tensors[f"model.{key}"]) for key, value in ends[0].items()
     )

@@ -207,7 +207,7 @@ def test_a_fork_decides(
     )
     monkeypatch.setattr(ForkPoint, "fork", lambda *_, **__: fork)
     assert training.cooling is not None
-    decision = Cool(training.cooling).decide(ForkPoint(training, cooled.folder))
+    decision = Cool(training.cooling).decide(ForkPoint(training, cooled))
     assert (decision["begins"], decision["fork"]) == (begins, "0001")
     assert training.cooling.begins == begins
     # its ends are one-sided bounds at the run's 90 %

@@ -84,7 +84,7 @@ def test_a_divergence_whose_last_losses_are_not_on_record_is_that_of_its_event(
     tmp_path: Path,
 ) -> None:
     run = trained(planted_incidents.nan_example_small(), tmp_path, learning_rate=0.05)
-    readings = run.folder.readings_path()
+    readings = run.readings_path()
     kept = [line for line in readings.read_text().splitlines() if '"kind":"losses"' not in line]
     losses = {"kind": "losses", "from": 0, "values": [1.0] * 20}
     readings.write_text("\n".join([*kept, json.dumps(losses)]) + "\n")

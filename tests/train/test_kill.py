@@ -75,7 +75,7 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bits(tmp_path: Path, 
 
 def test_a_run_killed_before_its_last_event_is_examined_once(tmp_path: Path) -> None:
     run = train(load("digits", model="mlp"), Configuration(epochs=3, every=5), tmp_path)
-    path = run.folder.events_path
+    path = run.events_path
     *kept, last = path.read_text().splitlines(keepends=True)
     assert '"finished"' in last
     path.write_text("".join(kept))

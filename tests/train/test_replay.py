@@ -65,7 +65,7 @@ def test_the_state_at_a_step_is_that_of_a_run_that_was_stopped_there(
     )
     loaded = problem()
     run = train(loaded, asked, tmp_path / "whole")
-    assert checkpoint_steps(run.folder) == [run.steps, *first]
+    assert checkpoint_steps(run) == [run.steps, *first]
     before = torch.get_rng_state()
     found = state_at(run, 23, "fork", loaded)
     assert torch.equal(torch.get_rng_state(), before)
@@ -108,10 +108,10 @@ def test_checkpoints_of_chosen_steps_are_kept_besides_the_newest(tmp_path: Path)
     run = train(
         problem(), settings(epochs=3, checkpoint_at="4, 17", checkpoint_seconds=0.0), tmp_path
     )
-    assert checkpoint_steps(run.folder) == [30, 29, 17, 4]
-    checkpoint, _ = load_latest(run.folder, up_to=20)
+    assert checkpoint_steps(run) == [30, 29, 17, 4]
+    checkpoint, _ = load_latest(run, up_to=20)
     assert checkpoint.step == 17
-    assert load_latest(run.folder, up_to=3) == (None, [])
+    assert load_latest(run, up_to=3) == (None, [])
 
 
 def test_a_chosen_step_beyond_the_run_is_refused_before_training(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from command_line import called
 from gradiometer import BadArgument, Interrupted, supervised
 from gradiometer.convergence import refresh_batch_norm
 from gradiometer.loop import Loop, Rate, fork
-from gradiometer.measurement.optimizer.averaged import (
+from gradiometer.measurement.optimizer.steps import (
     at_average,
     averages_itself,
     schedule_free,
@@ -108,7 +108,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Run:
 def test_a_run_is_the_loop_of_the_package_and_ends_at_the_average(whole: Run) -> None:
     """The run is evaluated after each epoch, which moves nothing."""
     problem = load("digits", model="mlp")
-    start, _ = load_latest(whole.folder, up_to=0)
+    start, _ = load_latest(whole, up_to=0)
     torch.manual_seed(0)
     model = problem.model()
     model.load_state_dict(
@@ -129,7 +129,7 @@ def test_a_run_is_the_loop_of_the_package_and_ends_at_the_average(whole: Run) ->
         losses.append(value.item())
         optimizer.step()
     optimizer.eval()
-    end, _ = load_latest(whole.folder)
+    end, _ = load_latest(whole)
     assert losses == whole.losses[1].tolist() and len(whole.evaluations) == 2
     assert all(
         torch.equal(value, end.tensors[f"model.{name}"])
@@ -202,7 +202,7 @@ def test_its_inner_rate_is_chosen_close_to_the_best_of_a_grid() -> None:
 def test_it_races_with_others_and_a_race_that_was_stopped_goes_on_to_the_same_bits(
     tmp_path: Path,
 ) -> None:
-    asked = {"optimizer": "sgd,adamw,schedulefree", "steps": 200, "out": tmp_path}
+    asked = {"optimizer": "sgd,adamw,schedulefree", "steps": 80, "out": tmp_path}
     with pytest.raises(Stopped):
         tuned(**asked, progress=stopping(8))
     on, once = tuned(**asked), tuned(**{**asked, "out": None})
@@ -211,7 +211,7 @@ def test_it_races_with_others_and_a_race_that_was_stopped_goes_on_to_the_same_bi
 
 
 def test_a_race_ends_with_it_where_the_others_do_not_learn() -> None:
-    found = tune(Noisy(), loss=loss, batches=batches, steps=200, optimizer=[idle, "schedulefree"])
+    found = tune(Noisy(), loss=loss, batches=batches, steps=80, optimizer=[idle, "schedulefree"])
     assert found.made.name == "schedulefree"
 
 
@@ -242,6 +242,7 @@ def test_the_command_tunes_and_trains_it(
             settings(**wrong)
 
 
+@pytest.mark.slow
 def test_without_a_length_it_is_tuned_for_ten_epochs_and_the_file_has_no_length() -> None:
     torch.manual_seed(0)
     inputs = torch.randn(400, 6, dtype=torch.float64)

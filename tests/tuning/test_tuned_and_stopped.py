@@ -138,7 +138,7 @@ def test_a_tuned_training_that_is_stopped_is_the_same(
     assert record_of(resumed) == record_of(whole)
     assert resumed.configuration == whole.configuration and whole.configuration.fork_budget == 1
     assert resumed.losses[1].tolist() == whole.losses[1].tolist()
-    ends = [load_latest(run.folder)[0] for run in (whole, resumed)]
+    ends = [load_latest(run)[0] for run in (whole, resumed)]
     assert ends[0] is not None and ends[1] is not None
     # the shape checker draws from it
     names = [name for name in ends[0].tensors if not name.startswith("random.python")]

@@ -94,7 +94,13 @@ def test_the_choice_ends_close_to_the_best_rate_of_the_exact_law() -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"optimizer": "sgd,adamw"}, {"budget": 0.4}, {"steps": 40}]
+    "settings",
+    [
+        pytest.param({}, marks=pytest.mark.slow),
+        pytest.param({"optimizer": "sgd,adamw"}, marks=pytest.mark.slow),
+        {"budget": 0.4},
+        {"steps": 40},
+    ],
 )
 def test_the_cost_is_what_went_through_the_loss_and_within_the_budget(
     settings: dict[str, Any],
@@ -131,7 +137,7 @@ def test_a_constant_in_the_loss_changes_no_choice(offset: float, optimizer: str)
     )
 
 
-@pytest.mark.parametrize("power", [-3, 3])
+@pytest.mark.parametrize("power", [-3, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_loss_times_c_divides_the_rate_by_c(power: int) -> None:
     """Momentum and the clipping norm are scaled along: the clipping is a multiple of the gradient
     at the start."""
@@ -205,7 +211,14 @@ def test_the_model_and_random_states_are_not_touched() -> None:
     assert torch.equal(torch.get_rng_state(), random)
 
 
-@pytest.mark.parametrize("optimizers", [(idle, "sgd"), ("sgd", idle), ("sgd", idle, "adamw")])
+@pytest.mark.parametrize(
+    "optimizers",
+    [
+        pytest.param((idle, "sgd"), marks=pytest.mark.slow),
+        pytest.param(("sgd", idle), marks=pytest.mark.slow),
+        ("sgd", idle, "adamw"),
+    ],
+)
 def test_an_optimizer_that_does_not_learn_loses_at_any_place(optimizers: Any) -> None:
     found = tuned(steps=80, optimizer=optimizers, budget=1.3)
     assert found.made.words != "idle"
@@ -231,7 +244,7 @@ def test_the_combinations_are_those_that_differ() -> None:
     ]
 
 
-@pytest.mark.parametrize("steps", [60, 61])
+@pytest.mark.parametrize("steps", [60, pytest.param(61, marks=pytest.mark.slow)])
 def test_the_lines_to_paste_train_with_the_chosen_rate(steps: int) -> None:
     found, model = short() if steps == 60 else tuned(steps=steps), Noisy()
     names: dict[str, Any] = {"torch": torch, "model": model}

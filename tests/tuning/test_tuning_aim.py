@@ -153,6 +153,7 @@ def wide() -> nn.Module:
     return nn.Sequential(nn.Linear(6, 128), nn.Tanh(), nn.Linear(128, 1), nn.Flatten(0))
 
 
+@pytest.mark.slow
 def test_held_out_examples_choose_a_rate_that_learns_less_by_heart() -> None:
     """Forty-eight noisy examples: the training loss is lowest where the noise is learnt."""
 
@@ -182,7 +183,7 @@ def small_problem(test: Any) -> Problem:
 def test_a_run_is_chosen_by_a_tenth_of_the_training_set_and_the_test_set_is_not_looked_at(
     tmp_path: Path,
 ) -> None:
-    configuration = Configuration(batch_size=10, steps=96, momentum=0.9, nesterov=True)
+    configuration = Configuration(batch_size=10, steps=48, momentum=0.9, nesterov=True)
     impossible = Examples((INPUTS, NOISY * math.nan))
     chosen = [
         tune_problem(small_problem(test), configuration, tmp_path / name, aim="test")

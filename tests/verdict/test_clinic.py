@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from clinic.bench import Bench, Wanted, gain
-from clinic.cases import HALVES, partly_cured, sick_cases, well_cases
+from clinic.cases import HALVES, MILD, partly_cured, sick_cases, well_cases
 from clinic.earning import EARNED
 from clinic.illnesses import BY_A_PERSON, CURES, ILLNESSES, follow
 from clinic.judging import Said, marks_of
@@ -118,7 +118,9 @@ def test_names_and_trainings_are_different_within_a_half():
 def test_every_kept_case_earned_its_place():
     rows = {row["case"]: row for row in json.loads(EARNED.read_text())}
     assert set(rows) == {case.name for case in SICK}
-    assert all(row["earns"] and min(row["gains"]) >= 0.1 for row in rows.values())
+    for row in rows.values():
+        least = 0.02 if row["half"] in MILD else 0.1
+        assert row["earns"] and min(row["gains"]) >= least
 
 
 @pytest.mark.parametrize("case", first_of_each_illness(), ids=lambda case: case.name)

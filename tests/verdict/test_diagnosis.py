@@ -24,7 +24,7 @@ def test_along_the_run_whole_quantities_are_estimated_and_layers_at_the_newest_r
 ) -> None:
     run = run_in(tmp_path, steps=100)
     random = np.random.default_rng(0)
-    with run.folder.readings_path().open("a") as file:
+    with run.readings_path().open("a") as file:
         for step in range(100):
             moments = {
                 "gradient_variance": random.gamma(2, 4, 5).tolist(),
@@ -69,7 +69,7 @@ def test_a_gauge_whose_only_reading_is_spoiled_is_left_out_with_a_warning(
     run = run_in(tmp_path, steps=100)
     line = {"kind": "reading", "gauge": "batch_sharpness", "step": 9}
     line |= {"batch_size": 32, "learning_rate": 0.1, "moments": moments}
-    with run.folder.readings_path().open("a") as file:
+    with run.readings_path().open("a") as file:
         file.write(json.dumps(line) + "\n")
     run = Run.open(run.path)
     assert "batch_sharpness" not in diagnose(run).estimates
@@ -174,7 +174,7 @@ def test_a_budget_that_could_not_pay_for_enough_readings_is_a_finding_with_two_w
         "short_of": 20,
     }
     noise = {"gauge": "noise", "batch_size": 32, "learning_rate": 0.1}
-    with run.folder.readings_path().open("a") as file:
+    with run.readings_path().open("a") as file:
         for step, norm in ((0, 0.4), (30, -0.3)):
             moments = {"gradient_variance": [4.0] * 5, "gradient_norm_squared": [norm] * 5}
             file.write(

@@ -166,11 +166,11 @@ def test_a_record_of_losses_alone_says_what_it_cannot_see() -> None:
     sentence = say(findings_of(found)[0]).means
     assert (
         "Could not be seen without the outputs and labels of a batch: outputs start too large, "
-        "softmax applied twice, data not shuffled; without"
+        "softmax applied twice, unshuffled data; without"
     ) in sentence
     assert (
-        "without `w.evaluated(test=..., train=...)`: it overfits, labels are random, labels are "
-        "noisy, test data in training"
+        "without `w.evaluated(test=..., train=...)`: the model overfits, random labels, "
+        "noisy labels, test data in training"
     ) in sentence
 
 

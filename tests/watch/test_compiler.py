@@ -3,7 +3,10 @@
 import subprocess
 import sys
 
+import pytest
 
+
+@pytest.mark.slow
 def test_a_gradient_does_not_import_what_torch_needs_for_symbolic_shapes() -> None:
     """It takes half a second. A product with the Hessian does import it, inside of torch."""
     program = """

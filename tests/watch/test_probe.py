@@ -265,7 +265,7 @@ def test_training_refuses_a_probe_beside_what_needs_its_own_batches(
 
 def test_a_damaged_probe_is_named(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path, "example", {"probe": {"draw": "twice"}})
-    run = Run(folder)
+    run = Run(folder.path)
     assert run.measured_sampling == run.sampling
     (warning,) = run.warnings
     assert "run.toml" in warning and "`probe` is damaged: left out" in warning

@@ -251,7 +251,7 @@ def test_factors_may_differ_a_little(one: str, other: str, same: bool) -> None:
 )
 def test_a_watched_run_has_the_line_for_its_program(run: Run, mode: str, said: str) -> None:
     problem = {"description": "a loop of its own, watched"}
-    run.folder.manifest.update({"problem": problem, "mode": mode})
+    run.manifest.update({"problem": problem, "mode": mode})
     (found,) = with_trials(run, [BATCH])
     assert run.status == "finished"
     assert say(found).tried == said.format(updates=run.steps // 4, at=run.steps // 2)

@@ -210,6 +210,7 @@ def test_intervals_cover(tmp_path: Path, accumulation: int) -> None:
     assert held / 80 > 0.9 - 0.1
 
 
+@pytest.mark.slow
 def test_losses_are_the_same_under_compile(tmp_path: Path) -> None:
     def losses_of(watched: bool) -> list[float]:
         torch._dynamo.reset()

@@ -107,7 +107,7 @@ def test_it_prints_once_where_the_run_is_what_is_measured_and_what_that_costs(
 def test_its_page_is_written_at_the_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     watched(tmp_path)
     page = tmp_path / "loop-1" / "report.html"
-    assert capsys.readouterr().err.splitlines()[-1] == f"gradiometer: {page}"
+    assert capsys.readouterr().err.splitlines()[-1] == f"gradiometer: the page is {page}"
     assert "loop-1" in page.read_text(encoding="utf-8")
 
 

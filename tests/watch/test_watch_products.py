@@ -371,7 +371,9 @@ def test_rules_that_are_known_and_not() -> None:
 
 
 @pytest.mark.parametrize(
-    "alternates", [False, True], ids=["one size", "another size at every step"]
+    "alternates",
+    [pytest.param(False, marks=pytest.mark.slow), True],
+    ids=["one size", "another size at every step"],
 )
 def test_the_budget_is_kept_in_the_long_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alternates: bool

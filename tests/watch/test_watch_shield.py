@@ -109,8 +109,9 @@ def functions(out: Path, settings: dict[str, Any]) -> list[CodeType]:
     return [
         code
         for code in calls.seen
-        if code.co_qualname not in ENTRIES | {"Recording._close", "_loss"}
-        and not code.co_filename.endswith(("shield.py", "warning_log.py", "loss.py"))
+        if code.co_qualname
+        not in ENTRIES | {"Recording._close", "_loss", "supervised.<locals>.loss"}
+        and not code.co_filename.endswith(("shield.py", "warning_log.py"))
     ]
 
 

@@ -146,7 +146,7 @@ def test_no_trial_judges_a_rate_by_the_last_updates_of_a_training(
 ) -> None:
     asked = []
     monkeypatch.setattr(Watch, "_fork", lambda _, **given: asked.append(given))
-    monkeypatch.setattr(Watch, "_planned", lambda self, _: self.steps + 7)
+    monkeypatch.setattr(Watch, "_updates_in_all", lambda self, _: self.steps + 7)
     trained(tmp_path, 0.5, steps=420)
     assert asked == []
 

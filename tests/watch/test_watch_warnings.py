@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from gradients_by_hand import LOSSES, backward, batches, network, watched
-from gradiometer import diagnose, watch
+from gradiometer import diagnose, supervised, watch
 from gradiometer.integrations.watch import Watch
-from gradiometer.measurement import State
+from gradiometer.integrations.watch.nonfinite import culprit
+from gradiometer.measurement import Objective, State
 from gradiometer.report.page.page import render
 from gradiometer.verdict import say
 
@@ -133,3 +134,10 @@ def test_a_gauge_that_stopped_before_its_first_reading_has_a_finding(tmp_path: P
     (noise,) = [finding for finding in w.findings() if finding.gauge == "noise"]
     assert "ZeroDivisionError" in say(noise).seen
     assert "Stopped at step" in say(noise).seen or "stopped at step" in diagnose(w.run).verdict
+
+
+def test_a_batch_whose_numbers_cannot_be_read_is_named_as_the_reason() -> None:
+    objective = Objective(nn.Linear(4, 3), supervised(nn.CrossEntropyLoss(reduction="none")))
+    found = culprit(objective, (torch.zeros(2, 4, device="meta"), torch.zeros(2).long()))
+    assert found.kind == "unknown"
+    assert "could not be run again to find the layer (RuntimeError: Tensor.item()" in found.text

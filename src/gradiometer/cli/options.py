@@ -23,18 +23,19 @@ SEED = click.IntRange(0, 2**63 - 1)
 
 
 class OutFile(click.Path):
-    """A file to write, in a folder that exists. An empty name, as an unset variable of a shell
-    gives, is none."""
+    """A file to write. An empty name, as an unset variable of a shell gives, is none."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, in_folder: bool = False) -> None:
         super().__init__(dir_okay=False, path_type=Path)
+        # True if the folder must exist before the work begins.
+        self.in_folder = in_folder
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The path. A folder and an empty name are refused."""
         if not Path(value).name:
             self.fail(f"must be the name of a file, got {str(value)!r}.", param, ctx)
         folder = Path(value).parent
-        if param is not None and not folder.is_dir():
+        if self.in_folder and param is not None and not folder.is_dir():
             raise BadArgument(f"`{param.opts[0]}` {value}: the folder {folder} does not exist.")
         return super().convert(value, param, ctx)
 

@@ -1,5 +1,6 @@
 """`gradiometer tune`: choose the learning rate of a training before it starts."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,7 +16,8 @@ from gradiometer.cli.options import (
     problems,
 )
 from gradiometer.cli.outcome import fill, printed_json
-from gradiometer.errors import BadArgument, Interrupted
+from gradiometer.errors import BadArgument, Diverged, Interrupted
+from gradiometer.measurement.estimate import significant
 from gradiometer.run.configuration import Configuration
 
 if TYPE_CHECKING:
@@ -264,7 +266,7 @@ def tuned(
     )
     try:
         with counting("lanes", quiet=quiet) as counter:
-            return tune_problem(
+            found = tune_problem(
                 problem,
                 configuration,
                 out,
@@ -278,6 +280,14 @@ def tuned(
         raise Interrupted(
             "stopped: the same command continues from the lanes as they are."
         ) from None
+    if not math.isfinite(found.tuned.rungs[-1][0].loss):
+        rates = sorted(one.lane.rate for one in found.tuned.rungs[0])
+        raise Diverged(
+            f"training diverged at all rates, from {significant(rates[0])} to "
+            f"{significant(rates[-1])}: nothing is chosen. Look at the loss, at the examples and at "
+            "the weight decay."
+        )
+    return found
 
 
 def say_choice(made: "ProblemTuned") -> None:

@@ -121,8 +121,7 @@ class Curvature:
         seed: int = 0,
     ) -> "Curvature":
         """The Hessian of one large batch, cut into parts of at most `at_once` examples."""
-        if not at_once >= 1:
-            raise BadArgument(f"`at_once` must be at least 1, got {at_once}.")
+        check_whole("at_once", at_once, 1)
         size = batch_size(batch)
         parts = [
             span(batch, start, min(start + at_once, size)) for start in range(0, size, at_once)

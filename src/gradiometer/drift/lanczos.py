@@ -1,5 +1,5 @@
-"""The largest and smallest eigenvalues of a Hessian by Lanczos; the residual of each bounds its
-error."""
+"""Symmetric operators such as a Hessian, known only by their products with vectors, and their largest
+and smallest eigenvalues by Lanczos; the residual of each bounds its error."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

@@ -275,11 +275,18 @@ class Fork:
                 f"The branches are {self.horizon / self.left:.0%} of what is left of the training: "
                 f"below {SHORT:.0%} they lean to small rates."
             )
+        elif self.leaves_some:
+            # of 24 decided effects at a quarter of what was left three were reversed at the end
+            found.append(
+                "The branches end before the training does, where an effect may be smaller or "
+                "reversed: horizon='end' answers for that."
+            )
         if self.replicates == 1:
             found.append(f"One replicate gives no interval: {FEW} or more are better.")
         elif self.replicates < FEW:
             found.append(
-                f"{self.replicates} replicates give wide intervals: {FEW} or more are better."
+                f"Only {counted(self.replicates, 'replicate')}, so intervals are wide: {FEW} or "
+                "more are better."
             )
         return tuple(found)
 

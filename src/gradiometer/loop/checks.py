@@ -14,7 +14,7 @@ from gradiometer.arguments import check_whole
 from gradiometer.errors import BadArgument, Unsupported
 from gradiometer.loop.evaluation import examples_of, is_test_set
 from gradiometer.loop.parts import RateByHand
-from gradiometer.measurement.optimizer.several import as_one, bare_optimizer, optimizers_in
+from gradiometer.measurement.optimizer.steps import as_one, bare_optimizer, optimizers_in
 
 # Most batches whose gradients one update adds up: with so many of 16 examples, an update of a model
 # with ten parameters takes four seconds.

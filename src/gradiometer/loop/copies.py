@@ -3,6 +3,7 @@ of a watch."""
 
 import copy
 import functools
+import hashlib
 import io
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from gradiometer.errors import Unsupported, summary
-from gradiometer.measurement.optimizer.clipping import Clipping
-from gradiometer.measurement.optimizer.several import bare_optimizer, optimizers_in
+from gradiometer.measurement.batch import leaves
+from gradiometer.measurement.optimizer.steps import Clipping, bare_optimizer, optimizers_in
 
 # What training changes: the model, its optimizers, the schedulers, and the scaler or None.
 Parts = tuple[nn.Module, list[torch.optim.Optimizer], Sequence[Any], Any]
@@ -256,3 +257,16 @@ def _give_hooks(model: nn.Module, hooks: Mapping[int, tuple[list[Any], list[Any]
             parameter.register_hook(hook)
         for hook in after:
             parameter.register_post_accumulate_grad_hook(hook)
+
+
+def digest_of(states: Sequence[Any]) -> str:
+    """The first digits of the SHA-256 of states."""
+    found = hashlib.sha256()
+    for place, leaf in leaves(states, "state"):
+        found.update(place.encode())
+        if isinstance(leaf, Tensor):
+            flat = leaf.detach().cpu().contiguous().reshape(-1)
+            found.update(flat.view(torch.uint8).numpy().tobytes())
+        else:
+            found.update(repr(leaf).encode())
+    return found.hexdigest()[:16]

@@ -69,13 +69,13 @@ class Data(ABC):
         set, if they are known. Asked for after `see_own` has named the update."""
         raise BadArgument("`batches` does not hold the batches that training took.")
 
-    def some(self, count: int, seed: int) -> list[Batch]:
+    def some(self, count: int, seed: int, *, whole: bool = False) -> list[Batch]:
         """Some training examples, `count` of them if there are as many, in one batch if they can be
-        joined."""
-        if self.groups is not None:
+        joined; in batches as they are trained on, if these are to be left whole."""
+        if self.groups is not None or whole:
             # Cut or joined, rows would be beside others than those that they are trained with.
-            whole = -(-min(count, self.epoch or count) // first_size(self, seed))
-            return list(itertools.islice(self.batches(seed), whole))
+            needed = -(-min(count, self.epoch or count) // first_size(self, seed))
+            return list(itertools.islice(self.batches(seed), needed))
         chosen, total = list[Batch](), 0
         for batch in self.batches(seed):
             size = min(batch_size(batch), count - total)

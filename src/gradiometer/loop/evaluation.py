@@ -1,6 +1,8 @@
 """The readouts of a model at the end of a branch: losses on fixed examples, accuracy, and the
 user's own metrics."""
 
+import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -14,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from gradiometer.errors import BadArgument, UserCodeFailed
 from gradiometer.loop.parts import Groups, Piece
 from gradiometer.loop.readout import Readout, lower_is_better
-from gradiometer.measurement.batch import Batch, mapped
+from gradiometer.measurement.batch import Batch, batch_size, join_batches, mapped
 from gradiometer.measurement.objective import Loss, checked_loss
 from gradiometer.measurement.untouched import Surroundings, in_eval_mode
 from gradiometer.problems.examples import Examples
@@ -22,6 +24,12 @@ from gradiometer.problems.user_code import user_code
 
 # Most test examples that are run at once.
 AT_ONCE = 1024
+
+# What a reader of a fork should know of such a loss.
+COUPLED = (
+    "The loss compares the examples of a batch with each other, so that it changes with the batch: "
+    "all branches are read out on batches of the size that training has now."
+)
 
 # Keys of the labels in a batch that is a mapping.
 LABELS = ("labels", "label", "targets", "target", "y")
@@ -110,14 +118,39 @@ def _right(outputs: Sequence[Any], batch: Batch) -> Tensor | None:
     return scores.argmax(dim=1) == labels
 
 
-def held_out(evaluate: Any) -> Iterator[Batch]:
+def couples_examples(model: nn.Module, loss: Loss, batches: Iterator[Batch]) -> bool:
+    """True if the loss of two batches together is not the mean of theirs, as that of contrastive
+    training.
+
+    Args:
+        model: The model.
+        loss: Its loss.
+        batches: Batches as they are trained on.
+    """
+    pair = list(itertools.islice(batches, 2))
+    try:
+        joined = join_batches(pair)
+    except BadArgument:  # sequences of unequal length
+        return False
+    used = Surroundings((loss,), model)
+    means = []
+    with used.untouched(0), in_eval_mode(model):
+        for batch in (joined, *pair, pair[0]):
+            means.append(losses_on(iter([batch]), loss, model, "train")["train_loss"].mean)
+    together, first, second, again = means
+    mean = float(np.average([first, second], weights=list(map(batch_size, pair))))
+    # rounding is far below, and what couples examples far above; random numbers would hide it
+    return first == again and not math.isclose(together, mean, rel_tol=1e-3)
+
+
+def held_out(evaluate: Any, at_once: int = AT_ONCE) -> Iterator[Batch]:
     """The examples of a test set, once, in order."""
     if isinstance(evaluate, DataLoader):
         yield from Examples(evaluate.dataset, "evaluate", evaluate.collate_fn).batches(
-            evaluate.batch_size or AT_ONCE
+            evaluate.batch_size or at_once
         )
     else:
-        yield from examples_of(evaluate).batches(AT_ONCE)
+        yield from examples_of(evaluate).batches(at_once)
 
 
 def examples_of(evaluate: Any) -> Examples:
@@ -185,6 +218,7 @@ def readouts_of(
     evaluate: Any,
     seed: int,
     groups: Groups = None,
+    at_once: int = AT_ONCE,
 ) -> dict[str, Readout]:
     """The numbers that a model is judged by, in eval mode and with random numbers of their own.
 
@@ -195,6 +229,7 @@ def readouts_of(
         evaluate: A test set, a function of the model that returns metrics, or None.
         seed: Seed of the random numbers that loss and metrics draw.
         groups: Rows of the training examples that belong together.
+        at_once: Examples of the test set in a batch.
     """
     found: dict[str, Readout] = {}
     used = Surroundings((loss, evaluate), model)
@@ -203,7 +238,7 @@ def readouts_of(
             found |= losses_on(iter(some), loss, model, "train", groups)
         if is_test_set(evaluate):
             assert loss is not None
-            found |= losses_on(held_out(evaluate), loss, model, "test")
+            found |= losses_on(held_out(evaluate, at_once), loss, model, "test")
         elif evaluate is not None:
             # what a person names comes before the training loss, as the readout that is compared
             found = metrics(evaluate, model) | found

@@ -1,11 +1,10 @@
 """`Loop`: a training between two updates, which is copied, advanced, kept and restored."""
 
-import hashlib
 import math
 import zlib
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from fractions import Fraction
 from typing import Any, Literal
 
@@ -17,9 +16,9 @@ from gradiometer.convergence.averaging import REFRESHED, refresh_batch_norm
 from gradiometer.convergence.schedules.schedule import Schedule
 from gradiometer.errors import BadArgument, UserCodeFailed, bounded
 from gradiometer.loop.checks import check_functions, check_scheduler, optimizer_from
-from gradiometer.loop.copies import Parts, copies_of, dump_parts, load_parts
+from gradiometer.loop.copies import Parts, copies_of, digest_of, dump_parts, load_parts
 from gradiometer.loop.data import Data, data_of, first_size, updates_per_step
-from gradiometer.loop.evaluation import readouts_of
+from gradiometer.loop.evaluation import AT_ONCE, COUPLED, couples_examples, readouts_of
 from gradiometer.loop.horizon import Horizon
 from gradiometer.loop.parts import (
     ORIGINAL,
@@ -35,11 +34,16 @@ from gradiometer.loop.parts import (
     schedulers_from,
 )
 from gradiometer.loop.readout import Readout
-from gradiometer.measurement.batch import Batch, batch_size, leaves
+from gradiometer.measurement.batch import Batch, batch_size
 from gradiometer.measurement.objective import Loss, checked_loss, with_graph
-from gradiometer.measurement.optimizer.averaged import averages_itself, to_average
-from gradiometer.measurement.optimizer.clipping import clip_before_steps, moved_up
-from gradiometer.measurement.optimizer.several import bare, optimizers_in
+from gradiometer.measurement.optimizer.steps import (
+    averages_itself,
+    bare,
+    clip_before_steps,
+    moved_up,
+    optimizers_in,
+    to_average,
+)
 from gradiometer.problems.user_code import user_code
 from gradiometer.randomness import untouched_randomness
 
@@ -101,8 +105,7 @@ class Loop:
         gradient: Makes the gradient in place of a backward pass of `loss`.
         source: The run that the loop comes from; None for a person's loop.
         warnings: Sentences about the state that it starts from.
-        high_until: The last step so far whose rate was half of the highest or more; None if that is
-            not known.
+        high_until: The last step with half of the highest rate or more; None if it is not known.
         seed: Seed of the data orders and of the random draws of branches.
 
     Raises:
@@ -202,6 +205,7 @@ class Loop:
         self._takes_gradients = False
         self._newest: deque[Batch] = deque(maxlen=REFRESHED)
         self._some: list[Batch] | None = None
+        self._couples = False
 
     @property
     def devices(self) -> set[torch.device]:
@@ -214,8 +218,7 @@ class Loop:
         return tuple(call for call in (self.loss, self.step, self.gradient) if call is not None)
 
     def copy(self) -> "Loop":
-        """A copy of everything that training changes; functions and data are shared. Nothing is
-        changed here.
+        """A copy of everything that training changes; functions and data are shared.
 
         Hooks on modules, parameters and the optimizer are kept, except those of a watch. Gradients
         are left out.
@@ -256,16 +259,7 @@ class Loop:
 
     def digest(self) -> str:
         """The first digits of the SHA-256 of the model's and the optimizer's state."""
-        found = hashlib.sha256()
-        for place, leaf in leaves([self.model.state_dict(), self.optimizer.state_dict()], "state"):
-            found.update(place.encode())
-            if isinstance(leaf, Tensor):
-                found.update(
-                    leaf.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-                )
-            else:
-                found.update(repr(leaf).encode())
-        return found.hexdigest()[:16]
+        return digest_of([self.model.state_dict(), self.optimizer.state_dict()])
 
     def __reduce__(self) -> tuple[Callable[..., "Loop"], tuple[Any, ...]]:
         if self.source is not None:
@@ -378,24 +372,31 @@ class Loop:
         a gradient penalty.
         """
         if not self._takes_gradients:
-            try:
+            with suppress(UserCodeFailed):
                 return self._readouts(model, torch.no_grad())
-            except UserCodeFailed:
-                found = self._readouts(model, torch.enable_grad())
-                self._takes_gradients = True
-                return found
-        return self._readouts(model, torch.enable_grad())
+        found = self._readouts(model, torch.enable_grad())
+        self._takes_gradients = True
+        return found
 
     def _readouts(
         self, model: nn.Module, gradients: AbstractContextManager[Any]
     ) -> dict[str, Readout]:
         seed = zlib.crc32(f"{self.seed}/readouts".encode())
         if self.loss is not None and self._some is None:
-            with untouched_randomness(seed, self.devices):  # a data set may draw, too
-                self._some = self.data.some(self.readout_examples, seed)
+            with gradients, untouched_randomness(seed, self.devices):  # a data set may draw, too
+                self._couples = couples_examples(model, self.loss, self.data.batches(seed))
+                self._some = self.data.some(self.readout_examples, seed, whole=self._couples)
+            if self._couples:
+                self.warnings = (*self.warnings, COUPLED)
         with gradients, untouched_randomness(seed, self.devices):
             return readouts_of(
-                model, self.loss, self._some or [], self.evaluate, seed, self.data.groups
+                model,
+                self.loss,
+                self._some or [],
+                self.evaluate,
+                seed,
+                self.data.groups,
+                self.size // self.accumulation if self._couples else AT_ONCE,
             )
 
     def _rates_now(self, base: Sequence[Any], original: Fraction) -> Sequence[Any]:

@@ -17,7 +17,7 @@ from gradiometer.loop.loop import Loop
 from gradiometer.loop.marks import NO_GRADIENT, Marks, marks_of, relative
 from gradiometer.loop.parts import MovingAverage, RateByHand
 from gradiometer.measurement.batch import Batch, leaves, mapped
-from gradiometer.measurement.optimizer.several import optimizers_in
+from gradiometer.measurement.optimizer.steps import optimizers_in
 from gradiometer.measurement.untouched import Surroundings
 from gradiometer.randomness import GlobalStates, untouched_randomness
 

@@ -8,9 +8,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from gradiometer.errors import BadArgument, Unsupported, UserCodeFailed
+from gradiometer.measurement.artifact import Evaluation
 from gradiometer.measurement.batch import Batch, batch_size
 from gradiometer.measurement.estimate import LEVEL, Estimate
-from gradiometer.measurement.evaluation import Evaluation
 from gradiometer.measurement.objective import checked_loss
 from gradiometer.measurement.uncertainty.proportions import proportion
 from gradiometer.measurement.uncertainty.skewed import skewed_mean

@@ -11,6 +11,7 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.utils.data import IterableDataset, Subset, TensorDataset, default_collate
 
+from gradiometer.arguments import check_whole
 from gradiometer.errors import BadArgument, calling
 from gradiometer.measurement.batch import Batch, batch_size, leaves, mapped, take
 from gradiometer.problems.user_code import user_code
@@ -81,8 +82,7 @@ class Examples:
 
     def batches(self, size: int) -> Iterator[Batch]:
         """All examples once, in order, `size` at a time. The last batch may be smaller."""
-        if not size >= 1:
-            raise BadArgument(f"`size` must be at least 1, got {size}.")
+        check_whole("size", size, 1)
         for part in torch.split(torch.arange(len(self)), size):
             yield self.batch(part)
 

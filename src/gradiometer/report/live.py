@@ -179,7 +179,7 @@ class Followed:
                 return False
             seen = self._state()
             if self.view is not None and (
-                seen == self._seen or not self.run.folder.manifest_path.is_file()
+                seen == self._seen or not self.run.manifest_path.is_file()
             ):
                 return False  # a run that was moved or deleted keeps its last view
             began = time.thread_time()
@@ -202,7 +202,7 @@ class Followed:
 
     def _state(self) -> tuple[object, ...]:
         """A value that changes when something is written or the writer ends; no file is read."""
-        folder = self.run.folder
+        folder = self.run
         paths = (
             folder.readings_path(),
             folder.events_path,

@@ -205,11 +205,9 @@ def _row(path: Path) -> RunRow:
 def _written(run: Run) -> float:
     """The time of the last write to the run's readings, events or manifest."""
     times = [
-        path.stat().st_mtime
-        for path in (run.folder.readings_path(), run.folder.events_path)
-        if path.exists()
+        path.stat().st_mtime for path in (run.readings_path(), run.events_path) if path.exists()
     ]
-    return max([run.folder.manifest_path.stat().st_mtime, *times])
+    return max([run.manifest_path.stat().st_mtime, *times])
 
 
 CONTENT = "overview.html.jinja"

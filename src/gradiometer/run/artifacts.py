@@ -12,8 +12,7 @@ import msgspec
 import numpy as np
 
 from gradiometer.errors import RunDamaged, RunNotFound
-from gradiometer.measurement.artifact import Artifact
-from gradiometer.measurement.evaluation import PerExample
+from gradiometer.measurement.artifact import Artifact, PerExample
 from gradiometer.run.reader import Run
 from gradiometer.storage.disk import (
     append,

@@ -105,7 +105,7 @@ def score_snapshots(
         )
     device, validation = torch.device(run.configuration.device), validation_mask(len(labels))
     whole = Ensemble.of_snapshots(
-        load_snapshots(run.folder.snapshots_path), _new_model(run, problem).to(device)
+        load_snapshots(run.snapshots_path), _new_model(run, problem).to(device)
     )
     refreshed = partial(
         refresh, problem, problem.train.to(device), size=run.configuration.batch_size
@@ -185,7 +185,7 @@ def _final(path: Path, run: Run, device: torch.device) -> tuple[Problem, nn.Modu
         raise BadArgument(
             f"`--against` {path} must be finished to have a final model: it is {other.status}."
         )
-    checkpoint, _ = load_latest(other.folder)
+    checkpoint, _ = load_latest(other)
     if checkpoint is None:
         raise RunDamaged(
             f"`{path}` has no complete checkpoint, so its final model is lost: train it again."

@@ -105,23 +105,26 @@ class RunFolder:
             RunDamaged: The run cannot be read, or was written in a newer format.
         """
         folder = cls(Path(path))
-        written = folder.manifest.get("format")
+        folder._refuse_other_formats()
+        return folder
+
+    def _refuse_other_formats(self) -> None:
+        written = self.manifest.get("format")
         if type(written) is not int or not written >= 1:
             raise RunDamaged(
-                f"`{folder.manifest_path}` has no valid `format`: it is not the manifest of a run."
+                f"`{self.manifest_path}` has no valid `format`: it is not the manifest of a run."
             )
-        if folder._writer.startswith("0.1."):
+        if self._writer.startswith("0.1."):
             raise RunDamaged(
-                f"`{folder.path}` was written by gradiometer {folder._writer}, whose runs this "
+                f"`{self.path}` was written by gradiometer {self._writer}, whose runs this "
                 "version does not read: keep that version in an environment of its own for them."
             )
         if written > FORMAT:
-            by = f" by gradiometer {folder._writer}" if folder._writer else ""
+            by = f" by gradiometer {self._writer}" if self._writer else ""
             raise RunDamaged(
-                f"`{folder.path}` was written in format {written}{by}, and gradiometer "
+                f"`{self.path}` was written in format {written}{by}, and gradiometer "
                 f"{__version__} reads formats up to {FORMAT}: install a newer gradiometer."
             )
-        return folder
 
     @property
     def _writer(self) -> str:
@@ -160,7 +163,8 @@ class RunFolder:
 
     @property
     def manifest(self) -> dict[str, Any]:
-        """Content of `run.toml`, without the keys that do not fit."""
+        """Content of `run.toml`: format, name, created, configuration, versions, seeds, fingerprint
+        of the data; without the keys that do not fit."""
         return self._manifest_and_warnings[0]
 
     @property

@@ -17,8 +17,8 @@ from gradiometer.errors import RunNotFound, StorageFailed
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.optimizer.groups import UNKNOWN_OPTIMIZER, Group, family_of
 from gradiometer.measurement.optimizer.hyperparameters import Hyperparameters
-from gradiometer.measurement.reading import Sampling, Series
-from gradiometer.run.configuration import Configuration, WatchedConfiguration
+from gradiometer.measurement.reading import Series
+from gradiometer.run.configuration import Configuration
 from gradiometer.run.folder import RunFolder
 from gradiometer.run.readings import Readings, StepNumber
 from gradiometer.storage.journal import Line, being_written, read_journal
@@ -44,13 +44,13 @@ GIVEN = "given"
 POINTS = 200
 
 
-class Run:
+class Run(RunFolder):
     """A run read from its folder. Lines that cannot be read are skipped and listed in `warnings`.
 
     Each file is read once, at its first use. `refreshed` reads the lines that are new.
 
     Args:
-        folder: The run.
+        path: The folder.
         gauges: Custom gauges, or their classes, that the run was measured with.
 
     >>> from gradiometer import Run
@@ -65,10 +65,10 @@ class Run:
     [1.0, 0.5, 0.3333333333333333]
     """
 
-    def __init__(self, folder: RunFolder, gauges: Sequence[object] = ()) -> None:
-        self.folder = folder
+    def __init__(self, path: Path, gauges: Sequence[object] = ()) -> None:
+        super().__init__(path)
         self.known_gauges = tuple(gauges)
-        self._journal = Readings(folder.readings_path())
+        self._journal = Readings(self.readings_path())
         # Artifacts and forks that could not be used: their files, with reasons.
         self.unread: dict[str, str] = {}
 
@@ -80,7 +80,9 @@ class Run:
             RunNotFound: There is no run in it.
             RunDamaged: The run cannot be read, or was written in a newer format.
         """
-        return cls(RunFolder.open(path), gauges)
+        run = cls(Path(path), gauges)
+        run._refuse_other_formats()
+        return run
 
     @classmethod
     def reopen(cls, path: Path | str, gauges: Sequence[object] = ()) -> "Run":
@@ -99,25 +101,11 @@ class Run:
     def refreshed(self) -> "Run":
         """The run as it is now on the disk. Only new readings are read. Do not use the old object
         afterwards."""
-        later = Run(self.folder, self.known_gauges)
+        later = Run(self.path, self.known_gauges)
         later._journal = self._journal
+        # its manifest stays what it was
+        vars(later)["_manifest_and_warnings"] = self._manifest_and_warnings
         return later
-
-    @property
-    def path(self) -> Path:
-        """The folder."""
-        return self.folder.path
-
-    @property
-    def name(self) -> str:
-        """Name of the folder."""
-        return self.folder.name
-
-    @property
-    def watched(self) -> bool:
-        """True if `watch` recorded it in a user's own loop, so that commands do not know its model
-        and data."""
-        return self.folder.watched
 
     @property
     def has_program_with_model(self) -> bool:
@@ -135,33 +123,6 @@ class Run:
             verb, verb
         )
         return f"`gradiometer {command} {shlex.quote(str(self.path))}`"
-
-    @property
-    def manifest(self) -> dict[str, Any]:
-        """Content of `run.toml`: format, name, created, configuration, versions, seeds, fingerprint
-        of the data."""
-        return self.folder.manifest
-
-    @property
-    def configuration(self) -> Configuration | WatchedConfiguration:
-        """The configuration of the run."""
-        return self.folder.configuration
-
-    @property
-    def sampling(self) -> Sampling:
-        """How batches were drawn."""
-        return self.folder.sampling
-
-    @property
-    def measured_sampling(self) -> Sampling:
-        """How the examples of the readings were drawn: as the batches, or independently if they are
-        of a probe."""
-        return self.folder.measured_sampling
-
-    @property
-    def layers(self) -> tuple[str, ...]:
-        """Names of the layers, in the order of the moments per layer."""
-        return self.folder.layers
 
     @property
     def events(self) -> list[dict[str, Any]]:
@@ -254,7 +215,7 @@ class Run:
         if last in _ENDS:
             return _ENDS[last]
         # A killed process has let go of its lock.
-        return "running" if being_written(self.folder.events_path) else "interrupted"
+        return "running" if being_written(self.events_path) else "interrupted"
 
     @property
     def warnings(self) -> list[str]:
@@ -265,7 +226,7 @@ class Run:
             f"{name} cannot be read: left out ({reason})." for name, reason in self.unread.items()
         ]
         damaged = [
-            *self.folder.warnings,
+            *super().warnings,
             *self._events[1],
             *self._readings.warnings,
             *self._series_and_warnings[1],
@@ -274,7 +235,7 @@ class Run:
 
     @cached_property
     def _events(self) -> tuple[list[dict[str, Any]], list[str]]:
-        path = self.folder.events_path
+        path = self.events_path
         lines, warnings = read_journal(
             path, repeats=lambda record: record.get("event") == "resumed"
         )

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from gradiometer.errors import BadArgument, Interrupted, Unsupported, UserCodeFailed
-from gradiometer.measurement.evaluation import Evaluation
+from gradiometer.measurement.artifact import Evaluation
 from gradiometer.measurement.gauge import Gauge, Measurable, measured
 from gradiometer.measurement.optimizer.groups import Changes
 from gradiometer.measurement.reading import Moments, Reading, Series

@@ -200,7 +200,7 @@ def state_at(run: Run, step: int, verb: str, problem: Problem | None = None) -> 
         raise BadArgument(
             f"`step` must be between 0 and {run.steps:,}, the last step on record, got {step:,}."
         )
-    checkpoint, warnings = load_latest(run.folder, up_to=step)
+    checkpoint, warnings = load_latest(run, up_to=step)
     if checkpoint is not None and checkpoint.step == step:
         values = {name: value for name, value in checkpoint.state.items() if name != "recorder"}
         return Checkpoint(step, checkpoint.tensors, values, warnings=tuple(warnings))
@@ -322,7 +322,7 @@ def default_step(run: Run) -> int:
     """
     if run.status == "finished":
         return run.steps // 2
-    kept = checkpoint_steps(run.folder)
+    kept = checkpoint_steps(run)
     if not kept:
         raise BadArgument(
             f"`{run.path}` has no checkpoint yet: wait for one, or fork from the start, with at=0."

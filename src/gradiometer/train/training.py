@@ -29,8 +29,7 @@ from gradiometer.measurement.finding import Finding
 from gradiometer.measurement.gauge import Gauge
 from gradiometer.measurement.motion import Origin
 from gradiometer.measurement.objective import Objective, checked_loss, with_graph
-from gradiometer.measurement.optimizer.averaged import at_average, schedule_free, to_average
-from gradiometer.measurement.optimizer.clipping import Clipping
+from gradiometer.measurement.optimizer.steps import Clipping, at_average, schedule_free, to_average
 from gradiometer.measurement.preconditioner import preconditioner_of
 from gradiometer.measurement.reading import Draw, Reading, Sampling, Series, Spread
 from gradiometer.measurement.step import TrainingStep

@@ -1,34 +1,28 @@
-"""`Lane`: a training at one rate, in memory or as a run, which a race stops and lets go on. It is judged
-at the mean of its last parameters."""
+"""`Lane`: a training at one rate, which a race stops and lets go on. It is judged at the mean of its
+last parameters. Here it is in memory; in `of_problem` it is a run."""
 
-import hashlib
 import math
 import zlib
 from abc import ABC, abstractmethod
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-import msgspec
 import torch
 from torch import Tensor, nn
 
-from gradiometer.errors import Diverged, UserCodeFailed
+from gradiometer.errors import UserCodeFailed
 from gradiometer.loop.branch import BranchResult
 from gradiometer.loop.changes.alternative import GoOn
 from gradiometer.loop.engine import is_finite
 from gradiometer.loop.loop import Loop
 from gradiometer.loop.parts import Stream
 from gradiometer.loop.readout import Readout
-from gradiometer.measurement.optimizer.averaged import averages_itself
+from gradiometer.measurement.optimizer.steps import averages_itself
 from gradiometer.measurement.untouched import Surroundings
-from gradiometer.problems import Examples, Problem
+from gradiometer.problems import Examples
 from gradiometer.randomness import untouched_randomness
-from gradiometer.run import Configuration, Run
-from gradiometer.run.folder import RunFolder, run_folders
+from gradiometer.run.folder import RunFolder
 from gradiometer.run.recorder import Recorder
-from gradiometer.storage.disk import remove_folder
-from gradiometer.train import loop_at, resume, train
 from gradiometer.train.training import Training
 from gradiometer.tuning.optimizers import Made
 
@@ -202,78 +196,3 @@ def judge(lane: Lane, examples: int, held_out: Examples | None) -> tuple[BranchR
     loss = readouts[READOUT if held_out is None else HELD_OUT_READOUT].mean
     diverged = None if math.isfinite(loss) else f"the loss is {loss}"
     return end(stop, examples_so_far, 0.0, (), readouts, diverged), lane
-
-
-class RunLane(Lane):
-    """A lane that is a run on disk: if it is stopped, it goes on from its last checkpoint.
-
-    Args:
-        problem: What is trained.
-        configuration: How, apart from what a tuning chooses.
-        folder: Folder of the lanes.
-        start: The training at its start, with the optimizer at this rate.
-        made: The optimizer.
-        rate: Its rate.
-        size: Examples of an update.
-        steps: Updates of the whole training.
-
-    Attributes:
-        configuration: The configuration of the run.
-    """
-
-    def __init__(
-        self,
-        problem: Problem,
-        configuration: Configuration,
-        folder: Path,
-        start: Loop,
-        made: Made,
-        rate: float,
-        size: int,
-        steps: int,
-    ) -> None:
-        super().__init__(made, rate, size, steps)
-        self.problem = problem
-        # those of an optimizer without momentum
-        settings = {"momentum": 0.0, "nesterov": False, **made.settings}
-        self.configuration: Configuration = msgspec.structs.replace(
-            configuration,
-            optimizer=made.name,
-            learning_rate=rate,
-            schedule="constant" if made.is_schedule_free else "trapezoid",
-            steps=steps,
-            batch_size=size,
-            clip=made.clip,
-            **settings,
-        )
-        of = f"{self.configuration.to_toml()}{problem.fingerprint}{start.digest()}"
-        digits = hashlib.sha256(of.encode()).hexdigest()[:16]
-        self.name = f"{made.words} at {rate:.4g}, {digits}"
-        self.folder = folder / digits
-
-    @property
-    def path(self) -> Path | None:
-        """The folder of the run; None before it is trained."""
-        return next(iter(run_folders(self.folder)), None)
-
-    def advance(self, mean: MeanParameters | None = None) -> Loop | None:
-        """Train the run to the last stop."""
-        path, stop = self.path, self.stops[-1]
-        # A run that was stopped in its last quarter begins again, since the mean is not kept.
-        if path is not None and mean is not None and Run.open(path).steps > mean.since:
-            remove_folder(path)
-            path = None
-        try:
-            if path is None:
-                run = train(
-                    self.problem, self.configuration, self.folder, mean, name="lane", until=stop
-                )
-            else:
-                run = Run.open(path)
-                if run.status == "diverged":
-                    return None
-                if run.steps < stop:
-                    run = resume(path, mean, problem=self.problem, until=stop)
-        except Diverged:
-            return None
-        return loop_at(run, stop, problem=self.problem)

@@ -1,6 +1,7 @@
 """`tune_problem`: tune a training that a configuration describes. The winner is a run, and goes on as
 the training; the rungs of the race are kept as forks."""
 
+import hashlib
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,24 +12,27 @@ from typing import cast
 import msgspec
 
 from gradiometer.convergence.formulas.number import Amount
-from gradiometer.errors import BadArgument, bounded
+from gradiometer.errors import BadArgument, Diverged, bounded
 from gradiometer.jobs.job import Outcome, threads
 from gradiometer.jobs.pool import Pool
 from gradiometer.loop.branch import Branch
 from gradiometer.loop.changes.alternative import Alternative, BatchSize, GoOn
 from gradiometer.loop.data import Ordered
+from gradiometer.loop.loop import Loop
 from gradiometer.loop.recorded.record import ForkRecord, Plan
 from gradiometer.measurement.batch import Order
 from gradiometer.measurement.reading import Draw
 from gradiometer.problems.problem import Problem, new_model
 from gradiometer.run.configuration import Configuration
-from gradiometer.run.folder import RunFolder
+from gradiometer.run.folder import RunFolder, run_folders
 from gradiometer.run.ranks import Ranks
+from gradiometer.run.reader import Run
 from gradiometer.run.trust import SIGNATURE
-from gradiometer.storage.disk import one_at_a_time, replace_file, writing
+from gradiometer.storage.disk import one_at_a_time, remove_folder, replace_file, writing
+from gradiometer.train import loop_at, resume, train
 from gradiometer.train.training import device_of, hold_out, name_of_run, seed_everything
-from gradiometer.tuning.lane import RunLane
-from gradiometer.tuning.optimizers import Amounts, Optimizers
+from gradiometer.tuning.lane import Lane, MeanParameters
+from gradiometer.tuning.optimizers import Amounts, Made, Optimizers
 from gradiometer.tuning.start import Aim
 from gradiometer.tuning.tuned import Tried, Tuned
 from gradiometer.tuning.tuning import BUDGET, CLIP, Progress, run_race
@@ -40,6 +44,81 @@ HELD_OUT = 0.1
 
 # What a new run folder writes into its manifest itself.
 WRITTEN = ("format", "name", "created", SIGNATURE)
+
+
+class RunLane(Lane):
+    """A lane that is a run on disk: if it is stopped, it goes on from its last checkpoint.
+
+    Args:
+        problem: What is trained.
+        configuration: How, apart from what a tuning chooses.
+        folder: Folder of the lanes.
+        start: The training at its start, with the optimizer at this rate.
+        made: The optimizer.
+        rate: Its rate.
+        size: Examples of an update.
+        steps: Updates of the whole training.
+
+    Attributes:
+        configuration: The configuration of the run.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        configuration: Configuration,
+        folder: Path,
+        start: Loop,
+        made: Made,
+        rate: float,
+        size: int,
+        steps: int,
+    ) -> None:
+        super().__init__(made, rate, size, steps)
+        self.problem = problem
+        # those of an optimizer without momentum
+        settings = {"momentum": 0.0, "nesterov": False, **made.settings}
+        self.configuration: Configuration = msgspec.structs.replace(
+            configuration,
+            optimizer=made.name,
+            learning_rate=rate,
+            schedule="constant" if made.is_schedule_free else "trapezoid",
+            steps=steps,
+            batch_size=size,
+            clip=made.clip,
+            **settings,
+        )
+        of = f"{self.configuration.to_toml()}{problem.fingerprint}{start.digest()}"
+        digits = hashlib.sha256(of.encode()).hexdigest()[:16]
+        self.name = f"{made.words} at {rate:.4g}, {digits}"
+        self.folder = folder / digits
+
+    @property
+    def path(self) -> Path | None:
+        """The folder of the run; None before it is trained."""
+        return next(iter(run_folders(self.folder)), None)
+
+    def advance(self, mean: MeanParameters | None = None) -> Loop | None:
+        """Train the run to the last stop."""
+        path, stop = self.path, self.stops[-1]
+        # A run that was stopped in its last quarter begins again, since the mean is not kept.
+        if path is not None and mean is not None and Run.open(path).steps > mean.since:
+            remove_folder(path)
+            path = None
+        try:
+            if path is None:
+                run = train(
+                    self.problem, self.configuration, self.folder, mean, name="lane", until=stop
+                )
+            else:
+                run = Run.open(path)
+                if run.status == "diverged":
+                    return None
+                if run.steps < stop:
+                    run = resume(path, mean, problem=self.problem, until=stop)
+        except Diverged:
+            return None
+        return loop_at(run, stop, problem=self.problem)
 
 
 @dataclass(frozen=True, eq=False)

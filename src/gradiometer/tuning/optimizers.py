@@ -13,8 +13,7 @@ from gradiometer.arguments import check_number
 from gradiometer.convergence.formulas.number import Amount
 from gradiometer.errors import BadArgument
 from gradiometer.loop import Alternative, Custom, Using
-from gradiometer.measurement.optimizer.averaged import schedule_free, schedule_free_class
-from gradiometer.measurement.optimizer.clipping import Clipping
+from gradiometer.measurement.optimizer.steps import Clipping, schedule_free, schedule_free_class
 from gradiometer.problems.user_code import user_code
 
 # Makes an optimizer: called as `make(parameters, learning_rate)`.

@@ -152,6 +152,13 @@ def diagnose(run: Run, level: float | None = None) -> Diagnosis:
     for cause in load_artifacts(run, IncidentCause)[-1:]:
         findings.append(incident_finding(cause, None if run.watched else run.path))
     findings = with_trials(run, _with_reservations(run, _answers(findings), gauges))
+    # Where neither scale can tell, one says so.
+    answering = [each.gauge for each in findings]
+    findings = [
+        each
+        for each in findings
+        if each.state is not State.CANNOT_TELL or not is_outranked(each.gauge, answering)
+    ]
     # Of equally urgent findings a spike comes first, and what another scale answers better last.
     findings.sort(
         key=lambda each: (

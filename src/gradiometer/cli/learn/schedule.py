@@ -42,7 +42,7 @@ Example: gradiometer learn schedule '1/t' '0.1/sqrt(t)' 'Cosine(0.1, steps=1000)
     help="Best peak rate of the first EXPR: convert it for the others. Needs --steps.",
 )
 @json_option
-@click.option("--png", type=OutFile(), help="Save a chart as this PNG file.")
+@click.option("--png", type=OutFile(in_folder=True), help="Save a chart as this PNG file.")
 def schedule(
     expressions: tuple[str, ...],
     steps: int | None,

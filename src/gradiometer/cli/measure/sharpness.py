@@ -73,7 +73,7 @@ MOST = 100
 )
 @click.option(
     "--png",
-    type=OutFile(),
+    type=OutFile(in_folder=True),
     default=None,
     help="Save the density plot.",
 )

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from gradiometer.arguments import check_whole
 from gradiometer.convergence.formulas.number import Amount
 from gradiometer.convergence.schedules.schedule import Schedule
 from gradiometer.errors import BadArgument
@@ -141,8 +142,7 @@ def picture(schedules: Mapping[str, Schedule], steps: int) -> Any:
     """
     import altair as alt  # noqa: PLC0415 (half a second, only for a picture)
 
-    if not steps >= 1:
-        raise BadArgument(f"`steps` must be at least 1, got {steps}.")
+    check_whole("steps", steps, 1)
     # Every step of a short run, and more of a longer one than a chart has pixels.
     shown = sorted({round(place * (steps - 1) / 2000) for place in range(2001)})
     points = [

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float
 from scipy.special import ndtri
 from torch import nn
 
+from gradiometer.arguments import check_whole
 from gradiometer.errors import BadArgument
 from gradiometer.exploration.ensembles.ensemble_report import FEWEST, EnsembleSize, LinearPath
 from gradiometer.exploration.ensembles.scores import (
@@ -160,8 +161,7 @@ def linear_path(
     Source: Frankle et al. (2020), Linear Mode Connectivity and the Lottery Ticket Hypothesis,
     section 2; Huang et al. (2017), Snapshot Ensembles, figure 5.
     """
-    if not points >= 1:
-        raise BadArgument(f"`points` must be at least 1, got {points}.")
+    check_whole("points", points, 1)
     shares, seen = np.linspace(0, 1, points + 2).tolist(), [wrong(first)]
     for share in shares[1:-1]:
         model = between(first, last, share)

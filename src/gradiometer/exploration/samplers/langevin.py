@@ -197,7 +197,7 @@ class SGNHT(Sampler):
         if not cold:
             torch._foreach_add_(
                 momenta,
-                self._noise.draw(params),
+                self._noise.draw(params, place),
                 alpha=math.sqrt(_variance(group) / group["examples"]),
             )
         torch._foreach_add_(params, momenta, alpha=pace / 2)

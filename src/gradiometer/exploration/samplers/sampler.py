@@ -5,6 +5,7 @@ import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import is_
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -28,20 +29,27 @@ class Noise:
     def __init__(self, seed: int) -> None:
         self.seed = seed
         self._generators: dict[str, torch.Generator] = {}
+        self._buffers: dict[int, tuple[list[Tensor], Tensor, list[Tensor]]] = {}
 
-    def draw(self, params: Sequence[Tensor]) -> list[Tensor]:
-        """New numbers, one tensor per parameter of one device and dtype."""
-        first = params[0]
-        sizes = [param.numel() for param in params]
-        # One call for all of them, which is as fast as one for a single parameter.
-        numbers = torch.randn(
-            sum(sizes),
-            dtype=first.dtype,
-            device=first.device,
-            generator=self._generator(first.device),
-        )
-        pieces = zip(numbers.split(sizes), params, strict=True)
-        return [piece.view(param.shape) for piece, param in pieces]
+    def draw(self, params: Sequence[Tensor], place: int) -> list[Tensor]:
+        """New numbers, one tensor per parameter. The next draw at this place overwrites them.
+
+        Args:
+            params: Parameters of one device and dtype.
+            place: Index of this list of parameters.
+        """
+        # One buffer is kept with its views: with new ones a step of a small network takes 1.4 times
+        # as long.
+        drawn_for, numbers, views = self._buffers.get(place, ([], torch.empty(0), []))
+        if len(drawn_for) != len(params) or not all(map(is_, params, drawn_for)):
+            first = params[0]
+            sizes = [param.numel() for param in params]
+            numbers = torch.empty(sum(sizes), dtype=first.dtype, device=first.device)
+            pieces = zip(numbers.split(sizes), params, strict=True)
+            views = [piece.view(param.shape) for piece, param in pieces]
+            self._buffers[place] = list(params), numbers, views
+        numbers.normal_(generator=self._generator(params[0].device))
+        return views
 
     def state_dict(self) -> dict[str, Tensor]:
         """The state of every generator, by device."""
@@ -333,7 +341,7 @@ class Sampler(torch.optim.Optimizer, ABC):
                 self._judge_hottest(place, along, mean, limit, too_hot(mean), scale, cold=mean)
         if not (by_direction or injected > 0):
             return [], 0.0
-        noise = self._noise.draw(params)
+        noise = self._noise.draw(params, place)
         if not by_direction:
             return noise, math.sqrt(injected)
         colored = own.matrix.colored_noise(flat(noise), group["temperature"], scale)

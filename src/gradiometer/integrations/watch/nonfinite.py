@@ -44,14 +44,15 @@ def culprit(objective: Objective, batch: Batch, *, seed: int = 0, has_loss: bool
         if not parameter.isfinite().all():
             text = f"the parameter {name} is not finite: an update before this step made it so"
             return Culprit(text, "parameters")
-    examples = _examples(batch, lambda one: not _finite(one))
-    if examples:
-        return Culprit(f"the batch itself is not finite, in {examples}", "inputs")
-    if not has_loss:
-        return Culprit(
-            "parameters and inputs are finite; give `watch` a `loss` to find the layer", "unknown"
-        )
     try:
+        examples = _examples(batch, lambda one: not _finite(one))
+        if examples:
+            return Culprit(f"the batch itself is not finite, in {examples}", "inputs")
+        if not has_loss:
+            return Culprit(
+                "parameters and inputs are finite; give `watch` a `loss` to find the layer",
+                "unknown",
+            )
         layer = _first_layer(objective, batch, seed)
         examples = _examples(batch, lambda one: not _finite(_loss(objective, one, seed)))
     except Exception as error:

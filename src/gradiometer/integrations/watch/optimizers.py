@@ -20,7 +20,7 @@ from gradiometer.integrations.watch.subject import Subject
 from gradiometer.measurement.motion import Motion, Origin, update_of, velocity_of
 from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.optimizer.groups import Changes, Group, groups_of, largest_rate
-from gradiometer.measurement.optimizer.several import bare_optimizer
+from gradiometer.measurement.optimizer.steps import bare_optimizer
 from gradiometer.measurement.reading import Draw
 
 NAMES = ("lr", "momentum", "betas", "nesterov", "weight_decay")

@@ -14,7 +14,7 @@ from gradiometer.arguments import folder_of, shown, type_name
 from gradiometer.errors import BadArgument, GradiometerError, summary
 from gradiometer.integrations.trackers import Trackers
 from gradiometer.integrations.watch.shield import Shield, WarningLog, reason_of
-from gradiometer.measurement.evaluation import Evaluation
+from gradiometer.measurement.artifact import Evaluation
 from gradiometer.measurement.finding import Finding
 from gradiometer.measurement.gauge import Gauge
 from gradiometer.run.cadence.early import PROMISED_BY
@@ -174,7 +174,7 @@ class Announcements:
         from gradiometer.report.page.page import write_page  # noqa: PLC0415 (its charts take a second to import)
 
         try:
-            self.say(write_page(run, diagnose(run)))
+            self.say(f"the page is {write_page(run, diagnose(run))}")
         except Exception as error:
             logging.getLogger("gradiometer").warning("the page was not written: %s", error)
 

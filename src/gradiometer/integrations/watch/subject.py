@@ -20,7 +20,7 @@ from gradiometer.measurement.batch import Batch, batch_size, mapped
 from gradiometer.measurement.motion import Origin
 from gradiometer.measurement.objective import Loss, Objective
 from gradiometer.measurement.optimizer.groups import Group, groups_of, largest_rate
-from gradiometer.measurement.optimizer.several import bare
+from gradiometer.measurement.optimizer.steps import bare
 from gradiometer.measurement.reading import Draw, Sampling, Spread
 from gradiometer.measurement.step import TrainingStep
 from gradiometer.problems.examples import Examples

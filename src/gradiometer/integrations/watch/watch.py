@@ -32,7 +32,7 @@ from gradiometer.integrations.watch.successive import reads_products
 from gradiometer.integrations.watch.watching import Watch
 from gradiometer.measurement.batch import Batch
 from gradiometer.measurement.objective import Loss, Objective
-from gradiometer.measurement.optimizer.several import bare, bare_optimizer
+from gradiometer.measurement.optimizer.steps import bare, bare_optimizer
 from gradiometer.measurement.reading import Draw, Sampling
 from gradiometer.run.budget import Budget
 from gradiometer.run.clock import Turns, clock_for

@@ -60,7 +60,7 @@ class LinearRegression:
     precision: float = 1.0
 
     @classmethod
-    def drawn(
+    def draw(
         cls, examples: int, slopes: Sequence[float], noise: float = 1.0, seed: int = 0
     ) -> "LinearRegression":
         """Examples drawn from the model with these slopes: x is correlated, of mean 0 and scales
@@ -129,7 +129,7 @@ SLOPES = (1.0, -0.5, 0.25, 0.0, 2.0)
 
 def known(seed: int = 0) -> LinearRegression:
     """The regression of `load`."""
-    return LinearRegression.drawn(500, SLOPES, seed=seed)
+    return LinearRegression.draw(500, SLOPES, seed=seed)
 
 
 def load(model: str = "slopes", seed: int = 0) -> Problem:

@@ -36,6 +36,7 @@ from gradiometer.report.charts.marks import (
     log_y,
     named_series,
     own_step_x,
+    side_of_zero,
     step_x,
     tooltip,
     upright,
@@ -212,14 +213,12 @@ def layers_chart(
 
 
 def effects_chart(
-    effects: Mapping[str, Estimate], in_general: Mapping[str, Estimate], title: str
+    effects: Mapping[str, Estimate], in_general: Mapping[str, Estimate], title: list[str]
 ) -> alt.LayerChart:
-    """The effects of alternatives as horizontal intervals against zero.
+    """The effects of alternatives as horizontal intervals against zero, those that are not known as
+    a question mark, and the wider intervals, if they are known.
 
-    Args:
-        effects: By alternative; those that are not known are drawn as a question mark.
-        in_general: The wider intervals, if they are known.
-        title: Title of the horizontal axis.
+    `title` is that of the horizontal axis, in lines.
     """
 
     def x(field: str) -> alt.X:
@@ -238,7 +237,7 @@ def effects_chart(
         interval,
         point,
         mark.encode(y=alt.Y("alternative:N", sort=None), x=alt.datum(0)),
-        *upright(x, {0.0: "going on as it is"}, "above-start"),
+        *upright(x, {0.0: "going on as it is"}, side_of_zero([*known, *wide])),
         height=THEME["row_height"] * max(len(known), 1),
     )
 
@@ -328,7 +327,9 @@ def sharpness_chart(batch: Curve, full: Curve, edge: Curve, edge_words: str) -> 
         edge: The edge, which moves with the learning rate; may be empty.
         edge_words: Label of the edge, such as 2/η.
     """
-    axis = LogAxis.holding(estimate for _, estimate in (*batch, *full, *edge))
+    # room for the label below the lowest edge
+    room = [min(estimate.value for _, estimate in edge) / 1.5] if edge else []
+    axis = LogAxis.holding((estimate for _, estimate in (*batch, *full, *edge)), also=room)
     y = log_y(axis, "loss / parameter²")
     named = {"batch sharpness": batch, "sharpness λ_max": full}
     drawn = {name: curve for name, curve in named.items() if curve}

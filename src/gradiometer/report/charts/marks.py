@@ -1,7 +1,7 @@
 """How an interval is drawn: as a band or a bar, and an open end as an arrow at the edge of the
 axis."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import altair as alt
@@ -264,6 +264,13 @@ def upright(x: Horizontal, labels: Mapping[Any, str], style: str = "right-of") -
         base.mark_rule(style="reference").encode(x=x("at")),
         text.encode(x=x("at"), y=alt.value(0), text="label:N"),
     ]
+
+
+def side_of_zero(rows: Iterable[Mapping[str, Any]]) -> str:
+    """The style of a label at zero, on the side where the intervals of the rows go further."""
+    ends = [end for row in rows for end in (row["low"], row["high"]) if end is not None]
+    goes_right = max(ends, default=0.0) >= -min(ends, default=0.0)
+    return "above-start" if goes_right else "above-end"
 
 
 def in_usual_width(*layers: Layer, height: int = HEIGHT) -> alt.LayerChart:

@@ -236,6 +236,13 @@ def rows(
     placed = [*(card for card in asked if card.shown), *further]
     # what limits the run comes first
     placed.sort(key=lambda card: card.shown[0].finding.gauge != TRIAGE)
+    # a second claim is asked for in other words
+    placed[1:] = [
+        replace(card, title="What else limits it?")
+        if card.shown[0].finding.gauge == TRIAGE
+        else card
+        for card in placed[1:]
+    ]
     answered = [_row(card, left.pop(card.home, None), diagnosis) for card in placed]
     others = [
         Card(each.name, each.title, words=each.words, section=each)
@@ -315,7 +322,7 @@ def _of_the_record(run: Run) -> Iterator[Check]:
         missing = expected - len(steps)
         yield Check(missing == 0, f"Steps whose loss is recorded: {len(steps):,} of {expected:,}.")
         spoiled = int((~np.isfinite(losses)).sum())
-        yield Check(spoiled == 0, f"Losses that are not finite, and not in any mean: {spoiled:,}.")
+        yield Check(spoiled == 0, f"Losses that are not finite: {spoiled:,}.")
     skipped = [warning for warning in run.warnings if "skipped" in warning]
     yield Check(not skipped, f"Parts of the record that could not be read: {len(skipped):,}.")
     resumed = [event["step"] for event in run.events if event["event"] == "resumed"]
@@ -334,9 +341,7 @@ def _of_the_intervals(diagnosis: Diagnosis) -> Iterator[Check]:
     ]
     if samples:
         fewest = min(samples)
-        yield Check(
-            fewest >= FEWEST, f"Smallest number of readings behind an interval: {fewest:,}."
-        )
+        yield Check(fewest >= FEWEST, f"Fewest readings behind an interval: {fewest:,}.")
     unknown = sum(not estimate.tells for estimate in diagnosis.estimates.values())
     yield Check(
         True, f"Estimates whose interval is still open: {unknown} of {len(diagnosis.estimates)}."

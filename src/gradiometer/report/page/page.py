@@ -129,8 +129,7 @@ def content(run: Run, diagnosis: Diagnosis, shown: tuple[Section, ...]) -> dict[
         "status_symbol": STATUS_SYMBOLS[run.status],
         "overhead": overhead_sentence(run.overhead, run.configuration.every),
         "configuration": _settings(
-            msgspec.structs.asdict(run.configuration)
-            | ({"sampling": "not known"} if _assumes_draws(run) else {})
+            _changed(run.configuration) | ({"sampling": "not known"} if _assumes_draws(run) else {})
         ),
         "manifest": _settings(
             {name: value for name, value in run.manifest.items() if name != "configuration"}
@@ -206,8 +205,21 @@ def gradient_meant(run: Run) -> str:
 
 
 def _settings(values: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Settings as pairs of name and text. Nested ones are one text: python 3.11.7, torch 2.9.0."""
-    return [(name, _as_text(value)) for name, value in values.items()]
+    """Settings that have a value, as pairs of name and text. Nested ones are one text: python
+    3.11.7, torch 2.9.0."""
+    named = ((name, _as_text(value)) for name, value in values.items())
+    return [(name, text) for name, text in named if text != "—"]
+
+
+def _changed(configuration: msgspec.Struct) -> dict[str, Any]:
+    """The settings that are not the default."""
+    defaults = {field.name: field.default for field in msgspec.structs.fields(configuration)}
+    settings = msgspec.structs.asdict(configuration)
+    return {name: value for name, value in settings.items() if value != defaults[name]}
+
+
+# Most names in a row of settings: a transformer has a layer in each of 20 lines of a telephone.
+MOST_NAMES = 6
 
 
 def _as_text(value: Any) -> str:
@@ -216,7 +228,9 @@ def _as_text(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {_as_text(part)}" for name, part in value.items())
     if isinstance(value, list | tuple):
-        return ", ".join(map(_as_text, value))
+        shown = ", ".join(map(_as_text, value[:MOST_NAMES]))
+        left = len(value) - MOST_NAMES
+        return f"{shown} and {left:,} more" if left > 0 else shown
     return str(value)
 
 

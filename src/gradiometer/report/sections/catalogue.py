@@ -38,24 +38,24 @@ METHODS = {
     ),
     "estimation": (
         "The noise is read from the gradients of training itself: from products of successive ones, "
-        "or from halves or micro-batches of a step. Ratios are taken of means. Formulas and sources: "
+        "or from halves or micro-batches of a step. Ratios are taken of means. Formulas: "
         "docs/explanation/estimation.md."
     ),
     "drift": (
         "Products with the Hessian come from a second backward; the edge is that of a quadratic. "
-        "Formulas and sources: docs/explanation/drift.md."
+        "Formulas: docs/explanation/drift.md."
     ),
     "convergence": (
         "The conditions of the theorem are decided from the form of the schedule, the certificate "
-        "from fresh batches. Formulas and sources: docs/explanation/convergence.md."
+        "from fresh batches. Formulas: docs/explanation/convergence.md."
     ),
     "exploration": (
         "Temperatures are means over the readings, with the lecture's formula T = η tr Σ/(2 d B). "
-        "Formulas and sources: docs/explanation/exploration.md."
+        "Formulas: docs/explanation/exploration.md."
     ),
     "ensemble": (
         "Predictors are compared example by example, on examples that calibrated none of them. "
-        "Formulas and sources: docs/explanation/exploration.md."
+        "Formulas: docs/explanation/exploration.md."
     ),
 }
 

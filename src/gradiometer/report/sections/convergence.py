@@ -244,8 +244,7 @@ def _rate_figure(rates: RateCurve) -> Figure:
         table=_rate_table(rates),
         note=(
             f"η at every step, {rates.source}. Σ η is how far a run can travel, in units of the "
-            "gradient norm; Σ η² is the noise that it takes in. In a finite run it matters that η "
-            "is zero at the end."
+            "gradient norm; Σ η² is the noise that it takes in."
         ),
         single=bool(rates.values.min() == rates.values.max()),
     )

@@ -49,7 +49,9 @@ def drift_section(run: Run, diagnosis: Diagnosis) -> Section:
         )
         lead += f" The sharpness has not been measured yet{how}."
         return Section("drift", TITLE, lead, (), quantity_table(labels, diagnosis.estimates))
-    figures = [_sharpness_figure(batch, surveys, history.get("edge", ()), run)]
+    is_known = surveys or any(estimate.tells for _, estimate in batch)
+    edge = history.get("edge", ())
+    figures = [_sharpness_figure(batch, surveys, edge, run)] if is_known else []
     if surveys:
         figures.append(density_figure(surveys[-1], _edge_at_peak(run)))
     estimates = {**diagnosis.estimates, **(surveys[-1].estimates if surveys else {})}
@@ -131,7 +133,7 @@ def _sharpness_figure(batch: Curve, surveys: tuple[Survey, ...], edge: Curve, ru
             "With small batches, the batch sharpness rises to the edge and stays there. The "
             "sharpness of the full loss stays lower; the smaller the batch, the lower it is."
         ),
-        single=len(batch) + len(full) == 1,
+        single=sum(estimate.tells for _, estimate in (*batch, *full)) <= 1,
     )
 
 

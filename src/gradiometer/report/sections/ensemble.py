@@ -65,8 +65,8 @@ def size_figure(report: EnsembleReport) -> Figure:
             ("m", "log-loss, calibrated", "interval", "change by the m-th, paired"), rows
         ),
         note=(
-            "The intervals are over test examples and are correlated from one m to the next. The "
-            "table has the change by each member, which is paired by example and much more precise."
+            "The intervals are over test examples. The change by each member, in the table, is "
+            "paired by example and much more precise."
         ),
     )
 

@@ -75,16 +75,19 @@ def _noise_scale_figure(curve: Curve, batch_size: float) -> Figure:
         single=len(curve) == 1,
         note=(
             "Each point is the value at that step, from the readings up to it, with its "
-            f"{curve[0][1].level:.0%} interval. If the noise scale is above B, a larger batch "
-            "saves updates; if it is below B, a larger batch mostly costs examples."
+            f"{curve[0][1].level:.0%} interval. Above B, a larger batch saves updates; below B, it "
+            "mostly costs examples."
         ),
     )
 
 
 def _noise_and_gradient_figure(variance: Curve, norm_squared: Curve) -> Figure:
+    step, newest = norm_squared[-1]
+    # an estimate of a square that may be zero is often negative
+    size = f"is {newest}" if newest.low > 0 else "cannot be told from zero"
     summary = (
-        f"The noise, tr Σ, {change(variance)}. The squared gradient norm, ‖g‖², "
-        f"{change(norm_squared)}."
+        f"The noise, tr Σ, {change(variance)}. The squared gradient norm, ‖g‖², {size} at step "
+        f"{step:,}."
     )
     below = sum(not estimate.low > 0 for _, estimate in norm_squared)
     if below:
@@ -123,11 +126,11 @@ def _batch_figure(noise_scale: Estimate, present: int, run: Run) -> Figure:
     )
     last = table.rows[-1]
     note = (
-        "This is a prediction of a model from the noise scale of now, at the best learning rate "
-        "for each batch. `gradiometer measure batch RUN --of run` predicts for the whole run."
+        "A model predicts this from the noise scale of now, at the best learning rate for each "
+        "batch. For the whole run: `gradiometer measure batch RUN --of run`."
     )
     if not run.watched:
-        note += " `gradiometer measure batch` adds the time, measured on this machine."
+        note += " It also measures the time."
     return Figure(
         name="batch-size",
         title="Effect of the batch size",

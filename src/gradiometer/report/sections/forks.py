@@ -130,6 +130,7 @@ def _effects_figure(record: ForkRecord, effects: Sequence[Effect]) -> Figure:
         summary=_sentence(record, effects),
         table=_table([record], {record.name: tuple(effects)}),
         note=" ".join(notes),
+        single=not any(effect.estimate.tells for effect in effects),
     )
 
 
@@ -144,7 +145,7 @@ def drawn_effects(effects: Mapping[str, Effect]) -> alt.LayerChart:
             for label, effect in effects.items()
             if effect.in_general is not None
         },
-        f"change in {label_of(first.readout)}, {better} is better",
+        [f"change in {label_of(first.readout)},", f"{better} is better"],
     )
 
 

@@ -104,7 +104,7 @@ QUESTIONS = (
     ),
     Question(
         name="learning-rate",
-        short="learning rate",
+        short="stability",
         words=BatchSharpness.question,
         section="drift",
         others=("sharpness",),

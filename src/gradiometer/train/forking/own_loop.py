@@ -117,12 +117,12 @@ class RunData(Data):
         positions = self.order.batch(update)
         return len(positions), positions
 
-    def some(self, count: int, seed: int) -> list[Batch]:
-        """Some training examples."""
+    def some(self, count: int, seed: int, *, whole: bool = False) -> list[Batch]:
+        """Some training examples; in batches of the run's size, if these are to be left whole."""
         chosen = torch.randperm(len(self.examples), generator=torch.Generator().manual_seed(seed))[
             :count
         ]
-        return list(map(self.examples.batch, chosen.split(AT_ONCE)))
+        return list(map(self.examples.batch, chosen.split(self.size if whole else AT_ONCE)))
 
 
 def loop_of(training: Training, step: int) -> Loop:

@@ -5,7 +5,7 @@ import numpy as np
 from gradiometer.verdict.claims import Claim, Claimed
 from gradiometer.verdict.triage.level import Known, Level
 from gradiometer.verdict.triage.schedule import is_constant
-from gradiometer.verdict.triage.signs import Array, Signs
+from gradiometer.verdict.triage.signs import SMALL, Array, Signs
 from gradiometer.verdict.triage.thresholds import (
     AT_A_GUESS,
     CALM,
@@ -18,7 +18,6 @@ from gradiometer.verdict.triage.thresholds import (
     FEW_ENTRIES,
     FEWEST_LOOKS,
     FLAT_IN_A_LOG,
-    GREW,
     HALF_A_GUESS,
     JUMPED,
     JUMPED_IN_NOISE,
@@ -28,10 +27,8 @@ from gradiometer.verdict.triage.thresholds import (
     LITTLE_EXCESS,
     LITTLE_LEFT,
     MOMENTUM_COUNTS,
-    MOVED_FAST,
     OVERSHOT,
     STAYS_FOR,
-    STAYS_VANISHED,
     STILL_LEARNS,
     TO_AND_FRO,
     USUAL_DECAY,
@@ -71,22 +68,20 @@ def dead_relu(signs: Signs, level: Level) -> Claimed | None:
 
 
 def vanishing(signs: Signs, level: Level) -> Claimed | None:
-    """From the start and while the loss stays at a guess, the first half of the layers has next to
-    no gradient."""
+    """Weights begin so small that the last layer gets next to no signal; or from the start and
+    while the loss stays at a guess, the first half of the layers has next to no gradient."""
+    cure = ("nn.init.kaiming_normal_(layer.weight)", "nn.BatchNorm1d(width)")
+    signal = signal_at_start(signs)
+    if signal < VANISHED and ended_at(signs, level) > LITTLE_LEFT:
+        return Claimed(Claim.VANISHING, {"signal": signal}, cure)
     at_a_guess = steps_at_a_guess(signs, level)
     if not at_a_guess > STAYS_FOR * signs.steps:
         return None
-    at_start, ratio = (
-        first_over_last(signs, until=at_a_guess // 10),
-        first_over_last(signs, until=at_a_guess),
-    )
-    if not (at_start < VANISHED and ratio < STAYS_VANISHED):
-        return None
+    ratio = first_over_last(signs, until=at_a_guess // 10)
     # units that died on the way pass no gradient either
-    if late_deaths(signs) < DIED:
+    if not ratio < VANISHED or late_deaths(signs) < DIED:
         return None
-    cure = ("nn.init.kaiming_normal_(layer.weight)", "nn.BatchNorm1d(width)")
-    return Claimed(Claim.VANISHING, {"ratio": at_start, "steps": float(at_a_guess)}, cure)
+    return Claimed(Claim.VANISHING, {"ratio": ratio, "steps": float(at_a_guess)}, cure)
 
 
 def weight_decay(signs: Signs, level: Level) -> Claimed | None:
@@ -104,7 +99,7 @@ def weight_decay(signs: Signs, level: Level) -> Claimed | None:
 
 
 def rate_high(signs: Signs, level: Level) -> Claimed | None:
-    """Steps are large against the weights while they grow, killed units, or made the loss jump."""
+    """Steps changed the network by itself, killed units, or made the loss jump."""
     diverged = not np.isfinite(signs.losses[-10:]).all()
     if signs.is_short and not diverged:
         return None
@@ -116,7 +111,7 @@ def rate_high(signs: Signs, level: Level) -> Claimed | None:
     else:
         deadly = died < DIED and late > HALF_A_GUESS
     # large steps do no harm to a loss that has come down to nearly nothing
-    large = (grew(signs) or overshot(signs)) and not late < LEARNT
+    large = overshot(signs) and not late < LEARNT
     if not (diverged or large or deadly or jumps >= JUMPS):
         return None
     numbers = {
@@ -154,18 +149,13 @@ def usual_stride(signs: Signs) -> float:
     return float(np.quantile(signs.strides, 0.9)) if signs.steps else float("nan")
 
 
-def grew(signs: Signs) -> bool:
-    """True if large steps made the weights grow. Under an adaptive optimizer all weights grow, and
-    one step must be as large as they are."""
-    if not (mean_movement(signs) > MOVED_FAST and signs.growth > GREW):
-        return False
-    return bool(signs.family == "sgd" or np.nanmax(signs.movement, initial=0) > LEAPT)
-
-
 def overshot(signs: Signs) -> bool:
-    """True if steps of SGD changed the network by about itself. With normalisation that does no
-    harm."""
-    if signs.family != "sgd" or not signs.steps or signs.is_normalised:
+    """True if steps of SGD changed the network by about itself, with which normalisation does no
+    harm; or the largest step of an adaptive optimizer, which is its first at a high rate, by many
+    times itself."""
+    if signs.family != "sgd":
+        return bool(np.nanmax(signs.strides, initial=0) > LEAPT)
+    if not signs.steps or signs.is_normalised:
         return False
     return bool(np.quantile(signs.strides, 0.98) > OVERSHOT)
 
@@ -175,12 +165,13 @@ def jumps_of(signs: Signs, level: Level) -> list[int]:
     apart in time."""
     if not level.value > 0 or signs.is_short:
         return []
-    rises = lasting_rises(signs.losses / level.value)
+    rises = rises_of(signs.losses / level.value)
     noise = np.nanmedian(np.abs(np.diff(signs.losses))) / level.value
     jumps: list[int] = []
-    for step in np.flatnonzero(rises > max(JUMPED, JUMPED_IN_NOISE * noise)):
-        if not jumps or step > jumps[-1] + AFTER_A_RISE:
-            jumps.append(int(step))
+    for step in np.flatnonzero(rises > max(JUMPED, JUMPED_IN_NOISE * noise)).tolist():
+        is_new = not jumps or step > jumps[-1] + AFTER_A_RISE
+        if is_new and stays_up(signs.losses, step):
+            jumps.append(step)
     return jumps
 
 
@@ -188,22 +179,24 @@ def jumps_of(signs: Signs, level: Level) -> list[int]:
 AFTER_A_RISE = 30
 
 
-def lasting_rises(losses: np.ndarray) -> np.ndarray:
-    """The rise of every loss above the largest of the eight before it, if the next three are above
-    that one, too.
+def rises_of(losses: np.ndarray) -> np.ndarray:
+    """The rise of every loss above the largest of the eight before it.
 
-    A batch of unusual examples has a high loss once, and does no harm. There is no rise in the
-    first tenth, where a loss may rise by itself.
+    There is none in the first tenth, where a loss may rise by itself.
     """
-    first = max(len(losses) // 10, 10)
     rises = np.full(len(losses), -np.inf)
     with np.errstate(invalid="ignore"):
         before = np.lib.stride_tricks.sliding_window_view(losses, 8)[:-1].max(axis=1)
-        after = np.append(losses[9:], np.full(3, np.inf))
-        after = np.lib.stride_tricks.sliding_window_view(after, 3).min(axis=1)[: len(before)]
-        rises[8:] = np.where(after > before, losses[8:] - before, -np.inf)
-    rises[:first] = -np.inf
+        rises[8:] = losses[8:] - before
+    rises[: max(len(losses) // 10, 10)] = -np.inf
     return np.where(np.isfinite(rises), rises, -np.inf)
+
+
+def stays_up(losses: np.ndarray, step: int) -> bool:
+    """True if the three losses after this one are above the largest of the eight before it, or not
+    finite. A batch of unusual examples has a high loss once, and does no harm."""
+    after = losses[step + 1 : step + 4]
+    return bool(not (after <= losses[step - 8 : step].max()).any())
 
 
 def no_decay(signs: Signs, level: Level) -> Claimed | None:
@@ -345,6 +338,23 @@ def steps_at_a_guess(signs: Signs, level: Level) -> int:
 MULTIPLY = ("Linear", "Conv")
 
 
+def signal_at_start(signs: Signs) -> float:
+    """The signal that reaches the last layer at the start, over that with PyTorch's own weights:
+    a product over the layers before. NaN if unknown, or if the network is normalised."""
+    places = places_that_multiply(signs)
+    start, rows = signs.tensors.get("weights_at_start"), signs.facts.get("rows")
+    if start is None or rows is None or len(places) < 2 or signs.is_normalised:
+        return float("nan")
+    sizes = start[0, places] / np.sqrt(np.array(rows, dtype=float)[places])
+    return float(np.prod(sizes[:-1] / (2 * SMALL)))
+
+
+def places_that_multiply(signs: Signs) -> list[int]:
+    """Places of the weights of linear layers and convolutions."""
+    layers = signs.facts.get("layers", [])
+    return [int(place) for place in signs.weights if str(layers[place]).startswith(MULTIPLY)]
+
+
 def first_over_last(signs: Signs, until: int) -> float:
     """Largest gradient norm of a layer in the first half of the layers over that of the last layer.
 
@@ -357,8 +367,7 @@ def first_over_last(signs: Signs, until: int) -> float:
     Args:
         until: The medians are over the looks before this step.
     """
-    layers = signs.facts.get("layers", [])
-    places = [int(place) for place in signs.weights if str(layers[place]).startswith(MULTIPLY)]
+    places = places_that_multiply(signs)
     if "gradient" not in signs.tensors or len(places) < 2:
         return float("nan")
     gradients = signs.tensors["gradient"][signs.looks < max(until, 2)][:, places]

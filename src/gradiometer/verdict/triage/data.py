@@ -3,7 +3,7 @@
 import numpy as np
 
 from gradiometer.verdict.claims import Claim, Claimed
-from gradiometer.verdict.triage.course import AFTER_A_RISE, lasting_rises
+from gradiometer.verdict.triage.course import AFTER_A_RISE, rises_of, stays_up
 from gradiometer.verdict.triage.level import Level
 from gradiometer.verdict.triage.rate import is_near
 from gradiometer.verdict.triage.signs import Signs
@@ -60,9 +60,20 @@ def leak(signs: Signs, _: Level) -> Claimed | None:
     share = float(shared.sum() / rows.sum())
     if np.isfinite(signs.train).any() and not (shared > 0).mean() >= NEARLY_ALL:
         return None
-    if not share >= LEAKED:
+    if not share >= max(LEAKED, 2 * alike_by_chance(signs)):
         return None
     return Claimed(Claim.LEAK, {"share": share}, ("evaluate on examples that are not trained on",))
+
+
+def alike_by_chance(signs: Signs) -> float:
+    """Share of the rows of the first pass over the data that were seen before: rows of few
+    categories are alike, in whatever set they are. 0 if it is unknown."""
+    repeated, rows = signs.single.get("repeated_rows"), signs.single.get("rows")
+    if repeated is None or rows is None or not signs.examples:
+        return 0.0
+    first = np.isfinite(repeated) & ((signs.looks + 1) * signs.batch_size <= signs.examples)
+    latest = np.flatnonzero(first)[-5:]
+    return float(repeated[latest].sum() / rows[latest].sum()) if len(latest) else 0.0
 
 
 def labels_random(signs: Signs, level: Level) -> Claimed | None:
@@ -126,17 +137,22 @@ def evaluation_error(signs: Signs) -> float:
 
 
 def bad_batch(signs: Signs, level: Level) -> Claimed | None:
-    """After something was learnt, the loss of one step is far above its neighbours and stays up,
-    and no other is."""
+    """After something was learnt, the loss of one step is far above its neighbours, and of no other
+    step, and it or the test loss stays up."""
     losses = signs.losses
     if signs.is_short or not level.value > 0:
         return None
-    rises = lasting_rises(losses / level.value)
-    step = int(rises.argmax())
-    elsewhere = np.concatenate([rises[: max(step - 10, 0)], rises[step + AFTER_A_RISE :]])
-    if not rises[step] > BAD_RISE or (len(elsewhere) and elsewhere.max() > NEXT_RISE * rises[step]):
+    rises = rises_of(losses / level.value)
+    high = np.flatnonzero(rises > BAD_RISE)
+    if not len(high):
         return None
+    step = int(high[0])
     if not losses[step - 8 : step].max() < HALF_A_GUESS * level.value:
+        return None
+    others = rises.copy()
+    others[step - 10 : step + AFTER_A_RISE] = -np.inf
+    is_alone = others.max() <= NEXT_RISE * rises[step] or not np.isfinite(losses[-10:]).all()
+    if not is_alone or not (stays_up(losses, step) or test_rises_at(signs, step)):
         return None
     first, after = signs.step_of(step - 1) + 1, signs.step_of(step) + 1
     return Claimed(
@@ -144,6 +160,14 @@ def bad_batch(signs: Signs, level: Level) -> Claimed | None:
         {"step": float(after - 1), "rise": float(rises[step])},
         (f"skip {first}:{after}",),
     )
+
+
+def test_rises_at(signs: Signs, step: int) -> bool:
+    """True if the first test loss after this step is above the last one before it, as where a batch
+    spoils the moments that a normalisation keeps for its tests."""
+    steps, test = _tests(signs)
+    after = int(np.searchsorted(steps, signs.step_of(step), side="right"))
+    return 0 < after < len(test) and bool(test[after] > test[after - 1])
 
 
 def is_augmented(signs: Signs) -> bool:

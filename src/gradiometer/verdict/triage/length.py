@@ -37,7 +37,7 @@ def stopped_early(signs: Signs, level: Level) -> Claimed | None:
         return None
     epochs = signs.epochs
     fell, error = late_fall(signs)
-    if not (fell > STILL_FALLING and fell > 2 * error and epochs < SEEN_AGAIN):
+    if not (fell > STILL_FALLING and fell > 1.645 * error and epochs < SEEN_AGAIN):
         return None
     if (
         not (signs.reach < SHORT_REACH or fell > STILL_LEARNS)

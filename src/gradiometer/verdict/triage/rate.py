@@ -44,7 +44,7 @@ def rate_low(signs: Signs, level: Level) -> Claimed | None:
     if signs.is_short or not late > LITTLE_LEFT:
         return None
     direction = direction_of(signs)
-    is_straight = goes_straight_on(signs, direction)
+    is_straight = goes_straight_on(signs, direction, late)
     if not (is_straight or late > LEARNT):
         return None
     if signs.has_ended:
@@ -97,12 +97,15 @@ def is_plain(signs: Signs) -> bool:
     return signs.family == "sgd" and not signs.momentum
 
 
-def goes_straight_on(signs: Signs, direction: Estimate | None) -> bool:
-    """True if the path has kept its direction, and the loss fell on it."""
+def goes_straight_on(signs: Signs, direction: Estimate | None, late: float) -> bool:
+    """True if the path has kept its direction, and the loss fell on it; some of its direction, if
+    the loss is still high."""
     if direction is None:
         return False
+    limit = SOME_DIRECTION if late > HALF_A_GUESS else SAME_DIRECTION
     first, last = late_quarters(signs)
-    return bool(direction.low > SAME_DIRECTION and len(first) >= 5 and last.mean() < first.mean())
+    fell = len(first) >= 5 and last.mean() < first.mean()
+    return bool(direction.low > limit and fell)
 
 
 def doubt_of(signs: Signs, late: float) -> str:

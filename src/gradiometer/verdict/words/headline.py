@@ -42,13 +42,13 @@ def headline_in_words(
     """The finding that leads, or why none does, as it follows the outcome after a
     semicolon.
 
-    Only its first clause if it is not urgent. What a run that is over cannot tell, it never will.
+    Only its first clause: the finding has the numbers. What a run that is over cannot tell, it
+    never will.
     """
     if finding is None:
         return _why_nothing(configuration)
     sentences = say(finding)
-    is_whole = finding.state in (State.ACT, State.LOOK) or finding.claim == "another_loss"
-    seen = _after_a_semicolon(sentences.seen.removesuffix(".") if is_whole else sentences.beginning)
+    seen = _after_a_semicolon(sentences.beginning)
     if finding.state is not State.CANNOT_TELL or finding.claim == "another_loss":
         return seen
     return f"cannot tell: {seen}" if is_over else f"cannot tell yet: {seen}"

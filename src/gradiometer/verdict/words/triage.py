@@ -207,6 +207,20 @@ STRAIGHT_ON = Words(
     "same path in less time.",
 )
 
+# The words for a batch whose gradients share so little that the measured share is below zero.
+SHARE_NOTHING = Words(
+    "The batch is too small: successive gradients of {batch} examples have nothing in common.",
+    WORDS[Claim.BATCH_SMALL].means,
+)
+
+# The words for a network whose weights begin far too small.
+SMALL_START = Words(
+    "The network starts with far too small weights: the last layer gets {signal:%} of the signal "
+    "that PyTorch's own start would give it.",
+    "Weights that are small in every layer make the signal, and its gradient, smaller from layer "
+    "to layer.",
+)
+
 # The words for a training that has ended without a claim, while a doubt says that it may end lower.
 MAY_END_LOWER = Words(
     "No illness was found in {steps} steps, but this training may still end lower.",
@@ -254,6 +268,10 @@ def limits(finding: Finding) -> Sentences:
     numbers = {**finding.facts.get("numbers", {}), **finding.numbers}
     if finding.claim == Claim.RATE_LOW and "direction" in numbers:
         words = STRAIGHT_ON
+    if finding.claim == Claim.BATCH_SMALL and numbers["shared"] <= 0:
+        words = SHARE_NOTHING
+    if finding.claim == Claim.VANISHING and "signal" in numbers:
+        words = SMALL_START
     if finding.claim == Claim.UNDECIDED and finding.doubts:
         words = MAY_END_LOWER
     shown = {name: _Number(value) for name, value in numbers.items()}

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch.nn.modules.dropout import _DropoutNd
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from gradiometer.arguments import check_whole
 from gradiometer.errors import BadArgument, Unsupported
 from gradiometer.integrations.watch.losses import no_loss
 from gradiometer.integrations.watch.requests.looks import Looks
@@ -20,7 +21,7 @@ from gradiometer.loop.incident_cause import cause_of, rise_of_rate
 from gradiometer.loop.recorded.incidents import BEFORE, LEAD, IncidentCause, incident_at
 from gradiometer.loop.replay import WAY_OUT, KeptUpdates, check_replay
 from gradiometer.measurement.estimate import significant
-from gradiometer.measurement.optimizer.several import as_one
+from gradiometer.measurement.optimizer.steps import as_one
 from gradiometer.run.reader import Run
 from gradiometer.verdict.triage.faults import clipped_shares
 from gradiometer.verdict.triage.signs import Signs
@@ -213,7 +214,7 @@ class Forks(Looks):
                 loop = kept.brought_back(loop)
             return fork(loop, alternatives, **{"out": run.path, **settings})
 
-    def _planned(self, batches: Any) -> int | None:
+    def _updates_in_all(self, batches: Any) -> int | None:
         """The number of updates of the whole training: as it was announced, or as its scheduler
         plans it."""
         if self.budget.planned is not None:
@@ -249,10 +250,12 @@ class Forks(Looks):
                 "accumulation": self._subject.accumulation,
                 "scaler": self._subject.scaler,
             }
-        planned = self._planned(batches)
+        planned = self._updates_in_all(batches)
         if planned is not None and planned > self.steps:
             known["left"] = f"{planned - self.steps} updates"
         known |= settings
+        if at is not None:
+            check_whole("at", at, 0)
         kept = self.kept_updates.newest if at is None else self.kept_updates.before(at)
         notes = self._schedule(known, batches, Signs.of(run).rates)
         loop = Loop(self._objective.model, self._optimizers, batches=batches, **known)

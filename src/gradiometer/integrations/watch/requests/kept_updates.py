@@ -27,7 +27,7 @@ from gradiometer.loop.replay import (
     trained_by,
 )
 from gradiometer.measurement.batch import Batch, mapped
-from gradiometer.measurement.optimizer.several import as_one
+from gradiometer.measurement.optimizer.steps import as_one
 from gradiometer.measurement.untouched import Surroundings
 from gradiometer.randomness import GlobalStates
 

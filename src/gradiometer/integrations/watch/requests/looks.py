@@ -30,9 +30,8 @@ from gradiometer.exploration.ensembles.snapshots import Snapshot
 from gradiometer.integrations.watch.losses import no_loss
 from gradiometer.integrations.watch.measuring import Measuring
 from gradiometer.integrations.watch.subject import OnDevice, examples_of
-from gradiometer.measurement.artifact import Artifact
+from gradiometer.measurement.artifact import Artifact, Evaluation, PerExample
 from gradiometer.measurement.estimate import Estimate
-from gradiometer.measurement.evaluation import Evaluation, PerExample
 from gradiometer.measurement.uncertainty.means import mean
 from gradiometer.measurement.uncertainty.skewed import skewed_mean
 from gradiometer.problems.problem import Problem
@@ -228,7 +227,7 @@ class Looks(Measuring):
         with self._looking() as run:
             if run is None:
                 return None
-            folder = run.folder.snapshots_path
+            folder = run.snapshots_path
             number = (
                 sum(path.stem != f"step_{self.steps:06d}" for path in snapshot_paths(folder)) + 1
             )

@@ -21,7 +21,7 @@ from gradiometer.loop.recorded.incidents import BEFORE, BEYOND, usual
 from gradiometer.loop.replay import ROUNDING, KeptUpdates, all_tensors, tensors_of
 from gradiometer.measurement.batch import Batch, mapped
 from gradiometer.measurement.batch import tensors_of as tensors_in
-from gradiometer.measurement.optimizer.several import as_one
+from gradiometer.measurement.optimizer.steps import as_one
 from gradiometer.randomness import untouched_randomness
 
 # Updates between two states. Each costs a copy of model and optimizer.

@@ -163,7 +163,7 @@ class Trials:
         if self._explain(run, step, is_over=is_over):
             return SEARCH // BRANCHES
         updates = self._updates(step)
-        planned = self._watched._planned(self.data)
+        planned = self._watched._updates_in_all(self.data)
         left = planned - step if planned is not None and planned > step else None
         if left is not None and left < FEWEST:
             return 0  # what the last updates would change is no answer for the training
@@ -171,18 +171,19 @@ class Trials:
         change = _first(run, shows_end=shows_end, is_over=is_over)
         if change is None:
             return 0
-        horizon = "end" if shows_end else f"{min(updates, left or updates)} updates"
+        # without a plan, as if the training went on for as long again: short branches are known as
+        # such
+        assumed = left or step
+        horizon = "end" if shows_end else f"{min(updates, assumed)} updates"
         settings: dict[str, Any] = (
             {} if shows_end or not isinstance(change, CoolNow) else {"tail": "none"}
         )
-        # without a plan, as if the training went on for as long again: short branches are known as
-        # such
         self._watched._fork(
             batches=self.data,
             alternatives=[change],
             horizon=horizon,
             replicates=REPLICATES,
-            left=f"{left or step} updates",
+            left=f"{assumed} updates",
             readout_examples=EXAMPLES,
             charged_to=COST,
             **settings,

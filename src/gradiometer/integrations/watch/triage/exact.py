@@ -12,7 +12,7 @@ from gradiometer.integrations.gradients import Listener, gradients_of
 from gradiometer.integrations.watch.shield import Hook, Shield
 from gradiometer.integrations.watch.triage.batches import compared_by
 from gradiometer.measurement.objective import Objective
-from gradiometer.measurement.optimizer.several import bare_optimizer
+from gradiometer.measurement.optimizer.steps import bare_optimizer
 from gradiometer.run.budget import Budget
 
 
