@@ -1,6 +1,7 @@
 """Do forks with `horizon="end"` tell the effect at the end of a training? Each is followed there.
 
     python benchmarks/effects_at_end.py                        # judged trainings, 12 minutes
+    python benchmarks/effects_at_end.py --part again           # judged later, 5 minutes
     python benchmarks/effects_at_end.py --part development
     python benchmarks/effects_at_end.py --keep FOLDER --only lstm
 

@@ -208,6 +208,62 @@ def child(parent: int, part: str) -> int:
     raise AssertionError(part)
 
 
+OWN = """
+import os
+import torch
+from torch import nn
+from gradiometer import supervised
+from gradiometer.loop import Loop, fork
+
+MAIN = os.getpid()
+
+class Network(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(4, 1)
+        self.act = lambda values: values.tanh()
+
+    def forward(self, inputs):
+        if os.getpid() != MAIN:
+            print("a worker's line")
+        return self.inner(self.act(inputs))
+
+class Rows(torch.utils.data.Dataset):
+    def __len__(self):
+        return len(INPUTS)
+
+    def __getitem__(self, place):
+        return INPUTS[place], INPUTS[place].sum(0, keepdim=True)
+
+torch.manual_seed(0)
+INPUTS, model = torch.randn(64, 4), Network()
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+loader = torch.utils.data.DataLoader(Rows(), batch_size=8, shuffle=True)
+loss = supervised(nn.MSELoss(reduction="none"))
+
+def one_value(model, batch):
+    return loss(model, batch).mean(1)
+
+loop = Loop(model, optimizer, loss=one_value, batches=loader)
+asked = {"alternatives": "rate 2x", "horizon": "4 updates", "replicates": 2}
+there = fork(loop, pool="ray", **asked)
+here = fork(loop, **asked)
+ends = [[one.readouts["train_loss"].mean for one in found.results] for found in (here, there)]
+print("same" if ends[0] == ends[1] else ends)
+"""
+
+
+@pytest.mark.slow
+def test_a_fork_in_a_persons_own_script_has_the_same_numbers_on_ray(tmp_path: Path) -> None:
+    script = tmp_path / "own.py"
+    script.write_text(OWN, encoding="utf-8")
+    program = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert program.returncode == 0, program.stderr
+    assert program.stdout == "same\n"
+
+
 WAITING = """
 import os, sys, time
 from gradiometer.jobs import Job

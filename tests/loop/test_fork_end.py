@@ -7,12 +7,12 @@ import torch
 from torch import nn
 
 from gradiometer import BadArgument, supervised, watch
-from gradiometer.loop import Fork, Loop, fork
+from gradiometer.loop import Fork, Loop, alternative_of, fork
 from gradiometer.loop.branch import BranchResult
 from gradiometer.loop.branches import at_end
 from gradiometer.loop.comparison.effects import effects_at_end
 from gradiometer.loop.readout import Readout
-from gradiometer.loop.recorded.record import ForkRecord
+from gradiometer.loop.recorded.record import ForkRecord, Plan
 from gradiometer.measurement.estimate import Estimate
 
 NOISE = (0.001, -0.001, 0.002, -0.002)
@@ -68,7 +68,25 @@ def test_an_effect_may_come_back_to_what_it_was_and_the_noise_of_one_that_shrink
     _, shrunk = end(-0.4, -0.2)
     assert shrunk.low == pytest.approx(-0.4, abs=0.01)
     _, worse = end(0.4, 0.2)
-    assert worse.value == pytest.approx(0.1) and worse.low == pytest.approx(0, abs=0.01)
+    assert worse.value == pytest.approx(0.2) and worse.low == pytest.approx(0, abs=0.01)
+
+
+@pytest.mark.parametrize(("loss", "is_said"), [(1.0, True), (0.5, False)])
+def test_a_fork_at_a_plateau_says_that_effects_may_be_larger_at_the_end(
+    loss: float, is_said: bool
+) -> None:
+    shown = [
+        BranchResult(name, place, horizon, 1, horizon, 1.0, (), {"test_loss": Readout(end)})
+        for horizon, name, end in (
+            (25, "go on", 1.0),
+            (50, "go on", loss),
+            (25, "rate 2x", 0.9),
+            (50, "rate 2x", loss - 0.1),
+        )
+        for place in range(4)
+    ]
+    plan = Plan(0, (alternative_of("rate 2x"),), 4, 50, "half", left=100)
+    assert ("many times larger than said here" in str(plan.fork(shown))) is is_said
 
 
 def test_nothing_is_called_worse_while_the_trend_is_towards_it() -> None:

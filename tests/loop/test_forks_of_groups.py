@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from gradiometer import BadArgument, supervised, watch
 from gradiometer.loop import Fork, Loop, fork
-from gradiometer.loop.parts import Stream
+from gradiometer.loop.stream import Stream
 
 PAIRS, SIZE = 96, 8
 FIRST = torch.randn(PAIRS, 6, generator=torch.Generator().manual_seed(1))

@@ -20,7 +20,7 @@ from torch.utils.data import (
 from gradiometer import BadArgument
 from gradiometer.loop.data import data_of
 from gradiometer.loop.horizon import Horizon
-from gradiometer.loop.parts import Stream
+from gradiometer.loop.stream import Stream
 
 
 def batches(count: int = 12, size: int = 4) -> Iterator[torch.Tensor]:

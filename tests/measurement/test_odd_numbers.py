@@ -50,8 +50,9 @@ def test_epochs_that_give_too_many_steps_are_refused(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     code, _, error = called(capsys, "train", "digits", "-e", str(2**53 - 1))
-    assert code == 2 and error == (
-        "error: `epochs` must give less than 2^53 steps: give fewer than 9,007,199,254,740,991.\n"
+    # a busy machine says before that it loads
+    assert code == 2 and error.splitlines()[-1] == (
+        "error: `epochs` must give less than 2^53 steps: give fewer than 9,007,199,254,740,991."
     )
     assert not [*tmp_path.rglob("run.toml")]
 

@@ -329,6 +329,11 @@ def test_a_bad_argument_is_refused_by_name(wrong: dict[str, Any], sentence: str)
         tune(Noisy(), **{"loss": loss, "batches": batches, "steps": 100, **wrong})
 
 
+def test_a_model_without_parameters_is_refused() -> None:
+    with pytest.raises(BadArgument, match="`model` has no parameters"):
+        tune(nn.ReLU(), loss=loss, batches=batches, steps=100)
+
+
 def test_the_budget_that_a_refusal_names_is_enough() -> None:
     with pytest.raises(BadArgument, match="give at least") as refused:
         tuned(steps=60, optimizer="sgd,adamw", budget=0.3)

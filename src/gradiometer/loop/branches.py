@@ -224,6 +224,20 @@ class Fork:
             and any(each.estimate.tells for each in self.at_end())
         )
 
+    @property
+    def stays_level(self) -> bool:
+        """True if the baseline lowers the readout by less than 2 % over the second half of its
+        branches: two trainings at such a plateau had two thirds of the effects at the end that were
+        missed, and they were up to a hundred times larger than at the half."""
+        ours = (*self.of(self.names[0]), *self.shorter)
+        name = readout_name(self.results, None)
+        costs: dict[int, list[float]] = {}
+        for result in ours:
+            if result.alternative == self.names[0] and name in result.readouts:
+                costs.setdefault(result.horizon, []).append(result.readouts[name].cost)
+        levels = [float(np.mean(costs[horizon])) for horizon in sorted(costs)]
+        return len(levels) > 1 and levels[-1] > 0.98 * levels[-2] > 0
+
     def best(self, readout: str | None = None) -> str:
         """Name of the alternative, or of the baseline, with the best mean; those with a branch that
         diverged are last.
@@ -261,6 +275,11 @@ class Fork:
     def warnings(self) -> tuple[str, ...]:
         """What could make the comparison wrong."""
         found = list(self.notes)
+        if self.leaves_some and self.shows_end and self.stays_level:
+            found.append(
+                "Going on as it is hardly lowered the loss from a quarter to a half of what is left: "
+                "if it falls later, effects at the end may be many times larger than said here."
+            )
         if self.shows_end or self.averaged:
             # The interval at the end holds the horizon. In tunings the mean of a lane's last
             # parameters chose rates that were too high as often as rates that were too low.

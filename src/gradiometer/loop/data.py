@@ -22,7 +22,7 @@ from torch.utils.data import (
 
 from gradiometer.arguments import check_whole
 from gradiometer.errors import BadArgument
-from gradiometer.loop.parts import Groups, Piece
+from gradiometer.loop.stream import Groups, Piece
 from gradiometer.measurement.batch import Batch, Order, batch_size, join_batches, span
 from gradiometer.measurement.reading import Draw
 from gradiometer.problems.examples import Examples

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from gradiometer.errors import BadArgument, UserCodeFailed
-from gradiometer.loop.parts import Groups, Piece
 from gradiometer.loop.readout import Readout, lower_is_better
+from gradiometer.loop.stream import Groups, Piece
 from gradiometer.measurement.batch import Batch, batch_size, join_batches, mapped
 from gradiometer.measurement.objective import Loss, checked_loss
 from gradiometer.measurement.untouched import Surroundings, in_eval_mode

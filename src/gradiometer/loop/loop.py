@@ -21,19 +21,17 @@ from gradiometer.loop.data import Data, data_of, first_size, updates_per_step
 from gradiometer.loop.evaluation import AT_ONCE, COUPLED, couples_examples, readouts_of
 from gradiometer.loop.horizon import Horizon
 from gradiometer.loop.parts import (
-    ORIGINAL,
     Gradient,
-    Groups,
     MovingAverage,
     RateByHand,
     Source,
     Step,
-    Stream,
     Update,
     only,
     schedulers_from,
 )
 from gradiometer.loop.readout import Readout
+from gradiometer.loop.stream import ORIGINAL, Groups, Stream
 from gradiometer.measurement.batch import Batch, batch_size
 from gradiometer.measurement.objective import Loss, checked_loss, with_graph
 from gradiometer.measurement.optimizer.steps import (

@@ -15,8 +15,8 @@ from gradiometer.loop.branch import BranchResult
 from gradiometer.loop.changes.alternative import GoOn
 from gradiometer.loop.engine import is_finite
 from gradiometer.loop.loop import Loop
-from gradiometer.loop.parts import Stream
 from gradiometer.loop.readout import Readout
+from gradiometer.loop.stream import Stream
 from gradiometer.measurement.optimizer.steps import averages_itself
 from gradiometer.measurement.untouched import Surroundings
 from gradiometer.problems import Examples

@@ -139,6 +139,8 @@ class Tuning:
 
     def run(self, make_lane: MakeLane, *, has_length: bool = True) -> Tuned:
         """Measure the start, and race."""
+        if next(self.model.parameters(), None) is None:
+            raise BadArgument("`model` has no parameters, so there is no rate to choose.")
         self.make_lane = make_lane
         self.lanes = dict[Entry, Lane]()
         present = next(iter(self.data.values()))

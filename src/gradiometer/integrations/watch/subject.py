@@ -15,7 +15,7 @@ from gradiometer.errors import BadArgument
 from gradiometer.integrations.fsdp import is_sharded
 from gradiometer.integrations.gradients import Preconditioner
 from gradiometer.integrations.watch.shield import Hook, Shield, takes_no_hooks
-from gradiometer.loop.parts import Groups, labels_in
+from gradiometer.loop.stream import Groups, labels_in
 from gradiometer.measurement.batch import Batch, batch_size, mapped
 from gradiometer.measurement.motion import Origin
 from gradiometer.measurement.objective import Loss, Objective

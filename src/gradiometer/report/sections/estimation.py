@@ -84,7 +84,7 @@ def _noise_scale_figure(curve: Curve, batch_size: float) -> Figure:
 def _noise_and_gradient_figure(variance: Curve, norm_squared: Curve) -> Figure:
     step, newest = norm_squared[-1]
     # an estimate of a square that may be zero is often negative
-    size = f"is {newest}" if newest.low > 0 else "cannot be told from zero"
+    size = f"is {newest}" if newest.low > 0 else "may be zero"
     summary = (
         f"The noise, tr Σ, {change(variance)}. The squared gradient norm, ‖g‖², {size} at step "
         f"{step:,}."

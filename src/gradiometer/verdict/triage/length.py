@@ -4,13 +4,11 @@ import numpy as np
 
 from gradiometer.verdict.claims import Claim, Claimed
 from gradiometer.verdict.triage.course import ended_at, late_fall
-from gradiometer.verdict.triage.data import training_loss
 from gradiometer.verdict.triage.level import Level
 from gradiometer.verdict.triage.schedule import ends_high
 from gradiometer.verdict.triage.signs import Signs
 from gradiometer.verdict.triage.thresholds import (
     ALL_NOISE,
-    FAR_ABOVE_TRAINING,
     FAR_ENOUGH,
     FAR_ENOUGH_FOR_ADAM,
     FEW_AN_EPOCH,
@@ -26,7 +24,6 @@ from gradiometer.verdict.triage.thresholds import (
     SMALL_BATCH,
     SMALL_FOR_BATCH_NORM,
     STEPS_OF_REACH,
-    STILL_FALLING,
     STILL_LEARNS,
 )
 
@@ -37,7 +34,7 @@ def stopped_early(signs: Signs, level: Level) -> Claimed | None:
         return None
     epochs = signs.epochs
     fell, error = late_fall(signs)
-    if not (fell > STILL_FALLING and fell > 1.645 * error and epochs < SEEN_AGAIN):
+    if not (fell > 1.645 * error and epochs < SEEN_AGAIN):
         return None
     if (
         not (signs.reach < SHORT_REACH or fell > STILL_LEARNS)
@@ -109,14 +106,9 @@ def batch_large(signs: Signs, level: Level) -> Claimed | None:
 
 
 def generalises_worse(signs: Signs) -> bool:
-    """True if more updates would fit the training examples alone: the test loss has risen, or is
-    far above training."""
+    """True if more updates would fit the training examples alone: the test loss has risen."""
     test = signs.test[np.isfinite(signs.test)]
-    if not len(test):
-        return False
-    return bool(
-        test[-1] > RISEN * test.min() or test[-1] > FAR_ABOVE_TRAINING * training_loss(signs)
-    )
+    return bool(len(test)) and bool(test[-1] > RISEN * test.min())
 
 
 def test_falls(signs: Signs) -> bool:

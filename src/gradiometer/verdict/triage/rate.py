@@ -104,8 +104,7 @@ def goes_straight_on(signs: Signs, direction: Estimate | None, late: float) -> b
         return False
     limit = SOME_DIRECTION if late > HALF_A_GUESS else SAME_DIRECTION
     first, last = late_quarters(signs)
-    fell = len(first) >= 5 and last.mean() < first.mean()
-    return bool(direction.low > limit and fell)
+    return bool(direction.low > limit and len(first) >= 5 and last.mean() < first.mean())
 
 
 def doubt_of(signs: Signs, late: float) -> str:

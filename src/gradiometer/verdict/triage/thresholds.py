@@ -121,10 +121,6 @@ SHORT_REACH = 30.0
 # A rate below this share of its height, for more than this share of the run, decayed too early.
 DECAYED, DECAYED_FOR = 0.02, 0.5
 
-# A loss that fell by more than this in the second half, in less than two passes over the data, was
-# stopped early.
-STILL_FALLING = 0.08
-
 # Fall of the loss in the second half, and its error, below which a training that goes on may stop,
 # after so many steps.
 FLAT, LONG_ENOUGH = 0.01, 200
@@ -143,9 +139,9 @@ NO_NOISE = 0.18
 # batches of 128 to 512, a batch of 32 gained 8 to 84 % in 46 below these limits.
 FEW_AN_EPOCH, LARGE_BATCH, FAR_ENOUGH, FAR_ENOUGH_FOR_ADAM = 30.0, 64, 22.0, 40.0
 
-# Test loss now, over its lowest and over training, above which further updates are not what is
-# missing: a batch of 32 then gained at most 15 %, mostly less than 7 %.
-RISEN, FAR_ABOVE_TRAINING = 1.05, 2.5
+# Test loss now, over its lowest, above which further updates are not what is missing: a batch of 32
+# then gained at most 15 %, mostly less than 7 %.
+RISEN = 1.05
 
 # Overfitting: the lowest test loss is before this share of the run, is now higher by this factor,
 # and above training by this one.

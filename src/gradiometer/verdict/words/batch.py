@@ -48,7 +48,7 @@ def small(finding: Finding) -> Sentences:
         return replace(sentences, seen=f"{lead}: the {bound}", lead=lead)
     sentences = _with_advice(finding, means)
     if not _is_for_sgd(finding):
-        return sentences
+        return replace(sentences, lead="The batch is small")
     times = significant(scale.value / batch, 2)
     size = _size(finding, batch)
     numbers = f"the {_name(finding)} is {_with_interval(scale)}, {times} times the batch of {size}"
@@ -61,8 +61,10 @@ def large(finding: Finding) -> Sentences:
     scale, batch = _numbers(finding)
     means = "The examples in a batch already agree, so averaging more of them gains little."
     sentences = _with_advice(finding, means)
-    if not _is_for_sgd(finding) or not scale.value > 0:
+    if not scale.value > 0:
         return sentences
+    if not _is_for_sgd(finding):
+        return replace(sentences, lead="The batch is large")
     more = updates_factor(batch / 2, scale.value) / updates_factor(batch, scale.value) - 1
     saved = 1 - examples_factor(batch / 2, scale.value) / examples_factor(batch, scale.value)
     lead = f"Half the batch would save {saved:.0%} of the examples and cost {more:.0%} more updates"
