@@ -158,7 +158,7 @@ def test_a_loss_that_changes_with_the_batch_is_read_out_on_batches_of_training()
             assert (
                 result.readouts["train_loss"].mean < 2.1 and result.readouts["test_loss"].mean < 2.1
             )
-    assert found.warnings[0].startswith("The loss compares the examples of a batch")
+    assert found.warnings[0].startswith("The loss of a batch is not the mean of those")
     assert "on batches of the size that training has now" in str(found).splitlines()[0]
 
 

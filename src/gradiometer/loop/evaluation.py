@@ -27,8 +27,8 @@ AT_ONCE = 1024
 
 # What a reader of a fork should know of such a loss.
 COUPLED = (
-    "The loss compares the examples of a batch with each other, so that it changes with the batch: "
-    "all branches are read out on batches of the size that training has now."
+    "The loss of a batch is not the mean of those of its examples, as in contrastive training: all "
+    "branches are read out on batches of the size that training has now."
 )
 
 # Keys of the labels in a batch that is a mapping.
