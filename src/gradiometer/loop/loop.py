@@ -105,6 +105,8 @@ class Loop:
         warnings: Sentences about the state that it starts from.
         high_until: The last step with half of the highest rate or more; None if it is not known.
         seed: Seed of the data orders and of the random draws of branches.
+        couples: True to read out on batches of training's size, since the loss compares the examples
+            of a batch; None to find that out at the first readout.
 
     Raises:
         BadArgument: An argument cannot be used.
@@ -203,7 +205,7 @@ class Loop:
         self._takes_gradients = False
         self._newest: deque[Batch] = deque(maxlen=REFRESHED)
         self._some: list[Batch] | None = None
-        self._couples = False
+        self.couples: bool | None = None
 
     @property
     def devices(self) -> set[torch.device]:
@@ -366,8 +368,7 @@ class Loop:
         """The numbers that a model is judged by, with the same random numbers at every call.
 
         They are the training loss on a few fixed examples, the loss and accuracy on a test set, the
-        user's metrics. They are taken without gradients, unless a loss needs them, such as that of
-        a gradient penalty.
+        user's metrics, without gradients unless a loss needs them, as a gradient penalty does.
         """
         if not self._takes_gradients:
             with suppress(UserCodeFailed):
@@ -382,9 +383,10 @@ class Loop:
         seed = zlib.crc32(f"{self.seed}/readouts".encode())
         if self.loss is not None and self._some is None:
             with gradients, untouched_randomness(seed, self.devices):  # a data set may draw, too
-                self._couples = couples_examples(model, self.loss, self.data.batches(seed))
-                self._some = self.data.some(self.readout_examples, seed, whole=self._couples)
-            if self._couples:
+                if self.couples is None:
+                    self.couples = couples_examples(model, self.loss, self.data.batches(seed))
+                self._some = self.data.some(self.readout_examples, seed, whole=self.couples)
+            if self.couples:
                 self.warnings = (*self.warnings, COUPLED)
         with gradients, untouched_randomness(seed, self.devices):
             return readouts_of(
@@ -394,7 +396,7 @@ class Loop:
                 self.evaluate,
                 seed,
                 self.data.groups,
-                self.size // self.accumulation if self._couples else AT_ONCE,
+                self.size // self.accumulation if self.couples else AT_ONCE,
             )
 
     def _rates_now(self, base: Sequence[Any], original: Fraction) -> Sequence[Any]:

@@ -186,6 +186,8 @@ def judge(lane: Lane, examples: int, held_out: Examples | None) -> tuple[BranchR
     if loop is None:
         return end(0, 0, 0.0, (), diverged="the parameters are not finite"), lane
     loop.readout_examples = examples
+    # all lanes are compared on the same examples; to find it out would cost batches of every lane
+    loop.couples = False
     loop.evaluate = held_out
     copy = loop.copy()
     if averages_itself(copy.optimizer):

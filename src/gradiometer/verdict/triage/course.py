@@ -69,10 +69,13 @@ def dead_relu(signs: Signs, level: Level) -> Claimed | None:
 
 def vanishing(signs: Signs, level: Level) -> Claimed | None:
     """Weights begin so small that the last layer gets next to no signal; or from the start and
-    while the loss stays at a guess, the first half of the layers has next to no gradient."""
+    while the loss stays at a guess, the first half of the layers has next to no gradient. In neither
+    case has the loss come down to nearly nothing, as that of a transformer with small weights."""
+    if not ended_at(signs, level) > LITTLE_LEFT:
+        return None
     cure = ("nn.init.kaiming_normal_(layer.weight)", "nn.BatchNorm1d(width)")
     signal = signal_at_start(signs)
-    if signal < VANISHED and ended_at(signs, level) > LITTLE_LEFT:
+    if signal < VANISHED:
         return Claimed(Claim.VANISHING, {"signal": signal}, cure)
     at_a_guess = steps_at_a_guess(signs, level)
     if not at_a_guess > STAYS_FOR * signs.steps:
