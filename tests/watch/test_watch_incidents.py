@@ -147,7 +147,8 @@ def test_trials_look_for_the_cause_of_an_incident(tmp_path: Path) -> None:
         torch.utils.data.TensorDataset(*problem.train.data), batch_size=BATCH, shuffle=True
     )
     ends = []
-    for trials in (0.0, 9.0):
+    # the training takes a twentieth of a second, and a trial before the incident up to a third of one
+    for trials in (0.0, 30.0):
         w, model, _ = loop_of(
             problem, lambda _: 0.05, tmp_path, checkpoints=1, trials=trials, sampling=loader
         )

@@ -5,9 +5,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-import torch
-from torch import nn
-
 from gradiometer.errors import GradiometerError, of_user, summary, user_line
 from gradiometer.run.recorder import Recorder
 
@@ -104,15 +101,6 @@ class Hook:
 
     def __deepcopy__(self, _: object) -> "Hook":
         return Hook()
-
-
-def takes_no_hooks(model: nn.Module) -> bool:
-    """True if hooks on the model would have it compiled again, or if it is scripted and refuses
-    them."""
-    return (
-        isinstance(model, torch.jit.ScriptModule)
-        or getattr(model, "_compiled_call_impl", None) is not None
-    )
 
 
 def reason_of(error: Exception) -> str:

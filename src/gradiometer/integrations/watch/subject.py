@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from gradiometer.errors import BadArgument
 from gradiometer.integrations.fsdp import is_sharded
 from gradiometer.integrations.gradients import Preconditioner
-from gradiometer.integrations.watch.shield import Hook, Shield, takes_no_hooks
+from gradiometer.integrations.watch.shield import Hook, Shield
 from gradiometer.loop.stream import Groups, labels_in
 from gradiometer.measurement.batch import Batch, batch_size, mapped
 from gradiometer.measurement.motion import Origin
@@ -186,6 +186,15 @@ class Batches:
                 "be copies of one example: give the number of rows that belong together."
             )
         return labels
+
+
+def takes_no_hooks(model: nn.Module) -> bool:
+    """True if hooks on the model would have it compiled again, or if it is scripted and refuses
+    them."""
+    return (
+        isinstance(model, torch.jit.ScriptModule)
+        or getattr(model, "_compiled_call_impl", None) is not None
+    )
 
 
 def outermost_layers(model: nn.Module) -> list[nn.Module]:

@@ -13,8 +13,8 @@ from torch.nn.parallel import DistributedDataParallel
 from gradiometer.errors import BadArgument
 from gradiometer.integrations.gradients import NEVER
 from gradiometer.integrations.watch.processes import SharedBatches
-from gradiometer.integrations.watch.shield import Hook, guarding, takes_no_hooks
-from gradiometer.integrations.watch.subject import Subject
+from gradiometer.integrations.watch.shield import Hook, guarding
+from gradiometer.integrations.watch.subject import Subject, takes_no_hooks
 from gradiometer.integrations.watch.triage.exact import schedulers_of
 from gradiometer.loop.marks import Marks, marks_of
 from gradiometer.loop.replay import (

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from gradiometer.integrations.gradients import NEVER, LastGradient, gradients_of
 from gradiometer.integrations.watch.accelerator import Copied
-from gradiometer.integrations.watch.shield import Hook, attempt, guarding, takes_no_hooks
-from gradiometer.integrations.watch.subject import Subject
+from gradiometer.integrations.watch.shield import Hook, attempt, guarding
+from gradiometer.integrations.watch.subject import Subject, takes_no_hooks
 from gradiometer.integrations.watch.triage.batches import BatchSigns, logits_of, parts_of
 from gradiometer.integrations.watch.triage.exact import (
     BackwardsOfStep,
