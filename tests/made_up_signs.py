@@ -49,9 +49,9 @@ def falling(end: float = 0.1, steps: int = STEPS) -> np.ndarray:
     return GUESS * (end + (1 - end) * np.exp(-np.arange(steps) / 40)) * noise
 
 
-def slow_start(end: float) -> np.ndarray:
-    """Losses that stay at a guess for 60 steps before they fall to this level."""
-    return np.concatenate([falling(1.0)[:60], falling(end)[:-60]])
+def slow_start(end: float, steps: int = 60) -> np.ndarray:
+    """Losses that stay at a guess for some steps before they fall to this level."""
+    return np.concatenate([falling(1.0)[:steps], falling(end)[:-steps]])
 
 
 def healthy(**changes: Any) -> Signs:

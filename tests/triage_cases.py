@@ -243,6 +243,15 @@ CASES: dict[Claim, list[tuple[dict[str, Any], dict[str, Any]]]] = {
             {"family": "adaptive", "movement": LEAP},
             {"family": "adaptive", "movement": NO_LEAP},
         ),
+        # a small BERT at four times its best rate, which learnt in the last tenth of a linear decay
+        (
+            {"losses": slow_start(0.7, 220), "movement": striding(0.21)},
+            {"losses": slow_start(0.7, 220), "movement": striding(0.19)},
+        ),
+        (
+            {"losses": slow_start(0.7, 220), "movement": striding(0.21)},
+            {"losses": slow_start(0.7, 120), "movement": striding(0.21)},
+        ),
         ({"nonzero": half_zero(0.66)}, {"nonzero": half_zero(0.64)}),
         (
             {"family": "adaptive", "nonzero": half_zero(0.89), "losses": falling(0.55)},

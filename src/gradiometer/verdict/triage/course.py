@@ -15,6 +15,7 @@ from gradiometer.verdict.triage.thresholds import (
     DIED,
     DIED_BY_SGD,
     EXPLODED,
+    FAR_AT_A_GUESS,
     FEW_ENTRIES,
     FEWEST_LOOKS,
     FLAT_IN_A_LOG,
@@ -102,7 +103,8 @@ def weight_decay(signs: Signs, level: Level) -> Claimed | None:
 
 
 def rate_high(signs: Signs, level: Level) -> Claimed | None:
-    """Steps changed the network by itself, killed units, or made the loss jump."""
+    """Steps changed the network by itself, killed units, made the loss jump, or kept it at a guess
+    until the rate fell."""
     diverged = not np.isfinite(signs.losses[-10:]).all()
     if signs.is_short and not diverged:
         return None
@@ -115,7 +117,8 @@ def rate_high(signs: Signs, level: Level) -> Claimed | None:
         deadly = died < DIED and late > HALF_A_GUESS
     # large steps do no harm to a loss that has come down to nearly nothing
     large = overshot(signs) and not late < LEARNT
-    if not (diverged or large or deadly or jumps >= JUMPS):
+    stuck = learns_once_it_falls(signs, level)
+    if not (diverged or large or deadly or stuck or jumps >= JUMPS):
         return None
     numbers = {
         "movement": moved,
@@ -161,6 +164,17 @@ def overshot(signs: Signs) -> bool:
     if not signs.steps or signs.is_normalised:
         return False
     return bool(np.quantile(signs.strides, 0.98) > OVERSHOT)
+
+
+def learns_once_it_falls(signs: Signs, level: Level) -> bool:
+    """True if the loss was at a guess while the rate was high, though the weights went far, and came
+    below when the rate fell."""
+    until = signs.high_until
+    if not level.value > 0 or until is None or is_constant(signs):
+        return False
+    stayed = signs.losses[until * 3 // 4 : until + 1].mean() > AT_A_GUESS * level.value
+    went_far = signs.strides[:until].sum() > FAR_AT_A_GUESS
+    return bool(stayed and went_far and ended_at(signs, level) < AT_A_GUESS)
 
 
 def jumps_of(signs: Signs, level: Level) -> list[int]:

@@ -68,6 +68,10 @@ DEAD = 0.95
 # is flat.
 FEW_ENTRIES = 32
 
+# `Signs.reach` of the steps at a high rate above which a loss that stayed at a guess meanwhile shows
+# that it was too high, and not too low or short.
+FAR_AT_A_GUESS = 40.0
+
 # Share of the entries of a gradient that were not zero at the start and still are not at the end,
 # for the tensor with fewest, below which a rate that was too high has killed units, with an
 # adaptive optimizer and with SGD. At four times the rate of a grid: 0.00 to 0.6 wherever a quarter
