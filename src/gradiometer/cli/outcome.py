@@ -122,16 +122,16 @@ def printed_json(result: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def print_outcome(
     result: Callable[[], dict[str, Any]],
-    tell: Callable[[], None],
+    print_text: Callable[[], None],
     stored: Mapping[str, Callable[[], object]],
     *,
     as_json: bool,
 ) -> None:
-    """Print a result, as one JSON object or in words. Then store it, and print where it is.
+    """Print a result, as one JSON object or as text. Then store it, and print its path.
 
     Args:
         result: Makes the object.
-        tell: Prints the words.
+        print_text: Prints the text.
         stored: Stores the result in some form and returns the path, or None. The name of the form
             is a key of the object, and the beginning of a line.
         as_json: Print the object.
@@ -141,7 +141,7 @@ def print_outcome(
             for name, store in stored.items():
                 printed[name] = store()
         return
-    tell()
+    print_text()
     width = max(map(len, stored))
     for name, store in stored.items():
         path = store()

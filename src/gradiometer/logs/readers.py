@@ -314,7 +314,7 @@ def _events(path: Path, loss: str | None) -> Log:
     rows = list[Row]()
     try:
         for record in loader.RawEventFileLoader(str(path)).Load():
-            # beside its content a record has its length and two checksums
+            # a record also has its length and two checksums
             understood += len(record) + 16
             event = proto.Event.FromString(record)
             for value in event.summary.value:

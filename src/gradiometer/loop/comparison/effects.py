@@ -304,7 +304,7 @@ def effects_at_end(
     The bounds were chosen on 204 effects of rates in 12 small trainings at 6, 30 and 60 % of their
     steps, each followed to its end, and judged once on 126 in 7 others: they covered 73 % in test loss
     and 75 % in training loss; 77 and 68 % of the effects above the noise between seeds were decided,
-    none with the wrong sign. Of 33 that were missed 23 are of two trainings whose loss stayed at a
+    none with the wrong sign. In two trainings, with 23 of the 33 missed ones, the loss stayed at a
     plateau, and fell after the branches had ended: no branch shows that, and a fork says so.
 
     Args:

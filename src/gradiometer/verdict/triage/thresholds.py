@@ -82,7 +82,7 @@ DIED, DIED_BY_SGD = 0.12, 0.35
 # Stride that one in fifty steps of SGD exceeds, above which the rate is too high without
 # normalisation. At four times the rate of a grid: 0.5 to 3; at that rate: up to 0.53; residual
 # networks with BatchNorm have strides of 2.3 at their best rate. And the largest stride of an
-# adaptive optimizer, whose first steps are as large as its rate, whatever the gradient: of 504
+# adaptive optimizer, whose first steps are as large as its rate, whatever the gradient: in 504
 # trainings, 20 of the 35 at a rate whose lower one gained 5 % and more were above it, and 3 of 469
 # others that ended above `LEARNT`.
 OVERSHOT, LEAPT = 0.9, 5.1

@@ -27,7 +27,7 @@ def facts_of(objective: Objective, optimizers: Sequence[torch.optim.Optimizer]) 
     kinds = {
         id(parameter): type(module).__name__
         for module in objective.model.modules()
-        # networks of MAML have a `parameters` of their own, without arguments
+        # networks of MAML have another `parameters`, without arguments
         for _, parameter in module.named_parameters(recurse=False)
     }
     parameters = objective.parameters
@@ -233,7 +233,7 @@ def planned_steps(schedulers: Sequence[Any]) -> int | None:
     if not schedulers:
         return None
     first = schedulers[0]
-    # a rate that is not lower at the end than at the start goes on after it
+    # a rate that is not lower at the end than at the start continues after it
     if getattr(first, "end_factor", 0.0) >= getattr(first, "start_factor", 1.0):
         return None
     # Attributes in which torch's schedulers keep the length of what they plan.
