@@ -52,6 +52,7 @@ ALIKE: dict[str, Any] = {
 }
 BY_A_QUARTER = GUESS * np.linspace(0.8, 0.4, STEPS)
 BY_AND_BY = GUESS * np.linspace(1, 0.1, STEPS)
+LATE, FAR, NOT_FAR = slow_start(0.7, 220), striding(0.21), striding(0.19)
 LEAP, NO_LEAP = (np.vstack([striding(stride)[:1], striding(0.1)[1:]]) for stride in (5.2, 5.0))
 DIES = np.vstack([tensors(0.6, 0.1, 0.6)[:3], tensors(0.005, 0.1, 0.6)[3:]])
 ONE_STRIDE, ONE_OVERSHOT = (
@@ -244,14 +245,8 @@ CASES: dict[Claim, list[tuple[dict[str, Any], dict[str, Any]]]] = {
             {"family": "adaptive", "movement": NO_LEAP},
         ),
         # a small BERT at four times its best rate, which learnt in the last tenth of a linear decay
-        (
-            {"losses": slow_start(0.7, 220), "movement": striding(0.21)},
-            {"losses": slow_start(0.7, 220), "movement": striding(0.19)},
-        ),
-        (
-            {"losses": slow_start(0.7, 220), "movement": striding(0.21)},
-            {"losses": slow_start(0.7, 120), "movement": striding(0.21)},
-        ),
+        ({"losses": LATE, "movement": FAR}, {"losses": LATE, "movement": NOT_FAR}),
+        ({"losses": LATE, "movement": FAR}, {"losses": slow_start(0.7, 120), "movement": FAR}),
         ({"nonzero": half_zero(0.66)}, {"nonzero": half_zero(0.64)}),
         (
             {"family": "adaptive", "nonzero": half_zero(0.89), "losses": falling(0.55)},
