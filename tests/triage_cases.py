@@ -54,7 +54,8 @@ BY_A_QUARTER = GUESS * np.linspace(0.8, 0.4, STEPS)
 BY_AND_BY = GUESS * np.linspace(1, 0.1, STEPS)
 LATE, FAR, NOT_FAR = slow_start(0.7, 220), striding(0.21), striding(0.19)
 LEAP, NO_LEAP = (np.vstack([striding(stride)[:1], striding(0.1)[1:]]) for stride in (5.2, 5.0))
-DIES = np.vstack([tensors(0.6, 0.1, 0.6)[:3], tensors(0.005, 0.1, 0.6)[3:]])
+NO_SIGNAL = tensors(0.005, 0.1, 0.6)
+DIES = np.vstack([tensors(0.6, 0.1, 0.6)[:3], NO_SIGNAL[3:]])
 ONE_STRIDE, ONE_OVERSHOT = (
     np.vstack([striding(0.01)[:20], striding(stride)[20:23], striding(0.01)[23:]])
     for stride in (0.88, 0.92)
@@ -215,24 +216,16 @@ CASES: dict[Claim, list[tuple[dict[str, Any], dict[str, Any]]]] = {
             {"gradient": tensors(0.013, 0.1, 0.6), "losses": falling(0.95)},
         ),
         (
-            {"gradient": tensors(0.005, 0.1, 0.6), "losses": falling(0.95)},
+            {"gradient": NO_SIGNAL, "losses": falling(0.95)},
             {"gradient": DIES, "losses": falling(0.95)},
         ),
         (
-            {
-                "gradient": tensors(0.005, 0.1, 0.6),
-                "losses": falling(0.95),
-                "nonzero": half_zero(0.87),
-            },
-            {
-                "gradient": tensors(0.005, 0.1, 0.6),
-                "losses": falling(0.95),
-                "nonzero": half_zero(0.89),
-            },
+            {"gradient": NO_SIGNAL, "losses": falling(0.95), "nonzero": half_zero(0.87)},
+            {"gradient": NO_SIGNAL, "losses": falling(0.95), "nonzero": half_zero(0.89)},
         ),
         (  # a transformer whose small weights cost it 58 of 1,000 steps ended at 0.4 % of a guess
-            {"gradient": tensors(0.005, 0.1, 0.6), "losses": slow_start(0.02)},
-            {"gradient": tensors(0.005, 0.1, 0.6), "losses": slow_start(0.01)},
+            {"gradient": NO_SIGNAL, "losses": slow_start(0.02)},
+            {"gradient": NO_SIGNAL, "losses": slow_start(0.01)},
         ),
         (
             {"facts": {"rows": [64, 64, 10]}, "weights_at_start": tensors(0.088, 1, 0.58)},
