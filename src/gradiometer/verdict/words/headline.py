@@ -42,14 +42,16 @@ def headline_in_words(
     """The finding that leads, or why none does, as it follows the outcome after a
     semicolon.
 
-    Only its first clause: the finding has the numbers. What a run that is over cannot tell, it
-    never will.
+    Only its first clause: the finding has the numbers. If there is no verdict, the reason belongs to
+    it. What a run that is over cannot tell, it never will.
     """
     if finding is None:
         return _why_nothing(configuration)
     sentences = say(finding)
+    if finding.claim == "another_loss":
+        return _after_a_semicolon(sentences.seen.removesuffix("."))
     seen = _after_a_semicolon(sentences.beginning)
-    if finding.state is not State.CANNOT_TELL or finding.claim == "another_loss":
+    if finding.state is not State.CANNOT_TELL:
         return seen
     return f"cannot tell: {seen}" if is_over else f"cannot tell yet: {seen}"
 
