@@ -127,6 +127,8 @@ def rate_high(signs: Signs, level: Level) -> Claimed | None:
         "alive": died,
         "jumps": float(jumps),
     }
+    if stuck and signs.high_until is not None:
+        numbers["fell_at"] = float(signs.step_of(signs.high_until))
     if signs.family == "sgd" and signs.momentum >= MOMENTUM_COUNTS:
         factor = 1 - signs.momentum
         return Claimed(
