@@ -490,5 +490,9 @@ CASES: dict[Claim, list[tuple[dict[str, Any], dict[str, Any]]]] = {
             {"losses": ONCE, "test": np.array([1.0, 0.8, 0.6, 0.5, 0.4, 0.9, 0.8, 0.7, 0.6, 0.5])},
             {"losses": ONCE, "test": np.array([1.0, 0.8, 0.6, 0.5, 0.4, 0.4, 0.3, 0.3, 0.3, 0.3])},
         ),
+        (  # the noise of a test
+            {"losses": ONCE, "test": np.array([0.5, 0.4, 0.4, 0.4, 0.4, 0.47, 0.4, 0.4, 0.4, 0.4])},
+            {"losses": ONCE, "test": np.array([0.5, 0.4, 0.4, 0.4, 0.4, 0.45, 0.4, 0.4, 0.4, 0.4])},
+        ),
     ],
 }

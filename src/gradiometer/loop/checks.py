@@ -128,12 +128,10 @@ def check_optimizer(model: nn.Module, optimizer: Any) -> None:
             f"{type(optimizer).__name__}."
         )
     own = {id(parameter) for parameter in model.parameters()}
-    if not (
-        all(
-            id(parameter) in own
-            for group in optimizer.param_groups
-            for parameter in group["params"]
-        )
+    if any(
+        id(parameter) not in own
+        for group in optimizer.param_groups
+        for parameter in group["params"]
     ):
         raise Unsupported(
             "`optimizer` trains a parameter that is not in `model`, so that a copy of the model "

@@ -57,6 +57,7 @@ from gradiometer.run.reader import Run
 from gradiometer.verdict.claims import Claim
 from gradiometer.verdict.reservations import Reservations
 from gradiometer.verdict.triage.findings import findings_of
+from gradiometer.verdict.triage.signs import are_one_batch
 from gradiometer.verdict.triage.triage import Triage, triage_of
 from gradiometer.verdict.words.headline import ending, headline_in_words, outcome_of
 from gradiometer.verdict.words.say import as_dict
@@ -357,9 +358,7 @@ def _has_one_batch(run: Run) -> bool:
     if found:
         return found[-1:] == ["batch"]
     same = [signs["same_rows"] for _, signs in run.signs if "same_rows" in signs]
-    # The fourth look that sees labels is at step 74: earlier ones may be several updates on the
-    # first batch.
-    return len(same) >= 4 and all(same)
+    return are_one_batch(np.array(same, dtype=float))
 
 
 def _causes(run: Run, spike: Spike) -> Trial:

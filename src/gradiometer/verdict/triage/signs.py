@@ -309,9 +309,7 @@ class Signs:
     @cached_property
     def is_one_batch(self) -> bool:
         """True if every look had the batch of the first one, which is then the training set."""
-        same = self.single.get("same_rows", np.empty(0))
-        same = same[np.isfinite(same)]
-        return len(same) > 0 and bool(same.all())
+        return are_one_batch(self.single.get("same_rows", np.empty(0)))
 
     @cached_property
     def epochs_by_rows(self) -> float:
@@ -341,6 +339,16 @@ class Signs:
         """The mean loss of the last steps, this share of all and at least ten."""
         last = self.finite[-max(10, round(share * self.steps)) :]
         return float(last.mean()) if len(last) else float("nan")
+
+
+def are_one_batch(same: Array) -> bool:
+    """True if every look had the batch of the first one; NaN is not known.
+
+    The fourth look that sees labels is at step 74: earlier ones may be several updates on the first
+    batch.
+    """
+    known = same[np.isfinite(same)]
+    return len(known) >= 4 and bool(known.all())
 
 
 def along(steps: Any, values: Any, count: int) -> Array:

@@ -148,7 +148,7 @@ FEW_AN_EPOCH, LARGE_BATCH, FAR_ENOUGH, FAR_ENOUGH_FOR_ADAM = 30.0, 64, 22.0, 40.
 RISEN = 1.05
 
 # Overfitting: the lowest test loss is before this share of the run, is now higher by this factor,
-# and above training by this one.
+# and above training by this one. After a bad batch the next test loss is higher by the second, too.
 BEST_BEFORE, ROSE, ABOVE_TRAINING = 0.7, 1.15, 1.3
 
 # Passes over the data below which nothing is overfitted: most rows were seen once. A rate that is
