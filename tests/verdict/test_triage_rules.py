@@ -12,7 +12,7 @@ from gradiometer.verdict.triage import thresholds as limits
 from gradiometer.verdict.triage.course import late_fall
 from gradiometer.verdict.triage.findings import changes_of, findings_of
 from gradiometer.verdict.triage.level import Known, level_of
-from gradiometer.verdict.triage.signs import Signs
+from gradiometer.verdict.triage.signs import Signs, are_one_batch
 from gradiometer.verdict.triage.triage import ORDER, triage_of
 from gradiometer.verdict.words.say import say
 from gradiometer.verdict.words.triage import WORDS
@@ -217,3 +217,10 @@ def test_a_loss_that_crosses_zero_has_no_level_and_is_not_healthy() -> None:
         assert np.isnan(level_of(signs).value) and np.isnan(late_fall(signs)[0])
     noise = {"batch_size": 4, "product": constant(0.0)}
     assert claims(healthy(losses=sinking, **of_a_game, **noise)) == {Claim.BATCH_SMALL}
+
+
+def test_one_batch_is_known_from_four_looks_and_nan_is_none_of_them() -> None:
+    unknown = float("nan")
+    assert are_one_batch(np.array([1.0, 1.0, unknown, 1.0, 1.0]))
+    assert not are_one_batch(np.array([1.0, 1.0, 1.0, unknown]))
+    assert not are_one_batch(np.array([1.0, 1.0, 1.0, 1.0, 0.0]))
