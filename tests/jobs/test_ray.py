@@ -415,8 +415,8 @@ def test_a_cluster_that_starts_too_slowly_is_refused_with_its_reason(monkeypatch
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     with pytest.raises(
         Unsupported,
-        match="^no cluster of Ray could be started: Exception: The current node timed out during "
-        "startup.$",
+        match=r"^no cluster of Ray could be started: Exception: The current node timed out during "
+        r"startup\.$",
     ):
         Ray(count=1).size  # noqa: B018
 
