@@ -123,6 +123,17 @@ def test_a_training_without_an_illness_leads_over_what_makes_it_cheaper(
     assert leading(run, [advice, verdict]) is (verdict if leads else advice)
 
 
+def test_a_spike_that_came_back_does_not_lead_over_triage(tmp_path: Path) -> None:
+    run = run_in(tmp_path, steps=100)
+    verdict = Finding("triage", Issue.CONVERGENCE, "undecided", State.OK)
+    for came_back in (True, False):
+        spike = Finding(
+            "spikes", Issue.DRIFT, "spike_unknown", State.LOOK, facts={"ended": came_back}
+        )
+        assert leading(run, [spike, verdict]) is (verdict if came_back else spike)
+        assert leading(run, [spike]) is spike
+
+
 def test_the_finding_goes_on_with_the_sentence_of_the_verdict(tmp_path: Path) -> None:
     run = run_in(tmp_path, steps=100)
     for seen, ending in (
