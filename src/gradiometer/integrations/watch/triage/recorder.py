@@ -264,9 +264,9 @@ class TriageRecorder:
                 out = outputs
         heard.stop()
         self._look["nonzero"] = nonzero_entries(gradients_of(self._objective.parameters))
-        self._last.take(step)
-        if self._last.product is not None and self._last.product_is_plain:
-            self._look["product"] = self._last.product
+        product = self._last.take(step).product
+        if product is not None:
+            self._look["product"] = product
         if self._subject.scaler is not None:
             scale = self._subject.scale()
             self._look["scale"] = scale
