@@ -1,6 +1,8 @@
 """What a run's readings say along the run, and at the newest reading."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -226,3 +228,36 @@ def test_where_the_preconditioned_scale_answers_the_plain_one_is_silent(
     kept = _answers([preconditioned, plain, stopped])
     assert {each.gauge for each in kept if each.claim.startswith("batch_")} == shown
     assert stopped in kept
+
+
+FOLDER_FOR_A_RUN = """
+import sys
+from gradiometer import BadArgument, diagnose
+from gradiometer.loop import forks_of
+from gradiometer.report.compare import compare
+from gradiometer.report.page import write_page
+from gradiometer.train import incident_cause, loop_at, spike_causes
+
+folder = sys.argv[1]
+for call in (
+    lambda: diagnose(folder),
+    lambda: forks_of(folder),
+    lambda: loop_at(folder),
+    lambda: write_page(folder, None),
+    lambda: compare([folder, folder]),
+    lambda: spike_causes(folder, 3),
+    lambda: incident_cause(folder, 3),
+):
+    try:
+        call()
+    except BadArgument as error:
+        print(error)
+"""
+
+
+def test_a_folder_in_place_of_a_run_is_refused_with_how_to_open_it(tmp_path: Path) -> None:
+    """In a process without the checks of types that these tests have."""
+    command = [sys.executable, "-c", FOLDER_FOR_A_RUN, str(run_in(tmp_path, steps=8).path)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    how = " must be a Run, got str: open the folder of a run with Run.open(folder)."
+    assert said == [f"`{'runs' if place == 4 else 'run'}`{how}" for place in range(7)]

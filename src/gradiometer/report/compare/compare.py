@@ -32,7 +32,7 @@ from gradiometer.measurement.uncertainty.differences import (
 from gradiometer.measurement.uncertainty.means import FEWEST_READINGS, difference_of_means, mean
 from gradiometer.report.compare.contrast import QUANTITIES, Compared, Contrast, Difference, RunGroup
 from gradiometer.run.artifacts import read_examples
-from gradiometer.run.reader import Run
+from gradiometer.run.reader import Run, check_run
 
 # Minimum and maximum number of runs in a comparison.
 FEWEST, MOST = 2, 200
@@ -68,6 +68,7 @@ def compare(runs: Sequence[Run], level: float | None = None) -> Comparison:
     if not FEWEST <= len(runs) <= MOST:
         raise BadArgument(f"`runs` must be {FEWEST} to {MOST} runs, got {len(runs)}.")
     for place, run in enumerate(runs):
+        check_run(run, "runs")
         if run.path.resolve() in [other.path.resolve() for other in runs[:place]]:
             raise BadArgument(f"`runs` contains {run.path} twice. Compare it with another run.")
     _refuse_other_data(runs)
