@@ -31,6 +31,7 @@ from gradiometer.report.charts.marks import (
     in_usual_width,
     inline,
     level,
+    linear_x,
     linear_y,
     log_x,
     log_y,
@@ -209,11 +210,7 @@ def effects_chart(
 
     `title` is that of the horizontal axis, in lines.
     """
-
-    def x(field: str) -> alt.X:
-        axis = alt.Axis(title=title, format=PLAIN, tickCount=6)
-        return alt.X(field, type="quantitative", axis=axis, scale=alt.Scale(zero=True, padding=12))
-
+    x = linear_x(title, alt.Scale(zero=True, padding=12), tickCount=6)
     known, wide = (
         [{"alternative": name, **plain_row(estimate)} for name, estimate in found.items()]
         for found in (effects, in_general)
@@ -376,21 +373,15 @@ def density_chart(density: SpectralDensity, marked: Mapping[str, float]) -> alt.
     peak = float(high.max())
     # a density below a millionth of its peak is that of a smoothed gap between eigenvalues
     floor = 1e-6 * peak
-    middle = np.where(value > floor, value, np.nan)
-    columns = (density.grid, middle, np.maximum(low, floor), np.maximum(high, floor))
+    middle = [each if each > floor else None for each in value.tolist()]
+    ends = (np.maximum(end, floor).tolist() for end in (low, high))
     names = ("curvature", "value", "low", "high")
     rows = [
         dict(zip(names, numbers, strict=True))
-        for numbers in zip(*(column.tolist() for column in columns), strict=True)
+        for numbers in zip(density.grid.tolist(), middle, *ends, strict=True)
     ]
-    for row in rows:
-        row["value"] = None if math.isnan(row["value"]) else row["value"]
     y = log_y(LogAxis(floor, 2 * peak), "share of directions per loss / parameter²", "~e")
-
-    def x(field: str) -> alt.X:
-        axis = alt.Axis(title="curvature, loss / parameter²", format=PLAIN)
-        return alt.X(field, type="quantitative", axis=axis, scale=alt.Scale(nice=False))
-
+    x = linear_x("curvature, loss / parameter²", alt.Scale(nice=False))
     numbers = [alt.Tooltip(f"{name}:Q", format=",.3~g") for name in names]
     base = alt.Chart(inline(rows)).encode(x=x("curvature"), tooltip=numbers)
     rules = upright(x, {at: label for label, at in marked.items()}, "left-of") if marked else []

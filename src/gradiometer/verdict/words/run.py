@@ -47,6 +47,7 @@ CLAIMS: Mapping[str, Words] = {
         "{lead}: {reason}",
         "The readings describe another loss than the one that is trained.",
         lead="No verdict",
+        brief="trained on another loss",
         slots=reason,
     ),
     "gauge_stopped": Words(

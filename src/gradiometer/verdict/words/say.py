@@ -6,7 +6,8 @@ from types import ModuleType
 from typing import Any
 
 from gradiometer.errors import BadArgument
-from gradiometer.measurement.finding import Doubt, Finding
+from gradiometer.measurement.finding import Doubt, Finding, State
+from gradiometer.verdict.claims import Claim
 from gradiometer.verdict.triage.findings import GAUGE
 from gradiometer.verdict.words import (
     batch,
@@ -92,6 +93,28 @@ def _doubt(doubt: Doubt, doubts: Mapping[str, Callable[[Doubt], str]]) -> str:
     if doubt.kind not in doubts:
         raise BadArgument(f"`doubts` must be in the table of words, got {doubt.kind!r}.")
     return doubts[doubt.kind](doubt)
+
+
+def in_brief(finding: Finding | None) -> str:
+    """The claim of a headline in at most four words.
+
+    Args:
+        finding: The finding that leads; None if nothing was measured.
+    """
+    if finding is None:
+        return "nothing was measured"
+    # a gauge and triage have the same words for a claim of the same name
+    words = triage.WORDS.get(Claim(finding.claim)) if finding.claim in triage.CLAIMS else None
+    if finding.claim == Claim.UNDECIDED and finding.doubts:
+        words = triage.MAY_END_LOWER
+    brief = getattr(words or CLAIMS.get(finding.claim), "brief", "")
+    if brief:
+        return str(brief)
+    if finding.state is State.CANNOT_TELL:
+        return "cannot tell yet"
+    if finding.state is State.OK:
+        return "no sign of limits"
+    return f"look at {finding.gauge.replace('_', ' ')}"
 
 
 def as_dict(finding: Finding) -> dict[str, Any]:

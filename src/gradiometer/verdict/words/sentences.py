@@ -96,7 +96,7 @@ class Words:
     """The words of a claim. Called with a finding, they are its sentences.
 
     All are texts with slots: the facts and the numbers of a finding by their names, what `slots`
-    makes of the finding, and the lead.
+    makes of the finding, and the lead. `brief` is the claim in at most four words, for lists.
     """
 
     seen: str
@@ -105,6 +105,7 @@ class Words:
     caveat: str = ""
     lead: str = ""
     paste: tuple[str, ...] = ()
+    brief: str = ""
     slots: Callable[[Finding], Mapping[str, Any]] = lambda _: {}
 
     def __call__(self, finding: Finding) -> Sentences:
