@@ -30,14 +30,17 @@ def check_number(name: str, value: Any, *, positive: bool = False) -> None:
         raise BadArgument(f"`{name}` must be {least} and finite, got {shown(value)}.")
 
 
-def check_whole(name: str, value: Any, least: int) -> None:
-    """Raise unless `value` is a whole number, at least `least`, and small enough for files and
-    tensors."""
+def check_whole(name: str, value: Any, least: int, most: int | None = None, why: str = "") -> None:
+    """Raise unless `value` is a whole number, at least `least`, at most `most` if that is given, and
+    small enough for files and tensors. `why` ends the sentence."""
     whole = isinstance(value, Integral) and not isinstance(value, bool)
     if not whole:
         raise BadArgument(f"`{name}` must be a whole number, got {shown(value)}.")
+    end = f", got {shown(value)}{': ' * bool(why)}{why}."
+    if most is not None and not least <= value <= most:
+        raise BadArgument(f"`{name}` must lie between {least:,} and {most:,}{end}")
     if not value >= least:
-        raise BadArgument(f"`{name}` must be at least {least}, got {shown(value)}.")
+        raise BadArgument(f"`{name}` must be at least {least}{end}")
     if not value < 2**63:
         raise BadArgument(f"`{name}` must be below 2^63, got {shown(value)}.")
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import altair as alt
 import numpy as np
@@ -127,22 +127,30 @@ def accuracy_chart(test: Curve) -> alt.LayerChart:
     return along_steps(bars(base, linear_y("share of test examples classified correctly", "~%")))
 
 
-def together_chart(
-    runs: Mapping[str, Curve], title: str, format: str | None = None
+def curves_chart(
+    named: Mapping[str, Curve],
+    title: str,
+    scale: Literal["log", "linear", "by range"] = "log",
+    format: str = PLAIN,
+    at: tuple[float, str] | None = None,
 ) -> alt.LayerChart:
-    """One quantity of several runs along their steps, each with the band of its intervals.
+    """Up to six curves along the run on one axis, each with the band of its intervals.
 
     Args:
-        runs: Estimates along each run, by the run's name.
+        named: Estimates along the run, by the name of the curve.
         title: Title of the vertical axis.
-        format: Number format of a linear vertical axis. By default the axis is logarithmic for
-            steep curves.
+        scale: That of the vertical axis; "by range" is logarithmic for steep curves.
+        format: Number format of a linear axis.
+        at: A level, and its label.
     """
-    estimates = [estimate for curve in runs.values() for _, estimate in curve]
-    axis = LogAxis.holding(estimates)
-    if format is None and _is_steep(estimates, axis):
-        return along_steps(*curves(runs, log_y(axis, title), axis.row))
-    return along_steps(*curves(runs, linear_y(title, format or PLAIN), plain_row))
+    estimates = [estimate for curve in named.values() for _, estimate in curve]
+    axis = LogAxis.holding(estimates, also=() if at is None else at[:1])
+    if scale == "log" or (scale == "by range" and _is_steep(estimates, axis)):
+        y, row = log_y(axis, title), axis.row
+    else:
+        y, row = linear_y(title, format), plain_row
+    rule = [] if at is None else level(y, *at)
+    return along_steps(*curves(named, y, row), *rule)
 
 
 def noise_scale_chart(curve: Curve, batch_size: float) -> alt.LayerChart:
@@ -150,27 +158,8 @@ def noise_scale_chart(curve: Curve, batch_size: float) -> alt.LayerChart:
 
     A point whose interval has no upper end is drawn as open at the top.
     """
-    axis = LogAxis.holding((estimate for _, estimate in curve), also=(batch_size,))
-    y = log_y(axis, "examples")
-    return along_steps(
-        *curves({"noise scale": curve}, y, axis.row),
-        *level(y, batch_size, f"B = {batch_size:,.0f}"),
-    )
-
-
-def logarithmic_chart(named: Mapping[str, Curve], title: str) -> alt.LayerChart:
-    """Up to six curves along the run on one logarithmic axis."""
-    axis = LogAxis.holding(estimate for curve in named.values() for _, estimate in curve)
-    return along_steps(*curves(named, log_y(axis, title), axis.row))
-
-
-def drift_share_chart(curve: Curve) -> alt.LayerChart:
-    """The share of the heat that moves the mean position of Φ, with a rule at zero: no net
-    movement."""
-    y = linear_y("share of the heat", "~%")
-    return along_steps(
-        *level(y, 0.0, "at rest"), *curves({"share that drifts": curve}, y, plain_row)
-    )
+    at = batch_size, f"B = {batch_size:,.0f}"
+    return curves_chart({"noise scale": curve}, "examples", at=at)
 
 
 def batch_chart(table: BatchTable) -> alt.LayerChart:

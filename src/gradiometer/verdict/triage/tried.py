@@ -198,13 +198,11 @@ def effects_by_change(run: Run, since: int = 0) -> dict[str, Effect]:
 def effects_of_record(record: ForkRecord, *, also_short: bool = True) -> Sequence[Effect]:
     """The effects of a fork at the end of its branches.
 
-    The effects at the end of the training count, if the fork shows them. Of short forks, and of
-    those at constant rates, only those count that a lean to small rates does not explain; none
-    without `also_short`, since what is gained in a short fork may be nothing at the end.
+    Of short forks, and of those at constant rates, only those count that a lean to small rates does
+    not explain; none without `also_short`, since what is gained in a short fork may be nothing at
+    the end of the training.
     """
     try:
-        if record.fork.shows_end:
-            return record.fork.at_end()
         effects = record.fork.effects()
         if not record.fork.leans:
             return effects

@@ -17,7 +17,7 @@ from gradiometer.estimation.preconditioned_noise import VALID
 from gradiometer.measurement.estimate import Estimate, about, counted, significant
 from gradiometer.measurement.finding import Doubt, Finding
 from gradiometer.measurement.optimizer.hyperparameters import list_values, number
-from gradiometer.verdict.words.sentences import Sentences, always, fixed
+from gradiometer.verdict.words.sentences import Sentences, Words, always, filled
 
 # Factors of the best learning rate seen when B is doubled under AdamW: 2^p with p from −0.03 to
 # 0.63.
@@ -124,32 +124,6 @@ def undecided(finding: Finding) -> Sentences:
     return Sentences(seen, "It is too early to say whether another batch size would be better.")
 
 
-def of_all(finding: Finding) -> Sentences:
-    """Twice the batch would be more than all examples."""
-    examples = counted(finding.facts["examples"], "training example")
-    return Sentences(_seen(finding), f"There are {examples}, so twice the batch is not possible.")
-
-
-def full(finding: Finding) -> Sentences:
-    """All updates have the same examples."""
-    _, batch = _numbers(finding)
-    return Sentences(
-        f"Every update has the same batch, B = {_size(finding, batch)}.",
-        "Only random numbers in the model, such as Dropout, make these gradients noisy, so nothing "
-        "can be said about other batches.",
-    )
-
-
-def outranked(finding: Finding) -> Sentences:
-    """The preconditioned scale answers for the batch."""
-    names = " and ".join(finding.facts["optimizers"])
-    means = (
-        f"The optimizer is {names}, for which SGD's forecast does not hold: the preconditioned "
-        "noise scale is the better predictor, so no batch is advised from this one."
-    )
-    return Sentences(_seen(finding), means)
-
-
 def unforeseen(finding: Finding) -> Sentences:
     """No forecast is known for the optimizer, or the optimizer is not known."""
     means = "The forecast for another batch size depends on the optimizer, which was not recorded."
@@ -162,14 +136,11 @@ def unforeseen(finding: Finding) -> Sentences:
     return Sentences(_seen(finding), means)
 
 
-def in_cool_down(finding: Finding) -> Sentences:
-    """The learning rate falls, which makes the preconditioned scale grow."""
-    cooled = significant(finding.facts["cooled"], 2)
-    means = (
-        f"The learning rate falls and is {cooled} of its peak. In such a cool-down the "
-        "scale grows although the batch is not too small, so no batch is advised."
-    )
-    return Sentences(_seen(finding), means)
+def place(finding: Finding) -> Mapping[str, str]:
+    """Where B is, B itself, and the names of the optimizers."""
+    _, batch = _numbers(finding)
+    names = " and ".join(finding.facts.get("optimizers", ()))
+    return {"seen": _seen(finding), "size": _size(finding, batch), "names": names}
 
 
 def _numbers(finding: Finding) -> tuple[Estimate, float]:
@@ -377,43 +348,44 @@ def _under_adam(finding: Finding) -> str:
     )
 
 
-def uneven_noise(doubt: Doubt) -> str:
-    """Few examples carry most of the noise."""
-    return (
-        "The readings of the noise are uneven (their CV² is "
-        f"{significant(doubt.facts['variation'], 2)}), as if few examples carried most of it. Two "
-        "such examples in one batch are rare and may not have been seen: the interval is wider "
-        "for that."
-    )
-
-
-def tuned_rates(doubt: Doubt) -> str:
-    """The range of rates that tuning has found."""
-    low, high = number(doubt.facts["low"]), number(doubt.facts["high"])
-    return (
-        f"In trials with SGD the best learning rate grew as B^0.5 to B^0.9, which is {low} to "
-        f"{high} here."
-    )
-
-
 CLAIMS: Mapping[str, Callable[[Finding], Sentences]] = {
     "batch_small": small,
     "batch_large": large,
     "batch_near": near,
     "batch_undecided": undecided,
-    "batch_of_all": of_all,
-    "batch_full": full,
-    "batch_outranked": outranked,
-    "batch_unforeseen": unforeseen,
-    "batch_in_cool_down": in_cool_down,
-    "batch_not_large": fixed(
-        _seen,
-        "B is not too large. It is not known if it is too small: the scale has no upper bound yet.",
+    "batch_of_all": Words(
+        "{seen}",
+        "There are {examples:training example}, so twice the batch is not possible.",
+        slots=place,
     ),
-    "batch_within_validity": fixed(
-        _seen,
-        f"The scale predicts the batch size only within a factor of {VALID:.0f}, so B may be "
-        "right.",
+    "batch_full": Words(
+        "Every update has the same batch, B = {size}.",
+        "Only random numbers in the model, such as Dropout, make these gradients noisy, so nothing "
+        "can be said about other batches.",
+        slots=place,
+    ),
+    "batch_outranked": Words(
+        "{seen}",
+        "The optimizer is {names}, for which SGD's forecast does not hold: the preconditioned noise "
+        "scale is the better predictor, so no batch is advised from this one.",
+        slots=place,
+    ),
+    "batch_unforeseen": unforeseen,
+    "batch_in_cool_down": Words(
+        "{seen}",
+        "The learning rate falls and is {cooled:2} of its peak. In such a cool-down the scale grows "
+        "although the batch is not too small, so no batch is advised.",
+        slots=place,
+    ),
+    "batch_not_large": Words(
+        "{seen}",
+        "B is not too large. It is not known if it is too small: the scale has no upper bound yet.",
+        slots=place,
+    ),
+    "batch_within_validity": Words(
+        "{seen}",
+        f"The scale predicts the batch size only within a factor of {VALID:.0f}, so B may be right.",
+        slots=place,
     ),
 }
 
@@ -422,8 +394,16 @@ DOUBTS: Mapping[str, Callable[[Doubt], str]] = {
         "The factors come from a model (one step of SGD at its best learning rate), and the noise "
         "scale usually grows as the loss falls."
     ),
-    "uneven_noise": uneven_noise,
-    "tuned_rates": tuned_rates,
+    "uneven_noise": filled(
+        "The readings of the noise are uneven (their CV² is {variation:2}), as if few examples "
+        "carried most of it. Two such examples in one batch are rare and may not have been seen: "
+        "the interval is wider for that."
+    ),
+    "tuned_rates": filled(
+        "In trials with SGD the best learning rate grew as B^0.5 to B^0.9, which is {from} to {to} "
+        "here.",
+        lambda doubt: {"from": number(doubt.facts["low"]), "to": number(doubt.facts["high"])},
+    ),
     "no_single_rate": always(
         "No single learning rate follows from the noise scale: in the trials the best one grew as "
         "B^p with p from −0.03 to 0.63."

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from types import ModuleType
 from typing import Any
 
 from gradiometer.errors import BadArgument
@@ -25,34 +26,31 @@ from gradiometer.verdict.words import (
 )
 from gradiometer.verdict.words.sentences import Sentences
 
+ROOMS: tuple[ModuleType, ...] = (
+    batch,
+    comparison,
+    convergence,
+    drift,
+    estimation,
+    exploration,
+    forks,
+    incidents,
+    logs,
+    own,
+    paths,
+    run,
+    spikes,
+)
+
 # A function that says each claim of a gauge. Those of triage are in a table of their own: both say
 # `batch_small`, from other numbers.
 CLAIMS: Mapping[str, Callable[[Finding], Sentences]] = {
-    **batch.CLAIMS,
-    **comparison.CLAIMS,
-    **convergence.CLAIMS,
-    **drift.CLAIMS,
-    **estimation.CLAIMS,
-    **exploration.CLAIMS,
-    **forks.CLAIMS,
-    **incidents.CLAIMS,
-    **logs.CLAIMS,
-    **own.CLAIMS,
-    **paths.CLAIMS,
-    **run.CLAIMS,
-    **spikes.CLAIMS,
+    claim: words for room in ROOMS for claim, words in room.CLAIMS.items()
 }
 
 # A function that says each doubt.
 DOUBTS: Mapping[str, Callable[[Doubt], str]] = {
-    **batch.DOUBTS,
-    **convergence.DOUBTS,
-    **drift.DOUBTS,
-    **estimation.DOUBTS,
-    **exploration.DOUBTS,
-    **forks.DOUBTS,
-    **logs.DOUBTS,
-    **run.DOUBTS,
+    doubt: words for room in ROOMS for doubt, words in getattr(room, "DOUBTS", {}).items()
 }
 
 
@@ -86,7 +84,7 @@ def say(finding: Finding) -> Sentences:
     return replace(
         sentences,
         caveat=" ".join(text for text in caveats if text),
-        tried=forks.trial_in_words(finding),
+        tried=forks.trial_in_words(finding.trial) if finding.trial else "",
     )
 
 

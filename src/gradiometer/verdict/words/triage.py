@@ -3,26 +3,18 @@
 import ast
 import math
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
 
 from gradiometer.loop.changes.alternative import Rate
 from gradiometer.loop.changes.text import alternative_of
-from gradiometer.measurement.estimate import Estimate, significant
+from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.finding import Doubt, Finding
 from gradiometer.measurement.optimizer.hyperparameters import number
 from gradiometer.verdict.claims import Claim
 from gradiometer.verdict.triage.findings import CHANGES
 from gradiometer.verdict.words.brief import IN_BRIEF
-from gradiometer.verdict.words.sentences import Sentences, always
+from gradiometer.verdict.words.sentences import Sentences, Words, always, fill
 
-
-class Words(NamedTuple):
-    """The words for a claim. Numbers stand in braces by their names; `{name:%}` is a percentage."""
-
-    seen: str
-    means: str
-
-
+# The words for each claim, with slots for its numbers.
 WORDS: Mapping[Claim, Words] = {
     Claim.NAN_EXAMPLE: Words(
         "Some training examples hold NaN or infinity.",
@@ -246,29 +238,6 @@ MISSING = {
 }
 
 
-class _Number:
-    """A number of a claim in a sentence."""
-
-    def __init__(self, value: Estimate | float) -> None:
-        self._value = value
-
-    @property
-    def is_unknown(self) -> bool:
-        """True if there is nothing to print: the sentence then ends after its first clause."""
-        return not isinstance(self._value, Estimate) and not math.isfinite(self._value)
-
-    def __format__(self, form: str) -> str:
-        if isinstance(self._value, Estimate):
-            return str(self._value)
-        if self.is_unknown:
-            return "unknown"
-        if form == "%":
-            return f"{significant(100 * self._value, 2)} %"
-        if self._value.is_integer():
-            return f"{self._value:,.0f}"
-        return significant(self._value)
-
-
 def limits(finding: Finding) -> Sentences:
     """What limits a run, or that nothing was found."""
     words = WORDS[Claim(finding.claim)]
@@ -283,12 +252,17 @@ def limits(finding: Finding) -> Sentences:
         words = SMALL_START
     if finding.claim == Claim.UNDECIDED and finding.doubts:
         words = MAY_END_LOWER
-    shown = {name: _Number(value) for name, value in numbers.items()}
-    seen = words.seen.format(**shown)
+    unknown = [
+        name
+        for name, value in numbers.items()
+        if not isinstance(value, Estimate) and not math.isfinite(value)
+    ]
+    shown = {**numbers, **dict.fromkeys(unknown, "unknown")}
+    seen, means = fill(words.seen, shown), fill(words.means, shown)
     lead, _, _ = seen.partition(": ")
-    if any(number.is_unknown and f"{{{name}" in words.seen for name, number in shown.items()):
+    # without its numbers the sentence ends after its first clause
+    if any(f"{{{name}" in words.seen for name in unknown):
         seen = f"{lead.removesuffix('.')}."
-    means = words.means.format(**shown)
     unseen = finding.facts.get("unseen", {})
     if unseen:
         parts = [
