@@ -346,9 +346,7 @@ def warm() -> None:
         os.chdir(here)
 
 
-def many(
-    total: int, seed: int, counts: Counter[str], names: Sequence[str] = tuple(WORKS)
-) -> None:
+def many(total: int, seed: int, counts: Counter[str], names: Sequence[str] = tuple(WORKS)) -> None:
     """Kill at least so many times, each kind of work in turn, and count in `counts`."""
     warm()
     draw = random.Random(seed)
