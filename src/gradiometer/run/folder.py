@@ -85,7 +85,7 @@ class RunFolder:
             StorageFailed: The folder cannot be created.
         """
         body = _manifest_body(manifest)
-        form = r"[^\s./\\\ud800-\udfff-][^/\\\x00-\x1f\ud800-\udfff]{0,199}"
+        form = r"[^\s./\\\x00-\x1f\ud800-\udfff-][^/\\\x00-\x1f\ud800-\udfff]{0,199}"
         if not (isinstance(name, str) and re.fullmatch(form, name)):
             raise BadArgument(
                 "`name` must be a file name of at most 200 letters with no dot or dash in front, "
