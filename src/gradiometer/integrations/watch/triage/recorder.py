@@ -98,6 +98,7 @@ class TriageRecorder:
         self._counts: dict[str, Any] = {}
         self._output: Any = None
         self._takes_moments = True
+        self._is_time_first = False
         self._handles: list[Any] = []
         self._looks = 0
         self._spent, self._began = 0.0, self._clock()
@@ -262,6 +263,7 @@ class TriageRecorder:
             outputs, labels = heard.compared
             if out is None or out.shape != outputs.shape:
                 out = outputs
+        inputs = self._with_examples_first(inputs, labels)
         heard.stop()
         self._look["nonzero"] = nonzero_entries(gradients_of(self._objective.parameters))
         product = self._last.take(step).product
@@ -281,6 +283,8 @@ class TriageRecorder:
             "sensitive": len(self._sensitive),
             "rows": next((one.shape[0] for one in tensors_of(batch) if one.dim()), 0),
         }
+        if inputs is not None and self._is_time_first:
+            self._counts["rows"] = self._counts["time_first"] = len(inputs)
         if heard.stale is not None:
             self._look["stale"] = heard.stale
         if heard.roots:
@@ -298,6 +302,14 @@ class TriageRecorder:
             self._handles.append(
                 optimizer.register_step_pre_hook(Hook(self.shield, self._before_update))
             )
+
+    def _with_examples_first(self, inputs: Tensor | None, labels: Tensor | None) -> Tensor | None:
+        """The inputs with the examples along the first axis, as far as the labels told it so far."""
+        if inputs is None or inputs.dim() < 2:
+            return inputs
+        if labels is not None:
+            self._is_time_first = is_time_first(inputs, labels)
+        return inputs.transpose(0, 1) if self._is_time_first else inputs
 
     def _before_update(self, *_: Any) -> None:
         """Take what clipping has left, and the parameters. Several optimizers make one update: the
@@ -393,6 +405,12 @@ class TriageRecorder:
 def rounded(value: float) -> float:
     """Six digits: what single precision has."""
     return float(f"{value:.6g}")
+
+
+def is_time_first(inputs: Tensor, labels: Tensor) -> bool:
+    """True if the examples lie along the second axis of the inputs, as those of PyTorch's recurrent
+    layers and transformers: each has a label, and the first axis has another length."""
+    return labels.dim() == 1 and len(inputs) != len(labels) == inputs.shape[1]
 
 
 def nonzero_entries(gradients: Sequence[Tensor]) -> Tensor:
