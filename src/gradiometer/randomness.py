@@ -52,6 +52,14 @@ class GlobalStates:
         )
 
 
+def seed_everything(seed: int) -> None:
+    """Seed torch's generators on all devices, Python's, and NumPy's global one: a model may draw
+    from any of them."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+
+
 @contextmanager
 def untouched_randomness(seed: int, devices: Iterable[torch.device]) -> Iterator[None]:
     """Seed the random generators with `seed` inside, and restore their states at the end.

@@ -24,10 +24,9 @@ import msgspec
 
 from gradiometer.errors import BadArgument, RunDamaged, StorageFailed
 from gradiometer.storage.disk import (
-    NO_LINK,
-    check_inside,
     interrupted_by_disk,
     open_to_read,
+    open_to_write,
     read_file,
     reason_of,
 )
@@ -87,10 +86,8 @@ class JournalWriter:
                 self._buffer += b"\n"
 
     def _open(self) -> None:
-        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0) | NO_LINK
         with self._guard():
-            check_inside(self.path)
-            self._descriptor = os.open(self.path, flags, 0o666)
+            self._descriptor = open_to_write(self.path, os.O_RDWR | os.O_APPEND)
         self._release: Callable[[], object] = weakref.finalize(
             self, _unlock_and_close, self._descriptor, os.getpid()
         )
@@ -200,7 +197,7 @@ def read_journal(
     garbled: list[int] = []
     for number, text in enumerate(whole, start=1):
         _decode_into(lines, garbled, number, text)
-    again = {line.number - 1 for line in lines if repeats and repeats(line.record)}
+    again = {number - 1 for number, record in lines if repeats and repeats(record)}
     garbled = [
         number for number in garbled if number not in again or not is_incomplete(whole[number - 1])
     ]

@@ -1,11 +1,9 @@
 """ĝ as the mean over micro-batches, made one after another, and on several processes at once."""
 
-import random
 import zlib
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -14,6 +12,7 @@ from gradiometer.measurement.objective import Loss, Objective, checked_loss, wit
 from gradiometer.measurement.parts import SpreadBuilder
 from gradiometer.measurement.reading import Spread
 from gradiometer.problems.user_code import user_code
+from gradiometer.randomness import seed_everything
 from gradiometer.run.budget import READINGS, Budget
 from gradiometer.run.ranks import Ranks
 
@@ -69,10 +68,7 @@ class Accumulator:
         """
         # Checkpoints keep the random states of rank 0 only: the others draw from a seed of the step.
         if not self._ranks.first:
-            seed = zlib.crc32(f"{self._seed}/{self._ranks.rank}/{index}".encode())
-            torch.manual_seed(seed)
-            random.seed(seed)
-            np.random.seed(seed)  # noqa: NPY002 (the global one is what models use)
+            seed_everything(zlib.crc32(f"{self._seed}/{self._ranks.rank}/{index}".encode()))
         builder = SpreadBuilder(self._objective.layer_of)
         if measured and self._preconditioner is not None:
             with self._budget.spending(READINGS):
