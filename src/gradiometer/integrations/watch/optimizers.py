@@ -18,7 +18,6 @@ from torch.utils.hooks import RemovableHandle
 from gradiometer.errors import BadArgument, Unsupported
 from gradiometer.integrations.watch.subject import Subject
 from gradiometer.measurement.motion import Motion, Origin, update_of, velocity_of
-from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.optimizer.groups import Changes, Group, groups_of, largest_rate
 from gradiometer.measurement.optimizer.steps import bare_optimizer
 from gradiometer.measurement.reading import Draw
@@ -258,16 +257,6 @@ class Pace:
             self._tell(self._doubt)
             self._doubt = ""
             self._told = True
-
-
-@dataclass(frozen=True)
-class StepWithoutGradient:
-    """A step for gauges that choose their own steps: Φ before the update, without a gradient."""
-
-    objective: Objective
-    index: int
-    batch_size: int
-    learning_rate: float
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 from gradiometer.drift.spikes.examination import SPREADS
-from gradiometer.errors import GradiometerError
 from gradiometer.integrations.gradients import NEVER
 from gradiometer.integrations.watch.requests.newest_updates import IncidentUpdates, NewestUpdates
 from gradiometer.integrations.watch.shield import Shield, attempt, reason_of
@@ -211,12 +210,7 @@ class Trials:
 
     def _stop(self, error: Exception) -> None:
         """An error: make no more trials. A refusal is not a fault of the loop."""
-        why = (
-            reason_of(error)
-            if isinstance(error, GradiometerError)
-            else f"{type(error).__name__}: {error}"
-        )
-        attempt(lambda: self._give_up(f"no more cures are tried: {why}"))
+        attempt(lambda: self._give_up(f"no more cures are tried: {reason_of(error)}"))
 
 
 def _first(run: Run, *, shows_end: bool, is_over: bool) -> Alternative | None:

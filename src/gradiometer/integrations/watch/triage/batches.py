@@ -128,22 +128,16 @@ class BatchSigns:
         if not known.numel():
             return {}
         size = 0 if out is None or classes is None else out.shape[classes]
-        counts = (
-            torch.bincount(known, minlength=size).float()
-            if known.is_cpu
-            else _count_classes(known, size)
-        )
-        before = self._counts
-        if before is None or len(before) != len(counts):
-            longer = torch.zeros(
-                max(len(counts), 0 if before is None else len(before)), device=counts.device
+        if known.is_cpu:
+            counts = torch.bincount(known, minlength=size).float()
+        else:  # without waiting for it
+            counts = torch.zeros(size, device=known.device).scatter_add_(
+                0, known.clamp_max(size - 1), torch.ones_like(known, dtype=torch.float32)
             )
-            if before is not None:
-                longer[: len(before)] += before
-            padded = torch.zeros_like(longer)
-            padded[: len(counts)] = counts
-            before, counts = longer, padded
-        self._counts = before + counts
+        before = counts.new_zeros(0) if self._counts is None else self._counts
+        size = max(len(before), len(counts))
+        counts = functional.pad(counts, (0, size - len(counts)))
+        self._counts = functional.pad(before, (0, size - len(before))) + counts
         share = self._counts / self._counts.sum()
         expected = (1 - (1 - share) ** counts.sum()).sum()
         return {
@@ -262,11 +256,3 @@ def known_losses(out: Tensor, labels: Tensor) -> dict[str, Tensor]:
         "row_sum_off": (sums - 1).abs().max(),
         "output_min": logits.min(),
     }
-
-
-def _count_classes(labels: Tensor, size: int) -> Tensor:
-    """How often each class occurs, without waiting for an accelerator."""
-    counts = torch.zeros(size, device=labels.device)
-    return counts.scatter_add_(
-        0, labels.clamp_max(size - 1), torch.ones_like(labels, dtype=torch.float32)
-    )

@@ -95,12 +95,12 @@ class BackwardsOfStep:
         self._listener: Listener | None = None
         self._reads_loss = False
         self.count = 0
+        # ‖.grad‖ before the first backward; None if it was empty.
         self.stale: Tensor | None = None
-        """‖.grad‖ before the first backward; None if it was empty."""
+        # What each backward was called on.
         self.roots: list[Tensor] = []
-        """What each backward was called on."""
+        # The outputs and labels that the newest loss has compared; None if they are not known.
         self.compared: tuple[Tensor, Tensor] | None = None
-        """The outputs and labels that the newest loss has compared; None if they are not known."""
         self._made: Tensor | None = None
         self._marks: list[tuple[int, int]] = []
         self._marks_of_made: list[tuple[int, int]] = []

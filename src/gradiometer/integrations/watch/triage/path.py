@@ -34,8 +34,8 @@ class PathPoints:
         self._steps: list[int] = []
         self._points: Tensor | None = None
         self._apart = APART
+        # The step of the next point.
         self.next = 0
-        """The step of the next point."""
 
     def distances(self, step: int) -> tuple[list[int], Tensor] | None:
         """The steps of the points that are kept, and the squared distances to them, shape [points].

@@ -67,9 +67,8 @@ class TriageRecorder:
         self._optimizers = subject.optimizers
         self._charge = budget.charge
         self._clock = budget.clock
+        # The context for everything that training calls: an error ends triage, and nothing else.
         self.shield = guarding(warn, "triage has stopped", lambda _: attempt(*self._ends()))
-        """The context for everything that training calls: an error ends triage, and
-        nothing else."""
         self._last = last
         self._path = PathPoints(objective.parameters)
         self._parameters_before: list[Tensor] = []
@@ -80,8 +79,8 @@ class TriageRecorder:
         self._batches = BatchSigns()
         self._shared = SharedRows(objective.model, self.shield, budget)
         self._sensitive = sensitive_layers(objective.model)
+        # The learning rate of the last update.
         self.rate: Any = None
-        """The learning rate of the last update."""
         self._rates: list[tuple[int, float]] = []
         self._rate_changes = self._written = 0
         self._recorder: Recorder | None = None
@@ -94,13 +93,13 @@ class TriageRecorder:
         self._looks = 0
         self._spent, self._began = 0.0, self._clock()
         self._first = 0
+        # The step of the next look; None before the first step.
         self._target: int | None = None
-        """The step of the next look; None before the first step."""
         is_enabled = budget.share and subject.ranks.first and not subject.sharded
+        # The next step at which `at_step` has something to do.
         self.next = 0 if is_enabled else NEVER
-        """The next step at which `at_step` has something to do."""
+        # True if `updated` has something to do after the coming update.
         self.awaits_update = False
-        """True if `updated` has something to do after the coming update."""
 
     def attach(self, recorder: Recorder, step: int, *, has_facts: bool = False) -> None:
         """Write into this run from now on, beginning with the facts that do not change, unless the
