@@ -186,6 +186,23 @@ def test_other_things_that_cannot_be_watched_are_refused_in_words(tmp_path: Path
         inspect.unwrap(value_of)({"loss": 0.1})
 
 
+def test_an_evaluation_after_the_end_is_a_warning_that_says_where_to_call_it(
+    tmp_path: Path,
+) -> None:
+    model, optimizer, w = simple(tmp_path)
+    with w:
+        for _ in range(3):
+            optimizer.zero_grad()
+            w.step(*one_backward(model))
+            optimizer.step()
+    w.evaluated(test=0.5)
+    (said,) = w.findings().warnings
+    assert said == (
+        "the evaluation after step 3 was not recorded, because the run has ended: call `evaluated` "
+        "inside `with watch(...) as w:`"
+    )
+
+
 def test_an_evaluation_without_numbers_is_refused(tmp_path: Path) -> None:
     _, _, w = simple(tmp_path)
     with w, pytest.raises(BadArgument, match=r"`test` must be a loss .*, got a Tensor"):

@@ -21,7 +21,7 @@ from gradiometer.run.folder import run_folders
 from gradiometer.run.reader import Run, Status
 from gradiometer.storage.disk import reason_of
 from gradiometer.verdict.diagnosis import diagnose
-from gradiometer.verdict.words.brief import in_brief
+from gradiometer.verdict.words.say import in_brief
 
 # The last loss is the mean over the last of at most this many equal parts of the run.
 LAST = 20

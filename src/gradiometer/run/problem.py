@@ -4,7 +4,7 @@ from gradiometer.errors import BadArgument
 from gradiometer.problems.problem import Problem
 from gradiometer.problems.registry import load
 from gradiometer.run.configuration import Configuration
-from gradiometer.run.reader import Run
+from gradiometer.run.reader import Run, check_run
 from gradiometer.run.trust import check_trust
 
 AT_THE_END = "at the end of `with watch(…) as w:`, with the"
@@ -38,6 +38,7 @@ IN_YOUR_PROGRAM = {
 def configuration_of(run: Run, verb: str) -> Configuration:
     """The configuration of a run of `train`, for the command `verb`. A watched run is refused with
     its own line."""
+    check_run(run)
     if not run.has_program_with_model:
         raise BadArgument(
             f"`{run.path}` has gradient norms that were given as numbers: it has no model to run."

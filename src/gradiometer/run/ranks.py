@@ -1,5 +1,6 @@
 """The processes of one training that a launcher such as torchrun started, and their exchanges."""
 
+import importlib
 import os
 import re
 from collections.abc import Iterator
@@ -100,6 +101,10 @@ def together() -> Iterator[Ranks]:
     if dist.is_initialized() or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield Ranks.here()
         return
+    # The first optimizer of a process imports this module, whose functions keep the process group
+    # of that moment as a default argument. The group then outlives `destroy_process_group`, and its
+    # threads can abort the process while the interpreter ends.
+    importlib.import_module("torch.distributed.nn.functional")
     dist.init_process_group("gloo", timeout=PATIENCE)
     try:
         yield Ranks.here()

@@ -15,6 +15,11 @@ FIRST = 1 / 16
 # Octaves between the rates of the first rung. With one octave it was 12 of 18, with three 14.
 APART = 2
 
+# Octaves from the middle to the farthest rate. A rate that is so much lower than one that overshoots
+# changes nothing in float32. Without it the search for a better rate has no end if all losses are
+# equal.
+FARTHEST = 24
+
 
 @dataclass(frozen=True, order=True)
 class Entry:
@@ -83,6 +88,13 @@ class LaneRace:
         """The least that a race costs: three rates of each kind."""
         return 3 * self.kinds * (FIRST + self.readout)
 
+    @property
+    def most(self) -> float:
+        """The most that a race can cost: all rates of each kind, and the two rungs to come."""
+        rates = self.kinds * (2 * FARTHEST // APART + 1)
+        lanes = rates * FIRST + 4 * 2 * FIRST + 2 * 0.5
+        return lanes + (rates + 4 + 2) * self.readout
+
     def run(self) -> Entry:
         """Race to the end.
 
@@ -113,6 +125,8 @@ class LaneRace:
             while (edge := rung.edge(kind)) and self.left >= 7 * lane:
                 octaves = [entry.octave for entry in ends if entry.kind == kind]
                 end = max(octaves) if edge > 0 else min(octaves)
+                if abs(end) >= FARTHEST:
+                    break
                 ends |= self._go([Entry(end + edge * APART, kind)], FIRST)
 
     def _second_rung(self) -> None:

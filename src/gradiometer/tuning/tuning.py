@@ -183,6 +183,8 @@ class Tuning:
                 f"`budget` {self.budget:g} pays for no three lanes of each kind: give at least "
                 f"{needed:g}."
             )
+        # What is left of a huge budget is no longer a number to calculate with.
+        left = race.left = min(left, race.most)
         self.race = race
         # What lanes have cost so far and will cost, the rest of the training included. The start is
         # left out, which takes longer than its gradients.
@@ -191,7 +193,7 @@ class Tuning:
         self.began = time.monotonic()
         with guarded_copy(loop, self.seed):
             winner = race.run()
-        cost = float(self.budget) - race.left - race.reached[winner]
+        cost = spent / self.steps + left - race.left - race.reached[winner]
         tried = tuple(
             tuple(
                 Tried(

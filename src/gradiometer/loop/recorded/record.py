@@ -19,7 +19,7 @@ from gradiometer.loop.branches import Fork
 from gradiometer.loop.changes.alternative import Alternative, GoOn
 from gradiometer.loop.changes.text import alternative_of
 from gradiometer.loop.comparison.racing import Rung, Stop
-from gradiometer.run.reader import Run
+from gradiometer.run.reader import Run, check_run
 from gradiometer.storage.disk import (
     check_inside,
     one_at_a_time,
@@ -385,6 +385,7 @@ def forks_of(run: Run) -> tuple[ForkRecord, ...]:
     >>> forks_of(Run.open(RunFolder.create("runs", "alone", {}).path))
     ()
     """
+    check_run(run)
     return tuple(_records(run.path, run.unread))
 
 

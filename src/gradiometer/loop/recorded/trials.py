@@ -153,10 +153,7 @@ def _result(
         names = [one.name for one in record.fork.alternatives if alike(one, wanted)]
         try:
             fork = record.fork
-            effects = {
-                effect.alternative: effect
-                for effect in (fork.at_end() if fork.shows_end else fork.effects())
-            }
+            effects = {effect.alternative: effect for effect in fork.effects()}
         except BadArgument:  # a fork that has just begun has no branch of the baseline
             continue
         if names and names[0] in effects:

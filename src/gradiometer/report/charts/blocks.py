@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float, Int
 
-from gradiometer.errors import BadArgument
+from gradiometer.arguments import check_whole
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.uncertainty.means import mean
 
@@ -65,8 +65,7 @@ def blocks(
 
     Source: batch means, Law & Carson (1979).
     """
-    if not most >= 1:
-        raise BadArgument(f"`most` must be at least 1, got {most}.")
+    check_whole("most", most, 1)
     if len(steps) == 0:
         return ()
     number = int(np.clip(len(steps) // SHORTEST, 1, most))

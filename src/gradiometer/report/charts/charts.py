@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import altair as alt
 import numpy as np
@@ -31,6 +31,7 @@ from gradiometer.report.charts.marks import (
     in_usual_width,
     inline,
     level,
+    linear_x,
     linear_y,
     log_x,
     log_y,
@@ -127,22 +128,30 @@ def accuracy_chart(test: Curve) -> alt.LayerChart:
     return along_steps(bars(base, linear_y("share of test examples classified correctly", "~%")))
 
 
-def together_chart(
-    runs: Mapping[str, Curve], title: str, format: str | None = None
+def curves_chart(
+    named: Mapping[str, Curve],
+    title: str,
+    scale: Literal["log", "linear", "by range"] = "log",
+    format: str = PLAIN,
+    at: tuple[float, str] | None = None,
 ) -> alt.LayerChart:
-    """One quantity of several runs along their steps, each with the band of its intervals.
+    """Up to six curves along the run on one axis, each with the band of its intervals.
 
     Args:
-        runs: Estimates along each run, by the run's name.
+        named: Estimates along the run, by the name of the curve.
         title: Title of the vertical axis.
-        format: Number format of a linear vertical axis. By default the axis is logarithmic for
-            steep curves.
+        scale: That of the vertical axis; "by range" is logarithmic for steep curves.
+        format: Number format of a linear axis.
+        at: A level, and its label.
     """
-    estimates = [estimate for curve in runs.values() for _, estimate in curve]
-    axis = LogAxis.holding(estimates)
-    if format is None and _is_steep(estimates, axis):
-        return along_steps(*curves(runs, log_y(axis, title), axis.row))
-    return along_steps(*curves(runs, linear_y(title, format or PLAIN), plain_row))
+    estimates = [estimate for curve in named.values() for _, estimate in curve]
+    axis = LogAxis.holding(estimates, also=() if at is None else at[:1])
+    if scale == "log" or (scale == "by range" and _is_steep(estimates, axis)):
+        y, row = log_y(axis, title), axis.row
+    else:
+        y, row = linear_y(title, format), plain_row
+    rule = [] if at is None else level(y, *at)
+    return along_steps(*curves(named, y, row), *rule)
 
 
 def noise_scale_chart(curve: Curve, batch_size: float) -> alt.LayerChart:
@@ -150,27 +159,8 @@ def noise_scale_chart(curve: Curve, batch_size: float) -> alt.LayerChart:
 
     A point whose interval has no upper end is drawn as open at the top.
     """
-    axis = LogAxis.holding((estimate for _, estimate in curve), also=(batch_size,))
-    y = log_y(axis, "examples")
-    return along_steps(
-        *curves({"noise scale": curve}, y, axis.row),
-        *level(y, batch_size, f"B = {batch_size:,.0f}"),
-    )
-
-
-def logarithmic_chart(named: Mapping[str, Curve], title: str) -> alt.LayerChart:
-    """Up to six curves along the run on one logarithmic axis."""
-    axis = LogAxis.holding(estimate for curve in named.values() for _, estimate in curve)
-    return along_steps(*curves(named, log_y(axis, title), axis.row))
-
-
-def drift_share_chart(curve: Curve) -> alt.LayerChart:
-    """The share of the heat that moves the mean position of Φ, with a rule at zero: no net
-    movement."""
-    y = linear_y("share of the heat", "~%")
-    return along_steps(
-        *level(y, 0.0, "at rest"), *curves({"share that drifts": curve}, y, plain_row)
-    )
+    at = batch_size, f"B = {batch_size:,.0f}"
+    return curves_chart({"noise scale": curve}, "examples", at=at)
 
 
 def batch_chart(table: BatchTable) -> alt.LayerChart:
@@ -220,11 +210,7 @@ def effects_chart(
 
     `title` is that of the horizontal axis, in lines.
     """
-
-    def x(field: str) -> alt.X:
-        axis = alt.Axis(title=title, format=PLAIN, tickCount=6)
-        return alt.X(field, type="quantitative", axis=axis, scale=alt.Scale(zero=True, padding=12))
-
+    x = linear_x(title, alt.Scale(zero=True, padding=12), tickCount=6)
     known, wide = (
         [{"alternative": name, **plain_row(estimate)} for name, estimate in found.items()]
         for found in (effects, in_general)
@@ -387,21 +373,15 @@ def density_chart(density: SpectralDensity, marked: Mapping[str, float]) -> alt.
     peak = float(high.max())
     # a density below a millionth of its peak is that of a smoothed gap between eigenvalues
     floor = 1e-6 * peak
-    middle = np.where(value > floor, value, np.nan)
-    columns = (density.grid, middle, np.maximum(low, floor), np.maximum(high, floor))
+    middle = [each if each > floor else None for each in value.tolist()]
+    ends = (np.maximum(end, floor).tolist() for end in (low, high))
     names = ("curvature", "value", "low", "high")
     rows = [
         dict(zip(names, numbers, strict=True))
-        for numbers in zip(*(column.tolist() for column in columns), strict=True)
+        for numbers in zip(density.grid.tolist(), middle, *ends, strict=True)
     ]
-    for row in rows:
-        row["value"] = None if math.isnan(row["value"]) else row["value"]
     y = log_y(LogAxis(floor, 2 * peak), "share of directions per loss / parameter²", "~e")
-
-    def x(field: str) -> alt.X:
-        axis = alt.Axis(title="curvature, loss / parameter²", format=PLAIN)
-        return alt.X(field, type="quantitative", axis=axis, scale=alt.Scale(nice=False))
-
+    x = linear_x("curvature, loss / parameter²", alt.Scale(nice=False))
     numbers = [alt.Tooltip(f"{name}:Q", format=",.3~g") for name in names]
     base = alt.Chart(inline(rows)).encode(x=x("curvature"), tooltip=numbers)
     rules = upright(x, {at: label for label, at in marked.items()}, "left-of") if marked else []

@@ -118,6 +118,12 @@ def linear_y(title: str, format: str = PLAIN, scale: alt.Scale | None = None) ->
     )
 
 
+def linear_x(title: Any, scale: alt.Scale, format: str = PLAIN, **axis: Any) -> Horizontal:
+    """A linear horizontal axis."""
+    drawn = alt.Axis(title=title, format=format, **axis)
+    return lambda field: alt.X(field, type="quantitative", axis=drawn, scale=scale)
+
+
 def band(
     base: alt.Chart, y: Vertical, dash: Sequence[int] = (1, 0), **series: Any
 ) -> alt.LayerChart:

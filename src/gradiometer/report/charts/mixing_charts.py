@@ -4,7 +4,7 @@ from typing import Any
 
 import altair as alt
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 
 from gradiometer.exploration.chains.mixing import autocorrelations, rank_counts
 from gradiometer.report.charts.marks import PLAIN, in_usual_width, inline
@@ -31,16 +31,9 @@ def trace_chart(name: str, draws: Draws, steps: Int[np.ndarray, " draws"]) -> al
     kept = len(draws) // together * together
     means = draws[:kept].reshape(-1, together, draws.shape[1]).mean(axis=1)
     ends = steps[:kept].reshape(-1, together)[:, -1]
-    rows = [
-        {"step": int(step), "value": float(value), "chain": str(chain)}
-        for step, row in zip(ends, means, strict=True)
-        for chain, value in enumerate(row)
-    ]
-    x = alt.X("step:Q", title="step", axis=alt.Axis(format=",d"))
-    y = alt.Y("value:Q", title=name, scale=alt.Scale(zero=False), axis=alt.Axis(format=PLAIN))
-    return in_usual_width(
-        alt.Chart(inline(rows)).mark_line(clip=True).encode(x=x, y=y, **_by_chain(draws.shape[1]))
-    )
+    x = alt.X("x:Q", title="step", axis=alt.Axis(format=",d"))
+    y = alt.Y("y:Q", title=name, scale=alt.Scale(zero=False), axis=alt.Axis(format=PLAIN))
+    return in_usual_width(_lines(ends, means).encode(x=x, y=y))
 
 
 def rank_chart(name: str, draws: Draws) -> alt.LayerChart:
@@ -52,41 +45,37 @@ def rank_chart(name: str, draws: Draws) -> alt.LayerChart:
     counts = rank_counts(draws, BINS)
     expected = len(draws) / BINS
     margin = 1.96 * float(np.sqrt(expected * (1 - 1 / BINS)))
-    rows = [
-        {"share": (place + 0.5) / BINS, "draws": float(count), "chain": str(chain)}
-        for place, row in enumerate(counts)
-        for chain, count in enumerate(row)
-    ]
-    x = alt.X(
-        "share:Q", title=f"rank of {name} among the draws of all chains", axis=alt.Axis(format="%")
-    )
-    y = alt.Y("draws:Q", title="draws", axis=alt.Axis(format=PLAIN))
-    line = alt.Chart(inline(rows)).mark_line(interpolate="step", clip=True)
+    title = f"rank of {name} among the draws of all chains"
+    x = alt.X("x:Q", title=title, axis=alt.Axis(format="%"))
+    y = alt.Y("y:Q", title="draws", axis=alt.Axis(format=PLAIN))
+    line = _lines((np.arange(BINS) + 0.5) / BINS, counts, interpolate="step")
     band = alt.Chart(inline([{"low": max(expected - margin, 0.0), "high": expected + margin}]))
     flat = band.mark_rect(style="band", opacity=0.15).encode(y=alt.Y("low:Q"), y2=alt.Y2("high:Q"))
-    return in_usual_width(flat, line.encode(x=x, y=y, **_by_chain(draws.shape[1])))
+    return in_usual_width(flat, line.encode(x=x, y=y))
 
 
 def autocorrelation_chart(name: str, draws: Draws) -> alt.LayerChart:
     """Correlation of a draw with later draws, by chain. The sooner it reaches zero, the more a draw
     is worth."""
     correlations = autocorrelations(draws, LAGS)
+    x = alt.X("x:Q", title="draws later", axis=alt.Axis(format="d"))
+    y = alt.Y("y:Q", title=f"autocorrelation of {name}", axis=alt.Axis(format=PLAIN))
+    zero = alt.Chart(inline([{"y": 0.0}])).mark_rule(style="reference").encode(y=alt.Y("y:Q"))
+    line = _lines(np.arange(len(correlations)), correlations)
+    return in_usual_width(zero, line.encode(x=x, y=y))
+
+
+def _lines(
+    places: Shaped[np.ndarray, " places"], values: Float[np.ndarray, "places chains"], **mark: Any
+) -> alt.Chart:
+    """One line for each chain, as y over x, told apart by colour and dash."""
     rows = [
-        {"lag": lag, "correlation": float(value), "chain": str(chain)}
-        for lag, row in enumerate(correlations)
+        {"x": place, "y": value, "chain": str(chain)}
+        for place, row in zip(places.tolist(), values.tolist(), strict=True)
         for chain, value in enumerate(row)
     ]
-    x = alt.X("lag:Q", title="draws later", axis=alt.Axis(format="d"))
-    y = alt.Y("correlation:Q", title=f"autocorrelation of {name}", axis=alt.Axis(format=PLAIN))
-    zero = (
-        alt.Chart(inline([{"correlation": 0.0}]))
-        .mark_rule(style="reference")
-        .encode(y=alt.Y("correlation:Q"))
-    )
-    return in_usual_width(
-        zero,
-        alt.Chart(inline(rows)).mark_line(clip=True).encode(x=x, y=y, **_by_chain(draws.shape[1])),
-    )
+    lines: alt.Chart = alt.Chart(inline(rows)).mark_line(clip=True, **mark)
+    return lines.encode(**_by_chain(values.shape[1]))
 
 
 def _by_chain(chains: int) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import sys
 import zlib
 from collections.abc import Mapping
 from contextlib import suppress
-from functools import cache, partial
+from functools import cache
 from importlib.metadata import version
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -27,13 +27,12 @@ from gradiometer.report.sections.section import Figure
 from gradiometer.storage.disk import read_file, replace_file, writing
 
 
-def environment(*templates: Traversable) -> jinja2.Environment:
-    """Templates from several folders; the first folder that contains a name wins. All values are
-    escaped."""
+@cache
+def environment(*packages: str) -> jinja2.Environment:
+    """The templates of several packages; the first package that contains a name wins. All values
+    are escaped."""
     made = jinja2.Environment(
-        loader=jinja2.ChoiceLoader(
-            [jinja2.FunctionLoader(partial(_find, folder)) for folder in templates]
-        ),
+        loader=jinja2.ChoiceLoader([jinja2.PackageLoader(package) for package in packages]),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -62,10 +61,6 @@ def json_for_script(value: Any) -> Markup:
 def script_hash(script: str) -> str:
     """The hash that allows a script in a Content Security Policy."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
-
-
-def _find(templates: Traversable, name: str) -> str | None:
-    return source(templates, name) if (templates / name).is_file() else None
 
 
 def _code(text: str) -> Markup:
@@ -222,10 +217,4 @@ def specs(figures: tuple[Figure, ...]) -> Mapping[str, Any]:
 
 def fill_in(template: str, **values: Any) -> str:
     """The text of a template with these values."""
-    text: str = _environment().get_template(template).render(**values)
-    return text
-
-
-@cache
-def _environment() -> Any:
-    return environment(TEMPLATES)
+    return environment("gradiometer.report").get_template(template).render(**values)

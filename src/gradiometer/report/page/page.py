@@ -27,7 +27,7 @@ from gradiometer.report.sections.questions import Answer
 from gradiometer.report.sections.section import Section
 from gradiometer.run.artifacts import save_artifact
 from gradiometer.run.cadence.overhead import overhead_sentence
-from gradiometer.run.reader import Run
+from gradiometer.run.reader import Run, check_run
 from gradiometer.storage.disk import writing
 from gradiometer.verdict.diagnosis import Diagnosis, diagnose, is_without_illness
 
@@ -59,6 +59,7 @@ def write_page(
     Raises:
         StorageFailed: It cannot be written.
     """
+    check_run(run)
     standard = run.path / "report.html"
     path = path or standard
     remedy = "choose another file"

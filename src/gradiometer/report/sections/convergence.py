@@ -131,7 +131,7 @@ def rates_of(run: Run) -> RateCurve | None:
         values = values * np.where(steps < begins, 1.0, left)
         made = RateCurve(steps, values, 0.0 if begins < total else end, total, now, FORKED)
     else:
-        made = RateCurve(steps, values, end, total, now, GIVEN, schedule, _verdict(schedule))
+        made = RateCurve(steps, values, end, total, now, GIVEN, schedule, verdict_of(schedule))
     return made if measured is None or _agree(made, measured) else measured
 
 
@@ -160,10 +160,8 @@ def _rates(run: Run) -> RateCurve | None:
     return RateCurve(steps, settings.rates, float(settings.rates[-1]), total, run.steps, MEASURED)
 
 
-@lru_cache(maxsize=64)
-def _verdict(schedule: Schedule) -> TheoremVerdict:
-    """Cached, because a formula may take a second."""
-    return theorem(schedule)
+# a formula may take a second
+verdict_of = lru_cache(maxsize=64)(theorem)
 
 
 TITLE = "Learning rate and convergence"

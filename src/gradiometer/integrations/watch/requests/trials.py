@@ -60,7 +60,7 @@ class Trials:
 
     A short fork prefers small rates. So only what this cannot explain is tried: a higher rate; the
     rate taken down at the end of a training at a constant rate; and any cure if the share pays for
-    branches that show the end. The cause of an incident comes first, if its updates are kept.
+    branches to the end. The cause of an incident comes first, if its updates are kept.
 
     Args:
         share: The largest share of the training time.
@@ -166,7 +166,7 @@ class Trials:
         left = planned - step if planned is not None and planned > step else None
         if left is not None and left < FEWEST:
             return 0  # what the last updates would change is no answer for the training
-        shows_end = not is_over and left is not None and updates >= 0.75 * left
+        shows_end = not is_over and left is not None and updates >= left
         change = _first(run, shows_end=shows_end, is_over=is_over)
         if change is None:
             return 0
@@ -221,8 +221,8 @@ def _first(run: Run, *, shows_end: bool, is_over: bool) -> Alternative | None:
     for claimed in triage_of(signs).claims:
         # the signs of a large batch are also those of a low rate, and a fork separates the two
         cure = ("rate 4x", *claimed.cure) if claimed.claim is Claim.BATCH_LARGE else claimed.cure
-        if is_over and claimed.claim is Claim.UNDECIDED:
-            cure = changes_that_settle(claimed)
+        if is_over and claimed.claim in (Claim.UNDECIDED, Claim.HEALTHY):
+            cure = changes_that_settle(claimed, signs)
         for change in map(change_of, cure):
             if change is None or change.name in known:
                 continue
