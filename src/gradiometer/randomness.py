@@ -51,11 +51,12 @@ class GlobalStates:
 
     __exit__ = restore
 
-    def same_as(self, other: "GlobalStates") -> bool:
-        """True if no number was drawn between two savings."""
+    def same_as(self, other: "GlobalStates", *, of_python: bool = True) -> bool:
+        """True if no number was drawn between two savings; without `of_python`, none of NumPy and
+        torch."""
         ours, theirs = self._accelerators, other._accelerators
         return (
-            self._python == other._python
+            (not of_python or self._python == other._python)
             and torch.equal(self._torch, other._torch)
             and pickle.dumps(self._numpy) == pickle.dumps(other._numpy)
             and all(torch.equal(state, theirs[device]) for device, state in ours.items())
@@ -69,8 +70,3 @@ def untouched_randomness(seed: int, devices: Iterable[torch.device]) -> GlobalSt
     Python and NumPy. Generators of other devices are not seeded.
     """
     return GlobalStates(devices, seed)
-
-
-def numpy_state() -> bytes:
-    """The whole state of the global generator of NumPy. It changes when a number is drawn."""
-    return pickle.dumps(np.random.get_state(legacy=False))  # noqa: NPY002

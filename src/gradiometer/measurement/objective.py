@@ -1,6 +1,5 @@
 """The objective: a model and its loss, as a function of parameters and a batch; and what a loss may be."""
 
-import random
 from collections.abc import Callable, Iterable, MutableMapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from gradiometer.measurement.batch import (
     span,
 )
 from gradiometer.measurement.untouched import Surroundings
-from gradiometer.randomness import GlobalStates, numpy_state
+from gradiometer.randomness import GlobalStates
 
 Result = TypeVar("Result")
 
@@ -132,11 +131,12 @@ def probe_traits(
         UserCodeFailed: The loss is a sum over the examples.
     """
     devices, size = list(devices), batch_size(batch)
-    pythons, before, own = random.getstate(), _generator_states(devices), surroundings.states()
+    before, own = GlobalStates(devices), surroundings.states()
     whole = mean_loss(batch)
-    drawn = before != _generator_states(devices) or own != surroundings.states()
+    after = GlobalStates(devices)
+    drawn = not after.same_as(before, of_python=False) or own != surroundings.states()
     # perhaps for something else: checkers of types draw examples
-    if not drawn and pythons != random.getstate():
+    if not (drawn or after.same_as(before)):
         drawn = not torch.equal(whole, mean_loss(batch))
     coupled = any(
         isinstance(module, _BatchNorm) and (module.training or module.running_mean is None)
@@ -162,16 +162,6 @@ def probe_traits(
             "example."
         )
     return Traits(coupled=bool(differs))
-
-
-def _generator_states(devices: Iterable[torch.device]) -> tuple[object, ...]:
-    """The states of NumPy's global generator, and of torch's on the CPU and on these devices."""
-    states = [
-        torch.get_device_module(device.type).get_rng_state(device).tolist()
-        for device in devices
-        if device.type != "cpu"
-    ]
-    return numpy_state(), torch.get_rng_state().tolist(), states
 
 
 def modules_of(model: nn.Module) -> list[nn.Module]:

@@ -106,9 +106,9 @@ class JournalWriter:
             line = _encode(record)
             if b"null" in line:  # perhaps a number that is not finite
                 line = _encode(plain(record))
-        except (TypeError, UnicodeEncodeError):
-            # Names become text. Letters that UTF-8 lacks, as in a file name of other bytes, become
-            # question marks.
+        except (TypeError, UnicodeEncodeError, RecursionError):
+            # A name that is no text, which msgspec hands over without an end, becomes text. Letters
+            # that UTF-8 lacks, as in a file name of other bytes, become question marks.
             text = json.dumps(plain(record), ensure_ascii=False, allow_nan=False)
             line = text.encode(errors="replace")
         self._buffer += line

@@ -33,25 +33,11 @@ BRANCHES = 2 * REPLICATES
 # 8 updates and of 16, and in 19 with 4; at the right rate in 4 and 2 of 15, and in 6 with 4.
 FEWEST = 8
 
-# Before the end a branch has at least a 400th of the steps so far: with a hundredth, no loop of small
-# networks made a trial before its end.
-SHORTEST = 400
-
-# What a trial costs besides the updates of its branches, until one was made: seconds for reading the
-# run, its triage and its record, and updates a branch for its copy and its readout. Networks of 5,000
-# to 1,000,000 parameters took 0.06 to 0.28 s, 0.88 to 1.16 times of what this plans.
-SECONDS, COPIES = 0.05, 4
-
 # Part of the affordable time that is planned with.
 PLANNED = 0.9
 
 # Updates that the search for the cause of an incident takes: 150 to 500 in planted ones.
 SEARCH = 500
-
-# Training examples on which a trial reads the loss.
-EXAMPLES = 256
-
-EXAMPLE = "data: give sampling=loader, with a DataLoader that shuffles"
 
 
 class Trials:
@@ -124,11 +110,15 @@ class Trials:
 
     def _try(self, step: int, *, is_over: bool) -> None:
         self.next = step + max(step // 8, 16)
-        shortest = FEWEST if is_over else max(2 * FEWEST, step // SHORTEST)
+        # 400: with a hundredth of the steps so far, no loop of small networks made a trial before
+        # its end.
+        shortest = FEWEST if is_over else max(2 * FEWEST, step // 400)
         if self._updates(step) < shortest:
             return
         if self.data is None:
-            self._give_up(f"trials need the training {EXAMPLE}")
+            self._give_up(
+                "trials need the training data: give sampling=loader, with a DataLoader that shuffles"
+            )
             return
         with self._budget.spending(COST, outside=True):
             began = self._budget.clock()
@@ -152,7 +142,10 @@ class Trials:
         """Seconds that a trial takes besides the updates of its branches."""
         if self._beside is not None:
             return self._beside
-        return SECONDS + BRANCHES * COPIES * self._seconds(step)
+        # Until one was made: 0.05 s for reading the run, its triage and its record, and 4 updates
+        # a branch for its copy and its readout. Networks of 5,000 to 1,000,000 parameters took 0.06
+        # to 0.28 s, 0.88 to 1.16 times of what this plans.
+        return 0.05 + BRANCHES * 4 * self._seconds(step)
 
     def _trial(self, step: int, *, is_over: bool) -> int:
         """Fork the loop. Returns the updates of a branch; 0 if there is nothing to try."""
@@ -183,7 +176,7 @@ class Trials:
             horizon=horizon,
             replicates=REPLICATES,
             left=f"{assumed} updates",
-            readout_examples=EXAMPLES,
+            readout_examples=256,
             charged_to=COST,
             **settings,
         )

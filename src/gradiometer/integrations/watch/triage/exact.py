@@ -12,18 +12,13 @@ from gradiometer.integrations.gradients import Listener, gradients_of
 from gradiometer.integrations.watch.shield import Hook, Shield
 from gradiometer.integrations.watch.triage.batches import compared_by
 from gradiometer.measurement.objective import Objective
-from gradiometer.measurement.optimizer.steps import bare_optimizer
+from gradiometer.measurement.optimizer.steps import bare_optimizer, trained_ids
 from gradiometer.run.budget import Budget
 
 
 def facts_of(objective: Objective, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Any]:
     """What does not change along a training, for the event of a run."""
-    trained = {
-        id(p)
-        for optimizer in optimizers
-        for group in optimizer.param_groups
-        for p in group["params"]
-    }
+    trained = trained_ids(optimizers)
     kinds = {
         id(parameter): type(module).__name__
         for module in objective.model.modules()
@@ -85,12 +80,7 @@ class BackwardsOfStep:
     ) -> None:
         self._parameters = parameters
         self._shield = shield
-        trained = {
-            id(p)
-            for optimizer in optimizers
-            for group in optimizer.param_groups
-            for p in group["params"]
-        }
+        trained = trained_ids(optimizers)
         self._cleared = [parameter for parameter in parameters if id(parameter) in trained]
         self._listener: Listener | None = None
         self._reads_loss = False

@@ -32,10 +32,6 @@ from gradiometer.run.recorder import Recorder
 # that are cleared at every tenth step.
 DISTANCES = (7, 11, 13)
 
-# From step 2,000 on, looks are a share 1/THINNING of the steps so far apart: a training of a
-# million steps has about 1,400.
-THINNING = 200
-
 # Share of the training time that looks may take.
 SHARE = 0.01
 
@@ -344,7 +340,9 @@ class TriageRecorder:
     def _next_look(self, step: int) -> int:
         """The step of the next look: later if looks have cost more than their share."""
         self._looks += 1
-        distance = max(DISTANCES[self._looks % len(DISTANCES)], step // THINNING)
+        # From step 2,000 on, looks are a 200th of the steps so far apart: a training of a million
+        # steps has about 1,400.
+        distance = max(DISTANCES[self._looks % len(DISTANCES)], step // 200)
         elapsed = self._clock() - self._began
         # Looks that are made whatever they cost, so that a training of 400 quick steps is seen: 10
         # to 15 ms for a small network, paid back later.
