@@ -1,15 +1,14 @@
 """Do forks with `horizon="end"` tell the effect at the end of a training? Each is followed there.
 
-    python benchmarks/effects_at_end.py                        # judged trainings, 12 minutes
-    python benchmarks/effects_at_end.py --part again           # judged later, 5 minutes
-    python benchmarks/effects_at_end.py --part development
+    python benchmarks/effects_at_end.py                     # the newest judgement, 10 minutes
+    python benchmarks/effects_at_end.py --part again        # others, judged before
     python benchmarks/effects_at_end.py --keep FOLDER --only lstm
 
 Small trainings of several kinds are forked at 6, 30 and 60 % of their updates, at half, twice and
 four times their rate. Each rate is then followed to the end of the training by a plain loop, in four
-other orders of the data; the truth is the mean difference of the losses there. It exceeds the noise
-between seeds if its own 90 % interval does not hold 0. Regret is the loss of the rate whose effect
-at the end is lowest, over that of the best rate, minus 1.
+other orders of the data; the truth is the mean difference of the losses there, on the same examples.
+It exceeds the noise between seeds if its own 90 % interval does not hold 0. Regret is the loss of the
+rate whose effect at the end is lowest, over that of the best rate, minus 1.
 """
 
 import argparse
@@ -331,7 +330,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--part", choices=[*PARTS], default="judged")
+    parser.add_argument("--part", choices=[*PARTS], default="followed")
     parser.add_argument("--only", default="", help="a part of the name of a training")
     parser.add_argument("--keep", type=Path, help="a folder of what was trained already")
     arguments = parser.parse_args()

@@ -61,16 +61,22 @@ def check_level(level: Any, name: str = "level") -> None:
         )
 
 
-def folder_of(name: str, value: Any) -> Path:
-    """A folder that is there or can be made. Raise for what is no path, and for a file."""
+def path_of(name: str, value: Any) -> Path:
+    """The path of a folder. Raise for what is no path."""
     if not isinstance(value, str | os.PathLike):
         raise BadArgument(f"`{name}` must be the path of a folder, got {type_name(value)}.")
     if "\0" in os.fspath(value):
         raise BadArgument(f"`{name}` must be the path of a folder, got {shown(value)}.")
+    return Path(value)
+
+
+def folder_of(name: str, value: Any) -> Path:
+    """A folder that is there or can be made. Raise for what is no path, and for a file."""
+    path = path_of(name, value)
     # unlike that of `Path`, this one is False for a name that the system refuses
     if os.path.isfile(value):  # noqa: PTH113
         raise BadArgument(f"`{name}` must be a folder, got the file {value}.")
-    return Path(value)
+    return path
 
 
 def check_scaler(scaler: Any) -> None:

@@ -1,6 +1,6 @@
 """The effect at the end of a training, from branches that go there."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -211,6 +211,45 @@ def test_a_watched_fork_takes_the_data_and_what_is_left_from_what_it_sees(
     assert found.left == 64 * 32 and found.horizon == 16 * 32
     said = str(found).splitlines()[0]
     assert "One replicate gives no interval" in said and "horizon='end' answers for that" in said
+
+
+class Stream(torch.utils.data.IterableDataset):
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        inputs = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
+        yield from zip(inputs, inputs.sum(dim=1), strict=True)
+
+
+class Broken(torch.utils.data.TensorDataset):
+    """Its length is code that fails."""
+
+    def __len__(self) -> int:
+        raise ValueError("not counted")
+
+
+def test_a_fork_on_a_stream_with_a_plan_in_epochs_says_what_to_give(tmp_path: Path) -> None:
+    """Its loader has a `__len__` that fails."""
+    loader = torch.utils.data.DataLoader(Stream(), batch_size=16)
+    model, loss = nn.Sequential(nn.Linear(4, 1), nn.Flatten(0)), supervised(nn.MSELoss())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=10)
+    with watch(model, optimizer, loss=loss, out=tmp_path, page=False, quiet=True) as w:
+        for _ in range(2):
+            for batch in w.batches(loader):
+                optimizer.zero_grad()
+                loss(model, batch).backward()
+                optimizer.step()
+            scheduler.step()
+        with pytest.raises(BadArgument, match="`batches` has an IterableDataset, which cannot be"):
+            w.fork("rate 2x", replicates=1)
+
+
+def test_a_data_set_whose_length_fails_has_no_known_sampling(tmp_path: Path) -> None:
+    rows = Broken(torch.zeros(8, 4), torch.zeros(8))
+    loader = torch.utils.data.DataLoader(rows, sampler=[0, 1, 2])
+    model = nn.Linear(4, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with watch(model, optimizer, out=tmp_path, page=False, quiet=True) as w:
+        assert len(w.batches(loader)) == 3
 
 
 def test_a_watched_fork_without_data_says_what_to_give(tmp_path: Path) -> None:

@@ -101,6 +101,31 @@ def test_two_backwards_that_are_added_and_gradients_that_are_never_cleared_are_s
     assert "zero_grad" in claims_of(run_of(tmp_path / "never", never_cleared))
 
 
+@pytest.mark.parametrize("is_divided", [False, True], ids=["as a mean", "as a part"])
+@pytest.mark.parametrize("given", ["each", "the last", "its part"])
+def test_micro_batches_are_counted_in_two_lines(
+    tmp_path: Path, given: str, is_divided: bool
+) -> None:
+    """`step` may get each loss, the last one, or what `backward` was called on."""
+    torch.manual_seed(1)
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with watch(model, optimizer, out=tmp_path, quiet=True, page=False) as w:
+        for _ in range(200):
+            optimizer.zero_grad()
+            for _ in range(4):
+                loss = loss_on(model, torch.randint(len(INPUTS), (8,)))
+                part = loss / 4 if is_divided else loss
+                part.backward()
+                if given == "each":
+                    w.step(loss)
+            if given != "each":
+                w.step(part if given == "its part" else loss)
+            optimizer.step()
+    assert w.run is not None
+    assert ("accumulation" in claims_of(w.run)) is not is_divided
+
+
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
 def test_a_scripted_model_is_watched_and_needs_its_batches(tmp_path: Path) -> None:
     torch.manual_seed(1)

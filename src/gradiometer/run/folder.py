@@ -19,6 +19,7 @@ import msgspec
 import tomli_w
 
 from gradiometer import __version__
+from gradiometer.arguments import path_of
 from gradiometer.errors import BadArgument, RunDamaged, RunNotFound, StorageFailed
 from gradiometer.measurement.reading import Draw, Sampling
 from gradiometer.run.configuration import Configuration, WatchedConfiguration
@@ -84,7 +85,8 @@ class RunFolder:
             StorageFailed: The folder cannot be created.
         """
         body = _manifest_body(manifest)
-        if not re.fullmatch(r"[^\s./\\\ud800-\udfff-][^/\\\x00-\x1f\ud800-\udfff]{0,199}", name):
+        form = r"[^\s./\\\ud800-\udfff-][^/\\\x00-\x1f\ud800-\udfff]{0,199}"
+        if not (isinstance(name, str) and re.fullmatch(form, name)):
             raise BadArgument(
                 "`name` must be a file name of at most 200 letters with no dot or dash in front, "
                 f"got {name!r}."
@@ -104,7 +106,7 @@ class RunFolder:
             RunNotFound: There is no run in it. The message names runs nearby.
             RunDamaged: The run cannot be read, or was written in a newer format.
         """
-        folder = cls(Path(path))
+        folder = cls(path_of("path", path))
         folder._refuse_other_formats()
         return folder
 

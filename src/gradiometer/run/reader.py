@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 from jaxtyping import Float, Int
 
-from gradiometer.arguments import type_name
+from gradiometer.arguments import path_of, type_name
 from gradiometer.errors import BadArgument, RunNotFound, StorageFailed
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.optimizer.groups import UNKNOWN_OPTIMIZER, Group, family_of
@@ -78,10 +78,11 @@ class Run(RunFolder):
         """The run in this folder.
 
         Raises:
+            BadArgument: `path` is no path.
             RunNotFound: There is no run in it.
             RunDamaged: The run cannot be read, or was written in a newer format.
         """
-        run = cls(Path(path), gauges)
+        run = cls(path_of("path", path), gauges)
         run._refuse_other_formats()
         return run
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gradiometer.arguments import check_whole
 from gradiometer.errors import BadArgument, Diverged, GradiometerError, RunDamaged
 from gradiometer.jobs.job import threads
 from gradiometer.loop.loop import Loop
@@ -299,10 +300,11 @@ def loop_at(run: Run, step: int | None = None, *, problem: Problem | None = None
     """
     configuration_of(run, "fork")
     at, last = default_step(run) if step is None else step, run.manifest.get("steps", run.steps)
-    if not 0 <= at <= run.steps:
+    if isinstance(at, int) and not 0 <= at <= run.steps:
         raise BadArgument(
             f"`at` must be between 0 and {run.steps:,}, the last step on record, got {at:,}."
         )
+    check_whole("at", at, 0)
     if at == last:
         raise BadArgument(
             f"`at` {at:,} is the end of the run, where nothing is left: give an earlier step."

@@ -56,6 +56,7 @@ from gradiometer.run.configuration import Configuration
 from gradiometer.run.reader import Run, check_run
 from gradiometer.verdict.claims import Claim
 from gradiometer.verdict.reservations import Reservations
+from gradiometer.verdict.triage.findings import GAUGE as TRIAGE
 from gradiometer.verdict.triage.findings import findings_of
 from gradiometer.verdict.triage.signs import are_one_batch
 from gradiometer.verdict.triage.triage import Triage, triage_of
@@ -327,6 +328,9 @@ def leading(run: Run, findings: Sequence[Finding]) -> Finding | None:
         # what a gauge advises then makes such a training cheaper
         return passed[0]
     ours = [each for each in findings if not is_outranked(each.gauge, run.gauges)] or list(findings)
+    if any(each.gauge == TRIAGE for each in findings):
+        # a spike that came back limits nothing
+        ours = [each for each in ours if not (each.gauge == SPIKES and each.facts["ended"])]
     known = (each for each in ours if each.state is not State.CANNOT_TELL)
     return next(known, ours[0] if ours else None)
 

@@ -39,8 +39,8 @@ def known_sampling(loader: Any) -> Sampling | None:
     """The way in which a loader draws its batches; None if that cannot be seen."""
     if not isinstance(loader, DataLoader):
         return None
-    # a sampler of another library, a data set without a length
-    with suppress(BadArgument, TypeError):
+    # a sampler of another library, a data set without a length, or whose length is code that fails
+    with suppress(Exception):
         sampling = sampling_of(loader)
         return None if sampling.examples is None else sampling
     return None

@@ -79,11 +79,11 @@ class Measuring(Beginning):
             self.newest_updates.at_step(step, loss, given)
         if step >= self.trials.next and not self._parts:
             self.trials.at_step(step)
+        if self._successive is not None and step >= self._successive.next:
+            self._successive.at_step(step, loss, examples)
         if step >= self._triage.next:
             with self._triage.shield:
                 self._triage.at_step(step, len(self._parts), examples)
-        if self._successive is not None and step >= self._successive.next:
-            self._successive.at_step(step, loss, examples)
         if step < self._between.planned:
             self._step_before(loss, examples)
         else:

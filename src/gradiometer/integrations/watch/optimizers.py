@@ -166,8 +166,9 @@ class Pace:
         self._search = search
         self._doubt = ""
         self._from: int | None = None
-        # Updates since the last check.
+        # Updates since the last check, and before it.
         self.updates = 0
+        self._before = 0
         self._is_inside = False
         self._sought = False
         self._short = 0
@@ -195,6 +196,10 @@ class Pace:
             self._is_inside = False
 
         return [optimizer.register_step_pre_hook(begin), optimizer.register_step_post_hook(end)]
+
+    def made(self) -> int:
+        """The number of updates so far."""
+        return self._before + self.updates
 
     def missed(self) -> None:
         """A step was not followed by an update: see who makes the next one, unless this was done a
@@ -242,6 +247,7 @@ class Pace:
             self._search(self._find)
         self._from = steps
         self.next = steps + (1 if self._doubt else A_WHILE)
+        self._before += self.updates
         self.updates = 0
         self._sought = False
 

@@ -199,7 +199,7 @@ def usual(losses: Float[np.ndarray, " steps"]) -> tuple[float, float]:
     return level, 1.4826 * float(np.median(np.abs(losses - level)))
 
 
-Cause = Literal["example", "batch", "layer", "rate", "chance", "unknown"]
+Cause = Literal["example", "batch", "batches", "layer", "rate", "chance", "unknown"]
 
 # Beginning of the names of trials on other orders of the data.
 OTHER = "other data"
@@ -212,7 +212,8 @@ class IncidentCause(Artifact):
     Args:
         incident: The incident.
         start: The step that the updates were made again from.
-        cause: "example" or "batch" (without it the loss does not rise), "rate" (it does not rise at
+        cause: "example" or "batch" (without it the loss does not rise), "batches" (without those of
+            all steps from `step` to `last`), "rate" (it does not rise at
             a smaller one), "layer" (it does not rise if this layer alone is left as it is, or the
             layer's output is not finite), "chance", or "unknown".
         step: The update that is the cause; the first high loss if that is none.
@@ -220,6 +221,7 @@ class IncidentCause(Artifact):
         rows: Their rows in the batch of `step`, if their positions are not known.
         layer: The layer.
         factor: The largest factor on the rate that was seen to avoid it.
+        last: The last of the updates that are the cause, if they are several.
         tried: What was tried, and if the incident came.
     """
 
@@ -234,6 +236,7 @@ class IncidentCause(Artifact):
     layer: str = ""
     factor: float | None = None
     tried: Mapping[str, bool] = field(default_factory=dict)
+    last: int | None = None
 
     @property
     def orders(self) -> tuple[bool, ...]:
@@ -243,8 +246,9 @@ class IncidentCause(Artifact):
     @property
     def change(self) -> str | None:
         """The change that avoids it, as the text of an alternative; None if none is known."""
-        if self.cause in ("example", "batch"):
-            return f"skip {self.step}:{self.step + 1}"
+        if self.cause in ("example", "batch", "batches"):
+            last = self.step if self.last is None else self.last
+            return f"skip {self.step}:{last + 1}"
         return None if self.factor is None else f"rate {self.factor:.2g}x"
 
 

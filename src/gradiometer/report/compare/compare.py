@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import ndtri
 
+from gradiometer.arguments import type_name
 from gradiometer.errors import BadArgument
 from gradiometer.estimation.noise import GradientNoise
 from gradiometer.measurement.estimate import Estimate
@@ -65,8 +66,9 @@ def compare(runs: Sequence[Run], level: float | None = None) -> Comparison:
         BadArgument: There are too few or too many runs, their data differ, or they have no loss at
             a common step.
     """
-    if not FEWEST <= len(runs) <= MOST:
-        raise BadArgument(f"`runs` must be {FEWEST} to {MOST} runs, got {len(runs)}.")
+    given = len(runs) if isinstance(runs, Sequence) else type_name(runs)
+    if not (isinstance(given, int) and FEWEST <= given <= MOST):
+        raise BadArgument(f"`runs` must be {FEWEST} to {MOST} runs, got {given}.")
     for place, run in enumerate(runs):
         check_run(run, "runs")
         if run.path.resolve() in [other.path.resolve() for other in runs[:place]]:

@@ -368,6 +368,16 @@ DOUBTS: Mapping[str, Callable[[Doubt], str]] = {
         "The loss was below zero, as of a player of a game, a policy or a density: how far it came "
         "down cannot be judged. Give what is wanted of the model, `w.evaluated(test=...)`."
     ),
+    "no_level": always(
+        "The loss jumps again and again although the steps are small, or ended far above its start, as "
+        "that of a policy or a game: how far it came down cannot be judged. Give what is wanted of "
+        "the model, `w.evaluated(test=...)`. If its data never change, clipping may help: only a fork "
+        "can tell (`clip 1`)."
+    ),
+    "not_evaluated": always(
+        "Nothing was found in training, but its examples were seen several times and no others: it "
+        "may overfit. Give the loss on held-out examples, `w.evaluated(test=...)`."
+    ),
     "still_falls": always(
         "The rate is high and the loss still falls fast: more updates, another rate or a decay "
         "could end far lower. Only a fork can tell (`rate 2x`, `cool now`)."

@@ -1,7 +1,8 @@
 """A fork of a watched loop, kept in its run."""
 
 import inspect
-from collections.abc import Sequence, Sized
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -223,9 +224,10 @@ class Forks(Looks):
         planned = planned_steps(schedulers)
         if planned is None or each == "update":
             return planned
-        if not isinstance(batches, Sized):
-            return None
-        return planned * len(batches) // self._subject.accumulation
+        # a loader of a stream has a `__len__` that fails
+        with suppress(Exception):
+            return planned * len(batches) // self._subject.accumulation
+        return None
 
     def _own_loop(
         self, run: Run, batches: Any, at: int | None, **settings: Any

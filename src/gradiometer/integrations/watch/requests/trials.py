@@ -227,8 +227,8 @@ def _first(run: Run, *, shows_end: bool, is_over: bool) -> Alternative | None:
     for claimed in triage_of(signs).claims:
         # the signs of a large batch are also those of a low rate, and a fork separates the two
         cure = ("rate 4x", *claimed.cure) if claimed.claim is Claim.BATCH_LARGE else claimed.cure
-        if is_over and claimed.claim is Claim.UNDECIDED:
-            cure = changes_that_settle(claimed)
+        if is_over and claimed.claim in (Claim.UNDECIDED, Claim.HEALTHY):
+            cure = changes_that_settle(claimed, signs)
         for change in map(change_of, cure):
             if change is None or change.name in known:
                 continue

@@ -57,9 +57,16 @@ class TriageRecorder:
             budget of 0, or if it is sharded.
         last: The gradient of the step before.
         warn: Takes a warning.
+        made: Gives the number of updates so far.
     """
 
-    def __init__(self, subject: Subject, last: LastGradient, warn: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        subject: Subject,
+        last: LastGradient,
+        warn: Callable[[str], None],
+        made: Callable[[], int],
+    ) -> None:
         objective = subject.objective
         budget = subject.budget
         self._subject = subject
@@ -71,6 +78,7 @@ class TriageRecorder:
         """The context for everything that training calls: an error ends triage, and
         nothing else."""
         self._last = last
+        self._made = made
         self._path = PathPoints(objective.parameters)
         self._parameters_before: list[Tensor] = []
         self._read_at = 0
@@ -256,9 +264,9 @@ class TriageRecorder:
                 out = outputs
         heard.stop()
         self._look["nonzero"] = nonzero_entries(gradients_of(self._objective.parameters))
-        self._last.take(step)
-        if self._last.product is not None and self._last.product_is_plain:
-            self._look["product"] = self._last.product
+        product = self._last.take(step).product
+        if product is not None:
+            self._look["product"] = product
         if self._subject.scaler is not None:
             scale = self._subject.scale()
             self._look["scale"] = scale
@@ -268,6 +276,7 @@ class TriageRecorder:
         self._counts = {
             "without_gradient": sum(one.grad is None for one in self._objective.parameters),
             "backwards": heard.count,
+            "updates": self._made(),
             "in_eval": sum(not layer.training for layer in self._sensitive),
             "sensitive": len(self._sensitive),
             "rows": next((one.shape[0] for one in tensors_of(batch) if one.dim()), 0),
