@@ -20,6 +20,7 @@ from gradiometer.loop.changes.text import alternative_of
 from gradiometer.loop.checks import check_trainable
 from gradiometer.loop.comparison.racing import (
     FEWEST_REPLICATES,
+    REPLICATES,
     Rung,
     Stop,
     race,
@@ -32,8 +33,8 @@ from gradiometer.loop.parts import RateByHand
 from gradiometer.loop.recorded.record import ForkRecord, Plan
 from gradiometer.randomness import untouched_randomness
 
-# Defaults.
-REPLICATES, HORIZON = 4, "25%"
+# Default.
+HORIZON = "25%"
 
 # The horizon with which branches go to the end of the training.
 END = "end"
@@ -175,7 +176,10 @@ def fork(
         return replace(known.fork, path=known.path)
     with opened(pool) as where, guarded_copy(loop, seed) as start:
         check_start(start, tail)
-        check_fits(start, chosen)
+        for alternative in chosen:
+            # Each change once, without an update: one that does not fit the training is refused.
+            with untouched_randomness(0, start.devices), changed(start, alternative, 0, seed=0):
+                pass
         if not any(isinstance(one, Custom) for one in chosen):
             _refuse_without_rate(start, length)
         return train_plan(
@@ -317,17 +321,6 @@ def _skips(alternative: Alternative) -> tuple[Skip, ...]:
     if isinstance(alternative, Together):
         return (*_skips(alternative.first), *_skips(alternative.second))
     return (alternative,) if isinstance(alternative, Skip) else ()
-
-
-def check_fits(loop: Loop, alternatives: Sequence[Alternative]) -> None:
-    """Make each change once, without an update. Random states are afterwards as before.
-
-    Raises:
-        BadArgument: An alternative does not fit the training.
-    """
-    for alternative in alternatives:
-        with untouched_randomness(0, loop.devices), changed(loop, alternative, 0, seed=0):
-            pass
 
 
 def train_branches(

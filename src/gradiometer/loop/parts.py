@@ -22,19 +22,6 @@ Step = Callable[[nn.Module, torch.optim.Optimizer, Batch], Tensor | float]
 Gradient = Callable[[nn.Module, Batch, Fraction], Tensor | float]
 
 
-@dataclass(frozen=True)
-class Update:
-    """One update of a branch.
-
-    Args:
-        loss: The mean loss of the batch; None if the whole batch was skipped.
-        examples: How far the data went on.
-    """
-
-    loss: Tensor | float | None
-    examples: int
-
-
 class Source(Protocol):
     """Where a loop comes from, if that is a run on disk: it is made again in another process
     instead of being sent."""
