@@ -14,6 +14,7 @@ from gradiometer.verdict.triage.course import ended_at, late_quarters
 from gradiometer.verdict.triage.level import Level
 from gradiometer.verdict.triage.signs import Signs
 from gradiometer.verdict.triage.thresholds import (
+    AGREE,
     APART,
     AT_A_GUESS,
     FALLS_BY_RATE,
@@ -31,6 +32,7 @@ from gradiometer.verdict.triage.thresholds import (
     RISING,
     SAME_DIRECTION,
     SEEN_OF_PLAN,
+    SHORT_FOR_AGREEING,
     SOME_DIRECTION,
     STEPS_OF_REACH,
 )
@@ -64,6 +66,13 @@ def rate_low(signs: Signs, level: Level) -> Claimed | None:
     if is_straight and direction is not None:
         numbers["direction"] = direction
     return Claimed(Claim.RATE_LOW, numbers, (f"rate {factor}x",), doubts)
+
+
+def is_mild(low: Claimed) -> bool:
+    """True if a rate that is too low brought the network to some distance, and its path turns: the
+    cure of a small batch raises it by 2.8."""
+    share = low.numbers["share"]
+    return "direction" not in low.numbers and share >= NEXT_TO_NOTHING
 
 
 def came_not_far(signs: Signs, late: float) -> bool:
@@ -121,7 +130,9 @@ def doubt_of(signs: Signs, late: float) -> str:
     if direction is None:
         # runs before version 0.3 have no path
         return "few_looks" if len(signs.distances) else ""
-    came_short = is_near(signs) and late > LEARNT
+    agrees = signs.family == "adaptive" and signs.cosine > AGREE
+    enough = usual_reach(signs) * (SHORT_FOR_AGREEING if agrees else 1)
+    came_short = signs.reach < enough and late > LEARNT
     if came_short or direction.value > SOME_DIRECTION:
         return "rate_not_tried"
     return ""
