@@ -53,7 +53,7 @@ from gradiometer.problems.user_code import user_code
 from gradiometer.run.artifacts import load_artifacts
 from gradiometer.run.cadence.overhead import readings_wanted
 from gradiometer.run.configuration import Configuration
-from gradiometer.run.reader import Run
+from gradiometer.run.reader import Run, check_run
 from gradiometer.verdict.claims import Claim
 from gradiometer.verdict.reservations import Reservations
 from gradiometer.verdict.triage.findings import GAUGE as TRIAGE
@@ -126,12 +126,16 @@ def diagnose(run: Run, level: float | None = None) -> Diagnosis:
         run: The run, finished or not.
         level: Confidence level. Default: that of the run.
 
+    Raises:
+        BadArgument: `run` is not a Run, such as the path of its folder: see `Run.open`.
+
     >>> from gradiometer import Run, diagnose
     >>> from gradiometer.run.folder import RunFolder
     >>> folder = RunFolder.create("runs", "empty", {})
     >>> diagnose(Run.open(folder.path)).verdict
     'Stopped at step 0; nothing was measured: the budget of 2 % has not yet covered one measurement ...'
     """
+    check_run(run)
     level = run.configuration.level if level is None else level
     estimates: dict[str, Estimate] = {}
     history: dict[str, list[tuple[int, Estimate]]] = {}

@@ -11,7 +11,7 @@ from torch.optim import SGD, Adam, Adamax, AdamW, NAdam, Optimizer
 
 from gradiometer.estimation.noise import GradientNoise
 from gradiometer.estimation.preconditioned_noise import PreconditionedNoise
-from gradiometer.integrations.gradients import NEVER, Flat, LastGradient, dot
+from gradiometer.integrations.gradients import NEVER, Flat, LastGradient, Products
 from gradiometer.integrations.watch.accelerator import Copied
 from gradiometer.integrations.watch.losses import first_size, value_of
 from gradiometer.integrations.watch.shield import Shield, reason_of
@@ -43,6 +43,11 @@ EARLY_SHARE = 0.08
 # Part of the steps so far after which a chain begins at the latest, whatever it costs: an old value is
 # not that of now.
 LATEST = 8
+
+# P serves for this share of the steps so far, and for at most this many steps. The second moment of
+# Adam's kind changes by a 16th meanwhile, and P by half of that; 64 steps are a 16th of what
+# β₂ = 0.999 remembers.
+WEIGHTS_LAST, MOST_WEIGHTS_LAST = 1 / 16, 64
 
 # Share of the budget that products may use whatever else is measured: triage uses as much.
 OWN = 0.5
@@ -104,8 +109,8 @@ class Successive:
 
     At a step of a chain: ‖ĝ_t‖², ⟨ĝ_{t−1}, ĝ_t⟩, the product of ĝ_t with the optimizer's own
     momentum buffer, and under SGD the loss. Under Adam's kind they are under P from before the step
-    of the first gradient; every third chain is read without, and a pair whose product triage takes,
-    too. Numbers stay on the device, and are fetched when the next chain ends.
+    of the first gradient, or some steps older; every third chain is read without, and a pair whose
+    product triage takes, too. Numbers stay on the device, and are fetched when the next chain ends.
 
     Batches of any size make a pair. A pair is left out if its first step made no update, or if its
     numbers are not finite (as with a GradScaler that skips a step).
@@ -120,6 +125,7 @@ class Successive:
     def __init__(
         self, subject: Subject, last: LastGradient, rule: Rule, gauges: Sequence[str]
     ) -> None:
+        last.is_beside_weights = rule.adaptive and PreconditionedNoise.name in gauges
         self._last = last
         self._optimizers = subject.optimizers
         self._rule = rule
@@ -134,6 +140,9 @@ class Successive:
         self._pairs: list[Pair] = []
         self._waiting: tuple[list[Pair], Copied] | None = None
         self._open: dict[str, list[tuple[Pair, dict[str, float]]]] = {}
+        # P of the pairs that are read with it, and the step from before which it is.
+        self._weights: Flat | None = None
+        self._weights_of = 0
         self._chains = 0
         self._under_way = False
         self._step_before = -1
@@ -186,6 +195,7 @@ class Successive:
             for gauge in list(self._open):
                 self._write(gauge)
         self._last.free()
+        self._weights = None
         self.next = NEVER
 
     def _read(self, step: int, loss: Tensor | float, batch: Batch) -> None:
@@ -197,75 +207,59 @@ class Successive:
         self.updated = False
         self._step_before = step
         self._rate_before = rate
-        last = self._last
-        gradient = last.take(step)
+        is_plain = self._is_plain(step)
+        weights = None if is_plain else self._weights
         buffers = self._buffers()
-        if buffers is None:
+        products = self._last.take(step, weights, buffers or ())
+        follows = follows and products.product is not None
+        # without buffers nothing is remembered yet; and a chain that was cut short has cost its steps
+        if buffers is None or (self._under_way and not follows):
             self._pause(step)
-            return
-        product = last.product if follows else None
-        is_plain = last.product_is_plain
-        if self._under_way and product is None:  # it was cut short, and has cost its steps
-            self._pause(step)
-            if self.next > step + 1:
+            if buffers is None or self.next > step + 1:
                 return
         self._under_way = True
-        if product is not None and is_plain:
-            numbers = self._numbers(product, gradient, gradient, buffers, loss)
-            self._add(GradientNoise.name, step, batch, numbers)
-        keeps_plain = self._keeps_plain(step)
-        if not keeps_plain or (product is not None and not is_plain):
-            weighted = self._weight(gradient, torch.empty_like(gradient))
-            if weighted is None:
-                self._pause(step)
-                return
-            if product is not None and not is_plain:
-                numbers = self._numbers(product, weighted, gradient, buffers, loss)
-                self._add(PreconditionedNoise.name, step, batch, numbers)
-            if not keeps_plain:
-                last.vector = weighted
-                last.is_plain = False
+        if follows and (is_plain or weights is not None):
+            gauge = GradientNoise.name if is_plain else PreconditionedNoise.name
+            self._add(gauge, step, batch, self._numbers(products, loss))
         self.next = step + 1
         if len(self._pairs) == CHAIN:
             self._pause(step)
+        is_plain_next = self.next > step + 1 or self._is_plain(step + 1)
+        if not is_plain_next and not self._renew_weights(step):
+            self._pause(step)
 
-    def _keeps_plain(self, step: int) -> bool:
-        """True if the coming pair is read without P."""
+    def _is_plain(self, step: int) -> bool:
+        """True if the pair that ends with this step is read without P."""
         if not self._rule.adaptive or PreconditionedNoise.name not in self._gauges:
             return True
         wants_both = GradientNoise.name in self._gauges
         # Under Adam's kind, one chain in three is read without P, for the noise scale without it.
         is_plain_chain = wants_both and self._chains % 3 == 0
-        return is_plain_chain or self._last.plain_at == step + 1
+        return is_plain_chain or self._last.plain_at == step
 
-    def _weight(self, gradient: Flat, into: Flat) -> Flat | None:
-        """P ĝ, written into a vector; None if P is not known yet."""
-        places = [
-            part.view(parameter.shape)
-            for part, parameter in zip(
-                into.split([one.numel() for one in self._last.parameters]),
-                self._last.parameters,
-                strict=True,
-            )
-        ]
-        found = preconditioner_of(self._optimizers, self._last.parameters, into=places)
-        return None if found is None else into.mul_(gradient)
+    def _renew_weights(self, step: int) -> bool:
+        """Take P from before this step for the pairs after it, if the last one is too old. False if
+        P is not known yet."""
+        if self._weights is not None and step - self._weights_of < min(
+            step * WEIGHTS_LAST, MOST_WEIGHTS_LAST
+        ):
+            return True
+        weights = self._last.empty() if self._weights is None else self._weights
+        parameters = self._last.parameters
+        parts = weights.split([one.numel() for one in parameters])
+        places = [part.view(one.shape) for part, one in zip(parts, parameters, strict=True)]
+        if preconditioner_of(self._optimizers, parameters, into=places) is None:
+            return False
+        self._weights = weights
+        self._weights_of = step
+        return True
 
-    def _numbers(
-        self,
-        product: Tensor,
-        weighted: Flat,
-        gradient: Flat,
-        buffers: Sequence[Tensor],
-        loss: Tensor | float,
-    ) -> Tensor:
-        """The numbers of one pair, in the order of `_names`. `weighted` is ĝ or P ĝ."""
-        numbers = [weighted @ gradient, product]
-        if buffers:
-            numbers.append(dot(weighted, buffers))
+    def _numbers(self, products: Products, loss: Tensor | float) -> Tensor:
+        """The numbers of one pair, in the order of `_names`."""
+        numbers = [one for one in products if one is not None]
         if self._has_slope:
-            value = value_of(loss)
-            numbers.append(torch.as_tensor(value, dtype=weighted.dtype, device=weighted.device))
+            like = products.squared
+            numbers.append(torch.as_tensor(value_of(loss), dtype=like.dtype, device=like.device))
         return torch.stack(numbers)
 
     def _add(self, gauge: str, step: int, batch: Batch, numbers: Tensor) -> None:
@@ -391,6 +385,7 @@ class Successive:
         self.next = NEVER
         self._pairs = []
         self._last.free()
+        self._weights = None
         self._open.clear()
         self._stopped(why)
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from gradiometer.loop.recorded.record import forks_of
 from gradiometer.run.reader import Run
 from gradiometer.verdict.claims import Claim, Claimed
 from gradiometer.verdict.triage import course, data, faults, length, rate, schedule
@@ -171,7 +172,7 @@ def triage_of(run: Run | Signs) -> Triage:
         explained |= {Claim.LABELS_RANDOM}
     claims = tuple(each for each in found if each.claim not in explained)
     better = None
-    if isinstance(run, Run):
+    if isinstance(run, Run) and forks_of(run):
         claims = as_tried(claims, run)
         better = None if claims else better_change(run) or after_trials(passed, run)
     unseen = unseen_by(signs, level)
