@@ -130,6 +130,15 @@ def test_a_straight_path_on_which_the_loss_rises_says_nothing() -> None:
     assert Claim.RATE_LOW not in claims(on(0.5, losses=rising, has_ended=False))
 
 
+def test_a_straight_path_that_went_far_and_stays_at_a_guess_says_nothing() -> None:
+    """Four times the rate changed nothing for convolutions that were to add two numbers."""
+    noise = 0.05 * np.random.default_rng(3).standard_normal(STEPS)
+    flat = falling(1.0)[0] * (1 - 0.0001 * np.arange(STEPS) / STEPS + noise)
+    falls = falling(1.0)[0] * (np.linspace(1.1, 0.95, STEPS) + noise / 10)
+    assert Claim.RATE_LOW not in claims(on(0.5, losses=flat))
+    assert Claim.RATE_LOW in claims(on(0.5, losses=falls))
+
+
 def test_a_training_that_comes_nowhere_is_told_before_its_end() -> None:
     nowhere = {"movement": striding(1 / STEPS), "has_ended": False}
     assert Claim.RATE_LOW in claims(healthy(**nowhere, rates=np.full(STEPS, 0.1)))

@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.verdict.claims import Claim, Claimed
-from gradiometer.verdict.triage.course import ended_at, late_quarters
+from gradiometer.verdict.triage.course import ended_at, late_fall
 from gradiometer.verdict.triage.level import Level
 from gradiometer.verdict.triage.signs import Signs
 from gradiometer.verdict.triage.thresholds import (
@@ -107,13 +107,14 @@ def is_plain(signs: Signs) -> bool:
 
 
 def goes_straight_on(signs: Signs, direction: Estimate | None, late: float) -> bool:
-    """True if the path has kept its direction, and the loss fell on it; some of its direction, if
-    the loss is still high."""
+    """True if the path has kept its direction, and the loss fell on it, beyond its error where that is
+    at a guess although the network came far; some of its direction, if the loss is still high."""
     if direction is None:
         return False
     limit = SOME_DIRECTION if late > HALF_A_GUESS else SAME_DIRECTION
-    first, last = late_quarters(signs)
-    return bool(direction.low > limit and len(first) >= 5 and last.mean() < first.mean())
+    fell, error = late_fall(signs)
+    is_lost = late > AT_A_GUESS and not is_near(signs)
+    return bool(direction.low > limit and fell > (1.645 * error if is_lost else 0))
 
 
 def doubt_of(signs: Signs, late: float) -> str:
