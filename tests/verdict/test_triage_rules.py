@@ -244,6 +244,13 @@ def test_nothing_is_healthy_whose_examples_were_seen_again_and_no_others() -> No
     assert claims(healthy(examples=32 * STEPS, **unseen)) == {Claim.HEALTHY}
 
 
+def test_a_small_batch_leads_over_a_rate_that_its_cure_raises() -> None:
+    small = {"batch_size": 4, "product": constant(0.0)}
+    assert claims(healthy(**small, movement=striding(13 / STEPS))) == {Claim.BATCH_SMALL}
+    far = claims(healthy(**small, movement=striding(4 / STEPS)))
+    assert far == {Claim.RATE_LOW, Claim.BATCH_SMALL}
+
+
 def test_steps_that_share_an_update_share_its_movement() -> None:
     alone, of_four = healthy(updates=LOOKS.astype(float)), healthy(updates=LOOKS // 4)
     assert alone.steps_an_update == healthy().steps_an_update == 1

@@ -157,6 +157,11 @@ def triage_of(run: Run | Signs) -> Triage:
         made = [rule(signs, level) for rule in ORDER]
         passed = _pass(signs, level)
     found = [each for each in made if each is not None]
+    if any(each.claim is Claim.BATCH_SMALL for each in found):
+        # its cure has the higher rate, unless that is far too low
+        found = [
+            each for each in found if not (each.claim is Claim.RATE_LOW and rate.is_mild(each))
+        ]
     explained = frozenset[Claim]().union(
         *(EXPLAINED.get(each.claim, frozenset()) for each in found)
     )
