@@ -86,6 +86,14 @@ def batch_small(shift: int = 0) -> Problem:
     return Problem("incident", small, squares, Examples((inputs, targets)))
 
 
+def stretch_small() -> Problem:
+    """Four batches in a row in other units."""
+    inputs, targets = regression(5)
+    for step in range(STEP, STEP + 4):
+        targets[planted(step)] += 12.0
+    return Problem("incident", small, squares, Examples((inputs, targets)))
+
+
 def batch_deep(shift: int = 0) -> Problem:
     """A whole batch with other labels, whose inputs are large."""
     inputs, labels = classes(6 + shift)

@@ -22,15 +22,18 @@ class Wanted:
 
     Args:
         watched: True if the training is under `watch` and its run is kept.
+        alone: True if the watch gets the model and the optimizer alone, and `step` the loss.
     """
 
     recipe: Recipe
     seed: int
     watched: bool = False
+    alone: bool = False
 
     def folder(self, runs: Path) -> Path:
         """Where its outcome and its run are."""
-        return runs / ("watched" if self.watched else "plain") / self.recipe.digest(self.seed)
+        kind = "alone" if self.alone else "watched" if self.watched else "plain"
+        return runs / kind / self.recipe.digest(self.seed)
 
 
 class Bench:
@@ -91,7 +94,8 @@ def perform(wanted: Wanted, runs: Path) -> None:
     folder = wanted.folder(runs)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    outcome = train(wanted.recipe, wanted.seed, folder if wanted.watched else None)
+    out = folder if wanted.watched else None
+    outcome = train(wanted.recipe, wanted.seed, out, alone=wanted.alone)
     # Python's own notation of NaN and inf is read back by json.loads.
     (folder / "outcome.json").write_text(json.dumps(vars(outcome)))
 

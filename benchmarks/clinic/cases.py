@@ -27,10 +27,12 @@ HALVES = (
     "third_fresh",
     "fourth_fresh",
     "fifth_fresh",
+    "sixth_fresh",
 )
-MILD = ("fourth_fresh", "fifth_fresh")
+MILD = ("fourth_fresh", "fifth_fresh", "sixth_fresh")
 """The parts whose illnesses are mild to strong: a cure that gains 2 % on two seeds earns a place, where
-it is 10 % in the others. Of their sick trainings every second one is also judged after its cure."""
+it is 10 % in the others. Of their sick trainings every second one is also judged after its cure, of
+the sixth every fourth."""
 SEEDS = (1, 2)
 """The seeds on which gains are measured. They are the same for all cases, which so share their
 cured trainings."""
@@ -47,6 +49,7 @@ class Case:
         healthy: What is trained when nothing is wrong: for a healthy case the recipe itself.
         illnesses: Names of what is wrong and how much of it, none for a healthy case.
         seed: Of the watched training.
+        alone: True if it is watched in two lines: without `loss=`, batch and evaluations.
     """
 
     name: str
@@ -55,6 +58,7 @@ class Case:
     healthy: Recipe
     illnesses: tuple[tuple[str, float], ...]
     seed: int
+    alone: bool = False
 
     @property
     def claims(self) -> tuple[str, ...]:
@@ -93,11 +97,13 @@ def healthy_recipes(table: str) -> dict[str, Recipe]:
 
 
 def sick_case(row: str, half: str, healthy: dict[str, Recipe]) -> Case:
-    """The case of a row such as "gru markov adamw cosine : rate_low 8 + labels_noisy 0.4".
+    """The case of a row such as "gru markov adamw cosine : rate_low 8 + labels_noisy 0.4". Two
+    colons mean that it is watched in two lines.
 
     The seed comes from the row itself, so that another row does not change it.
     """
-    base, listed = row.split(" : ")
+    alone = " :: " in row
+    base, listed = row.split(" :: " if alone else " : ")
     illnesses = []
     for words in listed.split(" + "):
         name, much = words.split()
@@ -108,7 +114,8 @@ def sick_case(row: str, half: str, healthy: dict[str, Recipe]) -> Case:
     sick = well
     for name, much in illnesses:
         sick = ILLNESSES[name].spoil(sick, much)
-    return Case(f"{base}: {listed}", half, sick, well, tuple(illnesses), zlib.crc32(row.encode()))
+    seed = zlib.crc32(row.encode())
+    return Case(f"{base}: {listed}", half, sick, well, tuple(illnesses), seed, alone)
 
 
 def partly_cured(case: Case) -> list[Recipe]:
@@ -128,9 +135,13 @@ def well_cases(half: str) -> tuple[Case, ...]:
     """The healthy trainings of a half, and the sick ones after their cure, each with
     another seed."""
     healthy, _ = _tables(half)
-    cases = [Case(name, half, recipe, recipe, (), 0) for name, recipe in healthy.items()]
+    in_two_lines = half == "sixth_fresh"
+    cases = [
+        Case(name, half, recipe, recipe, (), 0, in_two_lines and place % 2 == 0)
+        for place, (name, recipe) in enumerate(healthy.items())
+    ]
     # the newest parts are for a figure that a busy machine reproduces in minutes
-    every = 2 if half in MILD else 1
+    every = {"sixth_fresh": 4}.get(half, 2 if half in MILD else 1)
     for case in sick_cases(half)[::every]:
         cases.append(replace(case, name=f"cured {case.name}", recipe=case.healthy, illnesses=()))
     return tuple(cases)

@@ -56,9 +56,14 @@ class Said:
         return follow(claim, self.cures.get(claim, ()), recipe)
 
 
+def watched(case: Case) -> Wanted:
+    """The training of a case under `watch`."""
+    return Wanted(case.recipe, case.seed, watched=True, alone=case.alone)
+
+
 def said_of(bench: Bench, case: Case) -> Said:
     """The verdict of the run of a case, from its folder."""
-    diagnosis = diagnose(Run.open(bench.run(Wanted(case.recipe, case.seed, watched=True))))
+    diagnosis = diagnose(Run.open(bench.run(watched(case))))
     claims = () if diagnosis.triage is None else diagnosis.triage.claims
     headline = "undecided" if diagnosis.headline is None else str(diagnosis.headline.claim)
     return Said(headline, {str(each.claim): tuple(each.cure) for each in claims})
@@ -72,7 +77,7 @@ def judge(bench: Bench, half: str, *, follow: bool, verbose: bool) -> list[str]:
         The names of the numbers that are not as they must be.
     """
     sick, well = sick_cases(half), well_cases(half)
-    bench.train(Wanted(case.recipe, case.seed, watched=True) for case in (*sick, *well))
+    bench.train(watched(case) for case in (*sick, *well))
     said = {case: said_of(bench, case) for case in (*sick, *well)}
     if verbose:
         show_cases(said)

@@ -249,11 +249,20 @@ def loss_on(model: nn.Module, data: Data, rows: Pairs, *, stays_in_eval: bool = 
 
 
 def watched(
-    recipe: Recipe, model: nn.Module, optimizer: Any, data: Data, examples: int, out: Path | None
+    recipe: Recipe,
+    model: nn.Module,
+    optimizer: Any,
+    data: Data,
+    examples: int,
+    out: Path | None,
+    *,
+    alone: bool,
 ) -> Any:
     """The watch of a training on so many examples, or nothing."""
     if out is None:
         return nullcontext()
+    if alone:
+        return watch(model, optimizer, out=out, page=False, quiet=True)
     return watch(
         model,
         optimizer,
@@ -267,8 +276,9 @@ def watched(
     )
 
 
-def train(recipe: Recipe, seed: int, out: Path | None = None) -> Outcome:
-    """Train a recipe, under `watch` if there is a folder for the run."""
+def train(recipe: Recipe, seed: int, out: Path | None = None, *, alone: bool = False) -> Outcome:
+    """Train a recipe, under `watch` if there is a folder for the run: in two lines, without batch
+    and evaluations, if it is watched alone."""
     torch.manual_seed(seed)
     data = data_of(recipe.data)
     rows, shown = rows_of(recipe, data, seed)
@@ -283,7 +293,7 @@ def train(recipe: Recipe, seed: int, out: Path | None = None) -> Outcome:
     losses: list[float] = []
 
     model.train()
-    with watched(recipe, model, optimizer, data, len(rows[0]), out) as w:
+    with watched(recipe, model, optimizer, data, len(rows[0]), out, alone=alone) as w:
         for step in range(recipe.steps):
             if step % recipe.zero_every == 0:
                 optimizer.zero_grad()
@@ -298,7 +308,9 @@ def train(recipe: Recipe, seed: int, out: Path | None = None) -> Outcome:
                     continue
                 (loss / recipe.pieces if recipe.divided else loss).backward()
                 losses.append(float(loss.detach()))
-                if w is not None:
+                if w is not None and alone:
+                    w.step(loss)
+                elif w is not None:
                     w.step(loss, batch)
             if not skipped:
                 update(
@@ -309,7 +321,8 @@ def train(recipe: Recipe, seed: int, out: Path | None = None) -> Outcome:
                 )
             if recipe.schedule != "onecycle by epoch" or (step + 1) % epoch == 0:
                 scheduler.step()
-            if (step + 1) % evaluate_every == 0 and evaluations.evaluate(step + 1, w):
+            seen = None if alone else w
+            if (step + 1) % evaluate_every == 0 and evaluations.evaluate(step + 1, seen):
                 break
     evaluations.restore_best()
     fresh = loss_on(model, data, (in_units(recipe, data.fresh[0]), data.fresh[1]))

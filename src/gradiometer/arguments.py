@@ -8,9 +8,6 @@ from typing import Any
 
 from gradiometer.errors import BadArgument
 
-# Most letters of a value that an error quotes: about a line.
-LONGEST = 100
-
 # More threads help on no machine, and torch ends the process if the system refuses it a thread.
 MOST_THREADS = 512
 
@@ -30,14 +27,17 @@ def check_number(name: str, value: Any, *, positive: bool = False) -> None:
         raise BadArgument(f"`{name}` must be {least} and finite, got {shown(value)}.")
 
 
-def check_whole(name: str, value: Any, least: int) -> None:
-    """Raise unless `value` is a whole number, at least `least`, and small enough for files and
-    tensors."""
+def check_whole(name: str, value: Any, least: int, most: int | None = None, why: str = "") -> None:
+    """Raise unless `value` is a whole number, at least `least`, at most `most` if that is given, and
+    small enough for files and tensors. `why` ends the sentence."""
     whole = isinstance(value, Integral) and not isinstance(value, bool)
     if not whole:
         raise BadArgument(f"`{name}` must be a whole number, got {shown(value)}.")
+    end = f", got {shown(value)}{': ' * bool(why)}{why}."
+    if most is not None and not least <= value <= most:
+        raise BadArgument(f"`{name}` must lie between {least:,} and {most:,}{end}")
     if not value >= least:
-        raise BadArgument(f"`{name}` must be at least {least}, got {shown(value)}.")
+        raise BadArgument(f"`{name}` must be at least {least}{end}")
     if not value < 2**63:
         raise BadArgument(f"`{name}` must be below 2^63, got {shown(value)}.")
 
@@ -58,16 +58,22 @@ def check_level(level: Any, name: str = "level") -> None:
         )
 
 
-def folder_of(name: str, value: Any) -> Path:
-    """A folder that is there or can be made. Raise for what is no path, and for a file."""
+def path_of(name: str, value: Any) -> Path:
+    """The path of a folder. Raise for what is no path."""
     if not isinstance(value, str | os.PathLike):
         raise BadArgument(f"`{name}` must be the path of a folder, got {type_name(value)}.")
     if "\0" in os.fspath(value):
         raise BadArgument(f"`{name}` must be the path of a folder, got {shown(value)}.")
+    return Path(value)
+
+
+def folder_of(name: str, value: Any) -> Path:
+    """A folder that is there or can be made. Raise for what is no path, and for a file."""
+    path = path_of(name, value)
     # unlike that of `Path`, this one is False for a name that the system refuses
     if os.path.isfile(value):  # noqa: PTH113
         raise BadArgument(f"`{name}` must be a folder, got the file {value}.")
-    return Path(value)
+    return path
 
 
 def check_scaler(scaler: Any) -> None:
@@ -88,4 +94,5 @@ def shown(value: Any) -> str:
     if isinstance(value, int) and abs(value) >= 2**63:
         return f"about {'-' * (value < 0)}2^{value.bit_length() - 1}"
     text = str(value) if isinstance(value, Real) else repr(value)
-    return text if len(text) <= LONGEST and text.isprintable() else type_name(value)
+    # 100: about a line
+    return text if len(text) <= 100 and text.isprintable() else type_name(value)

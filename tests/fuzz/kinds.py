@@ -9,6 +9,7 @@ from io import StringIO
 from pathlib import Path
 
 import spoiled
+from asked import any_run, asked_loop, column, snapshots, tuning_files
 from command_lines import command_line
 from fork_kinds import alternative, fork_arguments, fork_folder
 from loops import given_norms, own_gauge, pooled_calls, python_calls, watched_loop
@@ -204,6 +205,7 @@ KINDS: dict[str, Callable[..., None]] = {
         *(alternative, fork_folder, fork_arguments),
         *(record, record_findings, tuning_record),
         *(watched_loop, own_gauge, given_norms, python_calls, pooled_calls),
+        *(asked_loop, any_run, snapshots, tuning_files, column),
     )
 }
 SHARES = {
@@ -226,6 +228,11 @@ SHARES = {
     "given_norms": 2,
     "python_calls": 9,
     "pooled_calls": 1,
+    "asked_loop": 0,
+    "any_run": 0,
+    "snapshots": 0,
+    "tuning_files": 0,
+    "column": 0,
 }
 """Inputs of each kind in a hundred: fewer of those that draw a page, which takes half a second."""
 

@@ -405,6 +405,22 @@ def test_a_signal_while_a_cluster_starts_is_an_interrupt(monkeypatch) -> None:
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+def test_a_cluster_that_starts_too_slowly_is_refused_with_its_reason(monkeypatch) -> None:
+    """Ray raises an error without a type where the machine is too busy."""
+
+    def slow(*_: Any, **__: Any) -> None:
+        raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setattr(ray, "init", slow)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with pytest.raises(
+        Unsupported,
+        match=r"^no cluster of Ray could be started: Exception: The current node timed out during "
+        r"startup\.$",
+    ):
+        Ray(count=1).size  # noqa: B018
+
+
 @pytest.mark.slow
 def test_another_cluster_than_the_connected_one_is_refused(pool: Pool) -> None:
     pool.results([Job("connects", int)])

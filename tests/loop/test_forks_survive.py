@@ -3,6 +3,7 @@ ends with the same bits."""
 
 import errno
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -67,6 +68,23 @@ def test_a_full_disk_costs_the_branch_that_it_could_not_keep(
     assert "start the same jobs again" in str(raised.value) or "full" in str(raised.value)
     assert kept(tmp_path) == 2
     assert numbers(OwnLoop().fork(out=tmp_path, **ASKED)) == whole
+
+
+def test_a_file_that_the_system_lets_grow_no_further_costs_no_finished_branch(
+    tmp_path: Path, whole: list[dict[str, Any]]
+) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    sizes = []
+    for size in (5_000, 12_000, before[0]):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+        try:
+            found = OwnLoop().fork(out=tmp_path, **ASKED)
+        except GradiometerError as error:
+            assert "file too large" in str(error) and "earlier lines are safe" in str(error)
+            sizes.append(kept(tmp_path))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert 0 < sizes[0] < sizes[1] < len(whole) and numbers(found) == whole
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import pytest
 from gradiometer import BadArgument
 from gradiometer.loop import Rate
 from gradiometer.loop.branch import Branch, BranchResult
-from gradiometer.loop.comparison.racing import Race, Rung, race, rungs_for, to_end
+from gradiometer.loop.comparison.racing import Race, Rung, race, rungs_for
 from gradiometer.loop.readout import Readout
 
 RUNGS = [Rung(100, 4), Rung(200, 4), Rung(400, 4)]
@@ -146,55 +146,28 @@ def test_the_truly_best_is_kept_among_equals() -> None:
 
 
 def test_rungs_keep_within_the_budget_and_prefer_a_long_last_horizon() -> None:
-    for budget in (3_000, 10_000, 40_000, 10**6):
+    for budget in (3_000, 10_000, 40_000, 149_999, 10**6):
         rungs = rungs_for(5, budget, left=10_000, shortest=100)
         cost = sum(5 * rung.horizon * rung.replicates for rung in rungs)
         assert cost <= budget and rungs[-1].horizon <= 10_000 and rungs[0].horizon >= 100
         assert [rung.horizon for rung in rungs] == sorted({rung.horizon for rung in rungs})
-    generous, scarce = (rungs_for(5, budget, left=10_000) for budget in (10**6, 20_000))
-    assert generous[-1] == Rung(10_000, 4) and len(generous) == 3
+    generous, scarce = (rungs_for(5, budget, left=10_000) for budget in (149_999, 20_000))
+    assert generous[-1].replicates == 4 and len(generous) == 3
     assert scarce == (Rung(2_000, 2),)
 
 
-# It costs more at a quarter and at a half of 1,000 examples, and less at their end.
-CATCHES_UP = {"means": {"go on": 0.5, "rate 2x": 0.75}, "slopes": {"rate 2x": 0.4}}
+def test_a_budget_that_pays_for_it_goes_to_the_end_of_the_training() -> None:
+    assert rungs_for(2, 6_000, left=1_000) == (Rung(1_000, 3),)
+    assert rungs_for(2, 14_000, left=1_000, shortest=300) == (Rung(1_000, 4),)
+    below = rungs_for(2, 5_999, left=1_000)
+    assert len(below) == 3 and below[-1].horizon < 500
 
 
-def to_the_end(grown: Grown, budget: int) -> Race:
-    return race(grown, [Rate(2)], to_end(1_000, 1, 3), budget=budget, left=1_000)
-
-
-def test_a_budget_that_pays_for_it_shows_the_end_of_the_training() -> None:
-    assert rungs_for(2, 4_500, left=1_000) == (Rung(250, 3), Rung(500, 3))
-    assert rungs_for(2, 4_500, left=1_020, unit=50) != (Rung(250, 3), Rung(500, 3))
-    assert rungs_for(2, 5_000, left=1_020, unit=50) == (Rung(250, 3), Rung(500, 3))
-    assert rungs_for(2, 5_000, left=1_000, shortest=300)[-1].horizon != 500
-    assert rungs_for(2, 14_000, left=1_000) == (Rung(250, 4), Rung(500, 4), Rung(1_000, 4))
-
-
-def test_where_the_trend_decides_a_race_buys_length_before_replicates() -> None:
-    grown = Grown(**CATCHES_UP)
-    found = to_the_end(grown, 10_500)
-    assert [len(asked) for asked in grown.asked] == [6, 6, 6]
-    assert found.horizon == 1_000 and found.spent == 10_500 and found.stops == []
-    assert [effect.verdict for effect in found.effects()] == ["better"]
-
-
-def test_what_gains_with_length_is_kept_where_nothing_longer_is_paid_for() -> None:
-    found = to_the_end(Grown(**CATCHES_UP), 4_500)
-    assert found.horizon == 500 and found.stops == []
-    (effect,) = found.effects()
-    assert effect.verdict == "worse"
-    at_horizon = race(Grown(**CATCHES_UP), [Rate(2)], to_end(1_000, 1, 3))
-    assert [stop.alternative for stop in at_horizon.stops] == ["rate 2x"]
-
-
-def test_where_the_order_of_the_data_decides_a_race_buys_replicates() -> None:
-    for seed in range(4):
-        grown = Grown({"go on": 0.5, "rate 2x": 0.5}, noise=0.05, seed=seed)
-        found = to_the_end(grown, 10_500)
-        replicates = {one.replicate for one in found.results if one.horizon == 500}
-        assert found.horizon == 500 and len(replicates) == 9
+def test_what_is_left_after_branches_to_the_end_buys_replicates() -> None:
+    grown = Grown({"go on": 0.5, "rate 2x": 0.5}, noise=0.05)
+    found = race(grown, [Rate(2)], [Rung(1_000, 3)], budget=10_500)
+    assert [len(asked) for asked in grown.asked] == [6, 4] and found.spent == 10_000
+    assert found.horizon == 1_000 and found.stops == []
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from command_line import called
 from gradiometer import BadArgument, Diagnosis, Run
 from gradiometer.report.overview import ORDERS, listing, write_overview
 from gradiometer.verdict.claims import Claim
-from gradiometer.verdict.words.brief import IN_BRIEF
+from gradiometer.verdict.words.triage import WORDS
 from report_run import run_in
 
 
@@ -86,7 +86,7 @@ def test_what_cannot_be_listed_is_refused_by_name(tmp_path: Path):
 
 
 def test_every_claim_is_said_in_at_most_four_words(folder: Path):
-    words = {claim: IN_BRIEF[claim] for claim in Claim}
+    words = {claim: WORDS[claim].brief for claim in Claim}
     assert len(set(words.values())) == len(words)
     assert all(1 < len(said.split()) <= 4 or said == "dead units" for said in words.values())
 

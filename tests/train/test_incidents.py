@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 
 import planted_incidents
+import spiking
 from command_line import called
 from gradiometer import BadArgument, Configuration, Diverged, Run
-from gradiometer.loop.recorded.incidents import incident_at
+from gradiometer.loop.recorded.incidents import IncidentCause, incident_at, spikes_of
 from gradiometer.problems import Problem, load
+from gradiometer.run.artifacts import load_artifacts
 from gradiometer.train import incident_cause, train
 from gradiometer.verdict.words.incidents import how_to_go_on, incident_sentence
 from planted_incidents import BATCH, CASES, STEP, Cause
@@ -72,6 +74,34 @@ def test_a_nan_is_traced_to_its_example(tmp_path: Path) -> None:
         and f"--at {STEP - 8}" in how_to_go_on(found, run.path)
         and "'skip 120:121'" in how_to_go_on(found, run.path)
     )
+
+
+def test_the_batch_of_a_spike_that_begins_in_the_noise_before_it_is_found(tmp_path: Path) -> None:
+    problem = spiking.bad_example()
+    configuration = Configuration(
+        problem=problem.name, learning_rate=0.02, batch_size=8, epochs=1, check_edge=False
+    )
+    run = train(problem, configuration, tmp_path)
+    spike = spikes_of(run)[0]
+    assert spike.first < 500 < spike.last
+    found = incident_cause(run, 500, problem=problem)
+    assert (found.cause, found.step, found.change) == ("example", 500, "skip 500:501"), found.tried
+
+
+def test_a_spike_that_needs_several_batches_has_all_of_them_as_its_cause(tmp_path: Path) -> None:
+    problem = planted_incidents.stretch_small()
+    run = trained(problem, tmp_path, learning_rate=0.05)
+    found = incident_cause(run, STEP + 1, problem=problem)
+    assert (found.cause, found.change) == ("batches", f"skip {STEP}:{STEP + 4}"), found.tried
+    assert f"the batches of steps {STEP} to {STEP + 3}" in incident_sentence(found, run.path)
+    (kept,) = load_artifacts(run, IncidentCause)
+    assert kept == found
+    (file,) = (run.path / "incidents").iterdir()
+    stored = json.loads(file.read_text())
+    without = json.dumps({name: value for name, value in stored.items() if name != "last"})
+    file.write_text(without)
+    (earlier,) = load_artifacts(run, IncidentCause)
+    assert earlier.last is None, "a file of an earlier version has no last step"
 
 
 def test_a_step_without_an_incident_is_refused(tmp_path: Path) -> None:

@@ -276,6 +276,13 @@ def test_progress_says_absolute_rates_and_the_time_that_is_left() -> None:
     )
 
 
+def test_the_cost_and_the_time_of_a_huge_budget_are_numbers() -> None:
+    said: list[str] = []
+    found = tuned(steps=24, budget=1e308, progress=said.append)
+    assert found.cost == pytest.approx(tuned(steps=24, budget=20.0).cost) and found.cost > 0
+    assert not any("inf" in one for one in said)
+
+
 def test_what_cannot_be_told_is_said() -> None:
     inputs = torch.randn(256, 4, generator=torch.Generator().manual_seed(0))
     model = nn.Sequential(nn.Linear(4, 1), nn.Flatten(0))

@@ -148,3 +148,22 @@ def test_a_kind_that_learns_slowly_at_first_wins_if_it_is_better_in_the_second_r
     assert made.run() == Entry(0, 1)
     assert {entry.kind for entry in made.rungs[0].ends} == {0, 1}
     assert made.rungs[1].ends.keys() == {Entry(0), Entry(-1), Entry(1), Entry(0, 1)}
+
+
+@pytest.mark.parametrize("slope", [0, 1, -1])
+def test_a_search_for_a_better_rate_ends_where_rates_differ_from_none_in_nothing(
+    slope: int,
+) -> None:
+    """Also with all losses alike, of which the lowest rate is the best, and with any budget."""
+    tried: set[Entry] = set()
+
+    def loss_of(entry: Entry, share: float) -> float:
+        assert len(tried) < 100
+        tried.add(entry)
+        return 1.0 + 0.01 * slope * entry.octave
+
+    made = race(loss_of, left=1e308, kinds=2)
+    made.left = most = made.most
+    made.run()
+    assert {abs(entry.octave) for entry in tried} <= {*range(26)}
+    assert 0 <= made.left < most

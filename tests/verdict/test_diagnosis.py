@@ -1,17 +1,21 @@
 """What a run's readings say along the run, and at the newest reading."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from gradiometer import diagnose
+from gradiometer import Configuration, diagnose
 from gradiometer.estimation import GradientNoise
 from gradiometer.measurement import Draw, Finding, Issue, Sampling, Series, State
 from gradiometer.measurement.finding import Doubt
+from gradiometer.problems import load
 from gradiometer.run import Run
+from gradiometer.train import train
 from gradiometer.verdict import say
 from gradiometer.verdict.diagnosis import _answers, along, leading
 from gradiometer.verdict.reservations import Reservations
@@ -117,6 +121,17 @@ def test_a_training_without_an_illness_leads_over_what_makes_it_cheaper(
     advice = own("noise", State.LOOK, "The batch is small.")
     verdict = Finding("triage", Issue.CONVERGENCE, claim, State.OK, doubts=doubts)
     assert leading(run, [advice, verdict]) is (verdict if leads else advice)
+
+
+def test_a_spike_that_came_back_does_not_lead_over_triage(tmp_path: Path) -> None:
+    run = run_in(tmp_path, steps=100)
+    verdict = Finding("triage", Issue.CONVERGENCE, "undecided", State.OK)
+    for came_back in (True, False):
+        spike = Finding(
+            "spikes", Issue.DRIFT, "spike_unknown", State.LOOK, facts={"ended": came_back}
+        )
+        assert leading(run, [spike, verdict]) is (verdict if came_back else spike)
+        assert leading(run, [spike]) is spike
 
 
 def test_the_finding_goes_on_with_the_sentence_of_the_verdict(tmp_path: Path) -> None:
@@ -226,3 +241,51 @@ def test_where_the_preconditioned_scale_answers_the_plain_one_is_silent(
     kept = _answers([preconditioned, plain, stopped])
     assert {each.gauge for each in kept if each.claim.startswith("batch_")} == shown
     assert stopped in kept
+
+
+NO_RUN = """
+import sys
+from gradiometer import BadArgument, Run, diagnose
+from gradiometer.loop import forks_of
+from gradiometer.report.compare import compare
+from gradiometer.report.page import write_page
+from gradiometer.train import incident_cause, loop_at, spike_causes
+
+folder = sys.argv[1]
+run = Run.open(folder)
+for call in (
+    lambda: diagnose(folder),
+    lambda: forks_of(folder),
+    lambda: loop_at(folder),
+    lambda: write_page(folder, None),
+    lambda: compare([folder, folder]),
+    lambda: spike_causes(folder, 3),
+    lambda: incident_cause(folder, 3),
+    lambda: Run.open(run),
+    lambda: compare(run),
+    lambda: loop_at(run, [3]),
+    lambda: spike_causes(run, "3"),
+    lambda: incident_cause(run, None),
+):
+    try:
+        call()
+    except BadArgument as error:
+        print(error)
+"""
+
+
+def test_a_folder_in_place_of_a_run_is_refused_with_how_to_open_it(tmp_path: Path) -> None:
+    """Also what is no run, no folder or no step. In a process without the checks of types that
+    these tests have."""
+    run = train(load("quadratic"), Configuration(problem="quadratic", steps=8), tmp_path)
+    command = [sys.executable, "-c", NO_RUN, str(run.path)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    how = " must be a Run, got str: open the folder of a run with Run.open(folder)."
+    assert said[:7] == [f"`{'runs' if place == 4 else 'run'}`{how}" for place in range(7)]
+    assert said[7:] == [
+        "`path` must be the path of a folder, got gradiometer.run.reader.Run.",
+        "`runs` must be 2 to 200 runs, got gradiometer.run.reader.Run.",
+        "`at` must be a whole number, got [3].",
+        "`step` must be a whole number, got '3'.",
+        "`step` must be a whole number, got None.",
+    ]

@@ -15,6 +15,7 @@ from gradiometer.run import Run
 from gradiometer.verdict import say
 from gradiometer.verdict.claims import Claim, Claimed
 from gradiometer.verdict.triage.findings import findings_of
+from gradiometer.verdict.triage.signs import Signs
 from gradiometer.verdict.triage.triage import triage_of
 from gradiometer.verdict.triage.tried import after_trials, as_tried, better_change, was_followed
 from report_run import run_in
@@ -90,6 +91,19 @@ def test_a_change_that_settles_a_doubt_by_a_gain_leads(run: Run) -> None:
     fork(run, "cool now", 0.3, 0.312, 0.318)
     settled = after_trials(DOUBTED, run)
     assert settled.claim is Claim.FORK_BETTER and settled.cure == ("cool now",)
+
+
+@pytest.mark.parametrize(("end", "claim"), [(0.1, Claim.FORK_BETTER), (0.01, Claim.HEALTHY)])
+def test_a_healthy_training_at_a_constant_rate_that_a_fork_cooled_with_a_gain_says_so(
+    run: Run, monkeypatch: pytest.MonkeyPatch, end: float, claim: Claim
+) -> None:
+    rates = np.linspace(0.1, end, run.steps)
+    monkeypatch.setattr(Signs, "of", lambda _: Signs(losses=np.ones(run.steps), rates=rates))
+    healthy = Claimed(Claim.HEALTHY, {"steps": 200.0})
+    assert after_trials(healthy, run) == healthy
+    fork(run, "cool now", 0.3, 0.312, 0.318, tail="none")
+    settled = after_trials(healthy, run)
+    assert settled.claim is claim
 
 
 def test_a_doubt_about_the_end_is_not_settled_by_a_fork_of_the_first_half(run: Run) -> None:

@@ -17,12 +17,14 @@ from gradiometer.verdict.triage.triage import ORDER, triage_of
 from gradiometer.verdict.words.say import say
 from gradiometer.verdict.words.triage import WORDS
 from made_up_signs import (
+    LOOKS,
     STEPS,
     claims,
     constant,
     evaluations,
     falling,
     healthy,
+    jumping,
     moved,
     striding,
 )
@@ -217,6 +219,36 @@ def test_a_loss_that_crosses_zero_has_no_level_and_is_not_healthy() -> None:
         assert np.isnan(level_of(signs).value) and np.isnan(late_fall(signs)[0])
     noise = {"batch_size": 4, "product": constant(0.0)}
     assert claims(healthy(losses=sinking, **of_a_game, **noise)) == {Claim.BATCH_SMALL}
+
+
+def test_a_loss_of_unknown_kind_that_jumps_has_no_level_and_is_not_unstable() -> None:
+    """As that of a policy, which makes its own data: it was called unstable while it learnt, and a
+    quarter of its rate halved its return."""
+    labels = {"as_cross_entropy": constant(0.0), "label_entropy": constant(np.nan)}
+    jumps = {"losses": jumping(0.6), "movement": striding(0.09), "rates": CONSTANT}
+    assert claims(healthy(**jumps)) == {Claim.UNSTABLE}
+    found = triage_of(healthy(**jumps, **labels))
+    (claim,) = found.claims
+    assert claim.claim is Claim.UNDECIDED and claim.doubts == ("no_level",)
+    assert np.isnan(found.level.value)
+    few = {**jumps, "movement": striding(4 / STEPS), **labels}
+    assert Claim.RATE_LOW not in claims(healthy(**few))
+    assert Claim.RATE_LOW in claims(healthy(**few | {"losses": falling(0.3)}))
+
+
+def test_nothing_is_healthy_whose_examples_were_seen_again_and_no_others() -> None:
+    unseen = {"test": np.full(10, np.nan), "train": np.full(10, np.nan)}
+    (claim,) = triage_of(healthy(examples=3200, **unseen)).claims
+    assert claim.claim is Claim.UNDECIDED and claim.doubts == ("not_evaluated",)
+    assert claims(healthy(examples=3200)) == {Claim.HEALTHY}
+    assert claims(healthy(examples=32 * STEPS, **unseen)) == {Claim.HEALTHY}
+
+
+def test_steps_that_share_an_update_share_its_movement() -> None:
+    alone, of_four = healthy(updates=LOOKS.astype(float)), healthy(updates=LOOKS // 4)
+    assert alone.steps_an_update == healthy().steps_an_update == 1
+    assert of_four.steps_an_update == 4
+    assert of_four.reach == pytest.approx(alone.reach / 4)
 
 
 def test_one_batch_is_known_from_four_looks_and_nan_is_none_of_them() -> None:

@@ -12,7 +12,7 @@ from gradiometer.verdict.claims import Claim, Claimed
 from gradiometer.verdict.triage.findings import findings_of
 from gradiometer.verdict.triage.level import Known, Level
 from gradiometer.verdict.triage.triage import Triage
-from gradiometer.verdict.words.brief import in_brief
+from gradiometer.verdict.words.say import in_brief
 
 LOW = Claimed(Claim.RATE_LOW, {"share": 0.04, "steps": 500.0}, ("rate 16x",))
 

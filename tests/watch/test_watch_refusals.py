@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from gradients_by_hand import LOSSES
 from gradiometer import BadArgument, Unsupported, watch
-from gradiometer.integrations.watch.losses import part_of
+from gradiometer.integrations.watch.losses import value_of
 from gradiometer.measurement import supervised
 from watched_loop import one_backward, simple
 
@@ -183,7 +183,24 @@ def test_other_things_that_cannot_be_watched_are_refused_in_words(tmp_path: Path
         with pytest.raises(Unsupported, match="`model` makes a sparse gradient"):
             w.step(loss, words)
     with pytest.raises(BadArgument, match="must be a number or a tensor, got dict"):
-        inspect.unwrap(part_of)(words, {"loss": 0.1})
+        inspect.unwrap(value_of)({"loss": 0.1})
+
+
+def test_an_evaluation_after_the_end_is_a_warning_that_says_where_to_call_it(
+    tmp_path: Path,
+) -> None:
+    model, optimizer, w = simple(tmp_path)
+    with w:
+        for _ in range(3):
+            optimizer.zero_grad()
+            w.step(*one_backward(model))
+            optimizer.step()
+    w.evaluated(test=0.5)
+    (said,) = w.findings().warnings
+    assert said == (
+        "the evaluation after step 3 was not recorded, because the run has ended: call `evaluated` "
+        "inside `with watch(...) as w:`"
+    )
 
 
 def test_an_evaluation_without_numbers_is_refused(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ keeps its bits."""
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from gradiometer.loop import forks_of
 from gradiometer.problems import load
 from gradiometer.verdict.claims import Claim, Claimed
 from gradiometer.verdict.triage.level import Known, Level
+from gradiometer.verdict.triage.signs import Signs
 from gradiometer.verdict.triage.triage import Triage
 from report_run import run_in
 
@@ -184,6 +186,21 @@ def test_at_the_end_a_trial_settles_the_doubt_about_a_training_without_a_claim(
     undecided = Claimed(Claim.UNDECIDED, {"steps": 200.0}, doubts=(doubt,))
     found = Triage((undecided,), Level(2.3, Known.LABELS), unseen={})
     monkeypatch.setattr(trials_of_loops, "triage_of", lambda _: found)
+    run = run_in(tmp_path, steps=200)
+    change = trials_of_loops._first(run, shows_end=False, is_over=True)
+    assert (None if change is None else change.name) == tried
+    assert trials_of_loops._first(run, shows_end=False, is_over=False) is None
+
+
+@pytest.mark.parametrize(("falls", "tried"), [(False, "cool now"), (True, None)])
+def test_at_the_end_a_constant_rate_is_cooled_in_a_trial_also_if_nothing_is_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, falls: bool, tried: str | None
+) -> None:
+    healthy = Claimed(Claim.HEALTHY, {"steps": 200.0})
+    found = Triage((healthy,), Level(2.3, Known.LABELS), unseen={})
+    monkeypatch.setattr(trials_of_loops, "triage_of", lambda _: found)
+    rates = np.linspace(0.1, 0.0 if falls else 0.1, 200)
+    monkeypatch.setattr(Signs, "of", lambda _: Signs(losses=np.ones(200), rates=rates))
     run = run_in(tmp_path, steps=200)
     change = trials_of_loops._first(run, shows_end=False, is_over=True)
     assert (None if change is None else change.name) == tried

@@ -1,13 +1,14 @@
 """`gradiometer ensemble`: the snapshots of a run as one model, with scores and comparisons."""
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from gradiometer.cli.options import json_option, runs
-from gradiometer.cli.outcome import fill, printed_json
+from gradiometer.cli.outcome import fill, print_outcome
 from gradiometer.measurement.estimate import Estimate
 
 if TYPE_CHECKING:
@@ -68,22 +69,20 @@ def ensemble(
         found = evaluate_ensemble(run, against, points=points)
     report = found.report
     sentences = ensemble_in_words(report.finding(str(run)))
-    if as_json:
-        derived = {"scores": report.scores, "sentences": sentences, "export": None, "report": None}
-        with printed_json({"run": run, **asdict(report), **derived}) as result:
-            result["report"] = keep(found.run, report)
-            result["export"] = None if export is None else _export(found, export)
-        return
-    _print(report, sentences)
-    click.echo(f"\npage    {keep(found.run, report)}")
-    if export is not None:
-        click.echo(f"export  {_export(found, export)}")
+    print_outcome(
+        lambda: {"run": run, **asdict(report), "scores": report.scores, "sentences": sentences},
+        partial(_print, report, sentences),
+        {"report": lambda: keep(found.run, report), "export": lambda: _export(found, export)},
+        as_json=as_json,
+    )
 
 
-def _export(found: "EnsembleEvaluation", path: Path) -> Path:
+def _export(found: "EnsembleEvaluation", path: Path | None) -> Path | None:
     from gradiometer.exploration.ensembles.ensemble import export
     from gradiometer.run.ensemble import example_inputs
 
+    if path is None:
+        return None
     return export(found.ensemble, example_inputs(found.problem, found.ensemble), path)
 
 
@@ -111,6 +110,7 @@ def _print(report: "EnsembleReport", sentences: list[str]) -> None:
         click.echo(f"  {f'error barrier {number} to {report.snapshots}':<30}{path.barrier}")
     for sentence in sentences:
         click.echo("\n" + fill(sentence))
+    click.echo()
 
 
 def _table(estimates: "dict[str, Estimate]") -> None:

@@ -63,8 +63,8 @@ DEFAULTS = ("rate 0.5x", "rate 2x", "batch 2x, rate sqrt")
     metavar="LENGTH",
     help=(
         "Length of a branch: 25%, 500 updates, 2 epochs, 64_000 examples or 10 s. A share is one "
-        "of what is left of the run; a length in seconds depends on the machine; 'end' trains to a "
-        "quarter and a half of what is left, for the effect at the end of the run.  [default: 25%]"
+        "of what is left of the run; a length in seconds depends on the machine; 'end' trains to "
+        "the end of the run, by its own schedule.  [default: 25%]"
     ),
 )
 @click.option(
@@ -310,7 +310,6 @@ def _tell(
     from rich.table import Table
 
     from gradiometer.loop.branches import (
-        at_end,
         comparison,
         label_of,
         mean_end,
@@ -350,9 +349,6 @@ def _tell(
             wide = f"[{', '.join(ends)}]" if known.tells else ""
             drawn.add_row("  in general", "", wide, "", "")
     Console(width=line_width()).print(drawn)
-    ending = at_end(found, effects[0].readout if effects else None)
-    if ending:
-        click.echo("\n" + fill(ending))
     for sentence in (*stopped(record.stops or ()), *undecided(effects)):
         click.echo("\n" + fill(sentence))
     click.echo(f"\nfork  {record.path}")

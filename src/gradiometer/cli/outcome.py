@@ -142,11 +142,13 @@ def print_outcome(
                 printed[name] = store()
         return
     print_text()
-    width = max(map(len, stored))
+    # a page has been a report in the object since version 0.1
+    labels = {name: "page" if name == "report" else name for name in stored}
+    width = max(map(len, labels.values()))
     for name, store in stored.items():
         path = store()
         if path is not None:
-            click.echo(f"{name:<{width}}  {path}")
+            click.echo(f"{labels[name]:<{width}}  {path}")
 
 
 def table(titles: Iterable[str], rows: Iterable[Sequence[str]]) -> "Table":

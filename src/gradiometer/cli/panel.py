@@ -197,7 +197,7 @@ class Panel:
             if found:
                 add(question.short, found[0].finding)
             else:
-                command = question.command(self.path, training.configuration)
+                command = question.command_for(self.path, training.configuration)
                 body = two_lines(f"{NOT_MEASURED} yet\n{command}", room)
                 dim = (Text(words, "dim") for words in (NOT_MEASURED_SYMBOL, question.short))
                 table.add_row(*dim, Text(body))

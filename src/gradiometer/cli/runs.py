@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from glob import glob
 from itertools import groupby
 from pathlib import Path
@@ -11,7 +12,7 @@ import click
 
 from gradiometer.cli.options import OutFile, json_option, no_open_option
 from gradiometer.cli.options import runs as runs_of
-from gradiometer.cli.outcome import fill, line_width, open_in_browser, printed_json
+from gradiometer.cli.outcome import fill, line_width, open_in_browser, print_outcome, printed_json
 from gradiometer.storage.disk import is_run
 
 if TYPE_CHECKING:
@@ -117,14 +118,13 @@ def compare(runs: tuple[Path, ...], out: Path, no_open: bool, as_json: bool) -> 
     from gradiometer.run.reader import Run
 
     groups, contrasts = compared_runs([Run.open(path) for path in _run_folders(runs)])
-    if as_json:
-        with printed_json(_as_object(groups, contrasts)) as result:
-            result["page"] = write_comparison(groups, contrasts, out)
-        return
-    _tell(groups, contrasts)
-    page = write_comparison(groups, contrasts, out)
-    click.echo(f"\npage  {page}")
-    open_in_browser(page.resolve().as_uri(), no_open=no_open)
+    print_outcome(
+        partial(_as_object, groups, contrasts),
+        partial(_tell, groups, contrasts),
+        {"page": lambda: write_comparison(groups, contrasts, out)},
+        as_json=as_json,
+    )
+    open_in_browser(out.resolve().as_uri(), no_open=no_open or as_json)
 
 
 def _run_folders(given: tuple[Path, ...]) -> list[Path]:
@@ -191,7 +191,6 @@ def _as_object(groups: "tuple[RunGroup, ...]", contrasts: "tuple[Contrast, ...]"
             }
             for each in tried_by(groups)
         ],
-        "page": None,
     }
 
 
@@ -243,6 +242,7 @@ def _tell(groups: "tuple[RunGroup, ...]", contrasts: "tuple[Contrast, ...]") -> 
                 f"{each.record.plan.step:,}"
             )
             click.echo(fill(f"{each.runs}  {words}", indent=4, hanging=4))
+    click.echo()
 
 
 @click.command(epilog="Example: gradiometer runs export runs/digits-cnn-1 --out readings.csv")

@@ -3,7 +3,7 @@ words."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +11,9 @@ import numpy as np
 from gradiometer.errors import BadArgument
 from gradiometer.loop.branch import BranchResult, Tail
 from gradiometer.loop.changes.alternative import Alternative, GoOn
-from gradiometer.loop.comparison.effects import Effect, effects_at_end, effects_of, readout_name
-from gradiometer.loop.comparison.racing import SHORT, Stop
-from gradiometer.measurement.estimate import Estimate, counted, significant
+from gradiometer.loop.comparison.effects import Effect, effects_of, readout_name
+from gradiometer.loop.comparison.racing import REPLICATES, SHORT, Stop
+from gradiometer.measurement.estimate import LEVEL, Estimate, counted, significant
 from gradiometer.measurement.uncertainty.differences import MOST_PAIRS
 
 LABELS = {"test_loss": "test loss", "train_loss": "training loss", "test_accuracy": "test accuracy"}
@@ -91,10 +91,6 @@ def undecided(effects: Sequence[Effect]) -> tuple[str, ...]:
     return tuple(found)
 
 
-# Number of replicates below which an interval is called wide.
-FEW = 4
-
-
 @dataclass(frozen=True, eq=False)
 class Fork:
     """What would have happened: branches of several alternatives from one state, on common data.
@@ -110,7 +106,7 @@ class Fork:
         left: Examples that are left in the training; None if that is not known.
         path: The folder in which it is kept; None if it is in memory only.
         notes: Sentences about the state that the branches start from.
-        shorter: The results of shorter branches, as a race and `horizon="end"` have them.
+        shorter: The results of shorter branches, as a race has them.
         averaged: True if branches are read out at the mean of their last parameters, as the lanes
             of a tuning are.
     """
@@ -130,21 +126,16 @@ class Fork:
 
     def __str__(self) -> str:
         """What was found and what could make it wrong, and a row for each alternative: the readout
-        at the end of its branches, its effect there, that at the end."""
+        at the end of its branches, and its effect there."""
         if not any(result.alternative == self.names[0] for result in self.results):
             return f"Fork from step {self.step:,}: no branch of {self.names[0]!r} is finished."
-        seen = setting(self), comparison(self, self.effects()), at_end(self)
-        sentence = " ".join(filter(None, [*seen, *self.warnings]))
-        effects = {effect.alternative: effect for effect in self.effects()}
-        ends = {effect.alternative: effect for effect in self.at_end()} if self.shows_end else {}
+        effects = self.effects()
+        sentence = " ".join(
+            filter(None, [setting(self), comparison(self, effects), *self.warnings])
+        )
+        found = {effect.alternative: str(effect.estimate) for effect in effects}
         readout = readout_name(self.results, None)
-        heads = [
-            "alternative",
-            label_of(readout),
-            "effect",
-            "at the end of the training" if ends else "",
-        ]
-        rows = [heads]
+        rows = [["alternative", label_of(readout), "effect"]]
         for name in self.names:
             values = [
                 result.readouts[readout].mean
@@ -152,10 +143,7 @@ class Fork:
                 if readout in result.readouts
             ]
             mean = significant(float(np.mean(values))) if values else "diverged"
-            shown = [
-                str(found[name].estimate) if name in found else "" for found in (effects, ends)
-            ]
-            rows.append([name, mean, *shown])
+            rows.append([name, mean, found.get(name, "")])
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = (
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
@@ -178,7 +166,7 @@ class Fork:
             raise BadArgument(f"`alternative` {name!r} was not tried. There are {names}.")
         return tuple(sorted(found, key=lambda result: result.replicate))
 
-    def effects(self, readout: str | None = None, level: float = 0.9) -> tuple[Effect, ...]:
+    def effects(self, readout: str | None = None, level: float = LEVEL) -> tuple[Effect, ...]:
         """Each alternative minus the baseline, with intervals that cover all of them together: see
         `effects_of`.
 
@@ -188,16 +176,17 @@ class Fork:
         """
         return effects_of(self.results, self.names[0], readout, level=level)
 
-    def at_end(self, readout: str | None = None, level: float = 0.9) -> tuple[Effect, ...]:
-        """Each alternative minus the baseline at the end of the training, by their trend: see
-        `effects_at_end`.
+    def at_end(self, readout: str | None = None, level: float = LEVEL) -> tuple[Effect, ...]:
+        """Each alternative minus the baseline at the end of the training: see `effects_of`.
 
-        Unknown unless the branches reach half of what is left, and others half of that, as with
-        `horizon="end"`.
+        Unknown unless the branches go there, as with `horizon="end"`. Judged once on 108 effects of
+        12 trainings, intervals of four replicates covered 94 % in test loss and 90 % in training
+        loss; 96 and 98 % of the effects above the noise between seeds were decided, none with the
+        wrong sign.
 
         Args:
             readout: Name of the readout; by default "test_loss" if there is one, else the first.
-            level: Probability that all intervals cover, as far as the order of the data goes.
+            level: Probability that all intervals cover.
 
         Raises:
             BadArgument: What is left of the training is not known.
@@ -207,8 +196,17 @@ class Fork:
                 "`left` of this fork is not known: give `left`, such as left='4000 updates', to "
                 "`Loop`."
             )
-        results = (*self.shorter, *self.results)
-        return effects_at_end(results, self.names[0], self.left, readout, level=level)
+        found = self.effects(readout, level)
+        if self.shows_end:
+            return found
+        why = "branches end before the training does"
+        unknown = Estimate.unknown(level=level, method=why, samples=self.replicates)
+        return tuple(
+            replace(
+                effect, estimate=unknown, single=unknown, in_general=None, replicates_needed=None
+            )
+            for effect in found
+        )
 
     @property
     def leaves_some(self) -> bool:
@@ -217,26 +215,8 @@ class Fork:
 
     @property
     def shows_end(self) -> bool:
-        """True if the effects at the end of the training are known."""
-        return (
-            self.left is not None
-            and bool(self.results)
-            and any(each.estimate.tells for each in self.at_end())
-        )
-
-    @property
-    def stays_level(self) -> bool:
-        """True if the baseline lowers the readout by less than 2 % over the second half of its
-        branches: two trainings at such a plateau had two thirds of the effects at the end that were
-        missed, and they were up to a hundred times larger than at the half."""
-        ours = (*self.of(self.names[0]), *self.shorter)
-        name = readout_name(self.results, None)
-        costs: dict[int, list[float]] = {}
-        for result in ours:
-            if result.alternative == self.names[0] and name in result.readouts:
-                costs.setdefault(result.horizon, []).append(result.readouts[name].cost)
-        levels = [float(np.mean(costs[horizon])) for horizon in sorted(costs)]
-        return len(levels) > 1 and levels[-1] > 0.98 * levels[-2] > 0
+        """True if the branches go to the end of the training."""
+        return self.left is not None and not self.leaves_some
 
     def best(self, readout: str | None = None) -> str:
         """Name of the alternative, or of the baseline, with the best mean; those with a branch that
@@ -269,43 +249,39 @@ class Fork:
     def leans(self) -> bool:
         """True if the branches prefer small rates, because their rates stay constant or they are
         short."""
+        if self.shows_end:
+            return False
         return self.tail == "none" or (self.left is not None and self.horizon < SHORT * self.left)
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """What could make the comparison wrong."""
         found = list(self.notes)
-        if self.leaves_some and self.shows_end and self.stays_level:
-            found.append(
-                "Going on as it is hardly lowered the loss from a quarter to a half of what is left: "
-                "if it falls later, effects at the end may be many times larger than said here."
-            )
-        if self.shows_end or self.averaged:
-            # The interval at the end holds the horizon. In tunings the mean of a lane's last
-            # parameters chose rates that were too high as often as rates that were too low.
-            pass
-        elif self.tail == "none":
+        # In tunings the mean of a lane's last parameters chose rates that were too high as often as
+        # rates that were too low.
+        may_lean = not (self.shows_end or self.averaged)
+        if may_lean and self.tail == "none":
             found.append(
                 "The rates stay constant in all branches, which favours small rates at any length: "
                 "an interval does not see that. Use tail='linear'."
             )
-        elif self.left is not None and self.leans:
+        elif may_lean and self.left is not None and self.leans:
             found.append(
                 f"The branches are {self.horizon / self.left:.0%} of what is left of the training: "
                 f"below {SHORT:.0%} they lean to small rates."
             )
-        elif self.leaves_some:
+        elif may_lean and self.leaves_some:
             # of 24 decided effects at a quarter of what was left three were reversed at the end
             found.append(
                 "The branches end before the training does, where an effect may be smaller or "
                 "reversed: horizon='end' answers for that."
             )
         if self.replicates == 1:
-            found.append(f"One replicate gives no interval: {FEW} or more are better.")
-        elif self.replicates < FEW:
+            found.append(f"One replicate gives no interval: {REPLICATES} or more are better.")
+        elif self.replicates < REPLICATES:
             found.append(
-                f"Only {counted(self.replicates, 'replicate')}, so intervals are wide: {FEW} or "
-                "more are better."
+                f"Only {counted(self.replicates, 'replicate')}, so intervals are wide: "
+                f"{REPLICATES} or more are better."
             )
         return tuple(found)
 
@@ -326,6 +302,8 @@ def setting(fork: Fork) -> str:
     replicates = "replicate" if fork.replicates == 1 else "replicates"
     length = counted(max(updates), "update")
     end = "each read out at the mean of its last parameters" if fork.averaged else TAILS[fork.tail]
+    if fork.shows_end:
+        length += ", to the end of the training"
     return f"From step {fork.step:,}, {number} {replicates} of {length}, {end}."
 
 
@@ -337,19 +315,6 @@ def comparison(fork: Fork, effects: Sequence[Effect]) -> str:
     if not parts:
         return ""
     return f"Against going on as it is, in {label_of(effects[0].readout)}: {'; '.join(parts)}."
-
-
-def at_end(fork: Fork, readout: str | None = None, level: float = 0.9) -> str:
-    """What is expected at the end of the training, in a sentence; empty if the branches do not show
-    it."""
-    if not fork.shows_end or not fork.leaves_some:
-        return ""
-    effects = fork.at_end(readout, level)
-    parts = "; ".join(f"{effect.alternative} {outcome(effect)}" for effect in effects)
-    return (
-        "At the end of the training, by the trend from a quarter to a half of what is left: "
-        f"{parts}."
-    )
 
 
 def _updates(fork: Fork, effect: Effect) -> str:

@@ -20,25 +20,28 @@ from gradiometer.loop.changes.text import alternative_of
 from gradiometer.loop.checks import check_trainable
 from gradiometer.loop.comparison.racing import (
     FEWEST_REPLICATES,
+    REPLICATES,
     Rung,
     Stop,
     race,
     rungs_for,
-    show_end,
-    to_end,
 )
 from gradiometer.loop.engine import changed, guarded_copy, train_branch
 from gradiometer.loop.horizon import Horizon
 from gradiometer.loop.loop import Loop
+from gradiometer.loop.parts import RateByHand
 from gradiometer.loop.recorded.record import ForkRecord, Plan
 from gradiometer.randomness import untouched_randomness
 
-# Defaults.
-REPLICATES, HORIZON = 4, "25%"
+# Default.
+HORIZON = "25%"
 
-# The horizon with which branches end at a quarter and at a half of what is left, to see the effect
-# at the end.
+# The horizon with which branches go to the end of the training.
 END = "end"
+
+# A rate that falls to this share of its highest by the end of the training is not cooled in addition:
+# cosines often end at a tenth.
+COOLED = 0.11
 
 
 # Number of updates that are timed for a horizon in seconds.
@@ -79,16 +82,17 @@ def fork(
             compared with going on as it is.
         horizon: Length of a branch: "500 updates", "2 epochs", "64_000 examples", "10 s", or "25%"
             of what is left, which is the default if it is known what is left. "end" trains branches
-            to a quarter and to a half of what is left, for the effect at the end of the training
-            (`Fork.at_end`); it costs three times as much.
+            to the end of the training, by its own schedule: what they show is the effect there.
+            It costs four times as much as 25 %.
         budget: In place of `horizon` and `replicates`: the most that all branches may cost
             together, in units of the whole training. Alternatives race over growing horizons, and
-            those that are clearly worse are stopped. One that pays for it answers for the end of the
-            training, and buys longer branches before replicates where the trend decides.
+            those that are clearly worse are stopped. One that pays for three branches of each to the
+            end of the training answers for the end.
         replicates: Number of data orders, each common to all alternatives. Default: 4.
         tail: How the rate of every branch ends: "linear" to zero over the whole horizon, "half" or
             "third" over its last half or third, "none" not at all. Without a tail the comparison
-            leans to small rates. For the effect at the end of the training it is "half".
+            leans to small rates. Branches to the end of the training follow its own schedule ("none");
+            a rate that stays high there is cooled over the second half.
         seed: Seed of the data orders and of the random draws.
         pool: Where branches are trained: "here", "processes", "processes:4", "ray", or a `Pool`.
             The numbers are the same. In processes nothing in the functions may depend on what they
@@ -137,17 +141,14 @@ def fork(
     out = None if out is None else folder_of("out", out)
     skipped = [skip for one in chosen for skip in _skips(one)]
     own_until = loop.data.see_own(max((skip.stop for skip in skipped), default=0))
-    rungs, most = _rungs(loop, budget, horizon, replicates, 1 + len(chosen))
-    if show_end(rungs, loop.left):
-        # as long at the rate of training as on the way to zero: short tails lean to small rates
-        tail = "half"
+    rungs, most = _rungs(loop, budget, 1 + len(chosen))
     if rungs:
         length, many = rungs[-1].horizon, rungs[-1].replicates
     else:
-        length, many = (
-            length_of(loop, horizon, seed),
-            REPLICATES if replicates is None else replicates,
-        )
+        length = all_left(loop) if horizon == END else length_of(loop, horizon, seed)
+        many = REPLICATES if replicates is None else replicates
+    if length == loop.left and (rungs or horizon == END):
+        tail = "none" if rates_ahead(loop, length)[-1] <= COOLED else "half"
     end = loop.index + length / loop.size
     for skip in skipped:
         if not loop.index <= skip.start < end:
@@ -175,7 +176,10 @@ def fork(
         return replace(known.fork, path=known.path)
     with opened(pool) as where, guarded_copy(loop, seed) as start:
         check_start(start, tail)
-        check_fits(start, chosen)
+        for alternative in chosen:
+            # Each change once, without an update: one that does not fit the training is refused.
+            with untouched_randomness(0, start.devices), changed(start, alternative, 0, seed=0):
+                pass
         if not any(isinstance(one, Custom) for one in chosen):
             _refuse_without_rate(start, length)
         return train_plan(
@@ -214,21 +218,29 @@ def check_loop(loop: Any) -> None:
         )
 
 
-def _refuse_without_rate(start: Loop, length: int) -> None:
-    """Raise if no update of a branch moves the parameters, by the schedulers of a copy, so that no
-    alternative can differ from going on as it is."""
-    copy = start.copy()
+def rates_ahead(loop: Loop, length: int) -> list[float]:
+    """The highest rate of a parameter group at each update of a branch and after the last one, as a
+    share of the highest of the training, by the schedulers of a copy."""
+    copy = loop.copy()
     groups = copy.optimizer.param_groups
-    highest = max((abs(float(group.get("initial_lr", 0.0))) for group in groups), default=0.0)
+    rates = [max(float(group["lr"]) for group in groups)]
     for update in range(1, max(length // copy.size, 1) + 1):
-        # a cosine ends at 1e-17 of its initial rate
-        if any(float(group["lr"]) > 1e-9 * highest for group in groups):
-            return
-        if not copy.schedulers:
-            break
         if update % copy.scheduler_every == 0:
             for scheduler in copy.schedulers:
                 scheduler.step()
+        rates.append(max(float(group["lr"]) for group in groups))
+    before = [abs(float(group.get("initial_lr", 0.0))) for group in groups]
+    before += [one.highest for one in copy.schedulers if isinstance(one, RateByHand)]
+    highest = max(*rates, *before)
+    return [rate / highest if highest > 0 else 0.0 for rate in rates]
+
+
+def _refuse_without_rate(start: Loop, length: int) -> None:
+    """Raise if no update of a branch moves the parameters, so that no alternative can differ from
+    going on as it is."""
+    # a cosine ends at 1e-17 of its initial rate
+    if any(rate > 1e-9 for rate in rates_ahead(start, length)[:-1]):
+        return
     earlier = "an earlier step"
     if start.high_until is not None:
         earlier = (
@@ -248,6 +260,15 @@ def check_start(start: Loop, tail: Tail) -> None:
     if start.source is None:
         check_trainable(start.model)
         train_branch(start, Branch(GoOn(), 0, start.size, tail))
+
+
+def all_left(loop: Loop) -> int:
+    """The length of a branch to the end of the training, in examples."""
+    if loop.left is None:
+        raise BadArgument(
+            "`horizon` is 'end', and what is left is not known: give `left`, such as '4000 updates'."
+        )
+    return loop.left
 
 
 def length_of(loop: Loop, text: str | None, seed: int) -> int:
@@ -274,23 +295,9 @@ def length_of(loop: Loop, text: str | None, seed: int) -> int:
     return length
 
 
-def _rungs(
-    loop: Loop, budget: float | None, horizon: str | None, replicates: int | None, alternatives: int
-) -> tuple[tuple[Rung, ...], int]:
-    """The stages of a race that a budget in units of the training pays for, or those for the effect
-    at the end; and the examples that it may train on, 0 for those of its stages."""
-    if budget is None and horizon == END:
-        if loop.left is None:
-            raise BadArgument(
-                "`horizon` is 'end', and what is left is not known: give `left`, such as '4000 "
-                "updates'."
-            )
-        many = REPLICATES if replicates is None else replicates
-        if not loop.left >= 4 * loop.size:
-            raise BadArgument(
-                "`horizon` is 'end', and fewer than 4 updates are left: fork from an earlier step."
-            )
-        return to_end(loop.left, loop.size, many), 0
+def _rungs(loop: Loop, budget: float | None, alternatives: int) -> tuple[tuple[Rung, ...], int]:
+    """The stages of a race that a budget in units of the training pays for, and the examples that it
+    may train on, 0 for those of its stages."""
     if budget is None:
         return (), 0
     if loop.left is None:
@@ -307,24 +314,13 @@ def _rungs(
         shortest=min(16 * loop.size, loop.left),
         unit=loop.size if loop.source is None else 1,
     )
-    return rungs, examples if show_end(rungs, loop.left) else 0
+    return rungs, examples if rungs[-1].horizon == loop.left else 0
 
 
 def _skips(alternative: Alternative) -> tuple[Skip, ...]:
     if isinstance(alternative, Together):
         return (*_skips(alternative.first), *_skips(alternative.second))
     return (alternative,) if isinstance(alternative, Skip) else ()
-
-
-def check_fits(loop: Loop, alternatives: Sequence[Alternative]) -> None:
-    """Make each change once, without an update. Random states are afterwards as before.
-
-    Raises:
-        BadArgument: An alternative does not fit the training.
-    """
-    for alternative in alternatives:
-        with untouched_randomness(0, loop.devices), changed(loop, alternative, 0, seed=0):
-            pass
 
 
 def train_branches(
@@ -407,7 +403,6 @@ def train_plan(
             plan.rungs,
             budget=plan.budget or None,
             tail=plan.tail,
-            left=plan.left,
         )
         results, stops = found.results, found.stops
     else:

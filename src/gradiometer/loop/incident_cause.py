@@ -1,5 +1,6 @@
 """Why a loss went wrong: the updates before are made again, with less and less left out."""
 
+from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from operator import itemgetter
 from typing import Any
@@ -118,7 +119,12 @@ class _Bisection:
             if not self.comes(skip.name, skip):
                 break
         else:
-            return self._of_training() if self.loop.index else self._cause("unknown", 0)
+            steps = self._stretch()
+            if not steps:
+                return self._of_training() if self.loop.index else self._cause("unknown", 0)
+            step = steps[0]
+            if len(steps) > 1:
+                return self._cause("batches", step, last=steps[-1])
         count, positions = self.loop.data.examples_of(step)
         left = list(range(count))
         while len(left) > 1:
@@ -135,6 +141,28 @@ class _Bisection:
         if positions is None:
             return self._cause("example", step, rows=tuple(left))
         return self._cause("example", step, examples=tuple(positions[left].tolist()))
+
+    def _stretch(self) -> Sequence[int]:
+        """The fewest successive steps of a spike without whose batches it does not come; none if it
+        comes without all of them. What is found to be its first high loss may be one of the noise
+        before it."""
+        steps = range(self.incident.first, self.incident.last + 1)
+        if self.incident.kind != "spike" or not self._avoids(steps):
+            return ()
+        # longer stretches avoid what shorter ones do
+        sizes = range(1, len(steps))
+        steps = steps[: 1 + bisect_left(sizes, True, key=lambda size: self._avoids(steps[:size]))]
+        from_end = range(1, len(steps))
+        return steps[
+            -1 - bisect_left(from_end, True, key=lambda size: self._avoids(steps[-size:])) :
+        ]
+
+    def _avoids(self, steps: Sequence[int]) -> bool:
+        """True if the incident does not come without the batches of these steps."""
+        skip = Skip(steps[0], steps[-1] + 1)
+        if skip.name in self.tried:
+            return not self.tried[skip.name]
+        return not self.comes(skip.name, skip)
 
     def _cause(
         self,

@@ -8,6 +8,7 @@ import re
 import shutil
 import tomllib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -19,6 +20,7 @@ import msgspec
 import tomli_w
 
 from gradiometer import __version__
+from gradiometer.arguments import path_of
 from gradiometer.errors import BadArgument, RunDamaged, RunNotFound, StorageFailed
 from gradiometer.measurement.reading import Draw, Sampling
 from gradiometer.run.configuration import Configuration, WatchedConfiguration
@@ -83,8 +85,13 @@ class RunFolder:
             BadArgument: The name is not a file name, or the manifest cannot be written as TOML.
             StorageFailed: The folder cannot be created.
         """
-        body = _manifest_body(manifest)
-        if not re.fullmatch(r"[^\s./\\\ud800-\udfff-][^/\\\x00-\x1f\ud800-\udfff]{0,199}", name):
+        try:
+            body = tomli_w.dumps(_without_none(manifest))
+            body.encode()
+        except (TypeError, ValueError, AttributeError) as error:
+            raise BadArgument(f"`manifest` cannot be written as TOML: {error}.") from error
+        form = r"[^\s./\\\x00-\x1f\ud800-\udfff-][^/\\\x00-\x1f\ud800-\udfff]{0,199}"
+        if not (isinstance(name, str) and re.fullmatch(form, name)):
             raise BadArgument(
                 "`name` must be a file name of at most 200 letters with no dot or dash in front, "
                 f"got {name!r}."
@@ -104,7 +111,7 @@ class RunFolder:
             RunNotFound: There is no run in it. The message names runs nearby.
             RunDamaged: The run cannot be read, or was written in a newer format.
         """
-        folder = cls(Path(path))
+        folder = cls(path_of("path", path))
         folder._refuse_other_formats()
         return folder
 
@@ -268,21 +275,10 @@ def _next_free(parent: Path, stem: str) -> Path:
     taken = [int(match[1]) for name in os.listdir(parent) if (match := numbered.fullmatch(name))]  # noqa: PTH208
     for number in itertools.count(max(taken, default=0) + 1):
         path = parent / f"{stem}-{number}"
-        try:
+        with suppress(FileExistsError):  # another process was faster
             path.mkdir()
-        except FileExistsError:  # another process was faster
-            continue
-        return path
+            return path
     raise AssertionError  # unreachable: the loop has no end
-
-
-def _manifest_body(manifest: Mapping[str, Any]) -> str:
-    try:
-        body = tomli_w.dumps(_without_none(manifest))
-        body.encode()
-    except (TypeError, ValueError, AttributeError) as error:
-        raise BadArgument(f"`manifest` cannot be written as TOML: {error}.") from error
-    return body
 
 
 def _without_none(value: Any) -> Any:

@@ -4,7 +4,7 @@ from gradiometer.errors import BadArgument
 from gradiometer.problems.problem import Problem
 from gradiometer.problems.registry import load
 from gradiometer.run.configuration import Configuration
-from gradiometer.run.reader import Run
+from gradiometer.run.reader import Run, check_run
 from gradiometer.run.trust import check_trust
 
 AT_THE_END = "at the end of `with watch(…) as w:`, with the"
@@ -38,6 +38,7 @@ IN_YOUR_PROGRAM = {
 def configuration_of(run: Run, verb: str) -> Configuration:
     """The configuration of a run of `train`, for the command `verb`. A watched run is refused with
     its own line."""
+    check_run(run)
     if not run.has_program_with_model:
         raise BadArgument(
             f"`{run.path}` has gradient norms that were given as numbers: it has no model to run."
@@ -51,16 +52,16 @@ def configuration_of(run: Run, verb: str) -> Configuration:
     return run.configuration
 
 
+def problem_for(configuration: Configuration) -> Problem:
+    """The problem that a configuration names."""
+    c = configuration
+    return load(c.problem, model=c.model, data_dir=c.data_dir, seed=c.seed)
+
+
 def problem_of(run: Run, verb: str) -> Problem:
     """The problem of a run. Its data must be unchanged. The arguments are those of
     `configuration_of`."""
-    configuration = configuration_of(run, verb)
-    problem = load(
-        configuration.problem,
-        model=configuration.model,
-        data_dir=configuration.data_dir,
-        seed=configuration.seed,
-    )
+    problem = problem_for(configuration_of(run, verb))
     recorded = run.manifest.get("problem", {}).get("fingerprint")
     if problem.fingerprint != recorded:
         raise BadArgument(

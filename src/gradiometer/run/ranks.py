@@ -1,5 +1,6 @@
 """The processes of one training that a launcher such as torchrun started, and their exchanges."""
 
+import importlib
 import os
 import re
 from collections.abc import Iterator
@@ -20,6 +21,13 @@ from gradiometer.errors import Interrupted
 #
 # A process that ends closes its connections, which the others notice at once.
 PATIENCE = timedelta(days=7)
+
+# The first optimizer of a process imports this module, whose functions keep the process group of
+# that moment as a default argument. The group then outlives `destroy_process_group`, and its threads
+# can abort the process while the interpreter ends. It is imported here, which takes 2 ms, before
+# there is a group: also for a person's own loop.
+if dist.is_available():
+    importlib.import_module("torch.distributed.nn.functional")
 
 
 class RankLost(Interrupted):

@@ -13,7 +13,8 @@ import msgspec
 import numpy as np
 from jaxtyping import Float, Int
 
-from gradiometer.errors import RunNotFound, StorageFailed
+from gradiometer.arguments import path_of, type_name
+from gradiometer.errors import BadArgument, RunNotFound, StorageFailed
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.optimizer.groups import UNKNOWN_OPTIMIZER, Group, family_of
 from gradiometer.measurement.optimizer.hyperparameters import Hyperparameters
@@ -38,10 +39,6 @@ _ENDS: dict[str, Status] = {
 
 # The `mode` of a run whose gradient norms were given as numbers, without a model.
 GIVEN = "given"
-
-
-# Number of steps at which a schedule is read if no learning rate was recorded.
-POINTS = 200
 
 
 class Run(RunFolder):
@@ -77,10 +74,11 @@ class Run(RunFolder):
         """The run in this folder.
 
         Raises:
+            BadArgument: `path` is no path.
             RunNotFound: There is no run in it.
             RunDamaged: The run cannot be read, or was written in a newer format.
         """
-        run = cls(Path(path), gauges)
+        run = cls(path_of("path", path), gauges)
         run._refuse_other_formats()
         return run
 
@@ -172,7 +170,8 @@ class Run(RunFolder):
         elif isinstance(c, Configuration):
             from gradiometer.run.planned import planned  # noqa: PLC0415 (slow)
 
-            steps = np.unique(np.linspace(0, self.steps, POINTS).round().astype(int)).tolist()
+            # a schedule is read at 200 steps, as fine as a picture of it
+            steps = np.unique(np.linspace(0, self.steps, 200).round().astype(int)).tolist()
             schedule = planned(c, self.manifest.get("steps", self.steps + 1))
             rates = [schedule(step) for step in steps]
         else:
@@ -267,6 +266,15 @@ Name = Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
 # NaN fails both comparisons.
 Finite = Annotated[float, msgspec.Meta(ge=-sys.float_info.max, le=sys.float_info.max)]
 Rate = Annotated[float, msgspec.Meta(ge=0, le=sys.float_info.max)]
+
+
+def check_run(run: Any, name: str = "run") -> None:
+    """Raise unless this is a run: a folder is opened first."""
+    if not isinstance(run, Run):
+        raise BadArgument(
+            f"`{name}` must be a Run, got {type_name(run)}: open the folder of a run with "
+            "Run.open(folder)."
+        )
 
 
 class _Event(msgspec.Struct):

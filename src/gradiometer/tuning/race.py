@@ -15,6 +15,11 @@ FIRST = 1 / 16
 # Octaves between the rates of the first rung. With one octave it was 12 of 18, with three 14.
 APART = 2
 
+# Octaves from the middle to the farthest rate. A rate that is so much lower than one that overshoots
+# changes nothing in float32. Without it the search for a better rate has no end if all losses are
+# equal.
+FARTHEST = 24
+
 
 @dataclass(frozen=True, order=True)
 class Entry:
@@ -83,6 +88,13 @@ class LaneRace:
         """The least that a race costs: three rates of each kind."""
         return 3 * self.kinds * (FIRST + self.readout)
 
+    @property
+    def most(self) -> float:
+        """The most that a race can cost: all rates of each kind, and the two rungs to come."""
+        rates = self.kinds * (2 * FARTHEST // APART + 1)
+        lanes = rates * FIRST + 4 * 2 * FIRST + 2 * 0.5
+        return lanes + (rates + 4 + 2) * self.readout
+
     def run(self) -> Entry:
         """Race to the end.
 
@@ -92,7 +104,11 @@ class LaneRace:
         """
         self._first_rung()
         self._second_rung()
-        self._last_rung()
+        # The best two, as long as the budget pays.
+        rung = self.rungs[-1]
+        share = min(self._last_share([], rung.share), 0.5)
+        if len(self.rungs) > 1 and share > rung.share:
+            self.rungs.append(LaneRung(share, self._go(rung.ranking[:2], share)))
         for rung in reversed(self.rungs):
             best = rung.ranking[0]
             if math.isfinite(rung.ends[best].mean):
@@ -113,6 +129,8 @@ class LaneRace:
             while (edge := rung.edge(kind)) and self.left >= 7 * lane:
                 octaves = [entry.octave for entry in ends if entry.kind == kind]
                 end = max(octaves) if edge > 0 else min(octaves)
+                if abs(end) >= FARTHEST:
+                    break
                 ends |= self._go([Entry(end + edge * APART, kind)], FIRST)
 
     def _second_rung(self) -> None:
@@ -126,13 +144,6 @@ class LaneRace:
         if self._cost(entries, share) <= self.left + share:
             self.rungs.append(LaneRung(share, self._go(entries, share)))
 
-    def _last_rung(self) -> None:
-        """The best two, as long as the budget pays."""
-        rung = self.rungs[-1]
-        share = min(self._last_share([], rung.share), 0.5)
-        if len(self.rungs) > 1 and share > rung.share:
-            self.rungs.append(LaneRung(share, self._go(rung.ranking[:2], share)))
-
     def _last_share(self, entries: Sequence[Entry], share: float) -> float:
         """The share to which two lanes of the second rung can go on, after these entries of it.
 
@@ -142,8 +153,7 @@ class LaneRace:
 
     def _cost(self, entries: Sequence[Entry], share: float) -> float:
         """What it costs to train lanes to a share of the training, and to judge them."""
-        costs = [share - self.reached.get(entry, 0.0) + self.readout for entry in entries]
-        return math.fsum(costs)
+        return math.fsum(share - self.reached.get(entry, 0.0) + self.readout for entry in entries)
 
     def _go(self, entries: Sequence[Entry], share: float) -> dict[Entry, Readout]:
         self.left -= self._cost(entries, share)

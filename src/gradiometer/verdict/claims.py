@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement.finding import Issue
 
 
 class Claim(StrEnum):
@@ -46,6 +47,43 @@ class Claim(StrEnum):
     RATE_BURST = "rate_burst"
     NAN_EXAMPLE = "nan_example"
     FORK_BETTER = "fork_better"
+
+
+# The issue of SGD that a claim is about. What is not listed is about the batch gradient:
+# estimation.
+ISSUES: dict[Claim, Issue] = {
+    claim: issue
+    for issue, claims in {
+        Issue.DRIFT: (
+            Claim.RATE_HIGH,
+            Claim.MOMENTUM_RATE,
+            Claim.UNSTABLE,
+            Claim.VANISHING,
+            Claim.EXPLODING,
+            Claim.DEAD_RELU,
+            Claim.CLIP_SMALL,
+            Claim.WEIGHT_DECAY,
+            Claim.NO_GRADIENT,
+            Claim.UNSCALED,
+        ),
+        Issue.CONVERGENCE: (
+            Claim.RATE_LOW,
+            Claim.NO_DECAY,
+            Claim.DECAY_EARLY,
+            Claim.SCHEDULE_UNIT,
+            Claim.RATE_BURST,
+            Claim.STOPPED_EARLY,
+            Claim.HEALTHY,
+            Claim.UNDECIDED,
+            Claim.MAY_STOP,
+            Claim.SOFTMAX_TWICE,
+            Claim.NOTHING_LEARNT,
+            Claim.FORK_BETTER,
+        ),
+        Issue.EXPLORATION: (Claim.OVERFIT,),
+    }.items()
+    for claim in claims
+}
 
 
 @dataclass(frozen=True)

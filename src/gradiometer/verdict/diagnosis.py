@@ -53,9 +53,10 @@ from gradiometer.problems.user_code import user_code
 from gradiometer.run.artifacts import load_artifacts
 from gradiometer.run.cadence.overhead import readings_wanted
 from gradiometer.run.configuration import Configuration
-from gradiometer.run.reader import Run
+from gradiometer.run.reader import Run, check_run
 from gradiometer.verdict.claims import Claim
 from gradiometer.verdict.reservations import Reservations
+from gradiometer.verdict.triage.findings import GAUGE as TRIAGE
 from gradiometer.verdict.triage.findings import findings_of
 from gradiometer.verdict.triage.signs import are_one_batch
 from gradiometer.verdict.triage.triage import Triage, triage_of
@@ -125,12 +126,16 @@ def diagnose(run: Run, level: float | None = None) -> Diagnosis:
         run: The run, finished or not.
         level: Confidence level. Default: that of the run.
 
+    Raises:
+        BadArgument: `run` is not a Run, such as the path of its folder: see `Run.open`.
+
     >>> from gradiometer import Run, diagnose
     >>> from gradiometer.run.folder import RunFolder
     >>> folder = RunFolder.create("runs", "empty", {})
     >>> diagnose(Run.open(folder.path)).verdict
     'Stopped at step 0; nothing was measured: the budget of 2 % has not yet covered one measurement ...'
     """
+    check_run(run)
     level = run.configuration.level if level is None else level
     estimates: dict[str, Estimate] = {}
     history: dict[str, list[tuple[int, Estimate]]] = {}
@@ -323,6 +328,9 @@ def leading(run: Run, findings: Sequence[Finding]) -> Finding | None:
         # what a gauge advises then makes such a training cheaper
         return passed[0]
     ours = [each for each in findings if not is_outranked(each.gauge, run.gauges)] or list(findings)
+    if any(each.gauge == TRIAGE for each in findings):
+        # a spike that came back limits nothing
+        ours = [each for each in ours if not (each.gauge == SPIKES and each.facts["ended"])]
     known = (each for each in ours if each.state is not State.CANNOT_TELL)
     return next(known, ours[0] if ours else None)
 

@@ -39,9 +39,9 @@ def lecture(statements: tuple[str, ...], out: Path | None, pool: str, as_json: b
 
     from gradiometer.cli.progress import clock
     from gradiometer.jobs.choice import opened
-    from gradiometer.lab.lecture.catalogue import chosen
+    from gradiometer.lab.lecture.catalogue import chosen, run_all
     from gradiometer.lab.lecture.site import Site, write_site
-    from gradiometer.lab.lecture.statement import Result, run_all
+    from gradiometer.lab.lecture.statement import Result
 
     asked = chosen(statements)
     torch.set_num_threads(1)  # the networks are small

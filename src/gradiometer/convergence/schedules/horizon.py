@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from gradiometer.arguments import check_whole
+from gradiometer.arguments import check_number, check_whole
 from gradiometer.convergence.formulas.number import Amount
 from gradiometer.convergence.schedules.schedule import Schedule
 from gradiometer.errors import BadArgument
@@ -75,8 +75,7 @@ def horizon(schedule: Schedule, steps: int) -> RateOverRun:
     >>> print(horizon(Linear(0.1, steps=1000), 1000))
     Over 1,000 steps it reaches zero; Σ η = 50.05, Σ η² = 3.338; worst case 2.006 D G/√T at a peak of 0.0315 D/G.
     """
-    if not 1 <= steps <= LONGEST_RUN:
-        raise BadArgument(f"`steps` must lie between 1 and {LONGEST_RUN:,}, got {steps}.")
+    check_whole("steps", steps, 1, LONGEST_RUN)
     rates = np.array([schedule(step) for step in range(steps)], dtype=np.float64)
     peak = float(rates.max())
     if not peak > 0:
@@ -122,8 +121,7 @@ def transfer_rate(tuned: Amount, source: Schedule, target: Schedule, steps: int)
     >>> round(transfer_rate(0.1, Constant(1.0), Linear(1.0, steps=1000), 1000), 3)
     0.29
     """
-    if not (tuned > 0 and math.isfinite(tuned)):
-        raise BadArgument(f"`tuned` must be a positive rate, got {tuned}.")
+    check_number("tuned", tuned, positive=True)
     return tuned * horizon(target, steps).best_peak / horizon(source, steps).best_peak
 
 

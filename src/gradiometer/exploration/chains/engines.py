@@ -190,11 +190,7 @@ def _layers(model: nn.Module, stacked: Mapping[str, Tensor]) -> Iterator[Layer]:
         elif bias is None:
             yield partial(torch.bmm, mat2=weight.transpose(1, 2))
         else:
-            yield partial(_affine, weight.transpose(1, 2), bias.unsqueeze(1))
-
-
-def _affine(weight: Tensor, bias: Tensor, hidden: Tensor) -> Tensor:
-    return torch.baddbmm(bias, hidden, weight)
+            yield partial(torch.baddbmm, bias.unsqueeze(1), batch2=weight.transpose(1, 2))
 
 
 # The training examples at these positions, as a batch.

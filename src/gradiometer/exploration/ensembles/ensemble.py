@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.optim.swa_utils import AveragedModel
 
+from gradiometer.arguments import check_number, check_whole
 from gradiometer.errors import BadArgument, StorageFailed, Unsupported, of_user
 from gradiometer.exploration.ensembles.ensemble_report import FEWEST
 from gradiometer.exploration.ensembles.snapshots import Snapshot
@@ -68,8 +69,7 @@ class Ensemble(nn.Module):
             raise BadArgument(
                 f"`members` must be at least {FEWEST} models, got {count}: an average needs two."
             )
-        if not 0 < temperature < math.inf:
-            raise BadArgument(f"`temperature` must be positive and finite, got {temperature}.")
+        check_number("temperature", temperature, positive=True)
         # Buffers, so that exporters and moves to a device take them along.
         self.register_buffer("weights", torch.full((count,), 1 / count))
         self.register_buffer("temperature", torch.tensor(float(temperature)))
@@ -152,10 +152,7 @@ class SWAG:
     """
 
     def __init__(self, model: nn.Module, rank: int = 20) -> None:
-        if not rank >= 2:
-            raise BadArgument(
-                f"`rank` must be at least 2, got {rank}: one deviation has no variance."
-            )
+        check_whole("rank", rank, 2, why="one deviation has no variance")
         self.average = AveragedModel(model)
         self.models = 0
         size = sum(parameter.numel() for parameter in model.parameters())
@@ -198,8 +195,7 @@ class SWAG:
             raise BadArgument(
                 f"`draw` needs at least 2 models, got {self.models}: call `update` with more."
             )
-        if not 0 <= scale < math.inf:
-            raise BadArgument(f"`scale` must be at least 0 and finite, got {scale}.")
+        check_number("scale", scale)
         deviations = torch.stack(list(self._deviations))
         diagonal = torch.randn(len(self._mean), dtype=torch.float64, generator=generator)
         low_rank = torch.randn(len(deviations), dtype=torch.float64, generator=generator)

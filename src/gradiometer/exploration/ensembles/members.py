@@ -29,6 +29,8 @@ from gradiometer.measurement.estimate import LEVEL, Estimate
 from gradiometer.measurement.uncertainty.means import ratio_of_means
 from gradiometer.measurement.uncertainty.proportions import difference_of_proportions, proportion
 
+ALONE = "one model has nothing to differ from"
+
 
 def disagreement(
     members: Sequence[LogProbabilities], labels: Labels, *, level: float = LEVEL
@@ -51,7 +53,7 @@ def disagreement(
     Source: Fort, Hu & Lakshminarayanan (2019), Deep Ensembles: A Loss Landscape Perspective,
     section 4.
     """
-    _need_two(members)
+    check_whole("members", len(members), 2, why=ALONE)
     classes = [member.argmax(axis=1) for member in members]
     differ = np.mean([one != other for one, other in itertools.combinations(classes, 2)], axis=0)
     wrong = np.mean([chosen != labels for chosen in classes], axis=0)
@@ -73,7 +75,7 @@ def correlations(
     Source: Huang et al. (2017), Snapshot Ensembles, figure 6; the jackknife: Efron & Tibshirani
     (1993), chapter 11.
     """
-    _need_two(members)
+    check_whole("members", len(members), 2, why=ALONE)
     numbered = enumerate((np.exp(member).astype(np.float64) for member in members), start=1)
     return {
         f"{one}-{other}": _correlation(first, second, level)
@@ -109,13 +111,6 @@ def _correlation(first: LogProbabilities, second: LogProbabilities, level: float
         method="jackknife over examples, Fisher's scale",
         samples=examples,
     )
-
-
-def _need_two(members: Sequence[LogProbabilities]) -> None:
-    if len(members) < 2:
-        raise BadArgument(
-            f"`members` must be at least 2, got {len(members)}: one model has nothing to differ from."
-        )
 
 
 # A function of a model: True for each held-out example whose class it gets wrong.
@@ -237,10 +232,7 @@ def ensemble_sizes(
 def chosen_count(members: Sequence[LogProbabilities], labels: Labels) -> int:
     """The m ≥ 2 with the smallest calibrated log-loss on these validation examples. Early snapshots
     can hurt."""
-    if len(members) < FEWEST:
-        raise BadArgument(
-            f"`members` must be at least {FEWEST}, got {len(members)}: there is nothing to choose."
-        )
+    check_whole("members", len(members), FEWEST, why="there is nothing to choose")
 
     def loss(count: int) -> float:
         found = averaged(members[-count:])
@@ -262,11 +254,8 @@ def validation_mask(examples: int) -> Bool[np.ndarray, " examples"]:
         [2, 4]
     """
     # A quarter chooses m and the temperature, and is not scored: a choice would flatter its score.
+    check_whole("examples", examples, 2, why="some choose, and the others are scored")
     taken = max(round(examples / 4), 1)
-    if not 1 <= taken < examples:
-        raise BadArgument(
-            f"`examples` must be at least 2, got {examples}: some choose, and the others are scored."
-        )
     mask = np.zeros(examples, dtype=bool)
     mask[np.random.default_rng(0).permutation(examples)[:taken]] = True
     return mask
@@ -311,8 +300,7 @@ def deep_ensemble_equivalent(
     Source: Ashukha et al. (2020), Pitfalls of In-Domain Uncertainty Estimation and Ensembling in
     Deep Learning, section 4.1; the percentile bootstrap: Efron & Tibshirani (1993), chapter 13.
     """
-    if len(runs) < 2:
-        raise BadArgument(f"`runs` must be at least 2, got {len(runs)}: one run gives no curve.")
+    check_whole("runs", len(runs), 2, why="one run gives no curve")
     # The calibrated log-loss of each scored example, averaged over all ensembles of so many runs.
     curve = np.stack(
         [

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gradiometer.arguments import check_whole
 from gradiometer.convergence.schedules.shapes import SnapshotCycle
 from gradiometer.errors import BadArgument, RunDamaged
 from gradiometer.exploration.ensembles.ensemble_report import FEWEST
@@ -235,11 +236,7 @@ def checked_cycle(cycle: SnapshotCycle) -> SnapshotCycle:
     A cycle is ⌈T/M⌉ steps, so the last one may be up to M − 1 steps shorter.
     """
     steps, wanted = cycle.steps, cycle.snapshots
-    if not wanted >= FEWEST:
-        raise BadArgument(
-            f"`snapshots` must be at least {FEWEST}, got {wanted}: the average of one model is "
-            "that model."
-        )
+    check_whole("snapshots", wanted, FEWEST, why="the average of one model is that model")
     # ⌈T/M⌉ steps a cycle leave a last one that may be short, and so still hot.
     last = _last_length(steps, wanted)
     if not last >= COOLED * cycle.length:

@@ -100,14 +100,14 @@ class Beginning(Recording):
         self._capture = Capture(subject, self._warn, self.shield, preconditioner)
         self._losses = Losses(subject, self._warn)
         last = LastGradient(subject.objective.parameters, subject.optimizers, subject.scaler)
-        self._triage = TriageRecorder(subject, last, self._warn)
+        self._pace = Pace(self._warn, partial(self._settings.search, self._follow_updates_of))
+        self._triage = TriageRecorder(subject, last, self._warn, self._pace.made)
         self._successive: Successive | None = None
         if products is not None:
             self._successive = Successive(subject, last, *products)
         self.kept_updates = KeptUpdatesOfLoop(subject, self._warn)
         self.newest_updates = NewestUpdates(subject, self._warn)
         self.trials = Trials(trials, self, announcements.say)
-        self._pace = Pace(self._warn, partial(self._settings.search, self._follow_updates_of))
         self._between = Between(subject, self._losses, self._settings, self._pace)
         self._at_start: list[Tensor] | None = None
         self._parts: list[Part] = []

@@ -18,9 +18,8 @@ from torch.utils.hooks import RemovableHandle
 from gradiometer.errors import BadArgument, Unsupported
 from gradiometer.integrations.watch.subject import Subject
 from gradiometer.measurement.motion import Motion, Origin, update_of, velocity_of
-from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.optimizer.groups import Changes, Group, groups_of, largest_rate
-from gradiometer.measurement.optimizer.steps import bare_optimizer
+from gradiometer.measurement.optimizer.steps import bare_optimizer, trained_ids
 from gradiometer.measurement.reading import Draw
 
 NAMES = ("lr", "momentum", "betas", "nesterov", "weight_decay")
@@ -90,7 +89,7 @@ class Settings:
         is_inside = any(
             optimizer is value for one in self._optimizers for value in vars(one).values()
         )
-        taken = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        taken = trained_ids([optimizer])
         self._optimizers[:] = [
             optimizer,
             *(one for one in self._optimizers if not groups_of([one], taken)),
@@ -166,8 +165,9 @@ class Pace:
         self._search = search
         self._doubt = ""
         self._from: int | None = None
-        # Updates since the last check.
+        # Updates since the last check, and before it.
         self.updates = 0
+        self._before = 0
         self._is_inside = False
         self._sought = False
         self._short = 0
@@ -195,6 +195,10 @@ class Pace:
             self._is_inside = False
 
         return [optimizer.register_step_pre_hook(begin), optimizer.register_step_post_hook(end)]
+
+    def made(self) -> int:
+        """The number of updates so far."""
+        return self._before + self.updates
 
     def missed(self) -> None:
         """A step was not followed by an update: see who makes the next one, unless this was done a
@@ -242,6 +246,7 @@ class Pace:
             self._search(self._find)
         self._from = steps
         self.next = steps + (1 if self._doubt else A_WHILE)
+        self._before += self.updates
         self.updates = 0
         self._sought = False
 
@@ -258,16 +263,6 @@ class Pace:
             self._tell(self._doubt)
             self._doubt = ""
             self._told = True
-
-
-@dataclass(frozen=True)
-class StepWithoutGradient:
-    """A step for gauges that choose their own steps: Φ before the update, without a gradient."""
-
-    objective: Objective
-    index: int
-    batch_size: int
-    learning_rate: float
 
 
 @dataclass(frozen=True)
@@ -315,7 +310,7 @@ class Updates:
                 f"`optimizer` is a {type(self._optimizer).__name__}, and the heat balance is known "
                 "for torch.optim.SGD only: leave temperature out of `gauges`."
             )
-        trained = {id(p) for group in self._optimizer.param_groups for p in group["params"]}
+        trained = trained_ids(optimizers)
         for name, parameter in zip(self._objective.names, self._objective.parameters, strict=True):
             if id(parameter) not in trained:
                 raise Unsupported(

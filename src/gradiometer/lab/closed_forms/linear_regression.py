@@ -1,9 +1,10 @@
 """Bayesian linear regression: a posterior in closed form, at any temperature."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -99,29 +100,54 @@ class LinearRegression:
     def problem(self) -> Problem:
         """The training problem. The model's parameter is Φ, in double precision, drawn from the
         prior."""
-        # The prior is divided among the examples, so that N times the mean loss is U.
-        noise, share = self.noise, self.precision / (2 * len(self.targets))
-
-        def loss(model: nn.Module, batch: Batch) -> Float[Tensor, " examples"]:
-            inputs, targets = batch
-            prior = share * sum(parameter.square().sum() for parameter in model.parameters())
-            losses: Tensor = (targets - model(inputs)).square() / (2 * noise**2) + prior
-            return losses
-
-        size, precision = self.inputs.shape[1], self.precision
-        return Problem(
-            name="linear-regression",
-            model=lambda: Predictor("slopes", size, precision),
-            loss=loss,
-            train=Examples(
-                (torch.from_numpy(self.inputs), torch.from_numpy(self.targets)), "train"
-            ),
-            model_name="slopes",
-            description=(
-                f"Bayesian linear regression of {size} slopes, {len(self.targets):,} examples to "
-                "train on."
-            ),
+        twice_variance = 2 * self.noise**2
+        return bayesian_problem(
+            "linear",
+            "slopes",
+            lambda outputs, targets: (targets - outputs).square() / twice_variance,
+            Examples((torch.from_numpy(self.inputs), torch.from_numpy(self.targets)), "train"),
+            self.precision,
         )
+
+
+def bayesian_problem(
+    kind: str,
+    parameter: str,
+    likelihood: Callable[[Tensor, Tensor], Tensor],
+    train: Examples,
+    precision: float,
+    **others: Any,
+) -> Problem:
+    """The training problem of a Bayesian regression of this kind.
+
+    Args:
+        kind: Its name.
+        parameter: Name of Φ.
+        likelihood: −log of it for every example, of the outputs xᵀΦ and the targets.
+        train: The examples, pairs of inputs and targets.
+        precision: τ of the prior.
+        others: Further fields of the problem.
+    """
+    examples, size = train.data[0].shape
+    # The prior is divided among the examples, so that N times the mean loss is U.
+    share = precision / (2 * examples)
+
+    def loss(model: nn.Module, batch: Batch) -> Float[Tensor, " examples"]:
+        inputs, targets = batch
+        prior = sum(weights.square().sum() for weights in model.parameters())
+        return likelihood(model(inputs), targets).add(prior, alpha=share)
+
+    return Problem(
+        name=f"{kind}-regression",
+        model=lambda: Predictor(parameter, size, precision),
+        loss=loss,
+        train=train,
+        model_name=parameter,
+        description=(
+            f"Bayesian {kind} regression of {size} {parameter}, {examples:,} examples to train on."
+        ),
+        **others,
+    )
 
 
 SLOPES = (1.0, -0.5, 0.25, 0.0, 2.0)

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from scipy.special import expit
 from torch import Tensor, nn
 
-from gradiometer.lab.closed_forms.linear_regression import Predictor
+from gradiometer.lab.closed_forms.linear_regression import bayesian_problem
 from gradiometer.lab.closed_forms.quadratic import Matrix
 from gradiometer.measurement.batch import Batch
 from gradiometer.problems import Examples, Problem
@@ -105,35 +105,20 @@ class LogisticRegression:
         )
         density = np.exp(log_density - log_density.max())
         density /= density.sum()
-        mean = density @ points
-        away = points - mean
-        return Moments(
-            mean, (density[:, None] * away).T @ away, float(density @ potential) / len(self.labels)
-        )
+        covariance = np.cov(points.T, aweights=density, ddof=0)
+        return Moments(density @ points, covariance, float(density @ potential) / len(self.labels))
 
     def problem(self, test: "LogisticRegression | None" = None) -> Problem:
         """The training problem. The model's parameter is Φ, in double precision, drawn from the
         prior."""
-        share = self.precision / (2 * len(self.labels))
-
-        def loss(model: nn.Module, batch: Batch) -> Float[Tensor, " examples"]:
-            inputs, signs = batch
-            prior = share * sum(parameter.square().sum() for parameter in model.parameters())
-            return nn.functional.softplus(-signs * model(inputs)) + prior
-
-        size, precision = self.inputs.shape[1], self.precision
-        return Problem(
-            name="logistic-regression",
-            model=lambda: Predictor("weights", size, precision),
-            loss=loss,
-            train=self._examples("train"),
+        return bayesian_problem(
+            "logistic",
+            "weights",
+            lambda outputs, signs: nn.functional.softplus(-signs * outputs),
+            self._examples("train"),
+            self.precision,
             test=None if test is None else test._examples("test"),
             correct=sign_found,
-            model_name="weights",
-            description=(
-                f"Bayesian logistic regression of {size} weights, {len(self.labels):,} examples to "
-                "train on."
-            ),
         )
 
     def _examples(self, name: str) -> Examples:

@@ -45,28 +45,40 @@ def _along_gradient(rate: float, momentum: float = 0.0) -> Estimate:
     return mean(along[NUMBERS.forgotten :], level=LEVEL)
 
 
-def _experiments() -> tuple[Experiment, ...]:
-    network, gradient = digits_network(), EXAMPLE.gradient(NUMBERS.start)
-    norm = float(network.gradient.norm())
-    of_batch = math.sqrt(norm**2 + network.noise_of_batch(NUMBERS.batch))
-    experiment = partial(Experiment, dial="learning rate, η", points=NUMBERS.rates)
-    real = partial(experiment, where=MLP, quantity="move along −g, per step")
-    return (
+def _norm() -> float:
+    """‖g‖ of the network."""
+    return float(digits_network().gradient.norm())
+
+
+experiment = partial(Experiment, dial="learning rate, η", points=NUMBERS.rates)
+real = partial(experiment, where=MLP, quantity="move along −g, per step")
+
+
+S1 = Statement(
+    name="S1",
+    title="A step against the batch gradient",
+    claim="Vanilla SGD moves against the gradient of a batch, which on average is the gradient.",
+    experiments=(
         experiment(
             name="one_step",
             setting=Circumstance.KNOWN,
             where="the one-dimensional example, β = 3, E y = 1",
             quantity="mean move towards E y, per step",
-            predict=lambda rate: rate * gradient,
+            predict=lambda rate: rate * EXAMPLE.gradient(NUMBERS.start),
             measure=_one_step,
             says="On average a step is −η(β − E y), for every batch size.",
         ),
         real(
             name="digits",
             setting=Circumstance.REAL,
-            predict=lambda rate: rate * norm,
+            predict=lambda rate: rate * _norm(),
             measure=_along_gradient,
-            rival=Rival("all of the step is along −g, η √E‖ĝ‖²", lambda rate: rate * of_batch),
+            rival=Rival(
+                "all of the step is along −g, η √E‖ĝ‖²",
+                lambda rate: (
+                    rate * math.sqrt(_norm() ** 2 + digits_network().noise_of_batch(NUMBERS.batch))
+                ),
+            ),
             says=(
                 "On average over batches of 32, torch's SGD moves η‖g‖ along −g, with g the exact "
                 "Train gradient."
@@ -75,22 +87,15 @@ def _experiments() -> tuple[Experiment, ...]:
         real(
             name="momentum",
             setting=Circumstance.FAILS,
-            predict=lambda rate: rate * norm / (1 - NUMBERS.momentum),
+            predict=lambda rate: rate * _norm() / (1 - NUMBERS.momentum),
             measure=lambda rate: _along_gradient(rate, NUMBERS.momentum),
-            claim=lambda rate: rate * norm,
+            claim=lambda rate: rate * _norm(),
             says=(
                 "With momentum 0.9 a step follows an average of past batch gradients. If the "
                 "gradient stays the same, the step is 1/(1 − μ) = 10 times as long."
             ),
         ),
-    )
-
-
-S1 = Statement(
-    name="S1",
-    title="A step against the batch gradient",
-    claim="Vanilla SGD moves against the gradient of a batch, which on average is the gradient.",
-    experiments=_experiments,
+    ),
     limits=(
         "With momentum, clipping or preconditioning the step is no longer against the batch "
         "gradient, so measurements of ĝ do not describe the move of Φ."

@@ -78,20 +78,28 @@ def _far_away(distance: float) -> float:
     return float(gradient)
 
 
-def _experiments() -> tuple[Experiment, ...]:
-    image = float(np.linalg.norm(np.array(NUMBERS.curvature) @ DIRECTION))
-    drift = partial(
-        Experiment,
-        dial="length of the move, ‖Δ‖",
-        quantity="change of the gradient, ‖g(Φ + Δ) − g(Φ)‖",
-    )
-    return (
+IMAGE = float(np.linalg.norm(np.array(NUMBERS.curvature) @ DIRECTION))
+
+drift = partial(
+    Experiment,
+    dial="length of the move, ‖Δ‖",
+    quantity="change of the gradient, ‖g(Φ + Δ) − g(Φ)‖",
+)
+
+
+S3 = Statement(
+    name="S3",
+    title="Gradient drift",
+    claim=(
+        "As the parameters move the gradient changes, to first order by the Hessian times the move."
+    ),
+    experiments=(
         drift(
             name="quadratic",
             setting=Circumstance.KNOWN,
             where="a quadratic of three parameters",
             points=NUMBERS.lengths,
-            predict=lambda length: length * image,
+            predict=lambda length: length * IMAGE,
             measure=_quadratic_drift,
             says="‖HΔ‖, for moves of any length: a quadratic has no third derivative.",
         ),
@@ -124,16 +132,7 @@ def _experiments() -> tuple[Experiment, ...]:
                 "without limit, but the gradient is tanh Δ, which stays below 1."
             ),
         ),
-    )
-
-
-S3 = Statement(
-    name="S3",
-    title="Gradient drift",
-    claim=(
-        "As the parameters move the gradient changes, to first order by the Hessian times the move."
     ),
-    experiments=_experiments,
     limits=(
         "It is a statement about short moves. Over long ones, and across the kinks of a ReLU "
         "network, the Hessian at the start of the move says little about the gradient at its end."

@@ -66,32 +66,38 @@ def _agreeing(time: int) -> Estimate:
     return mean_estimate(np.prod(1 - NUMBERS.rate * SLOPES[drawn[:time]], axis=0) ** 2)
 
 
-def _experiments() -> tuple[Experiment, ...]:
-    constant, decaying = (
-        np.full(NUMBERS.times[-1], NUMBERS.rate),
-        1 / np.arange(1, NUMBERS.times[-1] + 1),
-    )
-    known = partial(
-        Experiment,
-        setting=Circumstance.KNOWN,
-        quantity="excess loss",
-        dial="step, t",
-        points=NUMBERS.times,
-    )
-    shrinks = float(np.mean((1 - NUMBERS.rate * SLOPES) ** 2))
-    return (
+CONSTANT = np.full(NUMBERS.times[-1], NUMBERS.rate)
+DECAYING = 1 / np.arange(1, NUMBERS.times[-1] + 1)
+
+# By how much E β² shrinks in a step.
+SHRINKS = float(np.mean((1 - NUMBERS.rate * SLOPES) ** 2))
+
+known = partial(
+    Experiment,
+    setting=Circumstance.KNOWN,
+    quantity="excess loss",
+    dial="step, t",
+    points=NUMBERS.times,
+)
+
+
+S4 = Statement(
+    name="S4",
+    title="Convergence",
+    claim="To reach a local optimum the learning rate must go gradually to zero.",
+    experiments=(
         known(
             name="constant",
             where="the one-dimensional example at η = 0.5",
-            predict=lambda time: _exact_excess(constant)[time],
-            measure=lambda time: _excess(constant, time, 1),
+            predict=lambda time: _exact_excess(CONSTANT)[time],
+            measure=lambda time: _excess(CONSTANT, time, 1),
             says="At a constant rate the loss stays ½·ησ²/(B(2 − η)) above its floor.",
         ),
         known(
             name="decaying",
             where="the one-dimensional example at η = 1/t",
-            predict=lambda time: _exact_excess(decaying)[time],
-            measure=lambda time: _excess(decaying, time, 2),
+            predict=lambda time: _exact_excess(DECAYING)[time],
+            measure=lambda time: _excess(DECAYING, time, 2),
             says="If the rate goes to zero the spread does too, here as 1/t.",
         ),
         Experiment(
@@ -116,7 +122,7 @@ def _experiments() -> tuple[Experiment, ...]:
             quantity="E β²",
             dial="step, t",
             points=NUMBERS.late,
-            predict=lambda time: shrinks**time,
+            predict=lambda time: SHRINKS**time,
             measure=_agreeing,
             claim=lambda _: NUMBERS.rate * float(SLOPES.var()) / (2 - NUMBERS.rate),
             says=(
@@ -125,14 +131,7 @@ def _experiments() -> tuple[Experiment, ...]:
                 "comes close to this."
             ),
         ),
-    )
-
-
-S4 = Statement(
-    name="S4",
-    title="Convergence",
-    claim="To reach a local optimum the learning rate must go gradually to zero.",
-    experiments=_experiments,
+    ),
     limits=(
         "Only noise at the optimum keeps the iterates apart. If every example's gradient is zero "
         "there (a network that fits its training set exactly), a constant rate below the edge of "

@@ -155,12 +155,19 @@ def _middle(spread: float) -> Estimate:
     )
 
 
-def _experiments() -> tuple[Experiment, ...]:
-    middle = partial(
-        Experiment, quantity="loss halfway between two runs, less the mean at both", log=False
-    )
-    network = digits_network()
-    return (
+middle = partial(
+    Experiment, quantity="loss halfway between two runs, less the mean at both", log=False
+)
+
+
+S5 = Statement(
+    name="S5",
+    title="Exploration",
+    claim=(
+        "Deep losses are not convex: one has to search, and SGD can, as its noise carries it over "
+        "barriers."
+    ),
+    experiments=(
         Experiment(
             name="double_well",
             setting=Circumstance.KNOWN,
@@ -198,12 +205,14 @@ def _experiments() -> tuple[Experiment, ...]:
             quantity="E‖Φ_a − Φ_b‖²",
             dial="steps, K",
             points=NUMBERS.lengths,
-            predict=lambda steps: spread_of_walks(network, steps),
-            measure=lambda steps: separation(network, steps),
+            predict=lambda steps: spread_of_walks(digits_network(), steps),
+            measure=lambda steps: separation(digits_network(), steps),
             rival=Rival(
                 "a steady push apart: K² of one step",
                 lambda steps: (
-                    2 * (NUMBERS.walk_rate * steps) ** 2 * network.noise_of_batch(NUMBERS.batch)
+                    2
+                    * (NUMBERS.walk_rate * steps) ** 2
+                    * digits_network().noise_of_batch(NUMBERS.batch)
                 ),
             ),
             says=(
@@ -226,17 +235,7 @@ def _experiments() -> tuple[Experiment, ...]:
                 "start: there is nothing to search for."
             ),
         ),
-    )
-
-
-S5 = Statement(
-    name="S5",
-    title="Exploration",
-    claim=(
-        "Deep losses are not convex: one has to search, and SGD can, as its noise carries it over "
-        "barriers."
     ),
-    experiments=_experiments,
     limits=(
         "A barrier on the straight line between two networks does not mean that every path between "
         "them has one. At the temperatures that training uses, SGD hardly ever crosses a barrier."

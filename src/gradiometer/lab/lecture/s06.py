@@ -1,6 +1,6 @@
 """S6: the one-dimensional example, the whole lecture in two numbers."""
 
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 from jaxtyping import Float
@@ -51,14 +51,28 @@ def _on_brightness(rate: float) -> Estimate:
     return _spread(position)
 
 
-def _experiments() -> tuple[Experiment, ...]:
-    real = EXAMPLE.on(Examples(brightness()))
-    growing = EXAMPLE.law([NUMBERS.beyond] * NUMBERS.late[-1], NUMBERS.batch)[1]
-    variance = partial(
-        Experiment, quantity="variance of β", dial="learning rate, η", points=NUMBERS.rates
-    )
-    known = partial(variance, setting=Circumstance.KNOWN, where="Gaussian y of variance 4, B = 4")
-    return (
+@cache
+def _real() -> OneDimensional:
+    """The example with the real y as its population."""
+    return EXAMPLE.on(Examples(brightness()))
+
+
+GROWING = EXAMPLE.law([NUMBERS.beyond] * NUMBERS.late[-1], NUMBERS.batch)[1]
+
+variance = partial(
+    Experiment, quantity="variance of β", dial="learning rate, η", points=NUMBERS.rates
+)
+known = partial(variance, setting=Circumstance.KNOWN, where="Gaussian y of variance 4, B = 4")
+
+
+S6 = Statement(
+    name="S6",
+    title="The one-dimensional example",
+    claim=(
+        "Even at the best β the batch gradient is not zero; at a constant rate β keeps a spread, "
+        "at 1/t it loses it."
+    ),
+    experiments=(
         known(
             name="constant",
             predict=lambda rate: EXAMPLE.stationary_variance(rate, NUMBERS.batch),
@@ -88,11 +102,11 @@ def _experiments() -> tuple[Experiment, ...]:
                 "the mean brightness of a digit's image as y, in percent; a model of one parameter"
             ),
             points=NUMBERS.real_rates,
-            predict=lambda rate: real.stationary_variance(rate, NUMBERS.batch),
+            predict=lambda rate: _real().stationary_variance(rate, NUMBERS.batch),
             measure=_on_brightness,
             rival=Rival(
                 "the law of a small rate, ησ²/(2B)",
-                lambda rate: rate * real.variance / (2 * NUMBERS.batch),
+                lambda rate: rate * _real().variance / (2 * NUMBERS.batch),
             ),
             says="The same, for every distribution of y: only its variance matters.",
             log_dial=False,
@@ -103,7 +117,7 @@ def _experiments() -> tuple[Experiment, ...]:
             where="Gaussian y, η = 2.2",
             dial="step, t",
             points=NUMBERS.late,
-            predict=lambda time: growing[time],
+            predict=lambda time: GROWING[time],
             measure=lambda time: _spread(
                 _chains(np.full(NUMBERS.late[-1], NUMBERS.beyond), 40)[time]
             ),
@@ -115,17 +129,7 @@ def _experiments() -> tuple[Experiment, ...]:
                 "variance grows by a factor of (1 − η)² per step, without end."
             ),
         ),
-    )
-
-
-S6 = Statement(
-    name="S6",
-    title="The one-dimensional example",
-    claim=(
-        "Even at the best β the batch gradient is not zero; at a constant rate β keeps a spread, "
-        "at 1/t it loses it."
     ),
-    experiments=_experiments,
     limits=(
         "The loss is a quadratic, its noise does not depend on β, and the batches are independent "
         "draws. Epochs in random order are colder; beyond η = 2 there is no stationary law."

@@ -37,6 +37,7 @@ ADMITTED = InversePower(0.5, time_constant=10.0)
 NETWORK_RATE = InversePower(0.3, time_constant=100.0)
 
 
+@cache
 def _squared_gradients() -> Float[np.ndarray, " times"]:
     """E‖g(Φ_t)‖² on the quadratic, exactly: its axes are its modes, and each is a recursion of two
     numbers."""
@@ -157,11 +158,19 @@ def _chains(formula: str, steps: int, start: float, seed: int) -> Float[np.ndarr
     )
 
 
-def _experiments() -> tuple[Experiment, ...]:
-    exact = _squared_gradients()
-    fails = partial(Experiment, setting=Circumstance.FAILS, dial="step, t")
-    root = EXAMPLE.law(_rates(NUMBERS.root, NUMBERS.times[-1]), NUMBERS.batch)[1]
-    return (
+ROOT = EXAMPLE.law(_rates(NUMBERS.root, NUMBERS.times[-1]), NUMBERS.batch)[1]
+
+fails = partial(Experiment, setting=Circumstance.FAILS, dial="step, t")
+
+
+S7 = Statement(
+    name="S7",
+    title="The convergence theorem",
+    claim=(
+        "If η_t goes to zero, its sum is infinite and the sum of its squares is finite, the "
+        "training loss converges and its gradient goes to zero."
+    ),
+    experiments=(
         Experiment(
             name="quadratic",
             setting=Circumstance.KNOWN,
@@ -169,7 +178,7 @@ def _experiments() -> tuple[Experiment, ...]:
             quantity="E‖∇L(Φ_t)‖²",
             dial="step, t",
             points=NUMBERS.times,
-            predict=lambda time: exact[time],
+            predict=lambda time: _squared_gradients()[time],
             measure=lambda time: mean_estimate(
                 _measured_squared_gradients()[NUMBERS.times.index(time)]
             ),
@@ -212,7 +221,7 @@ def _experiments() -> tuple[Experiment, ...]:
             where="the one-dimensional example at η_t = 0.5/√t",
             quantity="variance of β",
             points=NUMBERS.times,
-            predict=lambda time: root[time],
+            predict=lambda time: ROOT[time],
             measure=lambda time: mean_estimate(
                 _chains(NUMBERS.root, NUMBERS.times[-1], 0.0, 11)[time] ** 2
             ),
@@ -221,17 +230,7 @@ def _experiments() -> tuple[Experiment, ...]:
                 "sufficient, not necessary."
             ),
         ),
-    )
-
-
-S7 = Statement(
-    name="S7",
-    title="The convergence theorem",
-    claim=(
-        "If η_t goes to zero, its sum is infinite and the sum of its squares is finite, the "
-        "training loss converges and its gradient goes to zero."
     ),
-    experiments=_experiments,
     limits=(
         "The loss must be smooth and bounded below, and its noise must grow no faster than the "
         "gradient. The theorem says nothing about a finite run, for which 1/t has the worst bound "

@@ -168,9 +168,17 @@ def _growth(time: int) -> float:
     return kicked * (growth**time - 1) / (growth - 1)
 
 
-def _experiments() -> tuple[Experiment, ...]:
-    known = partial(Experiment, setting=Circumstance.KNOWN)
-    return (
+known = partial(Experiment, setting=Circumstance.KNOWN)
+
+
+S8 = Statement(
+    name="S8",
+    title="Rigor police",
+    claim=(
+        "One can build cases in which Φ runs to infinity, ends at a saddle, or ends in a limit "
+        "cycle."
+    ),
+    experiments=(
         known(
             name="runaway",
             where="π/2 − atan x at η_t = 1/t",
@@ -269,17 +277,7 @@ def _experiments() -> tuple[Experiment, ...]:
                 "the way out."
             ),
         ),
-    )
-
-
-S8 = Statement(
-    name="S8",
-    title="Rigor police",
-    claim=(
-        "One can build cases in which Φ runs to infinity, ends at a saddle, or ends in a limit "
-        "cycle."
     ),
-    experiments=_experiments,
     limits=(
         "These cases are constructed: a direction without noise, a symmetry, a rate above the "
         "edge, a loss without a minimum. Noise in all directions leaves a saddle. A network that "

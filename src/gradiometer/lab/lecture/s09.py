@@ -316,11 +316,19 @@ def _prediction(move: Move) -> Estimate:
     )
 
 
-def _experiments() -> tuple[Experiment, ...]:
-    error = partial(
-        Experiment, quantity="squared error of the mean gradient, relative", dial="learning rate, η"
-    )
-    return (
+error = partial(
+    Experiment, quantity="squared error of the mean gradient, relative", dial="learning rate, η"
+)
+
+
+S9 = Statement(
+    name="S9",
+    title="The physicist's proof",
+    claim=(
+        "At a small enough rate any meaningful move rests on arbitrarily many gradients at "
+        "practically the same Φ, which average to the full gradient."
+    ),
+    experiments=(
         error(
             name="quadratic",
             setting=Circumstance.KNOWN,
@@ -364,17 +372,7 @@ def _experiments() -> tuple[Experiment, ...]:
                 "beforehand from Hessian products."
             ),
         ),
-    )
-
-
-S9 = Statement(
-    name="S9",
-    title="The physicist's proof",
-    claim=(
-        "At a small enough rate any meaningful move rests on arbitrarily many gradients at "
-        "practically the same Φ, which average to the full gradient."
     ),
-    experiments=_experiments,
     limits=(
         "It holds for one move at a time: the gradient is the one at the start of the move. And it "
         "costs time: a hundredth of the rate takes a hundred times the steps."

@@ -74,16 +74,23 @@ def _cold(rate: float) -> float:
     return float(np.trace(law))
 
 
-def _experiments() -> tuple[Experiment, ...]:
-    spread = partial(Experiment, quantity="spread of the iterates, tr S", dial="learning rate, η")
-    known = partial(
-        spread,
-        setting=Circumstance.KNOWN,
-        where="a quadratic of two parameters, correlated noise, B = 4",
-        points=NUMBERS.rates,
-        predict=lambda rate: float(np.trace(QUADRATIC.stationary_covariance(rate, NUMBERS.batch))),
-    )
-    return (
+spread = partial(Experiment, quantity="spread of the iterates, tr S", dial="learning rate, η")
+known = partial(
+    spread,
+    setting=Circumstance.KNOWN,
+    where="a quadratic of two parameters, correlated noise, B = 4",
+    points=NUMBERS.rates,
+    predict=lambda rate: float(np.trace(QUADRATIC.stationary_covariance(rate, NUMBERS.batch))),
+)
+
+
+S10 = Statement(
+    name="S10",
+    title="SGD as a form of MCMC",
+    claim=(
+        "At a constant learning rate the iterates of SGD are a Markov chain with a stationary law."
+    ),
+    experiments=(
         known(
             name="from_here",
             measure=lambda rate: _spread_of_chains(rate, 0.0),
@@ -123,16 +130,7 @@ def _experiments() -> tuple[Experiment, ...]:
                 "13 at η = 0.005."
             ),
         ),
-    )
-
-
-S10 = Statement(
-    name="S10",
-    title="SGD as a form of MCMC",
-    claim=(
-        "At a constant learning rate the iterates of SGD are a Markov chain with a stationary law."
     ),
-    experiments=_experiments,
     limits=(
         "The law is exact for a quadratic with noise that does not depend on Φ, and for batches of "
         "independent draws. A data loader that shuffles every epoch gives less noise in flat "

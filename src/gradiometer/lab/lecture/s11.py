@@ -102,23 +102,29 @@ def _temperature_of_regressions(size: int) -> Estimate:
     return mean_estimate(looks)
 
 
-def _experiments() -> tuple[Experiment, ...]:
-    known = partial(
-        Experiment,
-        setting=Circumstance.KNOWN,
-        where="a quadratic of three parameters, the same noise in all directions",
-        quantity="temperature, E⟨Φ − Φ*, g⟩/d",
-    )
-    real = partial(
-        Experiment,
-        setting=Circumstance.REAL,
-        where=f"{MLP}, with fixed parameters",
-        quantity="heat of a step, E‖ΔΦ‖²/(2ηd)",
-    )
-    one = small_rate_temperature(
-        float(UNEVEN.sum()), len(UNEVEN), SGDRule(NUMBERS.rate, NUMBERS.batch)
-    )
-    return (
+known = partial(
+    Experiment,
+    setting=Circumstance.KNOWN,
+    where="a quadratic of three parameters, the same noise in all directions",
+    quantity="temperature, E⟨Φ − Φ*, g⟩/d",
+)
+real = partial(
+    Experiment,
+    setting=Circumstance.REAL,
+    where=f"{MLP}, with fixed parameters",
+    quantity="heat of a step, E‖ΔΦ‖²/(2ηd)",
+)
+ONE = small_rate_temperature(float(UNEVEN.sum()), len(UNEVEN), SGDRule(NUMBERS.rate, NUMBERS.batch))
+
+
+S11 = Statement(
+    name="S11",
+    title="The learning rate as a temperature",
+    claim=(
+        "The learning rate is a temperature: for noise alike in all directions the law of SGD is "
+        "close to exp(−L/T), T = η tr Σ/(2dB)."
+    ),
+    experiments=(
         known(
             name="rate",
             dial="learning rate, η",
@@ -207,24 +213,14 @@ def _experiments() -> tuple[Experiment, ...]:
                 CURVATURES[mode - 1]
                 * _stationary_iterates(UNEVEN, NUMBERS.rate, NUMBERS.batch)[:, mode - 1] ** 2
             ),
-            claim=lambda _: one,
+            claim=lambda _: ONE,
             says=(
                 "Every direction has its own temperature, ηc/(B(2 − ηh)) with the noise c along "
                 "it: there is no single T, and exp(−L/T) is not the law."
             ),
             log_dial=False,
         ),
-    )
-
-
-S11 = Statement(
-    name="S11",
-    title="The learning rate as a temperature",
-    claim=(
-        "The learning rate is a temperature: for noise alike in all directions the law of SGD is "
-        "close to exp(−L/T), T = η tr Σ/(2dB)."
     ),
-    experiments=_experiments,
     limits=(
         "It needs a small rate, a stationary run and the same noise in all directions. In a "
         "network none of these holds exactly: the thermometer gives one temperature per layer, and "

@@ -193,9 +193,17 @@ def _between_cycles(apart: int) -> Estimate:
     return mean_estimate([digits_network().barrier(*map(_weights, pair)) for pair in pairs])
 
 
-def _experiments() -> tuple[Experiment, ...]:
-    linear = partial(Experiment, log_dial=False, log=False)
-    return (
+linear = partial(Experiment, log_dial=False, log=False)
+
+
+S12 = Statement(
+    name="S12",
+    title="Snapshot ensembles",
+    claim=(
+        "Heat and cool the learning rate in cycles, keep the model at the end of each, and average "
+        "their predictions: train one, get M for free."
+    ),
+    experiments=(
         linear(
             name="one_dimensional",
             setting=Circumstance.KNOWN,
@@ -244,17 +252,7 @@ def _experiments() -> tuple[Experiment, ...]:
                 "cheap ensemble, not a deep one."
             ),
         ),
-    )
-
-
-S12 = Statement(
-    name="S12",
-    title="Snapshot ensembles",
-    claim=(
-        "Heat and cool the learning rate in cycles, keep the model at the end of each, and average "
-        "their predictions: train one, get M for free."
     ),
-    experiments=_experiments,
     limits=(
         "The gain is the disagreement of the members, and snapshots from one basin disagree less "
         "than independent runs. Early snapshots are worse models and can hurt: choose on "

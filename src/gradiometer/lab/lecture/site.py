@@ -29,16 +29,19 @@ from gradiometer.report.charts.marks import (
     Row,
     bars,
     layered,
+    linear_x,
     linear_y,
     log_x,
     log_y,
     named_series,
     off_the_axis,
 )
-from gradiometer.report.charts.theme import PAGE, PAGE_FONT, config
+from gradiometer.report.charts.theme import CHARTS, PAGE, PAGE_FONT, THEME, config
 from gradiometer.report.page.document import environment, script_hash, source
 from gradiometer.report.sections.section import Numbers
 from gradiometer.storage.disk import replace_file, writing
+
+SIZES = THEME["lecture"]
 
 PREDICTED, MEASURED = "predicted", "measured"
 CLAIM, WRONG = "the claim", "a wrong theory"
@@ -85,13 +88,15 @@ def chart(outcome: ExperimentResult, *, with_measurement: bool = True) -> alt.La
         scale = alt.Scale(domain=[min(ends) - room, max(ends) + room], nice=False)
         y = linear_y(experiment.quantity, NUMBER, scale)
     x = _dial(experiment)
-    theories = {CLAIM: (claimed, [1, 4]), WRONG: (outcome.rival, [8, 4, 1, 4])}
+    theories = {CLAIM: (claimed, SIZES["claim_dash"]), WRONG: (outcome.rival, SIZES["rival_dash"])}
     theories = {name: theory for name, theory in theories.items() if theory[0]}
     drawn_series = [*([MEASURED] if with_measurement else []), PREDICTED, *theories]
     # Colour and shape of each series, the same in all pictures. The legend names those drawn.
     series = named_series((MEASURED, PREDICTED, CLAIM, WRONG))
     for channel in series.values():
-        channel.legend = alt.Legend(title=None, values=drawn_series, columns=2, labelLimit=200)
+        channel.legend = alt.Legend(
+            title=None, values=drawn_series, columns=2, labelLimit=SIZES["legend_label"]
+        )
     layers: list[alt.Chart | alt.LayerChart] = []
     for name, (values, dash) in theories.items():
         # What another theory says, as a line with points. A log axis leaves out zero.
@@ -101,17 +106,25 @@ def chart(outcome: ExperimentResult, *, with_measurement: bool = True) -> alt.La
             if value > 0 or not experiment.log
         ]
         base = _base(rows, x)
-        line = base.mark_line(strokeDash=dash, strokeCap="round", strokeWidth=1.25)
+        line = base.mark_line(strokeDash=dash, strokeCap="round", strokeWidth=SIZES["line"])
         layers.append(line.encode(y=y("theory"), color=series["color"]))
-        layers.append(base.mark_point(filled=False, size=36).encode(y=y("theory"), **series))
+        layers.append(
+            base.mark_point(filled=False, size=SIZES["theory_point"]).encode(
+                y=y("theory"), **series
+            )
+        )
     rows = _rows(experiment.points, outcome.predicted, PREDICTED, row)
     base, colour = _base(rows, x), series["color"]
     known = base.transform_filter("datum.value !== null")
     area = base.transform_filter("datum.low !== null && datum.high !== null").mark_area()
     layers += [
         area.encode(y=y("low"), y2="high:Q", color=colour),
-        known.mark_line(strokeDash=[6, 3], strokeWidth=1.25).encode(y=y("value"), color=colour),
-        known.mark_point(size=110, filled=False, strokeWidth=1.5).encode(y=y("value"), **series),
+        known.mark_line(strokeDash=SIZES["prediction_dash"], strokeWidth=SIZES["line"]).encode(
+            y=y("value"), color=colour
+        ),
+        known.mark_point(
+            size=SIZES["prediction_point"], filled=False, strokeWidth=SIZES["prediction_stroke"]
+        ).encode(y=y("value"), **series),
         *off_the_axis(base, rows, y),
     ]
     if with_measurement:
@@ -119,7 +132,7 @@ def chart(outcome: ExperimentResult, *, with_measurement: bool = True) -> alt.La
         base = _base(rows, x)
         layers += [bars(base, y, **series), *off_the_axis(base, rows, y)]
     # Small enough to read on a telephone, on which a picture is as wide as the screen.
-    return layered(*layers).properties(width=430, height=250)
+    return layered(*layers).properties(width=SIZES["width"], height=SIZES["height"])
 
 
 def _rows(
@@ -145,11 +158,11 @@ def _dial(experiment: Experiment) -> Horizontal:
             LogAxis.holding([Estimate.exact(float(point)) for point in experiment.points]),
             experiment.dial,
         )
-    scale = alt.Scale(zero=False, padding=12)
-    axis = alt.Axis(title=experiment.dial, format=NUMBER, tickCount=6)
-    if all(float(point).is_integer() for point in experiment.points):
-        axis.tickMinStep = 1
-    return lambda field: alt.X(field, type="quantitative", scale=scale, axis=axis)
+    is_whole = all(float(point).is_integer() for point in experiment.points)
+    ticks = {"tickCount": CHARTS.ticks, **({"tickMinStep": 1} if is_whole else {})}
+    return linear_x(
+        experiment.dial, alt.Scale(zero=False, padding=CHARTS.across_padding), NUMBER, **ticks
+    )
 
 
 TEMPLATES = files("gradiometer.lab.lecture") / "templates"
@@ -254,7 +267,7 @@ def page_name(shown: Result) -> str:
 
 def _write(path: Path, template: str, **parts: Any) -> None:
     text = (
-        environment(TEMPLATES, REPORT)
+        environment("gradiometer.lab.lecture", "gradiometer.report")
         .get_template(template)
         .render(
             style=Markup(source(REPORT, "page.css") + source(TEMPLATES, "lecture.css")),

@@ -17,8 +17,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from gradiometer.errors import BadArgument
-from gradiometer.jobs.job import Job
-from gradiometer.jobs.pool import Here, Pool
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.uncertainty.means import mean
 
@@ -225,7 +223,7 @@ class Statement:
     name: str
     title: str
     claim: str
-    experiments: Callable[[], tuple[Experiment, ...]]
+    experiments: tuple[Experiment, ...]
     limits: str
     interactive: str | None = None
 
@@ -279,39 +277,10 @@ class Result:
 
 def run(statement: Statement) -> Iterator[ExperimentResult]:
     """First all predictions of a statement, then each one with its measurement."""
-    outcomes = [predict(experiment) for experiment in statement.experiments()]
+    outcomes = [predict(experiment) for experiment in statement.experiments]
     yield from outcomes
     for outcome in outcomes:
         yield measure(outcome)
-
-
-def run_all(
-    statements: Sequence[Statement], pool: Pool
-) -> Iterator[tuple[Statement, Iterator[ExperimentResult]]]:
-    """Each statement in order, with what `run` gives: in this process as it goes on, else when it
-    is finished."""
-    # In one process the predictions are shown before the measurements begin.
-    if isinstance(pool, Here):
-        yield from ((statement, run(statement)) for statement in statements)
-        return
-    # Only numbers are sent back: the lambdas of an experiment cannot be pickled.
-    jobs = [Job(statement.name, _numbers_of, (statement,)) for statement in statements]
-    for statement, numbers in zip(statements, pool.in_order(jobs), strict=True):
-        later = [
-            ExperimentResult(one, *its)
-            for one, its in zip(statement.experiments(), numbers, strict=True)
-        ]
-        yield statement, iter([*(replace(outcome, measured=()) for outcome in later), *later])
-
-
-def _numbers_of(
-    statement: Statement,
-) -> list[tuple[tuple[Estimate, ...], tuple[Estimate, ...], tuple[float, ...]]]:
-    """Predicted and measured numbers of each experiment, and those of its wrong theory."""
-    return [
-        (outcome.predicted, outcome.measured, outcome.rival)
-        for outcome in result(statement).outcomes
-    ]
 
 
 def result(statement: Statement) -> Result:

@@ -13,13 +13,7 @@ from jaxtyping import Float
 from gradiometer.errors import BadArgument
 from gradiometer.loop.branch import Branch, BranchResult, Tail
 from gradiometer.loop.changes.alternative import Alternative, GoOn
-from gradiometer.loop.comparison.effects import (
-    NEARLY,
-    Effect,
-    effects_at_end,
-    effects_of,
-    readout_name,
-)
+from gradiometer.loop.comparison.effects import Effect, effects_of, readout_name
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.uncertainty.differences import simultaneous_means
 
@@ -29,7 +23,7 @@ MOST_RUNGS, REPLICATES, FEWEST_REPLICATES = 3, 4, 2
 # Share of what is left of the training, below which a horizon leans to small rates.
 SHORT = 0.2
 
-# Fewest replicates of branches that show the effects at the end: simultaneous intervals of two pairs
+# Fewest replicates of branches that go to the end of the training: simultaneous intervals of two pairs
 # are three times as wide.
 FEWEST_TO_END = 3
 
@@ -46,29 +40,15 @@ class Rung(msgspec.Struct, frozen=True, array_like=True):
     replicates: Annotated[int, msgspec.Meta(ge=2)]
 
 
-def to_end(left: int, unit: int, replicates: int) -> tuple[Rung, ...]:
-    """The stages that show the effects at the end: a quarter and a half of what is left, in whole
-    units."""
-    return tuple(Rung(left // parts // unit * unit, replicates) for parts in (4, 2))
-
-
-def show_end(rungs: Sequence[Rung], left: int | None) -> bool:
-    """True if these stages show the effects at the end of the training by their trend."""
-    if not rungs or left is None:
-        return False
-    return (1 - NEARLY) * left / 2 <= rungs[-1].horizon < left
-
-
 def rungs_for(
     alternatives: int, budget: int, *, left: int | None = None, shortest: int = 1, unit: int = 1
 ) -> tuple[Rung, ...]:
     """The stages of a race that this budget pays for even if no alternative is stopped.
 
-    Three horizons, each twice the one before, with four replicates, if they reach the end of the
-    training. Otherwise a quarter and a half of what is left, which show the effects at the end, with
-    three; the race decides on the rest. If the budget does not pay for that, again three horizons,
-    and if the last one would be below 20 % of what is left, first replicates and then early stages
-    are given up for a longer one.
+    One stage to the end of the training, with three replicates or four, if the budget pays for that;
+    the race decides on the rest. Otherwise three horizons, each twice the one before, with four
+    replicates. If the last one would be below 20 % of what is left, first replicates and then early
+    stages are given up for a longer one.
 
     Args:
         alternatives: Number of alternatives, with the baseline.
@@ -86,7 +66,8 @@ def rungs_for(
     """
     most = math.inf if left is None else left
     wanted = shortest if left is None else max(SHORT * left, shortest)
-    price_of_end = 0.75 * alternatives * FEWEST_TO_END * most
+    if left is not None and budget >= FEWEST_TO_END * alternatives * left:
+        return (Rung(left, min(budget // (alternatives * left), REPLICATES)),)
     plans = [
         (REPLICATES, MOST_RUNGS),
         (3, MOST_RUNGS),
@@ -98,8 +79,6 @@ def rungs_for(
         # Each horizon is this many times the one before.
         shares = [2**-back for back in reversed(range(rungs))]
         last = int(min(budget / (alternatives * replicates * sum(shares)), most))
-        if left is not None and last < left and left // 4 >= shortest and budget >= price_of_end:
-            return to_end(left, unit, FEWEST_TO_END)
         if last >= wanted or (replicates, rungs) == plans[-1]:
             break
     if not last >= shortest:
@@ -155,8 +134,7 @@ class Race:
         live: The alternatives that are not stopped, with the baseline, by name.
         tail: How the rate of every branch ends.
         budget: Examples that all branches together may train on.
-        end: The length in examples at which alternatives are compared: that of the whole training if
-            the race shows it, otherwise that of the last stage.
+        end: The length in examples at which alternatives are compared, that of the last stage.
         results: All branches, also those of alternatives that were stopped.
         stops: The alternatives that were stopped, in order.
         spent: Examples that all branches trained on.
@@ -192,7 +170,7 @@ class Race:
         return effects_of(self.results, GO_ON, horizon=self.horizon)
 
     def run(self, rungs: Sequence[Rung]) -> None:
-        """All stages, and longer branches or more replicates at the last horizon."""
+        """All stages, and more replicates at the last horizon."""
         before, decided = 0, False
         # the truly best alternative is stopped in at most 10 % of races
         error = 0.1 / (max(len(rungs) - 1, 1) + FURTHER_LOOKS)
@@ -205,36 +183,13 @@ class Race:
         for _ in range(FURTHER_LOOKS):
             if decided or self.horizon < rungs[-1].horizon:
                 break
-            longer = min(2 * self.horizon, self.end)
-            affordable = self.affordable(longer)
-            if affordable >= FEWEST_TO_END and self.is_trend_open():
-                before, self.horizon = self.horizon, longer
-                replicates = min(replicates, affordable)
-                self.train(range(replicates))
-            else:
-                more = min(2 * replicates, replicates + self.affordable(self.horizon))
-                if more <= replicates:
-                    break
-                self.train(range(replicates, more))
-                replicates = more
+            affordable = (self.budget - self.spent) // (len(self.live) * self.horizon)
+            more = min(2 * replicates, replicates + affordable)
+            if more <= replicates:
+                break
+            self.train(range(replicates, more))
+            replicates = more
             decided = self.look(before, error, is_last=True)
-
-    def affordable(self, horizon: int) -> int:
-        """Replicates of this length that the rest of the budget pays for."""
-        return (self.budget - self.spent) // (len(self.live) * horizon)
-
-    def is_trend_open(self) -> bool:
-        """True if an effect at the end of the training is open more by the trend than by the order
-        of the data, so that longer branches tell more than further replicates."""
-        if not self.horizon < self.end:
-            return False
-        here = {effect.alternative: effect.estimate for effect in self.effects()}
-        for effect in effects_at_end(self.results, GO_ON, self.end):
-            if effect.alternative in self.live and effect.verdict == "open":
-                noise = here[effect.alternative].high - here[effect.alternative].low
-                if effect.estimate.high - effect.estimate.low > 2 * noise:
-                    return True
-        return False
 
     def train(self, replicates: range) -> None:
         """Branches of all alternatives that are left."""
@@ -318,7 +273,6 @@ def race(
     *,
     budget: int | None = None,
     tail: Tail = "linear",
-    left: int | None = None,
 ) -> Race:
     """Race alternatives over growing horizons. Those that are clearly worse than the best are
     stopped.
@@ -329,14 +283,11 @@ def race(
     intervals that cover all alternatives together. Short horizons prefer small rates,
     so before the last horizon an alternative must also be worse at the last horizon, by a line
     through the last two horizons in the logarithm of their length; at the first horizon nothing is
-    stopped for that reason. A race that reaches half of what is left looks at the end of the training
-    in place of the last horizon. A branch that diverges stops its alternative. The baseline is never
+    stopped for that reason. A branch that diverges stops its alternative. The baseline is never
     stopped.
 
-    What the stages and stopped alternatives leave pays for branches twice as long if the effects at
-    the end are open more by the trend than by the order of the data, and otherwise for more
-    replicates at the last horizon; with a look after each, at most twice. A race ends when one
-    alternative is left, or with its budget.
+    What the stages and stopped alternatives leave pays for more replicates at the last horizon; with
+    a look after each, at most twice. A race ends when one alternative is left, or with its budget.
 
     Args:
         grow: Trains branches; called once for each look.
@@ -345,7 +296,6 @@ def race(
         budget: Examples that all branches together may train on; by default what the rungs cost if
             nothing is stopped.
         tail: How the rate of every branch ends.
-        left: Examples that are left of the training; None if that is not known.
 
     Source: Maron & Moore (1994), Hoeffding Races; growing horizons: Jamieson & Talwalkar (2016),
         Non-stochastic Best Arm Identification and Hyperparameter Optimization.
@@ -369,10 +319,7 @@ def race(
     live = {one.name: one for one in (GoOn(), *alternatives)}
     if budget is None:
         budget = sum(rung.horizon * rung.replicates for rung in rungs) * len(live)
-    end = rungs[-1].horizon
-    if left is not None and show_end(rungs, left):
-        end = left
-    found = Race(grow, live, tail, budget, end)
+    found = Race(grow, live, tail, budget, rungs[-1].horizon)
     found.run(rungs)
     return found
 

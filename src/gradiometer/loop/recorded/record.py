@@ -14,12 +14,12 @@ import msgspec
 
 from gradiometer.arguments import check_whole
 from gradiometer.errors import BadArgument, RunDamaged
-from gradiometer.loop.branch import Branch, BranchResult, Count, Tail, check_tail
+from gradiometer.loop.branch import HELD, Branch, BranchResult, Count, Tail
 from gradiometer.loop.branches import Fork
 from gradiometer.loop.changes.alternative import Alternative, GoOn
 from gradiometer.loop.changes.text import alternative_of
 from gradiometer.loop.comparison.racing import Rung, Stop
-from gradiometer.run.reader import Run
+from gradiometer.run.reader import Run, check_run
 from gradiometer.storage.disk import (
     check_inside,
     one_at_a_time,
@@ -95,7 +95,8 @@ class Plan:
             raise BadArgument(
                 f"`replicates` must be at most {MOST_REPLICATES:,}, got {self.replicates:,}."
             )
-        check_tail(self.tail)
+        if self.tail not in tuple(HELD):
+            raise BadArgument(f"`tail` must be one of {', '.join(HELD)}, got {self.tail!r}.")
         if not self.alternatives:
             raise BadArgument(
                 "`alternatives` must be a list of at least one alternative, such as ['rate 2x']."
@@ -385,6 +386,7 @@ def forks_of(run: Run) -> tuple[ForkRecord, ...]:
     >>> forks_of(Run.open(RunFolder.create("runs", "alone", {}).path))
     ()
     """
+    check_run(run)
     return tuple(_records(run.path, run.unread))
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import altair as alt
 import numpy as np
@@ -31,6 +31,7 @@ from gradiometer.report.charts.marks import (
     in_usual_width,
     inline,
     level,
+    linear_x,
     linear_y,
     log_x,
     log_y,
@@ -41,11 +42,8 @@ from gradiometer.report.charts.marks import (
     tooltip,
     upright,
 )
-from gradiometer.report.charts.theme import DASHES, HEIGHT, LIGHT, THEME, Palette, config
+from gradiometer.report.charts.theme import CHARTS, DASHES, HEIGHT, LIGHT, THEME, Palette, config
 from gradiometer.storage.disk import replace_file
-
-# Losses that fall by more than this factor, and rates, are drawn on a logarithmic axis.
-STEEP = 20
 
 # Most series of a chart: each has its own colour, shape and dash.
 MOST = len(DASHES)
@@ -127,22 +125,30 @@ def accuracy_chart(test: Curve) -> alt.LayerChart:
     return along_steps(bars(base, linear_y("share of test examples classified correctly", "~%")))
 
 
-def together_chart(
-    runs: Mapping[str, Curve], title: str, format: str | None = None
+def curves_chart(
+    named: Mapping[str, Curve],
+    title: str,
+    scale: Literal["log", "linear", "by range"] = "log",
+    format: str = PLAIN,
+    at: tuple[float, str] | None = None,
 ) -> alt.LayerChart:
-    """One quantity of several runs along their steps, each with the band of its intervals.
+    """Up to six curves along the run on one axis, each with the band of its intervals.
 
     Args:
-        runs: Estimates along each run, by the run's name.
+        named: Estimates along the run, by the name of the curve.
         title: Title of the vertical axis.
-        format: Number format of a linear vertical axis. By default the axis is logarithmic for
-            steep curves.
+        scale: That of the vertical axis; "by range" is logarithmic for steep curves.
+        format: Number format of a linear axis.
+        at: A level, and its label.
     """
-    estimates = [estimate for curve in runs.values() for _, estimate in curve]
-    axis = LogAxis.holding(estimates)
-    if format is None and _is_steep(estimates, axis):
-        return along_steps(*curves(runs, log_y(axis, title), axis.row))
-    return along_steps(*curves(runs, linear_y(title, format or PLAIN), plain_row))
+    estimates = [estimate for curve in named.values() for _, estimate in curve]
+    axis = LogAxis.holding(estimates, also=() if at is None else at[:1])
+    if scale == "log" or (scale == "by range" and _is_steep(estimates, axis)):
+        y, row = log_y(axis, title), axis.row
+    else:
+        y, row = linear_y(title, format), plain_row
+    rule = [] if at is None else level(y, *at)
+    return along_steps(*curves(named, y, row), *rule)
 
 
 def noise_scale_chart(curve: Curve, batch_size: float) -> alt.LayerChart:
@@ -150,27 +156,8 @@ def noise_scale_chart(curve: Curve, batch_size: float) -> alt.LayerChart:
 
     A point whose interval has no upper end is drawn as open at the top.
     """
-    axis = LogAxis.holding((estimate for _, estimate in curve), also=(batch_size,))
-    y = log_y(axis, "examples")
-    return along_steps(
-        *curves({"noise scale": curve}, y, axis.row),
-        *level(y, batch_size, f"B = {batch_size:,.0f}"),
-    )
-
-
-def logarithmic_chart(named: Mapping[str, Curve], title: str) -> alt.LayerChart:
-    """Up to six curves along the run on one logarithmic axis."""
-    axis = LogAxis.holding(estimate for curve in named.values() for _, estimate in curve)
-    return along_steps(*curves(named, log_y(axis, title), axis.row))
-
-
-def drift_share_chart(curve: Curve) -> alt.LayerChart:
-    """The share of the heat that moves the mean position of Φ, with a rule at zero: no net
-    movement."""
-    y = linear_y("share of the heat", "~%")
-    return along_steps(
-        *level(y, 0.0, "at rest"), *curves({"share that drifts": curve}, y, plain_row)
-    )
+    at = batch_size, f"B = {batch_size:,.0f}"
+    return curves_chart({"noise scale": curve}, "examples", at=at)
 
 
 def batch_chart(table: BatchTable) -> alt.LayerChart:
@@ -220,11 +207,7 @@ def effects_chart(
 
     `title` is that of the horizontal axis, in lines.
     """
-
-    def x(field: str) -> alt.X:
-        axis = alt.Axis(title=title, format=PLAIN, tickCount=6)
-        return alt.X(field, type="quantitative", axis=axis, scale=alt.Scale(zero=True, padding=12))
-
+    x = linear_x(title, alt.Scale(zero=True, padding=CHARTS.across_padding), tickCount=CHARTS.ticks)
     known, wide = (
         [{"alternative": name, **plain_row(estimate)} for name, estimate in found.items()]
         for found in (effects, in_general)
@@ -283,10 +266,12 @@ def learning_rate_chart(
 def _rate_axis(values: Sequence[float], to_zero: bool) -> Vertical:
     title = "learning rate η"
     axis = LogAxis(min(values), max(values))
-    if not to_zero and axis.low > 0 and axis.high / axis.low > STEEP:
+    if not to_zero and axis.low > 0 and axis.high / axis.low > CHARTS.steep:
         return log_y(LogAxis.holding([], also=values), title)
     # with a little room, so that the line is not at the edge
-    return linear_y(title, scale=alt.Scale(domain=[0, 1.08 * axis.high], nice=False))
+    return linear_y(
+        title, scale=alt.Scale(domain=[0, (1 + CHARTS.rate_room) * axis.high], nice=False)
+    )
 
 
 def plateau_chart(cut: Curve, on: Curve, begun: Sequence[int]) -> alt.LayerChart:
@@ -328,7 +313,7 @@ def sharpness_chart(batch: Curve, full: Curve, edge: Curve, edge_words: str) -> 
         edge_words: Label of the edge, such as 2/η.
     """
     # room for the label below the lowest edge
-    room = [min(estimate.value for _, estimate in edge) / 1.5] if edge else []
+    room = [min(estimate.value for _, estimate in edge) / CHARTS.edge_room] if edge else []
     axis = LogAxis.holding((estimate for _, estimate in (*batch, *full, *edge)), also=room)
     y = log_y(axis, "loss / parameter²")
     named = {"batch sharpness": batch, "sharpness λ_max": full}
@@ -385,23 +370,16 @@ def density_chart(density: SpectralDensity, marked: Mapping[str, float]) -> alt.
     """
     value, low, high = density.at(density.grid)
     peak = float(high.max())
-    # a density below a millionth of its peak is that of a smoothed gap between eigenvalues
-    floor = 1e-6 * peak
-    middle = np.where(value > floor, value, np.nan)
-    columns = (density.grid, middle, np.maximum(low, floor), np.maximum(high, floor))
+    floor = CHARTS.density_floor * peak
+    middle = [each if each > floor else None for each in value.tolist()]
+    ends = (np.maximum(end, floor).tolist() for end in (low, high))
     names = ("curvature", "value", "low", "high")
     rows = [
         dict(zip(names, numbers, strict=True))
-        for numbers in zip(*(column.tolist() for column in columns), strict=True)
+        for numbers in zip(density.grid.tolist(), middle, *ends, strict=True)
     ]
-    for row in rows:
-        row["value"] = None if math.isnan(row["value"]) else row["value"]
     y = log_y(LogAxis(floor, 2 * peak), "share of directions per loss / parameter²", "~e")
-
-    def x(field: str) -> alt.X:
-        axis = alt.Axis(title="curvature, loss / parameter²", format=PLAIN)
-        return alt.X(field, type="quantitative", axis=axis, scale=alt.Scale(nice=False))
-
+    x = linear_x("curvature, loss / parameter²", alt.Scale(nice=False))
     numbers = [alt.Tooltip(f"{name}:Q", format=",.3~g") for name in names]
     base = alt.Chart(inline(rows)).encode(x=x("curvature"), tooltip=numbers)
     rules = upright(x, {at: label for label, at in marked.items()}, "left-of") if marked else []
@@ -418,7 +396,7 @@ def reliability_chart(curve: Sequence[tuple[float, Estimate]]) -> alt.LayerChart
     shown = [alt.Tooltip("confidence:Q", format=".1%"), alt.Tooltip("interval:N")]
     ends = [{"confidence": at, "value": at} for at in (curve[0][0], curve[-1][0])]
     # so that a point at 100 % is not cut off
-    y = linear_y("accuracy", "~%", alt.Scale(zero=False, domainMax=1.02))
+    y = linear_y("accuracy", "~%", alt.Scale(zero=False, domainMax=CHARTS.share_room))
     line = alt.Chart(inline(ends)).mark_line(style="diagonal")
     return in_usual_width(
         line.encode(x=x, y=y("value")),
@@ -493,7 +471,7 @@ def _with_title(chart: alt.LayerChart, title: str, palette: Palette) -> str:
 def _is_steep(estimates: Sequence[Estimate], axis: LogAxis) -> bool:
     """True if all values are positive and they span more than a linear axis can show."""
     lowest = min((estimate.value for estimate in estimates), default=0.0)
-    return lowest > 0 and axis.high / axis.low > STEEP
+    return lowest > 0 and axis.high / axis.low > CHARTS.steep
 
 
 def _exact(curve: Iterable[tuple[Any, float]]) -> list[tuple[Any, Estimate]]:

@@ -7,9 +7,7 @@ from dataclasses import dataclass
 
 from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.report.charts.axes import Curve, LogAxis, round_numbers
-
-# Most numbers of a small axis: more would touch each other.
-NUMBERS = 4
+from gradiometer.report.charts.theme import STRIP
 
 
 @dataclass(frozen=True)
@@ -55,64 +53,41 @@ def strip(estimate: Estimate, thresholds: Mapping[str, Estimate]) -> Strip | Non
         thresholds: Exact estimates by tick label. A threshold that is not positive makes the axis
             linear.
     """
-    if not (math.isfinite(estimate.low) or math.isfinite(estimate.high)):
-        return None
     exact = {label: other.value for label, other in thresholds.items()}
-    if estimate.low < 0 or not all(value > 0 for value in exact.values()):
-        return _linear_strip(estimate, exact)
-    return (
-        _logarithmic_strip(estimate, exact)
-        if estimate.high > 0 and math.isfinite(estimate.low)
-        else None
-    )
-
-
-def _logarithmic_strip(estimate: Estimate, exact: Mapping[str, float]) -> Strip | None:
-    if not estimate.low > 0 and math.isinf(estimate.high):  # any positive number
+    is_linear = estimate.low < 0 or not all(value > 0 for value in exact.values())
+    ends = [end for end in (estimate.low, estimate.high) if math.isfinite(end)]
+    # on a logarithmic axis an interval at or below zero, or of any positive number, has no end
+    if not ends or not (is_linear or (math.isfinite(estimate.low) and max(ends) > 0)):
         return None
-    axis = LogAxis.holding([estimate], also=exact.values())
-    return Strip(
-        left=_percent(estimate.low, axis),
-        right=_percent(estimate.high, axis),
-        point=_percent(estimate.value, axis) if 0 < estimate.value < math.inf else None,
-        open_left=not estimate.low > 0,
-        open_right=math.isinf(estimate.high),
-        ticks=tuple(
-            Tick(_percent(value, axis), f"{label} = {number(value)}")
-            for label, value in exact.items()
-        ),
-        scale=_few([Tick(_percent(value, axis), number(value)) for value in axis.ticks]),
-    )
-
-
-def _linear_strip(estimate: Estimate, exact: Mapping[str, float]) -> Strip:
-    """With a tick at zero if there is no other threshold."""
-    marks = {f"{label} = {number(value)}": value for label, value in exact.items()} or {"0": 0.0}
-    shown = [
-        end
-        for end in (estimate.low, estimate.value, estimate.high, *marks.values())
-        if math.isfinite(end)
-    ]
-    room = 0.08 * (max(shown) - min(shown)) or 1.0
-    low, high = min(shown) - room, max(shown) + room
+    marks = {f"{label} = {number(value)}": value for label, value in exact.items()}
+    if is_linear:
+        marks = marks or {"0": 0.0}
+        shown = [end for end in (*ends, estimate.value, *marks.values()) if math.isfinite(end)]
+        room = STRIP.room * (max(shown) - min(shown)) or 1.0
+        low, high = min(shown) - room, max(shown) + room
+        numbers = round_numbers(low, high)
+    else:
+        axis = LogAxis.holding([estimate], also=exact.values())
+        low, high, numbers = axis.low, axis.high, axis.ticks
 
     def percent(value: float) -> float:
-        return round(100 * (min(max(value, low), high) - low) / (high - low), 2)
+        if not low < value < high:
+            return 100.0 if value >= high else 0.0
+        if is_linear:
+            return round(100 * (value - low) / (high - low), 2)
+        return round(100 * math.log(value / low) / math.log(high / low), 2)
 
+    stride = max(-(-len(numbers) // STRIP.numbers), 1)
+    is_known = math.isfinite(estimate.value) and (is_linear or estimate.value > 0)
     return Strip(
         left=percent(estimate.low),
         right=percent(estimate.high),
-        point=percent(estimate.value) if math.isfinite(estimate.value) else None,
-        open_left=math.isinf(estimate.low),
+        point=percent(estimate.value) if is_known else None,
+        open_left=math.isinf(estimate.low) if is_linear else not estimate.low > 0,
         open_right=math.isinf(estimate.high),
         ticks=tuple(Tick(percent(value), label) for label, value in marks.items()),
-        scale=_few([Tick(percent(value), number(value)) for value in round_numbers(low, high)]),
+        scale=tuple(Tick(percent(value), number(value)) for value in numbers[::stride]),
     )
-
-
-def _few(scale: Sequence[Tick]) -> tuple[Tick, ...]:
-    """At most `NUMBERS` of the numbers of an axis, evenly chosen."""
-    return tuple(scale[:: -(-len(scale) // NUMBERS)]) if scale else ()
 
 
 def strips(
@@ -155,21 +130,6 @@ def interval(estimate: Estimate) -> str:
     return f"{left}{significant(estimate.low)}, {significant(estimate.high)}{right}"
 
 
-def _percent(value: float, axis: LogAxis) -> float:
-    if not value > axis.low:
-        return 0.0
-    if not value < axis.high:
-        return 100.0
-    return round(100 * math.log(value / axis.low) / math.log(axis.high / axis.low), 2)
-
-
-# Size of the picture in CSS pixels, and the space above and below the line.
-WIDTH, HEIGHT, MARGIN = 96.0, 24.0, 3.0
-
-# With fewer known points there is no line to see.
-FEWEST = 3
-
-
 @dataclass(frozen=True)
 class Sparkline:
     """The known values of a curve as points of an SVG line.
@@ -196,13 +156,14 @@ def sparkline(curve: Curve) -> Sparkline | None:
     ('0,21 32,15 64,9 96,3', '1.00 at step 0, 8.00 at step 3')
     """
     known = [(step, estimate.value) for step, estimate in curve if math.isfinite(estimate.value)]
-    if len(known) < FEWEST:
+    if len(known) < STRIP.fewest:
         return None
     steps = [float(step) for step, _ in known]
     values = [value for _, value in known]
     heights = [math.log(value) for value in values] if min(values) > 0 else values
-    across = [WIDTH * share for share in _shares(steps)]
-    up = [HEIGHT - MARGIN - (HEIGHT - 2 * MARGIN) * share for share in _shares(heights)]
+    across = [STRIP.width * share for share in _shares(steps)]
+    bottom = STRIP.height - STRIP.margin
+    up = [bottom - (bottom - STRIP.margin) * share for share in _shares(heights)]
     points = [(round(x, 1), round(y, 1)) for x, y in zip(across, up, strict=True)]
     (first, start), (last, end) = known[0], known[-1]
     return Sparkline(

@@ -4,19 +4,13 @@ from typing import Any
 
 import altair as alt
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 
 from gradiometer.exploration.chains.mixing import autocorrelations, rank_counts
 from gradiometer.report.charts.marks import PLAIN, in_usual_width, inline
-from gradiometer.report.charts.theme import DASHES
+from gradiometer.report.charts.theme import DASHES, POINTS
 
 Draws = Float[np.ndarray, "draws chains"]
-
-# Maximum number of points per chain. In a longer chain, neighbouring draws are averaged.
-MOST_POINTS = 500
-
-LAGS = 40
-BINS = 20
 
 
 def trace_chart(name: str, draws: Draws, steps: Int[np.ndarray, " draws"]) -> alt.LayerChart:
@@ -27,20 +21,13 @@ def trace_chart(name: str, draws: Draws, steps: Int[np.ndarray, " draws"]) -> al
         draws: The draws of every chain.
         steps: The step after which each draw was taken.
     """
-    together = max(-(-len(draws) // MOST_POINTS), 1)
+    together = max(-(-len(draws) // POINTS.chain), 1)
     kept = len(draws) // together * together
     means = draws[:kept].reshape(-1, together, draws.shape[1]).mean(axis=1)
     ends = steps[:kept].reshape(-1, together)[:, -1]
-    rows = [
-        {"step": int(step), "value": float(value), "chain": str(chain)}
-        for step, row in zip(ends, means, strict=True)
-        for chain, value in enumerate(row)
-    ]
-    x = alt.X("step:Q", title="step", axis=alt.Axis(format=",d"))
-    y = alt.Y("value:Q", title=name, scale=alt.Scale(zero=False), axis=alt.Axis(format=PLAIN))
-    return in_usual_width(
-        alt.Chart(inline(rows)).mark_line(clip=True).encode(x=x, y=y, **_by_chain(draws.shape[1]))
-    )
+    x = alt.X("x:Q", title="step", axis=alt.Axis(format=",d"))
+    y = alt.Y("y:Q", title=name, scale=alt.Scale(zero=False), axis=alt.Axis(format=PLAIN))
+    return in_usual_width(_lines(ends, means).encode(x=x, y=y))
 
 
 def rank_chart(name: str, draws: Draws) -> alt.LayerChart:
@@ -49,44 +36,40 @@ def rank_chart(name: str, draws: Draws) -> alt.LayerChart:
 
     The band contains 95 % of the counts of independent draws. Correlated draws leave it more often.
     """
-    counts = rank_counts(draws, BINS)
-    expected = len(draws) / BINS
-    margin = 1.96 * float(np.sqrt(expected * (1 - 1 / BINS)))
-    rows = [
-        {"share": (place + 0.5) / BINS, "draws": float(count), "chain": str(chain)}
-        for place, row in enumerate(counts)
-        for chain, count in enumerate(row)
-    ]
-    x = alt.X(
-        "share:Q", title=f"rank of {name} among the draws of all chains", axis=alt.Axis(format="%")
-    )
-    y = alt.Y("draws:Q", title="draws", axis=alt.Axis(format=PLAIN))
-    line = alt.Chart(inline(rows)).mark_line(interpolate="step", clip=True)
+    counts = rank_counts(draws, POINTS.bins)
+    expected = len(draws) / POINTS.bins
+    margin = 1.96 * float(np.sqrt(expected * (1 - 1 / POINTS.bins)))
+    title = f"rank of {name} among the draws of all chains"
+    x = alt.X("x:Q", title=title, axis=alt.Axis(format="%"))
+    y = alt.Y("y:Q", title="draws", axis=alt.Axis(format=PLAIN))
+    line = _lines((np.arange(POINTS.bins) + 0.5) / POINTS.bins, counts, interpolate="step")
     band = alt.Chart(inline([{"low": max(expected - margin, 0.0), "high": expected + margin}]))
     flat = band.mark_rect(style="band", opacity=0.15).encode(y=alt.Y("low:Q"), y2=alt.Y2("high:Q"))
-    return in_usual_width(flat, line.encode(x=x, y=y, **_by_chain(draws.shape[1])))
+    return in_usual_width(flat, line.encode(x=x, y=y))
 
 
 def autocorrelation_chart(name: str, draws: Draws) -> alt.LayerChart:
     """Correlation of a draw with later draws, by chain. The sooner it reaches zero, the more a draw
     is worth."""
-    correlations = autocorrelations(draws, LAGS)
+    correlations = autocorrelations(draws, POINTS.lags)
+    x = alt.X("x:Q", title="draws later", axis=alt.Axis(format="d"))
+    y = alt.Y("y:Q", title=f"autocorrelation of {name}", axis=alt.Axis(format=PLAIN))
+    zero = alt.Chart(inline([{"y": 0.0}])).mark_rule(style="reference").encode(y=alt.Y("y:Q"))
+    line = _lines(np.arange(len(correlations)), correlations)
+    return in_usual_width(zero, line.encode(x=x, y=y))
+
+
+def _lines(
+    places: Shaped[np.ndarray, " places"], values: Float[np.ndarray, "places chains"], **mark: Any
+) -> alt.Chart:
+    """One line for each chain, as y over x, told apart by colour and dash."""
     rows = [
-        {"lag": lag, "correlation": float(value), "chain": str(chain)}
-        for lag, row in enumerate(correlations)
+        {"x": place, "y": value, "chain": str(chain)}
+        for place, row in zip(places.tolist(), values.tolist(), strict=True)
         for chain, value in enumerate(row)
     ]
-    x = alt.X("lag:Q", title="draws later", axis=alt.Axis(format="d"))
-    y = alt.Y("correlation:Q", title=f"autocorrelation of {name}", axis=alt.Axis(format=PLAIN))
-    zero = (
-        alt.Chart(inline([{"correlation": 0.0}]))
-        .mark_rule(style="reference")
-        .encode(y=alt.Y("correlation:Q"))
-    )
-    return in_usual_width(
-        zero,
-        alt.Chart(inline(rows)).mark_line(clip=True).encode(x=x, y=y, **_by_chain(draws.shape[1])),
-    )
+    lines: alt.Chart = alt.Chart(inline(rows)).mark_line(clip=True, **mark)
+    return lines.encode(**_by_chain(values.shape[1]))
 
 
 def _by_chain(chains: int) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import ndtri
 
+from gradiometer.arguments import type_name
 from gradiometer.errors import BadArgument
 from gradiometer.estimation.noise import GradientNoise
 from gradiometer.measurement.estimate import Estimate
@@ -32,7 +33,7 @@ from gradiometer.measurement.uncertainty.differences import (
 from gradiometer.measurement.uncertainty.means import FEWEST_READINGS, difference_of_means, mean
 from gradiometer.report.compare.contrast import QUANTITIES, Compared, Contrast, Difference, RunGroup
 from gradiometer.run.artifacts import read_examples
-from gradiometer.run.reader import Run
+from gradiometer.run.reader import Run, check_run
 
 # Minimum and maximum number of runs in a comparison.
 FEWEST, MOST = 2, 200
@@ -65,9 +66,11 @@ def compare(runs: Sequence[Run], level: float | None = None) -> Comparison:
         BadArgument: There are too few or too many runs, their data differ, or they have no loss at
             a common step.
     """
-    if not FEWEST <= len(runs) <= MOST:
-        raise BadArgument(f"`runs` must be {FEWEST} to {MOST} runs, got {len(runs)}.")
+    given = len(runs) if isinstance(runs, Sequence) else type_name(runs)
+    if not (isinstance(given, int) and FEWEST <= given <= MOST):
+        raise BadArgument(f"`runs` must be {FEWEST} to {MOST} runs, got {given}.")
     for place, run in enumerate(runs):
+        check_run(run, "runs")
         if run.path.resolve() in [other.path.resolve() for other in runs[:place]]:
             raise BadArgument(f"`runs` contains {run.path} twice. Compare it with another run.")
     _refuse_other_data(runs)

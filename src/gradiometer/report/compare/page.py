@@ -2,10 +2,10 @@
 axes, and their forks."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 from gradiometer.loop.branches import label_of, signed
 from gradiometer.loop.changes.alternative import Alternative
@@ -16,8 +16,9 @@ from gradiometer.measurement.estimate import Estimate, counted
 from gradiometer.measurement.uncertainty.differences import mean_over_pairs
 from gradiometer.report.charts.axes import Curve
 from gradiometer.report.charts.blocks import blocks
-from gradiometer.report.charts.charts import together_chart
+from gradiometer.report.charts.charts import curves_chart
 from gradiometer.report.charts.interval_strip import strip
+from gradiometer.report.charts.theme import LISTS, POINTS
 from gradiometer.report.compare.contrast import (
     QUANTITIES,
     Compared,
@@ -154,8 +155,13 @@ CONTENT = "compare.html.jinja"
 
 LOSS, SHARE = "loss, mean over examples", "share of test examples classified correctly"
 
-# Most configurations that are drawn. The tables have all.
-DRAWN = 6
+# Title, axis and scale of the curve of each quantity, in the order of the page.
+CURVES: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "test_loss": ("Test loss", LOSS, {"scale": "by range"}),
+    "training_loss": ("Training loss", LOSS, {"scale": "by range"}),
+    "test_accuracy": ("Test accuracy", SHARE, {"scale": "linear", "format": "~%"}),
+    "noise_scale": ("Gradient noise scale", "examples", {"scale": "by range"}),
+}
 
 CAVEAT = (
     "The verdict rests only on the first quantity, which is fixed in advance. Its intervals hold "
@@ -175,23 +181,26 @@ def write_comparison(groups: Sequence[RunGroup], contrasts: Sequence[Contrast], 
 
 def render(groups: Sequence[RunGroup], contrasts: Sequence[Contrast]) -> str:
     """The page as text."""
-    figures, runs = _figures(groups[:DRAWN]), [each for group in groups for each in group.runs]
+    figures, runs = (
+        _figures(groups[: LISTS.compared]),
+        [each for group in groups for each in group.runs],
+    )
     tried = tried_by(groups)
-    forks = forks_figures(tried, DRAWN)
+    forks = forks_figures(tried, LISTS.compared)
     others = [_fold(figure.name, figure.title, (figure,)) for figure in figures[1:]]
     if forks:
         words = f"{counted(len(tried), 'trial')} in forks"
         others.insert(0, _fold("forks", "What would have happened", forks, words))
     return document(
         CONTENT,
-        " · ".join(group.name for group in groups[:DRAWN]),
+        " · ".join(group.name for group in groups[: LISTS.compared]),
         (*figures, *forks),
         count=len(runs),
         verdict=verdict(groups, contrasts),
         groups=groups_table(groups),
         runs=_runs_table(groups),
         top=figures[0] if figures else None,
-        left_out=[group.letter for group in groups[DRAWN:]],
+        left_out=[group.letter for group in groups[LISTS.compared :]],
         steps=max([each.run.steps for each in runs] + [1]),
         contrasts=[_row(contrast, alone=len(contrasts) == 1) for contrast in contrasts],
         quantities={
@@ -323,32 +332,36 @@ def _differences_table(contrasts: Sequence[Contrast]) -> Numbers:
 
 
 def _figures(groups: Sequence[RunGroup]) -> tuple[Figure, ...]:
-    wanted: list[tuple[str, str, str, str | None, Callable[[Compared, int], Curve]]] = [
-        ("test-loss", "Test loss", LOSS, None, partial(_evaluations, quantity="test_loss")),
-        ("training-loss", "Training loss", LOSS, None, _losses),
-        (
-            "test-accuracy",
-            "Test accuracy",
-            SHARE,
-            "~%",
-            partial(_evaluations, quantity="test_accuracy"),
-        ),
-        ("noise-scale", "Gradient noise scale", "examples", None, _noise_scales),
-    ]
-    made = []
-    for name, title, axis, format, curve_of in wanted:
-        curves = {group.name: _over_seeds(group, curve_of) for group in groups}
+    figures = []
+    for quantity, (title, axis, scale) in CURVES.items():
+        curves = {group.name: _over_seeds(group, quantity) for group in groups}
         shown = {group: points for group, points in curves.items() if points}
+        rows = tuple(
+            (group, f"{step:,}", *cells(estimate))
+            for group, points in shown.items()
+            for step, estimate in points
+        )
         if shown:
-            made.append(_figure(name, title, axis, format, shown))
-    return tuple(made)
+            figures.append(
+                Figure(
+                    name=quantity.replace("_", "-"),
+                    title=title,
+                    chart=curves_chart(shown, axis, **scale),
+                    summary=" ".join(
+                        f"{group} {change(points)}." for group, points in shown.items()
+                    ),
+                    table=Numbers(("runs", "step", title.lower(), "interval"), rows),
+                    single=all(len(points) == 1 for points in shown.values()),
+                )
+            )
+    return tuple(figures)
 
 
-def _over_seeds(group: RunGroup, curve_of: Callable[[Compared, int], Curve]) -> Curve:
+def _over_seeds(group: RunGroup, quantity: str) -> Curve:
     """The curve of one run, or the mean over the seeds at the steps that all of them have, with its
-    interval."""
+    interval over the seeds."""
     last = min(each.run.steps for each in group.runs)
-    first, *others = (dict(curve_of(each, last)) for each in group.runs)
+    first, *others = (dict(_curve(each, quantity, last)) for each in group.runs)
     if not others:
         return tuple(first.items())
     common = [step for step in first if all(step in other for other in others)]
@@ -361,35 +374,16 @@ def _over_seeds(group: RunGroup, curve_of: Callable[[Compared, int], Curve]) -> 
     )
 
 
-def _figure(
-    name: str, title: str, axis: str, format: str | None, shown: dict[str, Curve]
-) -> Figure:
-    rows = [
-        (group, f"{step:,}", *cells(estimate))
-        for group, points in shown.items()
-        for step, estimate in points
-    ]
-    return Figure(
-        name=name,
-        title=title,
-        chart=together_chart(shown, axis, format),
-        summary=" ".join(f"{group} {change(points)}." for group, points in shown.items()),
-        table=Numbers(("runs", "step", title.lower(), "interval"), tuple(rows)),
-        single=all(len(points) == 1 for points in shown.values()),
-    )
-
-
-def _losses(each: Compared, last: int) -> Curve:
-    steps, losses = each.run.losses
-    cut = blocks(steps[steps < last], losses[steps < last], level=each.level, most=60)
-    return tuple((round(block.middle), block.mean) for block in cut)
-
-
-def _noise_scales(each: Compared, last: int) -> Curve:
-    return tuple(each.diagnosis.history.get("noise_scale", ()))
-
-
-def _evaluations(each: Compared, last: int, quantity: str) -> Curve:
+def _curve(each: Compared, quantity: str, last: int) -> Curve:
+    """The quantity along a run; the training loss up to a last step."""
+    if quantity == "noise_scale":
+        return each.diagnosis.history.get("noise_scale", ())
+    if quantity == "training_loss":
+        steps, losses = each.run.losses
+        cut = blocks(
+            steps[steps < last], losses[steps < last], level=each.level, most=POINTS.compared_blocks
+        )
+        return tuple((round(block.middle), block.mean) for block in cut)
     return tuple(
         (step, found[quantity])
         for step, found in sorted(each.evaluations.items())

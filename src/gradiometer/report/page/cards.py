@@ -168,7 +168,7 @@ def _command(question: Question, run: Run) -> str:
     """The command that measures it; empty if `watch` would refuse the gauge, as it does on several
     processes."""
     if isinstance(run.configuration, Configuration):
-        return question.command(run.path, run.configuration)
+        return question.command_for(run.path, run.configuration)
     known = run.has_program_with_model and run.manifest.get("ranks", 1) == 1
     return question.in_a_loop if known and not _unknown_law(question, run) else ""
 

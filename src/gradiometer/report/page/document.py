@@ -9,7 +9,7 @@ import sys
 import zlib
 from collections.abc import Mapping
 from contextlib import suppress
-from functools import cache, partial
+from functools import cache
 from importlib.metadata import version
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -22,18 +22,17 @@ from markupsafe import Markup, escape
 
 from gradiometer import __version__
 from gradiometer.report.charts.charts import page_spec, vl_version
-from gradiometer.report.charts.theme import HEIGHT, PAGE, PAGE_FONT, config
+from gradiometer.report.charts.theme import CHARTS, HEIGHT, PAGE, PAGE_FONT, config
 from gradiometer.report.sections.section import Figure
 from gradiometer.storage.disk import read_file, replace_file, writing
 
 
-def environment(*templates: Traversable) -> jinja2.Environment:
-    """Templates from several folders; the first folder that contains a name wins. All values are
-    escaped."""
+@cache
+def environment(*packages: str) -> jinja2.Environment:
+    """The templates of several packages; the first package that contains a name wins. All values
+    are escaped."""
     made = jinja2.Environment(
-        loader=jinja2.ChoiceLoader(
-            [jinja2.FunctionLoader(partial(_find, folder)) for folder in templates]
-        ),
+        loader=jinja2.ChoiceLoader([jinja2.PackageLoader(package) for package in packages]),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -62,10 +61,6 @@ def json_for_script(value: Any) -> Markup:
 def script_hash(script: str) -> str:
     """The hash that allows a script in a Content Security Policy."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
-
-
-def _find(templates: Traversable, name: str) -> str | None:
-    return source(templates, name) if (templates / name).is_file() else None
 
 
 def _code(text: str) -> Markup:
@@ -156,9 +151,6 @@ def _checksum(content: bytes) -> bytes:
 
 TEMPLATES = files("gradiometer.report") / "templates"
 
-# Height of a chart that is half as wide as the page.
-IN_A_COLUMN = 220
-
 
 def document(
     content: str, title: str, drawn: tuple[Figure, ...], live: str = "", **values: Any
@@ -215,17 +207,13 @@ def specs(figures: tuple[Figure, ...]) -> Mapping[str, Any]:
     two columns."""
     drawn = [figure for figure in figures if not figure.single]
     return {
-        figure.name: page_spec(figure.chart, figure.summary, HEIGHT if place == 0 else IN_A_COLUMN)
+        figure.name: page_spec(
+            figure.chart, figure.summary, HEIGHT if place == 0 else CHARTS.column_height
+        )
         for place, figure in enumerate(drawn)
     }
 
 
 def fill_in(template: str, **values: Any) -> str:
     """The text of a template with these values."""
-    text: str = _environment().get_template(template).render(**values)
-    return text
-
-
-@cache
-def _environment() -> Any:
-    return environment(TEMPLATES)
+    return environment("gradiometer.report").get_template(template).render(**values)

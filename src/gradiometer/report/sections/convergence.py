@@ -26,6 +26,7 @@ from gradiometer.report.charts.charts import (
     move_lengths_chart,
     plateau_chart,
 )
+from gradiometer.report.charts.theme import LISTS, POINTS
 from gradiometer.report.sections.questions import Answer
 from gradiometer.report.sections.section import (
     Figure,
@@ -131,7 +132,7 @@ def rates_of(run: Run) -> RateCurve | None:
         values = values * np.where(steps < begins, 1.0, left)
         made = RateCurve(steps, values, 0.0 if begins < total else end, total, now, FORKED)
     else:
-        made = RateCurve(steps, values, end, total, now, GIVEN, schedule, _verdict(schedule))
+        made = RateCurve(steps, values, end, total, now, GIVEN, schedule, verdict_of(schedule))
     return made if measured is None or _agree(made, measured) else measured
 
 
@@ -160,10 +161,8 @@ def _rates(run: Run) -> RateCurve | None:
     return RateCurve(steps, settings.rates, float(settings.rates[-1]), total, run.steps, MEASURED)
 
 
-@lru_cache(maxsize=64)
-def _verdict(schedule: Schedule) -> TheoremVerdict:
-    """Cached, because a formula may take a second."""
-    return theorem(schedule)
+# a formula may take a second
+verdict_of = lru_cache(maxsize=64)(theorem)
 
 
 TITLE = "Learning rate and convergence"
@@ -230,9 +229,9 @@ def _rate_figure(rates: RateCurve) -> Figure:
             f"From step {rates.now:,} to the end, Σ η = {significant(left)} (distance in units of "
             f"‖g‖) and Σ η² = {significant(noise_left)} (noise) are left."
         )
-    # a chart is not wider than 400 points
     drawn = [
-        (int(rates.steps[at]), float(rates.values[at])) for at in evenly(len(rates.steps), 400)
+        (int(rates.steps[at]), float(rates.values[at]))
+        for at in evenly(len(rates.steps), POINTS.rate)
     ]
     drawn.append((rates.total, drawn[-1][1]))
     now = rates.now if goes_on else None
@@ -267,7 +266,7 @@ def _course(rates: RateCurve) -> dict[str, Any]:
 
 def _rate_table(rates: RateCurve) -> Numbers:
     """The rate and what is left of its sums at no more than 25 steps."""
-    steps = rates.steps[evenly(len(rates.steps), 25)].tolist()
+    steps = rates.steps[evenly(len(rates.steps), LISTS.rates)].tolist()
     rows = tuple(
         (f"{step:,}", *map(significant, (rates.at(step), *rates.sums(step)))) for step in steps
     )

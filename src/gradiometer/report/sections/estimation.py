@@ -11,13 +11,13 @@ from gradiometer.measurement.finding import Issue
 from gradiometer.report.charts.axes import OPEN_ABOVE, UNKNOWN, Curve, LogAxis
 from gradiometer.report.charts.charts import (
     batch_chart,
+    curves_chart,
     layers_chart,
-    logarithmic_chart,
     noise_scale_chart,
 )
 from gradiometer.report.charts.interval_strip import number
+from gradiometer.report.charts.theme import LISTS
 from gradiometer.report.sections.section import (
-    MOST_LAYERS,
     Figure,
     Numbers,
     Section,
@@ -97,7 +97,7 @@ def _noise_and_gradient_figure(variance: Curve, norm_squared: Curve) -> Figure:
     return Figure(
         name="noise-and-gradient",
         title="Noise and gradient",
-        chart=logarithmic_chart(curves, variance[0][1].unit),
+        chart=curves_chart(curves, variance[0][1].unit),
         summary=summary,
         table=numbers_along({"tr Σ": variance, "‖g‖²": norm_squared}),
         note="On this logarithmic axis, the distance between the two is the noise scale.",
@@ -155,7 +155,7 @@ def _layers_figure(
     rows = tuple(
         (layer, *cells(scale), *cells_of(shares, layer)) for layer, scale in layers.items()
     )
-    note = f"The {MOST_LAYERS} noisiest layers are drawn; the table has all."
+    note = f"The {LISTS.layers} noisiest layers are drawn; the table has all."
     sentences = [*_layer_sentences(layers, shares), *_open_sentences(drawn.values(), "▶")]
     return Figure(
         name="noise-by-layer",

@@ -11,7 +11,7 @@ from gradiometer.measurement.finding import Issue
 from gradiometer.measurement.reading import Draw
 from gradiometer.measurement.uncertainty.arithmetic import transform
 from gradiometer.report.charts.axes import Curve
-from gradiometer.report.charts.charts import drift_share_chart, layers_chart, logarithmic_chart
+from gradiometer.report.charts.charts import curves_chart, layers_chart
 from gradiometer.report.sections.section import (
     Figure,
     Numbers,
@@ -86,7 +86,7 @@ def _heat_figure(curves: Mapping[str, Curve], unit: str, run: Run) -> Figure:
     return Figure(
         name="temperature",
         title="Temperature by source",
-        chart=logarithmic_chart({"temperature T": whole, "from batch noise": batches}, unit),
+        chart=curves_chart({"temperature T": whole, "from batch noise": batches}, unit),
         summary=(
             f"In {unit}, the temperature {change(whole)}; the part from batch noise "
             f"{change(batches)}."
@@ -106,7 +106,13 @@ def _share_figure(shares: Curve, curves: Mapping[str, Curve]) -> Figure:
     return Figure(
         name="heat-balance",
         title="Heat balance",
-        chart=drift_share_chart(shares),
+        chart=curves_chart(
+            {"share that drifts": shares},
+            "share of the heat",
+            "linear",
+            "~%",
+            at=(0.0, "at rest"),
+        ),
         summary=(
             "The share of the heat that moves the parameters away from their earlier position "
             f"{change(shares)}."

@@ -7,7 +7,6 @@ import altair as alt
 from gradiometer.loop.branch import BranchResult
 from gradiometer.loop.branches import (
     Fork,
-    at_end,
     comparison,
     label_of,
     mean_end,
@@ -69,8 +68,7 @@ def _sentence(record: ForkRecord, effects: Sequence[Effect]) -> str:
         done, total = len(record.fork.results), len(record.plan.branches)
         progress = f" ({state}, {done:,} of {total:,} branches)"
     what = setting(record.fork).removesuffix(".")
-    sentence = f"{what}{progress}. {comparison(record.fork, effects)} {at_end(record.fork)}"
-    return sentence.rstrip()
+    return f"{what}{progress}. {comparison(record.fork, effects)}".rstrip()
 
 
 def _words(effects: Sequence[Effect]) -> str:

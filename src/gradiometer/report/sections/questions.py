@@ -2,7 +2,7 @@
 panel."""
 
 import shlex
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,7 +49,9 @@ class Question:
         section: Name of the section with the charts behind it.
         others: Names of findings that answer it and are not from a gauge.
         needs: The measurements that an answer needs.
-        command: The command that makes them, from the run's folder and configuration.
+        command: The command that makes them. {run} is the folder of the run, and {train} the
+            beginning of the command that trains it again.
+        first: The command if the run has no snapshots; empty if `command` needs none.
         in_a_loop: What does so in a program with `watch`; empty if nothing does.
     """
 
@@ -59,7 +61,8 @@ class Question:
     section: str
     others: tuple[str, ...]
     needs: str
-    command: Callable[[Path, Configuration], str]
+    command: str
+    first: str = ""
     in_a_loop: str = ""
 
     def is_answered_by(self, answer: Answer) -> bool:
@@ -71,23 +74,13 @@ class Question:
         mine = [answer for answer in found if self.is_answered_by(answer)]
         return tuple(sorted(mine, key=lambda answer: answer.finding.state.rank))
 
-
-def _train(flags: str) -> Callable[[Path, Configuration], str]:
-    def command(path: Path, configuration: Configuration) -> str:
+    def command_for(self, path: Path, configuration: Configuration) -> str:
+        """The command for a run in this folder."""
+        command = self.command if configuration.snapshots else self.first or self.command
+        problem = shlex.quote(configuration.problem)
         model = f" --model {shlex.quote(configuration.model)}" if configuration.model else ""
-        return f"gradiometer train {shlex.quote(configuration.problem)}{model} {flags}"
-
-    return command
-
-
-def _look(verb: str) -> Callable[[Path, Configuration], str]:
-    return lambda path, configuration: f"gradiometer {verb} {shlex.quote(str(path))}"
-
-
-def _ensemble(path: Path, configuration: Configuration) -> str:
-    """Score the existing snapshots, or train with snapshots."""
-    command = _look("ensemble") if configuration.snapshots else _train("--snapshots 5")
-    return command(path, configuration)
+        train = f"gradiometer train {problem}{model}"
+        return command.format(run=shlex.quote(str(path)), train=train)
 
 
 # The questions, in the order in which a run can answer them.
@@ -99,7 +92,7 @@ QUESTIONS = (
         section="estimation",
         others=(),
         needs="The noise scale from a few measured steps, compared with B.",
-        command=_train("--every 10"),
+        command="{train} --every 10",
         in_a_loop="watch(…, every=10)",
     ),
     Question(
@@ -109,7 +102,7 @@ QUESTIONS = (
         section="drift",
         others=("sharpness",),
         needs="The sharpness at the current parameters, compared with the edge of stability.",
-        command=_look("measure sharpness"),
+        command="gradiometer measure sharpness {run}",
         in_a_loop='watch(…, gauges="noise,batch_sharpness")',
     ),
     Question(
@@ -119,7 +112,7 @@ QUESTIONS = (
         section="convergence",
         others=("stationarity",),
         needs="The slope of the loss with an interval, compared with the gain of a cut.",
-        command=_train("--cool watch --every 20"),
+        command="{train} --cool watch --every 20",
     ),
     Question(
         name="converged",
@@ -128,7 +121,7 @@ QUESTIONS = (
         section="convergence",
         others=("certificate",),
         needs="An upper bound on the norm of the full gradient, and the smallest curvature.",
-        command=_look("measure certificate"),
+        command="gradiometer measure certificate {run}",
         in_a_loop="w.certify(train)",
     ),
     Question(
@@ -141,7 +134,8 @@ QUESTIONS = (
             "Snapshots at the ends of cooling cycles, whose joint score is compared with that of "
             "the last one."
         ),
-        command=_ensemble,
+        command="gradiometer ensemble {run}",
+        first="{train} --snapshots 5",
         in_a_loop="w.snapshot(), w.ensemble(test)",
     ),
 )

@@ -7,6 +7,7 @@ from functools import partial
 
 import numpy as np
 
+from gradiometer.arguments import check_whole
 from gradiometer.drift.spikes.cause import usual_norms
 from gradiometer.drift.spikes.detection import Spike
 from gradiometer.errors import BadArgument
@@ -68,6 +69,7 @@ def spike_causes(
         BadArgument: The loss has no spike there.
     """
     configuration_of(run, "fork")
+    check_whole("step", step, 0)
     spike = _spike_at(run, step)
     loop = loop_at(run, start_of(spike), problem=problem)
     assert loop.left is not None
@@ -110,6 +112,7 @@ def incident_cause(run: Run, step: int, *, problem: Problem | None = None) -> In
         BadArgument: The loss did not rise there.
     """
     configuration_of(run, "fork")
+    check_whole("step", step, 0)
     incident = incident_at(run, step)
     if incident is None:
         spikes = spikes_of(run)

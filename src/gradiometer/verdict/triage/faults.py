@@ -105,17 +105,28 @@ def zero_grad(signs: Signs, _: Level) -> Claimed | None:
 
 def accumulation(signs: Signs, _: Level) -> Claimed | None:
     """The losses of several backwards of an update are not divided by their number."""
-    backwards = _usual(signs.series("backwards"))
+    backwards = _usual(signs.series("backwards")) * signs.steps_an_update
     if not backwards >= 2 or "root" not in signs.single:
         return None
-    given = signs.given
-    ratio = signs.single["root"] / (given * signs.single.get("scale", np.ones(len(given))))
-    ratio = ratio[np.isfinite(ratio)]
-    if not len(ratio) or not abs(np.median(ratio) - 1) < UNDIVIDED:
+    root = signs.single["root"] / signs.single.get("scale", np.ones(len(signs.looks)))
+    # A loss that was divided before it was given to `step` looks like one that was not. What the
+    # outputs and labels of the last micro-batch cost tells both apart.
+    known = [_ratio(root, signs.single[name]) for name in signs.single if name.startswith("as_")]
+    from_mean = min((abs(ratio - 1) for ratio in known), default=np.nan)
+    from_part = min((abs(backwards * ratio - 1) for ratio in known), default=np.nan)
+    is_mean = from_mean < min(UNDIVIDED, from_part)
+    if not is_mean or not abs(_ratio(root, signs.given) - 1) < UNDIVIDED:
         return None
     return Claimed(
         Claim.ACCUMULATION, {"backwards": backwards}, (f"(loss / {backwards:.0f}).backward()",)
     )
+
+
+def _ratio(values: np.ndarray, others: np.ndarray) -> float:
+    """The median of a ratio; NaN if both are never known at once."""
+    ratios = values / others
+    ratios = ratios[np.isfinite(ratios)]
+    return float(np.median(ratios)) if len(ratios) else float("nan")
 
 
 def nan_example(signs: Signs, _: Level) -> Claimed | None:

@@ -3,7 +3,7 @@
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.finding import Doubt, Finding, Issue, State
 from gradiometer.measurement.optimizer.hyperparameters import Hyperparameters
-from gradiometer.verdict.claims import Claim, Claimed
+from gradiometer.verdict.claims import ISSUES, Claim, Claimed
 from gradiometer.verdict.triage.triage import Triage
 
 # The name under which triage has findings.
@@ -11,48 +11,6 @@ GAUGE = "triage"
 
 # Beginnings of cures that a fork can try. The others are lines of the program.
 CHANGES = ("rate ", "batch ", "momentum ", "weight decay ", "cool now", "clip ", "skip ", "follow ")
-
-# The issue of SGD that a claim is about. What is not listed is about the batch gradient:
-# estimation.
-ISSUES: dict[Claim, Issue] = {
-    **dict.fromkeys(
-        (
-            Claim.RATE_HIGH,
-            Claim.MOMENTUM_RATE,
-            Claim.UNSTABLE,
-            Claim.VANISHING,
-            Claim.EXPLODING,
-            Claim.DEAD_RELU,
-        ),
-        Issue.DRIFT,
-    ),
-    **dict.fromkeys(
-        (Claim.CLIP_SMALL, Claim.WEIGHT_DECAY, Claim.NO_GRADIENT, Claim.UNSCALED), Issue.DRIFT
-    ),
-    **dict.fromkeys(
-        (
-            Claim.RATE_LOW,
-            Claim.NO_DECAY,
-            Claim.DECAY_EARLY,
-            Claim.SCHEDULE_UNIT,
-            Claim.RATE_BURST,
-            Claim.STOPPED_EARLY,
-        ),
-        Issue.CONVERGENCE,
-    ),
-    **dict.fromkeys(
-        (
-            Claim.HEALTHY,
-            Claim.UNDECIDED,
-            Claim.MAY_STOP,
-            Claim.SOFTMAX_TWICE,
-            Claim.NOTHING_LEARNT,
-        ),
-        Issue.CONVERGENCE,
-    ),
-    Claim.FORK_BETTER: Issue.CONVERGENCE,
-    Claim.OVERFIT: Issue.EXPLORATION,
-}
 
 
 def findings_of(

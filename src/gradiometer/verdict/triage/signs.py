@@ -119,6 +119,9 @@ class Signs:
         facts: dict[str, Any] = told[-1] if told else {}
         places_of_nan = [str(event["not_finite"]) for event in run.events if "not_finite" in event]
         evaluated, test, train = _evaluations(run)
+        batch_size = run.configuration.batch_size
+        if "time_first" in single and np.isfinite(single["time_first"]).any():
+            batch_size = int(np.nanmedian(single["time_first"]))
         planned = facts.get("steps")
         return cls(
             losses=whole,
@@ -132,7 +135,7 @@ class Signs:
             weight_decay=decay,
             optimizer=optimizer,
             family=family,
-            batch_size=run.configuration.batch_size,
+            batch_size=batch_size,
             examples=run.sampling.examples,
             evaluated=evaluated,
             test=test,
@@ -206,6 +209,15 @@ class Signs:
         return self._at_every_step(self.movement)
 
     @property
+    def steps_an_update(self) -> int:
+        """Steps of the watch to an update of the optimizer: more than one where `step` was called at
+        each micro-batch and nobody said how many there are."""
+        made = self.single.get("updates")
+        if made is None or len(made) < 2 or not made[-1] > made[0]:
+            return 1
+        return max(round(float((self.looks[-1] - self.looks[0]) / (made[-1] - made[0]))), 1)
+
+    @property
     def travel(self) -> float:
         """The sum of `movements` over all steps; NaN if unknown."""
         return float(self.movements.sum())
@@ -260,12 +272,13 @@ class Signs:
         return float(self.strides.sum())
 
     def _at_every_step(self, values: Array) -> Array:
-        """Values of looks at every step: between two looks on a straight line. Looks are not
-        equally far apart."""
+        """Values of looks at every step: between two looks on a straight line, since looks are not
+        equally far apart. Of the steps to one update each has its share."""
         known = np.isfinite(values)
         if not known.any():
             return np.full(self.steps, np.nan)
-        return np.asarray(np.interp(np.arange(self.steps), self.looks[known], values[known]))
+        everywhere = np.interp(np.arange(self.steps), self.looks[known], values[known])
+        return np.asarray(everywhere / self.steps_an_update)
 
     @cached_property
     def growth(self) -> float:

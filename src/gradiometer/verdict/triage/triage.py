@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from gradiometer.loop.recorded.record import forks_of
 from gradiometer.run.reader import Run
 from gradiometer.verdict.claims import Claim, Claimed
 from gradiometer.verdict.triage import course, data, faults, length, rate, schedule
@@ -16,6 +17,7 @@ from gradiometer.verdict.triage.thresholds import (
     FLAT,
     LITTLE_LEFT,
     LONG_ENOUGH,
+    SEEN_AGAIN,
 )
 from gradiometer.verdict.triage.tried import after_trials, as_tried, better_change
 
@@ -148,6 +150,10 @@ def triage_of(run: Run | Signs) -> Triage:
     # a training that diverged has numbers that are not finite, which fail every test
     with np.errstate(all="ignore"):
         level = level_of(signs)
+        if level.known_by is Known.START and course.unstable(signs, level) is not None:
+            # As the loss of a policy jumps with every new set of episodes, although it learns. How
+            # far such a loss came down says nothing.
+            level = Level(float("nan"), Known.NOTHING)
         made = [rule(signs, level) for rule in ORDER]
         passed = _pass(signs, level)
     found = [each for each in made if each is not None]
@@ -161,7 +167,7 @@ def triage_of(run: Run | Signs) -> Triage:
         explained |= {Claim.LABELS_RANDOM}
     claims = tuple(each for each in found if each.claim not in explained)
     better = None
-    if isinstance(run, Run):
+    if isinstance(run, Run) and forks_of(run):
         claims = as_tried(claims, run)
         better = None if claims else better_change(run) or after_trials(passed, run)
     unseen = unseen_by(signs, level)
@@ -207,8 +213,10 @@ def _pass(signs: Signs, level: Level) -> Claimed:
         if doubt:
             return Claimed(Claim.UNDECIDED, numbers, doubts=(doubt,))
         return Claimed(Claim.HEALTHY, numbers)
-    if signs.has_ended and signs.has_no_floor:
-        return Claimed(Claim.UNDECIDED, {"steps": float(signs.length)}, doubts=("no_floor",))
+    no_level = says_nothing or (level.known_by is Known.NOTHING and not signs.is_short)
+    if signs.has_ended and (signs.has_no_floor or no_level):
+        doubt = "no_floor" if signs.has_no_floor else "no_level"
+        return Claimed(Claim.UNDECIDED, {"steps": float(signs.length)}, doubts=(doubt,))
     if (
         signs.steps >= LONG_ENOUGH
         and fell + error < FLAT
@@ -228,8 +236,11 @@ def _doubt_of(signs: Signs, left: float) -> str:
         return of_rate
     # Of 16 public scripts that had no claim, most of them at a constant rate, 11 ended lower with
     # another rate or with a decay.
-    not_decayed = schedule.is_constant(signs) and left > LITTLE_LEFT
-    return "decay_not_tried" if not_decayed else ""
+    if schedule.is_constant(signs) and left > LITTLE_LEFT:
+        return "decay_not_tried"
+    # rows that were seen several times may be learnt by heart
+    is_unseen = signs.epochs >= SEEN_AGAIN and not np.isfinite(signs.test).any()
+    return "not_evaluated" if is_unseen else ""
 
 
 def unseen_by(signs: Signs, level: Level) -> dict[str, tuple[Claim, ...]]:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from gradiometer.estimation.batch_advice import (
     AHEAD,
@@ -17,7 +18,7 @@ from gradiometer.estimation.preconditioned_noise import VALID
 from gradiometer.measurement.estimate import Estimate, about, counted, significant
 from gradiometer.measurement.finding import Doubt, Finding
 from gradiometer.measurement.optimizer.hyperparameters import list_values, number
-from gradiometer.verdict.words.sentences import Sentences, always, fixed
+from gradiometer.verdict.words.sentences import Sentences, Words, always, fill, filled
 
 # Factors of the best learning rate seen when B is doubled under AdamW: 2^p with p from −0.03 to
 # 0.63.
@@ -25,6 +26,93 @@ RATES = (1.0, 1.5)
 
 TIME_MATTERS = "if wall time matters more than examples."
 EXAMPLES_MATTER = "if examples are expensive."
+
+
+# Where B is, compared with the noise scale, by its place. On one side the scale has no upper end.
+SEEN = {
+    "few": (
+        "The {name} cannot be bounded: few examples carry the noise. The CV² of its readings is "
+        "{variation.value:2}, so {carrying:2} of the {scale.samples:measured step} carry it."
+    ),
+    "outdated": "The {name} was {value}, and B is {size}.",
+    "outdated, one side": "The {name} was at least {scale.low:3} {when}, and B is {size}.",
+    "moving": "The {name} is {value}, {moving}.",
+    "below": "The batch is small: the {name} is {value}, {times:2} times B = {size}.",
+    "below, one side": "The {name} is at least {scale.low:3}, above B = {size}; {bound}.",
+    "above": "The batch is large: B = {size} is {over:2} times the {name} {value}.",
+    "above, zero": "The {name} is {below}, and B = {size} is above it.",
+    "near": "B = {size} is near the {name} {value}.",
+    "unknown": "The {name} is not known yet; {interval}.",
+    "unclear": "The {name} {value} is too uncertain for B = {size}.",
+    "unclear, one side": "The {name} is at least {scale.low:3}; {bound}.",
+}
+
+# What it means that another batch is not advised, by the place of B.
+UNDECIDED = {
+    "few": (
+        "Examples that were not seen yet may change it by any factor, so no other batch is advised."
+    ),
+    "outdated": (
+        "Training is {age:.1f} times as long since, so the scale may have changed: no batch is "
+        "advised."
+    ),
+    "moving": (
+        f"It is expected to pass B before training is {AHEAD:.0f} times as long, so no other batch "
+        "is advised."
+    ),
+    "unclear, one side": (
+        "The gradient is not distinguishable from zero in these readings, so it is too early to say "
+        "whether another batch size would be better."
+    ),
+}
+
+
+def place_of(finding: Finding) -> str:
+    """Where B is: a name of `SEEN`."""
+    scale, _ = _numbers(finding)
+    place: str = finding.facts.get("place", "near")
+    if place not in SEEN or place == "unknown":
+        place = "unclear" if scale.low > 0 else "unknown"
+    if place == "above" and not scale.value > 0:
+        return "above, zero"
+    one_side = f"{place}, one side"
+    return one_side if one_side in SEEN and not math.isfinite(scale.high) else place
+
+
+def compared(finding: Finding) -> dict[str, Any]:
+    """Where B is, with all that a sentence about it may name."""
+    facts = finding.facts
+    scale, batch = _numbers(finding)
+    unit = f" {facts['unit']}" if facts.get("unit") else ""
+    size, when = f"{batch:,.0f}{unit}", _when(scale)
+    value, low, high = map(significant, (scale.value, scale.low, scale.high))
+    interval, bound = (
+        "it is too early to say how many steps an interval needs",
+        "there is no upper bound yet",
+    )
+    if scale.needed is not None:
+        needed = f"needs {about(scale.needed)} more steps at B = {size}"
+        interval, bound = f"an interval {needed}", f"an upper bound {needed}"
+    slots = {
+        "name": f"{facts['kind']} noise scale",
+        "names": " and ".join(facts.get("optimizers", ())),
+        "scale": scale,
+        "size": size,
+        "unit": unit,
+        "value": f"{value} [{low}, {high}] {when}",
+        "when": when,
+        "times": scale.value / batch,
+        "over": batch / scale.value if scale.value > 0 else math.nan,
+        "below": f"below {high}" if scale.high > 0 else "0: no noise was seen",
+        "moving": f"below B = {size}, and rising"
+        if scale.value < batch
+        else f"above B = {size}, and falling",
+        "interval": interval,
+        "bound": bound,
+        "carrying": carrying(facts["variation"]) if "variation" in facts else math.nan,
+        "age": age(scale),
+    }
+    return {**slots, "seen": fill(SEEN[place_of(finding)], {**facts, **slots})}
 
 
 def small(finding: Finding) -> Sentences:
@@ -38,21 +126,18 @@ def small(finding: Finding) -> Sentences:
         updates = f"divide the updates by {now / doubled:.1f}"
     lead = f"A batch twice as large would {updates}"
     examples = f"{more:.0%}" if more >= 0.005 else "less than 1%"
-    means = (
+    sentences = _with_advice(
+        finding,
         f"Now training needs {significant(now, 2)}x the fewest updates possible, and would need "
-        f"{significant(doubled, 2)}x, for {examples} more examples."
+        f"{significant(doubled, 2)}x, for {examples} more examples.",
     )
     if not math.isfinite(scale.high):
-        sentences = _with_advice(finding, means)
-        bound = sentences.seen.removeprefix("The ")
-        return replace(sentences, seen=f"{lead}: the {bound}", lead=lead)
-    sentences = _with_advice(finding, means)
-    if not _is_for_sgd(finding):
+        seen = f"{lead}: the {sentences.seen.removeprefix('The ')}"
+    elif not _is_for_sgd(finding):
         return replace(sentences, lead="The batch is small")
-    times = significant(scale.value / batch, 2)
-    size = _size(finding, batch)
-    numbers = f"the {_name(finding)} is {_with_interval(scale)}, {times} times the batch of {size}"
-    seen = f"{lead}: {numbers}."
+    else:
+        seen = f"{lead}: the {{name}} is {{value}}, {{times:2}} times the batch of {{size}}."
+        seen = fill(seen, compared(finding))
     return replace(sentences, seen=seen, lead=lead)
 
 
@@ -68,108 +153,53 @@ def large(finding: Finding) -> Sentences:
     more = updates_factor(batch / 2, scale.value) / updates_factor(batch, scale.value) - 1
     saved = 1 - examples_factor(batch / 2, scale.value) / examples_factor(batch, scale.value)
     lead = f"Half the batch would save {saved:.0%} of the examples and cost {more:.0%} more updates"
-    times = significant(batch / scale.value, 2)
-    seen = f"{lead}: B = {_size(finding, batch)} is {times} times the {_name(finding)} {_with_interval(scale)}."
-    return replace(sentences, seen=seen, lead=lead)
+    seen = fill("B = {size} is {over:2} times the {name} {value}.", compared(finding))
+    return replace(sentences, seen=f"{lead}: {seen}", lead=lead)
 
 
-def near(finding: Finding) -> Sentences:
-    """The batch is near the noise scale."""
+def trade(finding: Finding) -> Mapping[str, Any]:
+    """What a batch near the noise scale costs, as far as the optimizer lets one say."""
     scale, batch = _numbers(finding)
-    means = ""
-    if "optimizers" not in finding.facts:
-        updates = updates_factor(batch, scale.value)
-        examples = examples_factor(batch, scale.value)
+    if "optimizers" in finding.facts:
+        means = _under_adam(finding)
+    else:
         means = (
-            f"Here updates and examples trade about evenly: {updates:.1f}x the fewest updates "
-            f"possible, and {examples:.1f}x the fewest examples."
+            "Here updates and examples trade about evenly: "
+            f"{updates_factor(batch, scale.value):.1f}x the fewest updates possible, and "
+            f"{examples_factor(batch, scale.value):.1f}x the fewest examples."
         )
-    return Sentences(_seen(finding), means or _under_adam(finding))
+    return {**compared(finding), "means": means}
 
 
 def undecided(finding: Finding) -> Sentences:
     """It cannot be told whether another batch would be better."""
-    scale, _ = _numbers(finding)
-    seen = _seen(finding)
-    match finding.facts["place"]:
-        case "few":
-            lead, *_ = _carried_by_few(finding)
-            means = (
-                "Examples that were not seen yet may change it by any factor, so no other batch is "
-                "advised."
-            )
-            return Sentences(seen, means, lead=lead)
-        case "outdated":
-            means = (
-                f"Training is {age(scale):.1f} times as long since, so the scale may have changed: "
-                "no batch is advised."
-            )
-            suggestion = (
-                "a larger `budget` (`--budget` at the keyboard), or `steps=` in `watch` if training "
-                "has at most 1,000 steps, to have later readings."
-            )
-            return Sentences(seen, means, suggestion=suggestion)
-        case "moving":
-            means = (
-                f"It is expected to pass B before training is {AHEAD:.0f} times as long, so no "
-                "other batch is advised."
-            )
-            return Sentences(seen, means)
-    if scale.low > 0 and not math.isfinite(scale.high):
-        means = (
-            "The gradient is not distinguishable from zero in these readings, so it is too early "
-            "to say whether another batch size would be better."
-        )
-        return Sentences(seen, means)
-    return Sentences(seen, "It is too early to say whether another batch size would be better.")
-
-
-def of_all(finding: Finding) -> Sentences:
-    """Twice the batch would be more than all examples."""
-    examples = counted(finding.facts["examples"], "training example")
-    return Sentences(_seen(finding), f"There are {examples}, so twice the batch is not possible.")
-
-
-def full(finding: Finding) -> Sentences:
-    """All updates have the same examples."""
-    _, batch = _numbers(finding)
+    slots, found = compared(finding), place_of(finding)
+    too_early = "It is too early to say whether another batch size would be better."
+    means = fill(
+        UNDECIDED.get(found.removesuffix(", one side"), UNDECIDED.get(found, too_early)), slots
+    )
+    later = (
+        "a larger `budget` (`--budget` at the keyboard), or `steps=` in `watch` if training has at "
+        "most 1,000 steps, to have later readings."
+    )
     return Sentences(
-        f"Every update has the same batch, B = {_size(finding, batch)}.",
-        "Only random numbers in the model, such as Dropout, make these gradients noisy, so nothing "
-        "can be said about other batches.",
+        slots["seen"],
+        means,
+        suggestion=later if found.startswith("outdated") else "",
+        lead=slots["seen"].partition(". ")[0] if found == "few" else "",
     )
 
 
-def outranked(finding: Finding) -> Sentences:
-    """The preconditioned scale answers for the batch."""
-    names = " and ".join(finding.facts["optimizers"])
-    means = (
-        f"The optimizer is {names}, for which SGD's forecast does not hold: the preconditioned "
-        "noise scale is the better predictor, so no batch is advised from this one."
-    )
-    return Sentences(_seen(finding), means)
-
-
-def unforeseen(finding: Finding) -> Sentences:
-    """No forecast is known for the optimizer, or the optimizer is not known."""
-    means = "The forecast for another batch size depends on the optimizer, which was not recorded."
-    names = finding.facts["optimizers"]
-    if names:
-        means = (
-            f"The optimizer is {' and '.join(names)}. No forecast of a better batch size is known "
-            "for it, so none is advised."
+def unforeseen(finding: Finding) -> Mapping[str, Any]:
+    """Why no forecast is known for the optimizer."""
+    slots = compared(finding)
+    why = "The forecast for another batch size depends on the optimizer, which was not recorded."
+    if slots["names"]:
+        why = (
+            f"The optimizer is {slots['names']}. No forecast of a better batch size is known for it, "
+            "so none is advised."
         )
-    return Sentences(_seen(finding), means)
-
-
-def in_cool_down(finding: Finding) -> Sentences:
-    """The learning rate falls, which makes the preconditioned scale grow."""
-    cooled = significant(finding.facts["cooled"], 2)
-    means = (
-        f"The learning rate falls and is {cooled} of its peak. In such a cool-down the "
-        "scale grows although the batch is not too small, so no batch is advised."
-    )
-    return Sentences(_seen(finding), means)
+    return {**slots, "why": why}
 
 
 def _numbers(finding: Finding) -> tuple[Estimate, float]:
@@ -181,76 +211,6 @@ def _numbers(finding: Finding) -> tuple[Estimate, float]:
 def _is_for_sgd(finding: Finding) -> bool:
     """True if SGD's forecast of updates and examples holds."""
     return finding.facts["kind"] == "gradient" and "optimizers" not in finding.facts
-
-
-def _name(finding: Finding) -> str:
-    return f"{finding.facts['kind']} noise scale"
-
-
-def _size(finding: Finding, batch: float) -> str:
-    """A batch size with its unit."""
-    return f"{batch:,.0f}{_unit(finding)}"
-
-
-def _unit(finding: Finding) -> str:
-    unit = finding.facts.get("unit", "")
-    return f" {unit}" if unit else ""
-
-
-def _seen(finding: Finding) -> str:
-    """Where B is, compared with the noise scale."""
-    scale, batch = _numbers(finding)
-    name, size = _name(finding), _size(finding, batch)
-    is_bounded = math.isfinite(scale.high)
-    match finding.facts.get("place", "near"):
-        case "few":
-            seen = "".join(_carried_by_few(finding))
-        case "outdated":
-            at_least = f"at least {significant(scale.low)} {_when(scale)}"
-            was = _with_interval(scale) if is_bounded else at_least
-            seen = f"The {name} was {was}, and B is {size}."
-        case "moving":
-            side, verb = ("below", "rising") if scale.value < batch else ("above", "falling")
-            seen = f"The {name} is {_with_interval(scale)}, {side} B = {size}, and {verb}."
-        case "below" if is_bounded:
-            times = significant(scale.value / batch, 2)
-            value = _with_interval(scale)
-            seen = f"The batch is small: the {name} is {value}, {times} times B = {size}."
-        case "below":
-            seen = _one_sided(finding, f", above B = {size}")
-        case "above" if scale.value > 0:
-            times = significant(batch / scale.value, 2)
-            value = _with_interval(scale)
-            seen = f"The batch is large: B = {size} is {times} times the {name} {value}."
-        case "above":
-            below = f"below {significant(scale.high)}" if scale.high > 0 else "0: no noise was seen"
-            seen = f"The {name} is {below}, and B = {size} is above it."
-        case "near":
-            seen = f"B = {size} is near the {name} {_with_interval(scale)}."
-        case _ if not scale.low > 0:
-            seen = f"The {name} is not known yet; {_needs(finding, 'an interval')}."
-        case _ if not is_bounded:
-            seen = _one_sided(finding)
-        case _:
-            seen = f"The {name} {_with_interval(scale)} is too uncertain for B = {size}."
-    return seen
-
-
-def _carried_by_few(finding: Finding) -> tuple[str, str, str]:
-    """That few examples carry the noise, in three parts: the claim, a separator, the numbers."""
-    scale, _ = _numbers(finding)
-    variation: Estimate = finding.facts["variation"]
-    numbers = (
-        f"The CV² of its readings is {significant(variation.value, 2)}, so "
-        f"{significant(carrying(variation), 2)} of the {counted(scale.samples, 'measured step')} "
-        "carry it."
-    )
-    return f"The {_name(finding)} cannot be bounded: few examples carry the noise", ". ", numbers
-
-
-def _with_interval(scale: Estimate) -> str:
-    value, low, high = map(significant, (scale.value, scale.low, scale.high))
-    return f"{value} [{low}, {high}] {_when(scale)}"
 
 
 def _when(scale: Estimate) -> str:
@@ -268,24 +228,9 @@ def _when(scale: Estimate) -> str:
     return f"at the newest reading ({when})" if is_old else f"now ({when})"
 
 
-def _one_sided(finding: Finding, above: str = "") -> str:
-    scale, _ = _numbers(finding)
-    needs = "there is no upper bound yet"
-    if scale.needed is not None:
-        needs = _needs(finding, "an upper bound")
-    return f"The {_name(finding)} is at least {significant(scale.low)}{above}; {needs}."
-
-
-def _needs(finding: Finding, what: str) -> str:
-    scale, batch = _numbers(finding)
-    if scale.needed is None:
-        return f"it is too early to say how many steps {what} needs"
-    return f"{what} needs {about(scale.needed)} more steps at B = {_size(finding, batch)}"
-
-
 def _with_advice(finding: Finding, means: str) -> Sentences:
     """Another batch, with its rate as far as one is known."""
-    facts = finding.facts
+    facts, slots = finding.facts, compared(finding)
     is_small = finding.claim == "batch_small"
     why = TIME_MATTERS if is_small else EXAMPLES_MATTER
     if "optimizers" in facts:
@@ -297,16 +242,16 @@ def _with_advice(finding: Finding, means: str) -> Sentences:
             f"Forecast: {updates} times the updates and {examples} times the examples to the same "
             "loss."
         )
-        return Sentences(_seen(finding), means, paste, f"{then}, {why}", forecast)
+        return Sentences(slots["seen"], means, paste, f"{then}, {why}", forecast)
     if "bracket" in facts:
         paste, then = _bracket(finding)
-        return Sentences(_seen(finding), means, paste, f"{then}, {why} Try both ends.")
+        return Sentences(slots["seen"], means, paste, f"{then}, {why} Try both ends.")
     if facts["kind"] == "preconditioned":
         paste, then = _factors(finding)
-        return Sentences(_seen(finding), means, paste, f"{then}, {why}" if paste else "")
+        return Sentences(slots["seen"], means, paste, f"{then}, {why}" if paste else "")
     _, batch = _numbers(finding)
     size = 2 * batch if is_small else max(batch // 2, 1)
-    return Sentences(_seen(finding), means, (f"B = {size:.0f}",), f"{_unit(finding)} {why}")
+    return Sentences(slots["seen"], means, (f"B = {size:.0f}",), f"{slots['unit']} {why}")
 
 
 def _terms(finding: Finding) -> tuple[tuple[str, ...], str]:
@@ -377,43 +322,44 @@ def _under_adam(finding: Finding) -> str:
     )
 
 
-def uneven_noise(doubt: Doubt) -> str:
-    """Few examples carry most of the noise."""
-    return (
-        "The readings of the noise are uneven (their CV² is "
-        f"{significant(doubt.facts['variation'], 2)}), as if few examples carried most of it. Two "
-        "such examples in one batch are rare and may not have been seen: the interval is wider "
-        "for that."
-    )
-
-
-def tuned_rates(doubt: Doubt) -> str:
-    """The range of rates that tuning has found."""
-    low, high = number(doubt.facts["low"]), number(doubt.facts["high"])
-    return (
-        f"In trials with SGD the best learning rate grew as B^0.5 to B^0.9, which is {low} to "
-        f"{high} here."
-    )
-
-
 CLAIMS: Mapping[str, Callable[[Finding], Sentences]] = {
     "batch_small": small,
     "batch_large": large,
-    "batch_near": near,
+    "batch_near": Words("{seen}", "{means}", slots=trade),
     "batch_undecided": undecided,
-    "batch_of_all": of_all,
-    "batch_full": full,
-    "batch_outranked": outranked,
-    "batch_unforeseen": unforeseen,
-    "batch_in_cool_down": in_cool_down,
-    "batch_not_large": fixed(
-        _seen,
-        "B is not too large. It is not known if it is too small: the scale has no upper bound yet.",
+    "batch_of_all": Words(
+        "{seen}",
+        "There are {examples:training example}, so twice the batch is not possible.",
+        slots=compared,
     ),
-    "batch_within_validity": fixed(
-        _seen,
-        f"The scale predicts the batch size only within a factor of {VALID:.0f}, so B may be "
-        "right.",
+    "batch_full": Words(
+        "Every update has the same batch, B = {size}.",
+        "Only random numbers in the model, such as Dropout, make these gradients noisy, so nothing "
+        "can be said about other batches.",
+        slots=compared,
+    ),
+    "batch_outranked": Words(
+        "{seen}",
+        "The optimizer is {names}, for which SGD's forecast does not hold: the preconditioned noise "
+        "scale is the better predictor, so no batch is advised from this one.",
+        slots=compared,
+    ),
+    "batch_unforeseen": Words("{seen}", "{why}", slots=unforeseen),
+    "batch_in_cool_down": Words(
+        "{seen}",
+        "The learning rate falls and is {cooled:2} of its peak. In such a cool-down the scale grows "
+        "although the batch is not too small, so no batch is advised.",
+        slots=compared,
+    ),
+    "batch_not_large": Words(
+        "{seen}",
+        "B is not too large. It is not known if it is too small: the scale has no upper bound yet.",
+        slots=compared,
+    ),
+    "batch_within_validity": Words(
+        "{seen}",
+        f"The scale predicts the batch size only within a factor of {VALID:.0f}, so B may be right.",
+        slots=compared,
     ),
 }
 
@@ -422,8 +368,16 @@ DOUBTS: Mapping[str, Callable[[Doubt], str]] = {
         "The factors come from a model (one step of SGD at its best learning rate), and the noise "
         "scale usually grows as the loss falls."
     ),
-    "uneven_noise": uneven_noise,
-    "tuned_rates": tuned_rates,
+    "uneven_noise": filled(
+        "The readings of the noise are uneven (their CV² is {variation:2}), as if few examples "
+        "carried most of it. Two such examples in one batch are rare and may not have been seen: "
+        "the interval is wider for that."
+    ),
+    "tuned_rates": filled(
+        "In trials with SGD the best learning rate grew as B^0.5 to B^0.9, which is {from} to {to} "
+        "here.",
+        lambda doubt: {"from": number(doubt.facts["low"]), "to": number(doubt.facts["high"])},
+    ),
     "no_single_rate": always(
         "No single learning rate follows from the noise scale: in the trials the best one grew as "
         "B^p with p from −0.03 to 0.63."

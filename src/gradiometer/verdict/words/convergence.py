@@ -1,53 +1,19 @@
 """Words for convergence: the schedule, the plateau, and the certificate."""
 
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from typing import Any
 
 from gradiometer.convergence.theorem.theorem import SUFFICIENT
 from gradiometer.measurement.estimate import Estimate, significant
-from gradiometer.measurement.finding import Doubt, Finding
-from gradiometer.verdict.words.sentences import Sentences, always, fixed
+from gradiometer.measurement.finding import Finding
+from gradiometer.verdict.words.sentences import Words, always, filled
 
 TRY_THE_CUT = "Try the cut in a fork: branches that are really trained."
 
-# The schedule
-
-
-def schedule_to_zero(finding: Finding) -> Sentences:
-    """The learning rate ends at zero."""
-    return Sentences(
-        seen=f"The learning rate {course_of_rate(finding.facts)}.",
-        means=(
-            "A constant rate would leave the iterates spread around the minimum; this schedule "
-            "removes that spread."
-        ),
-    )
-
-
-def schedule_above_zero(finding: Finding) -> Sentences:
-    """The learning rate does not end at zero."""
-    last, peak, now = finding.facts["last"], finding.facts["peak"], finding.facts.get("now")
-    end = f"{significant(last)}, {last / peak:.0%} of its peak"
-    seen = f"The learning rate ends at {end}."
-    if now is not None:
-        seen = f"The learning rate is at {significant(now)} now, and is planned to end at {end}."
-    if peak == finding.facts["lowest"]:
-        ending = "to the end" if now is None else "up to the planned end"
-        seen = f"The learning rate stays at {significant(last)} {ending}."
-    return Sentences(
-        seen=seen,
-        means=(
-            "If the rate does not go to zero, the iterates stay spread around the minimum, and "
-            "the loss above its floor."
-        ),
-        paste=("--schedule linear",),
-        suggestion=" ends at zero. Averaging the iterates removes the spread, too.",
-        caveat=(
-            f"For an infinite run, {SUFFICIENT}. There may be good reasons to end a finite run at "
-            "this rate."
-        ),
-    )
+CERTIFICATE = (
+    "At step {step:,} the gradient of the training loss is {gradient} of what it was at the start, "
+    "and the lowest curvature is {curvature} of the largest ({level:.0%})."
+)
 
 
 def course_of_rate(facts: Mapping[str, Any]) -> str:
@@ -69,48 +35,52 @@ def course_of_rate(facts: Mapping[str, Any]) -> str:
     )
 
 
-# The plateau
+def end_of_rate(finding: Finding) -> Mapping[str, str]:
+    """Where a rate that does not go to zero is now, and where it ends."""
+    last, peak, now = finding.facts["last"], finding.facts["peak"], finding.facts.get("now")
+    end = f"{significant(last)}, {last / peak:.0%} of its peak"
+    course = f"ends at {end}"
+    if now is not None:
+        course = f"is at {significant(now)} now, and is planned to end at {end}"
+    if peak == finding.facts["lowest"]:
+        ending = "to the end" if now is None else "up to the planned end"
+        course = f"stays at {significant(last)} {ending}"
+    return {"course": course}
 
 
-def _plateau(finding: Finding, means: str, suggestion: str = "") -> Sentences:
+def plateau(finding: Finding) -> Mapping[str, str]:
+    """The slope of the loss, and what a cut is predicted to gain."""
     facts, slope, predicted = finding.facts, finding.facts["slope"], finding.facts["predicted_gain"]
-    at = f"At η = {significant(facts['learning_rate'])} the loss"
-    if slope is None:
-        lead = f"{at} still moves"
-        seen = f"{lead}."
-    else:
+    moves, values, cut = "still moves", "", ""
+    if slope is not None:
+        moves = f"shows no slope since about step {facts['since']:,}"
         value, low, high = (significant(1e6 * x, 2) for x in (slope.value, slope.low, slope.high))
-        lead = f"{at} shows no slope since about step {facts['since']:,}"
-        seen = f"{lead}: {value} [{low}, {high}] ‰ per 1,000 steps."
+        values = f": {value} [{low}, {high}] ‰ per 1,000 steps"
     if predicted is not None:
         to, left = significant(facts["cut_to"]), significant(facts["gain_of_more_steps"])
-        seen += (
+        cut = (
             f" A cut to {to} is predicted to gain {predicted}; more steps could still gain {left}."
         )
-    return Sentences(seen, means, suggestion=suggestion, lead=lead)
+    return {"moves": moves, "values": values, "cut": cut}
 
 
-# The certificate
+def _plateau(means: str, suggestion: str = "") -> Words:
+    lead = "At η = {learning_rate:3} the loss {moves}"
+    return Words("{lead}{values}.{cut}", means, suggestion, lead=lead, slots=plateau)
 
 
-def certificate_gradient_unclear(finding: Finding) -> Sentences:
-    """The gradient may be zero."""
+def certificate(finding: Finding) -> Mapping[str, str]:
+    """The gradient and the lowest curvature in per cent, and how many batches would decide."""
     batches = finding.facts["batches"]
-    advice = "Certify again with `--batches all` (`exact=True`), which uses all examples."
+    again = "`--batches all` (`exact=True`), which uses all examples"
     if batches is not None:
         number = significant(float(batches), 2).replace(",", "")
-        advice = f"Certify again with `--batches {number}` or with `--batches all`."
-    means = "It is unclear if this is a stationary point."
-    return Sentences(_certificate(finding), means, suggestion=advice)
-
-
-def _certificate(finding: Finding) -> str:
-    facts, gradient = finding.facts, finding.numbers["relative_gradient_norm"]
-    return (
-        f"At step {facts['step']:,} the gradient of the training loss is {_per_cent(gradient)} of "
-        f"what it was at the start, and the lowest curvature is "
-        f"{_per_cent(facts['curvature_share'])} of the largest ({facts['level']:.0%})."
-    )
+        again = f"`--batches {number}` or with `--batches all`"
+    return {
+        "gradient": _per_cent(finding.numbers["relative_gradient_norm"]),
+        "curvature": _per_cent(finding.facts["curvature_share"]),
+        "again": again,
+    }
 
 
 def _per_cent(estimate: Estimate) -> str:
@@ -121,53 +91,60 @@ def _per_cent(estimate: Estimate) -> str:
     return f"{middle} [{significant(100 * estimate.low)}, {significant(100 * estimate.high)}]"
 
 
-def certificate_tolerance(doubt: Doubt) -> str:
-    """What counts as zero, and which loss it is about."""
-    share = significant(100 * doubt.facts["tolerance"], 2)
-    return (
-        f"For both, less than {share} % counts as zero; another tolerance may give another "
-        f"verdict. This is about the training loss in {doubt.facts['mode']} mode, not about test "
-        "examples."
-    )
+def _certificate(means: str, suggestion: str = "") -> Words:
+    return Words(CERTIFICATE, means, suggestion, slots=certificate)
 
 
-CLAIMS: Mapping[str, Callable[[Finding], Sentences]] = {
-    "certificate_curvature_unclear": fixed(
-        _certificate,
+CLAIMS: Mapping[str, Words] = {
+    "certificate_curvature_unclear": _certificate(
         "The gradient is zero, but it is unclear if a direction curves down.",
         "Certify again with more `--examples`.",
     ),
-    "certificate_gradient_unclear": certificate_gradient_unclear,
-    "certificate_minimum": fixed(
-        _certificate, "This is a minimum of the training loss, within the tolerance."
+    "certificate_gradient_unclear": _certificate(
+        "It is unclear if this is a stationary point.", "Certify again with {again}."
     ),
-    "certificate_not_stationary": fixed(
-        _certificate,
+    "certificate_minimum": _certificate(
+        "This is a minimum of the training loss, within the tolerance."
+    ),
+    "certificate_not_stationary": _certificate(
         "Training has not reached a stationary point of its loss.",
         "Train longer, with a rate that goes to zero: `--schedule linear`.",
     ),
-    "certificate_saddle": fixed(
-        _certificate,
+    "certificate_saddle": _certificate(
         "The gradient is zero and a direction curves down: this is a saddle, not a minimum.",
         "Continue with a larger rate or a smaller batch: noise leaves a saddle.",
     ),
-    "cut_gains_more": partial(
-        _plateau,
-        means="More steps at this rate could gain little compared with a cut.",
-        suggestion=TRY_THE_CUT,
+    "cut_gains_more": _plateau(
+        "More steps at this rate could gain little compared with a cut.", TRY_THE_CUT
     ),
-    "flat_loss": partial(
-        _plateau,
-        means="More steps at this rate show no sign of lowering the loss.",
-        suggestion=TRY_THE_CUT,
+    "flat_loss": _plateau(
+        "More steps at this rate show no sign of lowering the loss.", TRY_THE_CUT
     ),
-    "no_cut_yet": partial(_plateau, means="This test shows no reason to cut the rate yet."),
-    "schedule_above_zero": schedule_above_zero,
-    "schedule_to_zero": schedule_to_zero,
+    "no_cut_yet": _plateau("This test shows no reason to cut the rate yet."),
+    "schedule_above_zero": Words(
+        "The learning rate {course}.",
+        "If the rate does not go to zero, the iterates stay spread around the minimum, and the loss "
+        "above its floor.",
+        " ends at zero. Averaging the iterates removes the spread, too.",
+        f"For an infinite run, {SUFFICIENT}. There may be good reasons to end a finite run at this "
+        "rate.",
+        paste=("--schedule linear",),
+        slots=end_of_rate,
+    ),
+    "schedule_to_zero": Words(
+        "The learning rate {course}.",
+        "A constant rate would leave the iterates spread around the minimum; this schedule removes "
+        "that spread.",
+        slots=lambda finding: {"course": course_of_rate(finding.facts)},
+    ),
 }
 
 DOUBTS = {
-    "certificate_tolerance": certificate_tolerance,
+    "certificate_tolerance": filled(
+        "For both, less than {share:2} % counts as zero; another tolerance may give another verdict. "
+        "This is about the training loss in {mode} mode, not about test examples.",
+        lambda doubt: {"share": 100 * doubt.facts["tolerance"]},
+    ),
     "extrapolated_gain": always(
         "The gain of more steps is extrapolated along the run's own trajectory."
     ),

@@ -1,13 +1,13 @@
 """Words for drift: the curvature against its edge, and what one step changes."""
 
 import math
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
+from typing import Any
 
 from gradiometer.drift.stability import MomentumRule
 from gradiometer.measurement.estimate import about, counted, significant
-from gradiometer.measurement.finding import Doubt, Finding
-from gradiometer.verdict.words.sentences import Sentences, always, fixed, not_known
+from gradiometer.measurement.finding import Finding
+from gradiometer.verdict.words.sentences import Words, always, filled, not_known
 
 MOVES = (
     "A smaller learning rate lets training move to a sharper region, a larger one to a flatter "
@@ -22,215 +22,138 @@ EDGE_OF_QUADRATIC = (
 
 NO_OVERSHOOT = "On average a batch does not overshoot its own loss."
 
+ROOM = "At this curvature η could be {times}larger."
+
 ONE_STEP = (
     "This looks one step ahead only: the learning rate that gains most in one step is far below "
     "the one that gains most in many steps (Wu et al. 2018)."
 )
 
+SHARE_OF_EDGE = (
+    "The sharpness λ_max = {sharpness} is {share:2} of the edge {formula} = {edge.value:3} at η = "
+    "{learning_rate:3}."
+)
 
-# The sharpness of the full loss
+SHARE_OF_GRADIENT = (
+    "Over one step of B = {batch_size:,.0f} the gradient changes by {percent} of its length "
+    "({step_drift.samples:measured step})."
+)
 
-
-def sharpness_below_edge(finding: Finding) -> Sentences:
-    """Full-batch steps are stable."""
-    rate = significant(finding.facts["largest_stable_rate"])
-    return Sentences(
-        seen=_share_of_edge(finding),
-        means=f"Full-batch steps are stable on this quadratic up to η = {rate}.",
-        caveat=EDGE_OF_QUADRATIC,
-    )
-
-
-def sharpness_beyond_edge(finding: Finding) -> Sentences:
-    """Full-batch steps grow."""
-    rate = significant(finding.facts["largest_stable_rate"])
-    return Sentences(
-        seen=_share_of_edge(finding),
-        means=f"Full-batch steps grow along that direction: they are stable up to η = {rate}.",
-        paste=(f"--lr {finding.facts['surely_stable_rate']:.2g}",),
-        suggestion=", or a warm-up, if the loss jumps up and stays there.",
-        caveat=EDGE_OF_QUADRATIC,
-    )
-
-
-def _share_of_edge(finding: Finding) -> str:
-    facts, edge = finding.facts, finding.numbers["edge"].value
-    formula = MomentumRule(facts["momentum"], facts["nesterov"]).formula
-    return (
-        f"The sharpness λ_max = {finding.numbers['sharpness']} is "
-        f"{significant(facts['share'], 2)} of the edge {formula} = {significant(edge)} "
-        f"at η = {significant(facts['learning_rate'])}."
-    )
-
-
-def sharpness_without_edge(finding: Finding) -> Sentences:
-    """The edge is not known for this optimizer."""
-    sharpness, step = finding.numbers["sharpness"], finding.facts["step"]
-    return Sentences(
-        seen=f"The sharpness λ_max = {sharpness} at step {step:,}.",
-        means=no_edge(finding.facts["optimizers"]),
-    )
+CHANGE_OF_LOSS = (
+    "A step changes the loss by {plus}{seen_change}; curvature undoes a share of {curvature_share} "
+    "of the gain from the slope ({curvature_share.samples:measured step})."
+)
 
 
 def no_edge(optimizers: tuple[str, ...]) -> str:
     """A sentence that names optimizers whose edge of stability is not known.
 
-    Args:
-        optimizers: Their names.
+    >>> no_edge(("AdamW",))
+    'The edge of stability is known for SGD, and not for AdamW.'
     """
     return f"The edge of stability is known for SGD, and not for {' and '.join(optimizers)}."
 
 
-# The sharpness of batches
+def formula(finding: Finding) -> Mapping[str, str]:
+    """The formula of the edge."""
+    return {"formula": MomentumRule(finding.facts["momentum"], finding.facts["nesterov"]).formula}
 
 
-def batch_sharpness_far_below_edge(finding: Finding) -> Sentences:
-    """A steady rate far below its edge."""
-    return _batch_sharpness(
-        finding,
-        f"The learning rate is far below its edge. {NO_OVERSHOOT} {_room(finding)}",
-        "A larger learning rate, if it ends lower in a fork: the edge does not say which rate is "
-        "the best.",
-    )
+def _sharpness(means: str, **parts: Any) -> Words:
+    return Words(SHARE_OF_EDGE, means, caveat=EDGE_OF_QUADRATIC, slots=formula, **parts)
 
 
-def batch_sharpness_below_edge(finding: Finding) -> Sentences:
-    """Batches do not overshoot."""
-    return _batch_sharpness(finding, f"{NO_OVERSHOOT} {_room(finding)}")
-
-
-def _batch_sharpness(finding: Finding, means: str, suggestion: str = "") -> Sentences:
+def batch_sharpness(finding: Finding) -> Mapping[str, str]:
+    """What is known of the batch sharpness, and how much larger η could be."""
     facts, sharpness = finding.facts, finding.numbers["batch_sharpness"]
     measured = counted(sharpness.samples, "measured step")
-    if not facts["share_is_known"]:
-        unknown = f"The batch sharpness is not known yet ({measured})"
-        if not facts["needed"]:
-            return Sentences(f"{unknown}.", means, suggestion=suggestion)
-        rest = f"; an interval needs {about(facts['needed'])} more steps."
-        return Sentences(unknown + rest, means, suggestion=suggestion)
-    formula = MomentumRule(facts["momentum"], facts["nesterov"]).formula
-    edge = significant(finding.numbers["edge"].value)
-    share = f"{significant(facts['share'], 2)} of the edge {formula} = {edge}"
-    seen = f"The batch sharpness {sharpness} is {share} ({measured})."
-    return Sentences(seen, means, suggestion=suggestion)
-
-
-def _room(finding: Finding) -> str:
-    room = finding.facts["room"]
+    room = facts.get("room")
     times = "" if room is None else f"{significant(room, 2)} times "
-    return f"At this curvature η could be {times}larger."
+    if facts["share_is_known"]:
+        edge = f"{formula(finding)['formula']} = {significant(finding.numbers['edge'].value)}"
+        known = f"{sharpness} is {significant(facts['share'], 2)} of the edge {edge} ({measured})"
+    else:
+        known = f"is not known yet ({measured})"
+        if facts["needed"]:
+            known += f"; an interval needs {about(facts['needed'])} more steps"
+    return {"known": known, "times": times}
 
 
-# One step
+def _batch_sharpness(means: str, suggestion: str = "") -> Words:
+    return Words("The batch sharpness {known}.", means, suggestion, slots=batch_sharpness)
 
 
-def step_drift_part(finding: Finding) -> Sentences:
-    """A gradient lasts for several steps."""
-    drift = finding.numbers["step_drift"].value
-    lasts = significant(1 / math.sqrt(drift), 2) if drift > 0 else "many"
-    return Sentences(
-        seen=_share_of_gradient(finding),
-        means=(
-            f"Steps in one direction would change the gradient completely after about {lasts} of "
-            "them."
-        ),
-    )
-
-
-def _share_of_gradient(finding: Finding) -> str:
+def duration_of_gradient(finding: Finding) -> Mapping[str, str]:
+    """The share of the gradient that one step changes, and after how many nothing is left of it."""
     drift = finding.numbers["step_drift"]
     share, low, high = (
         f"{100 * math.sqrt(max(end, 0)):.2g} %" for end in (drift.value, drift.low, drift.high)
     )
-    return (
-        f"Over one step of B = {finding.facts['batch_size']:,.0f} the gradient changes by {share} "
-        f"[{low}, {high}] of its length ({counted(drift.samples, 'measured step')})."
-    )
+    lasts = significant(1 / math.sqrt(drift.value), 2) if drift.value > 0 else "many"
+    return {"percent": f"{share} [{low}, {high}]", "lasts": lasts}
 
 
-def loss_change_long_step(finding: Finding) -> Sentences:
-    """A shorter step would gain more."""
-    times = significant(2 * finding.numbers["curvature_share"].value, 2)
-    return _loss_change(
-        finding,
-        f"A step {times} times shorter would gain more in that step.",
-        "A smaller learning rate, if the loss no longer falls.",
-        ONE_STEP,
-    )
+def change_of_loss(finding: Finding) -> Mapping[str, Any]:
+    """The sign of a change that is above zero, and how much shorter the best step is."""
+    return {
+        "plus": "+" if finding.numbers["seen_change"].value > 0 else "",
+        "times": 2 * finding.numbers["curvature_share"].value,
+    }
 
 
-def _loss_change(finding: Finding, means: str, suggestion: str = "", caveat: str = "") -> Sentences:
-    share, change = finding.numbers["curvature_share"], finding.numbers["seen_change"]
-    seen = (
-        f"A step changes the loss by {'+' if change.value > 0 else ''}{change}; curvature undoes "
-        f"a share of {share} of the gain from the slope "
-        f"({counted(share.samples, 'measured step')})."
-    )
-    return Sentences(seen, means, suggestion=suggestion, caveat=caveat)
+def _loss_change(means: str, suggestion: str = "", caveat: str = "") -> Words:
+    return Words(CHANGE_OF_LOSS, means, suggestion, caveat, slots=change_of_loss)
 
 
-def curvature_noise_share(finding: Finding) -> Sentences:
-    """The share of noise in the cost of a step."""
-    scale, batch = finding.numbers["curvature_noise_scale"], finding.numbers["batch_size"].value
-    share = significant(100 * scale.value / (scale.value + batch), 2)
-    return Sentences(
-        seen=(
-            f"The noise scale weighted by curvature, tr(HΣ)/gᵀHg, is {scale} "
-            f"({counted(scale.samples, 'measured step')}); B = {batch:,.0f}."
-        ),
-        means=(
-            f"About {share} % of the second-order cost of a step is noise, which a larger batch "
-            "reduces; the rest comes from the length of the step, which a smaller learning rate "
-            "reduces."
-        ),
-    )
+def noise_in_cost(finding: Finding) -> Mapping[str, float]:
+    """The share of noise in the second-order cost of a step."""
+    scale, batch = finding.numbers["curvature_noise_scale"], finding.numbers["batch_size"]
+    return {"share": 100 * scale.value / (scale.value + batch.value)}
 
 
-# Doubts
-
-
-def lower_edge_of_momentum(doubt: Doubt) -> str:
-    """Small batches with momentum are reported to settle lower."""
-    edge = significant(doubt.facts["edge"])
-    return f"With momentum and small batches it is reported to settle at 2(1 − μ)/η = {edge}."
-
-
-CLAIMS: Mapping[str, Callable[[Finding], Sentences]] = {
-    "batch_sharpness_at_edge": partial(
-        _batch_sharpness,
-        means=(
-            "Training is at the edge of stochastic stability: the learning rate, not the loss, "
-            "sets the curvature."
-        ),
-        suggestion=MOVES,
+CLAIMS: Mapping[str, Words] = {
+    "batch_sharpness_at_edge": _batch_sharpness(
+        "Training is at the edge of stochastic stability: the learning rate, not the loss, sets the "
+        "curvature.",
+        MOVES,
     ),
-    "batch_sharpness_below_edge": batch_sharpness_below_edge,
-    "batch_sharpness_beyond_edge": partial(
-        _batch_sharpness,
-        means="Batches overshoot their own loss: the steps are too long for this curvature.",
-        suggestion=(
-            "A smaller learning rate, or a warm-up, unless the loss comes down again by itself."
-        ),
+    "batch_sharpness_below_edge": _batch_sharpness(f"{NO_OVERSHOOT} {ROOM}"),
+    "batch_sharpness_beyond_edge": _batch_sharpness(
+        "Batches overshoot their own loss: the steps are too long for this curvature.",
+        "A smaller learning rate, or a warm-up, unless the loss comes down again by itself.",
     ),
-    "batch_sharpness_far_below_edge": batch_sharpness_far_below_edge,
-    "batch_sharpness_unclear": partial(
-        _batch_sharpness, means="It is too early to say whether the learning rate is at its edge."
+    "batch_sharpness_far_below_edge": _batch_sharpness(
+        f"The learning rate is far below its edge. {NO_OVERSHOOT} {ROOM}",
+        "A larger learning rate, if it ends lower in a fork: the edge does not say which rate is "
+        "the best.",
     ),
-    "curvature_noise_share": curvature_noise_share,
+    "batch_sharpness_unclear": _batch_sharpness(
+        "It is too early to say whether the learning rate is at its edge."
+    ),
+    "curvature_noise_share": Words(
+        "The noise scale weighted by curvature, tr(HΣ)/gᵀHg, is {curvature_noise_scale} "
+        "({curvature_noise_scale.samples:measured step}); B = {batch_size.value:,.0f}.",
+        "About {share:2} % of the second-order cost of a step is noise, which a larger batch "
+        "reduces; the rest comes from the length of the step, which a smaller learning rate "
+        "reduces.",
+        slots=noise_in_cost,
+    ),
     "curvature_noise_unknown": not_known(
         "curvature_noise_scale",
         "The curvature along the gradient is not distinguishable from zero yet",
         "The share of noise in the cost of a step is not known yet.",
         "that needs",
     ),
-    "loss_change_long_step": loss_change_long_step,
-    "loss_change_short_step": partial(
-        _loss_change,
-        means="The slope outweighs the curvature: steps are short enough to gain.",
-        caveat=ONE_STEP,
+    "loss_change_long_step": _loss_change(
+        "A step {times:2} times shorter would gain more in that step.",
+        "A smaller learning rate, if the loss no longer falls.",
+        ONE_STEP,
     ),
-    "loss_change_unclear": partial(
-        _loss_change, means="It is too early to say whether a shorter step would gain more."
+    "loss_change_short_step": _loss_change(
+        "The slope outweighs the curvature: steps are short enough to gain.", caveat=ONE_STEP
+    ),
+    "loss_change_unclear": _loss_change(
+        "It is too early to say whether a shorter step would gain more."
     ),
     "loss_change_unknown": not_known(
         "curvature_share",
@@ -238,34 +161,46 @@ CLAIMS: Mapping[str, Callable[[Finding], Sentences]] = {
         "It is too early to say whether the steps are too long.",
         "that needs",
     ),
-    "loss_change_up": partial(
-        _loss_change,
-        means="To second order a step raises the loss: it is too long for this curvature.",
-        suggestion="A smaller learning rate, or a larger batch if noise dominates.",
-        caveat=ONE_STEP,
+    "loss_change_up": _loss_change(
+        "To second order a step raises the loss: it is too long for this curvature.",
+        "A smaller learning rate, or a larger batch if noise dominates.",
+        ONE_STEP,
     ),
-    "sharpness_at_edge": fixed(
-        _share_of_edge,
-        "Training is at the edge of stability: the learning rate, not the loss, sets the "
-        "sharpness.",
-        MOVES,
-        EDGE_OF_QUADRATIC,
+    "sharpness_at_edge": _sharpness(
+        "Training is at the edge of stability: the learning rate, not the loss, sets the sharpness.",
+        suggestion=MOVES,
     ),
-    "sharpness_below_edge": sharpness_below_edge,
-    "sharpness_beyond_edge": sharpness_beyond_edge,
-    "sharpness_without_edge": sharpness_without_edge,
-    "step_drift_part": step_drift_part,
+    "sharpness_below_edge": _sharpness(
+        "Full-batch steps are stable on this quadratic up to η = {largest_stable_rate:3}."
+    ),
+    "sharpness_beyond_edge": _sharpness(
+        "Full-batch steps grow along that direction: they are stable up to η = "
+        "{largest_stable_rate:3}.",
+        paste=("--lr {surely_stable_rate:.2g}",),
+        suggestion=", or a warm-up, if the loss jumps up and stays there.",
+    ),
+    "sharpness_without_edge": Words(
+        "The sharpness λ_max = {sharpness} at step {step:,}.",
+        "{no_edge}",
+        slots=lambda finding: {"no_edge": no_edge(finding.facts["optimizers"])},
+    ),
+    "step_drift_part": Words(
+        SHARE_OF_GRADIENT,
+        "Steps in one direction would change the gradient completely after about {lasts} of them.",
+        slots=duration_of_gradient,
+    ),
     "step_drift_unknown": not_known(
         "step_drift",
         "The drift of the gradient over a step is not known yet",
         "It is too early to say how long a gradient stays valid.",
         "an upper bound needs",
     ),
-    "step_drift_whole": fixed(
-        _share_of_gradient,
+    "step_drift_whole": Words(
+        SHARE_OF_GRADIENT,
         "Every step changes the gradient completely: it leaves the region in which g is "
         "nearly constant.",
         "A smaller learning rate, or a larger batch if noise dominates.",
+        slots=duration_of_gradient,
     ),
 }
 
@@ -274,5 +209,7 @@ DOUBTS = {
         "The edge is that of a quadratic; batch sharpness usually rises to it and stays there, "
         "which is not a failure."
     ),
-    "lower_edge_of_momentum": lower_edge_of_momentum,
+    "lower_edge_of_momentum": filled(
+        "With momentum and small batches it is reported to settle at 2(1 − μ)/η = {edge:3}."
+    ),
 }

@@ -2,13 +2,12 @@
 
 import math
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 from gradiometer.exploration.ensembles.ensemble_report import negative
-from gradiometer.measurement.estimate import Estimate, counted, significant
+from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.measurement.finding import Doubt, Finding
-from gradiometer.verdict.words.sentences import Sentences, not_known
+from gradiometer.verdict.words.sentences import Sentences, Words, filled, not_known
 
 # Ratio of the temperature to the posterior's above which no learning rate is suggested.
 FAR = 10.0
@@ -24,37 +23,40 @@ NO_POSTERIOR = (
 )
 
 
+CLIPPED = (
+    "Gradients were clipped, to {} of their length on average. The temperature is that of a learning "
+    "rate smaller by this factor. It is proportional to η; its dependence on B is limited by "
+    "clipping. If the noise has few directions, the parameters are a little hotter."
+)
+
+RESHUFFLED = (
+    " Epochs in random order undo their own noise: a direction of curvature {} runs at a quarter of "
+    "this temperature, flatter directions are colder in proportion, and much steeper ones have all of "
+    "it. With --set sampling=replacement all directions have all of it."
+)
+
 # The temperature
 
 
-def temperature(finding: Finding) -> Sentences:
-    """The temperature, its source, the posterior's, and if the parameters still move."""
-    facts, number = finding.facts, finding.numbers["temperature"]
-    known = f"The temperature SGD runs at is {number}"
+def heat(finding: Finding) -> Mapping[str, str]:
+    """The source of the heat, the temperature of the posterior, and if the parameters still move."""
+    facts = finding.facts
+    posterior = ""
     if facts["posterior"] is not None:
-        examples = f"N = {facts['examples']:,.0f}"
-        known += f", {facts['posterior']} in posterior units ({examples})"
+        posterior = f", {facts['posterior']} in posterior units (N = {facts['examples']:,.0f})"
     share = facts["minibatch_share"]
-    amount = "all" if share > 0.995 else f"{share:.0%}"
-    measured = counted(number.samples, "measured step")
-    seen = f"{known}; {amount} of it is mini-batch noise ({measured})."
-    clipping = facts["clipping"]
-    if clipping is None:
-        parts = [
-            "It is proportional to η/(B(1 − μ)): half the learning rate or twice the batch "
-            "halves it.",
-            _against_the_posterior(facts["times_of_posterior"]),
-            _motion(facts["motion"], facts["drift_share"]),
-        ]
-    else:
-        parts = [
-            f"Gradients were clipped, to {clipping} of their length on average. The temperature is "
-            "that of a learning rate smaller by this factor. It is proportional to η; its "
-            "dependence on B is limited by clipping. If the noise has few directions, the "
-            "parameters are a little hotter.",
-            _against_the_posterior(facts["times_of_posterior"]),
-        ]
-    return Sentences(seen, " ".join(part for part in parts if part))
+    parts = [
+        "It is proportional to η/(B(1 − μ)): half the learning rate or twice the batch halves it.",
+        _against_the_posterior(facts["times_of_posterior"]),
+        _motion(facts["motion"], facts["drift_share"]),
+    ]
+    if facts["clipping"] is not None:
+        parts = [CLIPPED.format(facts["clipping"]), parts[1]]
+    return {
+        "posterior": posterior,
+        "amount": "all" if share > 0.995 else f"{share:.0%}",
+        "means": " ".join(part for part in parts if part),
+    }
 
 
 def _against_the_posterior(times: float | None) -> str:
@@ -91,49 +93,43 @@ def _motion(motion: str, share: float) -> str:
     )
 
 
-def one_temperature(doubt: Doubt) -> str:
-    """The temperature is effective; how far layers differ; the effect of reshuffled epochs."""
-    facts = doubt.facts
-    layers = ""
-    if "coldest" in facts:
+def temperatures(doubt: Doubt) -> Mapping[str, str]:
+    """How far layers differ, and the effect of reshuffled epochs."""
+    layers, reshuffled = "", ""
+    if "coldest" in doubt.facts:
         low, high = (
             f"{significant(value, 2)} in {layer}"
-            for layer, value in (facts["coldest"], facts["hottest"])
+            for layer, value in (doubt.facts["coldest"], doubt.facts["hottest"])
         )
         layers = f" (by layer from {low} to {high})"
-    words = (
-        "It is an effective temperature: one number, although each direction has a different "
-        f"one{layers}."
-    )
-    forgotten = facts["forgotten_curvature"]
-    if forgotten is None:
-        return words
-    return (
-        f"{words} Epochs in random order undo their own noise: a direction of curvature "
-        f"{significant(forgotten, 2)} runs at a quarter of this temperature, flatter directions "
-        "are colder in proportion, and much steeper ones have all of it. With --set sampling="
-        "replacement all directions have all of it."
-    )
+    if doubt.facts["forgotten_curvature"] is not None:
+        reshuffled = RESHUFFLED.format(significant(doubt.facts["forgotten_curvature"], 2))
+    return {"layers": layers, "reshuffled": reshuffled}
 
 
 # The ensemble
 
 
-def ensemble_better(finding: Finding) -> Sentences:
-    """The average predicts better."""
-    command = f"gradiometer ensemble {finding.facts['run']} --export ensemble.pt2"
-    return _ensemble(finding, "predicts better than", command)
-
-
-def _ensemble(finding: Finding, verdict: str, suggestion: str = "") -> Sentences:
+def gains(finding: Finding) -> Mapping[str, str]:
+    """By how much the average is better, what its last member adds, and if it is one basin."""
     facts = finding.facts
-    lead = f"The average of {facts['chosen']} snapshots {verdict} the last snapshot alone"
-    seen = (
-        f"{lead}: its calibrated log-loss is {_lower_by(finding.numbers['gain'])}, and its error "
-        f"is {_lower_by(facts['gain_in_error'])}."
+    basin = _basin(facts["basin"])
+    return {
+        "loss": _lower_by(finding.numbers["gain"]),
+        "error": _lower_by(facts["gain_in_error"]),
+        "last": _last_member(facts),
+        "basin": f" {basin}" if basin else "",
+    }
+
+
+def _ensemble(verdict: str, suggestion: str = "") -> Words:
+    return Words(
+        "{lead}: its calibrated log-loss is {loss}, and its error is {error}.",
+        "{last}{basin}",
+        suggestion,
+        lead=f"The average of {{chosen}} snapshots {verdict} the last snapshot alone",
+        slots=gains,
     )
-    means = " ".join(part for part in (_last_member(facts), _basin(facts["basin"])) if part)
-    return Sentences(seen, means, suggestion=suggestion, lead=lead)
 
 
 def ensemble_in_words(finding: Finding) -> list[str]:
@@ -190,17 +186,18 @@ def _lower_by(gain: Estimate) -> str:
     return words if gain.low > 0 or gain.high < 0 else f"{words} (no clear difference)"
 
 
-def cheap_ensemble(doubt: Doubt) -> str:
-    """Few members, of one run."""
-    scored = doubt.facts["scored"]
-    return f"{NO_POSTERIOR} The intervals are over {scored:,} test examples, for this one run."
-
-
 CLAIMS: Mapping[str, Callable[[Finding], Sentences]] = {
-    "ensemble_better": ensemble_better,
-    "ensemble_unclear": partial(_ensemble, verdict="shows no clear difference from"),
-    "ensemble_worse": partial(_ensemble, verdict="predicts worse than"),
-    "temperature": temperature,
+    "ensemble_better": _ensemble(
+        "predicts better than", "gradiometer ensemble {run} --export ensemble.pt2"
+    ),
+    "ensemble_unclear": _ensemble("shows no clear difference from"),
+    "ensemble_worse": _ensemble("predicts worse than"),
+    "temperature": Words(
+        "The temperature SGD runs at is {temperature}{posterior}; {amount} of it is mini-batch noise "
+        "({temperature.samples:measured step}).",
+        "{means}",
+        slots=heat,
+    ),
     "temperature_unknown": not_known(
         "temperature",
         "The temperature SGD runs at is not known yet",
@@ -210,6 +207,12 @@ CLAIMS: Mapping[str, Callable[[Finding], Sentences]] = {
 }
 
 DOUBTS = {
-    "cheap_ensemble": cheap_ensemble,
-    "one_temperature": one_temperature,
+    "cheap_ensemble": filled(
+        f"{NO_POSTERIOR} The intervals are over {{scored:,}} test examples, for this one run."
+    ),
+    "one_temperature": filled(
+        "It is an effective temperature: one number, although each direction has a different "
+        "one{layers}.{reshuffled}",
+        temperatures,
+    ),
 }

@@ -7,33 +7,13 @@ from typing import Any
 from gradiometer.loop.branches import label_of, outcome
 from gradiometer.loop.recorded.trials import SOURCE, TOLERANCE, track_record
 from gradiometer.measurement.estimate import significant
-from gradiometer.measurement.finding import Doubt, Finding
-from gradiometer.verdict.words.sentences import Sentences, always
+from gradiometer.measurement.finding import Doubt, Finding, Trial
+from gradiometer.verdict.words.sentences import Words, always
 
 COMPARED = (
     "Forks compared keeping the rate for a share of the branch (hold) with taking it to zero from "
     "its start."
 )
-
-
-def goes_to_zero(finding: Finding) -> Sentences:
-    """From which step the rate goes to zero, as forks decided it."""
-    facts = finding.facts
-    decisions = []
-    for event in facts["decisions"]:
-        step, begins = event["step"], event["begins"]
-        decision = f"From step {step:,} the rate goes to zero"
-        if event["fork"] is not None and begins != step:
-            to_the_end = " to the end" if begins == facts["steps"] else ""
-            decision = f"At step {step:,} the rate was kept{to_the_end}"
-        decisions.append((decision, _by_fork(event)))
-    seen = " ".join(f"{decision}{reason}" for decision, reason in decisions)
-    means = "No fork was made: the rate goes to zero over the last fifth."
-    if facts["spent"] is not None:
-        means = (
-            f"{COMPARED} They cost {significant(facts['spent'], 2)} times the updates of the run."
-        )
-    return Sentences(seen, means, lead=decisions[0][0])
 
 
 def _by_fork(event: Mapping[str, Any]) -> str:
@@ -43,36 +23,36 @@ def _by_fork(event: Mapping[str, Any]) -> str:
     return f": {event['outcome']} in training loss (fork {event['fork']})."
 
 
-def changed_by_forks(finding: Finding) -> Sentences:
+def to_zero(finding: Finding) -> Mapping[str, str]:
+    """From which step the rate goes to zero, as forks decided it, and what they cost."""
+    facts = finding.facts
+    decisions = []
+    for event in facts["decisions"]:
+        step, begins = event["step"], event["begins"]
+        decision = f"From step {step:,} the rate goes to zero"
+        if event["fork"] is not None and begins != step:
+            to_the_end = " to the end" if begins == facts["steps"] else ""
+            decision = f"At step {step:,} the rate was kept{to_the_end}"
+        decisions.append((decision, _by_fork(event)))
+    means = "No fork was made: the rate goes to zero over the last fifth."
+    if facts["spent"] is not None:
+        means = (
+            f"{COMPARED} They cost {significant(facts['spent'], 2)} times the updates of the run."
+        )
+    return {"seen": " ".join(map("".join, decisions)), "means": means, "first": decisions[0][0]}
+
+
+def changes(finding: Finding) -> Mapping[str, str]:
     """How forks changed the rate on the way."""
-    spent = significant(finding.facts["spent"], 2)
-    means = (
-        f"Forks compared half and twice the rate with going on. They cost {spent} times the "
-        "updates of the run."
-    )
     decisions = []
     for event in finding.facts["decisions"]:
         change = "stayed" if event["factor"] == 1 else f"was multiplied by {event['factor']:g}"
         decisions.append((f"At step {event['step']:,} the rate {change}", _by_fork(event)))
-    return Sentences(" ".join(map("".join, decisions)), means, lead=decisions[0][0])
+    return {"seen": " ".join(map("".join, decisions)), "first": decisions[0][0]}
 
 
-def if_cooled(finding: Finding) -> Sentences:
-    """The loss if the rate went to zero now."""
-    facts = finding.facts
-    return Sentences(
-        f"The training loss of the average was {significant(facts['averaged'])} at step "
-        f"{facts['step']:,}.",
-        f"Forecast: if the rate went to zero from there, the loss would be {facts['if_cooled']}. "
-        "The training can be stopped at any step, and counts at its average.",
-    )
-
-
-def trial_in_words(finding: Finding) -> str:
-    """What came of the cure of a finding, or how to try it; empty if there is nothing to try."""
-    trial = finding.trial
-    if trial is None:
-        return ""
+def trial_in_words(trial: Trial) -> str:
+    """What came of the cure of a finding, or how to try it."""
     if trial.results:
         first, *others = [_result(result) for result in trial.results]
         return " ".join((f"Tried: {first}", *(each[0].upper() + each[1:] for each in others)))
@@ -175,10 +155,20 @@ def _why_not(result: Mapping[str, Any]) -> str:
     return f": it ends more than {TOLERANCE:.0%} worse" if result["may_be_worse"] else ""
 
 
-CLAIMS: Mapping[str, Callable[[Finding], Sentences]] = {
-    "rate_goes_to_zero": goes_to_zero,
-    "rate_by_forks": changed_by_forks,
-    "loss_if_cooled": if_cooled,
+CLAIMS: Mapping[str, Words] = {
+    "rate_goes_to_zero": Words("{seen}", "{means}", lead="{first}", slots=to_zero),
+    "rate_by_forks": Words(
+        "{seen}",
+        "Forks compared half and twice the rate with going on. They cost {spent:2} times the updates "
+        "of the run.",
+        lead="{first}",
+        slots=changes,
+    ),
+    "loss_if_cooled": Words(
+        "The training loss of the average was {averaged:3} at step {step:,}.",
+        "Forecast: if the rate went to zero from there, the loss would be {if_cooled}. The training "
+        "can be stopped at any step, and counts at its average.",
+    ),
 }
 
 DOUBTS: Mapping[str, Callable[[Doubt], str]] = {

@@ -62,6 +62,10 @@ def why(found: IncidentCause) -> str:
             f"Cause: the batch of step {found.step:,} as a whole. Without it the loss does not "
             "rise; without half of it, it does."
         ),
+        "batches": (
+            f"Cause: the batches of steps {found.step:,} to {found.last or found.step:,}. Without "
+            "them the loss does not rise."
+        ),
         "layer": (
             f"Cause: layer {found.layer}. If it alone stays as it was at step {found.start:,}, "
             f"the loss does not rise; nor does it at {factor} times the rate."

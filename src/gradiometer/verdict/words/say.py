@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from types import ModuleType
 from typing import Any
 
 from gradiometer.errors import BadArgument
-from gradiometer.measurement.finding import Doubt, Finding
+from gradiometer.measurement.finding import Doubt, Finding, State
+from gradiometer.verdict.claims import Claim
 from gradiometer.verdict.triage.findings import GAUGE
 from gradiometer.verdict.words import (
     batch,
@@ -25,34 +27,31 @@ from gradiometer.verdict.words import (
 )
 from gradiometer.verdict.words.sentences import Sentences
 
+ROOMS: tuple[ModuleType, ...] = (
+    batch,
+    comparison,
+    convergence,
+    drift,
+    estimation,
+    exploration,
+    forks,
+    incidents,
+    logs,
+    own,
+    paths,
+    run,
+    spikes,
+)
+
 # A function that says each claim of a gauge. Those of triage are in a table of their own: both say
 # `batch_small`, from other numbers.
 CLAIMS: Mapping[str, Callable[[Finding], Sentences]] = {
-    **batch.CLAIMS,
-    **comparison.CLAIMS,
-    **convergence.CLAIMS,
-    **drift.CLAIMS,
-    **estimation.CLAIMS,
-    **exploration.CLAIMS,
-    **forks.CLAIMS,
-    **incidents.CLAIMS,
-    **logs.CLAIMS,
-    **own.CLAIMS,
-    **paths.CLAIMS,
-    **run.CLAIMS,
-    **spikes.CLAIMS,
+    claim: words for room in ROOMS for claim, words in room.CLAIMS.items()
 }
 
 # A function that says each doubt.
 DOUBTS: Mapping[str, Callable[[Doubt], str]] = {
-    **batch.DOUBTS,
-    **convergence.DOUBTS,
-    **drift.DOUBTS,
-    **estimation.DOUBTS,
-    **exploration.DOUBTS,
-    **forks.DOUBTS,
-    **logs.DOUBTS,
-    **run.DOUBTS,
+    doubt: words for room in ROOMS for doubt, words in getattr(room, "DOUBTS", {}).items()
 }
 
 
@@ -86,7 +85,7 @@ def say(finding: Finding) -> Sentences:
     return replace(
         sentences,
         caveat=" ".join(text for text in caveats if text),
-        tried=forks.trial_in_words(finding),
+        tried=forks.trial_in_words(finding.trial) if finding.trial else "",
     )
 
 
@@ -94,6 +93,28 @@ def _doubt(doubt: Doubt, doubts: Mapping[str, Callable[[Doubt], str]]) -> str:
     if doubt.kind not in doubts:
         raise BadArgument(f"`doubts` must be in the table of words, got {doubt.kind!r}.")
     return doubts[doubt.kind](doubt)
+
+
+def in_brief(finding: Finding | None) -> str:
+    """The claim of a headline in at most four words.
+
+    Args:
+        finding: The finding that leads; None if nothing was measured.
+    """
+    if finding is None:
+        return "nothing was measured"
+    # a gauge and triage have the same words for a claim of the same name
+    words = triage.WORDS.get(Claim(finding.claim)) if finding.claim in triage.CLAIMS else None
+    if finding.claim == Claim.UNDECIDED and finding.doubts:
+        words = triage.MAY_END_LOWER
+    brief = getattr(words or CLAIMS.get(finding.claim), "brief", "")
+    if brief:
+        return str(brief)
+    if finding.state is State.CANNOT_TELL:
+        return "cannot tell yet"
+    if finding.state is State.OK:
+        return "no sign of limits"
+    return f"look at {finding.gauge.replace('_', ' ')}"
 
 
 def as_dict(finding: Finding) -> dict[str, Any]:

@@ -1,9 +1,11 @@
 """What a finding says, part by part."""
 
-from collections.abc import Callable
+import string
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from gradiometer.measurement.estimate import about
+from gradiometer.measurement.estimate import Estimate, about, counted, significant
 from gradiometer.measurement.finding import Finding
 
 
@@ -57,24 +59,83 @@ class Sentences:
         return " ".join(part for part in parts if part)
 
 
+class _Slots(string.Formatter):
+    """Fills the slots of a sentence.
+
+    `{rate:3}` has three significant digits, `{share:%}` is a percentage, `{steps:step}` is a number
+    of things, such as "1 step". Without a form, a whole number has no decimals and an estimate has
+    its interval. Every other form is one of Python.
+    """
+
+    def format_field(self, value: Any, form: str) -> str:
+        """A value in this form."""
+        if isinstance(value, str | Estimate):
+            return str(value)
+        if form.isdigit():
+            return significant(value, int(form))
+        if form == "%":
+            return f"{significant(100 * value, 2)} %"
+        if len(form) > 1 and form.replace(" ", "").isalpha():
+            return counted(value, form)
+        if form:
+            return format(value, form)
+        return f"{value:,.0f}" if float(value).is_integer() else significant(value)
+
+
+def fill(text: str, slots: Mapping[str, Any]) -> str:
+    """A text with a value in each of its slots.
+
+    >>> fill("{rate:3} for {steps:step}, or {share:%}", {"rate": 0.1, "steps": 1, "share": 0.25})
+    '0.100 for 1 step, or 25 %'
+    """
+    return _Slots().vformat(text, (), slots)
+
+
+@dataclass(frozen=True)
+class Words:
+    """The words of a claim. Called with a finding, they are its sentences.
+
+    All are texts with slots: the facts and the numbers of a finding by their names, what `slots`
+    makes of the finding, and the lead. `brief` is the claim in at most four words, for lists.
+    """
+
+    seen: str
+    means: str = ""
+    suggestion: str = ""
+    caveat: str = ""
+    lead: str = ""
+    paste: tuple[str, ...] = ()
+    brief: str = ""
+    slots: Callable[[Finding], Mapping[str, Any]] = lambda _: {}
+
+    def __call__(self, finding: Finding) -> Sentences:
+        """The sentences of a finding with this claim."""
+        slots = {**finding.facts, **finding.numbers, **self.slots(finding)}
+        lead = fill(self.lead, slots)
+        seen, means, suggestion, caveat, *paste = (
+            fill(text, {**slots, "lead": lead})
+            for text in (self.seen, self.means, self.suggestion, self.caveat, *self.paste)
+        )
+        return Sentences(seen, means, tuple(paste), suggestion, caveat=caveat, lead=lead)
+
+
 def always(text: str) -> Callable[[object], str]:
     """A function that says a doubt or an observation that has no numbers."""
     return lambda _: text
 
 
-def fixed(
-    seen: Callable[[Finding], str], means: str, suggestion: str = "", caveat: str = ""
-) -> Callable[[Finding], Sentences]:
-    """A function that says a claim of which only `seen` has numbers."""
-    return lambda finding: Sentences(seen(finding), means, suggestion=suggestion, caveat=caveat)
+def filled(
+    text: str, slots: Callable[[Any], Mapping[str, Any]] = lambda _: {}
+) -> Callable[[Any], str]:
+    """A function that says a doubt or an observation: a text with its facts and `slots` in it."""
+    return lambda said: fill(text, {**said.facts, **slots(said)})
 
 
-def not_known(quantity: str, seen: str, means: str, needs: str) -> Callable[[Finding], Sentences]:
-    """A function that says that a quantity has no interval yet, and after how many steps it has."""
+def not_known(quantity: str, seen: str, means: str, needs: str) -> Words:
+    """The words of a quantity that has no interval yet, with the steps after which it has one."""
 
-    def sentences(finding: Finding) -> Sentences:
+    def later(finding: Finding) -> Mapping[str, str]:
         needed = finding.numbers[quantity].needed
-        after = f"; {needs} {about(needed)} more steps" if needed else ""
-        return Sentences(f"{seen}{after}.", means)
+        return {"later": f"; {needs} {about(needed)} more steps" if needed else ""}
 
-    return sentences
+    return Words(seen + "{later}.", means, slots=later)

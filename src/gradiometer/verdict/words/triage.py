@@ -3,199 +3,225 @@
 import ast
 import math
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
 
 from gradiometer.loop.changes.alternative import Rate
 from gradiometer.loop.changes.text import alternative_of
-from gradiometer.measurement.estimate import Estimate, significant
+from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.finding import Doubt, Finding
 from gradiometer.measurement.optimizer.hyperparameters import number
 from gradiometer.verdict.claims import Claim
 from gradiometer.verdict.triage.findings import CHANGES
-from gradiometer.verdict.words.brief import IN_BRIEF
-from gradiometer.verdict.words.sentences import Sentences, always
+from gradiometer.verdict.words.sentences import Sentences, Words, always, fill
 
-
-class Words(NamedTuple):
-    """The words for a claim. Numbers stand in braces by their names; `{name:%}` is a percentage."""
-
-    seen: str
-    means: str
-
-
+# The words for each claim, with slots for its numbers.
 WORDS: Mapping[Claim, Words] = {
     Claim.NAN_EXAMPLE: Words(
         "Some training examples hold NaN or infinity.",
         "Every weight that such an example reaches becomes NaN with it. Find these examples and "
         "leave them out.",
+        brief="losses of NaN",
     ),
     Claim.NO_GRADIENT: Words(
         "Some trainable parameters are never updated: of {tensors} tensors, {untrained} are in no "
         "optimizer and {unreached} get no gradient.",
         "They keep their initial values.",
+        brief="parameters without gradient",
     ),
     Claim.SOFTMAX_TWICE: Words(
         "The loss takes a softmax of outputs that are probabilities already.",
         "The loss then cannot come near zero, and gradients are small: give it the outputs before "
         "the softmax.",
+        brief="softmax applied twice",
     ),
     Claim.EVAL_MODE: Words(
         "The model is trained in eval mode: its dropout and batch normalisation ({layers} layers) "
         "are switched off.",
         "Usually `model.train()` is missing after an evaluation.",
+        brief="trained in eval mode",
     ),
     Claim.ZERO_GRAD: Words(
         "Gradients are never cleared: at {looks:%} of the steps `.grad` still held the earlier "
         "ones.",
         "Each update is then made with the sum of all gradients so far.",
+        brief="gradients add up",
     ),
     Claim.ACCUMULATION: Words(
         "The losses of {backwards} backwards of one update are added, not averaged.",
         "The gradient, and under SGD the learning rate, is {backwards} times larger than for the "
         "mean loss.",
+        brief="accumulation counted wrongly",
     ),
     Claim.DROPOUT: Words(
         "Dropout removes most of a layer: {dropped:%}.",
         "What is left is too little to learn from.",
+        brief="too much dropout",
     ),
     Claim.UNSCALED: Words(
         "The inputs are not scaled: their spread is {spread} and their mean {mean}.",
         "Layers are initialised for inputs with mean 0 and spread 1.",
+        brief="unscaled inputs",
     ),
     Claim.UNSHUFFLED: Words(
         "The training data are not shuffled: examples in one batch are more alike than in a random "
         "order.",
         "Each update then fits one kind of example, and the next ones undo it.",
+        brief="unshuffled data",
     ),
     Claim.CLIP_SMALL: Words(
         "Clipping removes much of the gradient: {left:%} of its length is left at a usual step.",
         "The steps are then as small as with a learning rate lower by this factor.",
+        brief="clipping too tight",
     ),
     Claim.RATE_BURST: Words(
         "The learning rate jumped: from step {step} on it was {times} times higher for {steps} "
         "steps.",
         "Such a jump throws the weights away from what they had learnt.",
+        brief="the rate jumped",
     ),
     Claim.SCHEDULE_UNIT: Words(
         "The schedule counts in another unit than the loop steps it.",
         "A scheduler that is made for epochs must be stepped once an epoch, and one made for "
         "updates at every update.",
+        brief="schedule in wrong unit",
     ),
     Claim.DECAY_EARLY: Words(
         "The learning rate was next to zero too early: from step {from_step} on, for {low_for:%} "
         "of the run.",
         "In that time hardly anything was learnt.",
+        brief="decayed too early",
     ),
     Claim.EXPLODING: Words(
         "The network starts with far too large outputs: the first loss is {first_loss}, where a "
         "guess costs {guess}.",
         "The weights are too large at the start.",
+        brief="outputs start too large",
     ),
     Claim.DEAD_RELU: Words(
         "Most units of a layer are dead from the start: {zeros:%} of its gradient is exactly zero.",
         "A unit whose input is always negative has no gradient and never learns.",
+        brief="dead units",
     ),
     Claim.WEIGHT_DECAY: Words(
         "The weight decay of {decay} is too large: it alone makes {share:%} of what moves the "
         "weights.",
         "Every weight is pulled to zero more than the loss allows.",
+        brief="weight decay too large",
     ),
     Claim.VANISHING: Words(
         "The gradient vanishes on its way through the network: at the start, no layer of the first "
         "half has more than {ratio:%} of that in the last one, and the loss stays at a guess for "
         "{steps} steps.",
         "Weights, activations or depth make gradients smaller from layer to layer.",
+        brief="gradient vanishes",
     ),
     Claim.RATE_HIGH: Words(
         "The learning rate is too high: a step changes the weights by {movement:%} of their size, "
         "and they are now {growth} times as large as at the start.",
         "Steps this large overshoot what the gradient can tell: the loss stays up or jumps, or "
         "units die.",
+        brief="rate too high",
     ),
     Claim.MOMENTUM_RATE: Words(
         "The learning rate is too high for a momentum of {momentum}: a step changes the weights by "
         "{movement:%} of their size, and they are now {growth} times as large as at the start.",
         "With momentum μ every gradient counts 1/(1 − μ) times.",
+        brief="rate times momentum high",
     ),
     Claim.RATE_LOW: Words(
         "The learning rate is too low: in {steps} steps the network went {share:%} of the way that "
         "trainings at a good rate go at least.",
         "Steps this short need many more updates for the same loss.",
+        brief="rate too low",
     ),
     Claim.NO_DECAY: Words(
         "It is time to decay the learning rate: it was constant, and at the end every step still "
         "moved the weights by {movement:%} of their size.",
         "At a constant rate the noise of the gradients keeps the loss up.",
+        brief="time to decay",
     ),
     Claim.STOPPED_EARLY: Words(
         "The training stopped early: in its second half the loss still fell by {fell:%}, after "
         "{epochs} epochs.",
         "More steps at this rate, with a decay at the end, gain more.",
+        brief="stopped too early",
     ),
     Claim.BATCH_SMALL: Words(
         "The batch is too small: successive gradients of {batch} examples share {shared:%} of "
         "their size.",
         "Nearly all of a step is noise. A larger batch gains if there are as many updates as now; in "
         "as many examples it gains time and no loss.",
+        brief="batch is small",
     ),
     Claim.BATCH_LARGE: Words(
         "The batch of {batch} is too large for this length: {updates} updates an epoch, {steps} in "
         "all.",
         "The examples in a batch say much the same; a smaller batch makes more updates in the same "
         "time.",
+        brief="batch is large",
     ),
     Claim.OVERFIT: Words(
         "The model overfits: the loss on held-out examples was lowest at step {best_step}, {best}, "
         "and is {now} now; on training examples it is {train}.",
         "What it learnt since then holds for the training examples only.",
+        brief="the model overfits",
     ),
     Claim.LABELS_RANDOM: Words(
         "The labels seem to have nothing to do with the inputs: the loss on held-out examples "
         "never came below {lowest:%} of a guess.",
         "The weights moved far, so the training works; look at a few examples with their labels.",
+        brief="random labels",
     ),
     Claim.LABELS_NOISY: Words(
         "Some training labels seem to be wrong: the loss on held-out examples is {ratio:%} of that "
         "in training.",
         "Wrong labels keep the training loss up, and the held-out ones have fewer of them.",
+        brief="noisy labels",
     ),
     Claim.LEAK: Words(
         "Held-out examples are also in the training set: {share:%} of those that were compared.",
         "The evaluation then cannot show overfitting.",
+        brief="test data in training",
     ),
     Claim.BAD_BATCH: Words(
         "One batch did harm: at step {step} the loss rose by {rise} times that of a guess, and the "
         "step before was normal.",
         "Look at the examples of this batch.",
+        brief="a bad batch",
     ),
     Claim.UNSTABLE: Words(
         "The training is unstable: the loss jumped {jumps} times.",
         "The steps are not large, so rare gradients are: clipping keeps them small.",
+        brief="training is unstable",
     ),
     Claim.FORK_BETTER: Words(
         "Another learning rate ended better in a fork of this run: it changed the result at the "
         "end by {fork}.",
         "The readings alone show nothing that limits this run.",
+        brief="a fork was better",
     ),
     Claim.MAY_STOP: Words(
         "The training may stop: in the second half of {steps} steps the loss fell by {fell:%}.",
         "More steps like these change little.",
+        brief="it may stop",
     ),
     Claim.HEALTHY: Words(
         "No sign of a limit was found: the weights moved {travel:%} of their size, and the loss "
         "came down to {loss:%} of a guess.",
         "Checked: the loop, the schedule, the learning rate, the length and the data.",
+        brief="no sign of limits",
     ),
     Claim.NOTHING_LEARNT: Words(
         "Nothing was learnt: after {steps} steps the loss is {loss:%} of that of a guess, and no "
         "reading says why.",
         "Labels that have nothing to do with the inputs look like this, and inputs that do not "
         "reach the loss.",
+        brief="nothing was learnt",
     ),
     Claim.UNDECIDED: Words(
         "No sign so far of something that limits this run, after {steps} steps.",
         "The learning rate and the length can be judged at the end of the training, or at its "
         "planned length.",
+        brief="cannot tell yet",
     ),
 }
 
@@ -232,6 +258,7 @@ SMALL_START = Words(
 MAY_END_LOWER = Words(
     "No illness was found in {steps} steps, but this training may still end lower.",
     "Checked: the loop and the data.",
+    brief="may end lower",
 )
 
 # What a training did not show, as the end of a sentence.
@@ -244,29 +271,6 @@ MISSING = {
     "looks": "without looks at gradients and at what an update moves",
     "end": "before the end of the training",
 }
-
-
-class _Number:
-    """A number of a claim in a sentence."""
-
-    def __init__(self, value: Estimate | float) -> None:
-        self._value = value
-
-    @property
-    def is_unknown(self) -> bool:
-        """True if there is nothing to print: the sentence then ends after its first clause."""
-        return not isinstance(self._value, Estimate) and not math.isfinite(self._value)
-
-    def __format__(self, form: str) -> str:
-        if isinstance(self._value, Estimate):
-            return str(self._value)
-        if self.is_unknown:
-            return "unknown"
-        if form == "%":
-            return f"{significant(100 * self._value, 2)} %"
-        if self._value.is_integer():
-            return f"{self._value:,.0f}"
-        return significant(self._value)
 
 
 def limits(finding: Finding) -> Sentences:
@@ -283,16 +287,21 @@ def limits(finding: Finding) -> Sentences:
         words = SMALL_START
     if finding.claim == Claim.UNDECIDED and finding.doubts:
         words = MAY_END_LOWER
-    shown = {name: _Number(value) for name, value in numbers.items()}
-    seen = words.seen.format(**shown)
+    unknown = [
+        name
+        for name, value in numbers.items()
+        if not isinstance(value, Estimate) and not math.isfinite(value)
+    ]
+    shown = {**numbers, **dict.fromkeys(unknown, "unknown")}
+    seen, means = fill(words.seen, shown), fill(words.means, shown)
     lead, _, _ = seen.partition(": ")
-    if any(number.is_unknown and f"{{{name}" in words.seen for name, number in shown.items()):
+    # without its numbers the sentence ends after its first clause
+    if any(f"{{{name}" in words.seen for name in unknown):
         seen = f"{lead.removesuffix('.')}."
-    means = words.means.format(**shown)
     unseen = finding.facts.get("unseen", {})
     if unseen:
         parts = [
-            f"{MISSING[missing]}: {', '.join(IN_BRIEF[claim] for claim in claims)}"
+            f"{MISSING[missing]}: {', '.join(WORDS[claim].brief for claim in claims)}"
             for missing, claims in unseen.items()
         ]
         means = f"{means} Could not be seen {'; '.join(parts)}."
@@ -358,6 +367,16 @@ DOUBTS: Mapping[str, Callable[[Doubt], str]] = {
     "no_floor": always(
         "The loss was below zero, as of a player of a game, a policy or a density: how far it came "
         "down cannot be judged. Give what is wanted of the model, `w.evaluated(test=...)`."
+    ),
+    "no_level": always(
+        "The loss jumps again and again although the steps are small, or ended far above its start, as "
+        "that of a policy or a game: how far it came down cannot be judged. Give what is wanted of "
+        "the model, `w.evaluated(test=...)`. If its data never change, clipping may help: only a fork "
+        "can tell (`clip 1`)."
+    ),
+    "not_evaluated": always(
+        "Nothing was found in training, but its examples were seen several times and no others: it "
+        "may overfit. Give the loss on held-out examples, `w.evaluated(test=...)`."
     ),
     "still_falls": always(
         "The rate is high and the loss still falls fast: more updates, another rate or a decay "

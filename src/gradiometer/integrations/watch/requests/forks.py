@@ -1,7 +1,8 @@
 """A fork of a watched loop, kept in its run."""
 
 import inspect
-from collections.abc import Sequence, Sized
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -30,9 +31,8 @@ from gradiometer.verdict.triage.signs import Signs
 # digits, and 1 % of clipping changes an effect by less than its interval.
 RECORDED = 0.01
 
-# Newest updates whose rates show if a loop sets it itself, and the largest relative difference of
-# two rates that are the same.
-NEWEST, SAME_RATE = 32, 1e-6
+# The largest relative difference of two rates that are the same.
+SAME_RATE = 1e-6
 
 # Arguments of `Loop`; the others are those of `fork`.
 OF_LOOP = frozenset(inspect.signature(Loop).parameters)
@@ -223,9 +223,10 @@ class Forks(Looks):
         planned = planned_steps(schedulers)
         if planned is None or each == "update":
             return planned
-        if not isinstance(batches, Sized):
-            return None
-        return planned * len(batches) // self._subject.accumulation
+        # a loader of a stream has a `__len__` that fails
+        with suppress(Exception):
+            return planned * len(batches) // self._subject.accumulation
+        return None
 
     def _own_loop(
         self, run: Run, batches: Any, at: int | None, **settings: Any
@@ -275,7 +276,7 @@ class Forks(Looks):
         if found and not why:
             known |= {"scheduler": found, "scheduler_each": each}
             return ()
-        newest = rates[-NEWEST:]
+        newest = rates[-32:]  # do they show that the loop sets them itself?
         moved = int((np.abs(np.diff(newest)) > SAME_RATE * np.abs(newest[1:])).sum())
         if not (found or moved):
             return ()

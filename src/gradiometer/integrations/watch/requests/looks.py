@@ -67,7 +67,9 @@ class Looks(Measuring):
         return {} if self._recorder is None else self._recorder.overhead
 
     def evaluated(self, test: LossesGiven | None = None, train: LossesGiven | None = None) -> None:
-        """Record an evaluation of the model as it is now, so that overfitting can be seen.
+        """Record an evaluation of the model as it is now, so that overfitting can be seen. Call it
+        before the block of `with watch(...) as w:` ends; later evaluations are not recorded, with a
+        warning.
 
             w.evaluated(test=test_losses, train=losses_on_some_training_examples)
 
@@ -85,6 +87,12 @@ class Looks(Measuring):
 
     def record_evaluation(self, evaluation: Evaluation) -> None:
         """Record an evaluation whose estimates are known, such as "test_loss"."""
+        if self._recorder is not None and self._recorder.closed:
+            self._warn(
+                f"the evaluation after step {self.steps:,} was not recorded, because the run has "
+                "ended: call `evaluated` inside `with watch(...) as w:`"
+            )
+            return
         self._evaluations.append((self.steps, evaluation))
         self._write_evaluations()
         with self._triage.shield:
