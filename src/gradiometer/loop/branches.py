@@ -179,7 +179,10 @@ class Fork:
     def at_end(self, readout: str | None = None, level: float = LEVEL) -> tuple[Effect, ...]:
         """Each alternative minus the baseline at the end of the training: see `effects_of`.
 
-        Unknown unless the branches go there, as with `horizon="end"`. On DEV.
+        Unknown unless the branches go there, as with `horizon="end"`. Judged once on 108 effects of
+        12 trainings, intervals of four replicates covered 94 % in test loss and 90 % in training
+        loss; 96 and 98 % of the effects above the noise between seeds were decided, none with the
+        wrong sign.
 
         Args:
             readout: Name of the readout; by default "test_loss" if there is one, else the first.

@@ -349,16 +349,11 @@ def _apart(batches: Iterator[Batch], seed: int) -> Iterator[Batch]:
     change the data."""
     own: GlobalStates | None = None
     while True:
-        before = GlobalStates()
-        if own is None:
-            before.seed(seed)
-        else:
-            own.restore()
-        try:
+        with GlobalStates(seed=seed):
+            if own is not None:
+                own.restore()
             batch = next(batches, None)
             own = GlobalStates()
-        finally:
-            before.restore()
         if batch is None:
             return
         yield batch

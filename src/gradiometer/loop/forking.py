@@ -29,6 +29,7 @@ from gradiometer.loop.comparison.racing import (
 from gradiometer.loop.engine import changed, guarded_copy, train_branch
 from gradiometer.loop.horizon import Horizon
 from gradiometer.loop.loop import Loop
+from gradiometer.loop.parts import RateByHand
 from gradiometer.loop.recorded.record import ForkRecord, Plan
 from gradiometer.randomness import untouched_randomness
 
@@ -228,7 +229,9 @@ def rates_ahead(loop: Loop, length: int) -> list[float]:
             for scheduler in copy.schedulers:
                 scheduler.step()
         rates.append(max(float(group["lr"]) for group in groups))
-    highest = max(*rates, *(abs(float(group.get("initial_lr", 0.0))) for group in groups))
+    before = [abs(float(group.get("initial_lr", 0.0))) for group in groups]
+    before += [one.highest for one in copy.schedulers if isinstance(one, RateByHand)]
+    highest = max(*rates, *before)
     return [rate / highest if highest > 0 else 0.0 for rate in rates]
 
 

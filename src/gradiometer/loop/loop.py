@@ -32,7 +32,7 @@ from gradiometer.loop.parts import (
 from gradiometer.loop.readout import Readout
 from gradiometer.loop.stream import ORIGINAL, Groups, Stream
 from gradiometer.measurement.batch import Batch, batch_size
-from gradiometer.measurement.objective import Loss, checked_loss, with_graph
+from gradiometer.measurement.objective import Loss, checked_loss
 from gradiometer.measurement.optimizer.steps import (
     averages_itself,
     bare,
@@ -464,7 +464,8 @@ class Loop:
         total, losses = sum(sizes), []
         for piece, size in zip(pieces, sizes, strict=True):
             with user_code("loss"):
-                loss = with_graph(checked_loss(self.loss(self.model, piece), piece).mean())
+                value = self.loss(self.model, piece)
+                loss = checked_loss(value, piece, has_graph=True).mean()
             if len(pieces) > 1:
                 # A division where sizes are equal, since that is what training loops write; it has
                 # other bits.

@@ -99,6 +99,12 @@ class RateByHand:
         with user_code("scheduler"):
             return float(self._function(index))
 
+    @property
+    def highest(self) -> float:
+        """The highest rate so far, of 64 updates or fewer."""
+        apart = self._index // 64 + 1
+        return max(self.rate(index) for index in range(0, self._index + 1, apart))
+
     def begin(self) -> None:
         """Set the rate of the coming update."""
         rate = self.rate(self._index)

@@ -15,6 +15,7 @@ from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.finding import State
 from gradiometer.report.charts.blocks import blocks
 from gradiometer.report.charts.interval_strip import Sparkline, interval, number, sparkline
+from gradiometer.report.charts.theme import LISTS
 from gradiometer.report.page.document import document, write_document
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.folder import run_folders
@@ -22,9 +23,6 @@ from gradiometer.run.reader import Run, Status
 from gradiometer.storage.disk import reason_of
 from gradiometer.verdict.diagnosis import diagnose
 from gradiometer.verdict.words.say import in_brief
-
-# The last loss is the mean over the last of at most this many equal parts of the run.
-LAST = 20
 
 MINUTE, HOUR, DAY = 60, 3600, 86400
 
@@ -176,10 +174,12 @@ def _row(path: Path) -> RunRow:
     diagnosis = diagnose(run)
     settings, estimates = run.hyperparameters, diagnosis.estimates
     is_accuracy = "test_accuracy" in estimates
-    parts = blocks(*run.losses, level=configuration.level, most=LAST)
+    parts = blocks(*run.losses, level=configuration.level, most=LISTS.parts)
     unknown = Estimate.unknown(level=configuration.level, method="no loss on record", samples=0)
     trained = isinstance(configuration, Configuration)
     headline = diagnosis.headline
+    files = (run.manifest_path, run.readings_path(), run.events_path)
+    written = [path for path in files if path.exists()]
     curve = [(round(part.middle), part.mean) for part in parts]
     return RunRow(
         path=path,
@@ -198,16 +198,8 @@ def _row(path: Path) -> RunRow:
         brief=in_brief(headline),
         state=State.CANNOT_TELL if headline is None else headline.state,
         curve=sparkline(curve),
-        age=max(time.time() - _written(run), 0.0),
+        age=max(time.time() - max(path.stat().st_mtime for path in written), 0.0),
     )
-
-
-def _written(run: Run) -> float:
-    """The time of the last write to the run's readings, events or manifest."""
-    times = [
-        path.stat().st_mtime for path in (run.readings_path(), run.events_path) if path.exists()
-    ]
-    return max([run.manifest_path.stat().st_mtime, *times])
 
 
 CONTENT = "overview.html.jinja"

@@ -1,7 +1,7 @@
 """A run's numbers as columns, and as CSV or Parquet files."""
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -25,9 +25,9 @@ def table_of(run: Run, what: str) -> Table:
         run: The run.
         what: "readings", "losses" or "evaluations".
     """
-    makers = {
+    makers: dict[str, Callable[[Run], Table]] = {
         "readings": _readings,
-        "losses": _losses,
+        "losses": lambda run: dict(zip(("step", "loss"), run.losses, strict=True)),
         "evaluations": _evaluations,
     }
     if what not in makers:
@@ -79,11 +79,6 @@ def _readings(run: Run) -> Table:
                 }
         parts.append(columns)
     return _stack(parts)
-
-
-def _losses(run: Run) -> Table:
-    steps, losses = run.losses
-    return {"step": steps, "loss": losses}
 
 
 def _evaluations(run: Run) -> Table:

@@ -90,7 +90,7 @@ class RunFolder:
             body.encode()
         except (TypeError, ValueError, AttributeError) as error:
             raise BadArgument(f"`manifest` cannot be written as TOML: {error}.") from error
-        form = r"[^\s./\\\ud800-\udfff-][^/\\\x00-\x1f\ud800-\udfff]{0,199}"
+        form = r"[^\s./\\\x00-\x1f\ud800-\udfff-][^/\\\x00-\x1f\ud800-\udfff]{0,199}"
         if not (isinstance(name, str) and re.fullmatch(form, name)):
             raise BadArgument(
                 "`name` must be a file name of at most 200 letters with no dot or dash in front, "

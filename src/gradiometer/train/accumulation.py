@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gradiometer.measurement.batch import Batch, batch_size, chunks, span
-from gradiometer.measurement.objective import Loss, Objective, checked_loss, with_graph
+from gradiometer.measurement.objective import Loss, Objective, checked_loss
 from gradiometer.measurement.parts import SpreadBuilder
 from gradiometer.measurement.reading import Spread
 from gradiometer.problems.user_code import user_code
@@ -100,7 +100,7 @@ class Accumulator:
             weight = (examples := batch_size(part)) / size
             with user_code("loss", where(part)):
                 value = self._objective.loss(self._objective.model, part)
-                loss = with_graph(checked_loss(value, part).mean())
+                loss = checked_loss(value, part, has_graph=True).mean()
                 gradients = torch.autograd.grad(
                     loss, parameters, allow_unused=True, materialize_grads=True
                 )

@@ -28,7 +28,7 @@ from gradiometer.measurement.batch import Batch, Order, batch_size
 from gradiometer.measurement.finding import Finding
 from gradiometer.measurement.gauge import Gauge
 from gradiometer.measurement.motion import Origin
-from gradiometer.measurement.objective import Objective, checked_loss, with_graph
+from gradiometer.measurement.objective import Objective, checked_loss
 from gradiometer.measurement.optimizer.steps import Clipping, at_average, schedule_free, to_average
 from gradiometer.measurement.preconditioner import preconditioner_of
 from gradiometer.measurement.reading import Draw, Reading, Sampling, Series, Spread
@@ -313,7 +313,8 @@ class Training:
             return loss
         self.optimizer.zero_grad(set_to_none=True)
         with user_code("loss", _where(self.step, batch)):
-            value = with_graph(checked_loss(self.problem.loss(self.model, batch), batch).mean())
+            each = self.problem.loss(self.model, batch)
+            value = checked_loss(each, batch, has_graph=True).mean()
             value.backward()
         return value.item()
 

@@ -36,7 +36,7 @@ from gradiometer.report.charts.marks import (
     named_series,
     off_the_axis,
 )
-from gradiometer.report.charts.theme import PAGE, PAGE_FONT, THEME, config
+from gradiometer.report.charts.theme import CHARTS, PAGE, PAGE_FONT, THEME, config
 from gradiometer.report.page.document import environment, script_hash, source
 from gradiometer.report.sections.section import Numbers
 from gradiometer.storage.disk import replace_file, writing
@@ -159,8 +159,10 @@ def _dial(experiment: Experiment) -> Horizontal:
             experiment.dial,
         )
     is_whole = all(float(point).is_integer() for point in experiment.points)
-    ticks = {"tickCount": 6, **({"tickMinStep": 1} if is_whole else {})}
-    return linear_x(experiment.dial, alt.Scale(zero=False, padding=12), NUMBER, **ticks)
+    ticks = {"tickCount": CHARTS.ticks, **({"tickMinStep": 1} if is_whole else {})}
+    return linear_x(
+        experiment.dial, alt.Scale(zero=False, padding=CHARTS.across_padding), NUMBER, **ticks
+    )
 
 
 TEMPLATES = files("gradiometer.lab.lecture") / "templates"

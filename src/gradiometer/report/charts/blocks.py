@@ -9,12 +9,10 @@ from jaxtyping import Float, Int
 from gradiometer.arguments import check_whole
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.uncertainty.means import mean
+from gradiometer.report.charts.theme import POINTS
 
 # Maximum number of blocks in a curve: more could not be distinguished on a page.
-MOST = 120
-
-# Minimum number of steps in a block: fewer give an interval too wide to be useful.
-SHORTEST = 20
+MOST: int = POINTS.blocks
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ def blocks(
     check_whole("most", most, 1)
     if len(steps) == 0:
         return ()
-    number = int(np.clip(len(steps) // SHORTEST, 1, most))
+    number = int(np.clip(len(steps) // POINTS.shortest_block, 1, most))
     return tuple(
         _block(some_steps, some_values, level)
         for some_steps, some_values in zip(

@@ -42,11 +42,8 @@ from gradiometer.report.charts.marks import (
     tooltip,
     upright,
 )
-from gradiometer.report.charts.theme import DASHES, HEIGHT, LIGHT, THEME, Palette, config
+from gradiometer.report.charts.theme import CHARTS, DASHES, HEIGHT, LIGHT, THEME, Palette, config
 from gradiometer.storage.disk import replace_file
-
-# Losses that fall by more than this factor, and rates, are drawn on a logarithmic axis.
-STEEP = 20
 
 # Most series of a chart: each has its own colour, shape and dash.
 MOST = len(DASHES)
@@ -210,7 +207,7 @@ def effects_chart(
 
     `title` is that of the horizontal axis, in lines.
     """
-    x = linear_x(title, alt.Scale(zero=True, padding=12), tickCount=6)
+    x = linear_x(title, alt.Scale(zero=True, padding=CHARTS.across_padding), tickCount=CHARTS.ticks)
     known, wide = (
         [{"alternative": name, **plain_row(estimate)} for name, estimate in found.items()]
         for found in (effects, in_general)
@@ -269,10 +266,12 @@ def learning_rate_chart(
 def _rate_axis(values: Sequence[float], to_zero: bool) -> Vertical:
     title = "learning rate η"
     axis = LogAxis(min(values), max(values))
-    if not to_zero and axis.low > 0 and axis.high / axis.low > STEEP:
+    if not to_zero and axis.low > 0 and axis.high / axis.low > CHARTS.steep:
         return log_y(LogAxis.holding([], also=values), title)
     # with a little room, so that the line is not at the edge
-    return linear_y(title, scale=alt.Scale(domain=[0, 1.08 * axis.high], nice=False))
+    return linear_y(
+        title, scale=alt.Scale(domain=[0, (1 + CHARTS.rate_room) * axis.high], nice=False)
+    )
 
 
 def plateau_chart(cut: Curve, on: Curve, begun: Sequence[int]) -> alt.LayerChart:
@@ -314,7 +313,7 @@ def sharpness_chart(batch: Curve, full: Curve, edge: Curve, edge_words: str) -> 
         edge_words: Label of the edge, such as 2/η.
     """
     # room for the label below the lowest edge
-    room = [min(estimate.value for _, estimate in edge) / 1.5] if edge else []
+    room = [min(estimate.value for _, estimate in edge) / CHARTS.edge_room] if edge else []
     axis = LogAxis.holding((estimate for _, estimate in (*batch, *full, *edge)), also=room)
     y = log_y(axis, "loss / parameter²")
     named = {"batch sharpness": batch, "sharpness λ_max": full}
@@ -371,8 +370,7 @@ def density_chart(density: SpectralDensity, marked: Mapping[str, float]) -> alt.
     """
     value, low, high = density.at(density.grid)
     peak = float(high.max())
-    # a density below a millionth of its peak is that of a smoothed gap between eigenvalues
-    floor = 1e-6 * peak
+    floor = CHARTS.density_floor * peak
     middle = [each if each > floor else None for each in value.tolist()]
     ends = (np.maximum(end, floor).tolist() for end in (low, high))
     names = ("curvature", "value", "low", "high")
@@ -398,7 +396,7 @@ def reliability_chart(curve: Sequence[tuple[float, Estimate]]) -> alt.LayerChart
     shown = [alt.Tooltip("confidence:Q", format=".1%"), alt.Tooltip("interval:N")]
     ends = [{"confidence": at, "value": at} for at in (curve[0][0], curve[-1][0])]
     # so that a point at 100 % is not cut off
-    y = linear_y("accuracy", "~%", alt.Scale(zero=False, domainMax=1.02))
+    y = linear_y("accuracy", "~%", alt.Scale(zero=False, domainMax=CHARTS.share_room))
     line = alt.Chart(inline(ends)).mark_line(style="diagonal")
     return in_usual_width(
         line.encode(x=x, y=y("value")),
@@ -473,7 +471,7 @@ def _with_title(chart: alt.LayerChart, title: str, palette: Palette) -> str:
 def _is_steep(estimates: Sequence[Estimate], axis: LogAxis) -> bool:
     """True if all values are positive and they span more than a linear axis can show."""
     lowest = min((estimate.value for estimate in estimates), default=0.0)
-    return lowest > 0 and axis.high / axis.low > STEEP
+    return lowest > 0 and axis.high / axis.low > CHARTS.steep
 
 
 def _exact(curve: Iterable[tuple[Any, float]]) -> list[tuple[Any, Estimate]]:

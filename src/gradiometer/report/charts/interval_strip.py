@@ -7,9 +7,7 @@ from dataclasses import dataclass
 
 from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.report.charts.axes import Curve, LogAxis, round_numbers
-
-# Most numbers of a small axis: more would touch each other.
-NUMBERS = 4
+from gradiometer.report.charts.theme import STRIP
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,7 @@ def strip(estimate: Estimate, thresholds: Mapping[str, Estimate]) -> Strip | Non
     if is_linear:
         marks = marks or {"0": 0.0}
         shown = [end for end in (*ends, estimate.value, *marks.values()) if math.isfinite(end)]
-        room = 0.08 * (max(shown) - min(shown)) or 1.0
+        room = STRIP.room * (max(shown) - min(shown)) or 1.0
         low, high = min(shown) - room, max(shown) + room
         numbers = round_numbers(low, high)
     else:
@@ -79,7 +77,7 @@ def strip(estimate: Estimate, thresholds: Mapping[str, Estimate]) -> Strip | Non
             return round(100 * (value - low) / (high - low), 2)
         return round(100 * math.log(value / low) / math.log(high / low), 2)
 
-    stride = max(-(-len(numbers) // NUMBERS), 1)
+    stride = max(-(-len(numbers) // STRIP.numbers), 1)
     is_known = math.isfinite(estimate.value) and (is_linear or estimate.value > 0)
     return Strip(
         left=percent(estimate.low),
@@ -132,13 +130,6 @@ def interval(estimate: Estimate) -> str:
     return f"{left}{significant(estimate.low)}, {significant(estimate.high)}{right}"
 
 
-# Size of the picture in CSS pixels, and the space above and below the line.
-WIDTH, HEIGHT, MARGIN = 96.0, 24.0, 3.0
-
-# With fewer known points there is no line to see.
-FEWEST = 3
-
-
 @dataclass(frozen=True)
 class Sparkline:
     """The known values of a curve as points of an SVG line.
@@ -165,13 +156,14 @@ def sparkline(curve: Curve) -> Sparkline | None:
     ('0,21 32,15 64,9 96,3', '1.00 at step 0, 8.00 at step 3')
     """
     known = [(step, estimate.value) for step, estimate in curve if math.isfinite(estimate.value)]
-    if len(known) < FEWEST:
+    if len(known) < STRIP.fewest:
         return None
     steps = [float(step) for step, _ in known]
     values = [value for _, value in known]
     heights = [math.log(value) for value in values] if min(values) > 0 else values
-    across = [WIDTH * share for share in _shares(steps)]
-    up = [HEIGHT - MARGIN - (HEIGHT - 2 * MARGIN) * share for share in _shares(heights)]
+    across = [STRIP.width * share for share in _shares(steps)]
+    bottom = STRIP.height - STRIP.margin
+    up = [bottom - (bottom - STRIP.margin) * share for share in _shares(heights)]
     points = [(round(x, 1), round(y, 1)) for x, y in zip(across, up, strict=True)]
     (first, start), (last, end) = known[0], known[-1]
     return Sparkline(

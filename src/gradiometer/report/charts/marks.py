@@ -7,7 +7,7 @@ from typing import Any, cast
 import altair as alt
 
 from gradiometer.report.charts.axes import OPEN_ABOVE, OPEN_BELOW, UNKNOWN, LogAxis
-from gradiometer.report.charts.theme import DASHES, HEIGHT, SHAPES, THEME, WIDTH
+from gradiometer.report.charts.theme import CHARTS, DASHES, HEIGHT, POINTS, SHAPES, THEME, WIDTH
 
 Row = dict[str, Any]
 """One drawn interval: `value`, `low` and `high` (None if unknown), `interval` as text, and its
@@ -17,9 +17,6 @@ Horizontal = Callable[[str], alt.X]
 """The vertical and the horizontal channel of a chart, for a field of its rows."""
 
 Layer = alt.Chart | alt.LayerChart
-
-# A line of more values has a point at only this many of them: more would hide it.
-MOST_POINTS = 30
 
 # Number format of an axis whose ticks we choose: 0.05, 1,200, 1e-7.
 NUMBER = ",~g"
@@ -43,14 +40,16 @@ def step_x(field: str) -> alt.X:
     return alt.X(
         field,
         type="quantitative",
-        scale=alt.Scale(domainRaw=alt.ExprRef("span"), nice=False, zero=True, padding=8),
+        scale=alt.Scale(
+            domainRaw=alt.ExprRef("span"), nice=False, zero=True, padding=CHARTS.step_padding
+        ),
         axis=_step_axis(),
     )
 
 
 def own_step_x(field: str) -> alt.X:
     """The step axis of a chart that shows only a part of a run, whatever the zoom of the page."""
-    scale = alt.Scale(zero=False, nice=False, padding=8)
+    scale = alt.Scale(zero=False, nice=False, padding=CHARTS.step_padding)
     return alt.X(field, type="quantitative", scale=scale, axis=_step_axis())
 
 
@@ -112,7 +111,7 @@ def _logarithmic(axis: LogAxis, title: str, format: str) -> dict[str, Any]:
 
 def linear_y(title: str, format: str = PLAIN, scale: alt.Scale | None = None) -> Vertical:
     """A linear vertical axis that fits the data; it does not have to include zero."""
-    axis = alt.Axis(title=title, format=format, tickCount=6)
+    axis = alt.Axis(title=title, format=format, tickCount=CHARTS.ticks)
     return lambda field: alt.Y(
         field, type="quantitative", scale=scale or alt.Scale(zero=False), axis=axis
     )
@@ -211,7 +210,7 @@ def curves(
 def _with_points(rows: Sequence[Row]) -> list[Row]:
     """The rows of a line that have a point: some of them, evenly chosen, and each value without a
     neighbour, which no line reaches."""
-    stride = -(-len(rows) // MOST_POINTS)
+    stride = -(-len(rows) // POINTS.line)
     known = [row["value"] is not None for row in rows]
     return [
         row
@@ -289,8 +288,7 @@ def named_series(names: Sequence[str]) -> dict[str, Any]:
     legend."""
     legend = None
     if len(names) > 1:
-        # a name takes about 6 px a letter, its symbol and the gap 40 px
-        room = 6 * max(map(len, names)) + 40
+        room = CHARTS.legend_letter * max(map(len, names)) + CHARTS.legend_symbol
         legend = alt.Legend(title=None, columns=alt.ExprRef(f"max(1, floor(width / {room}))"))
     domain = list(names)
     return {

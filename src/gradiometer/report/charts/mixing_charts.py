@@ -8,15 +8,9 @@ from jaxtyping import Float, Int, Shaped
 
 from gradiometer.exploration.chains.mixing import autocorrelations, rank_counts
 from gradiometer.report.charts.marks import PLAIN, in_usual_width, inline
-from gradiometer.report.charts.theme import DASHES
+from gradiometer.report.charts.theme import DASHES, POINTS
 
 Draws = Float[np.ndarray, "draws chains"]
-
-# Maximum number of points per chain. In a longer chain, neighbouring draws are averaged.
-MOST_POINTS = 500
-
-LAGS = 40
-BINS = 20
 
 
 def trace_chart(name: str, draws: Draws, steps: Int[np.ndarray, " draws"]) -> alt.LayerChart:
@@ -27,7 +21,7 @@ def trace_chart(name: str, draws: Draws, steps: Int[np.ndarray, " draws"]) -> al
         draws: The draws of every chain.
         steps: The step after which each draw was taken.
     """
-    together = max(-(-len(draws) // MOST_POINTS), 1)
+    together = max(-(-len(draws) // POINTS.chain), 1)
     kept = len(draws) // together * together
     means = draws[:kept].reshape(-1, together, draws.shape[1]).mean(axis=1)
     ends = steps[:kept].reshape(-1, together)[:, -1]
@@ -42,13 +36,13 @@ def rank_chart(name: str, draws: Draws) -> alt.LayerChart:
 
     The band contains 95 % of the counts of independent draws. Correlated draws leave it more often.
     """
-    counts = rank_counts(draws, BINS)
-    expected = len(draws) / BINS
-    margin = 1.96 * float(np.sqrt(expected * (1 - 1 / BINS)))
+    counts = rank_counts(draws, POINTS.bins)
+    expected = len(draws) / POINTS.bins
+    margin = 1.96 * float(np.sqrt(expected * (1 - 1 / POINTS.bins)))
     title = f"rank of {name} among the draws of all chains"
     x = alt.X("x:Q", title=title, axis=alt.Axis(format="%"))
     y = alt.Y("y:Q", title="draws", axis=alt.Axis(format=PLAIN))
-    line = _lines((np.arange(BINS) + 0.5) / BINS, counts, interpolate="step")
+    line = _lines((np.arange(POINTS.bins) + 0.5) / POINTS.bins, counts, interpolate="step")
     band = alt.Chart(inline([{"low": max(expected - margin, 0.0), "high": expected + margin}]))
     flat = band.mark_rect(style="band", opacity=0.15).encode(y=alt.Y("low:Q"), y2=alt.Y2("high:Q"))
     return in_usual_width(flat, line.encode(x=x, y=y))
@@ -57,7 +51,7 @@ def rank_chart(name: str, draws: Draws) -> alt.LayerChart:
 def autocorrelation_chart(name: str, draws: Draws) -> alt.LayerChart:
     """Correlation of a draw with later draws, by chain. The sooner it reaches zero, the more a draw
     is worth."""
-    correlations = autocorrelations(draws, LAGS)
+    correlations = autocorrelations(draws, POINTS.lags)
     x = alt.X("x:Q", title="draws later", axis=alt.Axis(format="d"))
     y = alt.Y("y:Q", title=f"autocorrelation of {name}", axis=alt.Axis(format=PLAIN))
     zero = alt.Chart(inline([{"y": 0.0}])).mark_rule(style="reference").encode(y=alt.Y("y:Q"))

@@ -1,10 +1,11 @@
 """The theme of all charts, safe for colour-blind readers: light, dark, and in the colours of the
-page. Its colours and sizes are in `theme.json`."""
+page. Its colours are in `theme.json`, and how much is drawn in `sizes.toml`."""
 
 import json
+import tomllib
 from collections.abc import Mapping
 from importlib.resources import files
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 THEME: Mapping[str, Any] = MappingProxyType(
@@ -12,6 +13,14 @@ THEME: Mapping[str, Any] = MappingProxyType(
 )
 WIDTH: int = THEME["width"]
 HEIGHT: int = THEME["height"]
+
+# How much is drawn and listed, by kind: CHARTS.ticks, POINTS.line, LISTS.layers, STRIP.numbers.
+CHARTS, POINTS, LISTS, STRIP = (
+    SimpleNamespace(**sizes)
+    for sizes in tomllib.loads(
+        (files(__package__) / "sizes.toml").read_text(encoding="utf-8")
+    ).values()
+)
 
 Palette = Mapping[str, str]
 """Colours by role: ink, muted, grid, paper, and first to sixth for the series."""

@@ -18,6 +18,7 @@ from gradiometer.report.charts.axes import Curve
 from gradiometer.report.charts.blocks import blocks
 from gradiometer.report.charts.charts import curves_chart
 from gradiometer.report.charts.interval_strip import strip
+from gradiometer.report.charts.theme import LISTS, POINTS
 from gradiometer.report.compare.contrast import (
     QUANTITIES,
     Compared,
@@ -162,9 +163,6 @@ CURVES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "noise_scale": ("Gradient noise scale", "examples", {"scale": "by range"}),
 }
 
-# Most configurations that are drawn. The tables have all.
-DRAWN = 6
-
 CAVEAT = (
     "The verdict rests only on the first quantity, which is fixed in advance. Its intervals hold "
     "together over all configurations; every other interval has its own level. Runs are compared "
@@ -183,23 +181,26 @@ def write_comparison(groups: Sequence[RunGroup], contrasts: Sequence[Contrast], 
 
 def render(groups: Sequence[RunGroup], contrasts: Sequence[Contrast]) -> str:
     """The page as text."""
-    figures, runs = _figures(groups[:DRAWN]), [each for group in groups for each in group.runs]
+    figures, runs = (
+        _figures(groups[: LISTS.compared]),
+        [each for group in groups for each in group.runs],
+    )
     tried = tried_by(groups)
-    forks = forks_figures(tried, DRAWN)
+    forks = forks_figures(tried, LISTS.compared)
     others = [_fold(figure.name, figure.title, (figure,)) for figure in figures[1:]]
     if forks:
         words = f"{counted(len(tried), 'trial')} in forks"
         others.insert(0, _fold("forks", "What would have happened", forks, words))
     return document(
         CONTENT,
-        " · ".join(group.name for group in groups[:DRAWN]),
+        " · ".join(group.name for group in groups[: LISTS.compared]),
         (*figures, *forks),
         count=len(runs),
         verdict=verdict(groups, contrasts),
         groups=groups_table(groups),
         runs=_runs_table(groups),
         top=figures[0] if figures else None,
-        left_out=[group.letter for group in groups[DRAWN:]],
+        left_out=[group.letter for group in groups[LISTS.compared :]],
         steps=max([each.run.steps for each in runs] + [1]),
         contrasts=[_row(contrast, alone=len(contrasts) == 1) for contrast in contrasts],
         quantities={
@@ -379,8 +380,9 @@ def _curve(each: Compared, quantity: str, last: int) -> Curve:
         return each.diagnosis.history.get("noise_scale", ())
     if quantity == "training_loss":
         steps, losses = each.run.losses
-        # fewer blocks than of one run, so that the bands of several can be told apart
-        cut = blocks(steps[steps < last], losses[steps < last], level=each.level, most=60)
+        cut = blocks(
+            steps[steps < last], losses[steps < last], level=each.level, most=POINTS.compared_blocks
+        )
         return tuple((round(block.middle), block.mean) for block in cut)
     return tuple(
         (step, found[quantity])

@@ -22,7 +22,7 @@ from markupsafe import Markup, escape
 
 from gradiometer import __version__
 from gradiometer.report.charts.charts import page_spec, vl_version
-from gradiometer.report.charts.theme import HEIGHT, PAGE, PAGE_FONT, config
+from gradiometer.report.charts.theme import CHARTS, HEIGHT, PAGE, PAGE_FONT, config
 from gradiometer.report.sections.section import Figure
 from gradiometer.storage.disk import read_file, replace_file, writing
 
@@ -151,9 +151,6 @@ def _checksum(content: bytes) -> bytes:
 
 TEMPLATES = files("gradiometer.report") / "templates"
 
-# Height of a chart that is half as wide as the page.
-IN_A_COLUMN = 220
-
 
 def document(
     content: str, title: str, drawn: tuple[Figure, ...], live: str = "", **values: Any
@@ -210,7 +207,9 @@ def specs(figures: tuple[Figure, ...]) -> Mapping[str, Any]:
     two columns."""
     drawn = [figure for figure in figures if not figure.single]
     return {
-        figure.name: page_spec(figure.chart, figure.summary, HEIGHT if place == 0 else IN_A_COLUMN)
+        figure.name: page_spec(
+            figure.chart, figure.summary, HEIGHT if place == 0 else CHARTS.column_height
+        )
         for place, figure in enumerate(drawn)
     }
 

@@ -11,6 +11,7 @@ from gradiometer.measurement.artifact import Artifact
 from gradiometer.measurement.finding import Finding, State
 from gradiometer.measurement.reading import Draw
 from gradiometer.report.charts.charts import save_png
+from gradiometer.report.charts.theme import LISTS
 from gradiometer.report.page.cards import (
     Shown,
     action_of,
@@ -219,18 +220,14 @@ def _changed(configuration: msgspec.Struct) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if value != defaults[name]}
 
 
-# Most names in a row of settings: a transformer has a layer in each of 20 lines of a telephone.
-MOST_NAMES = 6
-
-
 def _as_text(value: Any) -> str:
     if value is None or value in ("", [], {}):
         return "—"
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {_as_text(part)}" for name, part in value.items())
     if isinstance(value, list | tuple):
-        shown = ", ".join(map(_as_text, value[:MOST_NAMES]))
-        left = len(value) - MOST_NAMES
+        shown = ", ".join(map(_as_text, value[: LISTS.names]))
+        left = len(value) - LISTS.names
         return f"{shown} and {left:,} more" if left > 0 else shown
     return str(value)
 

@@ -26,6 +26,7 @@ from gradiometer.report.charts.charts import (
     move_lengths_chart,
     plateau_chart,
 )
+from gradiometer.report.charts.theme import LISTS, POINTS
 from gradiometer.report.sections.questions import Answer
 from gradiometer.report.sections.section import (
     Figure,
@@ -228,9 +229,9 @@ def _rate_figure(rates: RateCurve) -> Figure:
             f"From step {rates.now:,} to the end, Σ η = {significant(left)} (distance in units of "
             f"‖g‖) and Σ η² = {significant(noise_left)} (noise) are left."
         )
-    # a chart is not wider than 400 points
     drawn = [
-        (int(rates.steps[at]), float(rates.values[at])) for at in evenly(len(rates.steps), 400)
+        (int(rates.steps[at]), float(rates.values[at]))
+        for at in evenly(len(rates.steps), POINTS.rate)
     ]
     drawn.append((rates.total, drawn[-1][1]))
     now = rates.now if goes_on else None
@@ -265,7 +266,7 @@ def _course(rates: RateCurve) -> dict[str, Any]:
 
 def _rate_table(rates: RateCurve) -> Numbers:
     """The rate and what is left of its sums at no more than 25 steps."""
-    steps = rates.steps[evenly(len(rates.steps), 25)].tolist()
+    steps = rates.steps[evenly(len(rates.steps), LISTS.rates)].tolist()
     rows = tuple(
         (f"{step:,}", *map(significant, (rates.at(step), *rates.sums(step)))) for step in steps
     )

@@ -14,6 +14,7 @@ from gradiometer.measurement.optimizer.groups import UNKNOWN_OPTIMIZER, Group
 from gradiometer.measurement.optimizer.hyperparameters import Hyperparameters
 from gradiometer.report.charts.axes import Curve
 from gradiometer.report.charts.charts import density_chart, sharpness_chart
+from gradiometer.report.charts.theme import POINTS
 from gradiometer.report.sections.questions import Answer
 from gradiometer.report.sections.section import (
     Figure,
@@ -29,9 +30,6 @@ from gradiometer.verdict.diagnosis import Diagnosis
 from gradiometer.verdict.words.drift import no_edge
 
 TITLE = "Curvature and change of the gradient"
-
-# Maximum number of points of a moving edge.
-PLACES = 200
 
 
 def drift_section(run: Run, diagnosis: Diagnosis) -> Section:
@@ -71,8 +69,10 @@ def density_figure(survey: Survey, edge: tuple[str, float] | None) -> Figure:
     marked = {f"λ_max = {significant(survey.sharpness.value)}": survey.sharpness.value}
     if edge is not None and edge[1] <= 2 * grid[-1]:
         marked[f"{edge[0]} = {significant(edge[1])}"] = edge[1]
-    # every eighth point of the curve: a table of all would have hundreds of rows
-    columns = (map(significant, column[::8].tolist()) for column in (grid, value, low, high))
+    columns = (
+        map(significant, column[:: POINTS.density_stride].tolist())
+        for column in (grid, value, low, high)
+    )
     rows = tuple(
         (at, middle, f"[{one}, {other}]") for at, middle, one, other in zip(*columns, strict=True)
     )
@@ -202,7 +202,7 @@ def _moving_edge(run: Run) -> tuple[float, Curve]:
     lowest = min(limits, default=math.inf)
     if not math.isfinite(lowest) or not max(limits) > 1.01 * lowest:
         return math.nan, ()
-    stride = -(-len(begun) // PLACES)
+    stride = -(-len(begun) // POINTS.edge)
     kept = [limit if limit <= 20 * lowest else math.inf for limit in limits[::stride]]
     # each edge holds until the next one begins
     ends = [0, *begun[stride::stride], max(run.steps, begun[-1])]

@@ -16,8 +16,8 @@ from gradiometer.report.charts.charts import (
     noise_scale_chart,
 )
 from gradiometer.report.charts.interval_strip import number
+from gradiometer.report.charts.theme import LISTS
 from gradiometer.report.sections.section import (
-    MOST_LAYERS,
     Figure,
     Numbers,
     Section,
@@ -155,7 +155,7 @@ def _layers_figure(
     rows = tuple(
         (layer, *cells(scale), *cells_of(shares, layer)) for layer, scale in layers.items()
     )
-    note = f"The {MOST_LAYERS} noisiest layers are drawn; the table has all."
+    note = f"The {LISTS.layers} noisiest layers are drawn; the table has all."
     sentences = [*_layer_sentences(layers, shares), *_open_sentences(drawn.values(), "▶")]
     return Figure(
         name="noise-by-layer",

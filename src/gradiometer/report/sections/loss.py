@@ -14,6 +14,7 @@ from gradiometer.measurement.finding import State
 from gradiometer.report.charts.axes import Curve
 from gradiometer.report.charts.blocks import Block, blocks
 from gradiometer.report.charts.charts import accuracy_chart, loss_chart, spike_chart
+from gradiometer.report.charts.theme import POINTS
 from gradiometer.report.sections.forks import branch_curve
 from gradiometer.report.sections.section import (
     Figure,
@@ -27,12 +28,6 @@ from gradiometer.report.sections.section import (
 from gradiometer.run.reader import Run
 from gradiometer.verdict.diagnosis import Diagnosis
 from gradiometer.verdict.words.spikes import steps_in_words
-
-# Maximum number of measured steps that are marked.
-MOST_TICKS = 120
-
-# Points of a branch: each is a mean over several batches, whose own losses would hide it.
-BRANCH_POINTS = 15
 
 
 def loss_section(run: Run, diagnosis: Diagnosis) -> Section:
@@ -155,7 +150,7 @@ def _trials(run: Run, diagnosis: Diagnosis) -> Mapping[str, list[tuple[float, fl
         name = alternatives.get(record.name)
         curve = [] if name is None else branch_curve(record.fork, record.fork.of(name))
         if curve:
-            groups = np.array_split(np.array(curve), min(len(curve), BRANCH_POINTS))
+            groups = np.array_split(np.array(curve), min(len(curve), POINTS.branch))
             means = (group[:, :2].mean(axis=0).tolist() for group in groups)
             tried[f"tried: {name}"] = [(step, loss) for step, loss in means]
     return tried
@@ -176,14 +171,14 @@ def _rate_changes(run: Run) -> list[tuple[int, str]]:
 
 
 def _measured_steps(run: Run) -> list[int]:
-    """At most `MOST_TICKS` of the steps that were measured by any gauge, evenly chosen."""
+    """At most some of the steps that were measured by any gauge, evenly chosen."""
     measured = set[int]()
     for gauge in run.gauges:
         series = run.series(gauge)
         if series is not None:
             measured.update(series.steps.tolist())
     steps = sorted(measured)
-    return [steps[place] for place in evenly(len(steps), MOST_TICKS)]
+    return [steps[place] for place in evenly(len(steps), POINTS.readings)]
 
 
 def _block_note(training: Sequence[Block], *, is_short: bool) -> str:
@@ -230,9 +225,6 @@ def _evaluations(run: Run, quantity: str) -> Curve:
 
 NAME = "spikes"
 
-# Most losses that are drawn.
-MOST = 400
-
 
 def spikes_section(run: Run, diagnosis: Diagnosis) -> Section:
     """The losses around the clearest spike, and where every spike began, rose to and ended."""
@@ -252,7 +244,7 @@ def _figure(run: Run, spike: Spike) -> Figure:
     margin = max(3 * spike.length, 20)
     near = (steps >= spike.first - margin) & (steps <= spike.last + margin) & np.isfinite(losses)
     count = int(near.sum())
-    kept = np.flatnonzero(near)[evenly(count, MOST)]
+    kept = np.flatnonzero(near)[evenly(count, POINTS.spike)]
     drawn = list(zip(steps[kept].tolist(), losses[kept].tolist(), strict=True))
     thinned = f" {len(kept):,} of {count:,} losses are drawn." if len(kept) < count else ""
     end = f"back after {counted(spike.length, 'step')}" if spike.ended else "not back yet"

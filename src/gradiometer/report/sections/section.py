@@ -11,10 +11,8 @@ from jaxtyping import Int
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.report.charts.axes import Curve
 from gradiometer.report.charts.interval_strip import interval, number
+from gradiometer.report.charts.theme import LISTS
 from gradiometer.report.sections.questions import Answer
-
-# Maximum number of layers in a chart. Its table has all of them.
-MOST_LAYERS = 40
 
 
 @dataclass(frozen=True)
@@ -108,7 +106,7 @@ def by_layer(estimates: Mapping[str, Estimate], prefix: str) -> dict[str, Estima
 
 def largest(layers: Mapping[str, Estimate]) -> dict[str, Estimate]:
     """The layers that a chart has room for: those with the largest lower ends, in their order."""
-    names = sorted(layers, key=lambda layer: -layers[layer].low)[:MOST_LAYERS]
+    names = sorted(layers, key=lambda layer: -layers[layer].low)[: LISTS.layers]
     return {layer: estimate for layer, estimate in layers.items() if layer in names}
 
 
