@@ -42,7 +42,7 @@ from gradiometer.loop.branch import Branch, Tail
 from gradiometer.loop.changes.alternative import Alternative, BatchSize, GoOn
 from gradiometer.loop.forking import train_branches
 from gradiometer.loop.recorded import trials as scores
-from gradiometer.loop.recorded.trials import end_of, verdict_on
+from gradiometer.loop.recorded.trials import end_of, judged
 from gradiometer.measurement.uncertainty.arithmetic import transform
 from gradiometer.measurement.uncertainty.differences import mean_over_pairs
 from gradiometer.problems import Problem, load
@@ -103,7 +103,7 @@ def scores_of(case: Case, seed: int, keep: Path) -> Iterator[dict[str, Any]]:
         given = [alternative_of(text) for text in finding.cure]
         yardstick = next((one for one in given if isinstance(one, Shorter)), None)
         tried = [one for one in given if one != yardstick]
-        verdicts = [verdict_on(made, one, effects[one.name], yardstick) for one in tried]
+        verdicts = [judged(made, one, effects[one.name], yardstick)["verdict"] for one in tried]
         kind = scores.kind_of_advice(finding.cure, family)
         row = {
             "case": case.name,

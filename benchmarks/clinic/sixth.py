@@ -4,11 +4,10 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.utils.parametrizations import weight_norm
 
 from clinic.data import Data, parts, standard
-from clinic.networks import Body, Causal, Kind, Mean, Recurrent, Residual, Transposed, dense
+from clinic.networks import Body, Kind, Recurrent, Transposed, dense
 
 # ---- data
 
@@ -81,44 +80,6 @@ def surfaces() -> Data:
     images = (images - images.mean(dim=(1, 2), keepdim=True)) / images.std(dim=(1, 2), keepdim=True)
     images = images + 0.3 * torch.randn(images.shape, generator=generator)
     return Data(*parts(images.unsqueeze(1), labels, held_out=2_000), 5, "classes")
-
-
-def sorting() -> Data:
-    """The next of 14 tokens in sequences of 19: nine digits, a sign, and the same digits in
-    order."""
-    generator = torch.Generator().manual_seed(65)
-    count = 8_000
-    digits = torch.randint(13, (count, 9), generator=generator)
-    sign = torch.full((count, 1), 13)
-    rows = torch.cat([digits, sign, digits.sort(dim=1).values, sign], dim=1)
-    return Data(*parts(rows[:, :-1], rows[:, 1:], held_out=900), 14, "tokens")
-
-
-def dates() -> Data:
-    """The next of 40 characters in windows of 24 of dates and times in three notations."""
-    generator = torch.Generator().manual_seed(66)
-    months = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
-
-    def number(end: int) -> int:
-        return int(torch.randint(end, (), generator=generator))
-
-    written = []
-    for _ in range(9_500):
-        year, month, day = 1970 + number(60), number(12), 1 + number(28)
-        hour, minute = number(24), 5 * number(12)
-        written.append(
-            (
-                f"{year}-{month + 1:02d}-{day:02d}t{hour:02d}:{minute:02d}z ",
-                f"{day} {months[month]} {year}, {hour % 12 or 12}:{minute:02d} {'ap'[hour // 12]}m; ",
-                f"{month + 1}/{day}/{year % 100:02d} {hour:02d}h{minute:02d} ",
-            )[number(3)]
-        )
-    text = "".join(written)
-    known = {letter: index for index, letter in enumerate(sorted(set(text)))}
-    codes = torch.tensor([known[letter] for letter in text])
-    windows = codes.unfold(0, 25, 25)
-    windows = windows[torch.randperm(len(windows), generator=generator)]
-    return Data(*parts(windows[:, :-1], windows[:, 1:], held_out=900), 40, "tokens")
 
 
 def quakes() -> Data:
@@ -212,20 +173,6 @@ class Columns(nn.Module):
         return self.table(x + self.first)
 
 
-class Squeeze(nn.Module):
-    """Channels of an image, each times a number that follows from the means of all."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.inner = nn.Sequential(
-            nn.Linear(width, width // 2), nn.ReLU(), nn.Linear(width // 2, width)
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Shape as that of x, [examples, channels, height, width]."""
-        return x * torch.sigmoid(self.inner(x.mean(dim=(2, 3)))).unsqueeze(2).unsqueeze(3)
-
-
 class OnARing(nn.Module):
     """Each node's own layer plus one of its two neighbours, of nodes on a ring."""
 
@@ -250,48 +197,6 @@ class Asked(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """From [examples, positions, width] to [examples, width]."""
         return self.attention(self.question.expand(len(x), 1, -1), x, x)[0][:, 0]
-
-
-class Rotary(nn.Module):
-    """Self-attention whose queries and keys are turned by their position, over what is before."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.inputs = nn.Linear(width, 3 * width, bias=False)
-        self.outputs = nn.Linear(width, width, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Shape as that of x, [examples, time, width]."""
-        examples, time, width = x.shape
-        shape = (examples, time, 3, self.heads, width // self.heads)
-        query, key, value = self.inputs(x).view(shape).permute(2, 0, 3, 1, 4)
-        half = width // self.heads // 2
-        angle = torch.outer(torch.arange(time), 100.0 ** (-torch.arange(half) / half))
-
-        def turned(part: Tensor) -> Tensor:
-            one, other = part.chunk(2, dim=-1)
-            sine, cosine = angle.sin(), angle.cos()
-            return torch.cat([one * cosine - other * sine, one * sine + other * cosine], dim=-1)
-
-        mixed = functional.scaled_dot_product_attention(
-            turned(query), turned(key), value, is_causal=True
-        )
-        return self.outputs(mixed.transpose(1, 2).reshape(examples, time, width))
-
-
-class Swish(nn.Module):
-    """The gated inner layer of newer transformers."""
-
-    def __init__(self, width: int, inner: int) -> None:
-        super().__init__()
-        self.gate = nn.Linear(width, inner, bias=False)
-        self.inputs = nn.Linear(width, inner, bias=False)
-        self.outputs = nn.Linear(inner, width, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Shape as that of x."""
-        return self.outputs(functional.silu(self.gate(x)) * self.inputs(x))
 
 
 def sines(data: Data, activation: Kind) -> Body:
@@ -324,27 +229,6 @@ def categories(data: Data, activation: Kind) -> Body:
     """A vector of 10 for each category, and layers of 96 and 48."""
     layers, width = dense(10 * data.shape[0], (96, 48), activation)
     return [Columns(data.shape[0], 10), *layers], width
-
-
-def tabular(data: Data, activation: Kind) -> Body:
-    """Two blocks of a transformer of width 24 over the columns of a table."""
-    layers: list[nn.Module] = [Columns(data.shape[0], 24)]
-    for _ in range(2):
-        layers += [
-            Residual(nn.LayerNorm(24), Causal(24, 2)),
-            Residual(nn.LayerNorm(24), nn.Linear(24, 48), nn.GELU(), nn.Linear(48, 24)),
-        ]
-    return [*layers, nn.LayerNorm(24), Asked(24)], 24
-
-
-def squeezed(data: Data, activation: Kind) -> Body:
-    """Three strided convolutions, each with channels that weigh each other, and a mean."""
-    layers: list[nn.Module] = []
-    channels = 1
-    for width in (16, 24, 32):
-        layers += [nn.Conv2d(channels, width, 3, stride=2, padding=1), activation(), Squeeze(width)]
-        channels = width
-    return [*layers, Mean()], channels
 
 
 def instance_normed(data: Data, activation: Kind) -> Body:
@@ -391,31 +275,6 @@ def mixed(data: Data, activation: Kind) -> Body:
     return [first, Recurrent(nn.GRU(20, 40, batch_first=True), last=True)], 40
 
 
-def small_gru(data: Data, activation: Kind) -> Body:
-    """An embedding, a GRU of 64 and a layer of 48."""
-    layer = nn.GRU(32, 64, batch_first=True)
-    return [
-        nn.Embedding(data.outputs, 32),
-        Recurrent(layer),
-        nn.Linear(64, 48),
-        activation(),
-    ], 48
-
-
-def newer(data: Data, activation: Kind) -> Body:
-    """Four blocks of a transformer of width 144 with RMSNorm, rotary positions and gated layers:
-    1 million parameters."""
-    layers: list[nn.Module] = [nn.Embedding(data.outputs, 144)]
-    for _ in range(4):
-        layers += [
-            Residual(nn.RMSNorm(144), Rotary(144, 4)),
-            Residual(nn.RMSNorm(144), Swish(144, 384)),
-        ]
-    with torch.no_grad():
-        layers[0].weight.mul_(0.02)  # type: ignore[union-attr, operator]
-    return [*layers, nn.RMSNorm(144)], 144
-
-
 def hall(data: Data, activation: Kind) -> Body:
     """Three layers of 1,000: 2 million parameters."""
     return dense(data.shape.numel(), (1_000,) * 3, activation)
@@ -440,8 +299,6 @@ DATA: dict[str, Callable[[], Data]] = {
     "engines": engines,
     "faces": faces,
     "surfaces": surfaces,
-    "sorting": sorting,
-    "dates": dates,
     "quakes": quakes,
     "springs": springs,
     "rings_of_atoms": rings_of_atoms,
@@ -452,14 +309,10 @@ NETWORKS: dict[str, Callable[[Data, Kind], Body]] = {
     "weight_normed": weight_normed,
     "products": products,
     "categories": categories,
-    "tabular": tabular,
-    "squeezed": squeezed,
     "instance_normed": instance_normed,
     "message": message,
     "asked": asked,
     "mixed": mixed,
-    "small_gru": small_gru,
-    "newer": newer,
     "hall": hall,
     "filters": filters,
 }

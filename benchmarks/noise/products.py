@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gradiometer.integrations.watch.successive import MOST_WEIGHTS_LAST, WEIGHTS_LAST
 from gradiometer.measurement.preconditioner import is_adaptive, preconditioner_of
 from noise.runs import Data, Optimizer, Schedule, constant
 
@@ -103,8 +104,11 @@ class Recording:
         """
         training = self.training
         order = self._order()
-        kept: deque[tuple[Tensor, Tensor | None]] = deque(maxlen=LAGS)
+        kept: deque[Tensor] = deque(maxlen=LAGS)
         before: Tensor | None = None
+        # P as a watched loop holds it, and the step from before which it is.
+        held: Tensor | None = None
+        held_of = 0
         plain, preconditioned, truths, truths_preconditioned, norms = [], [], [], [], []
         every = training.steps // training.passes
         for step in range(training.steps):
@@ -125,28 +129,17 @@ class Recording:
                 level = gradient - self.at(before, chosen)
             before = self.flat([parameter.detach() for parameter in self.parameters]).clone()
             memory = self.memory()
-            last = kept[0][0] if kept else None
-            plain.append(
-                self.row(
-                    rate,
-                    loss,
-                    gradient,
-                    halves,
-                    level,
-                    last,
-                    memory,
-                    [one[0] for one in kept],
-                    None,
-                )
-            )
-            if weights is not None:
-                last = kept[0][1] if kept else None
-                past = [one[1] for one in kept if one[1] is not None]
-                row = self.row(rate, loss, gradient, halves, level, last, memory, past, weights)
-                preconditioned.append(row)
+            read = rate, loss, gradient, halves, level, memory, list(kept)
+            plain.append(self.row(*read, None))
+            if held is not None:
+                preconditioned.append(self.row(*read, held))
             elif self.adaptive:
                 preconditioned.append([np.nan] * len(COLUMNS))
-            kept.appendleft((gradient, None if weights is None else weights * gradient))
+            if weights is not None and (
+                held is None or step - held_of >= min(step * WEIGHTS_LAST, MOST_WEIGHTS_LAST)
+            ):
+                held, held_of = weights, step
+            kept.appendleft(gradient)
             for parameter, part in zip(self.parameters, self.split(gradient), strict=True):
                 parameter.grad = part.clone()
             self.optimizer.step()
@@ -169,13 +162,11 @@ class Recording:
         gradient: Tensor,
         halves: tuple[Tensor, Tensor],
         level: Tensor | None,
-        last: Tensor | None,
         memory: Tensor | None,
         past: list[Tensor],
         weights: Tensor | None,
     ) -> list[float]:
-        """The numbers of one step, with P if `weights` are given; then `last` and
-        `past` are P ĝ."""
+        """The numbers of one step, with P if `weights` are given."""
         weighted = gradient if weights is None else weights * gradient
         one, two = halves
         one_weighted = one if weights is None else weights * one
@@ -184,9 +175,11 @@ class Recording:
         product = float(one_weighted @ two)
         variance = half * (float(one_weighted @ one) + float(two_weighted @ two) - 2 * product) / 2
         numbers = [rate, loss, float(weighted @ gradient), variance, product]
-        numbers.append(np.nan if level is None or last is None else float(last @ level))
+        weighted_level = level if level is None or weights is None else weights * level
+        is_known = weighted_level is not None and past
+        numbers.append(float(past[0] @ weighted_level) if is_known else np.nan)
         numbers.append(np.nan if memory is None else float(memory @ weighted))
-        numbers += [float(each @ gradient) for each in past]
+        numbers += [float(each @ weighted) for each in past]
         return numbers + [np.nan] * (len(COLUMNS) - len(numbers))
 
     def momentum(self) -> float:

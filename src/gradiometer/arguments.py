@@ -8,9 +8,6 @@ from typing import Any
 
 from gradiometer.errors import BadArgument
 
-# Most letters of a value that an error quotes: about a line.
-LONGEST = 100
-
 # More threads help on no machine, and torch ends the process if the system refuses it a thread.
 MOST_THREADS = 512
 
@@ -97,4 +94,5 @@ def shown(value: Any) -> str:
     if isinstance(value, int) and abs(value) >= 2**63:
         return f"about {'-' * (value < 0)}2^{value.bit_length() - 1}"
     text = str(value) if isinstance(value, Real) else repr(value)
-    return text if len(text) <= LONGEST and text.isprintable() else type_name(value)
+    # 100: about a line
+    return text if len(text) <= 100 and text.isprintable() else type_name(value)

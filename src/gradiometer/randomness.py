@@ -3,8 +3,7 @@ seeded and restored."""
 
 import pickle
 import random
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -13,11 +12,15 @@ import torch
 class GlobalStates:
     """The states of the global generators of Python, NumPy and torch, saved when this is made.
 
+    As a context it restores them at its end.
+
     Args:
         devices: Accelerators whose generators are saved besides that of the CPU.
+        seed: Seeds all of them at the beginning of the context; None to leave them.
     """
 
-    def __init__(self, devices: Iterable[torch.device] = ()) -> None:
+    def __init__(self, devices: Iterable[torch.device] = (), seed: int | None = None) -> None:
+        self._seed = seed
         self._python = random.getstate()
         self._torch = torch.default_generator.get_state()
         self._accelerators = {
@@ -27,13 +30,18 @@ class GlobalStates:
         }
         self._numpy = np.random.get_state(legacy=False)  # noqa: NPY002 (models use the global one)
 
-    def seed(self, seed: int) -> None:
-        """Seed all of them."""
-        random.seed(seed)
-        torch.default_generator.manual_seed(seed)
-        np.random.seed(seed % 2**32)  # noqa: NPY002
+    def __enter__(self) -> None:
+        if self._seed is None:
+            return
+        torch.default_generator.manual_seed(self._seed)  # first: it alone refuses some numbers
+        random.seed(self._seed)
+        np.random.seed(self._seed % 2**32)  # noqa: NPY002
+        for device in self._accelerators:
+            accelerator = torch.get_device_module(device.type)
+            with accelerator.device(device):
+                accelerator.manual_seed(self._seed)
 
-    def restore(self) -> None:
+    def restore(self, *_: object) -> None:
         """Restore the saved states."""
         random.setstate(self._python)
         torch.default_generator.set_state(self._torch)
@@ -41,36 +49,32 @@ class GlobalStates:
         for device, state in self._accelerators.items():
             torch.get_device_module(device.type).set_rng_state(state, device)
 
-    def same_as(self, other: "GlobalStates") -> bool:
-        """True if no number was drawn between two savings."""
+    __exit__ = restore
+
+    def same_as(self, other: "GlobalStates", *, of_python: bool = True) -> bool:
+        """True if no number was drawn between two savings; without `of_python`, none of NumPy and
+        torch."""
         ours, theirs = self._accelerators, other._accelerators
         return (
-            self._python == other._python
+            (not of_python or self._python == other._python)
             and torch.equal(self._torch, other._torch)
             and pickle.dumps(self._numpy) == pickle.dumps(other._numpy)
             and all(torch.equal(state, theirs[device]) for device, state in ours.items())
         )
 
 
-@contextmanager
-def untouched_randomness(seed: int, devices: Iterable[torch.device]) -> Iterator[None]:
+def seed_everything(seed: int) -> None:
+    """Seed torch's generators on all devices, Python's, and NumPy's global one: a model may draw
+    from any of them."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+
+
+def untouched_randomness(seed: int, devices: Iterable[torch.device]) -> GlobalStates:
     """Seed the random generators with `seed` inside, and restore their states at the end.
 
     Covers torch's generators on the CPU and on the given devices, and the global generators of
     Python and NumPy. Generators of other devices are not seeded.
     """
-    before = GlobalStates()
-    accelerators = {device for device in devices if device.type != "cpu"}
-    with ExitStack() as stack:
-        stack.callback(before.restore)
-        for device in accelerators:
-            stack.enter_context(torch.random.fork_rng(devices=[device], device_type=device.type))
-            stack.enter_context(torch.get_device_module(device.type).device(device))
-            torch.get_device_module(device.type).manual_seed(seed)
-        before.seed(seed)
-        yield
-
-
-def numpy_state() -> bytes:
-    """The whole state of the global generator of NumPy. It changes when a number is drawn."""
-    return pickle.dumps(np.random.get_state(legacy=False))  # noqa: NPY002
+    return GlobalStates(devices, seed)

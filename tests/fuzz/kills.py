@@ -346,10 +346,9 @@ def warm() -> None:
         os.chdir(here)
 
 
-def many(total: int, seed: int, names: Sequence[str] = tuple(WORKS)) -> Counter[str]:
-    """Kill at least so many times, each kind of work in turn. Returns the counts."""
+def many(total: int, seed: int, counts: Counter[str], names: Sequence[str] = tuple(WORKS)) -> None:
+    """Kill at least so many times, each kind of work in turn, and count in `counts`."""
     warm()
-    counts: Counter[str] = Counter()
     draw = random.Random(seed)
     with tempfile.TemporaryDirectory() as parent:
         killers = [Killer(name, Path(parent)) for name in names]
@@ -362,13 +361,20 @@ def many(total: int, seed: int, names: Sequence[str] = tuple(WORKS)) -> Counter[
                         counts["faults"] += 1
                         click.echo(f"--- fault {counts['faults']}: {fault}")
             click.echo(f"{counts['kills']} kills of {counts['pieces of work']} pieces of work")
-    return counts
+
+
+def print_table(counts: Counter[str]) -> None:
+    for what, count in sorted(counts.items()):
+        click.echo(f"{count:6}  {what}")
 
 
 if __name__ == "__main__":
     given = [*sys.argv[1:], *("100", "0", "")[len(sys.argv) - 1 :]]
     chosen = [name for name in given[2].split(",") if name]
-    found = many(int(given[0]), int(given[1]), chosen or tuple(WORKS))
-    for what, count in sorted(found.items()):
-        click.echo(f"{count:6}  {what}")
+    found: Counter[str] = Counter()
+    try:
+        many(int(given[0]), int(given[1]), found, chosen or tuple(WORKS))
+    finally:
+        # also of what was stopped by Ctrl-C before its end
+        print_table(found)
     sys.exit(found["faults"] > 0)

@@ -77,6 +77,28 @@ def test_a_fork_to_the_end_goes_there_by_the_schedule_and_cools_only_what_stays_
     assert kept.at_end() == found.at_end()
 
 
+@pytest.mark.parametrize(("end", "tail"), [(0.1, "none"), (0.5, "half")])
+def test_a_rate_that_a_loop_sets_itself_is_compared_with_its_highest_so_far(
+    end: float, tail: str
+) -> None:
+    def rate(step: int) -> float:
+        return 0.01 * (end + (1 - end) * max(1 - step / 80, 0))
+
+    data = torch.randn(256, 4)
+    model = nn.Sequential(nn.Linear(4, 1), nn.Flatten(0))
+    training = Loop(
+        model,
+        torch.optim.SGD(model.parameters(), lr=rate(69)),
+        loss=supervised(nn.MSELoss(reduction="none")),
+        batches=(data, data.sum(dim=1)),
+        batch_size=32,
+        scheduler=rate,
+        index=70,
+        left="10 updates",
+    )
+    assert fork(training, "rate 2x", horizon="end", replicates=2).tail == tail
+
+
 def test_branches_that_end_before_the_training_show_no_end() -> None:
     found = fork(loop(), ["rate 2x"], horizon="50%", replicates=2)
     (effect,) = found.at_end()

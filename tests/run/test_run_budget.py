@@ -153,6 +153,18 @@ def test_time_in_a_nested_region_is_charged_to_the_inner_name() -> None:
     assert budget.used == pytest.approx(0.06)
 
 
+def test_a_region_that_is_settled_goes_on_under_another_name() -> None:
+    clock = Clock()
+    budget = Budget(0.02, clock)
+    with budget.spending("readings"):
+        clock.now += 2
+        budget.settle("bookkeeping")
+        assert budget.spent_on == {"readings": pytest.approx(2)}
+        clock.now += 3
+    clock.now += 100
+    assert budget.spent_on == {"readings": pytest.approx(2), "bookkeeping": pytest.approx(3)}
+
+
 def test_branches_have_a_budget_of_their_own_and_leave_the_share_to_the_readings() -> None:
     clock = Clock()
     budget = Budget(0.02, clock)

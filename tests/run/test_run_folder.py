@@ -51,7 +51,7 @@ def test_runs_made_at_the_same_time_never_share_a_folder(tmp_path: Path) -> None
     assert sorted(names) == sorted(f"run-{number}" for number in range(1, 41))
 
 
-@pytest.mark.parametrize("stem", ["", ".hidden", "a/b", "/", " x", "a\0b", "a\n"])
+@pytest.mark.parametrize("stem", ["", ".hidden", "a/b", "/", " x", "\0", "\x1b", "a\0b", "a\n"])
 def test_a_name_that_is_no_file_name_is_refused(tmp_path: Path, stem: str) -> None:
     with pytest.raises(BadArgument, match="`name` must be a file name"):
         RunFolder.create(tmp_path, stem, {})

@@ -59,6 +59,21 @@ def test_arrays_are_lists_and_nan_is_read_back_as_a_number(tmp_path: Path) -> No
     )
 
 
+def test_a_record_is_the_same_whether_or_not_it_can_be_written_as_it_is(tmp_path: Path) -> None:
+    plain = {"n": 1, "x": 0.5, "list": [1.0, 2], "flag": True}
+    odd = {"n": np.int64(1), "x": np.float64(0.5), "list": (1.0, np.int32(2)), "flag": np.True_}
+    nothing: dict[Any, Any] = {**plain, "none": None}
+    write(
+        tmp_path / "a.jsonl",
+        [plain, odd, nothing, {**nothing, "nan": math.nan}, {"deep": {(1, 2): "x"}}],
+    )
+    lines = (tmp_path / "a.jsonl").read_text().splitlines()
+    assert lines[0] == lines[1] == '{"n":1,"x":0.5,"list":[1.0,2],"flag":true}'
+    assert lines[2] == lines[0][:-1] + ',"none":null}'
+    assert lines[3] == lines[2][:-1] + ',"nan":"nan"}'
+    assert records(tmp_path / "a.jsonl")[4] == {"deep": {"(1, 2)": "x"}}
+
+
 def test_a_missing_journal_is_an_empty_one(tmp_path: Path) -> None:
     assert read_journal(tmp_path / "none.jsonl") == ([], [])
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gradiometer import BadArgument, Run, diagnose, watch
+from gradiometer.verdict.triage.signs import Signs
 
 GENERATOR = torch.Generator().manual_seed(0)
 INPUTS = torch.randn(256, 8, generator=GENERATOR)
@@ -99,6 +100,36 @@ def test_two_backwards_that_are_added_and_gradients_that_are_never_cleared_are_s
 
     assert "accumulation" in claims_of(run_of(tmp_path / "added", added))
     assert "zero_grad" in claims_of(run_of(tmp_path / "never", never_cleared))
+
+
+def test_examples_along_the_second_axis_are_the_batch(tmp_path: Path) -> None:
+    """A transformer with the time first, whose batch of 128 was called too small, as one of 4."""
+
+    class Last(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.RNN(8, 16)
+            self.head = nn.Linear(16, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            head: Tensor = self.head(self.layer(x)[0][-1])
+            return head
+
+    torch.manual_seed(1)
+    model = Last()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with watch(model, optimizer, out=tmp_path, quiet=True, page=False) as w:
+        for _ in range(100):
+            optimizer.zero_grad()
+            labels = torch.randint(4, (32,))
+            loss = nn.functional.cross_entropy(model(torch.randn(3, 32, 8)), labels)
+            loss.backward()
+            w.step(loss)
+            optimizer.step()
+    assert w.run is not None
+    signs = Signs.of(w.run)
+    assert signs.batch_size == 32 and set(signs.series("rows")) == {32.0}
+    assert "batch_small" not in claims_of(w.run)
 
 
 @pytest.mark.parametrize("is_divided", [False, True], ids=["as a mean", "as a part"])

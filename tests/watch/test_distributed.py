@@ -290,21 +290,32 @@ def test_the_command_trains_on_two_ranks_and_speaks_once(tmp_path: Path) -> None
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names of threads")
-def test_no_thread_of_gloo_outlives_the_training_of_two_ranks() -> None:
+@pytest.mark.parametrize("group", ["together()", "own()"])
+def test_no_thread_of_gloo_outlives_the_training_of_two_ranks(group: str) -> None:
     """One that lets go of a tensor while the interpreter ends would abort the process."""
-    run_all(2, sys.executable, "-c", THREADS)
+    run_all(2, sys.executable, "-c", THREADS.replace("GROUP", group))
 
 
 THREADS = """
+from contextlib import contextmanager
 from pathlib import Path
 import torch
-from gradiometer.run.ranks import together
+import torch.distributed as dist
+from gradiometer import watch
+from gradiometer.run.ranks import Ranks, together
+
+@contextmanager
+def own():
+    dist.init_process_group("gloo")
+    yield Ranks.here()
+    dist.barrier()
+    dist.destroy_process_group()
 
 def threads():
     names = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
     return [name for name in names if "gloo" in name or "tcpstore" in name]
 
-with together() as ranks:
+with GROUP as ranks:
     torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     ranks.add(torch.ones(2))
     assert threads()

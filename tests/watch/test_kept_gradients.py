@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from gradiometer.integrations import gradients
 from gradiometer.integrations.gradients import LastGradient, stretches
+from gradiometer.measurement.preconditioner import preconditioner_of
 
 
 def _model(*, dtype: torch.dtype = torch.float32) -> list[nn.Parameter]:
@@ -101,3 +102,24 @@ def test_what_is_kept_beside_p_is_one_copy_together() -> None:
     small = LastGradient(parameters[1:3], [], None)
     small.is_beside_weights = True
     assert small.empty().dtype is torch.float32
+
+
+@pytest.mark.parametrize("kind", [torch.optim.AdamW, torch.optim.NAdam, torch.optim.Adamax])
+def test_p_is_known_to_one_per_cent_where_it_is_kept_rounded(
+    kind: type[torch.optim.Optimizer],
+) -> None:
+    parameters = _model()
+    optimizer = kind(parameters, lr=1e-3)  # type: ignore[call-arg]
+    for step in range(30):
+        _give(parameters, step)
+        optimizer.step()
+    exact = preconditioner_of(optimizer, parameters)
+    rounded = preconditioner_of(
+        optimizer, parameters, into=[torch.empty_like(one).bfloat16() for one in parameters]
+    )
+    assert exact is not None and rounded is not None
+    ratios = torch.cat(
+        [(a.double() / b.double()).reshape(-1) for a, b in zip(exact, rounded, strict=True)]
+    )
+    assert float((ratios - 1).abs().max()) < 0.015
+    assert abs(float(ratios.mean()) - 1) < 0.005

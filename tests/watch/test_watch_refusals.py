@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from gradients_by_hand import LOSSES
 from gradiometer import BadArgument, Unsupported, watch
-from gradiometer.integrations.watch.losses import part_of
+from gradiometer.integrations.watch.losses import value_of
 from gradiometer.measurement import supervised
 from watched_loop import one_backward, simple
 
@@ -183,7 +183,7 @@ def test_other_things_that_cannot_be_watched_are_refused_in_words(tmp_path: Path
         with pytest.raises(Unsupported, match="`model` makes a sparse gradient"):
             w.step(loss, words)
     with pytest.raises(BadArgument, match="must be a number or a tensor, got dict"):
-        inspect.unwrap(part_of)(words, {"loss": 0.1})
+        inspect.unwrap(value_of)({"loss": 0.1})
 
 
 def test_an_evaluation_after_the_end_is_a_warning_that_says_where_to_call_it(

@@ -138,6 +138,6 @@ def test_a_gauge_that_stopped_before_its_first_reading_has_a_finding(tmp_path: P
 
 def test_a_batch_whose_numbers_cannot_be_read_is_named_as_the_reason() -> None:
     objective = Objective(nn.Linear(4, 3), supervised(nn.CrossEntropyLoss(reduction="none")))
-    found = culprit(objective, (torch.zeros(2, 4, device="meta"), torch.zeros(2).long()))
-    assert found.kind == "unknown"
-    assert "could not be run again to find the layer (RuntimeError: Tensor.item()" in found.text
+    place, kind = culprit(objective, (torch.zeros(2, 4, device="meta"), torch.zeros(2).long()))
+    assert kind == "unknown"
+    assert "could not be run again to find the layer (RuntimeError: Tensor.item()" in place

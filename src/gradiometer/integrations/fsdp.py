@@ -165,6 +165,8 @@ class ShardHooks:
         self._read: dict[int, Float[Tensor, " numbers"]] = {}
         self._in_parts = self._ending = False
         self.stale = False
+        # Seconds that starting took, until they are charged.
+        self.seconds = 0.0
         self.whole_is_wanted = False
         # The same numbers of this process's piece of every parameter's `.grad`, at the end of the
         # last backward for which `whole_is_wanted` was set: reduced, not yet clipped.

@@ -2,6 +2,7 @@
 step to the next."""
 
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,7 +18,6 @@ from torch.optim import Optimizer
 from gradiometer.errors import Unsupported
 from gradiometer.measurement.objective import Gradients
 from gradiometer.measurement.parts import preconditioned_norms, squared_norms
-from gradiometer.run.budget import READINGS, Budget
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +118,6 @@ class GradientHooks:
 
     Args:
         parameters: The trainable parameters of the model.
-        budget: The account that the cost is charged to.
         caught: Takes every error of what a backward calls, and may keep it from training.
         preconditioner: P, if norms under P are wanted too.
         keeps: False to keep only the norms at the end of a backward, `whole`, if `.grad` was zero
@@ -128,7 +127,6 @@ class GradientHooks:
     def __init__(
         self,
         parameters: Sequence[nn.Parameter],
-        budget: Budget,
         caught: Callable[[Exception], None],
         preconditioner: Preconditioner | None = None,
         *,
@@ -136,7 +134,6 @@ class GradientHooks:
     ) -> None:
         self._keeps = keeps
         self._parameters = parameters
-        self._budget = budget
         self._caught = caught
         self._preconditioner = preconditioner
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
@@ -144,6 +141,8 @@ class GradientHooks:
         self._ending = False
         # True if hooks are in place.
         self.active = False
+        # Seconds that starting and reading took, until they are charged.
+        self.seconds = 0.0
         # True if a gradient was read since the last `take`.
         self.has_read = False
         # True if a parameter had several gradients since the last `take`: their sum need not be the
@@ -155,7 +154,7 @@ class GradientHooks:
         # The numbers of every parameter's `.grad` (see `numbers_of`), at the end of the last
         # backward for which `whole_is_wanted` was set: after DDP's all-reduce, before clipping. By
         # the first entry `norms_of_all` checks that `.grad` is the mean of the gradients that were
-        # read.
+        # read. Only ‖·‖² of each if they are not kept.
         self.whole: Float[Tensor, "1 numbers"] | None = None
 
     def start(self) -> None:
@@ -239,13 +238,17 @@ class GradientHooks:
         """`.grad` is complete. Called after DDP's own callback of this backward, which was queued
         earlier."""
         self._ending = False
+        began = time.thread_time()
         try:
-            with self._budget.spending(READINGS), torch.no_grad():
+            with torch.no_grad():
                 grads = gradients_of(self._parameters)
-                if self._keeps or not any(gradient.is_sparse for gradient in grads):
-                    self.whole = numbers_of(grads, self._preconditioner if self._keeps else None)
+                if self._keeps:
+                    self.whole = numbers_of(grads, self._preconditioner)
+                elif not any(gradient.is_sparse for gradient in grads):
+                    self.whole = squared_norms(grads)
         except Exception as error:
             self._caught(error)
+        self.seconds += time.thread_time() - began
 
 
 class GradientsInPlace(GradientHooks):

@@ -3,7 +3,6 @@ Megatron or Keras."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -26,87 +25,76 @@ from gradiometer.measurement.reading import Draw, Reading, Sampling
 from gradiometer.run.folder import WATCHED, versions
 from gradiometer.run.rules import MOST_STEPS
 
-# Largest relative error of a squared norm in bfloat16, with a margin.
-ROUNDING = 0.02
-
 # Name of the only layer if the norms are those of the whole model.
 WHOLE = "model"
 
 
-@dataclass(frozen=True)
-class GivenNorms:
-    """The squared norms of one step.
+Layers = Float[np.ndarray, " layers"]
 
-    Args:
-        layers: Names of the layers.
-        small: Mean of ‖ĝ_j‖² over the micro-batches of b examples, by layer.
-        big: ‖ĝ‖² of all B examples, by layer.
-        complete: True if `small` is the mean over all micro-batches of the batch.
+
+def norms_of_step(
+    small: Any, big: Any, sizes: Sequence[Any]
+) -> tuple[tuple[str, ...], Layers, Layers, str]:
+    """Check the arguments of `NormsWatch.norms`.
+
+    Returns:
+        The names of the layers; the mean of ‖ĝ_j‖² over the micro-batches of b examples, by layer;
+        ‖ĝ‖² of all B examples, by layer; and a sentence if these can hardly be the norms of one
+        step.
+
+    Raises:
+        BadArgument: A number is missing, negative or not finite, or the numbers cannot be norms of
+            one step.
     """
-
-    layers: tuple[str, ...]
-    small: Float[np.ndarray, " layers"]
-    big: Float[np.ndarray, " layers"]
-    complete: bool
-
-    @classmethod
-    def of(cls, small: Any, big: Any, sizes: Sequence[Any]) -> "GivenNorms":
-        """Check the arguments of `NormsWatch.norms`.
-
-        Raises:
-            BadArgument: A number is missing, negative or not finite, or the numbers cannot be norms
-                of one step.
-        """
-        check_sizes(sizes)
-        whole, each = by_layer("big", big), by_layer("small", small)
-        if whole.keys() != each.keys():
-            raise BadArgument(
-                f"`small` has the layers {', '.join(each)}, and `big` has {', '.join(whole)}: give "
-                "both by the same layers, or both for the whole model."
-            )
-        shapes = {values.shape for values in each.values()}
-        if len(shapes) > 1:
-            raise BadArgument(
-                f"`small` must have one number per micro-batch in every layer, got shapes {shapes}."
-            )
-        if any(values.ndim for values in whole.values()):
-            raise BadArgument(
-                "`big` must be one number, or one per layer: the squared norm of the mean gradient."
-            )
-        parts = next(iter(shapes), ())[:1]
-        if parts and parts[0] * sizes[0] > sizes[1]:
-            raise BadArgument(
-                f"`small` has {parts[0]} micro-batches of {sizes[0]} examples, more than the "
-                f"{sizes[1]} of the batch: `sizes` is (examples of a micro-batch, examples of the "
-                "whole batch)."
-            )
-        return cls(
-            tuple(whole),
-            np.array([each[layer].mean() for layer in whole]),
-            np.array([float(values) for values in whole.values()]),
-            complete=not parts or parts[0] * sizes[0] == sizes[1],
+    check_sizes(sizes)
+    whole, each = by_layer("big", big), by_layer("small", small)
+    if whole.keys() != each.keys():
+        raise BadArgument(
+            f"`small` has the layers {', '.join(each)}, and `big` has {', '.join(whole)}: give "
+            "both by the same layers, or both for the whole model."
         )
+    shapes = {values.shape for values in each.values()}
+    if len(shapes) > 1:
+        raise BadArgument(
+            f"`small` must have one number per micro-batch in every layer, got shapes {shapes}."
+        )
+    if any(values.ndim for values in whole.values()):
+        raise BadArgument(
+            "`big` must be one number, or one per layer: the squared norm of the mean gradient."
+        )
+    parts = next(iter(shapes), ())[:1]
+    if parts and parts[0] * sizes[0] > sizes[1]:
+        raise BadArgument(
+            f"`small` has {parts[0]} micro-batches of {sizes[0]} examples, more than the "
+            f"{sizes[1]} of the batch: `sizes` is (examples of a micro-batch, examples of the "
+            "whole batch)."
+        )
+    means = np.array([each[layer].mean() for layer in whole])
+    squares = np.array([float(values) for values in whole.values()])
+    is_complete = not parts or parts[0] * sizes[0] == sizes[1]
+    return tuple(whole), means, squares, _doubt(means, squares, is_complete=is_complete)
 
-    @property
-    def doubt(self) -> str:
-        """A sentence if these can hardly be the norms of one step; otherwise empty.
 
-        The mean of ‖ĝ_j‖² over all micro-batches is at least the ‖ĝ‖² of their mean, and equal only
-        without noise.
-        """
-        small, big = float(self.small.sum()), float(self.big.sum())
-        if self.complete and small < big * (1 - ROUNDING):
-            return (
-                f"`small` is {small:.4g}, less than `big`, {big:.4g}: give the mean of the squared "
-                "norms over all micro-batches as `small` (or a list of those that you have), and "
-                "the squared norm of the mean of their gradients, not of the sum, as `big`."
-            )
-        if big > 0 and np.allclose(self.small, self.big, rtol=1e-6, atol=0):
-            return (
-                f"`small` equals `big`, {big:.4g}: take the norms for `small` before the gradients "
-                "are averaged over micro-batches or devices."
-            )
-        return ""
+def _doubt(small: Layers, big: Layers, *, is_complete: bool) -> str:
+    """A sentence if these can hardly be the norms of one step; otherwise empty.
+
+    The mean of ‖ĝ_j‖² over all micro-batches is at least the ‖ĝ‖² of their mean, and equal only
+    without noise.
+    """
+    parts, whole = float(small.sum()), float(big.sum())
+    # 0.02: largest relative error of a squared norm in bfloat16, with a margin.
+    if is_complete and parts < whole * (1 - 0.02):
+        return (
+            f"`small` is {parts:.4g}, less than `big`, {whole:.4g}: give the mean of the squared "
+            "norms over all micro-batches as `small` (or a list of those that you have), and "
+            "the squared norm of the mean of their gradients, not of the sum, as `big`."
+        )
+    if whole > 0 and np.allclose(small, big, rtol=1e-6, atol=0):
+        return (
+            f"`small` equals `big`, {whole:.4g}: take the norms for `small` before the gradients "
+            "are averaged over micro-batches or devices."
+        )
+    return ""
 
 
 def check_sizes(sizes: Sequence[Any]) -> None:
@@ -367,21 +355,18 @@ class NormsWatch(Recording):
         # a run with a larger one could not be read
         if not index < MOST_STEPS:
             raise BadArgument(f"`step` must be below {MOST_STEPS:,}, got {shown(index)}.")
-        given = GivenNorms.of(small, big, sizes)
-        if self._layers and given.layers != self._layers:
+        layers, parts, whole, doubt = norms_of_step(small, big, sizes)
+        if self._layers and layers != self._layers:
             raise BadArgument(
-                f"`big` has the layers {', '.join(given.layers)}, and had "
+                f"`big` has the layers {', '.join(layers)}, and had "
                 f"{', '.join(self._layers)} in the first call."
             )
-        doubt = given.doubt
         if doubt:
             if self._recorder is None:
                 raise BadArgument(doubt)
             self._warn_once(f"step {index}: {doubt.rstrip('.')}", "doubt")
-        self._layers = given.layers
-        variance, norm_squared = moments_of_norms(
-            given.small, given.big, float(sizes[0]), int(sizes[1])
-        )
+        self._layers = layers
+        variance, norm_squared = moments_of_norms(parts, whole, float(sizes[0]), int(sizes[1]))
         moments = {
             "gradient_variance": variance.tolist(),
             "gradient_norm_squared": norm_squared.tolist(),

@@ -178,8 +178,8 @@ def perform_task(settings: tuple[Any, ...], shared: Shared | None, parcel: bytes
         The outcome as bytes. A result that cannot be sent back is a failure.
     """
     before = settings_here()
-    # The first setting is `in_pool`: a pool in a job starts no processes.
-    _apply((True, *settings[1:]))
+    # The first setting is `IN_POOL`: a pool in a job starts no processes.
+    _apply(("1", *settings[1:]))
     try:
         outcome = perform(unpack(parcel), None if shared is None else _read(*shared))
     except Exception as error:  # such as a module that is not in the search path
@@ -243,13 +243,13 @@ def pack_given(what: str, value: Any) -> bytes:
         ) from error
 
 
+# The variable of the environment that is "1" in a process of a pool.
+IN_POOL = "GRADIOMETER_IN_POOL"
+
+
 def in_pool() -> bool:
     """True in a process of a pool. There `Processes` and `Ray` start no further processes."""
-    return os.environ.get("GRADIOMETER_IN_POOL") == "1"
-
-
-def _mark(inside: bool) -> None:
-    os.environ["GRADIOMETER_IN_POOL"] = "1" if inside else "0"
+    return os.environ.get(IN_POOL) == "1"
 
 
 def _search(path: list[str]) -> None:
@@ -258,7 +258,7 @@ def _search(path: list[str]) -> None:
 
 # What functions and their numbers may depend on: how to get it, and how to set it.
 _SETTINGS: tuple[tuple[Callable[[], Any], Callable[[Any], Any]], ...] = (
-    (in_pool, _mark),
+    (partial(os.environ.get, IN_POOL, "0"), partial(os.environ.__setitem__, IN_POOL)),
     (lambda: list(sys.path), _search),
     (os.getcwd, os.chdir),
     (torch.get_default_dtype, torch.set_default_dtype),

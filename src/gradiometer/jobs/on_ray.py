@@ -15,7 +15,7 @@ from typing import Any
 from gradiometer.arguments import check_whole
 from gradiometer.errors import BadArgument, Unsupported
 from gradiometer.jobs.job import Job, Shared, in_pool, perform_task, unpack
-from gradiometer.jobs.pool import Dispatch, Pool, WorkerLost
+from gradiometer.jobs.pool import WorkerLost, WorkerPool
 
 try:
     import ray
@@ -26,11 +26,14 @@ except ImportError as error:
 
 ADDRESS = re.compile(r"auto|(?:ray://)?\[?([^\[\]/]+?)\]?:(\d+)")
 
+# Ray starts a lost task again by itself unless it is told not to: `WorkerPool` does, and counts.
+TASK = ray.remote(max_retries=0)(perform_task)
+
 # Time between two looks at the cluster while nothing finishes.
 LOOK_SECONDS = 2
 
 
-class Ray(Pool):
+class Ray(WorkerPool):
     """Runs jobs on a cluster of Ray: the one this program is connected to, an existing one, or a
     local one.
 
@@ -105,14 +108,14 @@ class Ray(Pool):
             ray._private.worker._worker_logs_enabled = True
             self._connected = False
 
-    def _dispatch(self) -> "RayDispatch":
-        self._connect()
-        return RayDispatch()
-
     def _connect(self) -> None:
         if ray.is_initialized():
-            if not self._connected:
-                self._check_same(ray.get_runtime_context().gcs_address)
+            connected = "" if self._connected else ray.get_runtime_context().gcs_address
+            if connected and (self.count or not _is_same(self.address, connected)):
+                raise BadArgument(
+                    f"`pool` {self!r} is another cluster than the one this program is connected "
+                    f"to, {connected}: use Ray()."
+                )
             return
         self.check()
         # A cluster that is started here sends no statistics and does not announce its next version.
@@ -143,35 +146,9 @@ class Ray(Pool):
         ray._private.worker._worker_logs_enabled = False
         self._connected = True
 
-    def _check_same(self, connected: str) -> None:
-        """Refuse another cluster than the one this program is connected to."""
-        if self.count or (
-            self.address not in (None, "auto") and not _is_same(str(self.address), connected)
-        ):
-            raise BadArgument(
-                f"`pool` {self!r} is another cluster than the one this program is connected to, "
-                f"{connected}: use Ray()."
-            )
-
-
-def _is_same(address: str, connected: str) -> bool:
-    """True if both lead to the same port of the same machine, by its name or its number. Unknown
-    for a client."""
-    if address.startswith("ray://"):
-        return True
-    (host, _, port), (other, _, its_port) = (text.rpartition(":") for text in (address, connected))
-    with suppress(OSError):
-        return (socket.gethostbyname(host), port) == (socket.gethostbyname(other), its_port)
-    return False
-
-
-class RayDispatch(Dispatch):
-    """Jobs on their way through a cluster."""
-
-    def __init__(self) -> None:
-        self._task = ray.remote(max_retries=0)(perform_task)
-
     def _prepare(self, jobs: Sequence[Job]) -> None:
+        self._connect()
+        self.has_ended = False
         have = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         for job in jobs:
             if not any(
@@ -201,10 +178,8 @@ class RayDispatch(Dispatch):
         # In a list Ray leaves the reference as it is, and does not fetch the object for every task.
         return reference.hex(), partial(_fetch, [reference])
 
-    def _begin(self, job: Job, *arguments: Any) -> Any:
-        return self._task.options(name=job.name, num_cpus=job.cpus, num_gpus=job.gpus).remote(
-            *arguments
-        )
+    def _begin(self, job: Job, others: Sequence[Job], *arguments: Any) -> Any:
+        return TASK.options(name=job.name, num_cpus=job.cpus, num_gpus=job.gpus).remote(*arguments)
 
     def _wait_for_some(self, tasks: Sequence[Any]) -> Sequence[Any]:
         finished, _ = ray.wait(list(tasks), num_returns=1, timeout=LOOK_SECONDS)
@@ -226,9 +201,20 @@ class RayDispatch(Dispatch):
                     reason = str(error).strip().partition("\n")[0].rstrip(".")
         raise WorkerLost(f"was lost ({reason})")
 
-    def _stop(self, tasks: Sequence[Any]) -> None:
+    def _stop(self, tasks: Sequence[Any], place: Shared | None) -> None:
         for task in tasks:
             ray.cancel(task, force=True)
+
+
+def _is_same(address: str | None, connected: str) -> bool:
+    """True if both lead to the same port of the same machine, by its name or its number, or if any
+    cluster will do. Unknown for a client."""
+    if address in (None, "auto") or address.startswith("ray://"):
+        return True
+    (host, _, port), (other, _, its_port) = (text.rpartition(":") for text in (address, connected))
+    with suppress(OSError):
+        return (socket.gethostbyname(host), port) == (socket.gethostbyname(other), its_port)
+    return False
 
 
 def _fetch(references: Sequence[Any]) -> Any:

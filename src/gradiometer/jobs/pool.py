@@ -245,20 +245,9 @@ class Pool:
     def close(self) -> None:
         """End the processes of this pool, if it has any. It starts new ones if it is used again."""
 
-    def _dispatch(self) -> "Dispatch | None":
-        """The dispatch of a submission to other processes; None if its jobs run in this one."""
-        return None
-
     def _outcomes(self, jobs: Sequence[Job], shared: Any) -> Outcomes:
-        """The outcomes of these jobs, as they finish. What cannot be sent is refused at once."""
-        dispatch = self._dispatch() if jobs and not in_pool() else None
-        if dispatch is None:
-            return (perform(job, shared) for job in jobs)
-        parcels = [pack_given(f"`jobs` has the job {job.name!r}, which", job) for job in jobs]
-        content = (
-            None if shared is None else pack_given(f"`shared` ({type(shared).__name__})", shared)
-        )
-        return dispatch.outcomes(jobs, parcels, content)
+        """The outcomes of these jobs, as they finish; here in this process, one after another."""
+        return (perform(job, shared) for job in jobs)
 
 
 class Here(Pool):
@@ -283,35 +272,45 @@ class WorkerLost(Exception):
     """The process or machine of a job is lost. The message says how, as the end of a sentence."""
 
 
-class Dispatch(ABC):
-    """Runs the jobs of one submission in other processes. A job whose process is lost is given to
-    another one."""
+class WorkerPool(Pool, ABC):
+    """Runs jobs in other processes. A job whose process is lost is given to another one."""
 
     # True if there is no worker any more, and none will come.
     has_ended = False
 
-    @final
-    def outcomes(
-        self, jobs: Sequence[Job], parcels: Sequence[bytes], shared: bytes | None
+    def _outcomes(self, jobs: Sequence[Job], shared: Any) -> Outcomes:
+        """The outcomes of these jobs, as they finish. What cannot be sent is refused at once."""
+        if in_pool() or not jobs:
+            return super()._outcomes(jobs, shared)
+        parcels = [pack_given(f"`jobs` has the job {job.name!r}, which", job) for job in jobs]
+        content = None
+        if shared is not None:
+            content = pack_given(f"`shared` ({type(shared).__name__})", shared)
+        return self._dispatch(jobs, parcels, content)
+
+    def _dispatch(
+        self, jobs: Sequence[Job], parcels: Sequence[bytes], content: bytes | None
     ) -> Outcomes:
         """The outcomes of jobs, as they finish. At the end, jobs that still run are stopped.
 
         Args:
             jobs: The jobs.
             parcels: The same as bytes.
-            shared: What they share.
+            content: What they share.
         """
         waiting = deque(zip(jobs, parcels, strict=True))
         running: dict[Any, tuple[Job, bytes]] = {}
         losses = Counter[str]()
-        settings = settings_here()
+        settings, place = settings_here(), None
         try:
             self._prepare(jobs)
-            place = None if shared is None else self._share(shared)
+            if content is not None:
+                place = self._share(content)
             while waiting or running:
                 while waiting:
                     job, parcel = waiting[0]
-                    task = self._begin(job, settings, place, parcel)
+                    others = [other for other, _ in running.values()]
+                    task = self._begin(job, others, settings, place, parcel)
                     if task is None:
                         break
                     running[task] = waiting.popleft()
@@ -337,7 +336,7 @@ class Dispatch(ABC):
                         outcome = failure(job.name, error)
                     yield replace(outcome, name=job.name)
         finally:
-            self._stop(list(running))
+            self._stop(list(running), place)
 
     @abstractmethod
     def _prepare(self, jobs: Sequence[Job]) -> None:
@@ -348,8 +347,9 @@ class Dispatch(ABC):
         """Put what the jobs share where every process can read it."""
 
     @abstractmethod
-    def _begin(self, job: Job, *arguments: Any) -> Any:
-        """A task that calls `perform_task` with these arguments; None if no worker is free."""
+    def _begin(self, job: Job, others: Sequence[Job], *arguments: Any) -> Any:
+        """A task that calls `perform_task` with these arguments, beside those of the other jobs;
+        None if no worker is free."""
 
     @abstractmethod
     def _wait_for_some(self, tasks: Sequence[Any]) -> Iterable[Any]:
@@ -364,8 +364,8 @@ class Dispatch(ABC):
         """
 
     @abstractmethod
-    def _stop(self, tasks: Sequence[Any]) -> None:
-        """Stop these tasks, and end the submission."""
+    def _stop(self, tasks: Sequence[Any], place: Shared | None) -> None:
+        """Stop these tasks, and remove what the jobs shared."""
 
 
 def _delivery(

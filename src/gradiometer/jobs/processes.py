@@ -23,7 +23,7 @@ from loky.process_executor import BrokenProcessPool, ProcessPoolExecutor
 from gradiometer.arguments import check_whole
 from gradiometer.errors import Interrupted, summary
 from gradiometer.jobs.job import Job, Shared, in_pool, perform_task
-from gradiometer.jobs.pool import Dispatch, Pool, WorkerLost
+from gradiometer.jobs.pool import WorkerLost, WorkerPool
 from gradiometer.storage.disk import reason_of, writing
 
 REMEDY = "free some space there, or set TMPDIR to another folder"
@@ -33,7 +33,7 @@ ONE_THREAD = {
 }
 
 
-class Processes(Pool):
+class Processes(WorkerPool):
     """Runs jobs in processes of this machine, one job at a time in each.
 
     The processes are new ones, not forks. They start when jobs need them, which takes as long as
@@ -63,7 +63,9 @@ class Processes(Pool):
             check_whole("count", count, 1)
         self.count = int(count or cpu_count())
         self._given = () if count is None else (count,)
+        # Those without a job are used first, and each is put back after a job.
         self._idle: list[Worker] = []
+        self._busy: dict[Future[bytes], Worker] = {}
         self._folder: Path | None = None
         self._remove: Callable[[], object] = list
 
@@ -101,11 +103,56 @@ class Processes(Pool):
             self._remove = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         return self._folder
 
-    def _dispatch(self) -> "ProcessDispatch":
-        return ProcessDispatch(self, self._scratch(), self._idle)
+    def _prepare(self, jobs: Sequence[Job]) -> None:
+        self.start(most=len(jobs))
+
+    def _share(self, content: bytes) -> Shared:
+        file = self._scratch() / uuid4().hex
+        with writing(file.parent, REMEDY):
+            file.write_bytes(content)
+        # Its tensors are pages of the file, so that all processes use the same memory.
+        return file.name, partial(torch.load, file, mmap=True, weights_only=False)
+
+    def _begin(self, job: Job, others: Sequence[Job], *arguments: Any) -> "Future[bytes] | None":
+        costs = [min(one.threads, self.count) for one in (job, *others)]
+        if sum(costs) > self.count:
+            return None
+        worker = self._idle.pop() if self._idle else Worker(self._scratch())
+        try:
+            task = worker.submit(perform_task, *arguments)
+        except BrokenProcessPool:  # killed since its last job
+            worker.shutdown(kill_workers=True)
+            return self._begin(job, others, *arguments)
+        self._busy[task] = worker
+        return task
+
+    def _wait_for_some(self, tasks: "Sequence[Future[bytes]]") -> "Iterable[Future[bytes]]":
+        finished = wait(tasks, return_when=FIRST_COMPLETED).done
+        for task in finished:
+            unready = self._busy[task].ready.exception()
+            if unready is not None:
+                raise Interrupted(
+                    f"a process of the pool could not start: it {_ending(unready)}."
+                ) from unready
+        return finished
+
+    def _answer(self, task: "Future[bytes]") -> bytes:
+        worker = self._busy.pop(task)
+        try:
+            answer: bytes = task.result()
+        except BrokenProcessPool as error:
+            worker.shutdown(kill_workers=True)
+            raise WorkerLost(_ending(error)) from error
+        self._idle.append(worker)
+        return answer
+
+    def _stop(self, tasks: "Sequence[Future[bytes]]", place: Shared | None) -> None:
+        stop_workers([self._busy.pop(task) for task in tasks])
+        if place is not None and self._folder is not None:  # else it is removed already
+            (self._folder / place[0]).unlink(missing_ok=True)
 
 
-class Worker:
+class Worker(ProcessPoolExecutor):  # type: ignore[misc]
     """A process that performs jobs, one at a time: loky's executor of one process, so that it can
     be lost alone.
 
@@ -118,11 +165,9 @@ class Worker:
     """
 
     def __init__(self, folder: Path, modules: Sequence[str] = ()) -> None:
-        self._executor = ProcessPoolExecutor(
-            1, env=ONE_THREAD, initializer=_settle, initargs=(os.getpid(), folder)
-        )
+        super().__init__(1, env=ONE_THREAD, initializer=_settle, initargs=(os.getpid(), folder))
         # Without it, a program that ends while a job runs would wait for the job.
-        self._executor._flags.kill_workers = True
+        self._flags.kill_workers = True
         try:
             self.ready = self.submit(
                 exec, "import " + ", ".join(("gradiometer.jobs.job", *modules))
@@ -142,93 +187,19 @@ class Worker:
         # blocked.
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            task: Future[Any] = self._executor.submit(work, *arguments)
+            task: Future[Any] = super().submit(work, *arguments)
             return task
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
-    def kill(self) -> None:
-        """Kill the process, and the processes that its jobs have started."""
-        for number in list(self._executor._processes):
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(number, signal.SIGKILL)
-
-    def stop(self) -> None:
-        """Wait for the end of a process that is killed."""
-        self._executor.shutdown(kill_workers=True)
-
 
 def stop_workers(workers: Sequence[Worker]) -> None:
-    """Kill processes, and wait for their end."""
+    """Kill processes, with those that their jobs have started, and wait for their end."""
+    for number in [number for worker in workers for number in worker._processes]:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(number, signal.SIGKILL)
     for worker in workers:
-        worker.kill()
-    for worker in workers:
-        worker.stop()
-
-
-class ProcessDispatch(Dispatch):
-    """Jobs on their way through processes.
-
-    Args:
-        pool: The pool.
-        folder: Its folder.
-        idle: Its processes without a job. They are used first, and each is put back after a job.
-    """
-
-    def __init__(self, pool: Processes, folder: Path, idle: list[Worker]) -> None:
-        self._pool = pool
-        self._file = folder / uuid4().hex
-        self._idle = idle
-        self._free = pool.count
-        self._busy: dict[Future[bytes], tuple[Worker, int]] = {}
-
-    def _prepare(self, jobs: Sequence[Job]) -> None:
-        self._pool.start(most=len(jobs))
-
-    def _share(self, content: bytes) -> Shared:
-        with writing(self._file.parent, REMEDY):
-            self._file.write_bytes(content)
-        # Its tensors are pages of the file, so that all processes use the same memory.
-        return self._file.name, partial(torch.load, self._file, mmap=True, weights_only=False)
-
-    def _begin(self, job: Job, *arguments: Any) -> "Future[bytes] | None":
-        cost = min(job.threads, self._pool.count)
-        if cost > self._free:
-            return None
-        worker = self._idle.pop() if self._idle else Worker(self._file.parent)
-        try:
-            task = worker.submit(perform_task, *arguments)
-        except BrokenProcessPool:  # killed since its last job
-            worker.stop()
-            return self._begin(job, *arguments)
-        self._free -= cost
-        self._busy[task] = worker, cost
-        return task
-
-    def _wait_for_some(self, tasks: "Sequence[Future[bytes]]") -> "Iterable[Future[bytes]]":
-        finished = wait(tasks, return_when=FIRST_COMPLETED).done
-        for task in finished:
-            unready = self._busy[task][0].ready.exception()
-            if unready is not None:
-                raise Interrupted(
-                    f"a process of the pool could not start: it {_ending(unready)}."
-                ) from unready
-        return finished
-
-    def _answer(self, task: "Future[bytes]") -> bytes:
-        worker, cost = self._busy.pop(task)
-        self._free += cost
-        try:
-            answer: bytes = task.result()
-        except BrokenProcessPool as error:
-            worker.stop()
-            raise WorkerLost(_ending(error)) from error
-        self._idle.append(worker)
-        return answer
-
-    def _stop(self, tasks: "Sequence[Future[bytes]]") -> None:
-        stop_workers([worker for worker, _ in self._busy.values()])
-        self._file.unlink(missing_ok=True)
+        worker.shutdown(kill_workers=True)
 
 
 def _ending(error: BaseException) -> str:

@@ -4,11 +4,10 @@ file form of both."""
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import msgspec
 
-from gradiometer.errors import BadArgument
 from gradiometer.loop.changes.alternative import Alternative
 from gradiometer.loop.readout import Readout, pack_values, unpack_values
 from gradiometer.storage.journal import plain, restored
@@ -79,12 +78,6 @@ class Branch:
             f"{self.alternative.name}, replicate {self.replicate}, {self.horizon:,} examples, tail "
             f"{self.tail}"
         )
-
-
-def check_tail(tail: Any) -> None:
-    """Raise unless `tail` is known."""
-    if tail not in get_args(Tail):
-        raise BadArgument(f"`tail` must be one of {', '.join(get_args(Tail))}, got {tail!r}.")
 
 
 @dataclass(frozen=True, eq=False)

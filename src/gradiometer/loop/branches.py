@@ -12,8 +12,8 @@ from gradiometer.errors import BadArgument
 from gradiometer.loop.branch import BranchResult, Tail
 from gradiometer.loop.changes.alternative import Alternative, GoOn
 from gradiometer.loop.comparison.effects import Effect, effects_of, readout_name
-from gradiometer.loop.comparison.racing import SHORT, Stop
-from gradiometer.measurement.estimate import Estimate, counted, significant
+from gradiometer.loop.comparison.racing import REPLICATES, SHORT, Stop
+from gradiometer.measurement.estimate import LEVEL, Estimate, counted, significant
 from gradiometer.measurement.uncertainty.differences import MOST_PAIRS
 
 LABELS = {"test_loss": "test loss", "train_loss": "training loss", "test_accuracy": "test accuracy"}
@@ -91,10 +91,6 @@ def undecided(effects: Sequence[Effect]) -> tuple[str, ...]:
     return tuple(found)
 
 
-# Number of replicates below which an interval is called wide.
-FEW = 4
-
-
 @dataclass(frozen=True, eq=False)
 class Fork:
     """What would have happened: branches of several alternatives from one state, on common data.
@@ -170,7 +166,7 @@ class Fork:
             raise BadArgument(f"`alternative` {name!r} was not tried. There are {names}.")
         return tuple(sorted(found, key=lambda result: result.replicate))
 
-    def effects(self, readout: str | None = None, level: float = 0.9) -> tuple[Effect, ...]:
+    def effects(self, readout: str | None = None, level: float = LEVEL) -> tuple[Effect, ...]:
         """Each alternative minus the baseline, with intervals that cover all of them together: see
         `effects_of`.
 
@@ -180,10 +176,13 @@ class Fork:
         """
         return effects_of(self.results, self.names[0], readout, level=level)
 
-    def at_end(self, readout: str | None = None, level: float = 0.9) -> tuple[Effect, ...]:
+    def at_end(self, readout: str | None = None, level: float = LEVEL) -> tuple[Effect, ...]:
         """Each alternative minus the baseline at the end of the training: see `effects_of`.
 
-        Unknown unless the branches go there, as with `horizon="end"`. On DEV.
+        Unknown unless the branches go there, as with `horizon="end"`. Judged once on 108 effects of
+        12 trainings, intervals of four replicates covered 94 % in test loss and 90 % in training
+        loss; 96 and 98 % of the effects above the noise between seeds were decided, none with the
+        wrong sign.
 
         Args:
             readout: Name of the readout; by default "test_loss" if there is one, else the first.
@@ -258,32 +257,31 @@ class Fork:
     def warnings(self) -> tuple[str, ...]:
         """What could make the comparison wrong."""
         found = list(self.notes)
-        if self.shows_end or self.averaged:
-            # In tunings the mean of a lane's last parameters chose rates that were too high as
-            # often as rates that were too low.
-            pass
-        elif self.tail == "none":
+        # In tunings the mean of a lane's last parameters chose rates that were too high as often as
+        # rates that were too low.
+        may_lean = not (self.shows_end or self.averaged)
+        if may_lean and self.tail == "none":
             found.append(
                 "The rates stay constant in all branches, which favours small rates at any length: "
                 "an interval does not see that. Use tail='linear'."
             )
-        elif self.left is not None and self.leans:
+        elif may_lean and self.left is not None and self.leans:
             found.append(
                 f"The branches are {self.horizon / self.left:.0%} of what is left of the training: "
                 f"below {SHORT:.0%} they lean to small rates."
             )
-        elif self.leaves_some:
+        elif may_lean and self.leaves_some:
             # of 24 decided effects at a quarter of what was left three were reversed at the end
             found.append(
                 "The branches end before the training does, where an effect may be smaller or "
                 "reversed: horizon='end' answers for that."
             )
         if self.replicates == 1:
-            found.append(f"One replicate gives no interval: {FEW} or more are better.")
-        elif self.replicates < FEW:
+            found.append(f"One replicate gives no interval: {REPLICATES} or more are better.")
+        elif self.replicates < REPLICATES:
             found.append(
-                f"Only {counted(self.replicates, 'replicate')}, so intervals are wide: {FEW} or "
-                "more are better."
+                f"Only {counted(self.replicates, 'replicate')}, so intervals are wide: "
+                f"{REPLICATES} or more are better."
             )
         return tuple(found)
 

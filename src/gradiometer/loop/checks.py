@@ -62,11 +62,8 @@ def check_functions(
         raise BadArgument(
             "`evaluate` must be a function of the model with `step`, since no loss is known for it."
         )
-    if loss is not None and any(map(_wants_closure, optimizers_in(optimizer))):
-        raise BadArgument(
-            f"`optimizer` {type(optimizer).__name__} calls the loss itself: give `step`, which "
-            "makes a whole update with its closure, in place of `loss`."
-        )
+    if loss is not None:
+        check_steps_alone(optimizer)
     if is_test_set(evaluate):
         examples_of(evaluate)
     for name, function in (("loss", loss), ("step", step), ("evaluate", evaluate)):
@@ -80,9 +77,15 @@ def check_functions(
             )
 
 
-def _wants_closure(optimizer: torch.optim.Optimizer) -> bool:
-    parameters = inspect.signature(optimizer.step).parameters
-    return "closure" in parameters and parameters["closure"].default is inspect.Parameter.empty
+def check_steps_alone(optimizer: torch.optim.Optimizer) -> None:
+    """Raise if an optimizer calls the loss itself, as LBFGS does."""
+    for one in optimizers_in(optimizer):
+        closure = inspect.signature(one.step).parameters.get("closure")
+        if closure is not None and closure.default is closure.empty:
+            raise BadArgument(
+                f"`optimizer` {type(one).__name__} calls the loss itself: give `step`, which "
+                "makes a whole update with its closure, in place of `loss`."
+            )
 
 
 def check_trainable(model: nn.Module) -> None:
@@ -112,32 +115,25 @@ def check_trainable(model: nn.Module) -> None:
 
 
 def optimizer_from(model: nn.Module, given: Any) -> torch.optim.Optimizer:
-    """The optimizer that a person gives, without its wrapper; several as one."""
+    """The optimizer that a person gives, without its wrapper; several as one. Raise unless they are
+    optimizers of parameters of the model."""
     several = given if isinstance(given, list | tuple) and given else [given]
     optimizers = [bare_optimizer(one) for one in several]
-    for one in optimizers:
-        check_optimizer(model, one)
-    return as_one(optimizers)
-
-
-def check_optimizer(model: nn.Module, optimizer: Any) -> None:
-    """Raise unless this is an optimizer of parameters of the model."""
-    if not isinstance(optimizer, torch.optim.Optimizer):
-        raise BadArgument(
-            "`optimizer` must be a torch.optim.Optimizer or a list of them, got "
-            f"{type(optimizer).__name__}."
-        )
     own = {id(parameter) for parameter in model.parameters()}
-    if any(
-        id(parameter) not in own
-        for group in optimizer.param_groups
-        for parameter in group["params"]
-    ):
-        raise Unsupported(
-            "`optimizer` trains a parameter that is not in `model`, so that a copy of the model "
-            "would not train it: put all trained modules into one, such as nn.ModuleDict, and give "
-            "that as `model`."
-        )
+    for one in optimizers:
+        if not isinstance(one, torch.optim.Optimizer):
+            raise BadArgument(
+                "`optimizer` must be a torch.optim.Optimizer or a list of them, got "
+                f"{type(one).__name__}."
+            )
+        trained = [parameter for group in one.param_groups for parameter in group["params"]]
+        if not own.issuperset(map(id, trained)):
+            raise Unsupported(
+                "`optimizer` trains a parameter that is not in `model`, so that a copy of the model "
+                "would not train it: put all trained modules into one, such as nn.ModuleDict, and "
+                "give that as `model`."
+            )
+    return as_one(optimizers)
 
 
 def check_scheduler(scheduler: Any, optimizer: torch.optim.Optimizer) -> None:

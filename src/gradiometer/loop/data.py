@@ -1,5 +1,6 @@
 """The data of a fork: what a person gives as `batches`, replayed in the order of any seed."""
 
+import copy
 import itertools
 import zlib
 from abc import ABC, abstractmethod
@@ -169,20 +170,11 @@ class Loaded(Data):
 
     def _order(self, seed: int) -> Iterator[Any]:
         """The positions in the data set, of one batch after another."""
-        plain, sampler, generator = self._plain, self._sampler, torch.Generator().manual_seed(seed)
-        match plain:
-            case RandomSampler():
-                again: Any = RandomSampler(
-                    plain.data_source, plain.replacement, plain._num_samples, generator
-                )
-            case WeightedRandomSampler():
-                again = WeightedRandomSampler(
-                    plain.weights.tolist(), plain.num_samples, plain.replacement, generator
-                )
-            case SubsetRandomSampler():
-                again = SubsetRandomSampler(plain.indices, generator)
-            case _:
-                again = RandomSampler(range(len(plain.dataset)), generator=generator)  # type: ignore[arg-type]
+        sampler = self._sampler
+        again: Any = copy.copy(self._plain)
+        if isinstance(again, DistributedSampler):
+            again = RandomSampler(range(len(again.dataset)))  # type: ignore[arg-type]
+        again.generator = torch.Generator().manual_seed(seed)
         if sampler is not None:
             again = BatchSampler(again, sampler.batch_size, sampler.drop_last)
         while True:
@@ -357,16 +349,11 @@ def _apart(batches: Iterator[Batch], seed: int) -> Iterator[Batch]:
     change the data."""
     own: GlobalStates | None = None
     while True:
-        before = GlobalStates()
-        if own is None:
-            before.seed(seed)
-        else:
-            own.restore()
-        try:
+        with GlobalStates(seed=seed):
+            if own is not None:
+                own.restore()
             batch = next(batches, None)
             own = GlobalStates()
-        finally:
-            before.restore()
         if batch is None:
             return
         yield batch

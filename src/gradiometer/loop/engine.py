@@ -80,17 +80,18 @@ def _train(loop: Loop, branch: Branch) -> BranchResult:
     fewest = 1
     while horizon - stream.examples >= fewest and diverged is None:
         heed()
+        before = stream.examples
         try:
-            update = loop.advance(tail, horizon - stream.examples)
+            loss = loop.advance(tail, horizon - before)
         except UserCodeFailed as error:
             if is_finite(loop.model):
                 raise
             diverged = f"the parameters are not finite ({error})"
             break
         # BatchNorm needs two examples, also in the last batch, which is cut at the horizon.
-        fewest = min(update.examples, 2) if stream.examples == update.examples else fewest
-        if update.loss is not None:
-            losses.append(update.loss)
+        fewest = fewest if before else min(stream.examples, 2)
+        if loss is not None:
+            losses.append(loss)
             updates += 1
         # A curve has at most 48 points.
         due = stream.examples * 48 // horizon > len(curve)

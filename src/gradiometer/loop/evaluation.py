@@ -19,11 +19,9 @@ from gradiometer.loop.stream import Groups, Piece
 from gradiometer.measurement.batch import Batch, batch_size, join_batches, mapped
 from gradiometer.measurement.objective import Loss, checked_loss
 from gradiometer.measurement.untouched import Surroundings, in_eval_mode
+from gradiometer.problems.evaluation import AT_ONCE
 from gradiometer.problems.examples import Examples
 from gradiometer.problems.user_code import user_code
-
-# Most test examples that are run at once.
-AT_ONCE = 1024
 
 # What a reader of a fork should know of such a loss.
 COUPLED = (
@@ -64,33 +62,27 @@ def losses_on(
         finally:
             handle.remove()
         piece = Piece.of(batch, groups)
-        losses.append(_by_example(value.detach().double(), piece))
+        values = value.detach().double()
+        if piece.example is not None and values.dim():
+            # the mean of each example over its rows; a mean over all rows stays one number
+            example = piece.example.to(device)
+            sums = values.new_zeros(piece.size).index_add(0, example, values)
+            values = sums / example.bincount()
+        losses.append(values)
         sizes.append(piece.size)
         right.append(_right(outputs, batch))
-    found = {f"{name}_loss": _loss(losses, sizes)}
+    if all(loss.dim() for loss in losses):
+        mean = Readout.of(torch.cat(losses).cpu().numpy())
+    else:
+        means = torch.stack([loss.mean() for loss in losses]).cpu().numpy()
+        mean = Readout(float(np.average(means, weights=sizes)))
+    found = {f"{name}_loss": mean}
     if name == "test" and all(each is not None for each in right):
         correct = (
             torch.cat([each for each in right if each is not None]).cpu().numpy().astype(np.float64)
         )
         found["test_accuracy"] = Readout.of(correct, lower_is_better=False)
     return found
-
-
-def _by_example(values: Tensor, piece: Piece) -> Tensor:
-    """The mean value of each example over its rows; a mean over all rows stays one number."""
-    if piece.example is None or not values.dim():
-        return values
-    example = piece.example.to(values.device)
-    sums = values.new_zeros(piece.size).index_add(0, example, values)
-    return sums / example.bincount()
-
-
-def _loss(losses: Sequence[Tensor], sizes: Sequence[int]) -> Readout:
-    """The mean loss of all examples, with the losses of each if they are known."""
-    if all(loss.dim() for loss in losses):
-        return Readout.of(torch.cat(list(losses)).cpu().numpy())
-    means = torch.stack([loss.mean() for loss in losses]).cpu().numpy()
-    return Readout(float(np.average(means, weights=sizes)))
 
 
 def _right(outputs: Sequence[Any], batch: Batch) -> Tensor | None:
@@ -145,12 +137,8 @@ def couples_examples(model: nn.Module, loss: Loss, batches: Iterator[Batch]) -> 
 
 def held_out(evaluate: Any, at_once: int = AT_ONCE) -> Iterator[Batch]:
     """The examples of a test set, once, in order."""
-    if isinstance(evaluate, DataLoader):
-        yield from Examples(evaluate.dataset, "evaluate", evaluate.collate_fn).batches(
-            evaluate.batch_size or at_once
-        )
-    else:
-        yield from examples_of(evaluate).batches(at_once)
+    size = evaluate.batch_size if isinstance(evaluate, DataLoader) else None
+    return examples_of(evaluate).batches(size or at_once)
 
 
 def examples_of(evaluate: Any) -> Examples:

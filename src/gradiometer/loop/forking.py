@@ -20,6 +20,7 @@ from gradiometer.loop.changes.text import alternative_of
 from gradiometer.loop.checks import check_trainable
 from gradiometer.loop.comparison.racing import (
     FEWEST_REPLICATES,
+    REPLICATES,
     Rung,
     Stop,
     race,
@@ -28,11 +29,12 @@ from gradiometer.loop.comparison.racing import (
 from gradiometer.loop.engine import changed, guarded_copy, train_branch
 from gradiometer.loop.horizon import Horizon
 from gradiometer.loop.loop import Loop
+from gradiometer.loop.parts import RateByHand
 from gradiometer.loop.recorded.record import ForkRecord, Plan
 from gradiometer.randomness import untouched_randomness
 
-# Defaults.
-REPLICATES, HORIZON = 4, "25%"
+# Default.
+HORIZON = "25%"
 
 # The horizon with which branches go to the end of the training.
 END = "end"
@@ -174,7 +176,10 @@ def fork(
         return replace(known.fork, path=known.path)
     with opened(pool) as where, guarded_copy(loop, seed) as start:
         check_start(start, tail)
-        check_fits(start, chosen)
+        for alternative in chosen:
+            # Each change once, without an update: one that does not fit the training is refused.
+            with untouched_randomness(0, start.devices), changed(start, alternative, 0, seed=0):
+                pass
         if not any(isinstance(one, Custom) for one in chosen):
             _refuse_without_rate(start, length)
         return train_plan(
@@ -224,7 +229,9 @@ def rates_ahead(loop: Loop, length: int) -> list[float]:
             for scheduler in copy.schedulers:
                 scheduler.step()
         rates.append(max(float(group["lr"]) for group in groups))
-    highest = max(*rates, *(abs(float(group.get("initial_lr", 0.0))) for group in groups))
+    before = [abs(float(group.get("initial_lr", 0.0))) for group in groups]
+    before += [one.highest for one in copy.schedulers if isinstance(one, RateByHand)]
+    highest = max(*rates, *before)
     return [rate / highest if highest > 0 else 0.0 for rate in rates]
 
 
@@ -314,17 +321,6 @@ def _skips(alternative: Alternative) -> tuple[Skip, ...]:
     if isinstance(alternative, Together):
         return (*_skips(alternative.first), *_skips(alternative.second))
     return (alternative,) if isinstance(alternative, Skip) else ()
-
-
-def check_fits(loop: Loop, alternatives: Sequence[Alternative]) -> None:
-    """Make each change once, without an update. Random states are afterwards as before.
-
-    Raises:
-        BadArgument: An alternative does not fit the training.
-    """
-    for alternative in alternatives:
-        with untouched_randomness(0, loop.devices), changed(loop, alternative, 0, seed=0):
-            pass
 
 
 def train_branches(

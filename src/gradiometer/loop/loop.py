@@ -18,7 +18,7 @@ from gradiometer.errors import BadArgument, UserCodeFailed, bounded
 from gradiometer.loop.checks import check_functions, check_scheduler, optimizer_from
 from gradiometer.loop.copies import Parts, copies_of, digest_of, dump_parts, load_parts
 from gradiometer.loop.data import Data, data_of, first_size, updates_per_step
-from gradiometer.loop.evaluation import AT_ONCE, COUPLED, couples_examples, readouts_of
+from gradiometer.loop.evaluation import COUPLED, couples_examples, readouts_of
 from gradiometer.loop.horizon import Horizon
 from gradiometer.loop.parts import (
     Gradient,
@@ -26,14 +26,13 @@ from gradiometer.loop.parts import (
     RateByHand,
     Source,
     Step,
-    Update,
     only,
     schedulers_from,
 )
 from gradiometer.loop.readout import Readout
 from gradiometer.loop.stream import ORIGINAL, Groups, Stream
 from gradiometer.measurement.batch import Batch, batch_size
-from gradiometer.measurement.objective import Loss, checked_loss, with_graph
+from gradiometer.measurement.objective import Loss, checked_loss
 from gradiometer.measurement.optimizer.steps import (
     averages_itself,
     bare,
@@ -42,6 +41,7 @@ from gradiometer.measurement.optimizer.steps import (
     optimizers_in,
     to_average,
 )
+from gradiometer.problems.evaluation import AT_ONCE
 from gradiometer.problems.user_code import user_code
 from gradiometer.randomness import untouched_randomness
 
@@ -325,12 +325,12 @@ class Loop:
         self._count(self._updates + 1)
         return loss
 
-    def advance(self, tail: Callable[[int, int], float], most: int) -> Update:
+    def advance(self, tail: Callable[[int, int], float], most: int) -> Tensor | float | None:
         """The next update of a branch. The rate of each parameter group is the one that training
         would have there.
 
         It is multiplied by `factor` and by the factor of the tail. Schedulers continue in units of
-        the original batch.
+        the original batch. Returns the mean loss; None if the whole batch was skipped.
 
         Args:
             tail: The factor of the tail, called with the number of examples before and after the
@@ -356,7 +356,7 @@ class Loop:
             for group, rate in zip(groups, base, strict=True):
                 group["lr"] = rate
         self._count(self.stream.updates)
-        return Update(loss, taken.examples)
+        return loss
 
     def finish(self) -> None:
         """Move the model to the average of an optimizer that averages its iterates, with new
@@ -464,7 +464,8 @@ class Loop:
         total, losses = sum(sizes), []
         for piece, size in zip(pieces, sizes, strict=True):
             with user_code("loss"):
-                loss = with_graph(checked_loss(self.loss(self.model, piece), piece).mean())
+                value = self.loss(self.model, piece)
+                loss = checked_loss(value, piece, has_graph=True).mean()
             if len(pieces) > 1:
                 # A division where sizes are equal, since that is what training loops write; it has
                 # other bits.

@@ -18,9 +18,8 @@ WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 # columns.
 ROW = 256
 
-# Values of a tensor that are kept to see how far it is from another one, and the distance of their
-# places.
-SAMPLE, PRIME = 1024, 15_485_863
+# Values of a tensor that are kept to see how far it is from another one.
+SAMPLE = 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,10 +92,11 @@ class Marks(dict[str, Mark]):
 @torch.no_grad()
 def marks_of(tensors: Mapping[str, Tensor]) -> Marks:
     """The marks of these tensors: a few passes over each, and no copy of it."""
-    return Marks((name, _mark(tensor.detach())) for name, tensor in tensors.items())
+    return Marks((name, mark_of(tensor.detach())) for name, tensor in tensors.items())
 
 
-def _mark(tensor: Tensor) -> Mark:
+def mark_of(tensor: Tensor) -> Mark:
+    """The mark of a tensor without a graph."""
     flat = tensor.contiguous().reshape(-1)
     flat = torch.view_as_real(flat).reshape(-1) if flat.is_complex() else flat
     values = flat if flat.is_floating_point() else flat.double()
@@ -104,20 +104,11 @@ def _mark(tensor: Tensor) -> Mark:
     largest = torch.linalg.vector_norm(values, math.inf) if values.numel() else values.sum()
     places = torch.arange(min(len(values), SAMPLE), device=values.device)
     if len(values) > SAMPLE:
-        # spread over the tensor without a period that its rows may have
-        places = places * PRIME % len(values)
-    return Mark(
-        _bits(flat.view(WORDS[flat.element_size()])),
-        torch.linalg.vector_norm(values, dtype=dtype).double(),
-        largest.double(),
-        values[places].double(),
-        len(values),
-    )
-
-
-def _bits(words: Tensor) -> Tensor:
-    """Sums of whole numbers by rows and by columns of 256, weighted by their place: two passes, and
-    no copy."""
+        # a prime: spread over the tensor without a period that its rows may have
+        places = places * 15_485_863 % len(values)
+    # Sums of whole numbers by rows and by columns of 256, weighted by their place: two passes, and
+    # no copy.
+    words = flat.view(WORDS[flat.element_size()])
     whole = len(words) // ROW * ROW
     rows = words[:whole].view(-1, ROW)
     sums = [
@@ -125,8 +116,13 @@ def _bits(words: Tensor) -> Tensor:
         rows.sum(dim=0, dtype=torch.int64),
         words[whole:].to(torch.int64),
     ]
-    return torch.stack(
-        [(each * (2 * torch.arange(len(each), device=each.device) + 1)).sum() for each in sums]
+    weights = [2 * torch.arange(len(each), device=each.device) + 1 for each in sums]
+    return Mark(
+        torch.stack([(each * weight).sum() for each, weight in zip(sums, weights, strict=True)]),
+        torch.linalg.vector_norm(values, dtype=dtype).double(),
+        largest.double(),
+        values[places].double(),
+        len(values),
     )
 
 

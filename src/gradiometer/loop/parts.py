@@ -22,19 +22,6 @@ Step = Callable[[nn.Module, torch.optim.Optimizer, Batch], Tensor | float]
 Gradient = Callable[[nn.Module, Batch, Fraction], Tensor | float]
 
 
-@dataclass(frozen=True)
-class Update:
-    """One update of a branch.
-
-    Args:
-        loss: The mean loss of the batch; None if the whole batch was skipped.
-        examples: How far the data went on.
-    """
-
-    loss: Tensor | float | None
-    examples: int
-
-
 class Source(Protocol):
     """Where a loop comes from, if that is a run on disk: it is made again in another process
     instead of being sent."""
@@ -111,6 +98,12 @@ class RateByHand:
         """The rate of an update."""
         with user_code("scheduler"):
             return float(self._function(index))
+
+    @property
+    def highest(self) -> float:
+        """The highest rate so far, of 64 updates or fewer."""
+        apart = self._index // 64 + 1
+        return max(self.rate(index) for index in range(0, self._index + 1, apart))
 
     def begin(self) -> None:
         """Set the rate of the coming update."""

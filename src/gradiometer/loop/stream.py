@@ -224,7 +224,13 @@ class Stream:
             if examples == most:
                 break
         self.examples += examples
-        return Taken(self._merge(pieces), examples)
+        batches = [piece.batch for piece in pieces]
+        # One batch, unless training accumulates, or examples differ in shape (sequences of unequal
+        # length).
+        if self._accumulation == 1 and len(pieces) > 1:
+            with suppress(BadArgument):
+                batches = [join(pieces)]
+        return Taken(batches, examples)
 
     def _next(self, parts: int) -> tuple[Piece, bool]:
         """The next batch, or the next of its parts, which is counted; True if it is skipped."""
@@ -268,14 +274,6 @@ class Stream:
                 )
             batch = mapped(batch, lambda tensor: tensor.to(device))
         return Piece.of(batch, self._groups)
-
-    def _merge(self, pieces: list[Piece]) -> list[Batch]:
-        """One batch, unless training accumulates, or examples differ in shape (sequences of unequal
-        length)."""
-        if self._accumulation == 1 and len(pieces) > 1:
-            with suppress(BadArgument):
-                return [join(pieces)]
-        return [piece.batch for piece in pieces]
 
 
 @lru_cache(maxsize=16)

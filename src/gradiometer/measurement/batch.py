@@ -66,13 +66,15 @@ def batch_size(batch: Batch, name: str = "batch") -> int:
 
 def take(batch: Batch, index: Int[Tensor, " chosen"]) -> Batch:
     """The examples at these positions, in the structure of the batch."""
-
-    def chosen(tensor: Tensor) -> Tensor:
-        # The index is copied to an accelerator without waiting for it.
-        on_device = index.to(tensor.device, non_blocking=True)
-        return tensor.index_select(0, on_device) if tensor.dim() else tensor
-
-    return mapped(batch, chosen)
+    # The index is copied to an accelerator without waiting for it.
+    return mapped(
+        batch,
+        lambda tensor: (
+            tensor.index_select(0, index.to(tensor.device, non_blocking=True))
+            if tensor.dim()
+            else tensor
+        ),
+    )
 
 
 def chunks(batch: Batch, count: int) -> list[Batch]:
@@ -152,13 +154,17 @@ def mapped(
     """The same structure with `change` applied to every tensor, and `rest` to every other leaf."""
     if isinstance(batch, Tensor):
         return change(batch)
-    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*(mapped(value, change, rest) for value in batch))
-    if isinstance(batch, (tuple, list)):
-        return type(batch)([mapped(value, change, rest) for value in batch])
-    if isinstance(batch, Mapping):  # an abstract class, which is slow to ask for
-        return {key: mapped(value, change, rest) for key, value in batch.items()}
-    return rest(batch)
+    # a mapping is an abstract class, which is slow to ask for
+    is_sequence = isinstance(batch, (tuple, list))
+    if not (is_sequence or isinstance(batch, Mapping)):
+        return rest(batch)
+    parts = [
+        change(value) if isinstance(value, Tensor) else mapped(value, change, rest)
+        for value in (batch if is_sequence else batch.values())
+    ]
+    if not is_sequence:
+        return dict(zip(batch, parts, strict=True))
+    return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
 
 
 def tensors_of(batch: Batch) -> list[Tensor]:

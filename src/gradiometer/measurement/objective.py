@@ -1,8 +1,7 @@
 """The objective: a model and its loss, as a function of parameters and a batch; and what a loss may be."""
 
-import random
-from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable, MutableMapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -15,7 +14,7 @@ from torch.func import grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from gradiometer.errors import Unsupported, UserCodeFailed, mark
+from gradiometer.errors import Unsupported, UserCodeFailed, calling, mark
 from gradiometer.measurement.batch import (
     Batch,
     as_batch_of_one,
@@ -26,9 +25,10 @@ from gradiometer.measurement.batch import (
     span,
 )
 from gradiometer.measurement.untouched import Surroundings
-from gradiometer.randomness import numpy_state, untouched_randomness
+from gradiometer.randomness import GlobalStates
 
 Result = TypeVar("Result")
+
 # One tensor per trainable parameter, in the order of `Objective.names`.
 Gradients = list[Tensor]
 # Called as `loss(model, batch)`. Returns one value per example, shape [examples], or their mean,
@@ -41,11 +41,17 @@ WITHOUT_PARAMETERS = (
 )
 
 
-def checked_loss(value: Any, batch: Batch) -> Tensor:
+def checked_loss(value: Any, batch: Batch, *, has_graph: bool = False) -> Tensor:
     """The value that a loss returned for this batch, if it is a mean or one value per example.
 
+    Args:
+        value: What the loss returned.
+        batch: The examples.
+        has_graph: True if a `backward` from it must reach the parameters.
+
     Raises:
-        UserCodeFailed: The value is not a floating-point tensor, or has another shape.
+        UserCodeFailed: The value is not a floating-point tensor, has another shape, or does not
+            depend on the parameters.
     """
     if not isinstance(value, Tensor) or not value.is_floating_point():
         got = f"a tensor of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
@@ -55,21 +61,12 @@ def checked_loss(value: Any, batch: Batch) -> Tensor:
             f"`loss` returned shape {list(value.shape)}: expected the mean, [], or one value per "
             f"example, [{batch_size(batch)}]."
         )
-    return value
-
-
-def with_graph(loss: Tensor) -> Tensor:
-    """The loss, if it depends on the parameters.
-
-    Raises:
-        UserCodeFailed: It does not.
-    """
-    if not loss.requires_grad:
+    if has_graph and not value.requires_grad:
         raise UserCodeFailed(
             "`loss` does not depend on any trainable parameter, or was computed without a graph "
             "(`no_grad`, `.item()`, argmax): return a tensor that `backward` can follow."
         )
-    return loss
+    return value
 
 
 def supervised(criterion: Callable[[Tensor, Tensor], Tensor]) -> Loss:
@@ -134,11 +131,12 @@ def probe_traits(
         UserCodeFailed: The loss is a sum over the examples.
     """
     devices, size = list(devices), batch_size(batch)
-    pythons, before, own = random.getstate(), _generator_states(devices), surroundings.states()
+    before, own = GlobalStates(devices), surroundings.states()
     whole = mean_loss(batch)
-    drawn = before != _generator_states(devices) or own != surroundings.states()
+    after = GlobalStates(devices)
+    drawn = not after.same_as(before, of_python=False) or own != surroundings.states()
     # perhaps for something else: checkers of types draw examples
-    if not drawn and pythons != random.getstate():
+    if not (drawn or after.same_as(before)):
         drawn = not torch.equal(whole, mean_loss(batch))
     coupled = any(
         isinstance(module, _BatchNorm) and (module.training or module.running_mean is None)
@@ -164,16 +162,6 @@ def probe_traits(
             "example."
         )
     return Traits(coupled=bool(differs))
-
-
-def _generator_states(devices: Iterable[torch.device]) -> tuple[object, ...]:
-    """The states of NumPy's global generator, and of torch's on the CPU and on these devices."""
-    states = [
-        torch.get_device_module(device.type).get_rng_state(device).tolist()
-        for device in devices
-        if device.type != "cpu"
-    ]
-    return numpy_state(), torch.get_rng_state().tolist(), states
 
 
 def modules_of(model: nn.Module) -> list[nn.Module]:
@@ -269,24 +257,30 @@ class Objective:
         """Generators and other models that the loss uses."""
         return Surroundings(self.loss, self.model)
 
-    def untouched_randomness(self, seed: int) -> AbstractContextManager[None]:
+    def untouched_randomness(
+        self, seed: int, at: Sequence[Tensor] | None = None
+    ) -> AbstractContextManager[object]:
         """A context in which the loss can run. Every random state and other models' buffers are
-        restored at its end."""
-        # most losses use nothing beside their model
-        if self.surroundings.generators or self.surroundings.modules:
-            return self._untouched_beside(seed)
-        return untouched_randomness(seed, self.devices)
+        restored at its end.
 
-    @contextmanager
-    def _untouched_beside(self, seed: int) -> Iterator[None]:
-        with untouched_randomness(seed, self.devices), self.surroundings.untouched(seed):
-            yield
+        Args:
+            seed: Seed of the random numbers that the loss draws.
+            at: The parameters at which it runs; default: the model's own.
+        """
+        shared = GlobalStates({one.device for one in at or self.parameters}, seed)
+        # most losses use nothing beside their model
+        if not (self.surroundings.generators or self.surroundings.modules):
+            return shared
+        both = ExitStack()
+        both.enter_context(shared)
+        both.enter_context(self.surroundings.untouched(seed))
+        return both
 
     def mean_loss(self, parameters: Sequence[Tensor], batch: Batch) -> Float[Tensor, ""]:
         """The mean loss of a batch at the given parameters."""
-        return checked_loss(
-            self.with_parameters(parameters, lambda: self._call_loss(batch)), batch
-        ).mean()
+        with calling("loss"):
+            value = self.with_parameters(parameters, lambda: self.loss(self.model, batch))
+        return checked_loss(value, batch).mean()
 
     def gradient(
         self, batch: Batch, *, at: Sequence[Tensor] | None = None, seed: int = 0
@@ -298,10 +292,8 @@ class Objective:
             at: Parameters, one tensor each in the order of `names`; default: the model's own.
             seed: Seed of the random numbers that the loss draws.
         """
-        with torch.enable_grad(), self.untouched_randomness(seed):
-            leaves = (
-                self.leaves() if at is None else [point.detach().requires_grad_() for point in at]
-            )
+        leaves = self.leaves() if at is None else [point.detach().requires_grad_() for point in at]
+        with torch.enable_grad(), self.untouched_randomness(seed, leaves):
             return list(self.differentiable_gradient(leaves, batch, create_graph=False)[1])
 
     def loss_and_gradient(self, batch: Batch, *, seed: int = 0) -> tuple[float, Gradients]:
@@ -322,38 +314,30 @@ class Objective:
         """
 
         def differentiate() -> tuple[Tensor, tuple[Tensor, ...]]:
-            loss = with_graph(checked_loss(self._call_loss(batch), batch).mean())
+            value = self.loss(self.model, batch)
+            loss = checked_loss(value, batch, has_graph=True).mean()
             # A function without a second derivative raises only if its upstream gradient requires a
             # gradient too. If torch is given one, it imports sympy, which takes half a second.
             one = torch.ones_like(loss, requires_grad=True) if create_graph else None
-            try:
-                return loss, torch.autograd.grad(
-                    loss,
-                    leaves,
-                    one,
-                    create_graph=create_graph,
-                    allow_unused=True,
-                    materialize_grads=True,
-                )
-            except Exception as error:
-                mark(error, "loss")
-                if not (isinstance(error, RuntimeError) and "use_reentrant" in str(error)):
-                    raise
-                raise Unsupported(
-                    "`model` is checkpointed with use_reentrant=True, for which torch cannot "
-                    "compute a gradient outside `backward()`: checkpoint it with "
-                    "use_reentrant=False."
-                ) from error
+            return loss, torch.autograd.grad(
+                loss,
+                leaves,
+                one,
+                create_graph=create_graph,
+                allow_unused=True,
+                materialize_grads=True,
+            )
 
-        return self.with_parameters(leaves, differentiate)
-
-    def _call_loss(self, batch: Batch) -> Any:
-        """What the user's loss returns for a batch: it is checked later."""
         try:
-            return self.loss(self.model, batch)
+            return self.with_parameters(leaves, differentiate)
         except Exception as error:
             mark(error, "loss")
-            raise
+            if not (isinstance(error, RuntimeError) and "use_reentrant" in str(error)):
+                raise
+            raise Unsupported(
+                "`model` is checkpointed with use_reentrant=True, for which torch cannot compute a "
+                "gradient outside `backward()`: checkpoint it with use_reentrant=False."
+            ) from error
 
     def per_example_gradients(self, batch: Batch, *, seed: int = 0) -> Gradients:
         """The gradient of every example, by `torch.func.vmap`: each tensor has shape [examples,

@@ -5,11 +5,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import compress
-from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from gradiometer.measurement.reading import Spread
@@ -40,7 +39,8 @@ class SpreadBuilder:
 
     def add(self, size: int, gradients: Sequence[Tensor]) -> None:
         """Add the gradient of one part."""
-        self.add_norms(size, squared_norms(gradients))
+        self.sizes.append(size)
+        self.squared.append(squared_norms(gradients))
         if self.preconditioner is not None:
             self.preconditioned.append(preconditioned_norms(gradients, self.preconditioner))
 
@@ -49,7 +49,8 @@ class SpreadBuilder:
     ) -> None:
         """Add one part, whose gradient is start + weight·(end − start), a piece at a time: no copy
         of it is made."""
-        self.add_norms(size, _between_norms(start, end, weight))
+        self.sizes.append(size)
+        self.squared.append(_between_norms(start, end, weight))
         if self.preconditioner is None:
             return
         under = []
@@ -59,11 +60,6 @@ class SpreadBuilder:
             under.append(preconditioned_norms(between, others[piece]))
             del between
         self.preconditioned.append(_by_owner(_join(under), owners, len(start)))
-
-    def add_norms(self, size: int, squared: Float[Tensor, "1 parameters"]) -> None:
-        """Add one part by the squared norms of its gradient."""
-        self.sizes.append(size)
-        self.squared.append(squared)
 
     def add_each(self, gradients: Sequence[Tensor]) -> None:
         """Add the gradients of single examples: each tensor has shape [examples, *parameter]."""
@@ -80,33 +76,28 @@ class SpreadBuilder:
                 torch.stack([_squares_of_rows(gradient) for gradient in weighted], dim=1)
             )
 
-    def finish(self, mean: Sequence[Tensor]) -> Spread:
-        """The spread, given the mean gradient over all examples added."""
-        rows = [*self.squared, squared_norms(mean)]
-        if self.preconditioner is None:
-            return self._of(_fetch(rows))
-        plain, under = _fetch(
-            rows, [*self.preconditioned, preconditioned_norms(mean, self.preconditioner)]
-        )
-        return replace(self._of(plain), preconditioned=self._of(under))
+    def finish(
+        self, mean: Sequence[Tensor], squared: Float[Tensor, "1 parameters"] | None = None
+    ) -> Spread:
+        """The spread, given the mean gradient over all examples added.
 
-    def finish_from(self, mean: Float[Tensor, "1 parameters"]) -> Spread:
-        """The spread, given the squared norms of the mean gradient."""
-        return self._of(_fetch([*self.squared, mean]))
+        Args:
+            mean: The mean gradient, of which only `squared` is needed without a preconditioner.
+            squared: Its squared norms, if they are known.
+        """
+        plain = torch.cat([*self.squared, squared_norms(mean) if squared is None else squared])
+        if self.preconditioner is None:
+            return self._of(plain.cpu().numpy())
+        under = torch.cat([*self.preconditioned, preconditioned_norms(mean, self.preconditioner)])
+        # one copy fetches both
+        norms, norms_under = torch.stack([plain, under.to(plain)]).cpu().numpy()
+        return replace(self._of(norms), preconditioned=self._of(norms_under))
 
     def _of(self, rows: Float[np.ndarray, "rows parameters"]) -> Spread:
         """The spread from the squared norms of all parts, and in the last row of their mean."""
         by_layer = np.zeros((len(rows), max(self.layer_of) + 1))
         np.add.at(by_layer.T, list(self.layer_of), rows.T)
         return Spread(np.array(self.sizes), by_layer[:-1], by_layer[-1])
-
-
-def _fetch(*blocks: Sequence[Float[Tensor, "rows parameters"]]) -> Any:
-    """Each block as one array, all fetched by one copy; a single block alone."""
-    joined = [torch.cat(list(block)) for block in blocks]
-    if len(joined) == 1:
-        return joined[0].cpu().numpy()
-    return torch.stack([block.to(joined[0]) for block in joined]).cpu().numpy()
 
 
 # Numbers of a list of tensors that are changed at once, so that no further copy of them all is
@@ -122,15 +113,14 @@ TOGETHER = 2**16
 def squared_norms(gradients: Sequence[Tensor]) -> Float[Tensor, "1 parameters"]:
     """‖·‖² of every parameter's gradient, summed in double precision, in one pass over
     all of them."""
-    if len(gradients) < MANY:
-        return _squared_norms(gradients).unsqueeze(0)
-    return _with_short_ones(lambda short: short.square_(), _squared_norms, gradients).unsqueeze(0)
-
-
-def _squared_norms(gradients: Sequence[Tensor]) -> Float[Tensor, " some"]:
+    is_short = None if len(gradients) < MANY else _are_short(gradients)
+    if is_short is not None:
+        return _with_short_ones(
+            is_short, lambda short: short.square_(), lambda long: squared_norms(long)[0], gradients
+        ).unsqueeze(0)
     shorter = [one if one.numel() < LONG else _condense(one) for one in gradients]
     norms = torch._foreach_norm(shorter, dtype=torch.float64)
-    return torch.stack([norm.to(norms[0].device) for norm in norms]).square()
+    return torch.stack([norm.to(norms[0].device) for norm in norms]).square().unsqueeze(0)
 
 
 def _between_norms(
@@ -140,6 +130,7 @@ def _between_norms(
     if len(start) < MANY and sum(one.numel() for one in start) <= TOGETHER:
         return squared_norms(torch._foreach_lerp(list(start), list(end), weight))
     return _with_short_ones(
+        _are_short(start),
         lambda a, b: a.lerp_(b, weight).square_(),
         partial(_pieces_between, weight=weight),
         start,
@@ -153,37 +144,46 @@ def _pieces_between(
     (starts, ends), owners = _cut(start, end)
     # one at a time, for the memory
     pieces = ((starts[piece], ends[piece]) for piece in _pieces(starts, TOGETHER))
-    norms = [_squared_norms(torch._foreach_lerp(*piece, weight)).unsqueeze(0) for piece in pieces]
+    norms = [squared_norms(torch._foreach_lerp(*piece, weight)) for piece in pieces]
     return _by_owner(_join(norms), owners, len(start))[0]
 
 
 def _with_short_ones(
-    together: Callable[..., Tensor], separately: Callable[..., Tensor], *lists: Sequence[Tensor]
+    is_short: Bool[np.ndarray, " parameters"] | None,
+    together: Callable[..., Tensor],
+    separately: Callable[..., Tensor],
+    *lists: Sequence[Tensor],
 ) -> Float[Tensor, " parameters"]:
     """The sum over every parameter: over those of many short ones in one go, where a call for each
     would cost more.
 
     Args:
+        is_short: See `_are_short`.
         together: From one number each to the terms of a sum, in double precision.
         separately: From lists of tensors to one sum per tensor.
         lists: One tensor per parameter.
     """
-    if len(lists[0]) < MANY:
-        return separately(*lists)
-    lengths = np.array([tensor.numel() for tensor in lists[0]])
-    is_short = lengths <= SHORT
-    if is_short.sum() < MANY or not all(tensor.is_cpu for tensor in lists[0]):
+    if is_short is None:
         return separately(*lists)
     short = lists if is_short.all() else [list(compress(each, is_short)) for each in lists]
     terms = together(*map(_flatten, short))
-    counts = torch.from_numpy(lengths[is_short])
+    counts = torch.tensor([tensor.numel() for tensor in short[0]], device="cpu")
     of_short = torch.segment_reduce(terms, "sum", lengths=counts, initial=0)
     if is_short.all():
         return of_short
-    sums, are_short = of_short.new_empty(len(lengths)), torch.from_numpy(is_short)
+    sums, are_short = of_short.new_empty(len(is_short)), torch.from_numpy(is_short)
     sums[are_short] = of_short
     sums[~are_short] = separately(*(list(compress(each, ~is_short)) for each in lists))
     return sums
+
+
+def _are_short(tensors: Sequence[Tensor]) -> Bool[np.ndarray, " parameters"] | None:
+    """Which tensors are short, if so many are, and all are on a CPU."""
+    if len(tensors) < MANY:
+        return None
+    is_short = np.array([tensor.numel() for tensor in tensors]) <= SHORT
+    on_cpu = all(tensor.is_cpu for tensor in tensors)
+    return is_short if on_cpu and is_short.sum() >= MANY else None
 
 
 def _each(number_of: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -207,7 +207,11 @@ def preconditioned_norms(
     them is made."""
     if all(gradient.device.type == "cpu" for gradient in gradients):
         return _with_short_ones(
-            lambda g, p: p.mul_(g).mul_(g), _each(_norm_under), gradients, preconditioner
+            _are_short(gradients),
+            lambda g, p: p.mul_(g).mul_(g),
+            _each(_norm_under),
+            gradients,
+            preconditioner,
         )[None]
     norms = []
     for piece in _pieces(gradients):
@@ -280,7 +284,9 @@ def inner_products(
 ) -> Float[Tensor, " parameters"]:
     """⟨·, ·⟩ of two lists of one tensor per parameter, summed in double precision; on a CPU only
     over long runs."""
-    return _with_short_ones(lambda a, b: a.mul_(b), _each(_inner_product), first, second)
+    return _with_short_ones(
+        _are_short(first), lambda a, b: a.mul_(b), _each(_inner_product), first, second
+    )
 
 
 def difference(first: Sequence[Tensor], second: Sequence[Tensor]) -> list[Tensor]:

@@ -61,12 +61,12 @@ def preconditioner_of(
             used.
         sample_of_all: For a sharded model: joins the entries that the processes take for the
             median, shape [entries].
-        into: Tensors of the shapes of the parameters, at least in single precision, in which P is
-            written; by default new ones.
+        into: Tensors of the shapes of the parameters, in which P is computed and written; by
+            default new ones, at least in single precision. In bfloat16 P has an error of 1 %.
 
     Returns:
-        One tensor per parameter, of its shape, at least in single precision. None if there is no
-        state yet, as before the first update.
+        One tensor per parameter, of its shape. None if there is no state yet, as before the first
+        update.
 
     Raises:
         BadArgument: The preconditioner of an optimizer is not known.

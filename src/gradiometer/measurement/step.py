@@ -50,6 +50,7 @@ class TrainingStep:
     Args:
         objective: The model and its loss.
         batch: The step's batch, or a function that returns it.
+        batch_size: B, if it is known before the batch is asked for.
         index: The step's number, from 0.
         learning_rate: η at this step.
         groups: The settings of the optimizer's parameter groups at this step, if they are known.
@@ -104,9 +105,11 @@ class TrainingStep:
         arrived: Callable[[], None] | None = None,
         over_processes: Callable[[Gradients], Gradients] | None = None,
         seed: int = 0,
+        batch_size: int | None = None,
     ) -> None:
         self.objective = objective
         self._batch = batch
+        self._size = batch_size
         self.index = index
         self.learning_rate = learning_rate
         self.groups = groups
@@ -130,7 +133,9 @@ class TrainingStep:
     @cached_property
     def batch_size(self) -> int:
         """B, the number of examples in training's gradient, including those of other processes."""
-        return batch_size(self.batch) if self._shared is None else int(self._shared.sizes.sum())
+        if self._shared is not None:
+            return int(self._shared.sizes.sum())
+        return batch_size(self.batch) if self._size is None else self._size
 
     @cached_property
     def gradient(self) -> Gradients:
@@ -138,14 +143,12 @@ class TrainingStep:
         given = self._gradient() if callable(self._gradient) else self._gradient
         if given is None:
             return self.objective.gradient(self.batch, seed=self.seed_for("gradient"))
-        return [
-            torch.zeros_like(parameter)
-            if one is None
-            else one.detach()
-            if one.requires_grad
-            else one
-            for one, parameter in zip(given, self.objective.parameters, strict=True)
-        ]
+        if any(one is None for one in given):
+            given = [
+                torch.zeros_like(parameter) if one is None else one
+                for one, parameter in zip(given, self.objective.parameters, strict=True)
+            ]
+        return [one.detach() for one in given if one is not None]
 
     @cached_property
     def motion(self) -> Motion:
@@ -329,24 +332,24 @@ class TrainingStep:
             return self._shared
         count = self.batch_size if parts is None else parts
         if count not in self._spreads:
-            spread = self._of_parts(count, None if self._gradient is None else self._likely)
+            spread = self._of_parts(count, is_likely=True)
             if self._arrived is not None:
                 self._arrived()
             if isinstance(self._gradient, LikelyGradient) and not self._gradient.was_right():
-                spread = self._of_parts(count, lambda: self.gradient)
+                spread = self._of_parts(count, is_likely=False)
             self._spreads[count] = spread  # for the next gauge
         return self._spreads[count]
 
-    def _of_parts(self, count: int, whole: Callable[[], Gradients] | None) -> Spread:
+    def _of_parts(self, count: int, *, is_likely: bool) -> Spread:
         """The spread of `count` parts that are run again, or of as many as the loss and the labels
-        allow; ĝ by `whole`, if it is known."""
+        allow; with what ĝ most likely is, if asked for."""
         size = self.batch_size
         if not 2 <= count <= size:
             raise BadArgument(
                 f"`parts` must be at least 2, and at most the batch size {size}, got {count}: "
                 "the spread within a step needs two parts of at least one example each."
             )
-        traits = self.objective.traits(self.batch, seed=self.seed_for("probe"))
+        traits = self.objective.traits(self.batch, seed=self.seed)
         if self.example_of is not None:
             count = min(count, len(self.example_of.unique()))
         if traits.coupled:  # there are no batch statistics of one example
@@ -354,16 +357,24 @@ class TrainingStep:
         elif count == size > 2 and self.example_of is None:
             return self._per_example()
         parts = dealt(size, count, self.generator("deal"), self.example_of)
-        if not (traits.fixed and whole is not None):
+        if self._gradient is None or not traits.fixed:
             return self.all_run(parts)
-        return self._with_last_by_subtraction(parts, whole())
+        whole = None
+        # on an accelerator, if it is not known yet
+        if is_likely and "gradient" not in self.__dict__:
+            likely = isinstance(self._gradient, LikelyGradient) and self._gradient.likely()
+            whole = list(likely) if likely else None
+        return self._with_last_by_subtraction(parts, self.gradient if whole is None else whole)
 
     def all_run(self, parts: Sequence[Tensor]) -> Spread:
         """Compute the gradient of every part, each with its own random numbers and batch
         statistics; ĝ is their mean."""
-        builder, mean = self._builder, list[Tensor]()
+        builder = SpreadBuilder(self.objective.layer_of, preconditioner=self.preconditioner)
+        mean = list[Tensor]()
         for position, part in enumerate(parts):
-            gradients = self._part_gradient(part, position)
+            gradients = self.objective.gradient(
+                take(self.batch, part), seed=self.seed_for(f"part {position}")
+            )
             builder.add(len(part), gradients)
             share = len(part) / self.batch_size
             if mean:
@@ -376,9 +387,12 @@ class TrainingStep:
     def _with_last_by_subtraction(self, parts: Sequence[Tensor], whole: Gradients) -> Spread:
         """Compute k − 1 gradients; Σ b_j ĝ_j = B ĝ gives the last, of which only the norms are
         kept."""
-        builder, rest, left = self._builder, whole, self.batch_size
+        builder = SpreadBuilder(self.objective.layer_of, preconditioner=self.preconditioner)
+        rest, left = whole, self.batch_size
         for position, part in enumerate(parts[:-1]):
-            gradients = self._part_gradient(part, position)
+            gradients = self.objective.gradient(
+                take(self.batch, part), seed=self.seed_for(f"part {position}")
+            )
             builder.add(len(part), gradients)
             left -= len(part)
             # The mean over the remaining examples: ((left + b) rest − b ĝ_j) / left.
@@ -394,7 +408,8 @@ class TrainingStep:
 
     def _per_example(self) -> Spread:
         """Compute the gradient of every example by vmap, a few at a time; ĝ is their mean."""
-        builder, size = self._builder, self.batch_size
+        builder = SpreadBuilder(self.objective.layer_of, preconditioner=self.preconditioner)
+        size = self.batch_size
         mean = [torch.zeros_like(parameter) for parameter in self.objective.parameters]
         at_once = max(PER_EXAMPLE_NUMBERS // self.objective.dimension, 1)
         for position, part in enumerate(torch.split(torch.arange(size, device="cpu"), at_once)):
@@ -404,24 +419,6 @@ class TrainingStep:
             builder.add_each(gradients)
             torch._foreach_add_(mean, [g.sum(0) for g in gradients], alpha=1 / size)
         return builder.finish(mean)
-
-    @property
-    def _builder(self) -> SpreadBuilder:
-        """A new builder of a spread."""
-        return SpreadBuilder(self.objective.layer_of, preconditioner=self.preconditioner)
-
-    def _part_gradient(self, part: Tensor, position: int) -> Gradients:
-        return self.objective.gradient(
-            take(self.batch, part), seed=self.seed_for(f"part {position}")
-        )
-
-    def _likely(self) -> Gradients:
-        """ĝ; on an accelerator what it most likely is, if it is not known yet."""
-        if "gradient" not in self.__dict__ and isinstance(self._gradient, LikelyGradient):
-            likely = self._gradient.likely()
-            if likely is not None:
-                return list(likely)
-        return self.gradient
 
     def preconditioned_spread(self, parts: int | None = 2) -> Spread | None:
         """The same spread under P, the preconditioner of the optimizer; None if P is not known yet.

@@ -93,7 +93,7 @@ class Budget:
         self.promised = PROMISED
         # Called before the cost of a measurement is taken, for charges that are known only then.
         self.before_made: Callable[[], None] | None = None
-        self._earlier = self._lent = self._last = 0.0
+        self._earlier = self._borrowed = self._last = 0.0
         self._newest = 0
         self._started: float | None = None
         self._repays_from: float | None = None
@@ -262,21 +262,26 @@ class Budget:
             self.outside.add(name)
         now = self.clock()
         if self._open:
-            self.charge(self._open[-1], now - self._mark)
+            self.spent_on[self._open[-1]] += now - self._mark
         self._open.append(name)
         self._mark = now
         try:
             yield
         finally:
             now = self.clock()
-            self.charge(self._open.pop(), now - self._mark)
+            self.spent_on[self._open.pop()] += now - self._mark
             self._mark = now
+
+    def settle(self, name: str = BOOKKEEPING) -> None:
+        """Charge the time inside of `spending` so far, and what follows to this name."""
+        now = self.clock()
+        self.spent_on[self._open[-1]] += now - self._mark
+        self._open[-1] = name
+        self._mark = now
 
     def charge(self, name: str, seconds: float) -> None:
         """Charge seconds that were measured elsewhere."""
         self.spent_on[name] += seconds
-        if name in self.fixed:
-            self._lent += seconds
 
     def made(self, kind: str = READINGS) -> None:
         """A measurement of this kind is complete: what was charged to it since the last one is its
@@ -298,7 +303,8 @@ class Budget:
             self._newest = self.steps
             if self._borrows:
                 spent = self.budgeted - self._by_the_way
-                self._lent = max(self._lent, spent - self._income(self._last))
+                lent = max(self._lent, spent - self._income(self._last))
+                self._borrowed = lent - self._fixed_costs
 
     def state_dict(self) -> dict[str, Any]:
         """The state for a checkpoint."""
@@ -335,7 +341,7 @@ class Budget:
         self.fixed = set(state["fixed"])
         self.steps = int(state["steps"])
         self.readings = int(state["readings"])
-        self._lent = float(state["lent"])
+        self._borrowed = float(state["lent"]) - self._fixed_costs
         self._last = float(state["last"])
         self._newest = int(state.get("newest", self.steps))
         self._repays_from = state["repays_from"]
@@ -355,6 +361,11 @@ class Budget:
     @property
     def _fixed_costs(self) -> float:
         return math.fsum(self.spent_on[name] for name in self.fixed)
+
+    @property
+    def _lent(self) -> float:
+        """Seconds that are paid back later: the fixed costs, and what readings have borrowed."""
+        return self._fixed_costs + self._borrowed
 
     @property
     def _by_the_way(self) -> float:

@@ -268,9 +268,12 @@ def _read(step: int, path: Path) -> Checkpoint:
     try:
         listed = read_file(path / SUMS).decode("ascii", errors="replace").splitlines()
         sums = {name: total for total, _, name in (line.partition("  ") for line in listed)}
-        tensor_bytes, state_bytes = (_verify(path / name, sums) for name in (TENSORS, STATE))
-        document = msgspec.convert(json.loads(state_bytes), _Document)
-        tensors = from_bytes(tensor_bytes)
+        content = {name: read_file(path / name) for name in (TENSORS, STATE)}
+        for name, written in content.items():
+            if hashlib.sha256(written).hexdigest() != sums.get(name):
+                raise RunDamaged(f"{name} does not match its checksum")
+        document = msgspec.convert(json.loads(content[STATE]), _Document)
+        tensors = from_bytes(content[TENSORS])
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -288,13 +291,6 @@ def _read(step: int, path: Path) -> Checkpoint:
     if document.step != step or document.state.get("step", step) != step:
         raise RunDamaged(f"{STATE} states step {document.step}")
     return Checkpoint(step, tensors, restored(document.state), path)
-
-
-def _verify(path: Path, sums: Mapping[str, str]) -> bytes:
-    content = read_file(path)
-    if hashlib.sha256(content).hexdigest() != sums.get(path.name):
-        raise RunDamaged(f"{path.name} does not match its checksum")
-    return content
 
 
 def _put_aside(path: Path) -> None:

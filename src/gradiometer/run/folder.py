@@ -8,6 +8,7 @@ import re
 import shutil
 import tomllib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -84,8 +85,12 @@ class RunFolder:
             BadArgument: The name is not a file name, or the manifest cannot be written as TOML.
             StorageFailed: The folder cannot be created.
         """
-        body = _manifest_body(manifest)
-        form = r"[^\s./\\\ud800-\udfff-][^/\\\x00-\x1f\ud800-\udfff]{0,199}"
+        try:
+            body = tomli_w.dumps(_without_none(manifest))
+            body.encode()
+        except (TypeError, ValueError, AttributeError) as error:
+            raise BadArgument(f"`manifest` cannot be written as TOML: {error}.") from error
+        form = r"[^\s./\\\x00-\x1f\ud800-\udfff-][^/\\\x00-\x1f\ud800-\udfff]{0,199}"
         if not (isinstance(name, str) and re.fullmatch(form, name)):
             raise BadArgument(
                 "`name` must be a file name of at most 200 letters with no dot or dash in front, "
@@ -270,21 +275,10 @@ def _next_free(parent: Path, stem: str) -> Path:
     taken = [int(match[1]) for name in os.listdir(parent) if (match := numbered.fullmatch(name))]  # noqa: PTH208
     for number in itertools.count(max(taken, default=0) + 1):
         path = parent / f"{stem}-{number}"
-        try:
+        with suppress(FileExistsError):  # another process was faster
             path.mkdir()
-        except FileExistsError:  # another process was faster
-            continue
-        return path
+            return path
     raise AssertionError  # unreachable: the loop has no end
-
-
-def _manifest_body(manifest: Mapping[str, Any]) -> str:
-    try:
-        body = tomli_w.dumps(_without_none(manifest))
-        body.encode()
-    except (TypeError, ValueError, AttributeError) as error:
-        raise BadArgument(f"`manifest` cannot be written as TOML: {error}.") from error
-    return body
 
 
 def _without_none(value: Any) -> Any:

@@ -8,16 +8,6 @@ from gradiometer.measurement.optimizer.hyperparameters import Hyperparameters
 from gradiometer.run.configuration import Configuration
 
 
-def check_rates(schedule: Schedule, steps: int) -> None:
-    """Refuse, before training, a schedule that gives no rate at some step.
-
-    Checks every step; in a very long run evenly spaced steps and the last one.
-    """
-    looked_at = range(0, steps, -(-steps // 100_000))
-    for step in (*looked_at, steps - 1):
-        schedule(step)
-
-
 def planned(configuration: Configuration, steps: int) -> Schedule:
     """η as a function of the step, from 0 to the last of `steps`. Cosine, linear and cycles end
     with the run."""

@@ -52,16 +52,16 @@ def configuration_of(run: Run, verb: str) -> Configuration:
     return run.configuration
 
 
+def problem_for(configuration: Configuration) -> Problem:
+    """The problem that a configuration names."""
+    c = configuration
+    return load(c.problem, model=c.model, data_dir=c.data_dir, seed=c.seed)
+
+
 def problem_of(run: Run, verb: str) -> Problem:
     """The problem of a run. Its data must be unchanged. The arguments are those of
     `configuration_of`."""
-    configuration = configuration_of(run, verb)
-    problem = load(
-        configuration.problem,
-        model=configuration.model,
-        data_dir=configuration.data_dir,
-        seed=configuration.seed,
-    )
+    problem = problem_for(configuration_of(run, verb))
     recorded = run.manifest.get("problem", {}).get("fingerprint")
     if problem.fingerprint != recorded:
         raise BadArgument(

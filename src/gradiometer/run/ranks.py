@@ -22,6 +22,13 @@ from gradiometer.errors import Interrupted
 # A process that ends closes its connections, which the others notice at once.
 PATIENCE = timedelta(days=7)
 
+# The first optimizer of a process imports this module, whose functions keep the process group of
+# that moment as a default argument. The group then outlives `destroy_process_group`, and its threads
+# can abort the process while the interpreter ends. It is imported here, which takes 2 ms, before
+# there is a group: also for a person's own loop.
+if dist.is_available():
+    importlib.import_module("torch.distributed.nn.functional")
+
 
 class RankLost(Interrupted):
     """Another process of this training has ended."""
@@ -101,10 +108,6 @@ def together() -> Iterator[Ranks]:
     if dist.is_initialized() or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield Ranks.here()
         return
-    # The first optimizer of a process imports this module, whose functions keep the process group
-    # of that moment as a default argument. The group then outlives `destroy_process_group`, and its
-    # threads can abort the process while the interpreter ends.
-    importlib.import_module("torch.distributed.nn.functional")
     dist.init_process_group("gloo", timeout=PATIENCE)
     try:
         yield Ranks.here()

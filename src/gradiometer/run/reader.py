@@ -41,10 +41,6 @@ _ENDS: dict[str, Status] = {
 GIVEN = "given"
 
 
-# Number of steps at which a schedule is read if no learning rate was recorded.
-POINTS = 200
-
-
 class Run(RunFolder):
     """A run read from its folder. Lines that cannot be read are skipped and listed in `warnings`.
 
@@ -174,7 +170,8 @@ class Run(RunFolder):
         elif isinstance(c, Configuration):
             from gradiometer.run.planned import planned  # noqa: PLC0415 (slow)
 
-            steps = np.unique(np.linspace(0, self.steps, POINTS).round().astype(int)).tolist()
+            # a schedule is read at 200 steps, as fine as a picture of it
+            steps = np.unique(np.linspace(0, self.steps, 200).round().astype(int)).tolist()
             schedule = planned(c, self.manifest.get("steps", self.steps + 1))
             rates = [schedule(step) for step in steps]
         else:

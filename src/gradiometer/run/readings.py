@@ -114,7 +114,7 @@ def usable(parts: Sequence[Series]) -> tuple[Series | None, list[str]]:
     total, good = sum(map(len, parts)), sum(map(len, finite))
     warnings: list[str] = []
     if good < total:
-        first = min(int(part.steps[~_is_finite(part)].min(initial=2**53)) for part in parts)
+        first = min(int(part.steps[~_is_finite(part)].min(initial=MOST_STEPS)) for part in parts)
         warnings.append(
             f"{parts[0].gauge}: {total - good} of {total} readings are not finite, the first at "
             f"step {first}: skipped."

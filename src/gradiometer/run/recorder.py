@@ -5,6 +5,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import closing
 from types import TracebackType
 from typing import Any, Literal
 
@@ -268,16 +269,13 @@ class Recorder:
 
     def close(self) -> None:
         """Write everything and close the files. They are closed also if the disk is full."""
-        if self._readings.closed:
+        if self.closed:
             return
-        try:
-            self.flush()
-        finally:
-            self.budget.stop()
+        with closing(self._events), closing(self._readings):
             try:
-                self._readings.close()
+                self.flush()
             finally:
-                self._events.close()
+                self.budget.stop()
 
     @property
     def closed(self) -> bool:
@@ -311,12 +309,15 @@ class Recorder:
         """
         spent, training = self.budget.spent_on, self.budget.training
         budgeted = self._share is not None and self.every is None and self._promises
+        mode = "products" if 2 * self._added > self.cadence.measured else self.mode
+        if self._share == 0 or not self.gauges:
+            mode = "off"
         return {
             "budget": self._share,
             "used": self.budget.used,
             "measured_steps": self.cadence.measured,
             "every": self.cadence.spacing,
-            "mode": self._read_by,
+            "mode": mode,
             "spent": {name: seconds / training for name, seconds in spent.items()}
             if training > 0
             else {},
@@ -326,13 +327,6 @@ class Recorder:
             "memory": self._raised,
             "beyond_allowance": budgeted and self.budget.beyond_allowance(),
         }
-
-    @property
-    def _read_by(self) -> str:
-        """How readings were made: "products" if most of them are of training's own gradients."""
-        if self._share == 0 or not self.gauges:
-            return "off"
-        return "products" if 2 * self._added > self.cadence.measured else self.mode
 
     def state_dict(self) -> dict[str, Any]:
         """The state for a checkpoint."""
@@ -377,17 +371,9 @@ class Recorder:
         )
 
     def _record(self, reading: Reading) -> None:
+        line = {"kind": "reading", **vars(reading)}
         # a single moment that is not finite would make every mean of them so
-        finite = all(np.isfinite(values).all() for values in reading.moments.values())
-        line: dict[str, Any] = {
-            "kind": "reading",
-            "gauge": reading.gauge,
-            "step": reading.step,
-            "batch_size": reading.batch_size,
-            "learning_rate": reading.learning_rate,
-            "moments": reading.moments,
-        }
-        if finite:
+        if all(np.isfinite(values).all() for values in reading.moments.values()):
             self._recent[reading.gauge].append(reading)
         else:
             line["finite"] = False  # for people; the reader checks the numbers

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 from gradiometer.errors import BadArgument
@@ -112,16 +113,12 @@ def _key() -> bytes:
 def _kept_key(path: Path) -> bytes:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        written = path.with_name(f".key.{secrets.token_hex(8)}")
-        descriptor = os.open(written, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            os.write(descriptor, secrets.token_bytes(32))
-            os.fsync(descriptor)
+        # a file that its owner alone can read
+        with NamedTemporaryFile(dir=path.parent, prefix=".key.", buffering=0) as written:
+            written.write(secrets.token_bytes(32))
+            os.fsync(written.fileno())
             with suppress(FileExistsError):  # another process was faster: its key counts
-                os.link(written, path)
-        finally:
-            os.close(descriptor)
-            written.unlink()
+                os.link(written.name, path)
     key = path.read_bytes()
     if len(key) < 32:
         raise OSError(f"{path} is no key")

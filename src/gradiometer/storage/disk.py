@@ -109,11 +109,20 @@ def append(path: Path, content: bytes) -> int:
     return _write(path, content, os.O_APPEND, sync=False)
 
 
+def open_to_write(path: Path, how: int) -> int:
+    """The descriptor of a file, which is created if missing. A link in its place is refused.
+
+    Args:
+        path: The file.
+        how: Flags of `os.open`, such as O_APPEND, and how it is read and written.
+    """
+    check_inside(path)
+    return os.open(path, os.O_CREAT | how | getattr(os, "O_BINARY", 0) | NO_LINK, 0o666)
+
+
 def _write(path: Path, content: bytes, how: int, *, sync: bool) -> int:
     """Write, and return at which byte the content begins."""
-    check_inside(path)
-    flags = os.O_WRONLY | os.O_CREAT | how | getattr(os, "O_BINARY", 0) | NO_LINK
-    descriptor = os.open(path, flags, 0o666)
+    descriptor = open_to_write(path, os.O_WRONLY | how)
     try:
         begin = os.fstat(descriptor).st_size
         rest = memoryview(content)
@@ -262,7 +271,7 @@ def read_toml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
     """
     try:
         text = read_file(path).decode("utf-8-sig")
-        return tomllib.loads(text), _lines_of_keys(text)
+        values, lines = tomllib.loads(text), dict[str, int]()
     except OSError as error:
         raise BadArgument(
             f"`{path}` cannot be read as a configuration: {reason_of(error)}."
@@ -270,22 +279,15 @@ def read_toml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
     except UnicodeDecodeError as error:
         raise BadArgument(f"`{path}` is not UTF-8 text: a configuration is a TOML file.") from error
     except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
-        raise BadArgument(_syntax_sentence(path.name, str(error))) from error
-
-
-def _lines_of_keys(text: str) -> dict[str, int]:
-    """Line number of every key and every table name; the first one if a name is repeated."""
-    lines: dict[str, int] = {}
+        # tomllib has the number of the line at the end of its message
+        found = re.match(r"(.*) \(at line (\d+), column (\d+)\)$", str(error))
+        place, reason = path.name, str(error)
+        if found is not None:
+            place, reason = f"{path.name}:{found[2]}", f"{found[1]}, at column {found[3]}"
+        raise BadArgument(f"{place}: not valid TOML: {reason}.") from error
+    # the first one if a name is repeated, also that of a table
     for number, line in enumerate(text.splitlines(), start=1):
         key = re.match(r"""\s*(?:\[+\s*)?["']?([\w-]+)["']?\s*[=.\]]""", line)
         if key:
             lines.setdefault(key[1].replace("-", "_"), number)
-    return lines
-
-
-def _syntax_sentence(name: str, reason: str) -> str:
-    """The message of tomllib, with the line number at the front."""
-    found = re.match(r"(.*) \(at line (\d+), column (\d+)\)$", reason)
-    if found is None:
-        return f"{name}: not valid TOML: {reason}."
-    return f"{name}:{found[2]}: not valid TOML: {found[1]}, at column {found[3]}."
+    return values, lines

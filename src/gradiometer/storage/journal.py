@@ -24,17 +24,15 @@ import msgspec
 
 from gradiometer.errors import BadArgument, RunDamaged, StorageFailed
 from gradiometer.storage.disk import (
-    NO_LINK,
-    check_inside,
     interrupted_by_disk,
     open_to_read,
+    open_to_write,
     read_file,
     reason_of,
 )
 
 NOT_FINITE = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
-_SIMPLE = frozenset({str, int, bool, type(None)})
-_encode = msgspec.json.Encoder().encode
+
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 
@@ -87,10 +85,8 @@ class JournalWriter:
                 self._buffer += b"\n"
 
     def _open(self) -> None:
-        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0) | NO_LINK
         with self._guard():
-            check_inside(self.path)
-            self._descriptor = os.open(self.path, flags, 0o666)
+            self._descriptor = open_to_write(self.path, os.O_RDWR | os.O_APPEND)
         self._release: Callable[[], object] = weakref.finalize(
             self, _unlock_and_close, self._descriptor, os.getpid()
         )
@@ -102,13 +98,17 @@ class JournalWriter:
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Add a line. It is written by `flush` or when the buffer is full."""
-        line = plain(record)
         try:
-            self._buffer += _encode(line)
-        except UnicodeEncodeError:
-            # Letters that UTF-8 lacks, as in a file name of other bytes, become question marks.
-            text = json.dumps(line, ensure_ascii=False, allow_nan=False)
-            self._buffer += text.encode(errors="replace")
+            # Most records are written during training, and `plain` takes longer than the rest.
+            line = _encode(record)
+            if b"null" in line:  # perhaps a number that is not finite
+                line = _encode(plain(record))
+        except (TypeError, UnicodeEncodeError, RecursionError):
+            # A name that is no text, which msgspec hands over without an end, becomes text. Letters
+            # that UTF-8 lacks, as in a file name of other bytes, become question marks.
+            text = json.dumps(plain(record), ensure_ascii=False, allow_nan=False)
+            line = text.encode(errors="replace")
+        self._buffer += line
         self._buffer += b"\n"
         if len(self._buffer) >= 2**16:
             self.flush()
@@ -200,7 +200,7 @@ def read_journal(
     garbled: list[int] = []
     for number, text in enumerate(whole, start=1):
         _decode_into(lines, garbled, number, text)
-    again = {line.number - 1 for line in lines if repeats and repeats(line.record)}
+    again = {number - 1 for number, record in lines if repeats and repeats(record)}
     garbled = [
         number for number in garbled if number not in again or not is_incomplete(whole[number - 1])
     ]
@@ -245,23 +245,17 @@ def plain(value: Any) -> Any:
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else str(float(value))
     if isinstance(value, Mapping):
-        # a call takes as long as the rest, and most records are written during training
-        return {
-            str(name): part
-            if part.__class__ in _SIMPLE or (part.__class__ is float and math.isfinite(part))
-            else plain(part)
-            for name, part in value.items()
-        }
+        return {str(name): plain(part) for name, part in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return [
-            part if part.__class__ is float and math.isfinite(part) else plain(part)
-            for part in value
-        ]
+        return [plain(part) for part in value]
     if hasattr(value, "tolist"):  # numpy and torch, without importing either
         return plain(value.tolist())
     if is_dataclass(value) and not isinstance(value, type):
         return plain(asdict(value))
     return value if value is None or isinstance(value, bool | int) else str(value)
+
+
+_encode = msgspec.json.Encoder(enc_hook=plain).encode
 
 
 def restored(value: Any) -> Any:

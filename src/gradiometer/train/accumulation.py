@@ -1,19 +1,18 @@
 """ĝ as the mean over micro-batches, made one after another, and on several processes at once."""
 
-import random
 import zlib
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from gradiometer.measurement.batch import Batch, batch_size, chunks, span
-from gradiometer.measurement.objective import Loss, Objective, checked_loss, with_graph
+from gradiometer.measurement.objective import Loss, Objective, checked_loss
 from gradiometer.measurement.parts import SpreadBuilder
 from gradiometer.measurement.reading import Spread
 from gradiometer.problems.user_code import user_code
+from gradiometer.randomness import seed_everything
 from gradiometer.run.budget import READINGS, Budget
 from gradiometer.run.ranks import Ranks
 
@@ -69,10 +68,7 @@ class Accumulator:
         """
         # Checkpoints keep the random states of rank 0 only: the others draw from a seed of the step.
         if not self._ranks.first:
-            seed = zlib.crc32(f"{self._seed}/{self._ranks.rank}/{index}".encode())
-            torch.manual_seed(seed)
-            random.seed(seed)
-            np.random.seed(seed)  # noqa: NPY002 (the global one is what models use)
+            seed_everything(zlib.crc32(f"{self._seed}/{self._ranks.rank}/{index}".encode()))
         builder = SpreadBuilder(self._objective.layer_of)
         if measured and self._preconditioner is not None:
             with self._budget.spending(READINGS):
@@ -104,7 +100,7 @@ class Accumulator:
             weight = (examples := batch_size(part)) / size
             with user_code("loss", where(part)):
                 value = self._objective.loss(self._objective.model, part)
-                loss = with_graph(checked_loss(value, part).mean())
+                loss = checked_loss(value, part, has_graph=True).mean()
                 gradients = torch.autograd.grad(
                     loss, parameters, allow_unused=True, materialize_grads=True
                 )

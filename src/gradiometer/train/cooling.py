@@ -22,7 +22,7 @@ from gradiometer.errors import BadArgument
 from gradiometer.loop.branch import tail_factor
 from gradiometer.loop.changes.alternative import Hold
 from gradiometer.measurement.batch import Batch, chunks
-from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement.estimate import LEVEL, Estimate
 from gradiometer.measurement.gradient_graph import flat, unflat
 from gradiometer.measurement.objective import Objective
 from gradiometer.problems.examples import Examples
@@ -45,9 +45,6 @@ OCTAVES = 6
 
 # Names of the attributes that a checkpoint keeps as values.
 NAMES = ("spent", "asked", "begins", "since", "needed", "rate", "newest", "cut")
-
-# Part of what measuring may use that is for the looks.
-SHARE = 0.5
 
 
 class TrainProbe:
@@ -124,11 +121,12 @@ def paid_examples(share: float | None, length: tuple[int, int], *, needed: bool)
         return PROBE
     steps, batch_size = length
     for count in range(PROBE, FEWEST - 1, -FEWEST):
-        if cost_of_looks(count, batch_size) <= SHARE * share * steps:
+        # half of what measuring may use
+        if cost_of_looks(count, batch_size) <= share * steps / 2:
             return count
     if not needed:
         return 0
-    enough = math.ceil(100 * cost_of_looks(FEWEST, batch_size) / (SHARE * steps)) / 100
+    enough = math.ceil(200 * cost_of_looks(FEWEST, batch_size) / steps) / 100
     ways = f"set `budget` = {enough:.2f} or more, or `every`" if enough < 1 else "set `every`"
     raise BadArgument(
         f"`cool` = watch does not fit into a `budget` of {share:g} in {steps:,} steps of "
@@ -175,7 +173,7 @@ class Cooling:
         acts: bool,
         share: float | None = None,
         budget: float = 2.0,
-        level: float = 0.9,
+        level: float = LEVEL,
         seed: int = 0,
     ) -> None:
         steps = length[0]

@@ -40,7 +40,7 @@ from gradiometer.run.problem import configuration_of, problem_of
 from gradiometer.run.ranks import RankLost, Ranks, together
 from gradiometer.run.reader import Run
 from gradiometer.run.recorder import Recorder
-from gradiometer.train.policies import ForkPoint, policies_of, remember
+from gradiometer.train.policies import policies_of, remember
 from gradiometer.train.restoring import capture, check_repeatable, fitting, restore
 from gradiometer.train.training import COOL, END, GO_ON, STEP, Training, name_of_run
 
@@ -338,7 +338,7 @@ class Trainer:
                 continue
             try:
                 with training.budget.spending(policy.account, outside=True), heeding(asked.is_set):
-                    decision = policy.decide(ForkPoint(training, self.folder))
+                    decision = policy.decide(training, self.folder)
             except StopAsked:
                 self._stop()
             self.recorder.event(policy.event, training.step, **decision)
@@ -361,7 +361,12 @@ class Trainer:
         if self.collector and (snapshot := self.collector.after(training.step - 1, training.model)):
             self.recorder.event("snapshot", training.step, number=snapshot.number)
         if training.evaluation_due():
-            self._evaluate()
+            with training.at_average():
+                evaluation = evaluate(
+                    training.problem, training.model, training.device, training.configuration.level
+                )
+            if evaluation.estimates:
+                watch.record_evaluation(evaluation)
         is_due = time.monotonic() - self.saved_at >= training.configuration.checkpoint_seconds
         if is_due or training.step in self.lasting:
             self._checkpoint()
@@ -389,15 +394,6 @@ class Trainer:
             self._warn(f"the endpoint was not examined: {error}")
             return
         self.recorder.event(ENDPOINT, training.step, **seen.to_dict())
-
-    def _evaluate(self) -> None:
-        training = self.training
-        with training.at_average():
-            evaluation = evaluate(
-                training.problem, training.model, training.device, training.configuration.level
-            )
-        if evaluation.estimates:
-            self.watch.record_evaluation(evaluation)
 
     def _checkpoint(self) -> None:
         recorded = self.watch.state_dict()["recorder"]

@@ -4,12 +4,11 @@ and the forecast of a training without a given length."""
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from gradiometer.convergence.plateau.noise_floor import FINISH, if_cooled
 from gradiometer.errors import BadArgument
-from gradiometer.jobs.choice import opened
+from gradiometer.jobs.pool import Here
 from gradiometer.loop.branch import Tail
 from gradiometer.loop.branches import Fork, outcome
 from gradiometer.loop.changes.alternative import Alternative, GoOn, Hold, Rate
@@ -25,58 +24,47 @@ from gradiometer.train.training import COOL, GO_ON, Training
 READOUT = "train_loss"
 
 
-@dataclass(frozen=True)
-class ForkPoint:
-    """The present step of a training, from which a policy makes its forks.
+def fork_now(
+    training: Training,
+    folder: RunFolder,
+    alternatives: tuple[Alternative, ...],
+    replicates: int,
+    *,
+    until: int,
+    tail: Tail = "linear",
+) -> Fork:
+    """Train branches from the present step of a training. Its state and all random states are
+    afterwards as before.
 
     Args:
         training: The training.
         folder: The run, in which the forks are kept. Branches that are finished are not trained
             again.
+        alternatives: What is tried.
+        replicates: Number of data orders of each branch.
+        until: Step at which the branches end.
+        tail: How their rate ends.
+
+    Raises:
+        StopAsked: The run was asked to stop. The branches that are finished are kept.
+        GradiometerError: A branch failed.
     """
-
-    training: Training
-    folder: RunFolder
-
-    def fork(
-        self,
-        alternatives: tuple[Alternative, ...],
-        replicates: int,
-        *,
-        until: int,
-        tail: Tail = "linear",
-    ) -> Fork:
-        """Train branches. The state of the training and all random states are afterwards as before.
-
-        Args:
-            alternatives: What is tried.
-            replicates: Number of data orders of each branch.
-            until: Step at which the branches end.
-            tail: How their rate ends.
-
-        Raises:
-            StopAsked: The run was asked to stop. The branches that are finished are kept.
-            GradiometerError: A branch failed.
-        """
-        training = self.training
-        step, configuration = training.step, training.configuration
-        before, end, last = (
-            examples_before(training.order, at) for at in (step, until, training.steps)
-        )
-        plan = Plan(
-            step,
-            alternatives,
-            replicates,
-            end - before,
-            tail,
-            seed=configuration.seed,
-            left=last - before,
-        )
-        loop = loop_under_way(training, plan.seed)
-        threads = configuration.threads
-        # Training waits for its forks, so they may have its processor.
-        with opened("here") as pool:
-            return train_plan(loop, plan, pool, out=self.folder.path, threads=threads)
+    configuration = training.configuration
+    before, end, last = (
+        examples_before(training.order, at) for at in (training.step, until, training.steps)
+    )
+    plan = Plan(
+        training.step,
+        alternatives,
+        replicates,
+        end - before,
+        tail,
+        seed=configuration.seed,
+        left=last - before,
+    )
+    loop = loop_under_way(training, plan.seed)
+    # Training waits for its forks, so they may have its processor.
+    return train_plan(loop, plan, Here(), out=folder.path, threads=configuration.threads)
 
 
 class Policy(ABC):
@@ -103,8 +91,12 @@ class Policy(ABC):
         """True if there is something to decide before this step."""
 
     @abstractmethod
-    def decide(self, here: ForkPoint) -> dict[str, Any]:
+    def decide(self, training: Training, folder: RunFolder) -> dict[str, Any]:
         """Decide, and change the training. Returns the fields of the event.
+
+        Args:
+            training: The training.
+            folder: The run, in which forks are kept.
 
         Raises:
             StopAsked: The run was asked to stop, and nothing was decided.
@@ -152,7 +144,7 @@ class Cool(Policy):
         """True if there is something to decide before this step."""
         return self._cooling.asks(step)
 
-    def decide(self, here: ForkPoint) -> dict[str, Any]:
+    def decide(self, training: Training, folder: RunFolder) -> dict[str, Any]:
         """Decide from which step on the rate goes to zero.
 
         Returns:
@@ -160,14 +152,12 @@ class Cool(Policy):
             again; "fork", the name of the fork that decided, None if the budget does not pay for
             one; its "outcome" in words; and what all forks have "spent", in units of the training.
         """
-        training, cooling = here.training, self._cooling
-        step = training.step
+        cooling, step = self._cooling, training.step
         begins: int | None = step
         fork, shown = None, ""
         if cooling.pays(step):
-            found = here.fork(
-                (cooling.hold(step),), cooling.replicates(step), until=cooling.stop(step)
-            )
+            hold, replicates = cooling.hold(step), cooling.replicates(step)
+            found = fork_now(training, folder, (hold,), replicates, until=cooling.stop(step))
             # a two-sided interval whose ends are one-sided bounds at the level
             (effect,) = found.effects(READOUT, level=2 * cooling.level - 1)
             if step not in cooling.marks:
@@ -228,16 +218,16 @@ class RateForks(Policy):
         pays = self.spent + self.cost(step) <= self.budget * (1 + 1e-9)
         return step in self.marks and step != self.asked and pays
 
-    def decide(self, here: ForkPoint) -> dict[str, Any]:
+    def decide(self, training: Training, folder: RunFolder) -> dict[str, Any]:
         """Decide, and change the rate of the training.
 
         Returns:
             "factor", by which the rate is multiplied from here on; "fork", its name; its "outcome"
             in words; and what all forks have "spent", in units of the training.
         """
-        training = here.training
         step = training.step
-        found = here.fork(tuple(map(Rate, FACTORS)), REPLICATES, until=step + self.length(step))
+        rates, until = tuple(map(Rate, FACTORS)), step + self.length(step)
+        found = fork_now(training, folder, rates, REPLICATES, until=until)
         effects = found.effects(READOUT, level=2 * training.configuration.level - 1)
         self.asked = step
         self.spent += self.cost(step)
@@ -290,7 +280,7 @@ class Forecasts(Policy):
         looks = step >= FIRST and step % FIRST == 0 and (step // FIRST).bit_count() == 1
         return looks and step != self.asked and step + length(step) <= self.steps
 
-    def decide(self, here: ForkPoint) -> dict[str, Any]:
+    def decide(self, training: Training, folder: RunFolder) -> dict[str, Any]:
         """Make the forecast. It changes nothing in the training.
 
         Returns:
@@ -300,7 +290,6 @@ class Forecasts(Policy):
             "going_on", the mean losses of its branches that were cooled and that went on; and what
             all forks have "spent", in updates.
         """
-        training = here.training
         step = training.step
         loop = loop_under_way(training, training.configuration.seed)
         with training.at_average():
@@ -327,7 +316,8 @@ class Forecasts(Policy):
         cost = 2 * REPLICATES * length(step)
         if forecast is None or self.spent + cost > self.budget * step:
             return decision
-        found = here.fork((Hold(0.0),), REPLICATES, until=step + length(step), tail="none")
+        until = step + length(step)
+        found = fork_now(training, folder, (Hold(0.0),), REPLICATES, until=until, tail="none")
         self.spent += cost
         return decision | {
             "fork": name_of(found),

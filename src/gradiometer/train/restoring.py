@@ -17,12 +17,11 @@ from gradiometer.errors import BadArgument, Diverged, GradiometerError, RunDamag
 from gradiometer.jobs.job import threads
 from gradiometer.loop.loop import Loop
 from gradiometer.problems.problem import Problem
-from gradiometer.problems.registry import load
 from gradiometer.randomness import untouched_randomness
 from gradiometer.run.budget import Budget
 from gradiometer.run.checkpoints import Checkpoint, checkpoint_steps, load_latest
 from gradiometer.run.configuration import Configuration
-from gradiometer.run.problem import configuration_of, problem_of
+from gradiometer.run.problem import configuration_of, problem_for, problem_of
 from gradiometer.run.reader import Run
 from gradiometer.train.forking.own_loop import RunData, keep_cooling, loop_of
 from gradiometer.train.policies import policies_of
@@ -46,7 +45,7 @@ def capture(training: Training) -> tuple[Tensors, Values]:
         }
     if training.cooling is not None:
         tensors |= {f"cooling.{name}": value for name, value in training.cooling.tensors().items()}
-    random_tensors, random_values = _random_states(training.device)
+    random_tensors, random_values = random_states(training.device)
     values = {
         "step": training.step,
         "first_loss": training.first_loss,
@@ -133,7 +132,7 @@ def _below(prefix: str, tensors: Mapping[str, Tensor]) -> Tensors:
     }
 
 
-def _random_states(device: torch.device) -> tuple[Tensors, Values]:
+def random_states(device: torch.device) -> tuple[Tensors, Values]:
     """Torch's generators on the CPU and the device, Python's, and NumPy's global one."""
     tensors = {"random.torch": torch.get_rng_state()}
     if device.type != "cpu":
@@ -174,8 +173,8 @@ def training_of(run: Run, verb: str, problem: Problem | None = None) -> Training
         verb: The command that needs it, for its message about a watched run.
         problem: The problem of the run, if it is loaded already.
     """
-    configuration = configuration_of(run, verb)
-    return Training(problem or problem_of(run, verb), configuration, Budget(0.0), gauges=())
+    problem = problem or problem_of(run, verb)
+    return Training(problem, configuration_of(run, verb), Budget(0.0), gauges=())
 
 
 def state_at(run: Run, step: int, verb: str, problem: Problem | None = None) -> Checkpoint:
@@ -386,17 +385,14 @@ def _loop_of(training: Training, step: int, find: Callable[[], Checkpoint]) -> L
 
 def _again(configuration: Configuration, state: Checkpoint, own_until: int, seed: int) -> Loop:
     """The loop of a run in another process."""
-    c = configuration
     with untouched_randomness(0, []):
-        training = Training(
-            _load_problem(c.problem, c.model, c.data_dir, c.seed), c, Budget(0.0), gauges=()
-        )
+        problem = problem_once(configuration)
+        training = Training(problem, configuration, Budget(0.0), gauges=())
     loop = _loop_of(training, state.step, lambda: state)
     loop.data.see_own(own_until)
     loop.seed = seed
     return loop
 
 
-@lru_cache(maxsize=1)
-def _load_problem(name: str, model: str | None, data_dir: str | None, seed: int) -> Problem:
-    return load(name, model=model, data_dir=data_dir, seed=seed)
+# A process that trains many branches of a run reads its data once.
+problem_once = lru_cache(maxsize=1)(problem_for)

@@ -2,8 +2,7 @@
 run around it."""
 
 import math
-import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -14,6 +13,7 @@ from torch import Tensor
 from torch.optim import SGD, AdamW, Optimizer
 
 from gradiometer.convergence.averaging import REFRESHED, refresh_batch_norm
+from gradiometer.convergence.formulas.number import Amount
 from gradiometer.convergence.schedules.schedule import Schedule
 from gradiometer.convergence.schedules.shapes import SnapshotCycle
 from gradiometer.convergence.trajectory.endpoint import Endpoint, endpoint_of
@@ -28,20 +28,21 @@ from gradiometer.measurement.batch import Batch, Order, batch_size
 from gradiometer.measurement.finding import Finding
 from gradiometer.measurement.gauge import Gauge
 from gradiometer.measurement.motion import Origin
-from gradiometer.measurement.objective import Objective, checked_loss, with_graph
+from gradiometer.measurement.objective import Objective, checked_loss
 from gradiometer.measurement.optimizer.steps import Clipping, at_average, schedule_free, to_average
 from gradiometer.measurement.preconditioner import preconditioner_of
 from gradiometer.measurement.reading import Draw, Reading, Sampling, Series, Spread
 from gradiometer.measurement.step import TrainingStep
 from gradiometer.problems.examples import Examples
 from gradiometer.problems.problem import Problem, new_model
-from gradiometer.problems.registry import load
 from gradiometer.problems.user_code import user_code
+from gradiometer.randomness import seed_everything
 from gradiometer.run.budget import COOLING, Budget
 from gradiometer.run.clock import clock_for
 from gradiometer.run.configuration import OPTIMIZERS, Configuration
 from gradiometer.run.folder import file_name
-from gradiometer.run.planned import check_rates, planned
+from gradiometer.run.planned import planned
+from gradiometer.run.problem import problem_for
 from gradiometer.run.ranks import Ranks
 from gradiometer.run.recorder import Mode
 from gradiometer.run.rules import MOST_STEPS
@@ -54,24 +55,36 @@ def name_of_run(problem: Problem) -> str:
     return file_name(f"{problem.name}-{problem.model_name}", "run")
 
 
-def new_optimizer(configuration: Configuration, parameters: Sequence[Tensor]) -> Optimizer:
-    """The optimizer that the configuration names."""
-    c = configuration
+# The optimizers of torch that have a name.
+CLASSES: Mapping[str, Any] = {"sgd": SGD, "adamw": AdamW}
+
+
+def optimizer_of(
+    name: str,
+    parameters: Iterable[Tensor],
+    rate: float,
+    *,
+    weight_decay: Amount,
+    clip: float | None = None,
+    **settings: Any,
+) -> Optimizer:
+    """The optimizer with a name.
+
+    Args:
+        name: One of `CLASSES`, or "schedulefree".
+        parameters: What it trains.
+        rate: Its learning rate.
+        weight_decay: Weight decay, as the optimizer defines it.
+        clip: Largest norm of all gradients together; None for no clipping.
+        settings: Further settings of its class.
+    """
     optimizer: Optimizer
-    if c.optimizer == "schedulefree":
-        optimizer = schedule_free(parameters, c.rate, c.weight_decay)
-    elif c.optimizer == "adamw":
-        optimizer = AdamW(parameters, lr=c.rate, weight_decay=c.weight_decay)
+    if name == "schedulefree":
+        optimizer = schedule_free(parameters, rate, float(weight_decay))
     else:
-        optimizer = SGD(
-            parameters,
-            lr=c.rate,
-            momentum=c.momentum,
-            nesterov=c.nesterov,
-            weight_decay=c.weight_decay,
-        )
-    if c.clip is not None:
-        optimizer.register_step_pre_hook(Clipping(c.clip))
+        optimizer = CLASSES[name](parameters, lr=rate, weight_decay=weight_decay, **settings)
+    if clip is not None:
+        optimizer.register_step_pre_hook(Clipping(clip))
     return optimizer
 
 
@@ -93,13 +106,6 @@ def hold_out(examples: Examples, configuration: Configuration) -> tuple[Examples
         len(examples), generator=torch.Generator().manual_seed(configuration.seed)
     )
     return examples.part(order[count:].sort().values), examples.part(order[:count])
-
-
-def seed_everything(seed: int) -> None:
-    """Torch's generators, Python's, and NumPy's global one: a model may draw from any of them."""
-    torch.manual_seed(seed)
-    random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002 (the global one is what models use)
 
 
 def device_of(name: str, ranks: Ranks) -> torch.device:
@@ -173,11 +179,24 @@ class Training:
             )
         budget.clock = clock_for(self.device.type)
         budget.planned = self.steps
-        self.optimizer = new_optimizer(configuration, self.parameters)
+        c = configuration
+        momentum = {"momentum": c.momentum, "nesterov": c.nesterov} if c.optimizer == "sgd" else {}
+        self.optimizer = optimizer_of(
+            c.optimizer,
+            self.parameters,
+            c.rate,
+            weight_decay=c.weight_decay,
+            clip=c.clip,
+            **momentum,
+        )
         cycle = SnapshotCycle(configuration.rate, self.steps, max(configuration.snapshots, 1))
         self.cycle = checked_cycle(cycle) if configuration.snapshots else None
-        check_rates(self.schedule, self.steps)
-        self.scheduler = self.schedule.scheduler(self.optimizer)
+        schedule = self.schedule
+        # Refuse a schedule that gives no rate at some step: every step is asked, in a very long run
+        # evenly spaced ones and the last one.
+        for step in (*range(0, self.steps, -(-self.steps // 100_000)), self.steps - 1):
+            schedule(step)
+        self.scheduler = schedule.scheduler(self.optimizer)
         self.cooling: Cooling | None = None
         if configuration.cool != "off":
             self.cooling = Cooling(
@@ -302,7 +321,8 @@ class Training:
             return loss
         self.optimizer.zero_grad(set_to_none=True)
         with user_code("loss", _where(self.step, batch)):
-            value = with_graph(checked_loss(self.problem.loss(self.model, batch), batch).mean())
+            each = self.problem.loss(self.model, batch)
+            value = checked_loss(each, batch, has_graph=True).mean()
             value.backward()
         return value.item()
 
@@ -418,13 +438,7 @@ def _where(step: int, batch: Batch) -> str:
 
 def start_training(configuration: Configuration) -> Training:
     """The configured training before its first step."""
-    problem = load(
-        configuration.problem,
-        model=configuration.model,
-        data_dir=configuration.data_dir,
-        seed=configuration.seed,
-    )
-    return Training(problem, configuration, Budget(0.0))
+    return Training(problem_for(configuration), configuration, Budget(0.0))
 
 
 def advance(

@@ -23,6 +23,7 @@ from gradiometer.loop.recorded.record import ForkRecord, Plan
 from gradiometer.measurement.batch import Order
 from gradiometer.measurement.reading import Draw
 from gradiometer.problems.problem import Problem, new_model
+from gradiometer.randomness import seed_everything
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.folder import RunFolder, run_folders
 from gradiometer.run.ranks import Ranks
@@ -30,11 +31,11 @@ from gradiometer.run.reader import Run
 from gradiometer.run.trust import SIGNATURE
 from gradiometer.storage.disk import one_at_a_time, remove_folder, replace_file, writing
 from gradiometer.train import loop_at, resume, train
-from gradiometer.train.training import device_of, hold_out, name_of_run, seed_everything
+from gradiometer.train.training import device_of, hold_out, name_of_run
 from gradiometer.tuning.lane import Lane, MeanParameters
 from gradiometer.tuning.optimizers import Amounts, Made, Optimizers
 from gradiometer.tuning.start import Aim
-from gradiometer.tuning.tuned import Tried, Tuned
+from gradiometer.tuning.tuned import Tuned
 from gradiometer.tuning.tuning import BUDGET, CLIP, Progress, run_race
 
 FILE = "tuned.toml"
@@ -293,7 +294,7 @@ def keep_forks(out: Path, tuned: Tuned) -> None:
     """Keep every rung of a race as a fork, whose baseline is the best lane of it."""
     for rung in tuned.rungs:
         best = rung[0]
-        alternatives = [GoOn(), *(_alternative(one, best) for one in rung[1:])]
+        alternatives = [GoOn(), *(seen_from(best.lane, one.lane) for one in rung[1:])]
         horizon = best.result.horizon
         plan = Plan(
             best.updates,
@@ -322,10 +323,8 @@ def keep_forks(out: Path, tuned: Tuned) -> None:
         record.finish()
 
 
-def _alternative(one: Tried, best: Tried) -> Alternative:
-    """A lane as seen from the best one."""
-    if one.lane.size != best.lane.size:
-        return BatchSize(
-            one.lane.size / best.lane.size, rate=float(f"{one.lane.rate / best.lane.rate:.3g}")
-        )
-    return one.lane.made.alternative(one.lane.rate)
+def seen_from(best: Lane, lane: Lane) -> Alternative:
+    """A lane as an alternative to the best one."""
+    if lane.size != best.size:
+        return BatchSize(lane.size / best.size, rate=float(f"{lane.rate / best.rate:.3g}"))
+    return lane.made.alternative(lane.rate)

@@ -13,15 +13,14 @@ from gradiometer.arguments import check_number
 from gradiometer.convergence.formulas.number import Amount
 from gradiometer.errors import BadArgument
 from gradiometer.loop import Alternative, Custom, Using
-from gradiometer.measurement.optimizer.steps import Clipping, schedule_free, schedule_free_class
+from gradiometer.measurement.optimizer.steps import Clipping, schedule_free_class
 from gradiometer.problems.user_code import user_code
+from gradiometer.train.training import CLASSES, optimizer_of
 
 # Makes an optimizer: called as `make(parameters, learning_rate)`.
 MakeOptimizer = Callable[[Iterable[nn.Parameter], float], torch.optim.Optimizer]
 
 SCHEDULE_FREE = "schedulefree"
-# The optimizers of torch that have a name.
-CLASSES: Mapping[str, Any] = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}
 NAMES = (*CLASSES, SCHEDULE_FREE)
 
 
@@ -107,14 +106,10 @@ class Made:
         Raises:
             BadArgument: The function returned something else.
         """
-        made: Any
-        if self.is_schedule_free:
-            made = schedule_free(parameters, rate, float(self.settings["weight_decay"]))
-        elif isinstance(self._optimizer, str):
-            made = CLASSES[self._optimizer](parameters, lr=rate, **self.settings)
-        else:
-            with user_code("optimizer"):
-                made = self._optimizer(parameters, rate)
+        if isinstance(self._optimizer, str):
+            return optimizer_of(self._optimizer, parameters, rate, clip=self.clip, **self.settings)
+        with user_code("optimizer"):
+            made: Any = self._optimizer(parameters, rate)
         if not isinstance(made, torch.optim.Optimizer):
             raise BadArgument(
                 f"`optimizer` returned a {type(made).__name__}: return a torch.optim.Optimizer."

@@ -104,7 +104,11 @@ class LaneRace:
         """
         self._first_rung()
         self._second_rung()
-        self._last_rung()
+        # The best two, as long as the budget pays.
+        rung = self.rungs[-1]
+        share = min(self._last_share([], rung.share), 0.5)
+        if len(self.rungs) > 1 and share > rung.share:
+            self.rungs.append(LaneRung(share, self._go(rung.ranking[:2], share)))
         for rung in reversed(self.rungs):
             best = rung.ranking[0]
             if math.isfinite(rung.ends[best].mean):
@@ -140,13 +144,6 @@ class LaneRace:
         if self._cost(entries, share) <= self.left + share:
             self.rungs.append(LaneRung(share, self._go(entries, share)))
 
-    def _last_rung(self) -> None:
-        """The best two, as long as the budget pays."""
-        rung = self.rungs[-1]
-        share = min(self._last_share([], rung.share), 0.5)
-        if len(self.rungs) > 1 and share > rung.share:
-            self.rungs.append(LaneRung(share, self._go(rung.ranking[:2], share)))
-
     def _last_share(self, entries: Sequence[Entry], share: float) -> float:
         """The share to which two lanes of the second rung can go on, after these entries of it.
 
@@ -156,8 +153,7 @@ class LaneRace:
 
     def _cost(self, entries: Sequence[Entry], share: float) -> float:
         """What it costs to train lanes to a share of the training, and to judge them."""
-        costs = [share - self.reached.get(entry, 0.0) + self.readout for entry in entries]
-        return math.fsum(costs)
+        return math.fsum(share - self.reached.get(entry, 0.0) + self.readout for entry in entries)
 
     def _go(self, entries: Sequence[Entry], share: float) -> dict[Entry, Readout]:
         self.left -= self._cost(entries, share)

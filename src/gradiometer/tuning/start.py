@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import msgspec
 import torch
 from torch import nn
 
@@ -301,19 +302,21 @@ def times_to_dict(times: StepTimes) -> dict[str, Any]:
     }
 
 
+class _KeptTimes(msgspec.Struct):
+    """The content of `step_times.json`."""
+
+    of: list[Any]
+    seconds: list[tuple[int, Estimate]]
+    relative: list[tuple[int, Estimate]]
+
+
 def _read_times(out: Path | None, sizes: Sequence[int], what: list[Any]) -> StepTimes | None:
     """The times that were measured before, unless they are of something else or cannot be read."""
     if out is None or not (out / FILE).exists():
         return None
     try:
-        stored = json.loads(read_file(out / FILE))
-        if stored["of"] != what:
-            return None
-        found = {
-            name: {int(size): Estimate(**estimate) for size, estimate in stored[name]}
-            for name in ("seconds", "relative")
-        }
-    except (ValueError, KeyError, TypeError, OSError):
+        kept = msgspec.json.decode(read_file(out / FILE), type=_KeptTimes)
+    except (ValueError, OSError):
         return None
-    times = StepTimes(**found)
-    return times if list(times.relative) == list(sizes) else None
+    times = StepTimes(dict(kept.seconds), dict(kept.relative))
+    return times if kept.of == what and list(times.relative) == list(sizes) else None

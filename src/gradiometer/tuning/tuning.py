@@ -169,13 +169,18 @@ class Tuning:
             out=self.out,
         )
         spent = start.gradients + sum(gradients for _, gradients in probes) + self.paces.cost
-        self.middles = [BELOW * rate for rate, _ in probes]
+        # The optimizer, the batch size and the rate in the middle of each kind of lanes.
+        self.contenders = [
+            (kind, size, BELOW * rate)
+            for kind, (rate, _) in zip(self.kinds, probes, strict=True)
+            for size in self.data
+        ]
         self.results = dict[tuple[Entry, float], BranchResult]()
         left = float(self.budget) - spent / self.steps
         # A forward pass costs a third of a gradient.
         examples = self.examples + (0 if self.held_out is None else len(self.held_out))
         readout = examples / (3 * self.size * self.steps)
-        race = LaneRace(self._train, len(self.kinds) * len(self.data), readout, left)
+        race = LaneRace(self._train, len(self.contenders), readout, left)
         # The start and the probes are paid for, too.
         if race.least > left:
             needed = math.ceil(100 * (race.least + spent / self.steps) + 1e-6) / 100
@@ -230,13 +235,11 @@ class Tuning:
     def _lane(self, entry: Entry) -> Lane:
         """The lane of an entry: its kind is an optimizer or a batch size."""
         if entry not in self.lanes:
-            several = len(self.data) > 1
-            made = self.kinds[0 if several else entry.kind]
-            key, data = list(self.data.items())[entry.kind if several else 0]
-            rate = self.middles[0 if several else entry.kind] * 2.0**entry.octave
-            loop = self._loop(made, data, rate)
+            made, key, middle = self.contenders[entry.kind]
+            rate = middle * 2.0**entry.octave
+            loop = self._loop(made, self.data[key], rate)
             loop.seed = self.seed
-            size = key if several else self.size
+            size = key if len(self.data) > 1 else self.size
             steps = max(round(self.steps * self.paces.updates[key]), 1)
             self.lanes[entry] = self.make_lane(loop, made, rate, size, steps)
         return self.lanes[entry]
@@ -249,12 +252,10 @@ class Tuning:
         for entry, lane in lanes.items():
             lane.stops.append(updates_of(share, lane))
             names[f"{lane.name} after {lane.stops[-1]:,}"] = entry
-        ledger = (
-            None
-            if self.out is None
-            else Ledger(self.out / FILE, BranchResult.to_dict, BranchResult.from_dict)
-        )
-        known = {} if ledger is None else ledger.finished()
+        ledger, known = None, dict[str, Outcome]()
+        if self.out is not None:
+            ledger = Ledger(self.out / FILE, BranchResult.to_dict, BranchResult.from_dict)
+            known = ledger.finished()
         ends = {name: known[name].result for name in names if name in known}
         jobs = [
             Job(

@@ -21,9 +21,8 @@ EVENT = "loss_examined"
 # What the budget calls the time that examinations take.
 EXAMINATIONS = "examinations"
 
-# The loss of other examples rose if it rose by at least this share of the rise; it stayed if by at
-# most this one.
-ROSE, STAYED = 0.5, 0.2
+# The loss of other examples rose if it rose by at least this share of the rise.
+ROSE = 0.5
 
 
 @dataclass(frozen=True)
@@ -163,7 +162,7 @@ def explain(
         readings = (examined.other_examples, examined.heaviest_examples, *readings)
     if share is not None and share >= ROSE:
         return _explanation(Cause.INSTABILITY, *readings)
-    if share is not None and share <= STAYED:
+    if share is not None and share <= 0.2:
         after = Observation("moved_by_its_update") if spike.length > 1 else None
         return _explanation(Cause.THIS_BATCH, after, *readings)
     return _explanation(cause, why, *readings)

@@ -122,7 +122,9 @@ def find_spikes(
         if len(heights) < scale * (FEWEST + 2) * BLOCK:
             break
         # A long spike takes the place of those within; a short one was seen better before.
-        for spike in _Search(heights, noise, rate, scale).spikes(false_alarms, smallest):
+        for spike in _spikes_at(
+            scale, heights, noise, rate, false_alarms=false_alarms, smallest=smallest
+        ):
             within = [
                 each for each in found if each.first <= spike.last and spike.first <= each.last
             ]
@@ -151,93 +153,81 @@ def _alike(values: _Values, given: Sequence[float] | _Values | None, name: str) 
     return numbers
 
 
-class _Search:
-    """The search on one scale: places count medians of `scale` successive values, the last of which
-    is complete."""
+def _spikes_at(
+    scale: int,
+    heights: _Values,
+    noise: _Values,
+    rate: _Values,
+    *,
+    false_alarms: float,
+    smallest: float,
+) -> Iterator[Spike]:
+    """The spikes in medians of `scale` successive values, the last of which is complete, with
+    first, peak, last and height in terms of the heights."""
+    offset = len(heights) % scale
+    series: _Values = np.median(heights[offset:].reshape(-1, scale), axis=1)
+    before, after, spread = _surroundings(series)
+    spread = np.maximum(spread, 1e-9) * (noise if scale == 1 else 1)
+    after = np.where(np.isnan(after), before, after)
+    rise = series - np.maximum(before, after)
+    drop = np.minimum(before, after) - series
+    scores, drops = rise / spread, drop / spread
+    known = np.isfinite(scores)
+    # 4.0: where the levels before and after differ by more spreads than this, noise is not measured.
+    steady = known & (np.abs(before - after) <= 4.0 * spread)
+    ordinary = (series - (before + after) / 2) / spread  # without the trend
+    # The heaviest tail that noise may have: 3 degrees of freedom, and 4 of its medians.
+    limit = noise_limit(
+        ordinary[steady if 2 * steady.sum() >= known.sum() else known],
+        false_alarms / len(SCALES),
+        together=BLOCK,
+        gap=float(false_alarms ** (-1 / (3 if scale == 1 else 4))),
+    )
+    # Losses as far below the level show noise that is rare, such as that of small last batches.
+    limit = max(limit, 1.5 * float(np.partition(drops[known], -2)[-2]))
+    for stretch in groups_of((scores > limit) & (rise > smallest), BLOCK):
+        top = int(stretch[scores[stretch].argmax()])
+        level = float(before[stretch[0]])
+        above = max((series[top] - level) / 4, min(limit, scores[top]) / 2 * spread[top])
+        line = float(level + above)
+        begin, end = _extent(series, top, line)
+        first, last = _refine(heights > line, offset + begin * scale, offset + (end + 1) * scale)
+        peak = first + int(heights[first : last + 1].argmax())
+        # Did the learning rate rise just before or during the rise?
+        back = BLOCK * scale * (1 if scale == 1 else SIDE)
+        rates = rate[max(first - back, 0) : peak + 1]
+        rates = rates[np.isfinite(rates)]
+        # 1.3: A rise of the learning rate by this factor explains a rise of the loss.
+        if not (len(rates) and (rates / np.minimum.accumulate(rates)).max() > 1.3):
+            height, score, ended = float(heights[peak]), float(scores[top]), end < len(series) - 1
+            yield Spike(first, peak, last, level, height, score, limit, ended)
 
-    def __init__(self, heights: _Values, noise: _Values, rate: _Values, scale: int) -> None:
-        self.scale = scale
-        self.offset = len(heights) % scale
-        self.heights = heights
-        self.rate = rate
-        self.series: _Values = np.median(heights[self.offset :].reshape(-1, scale), axis=1)
-        # For each value the level before, the level after (NaN at the end), and the larger spread
-        # of the two sides.
-        count = len(self.series) // BLOCK
-        start = len(self.series) - count * BLOCK
-        blocks = self.series[start:].reshape(count, BLOCK)
-        medians = np.median(blocks, axis=1)
-        before, after = _sides(medians)
-        spread = np.fmax(*_sides(1.4826 * np.median(np.abs(blocks - medians[:, None]), axis=1)))
-        before[:FEWEST] = np.nan
-        block = np.concatenate(
-            [np.zeros(start, dtype=np.int64), np.repeat(np.arange(count), BLOCK)]
-        )
-        self.before, after, spread = before[block], after[block], spread[block]
-        self.spread = np.maximum(spread, 1e-9) * (noise if scale == 1 else 1)
-        after = np.where(np.isnan(after), self.before, after)
-        self.rise = self.series - np.maximum(self.before, after)
-        self.drop = np.minimum(self.before, after) - self.series
-        self.noise = self.series - (self.before + after) / 2  # without the trend
-        # 4.0: where the levels before and after differ by more spreads than this, noise is not
-        # measured.
-        self.steady = np.abs(self.before - after) <= 4.0 * self.spread
 
-    def spikes(self, false_alarms: float, smallest: float) -> Iterator[Spike]:
-        """The spikes, with first, peak, last and height in terms of the heights."""
-        scores, drops = self.rise / self.spread, self.drop / self.spread
-        known = np.isfinite(scores)
-        steady = known & self.steady
-        ordinary = (self.noise / self.spread)[steady if 2 * steady.sum() >= known.sum() else known]
-        # The heaviest tail that noise may have: 3 degrees of freedom, and 4 of its medians.
-        limit = noise_limit(
-            ordinary,
-            false_alarms / len(SCALES),
-            together=BLOCK,
-            gap=float(false_alarms ** (-1 / (3 if self.scale == 1 else 4))),
-        )
-        # Losses as far below the level show noise that is rare, such as that of small last batches.
-        limit = max(limit, 1.5 * float(np.partition(drops[known], -2)[-2]))
-        for stretch in groups_of((scores > limit) & (self.rise > smallest), BLOCK):
-            top = int(stretch[scores[stretch].argmax()])
-            level = float(self.before[stretch[0]])
-            line = level + max(
-                (self.series[top] - level) / 4, min(limit, scores[top]) / 2 * self.spread[top]
-            )
-            begin, end = _extent(self.series, top, float(line))
-            first, last = self._refine(begin, end, float(line))
-            peak = first + int(self.heights[first : last + 1].argmax())
-            # Did the learning rate rise just before or during the rise?
-            back = BLOCK * self.scale * (1 if self.scale == 1 else SIDE)
-            rates = self.rate[max(first - back, 0) : peak + 1]
-            rates = rates[np.isfinite(rates)]
-            # 1.3: A rise of the learning rate by this factor explains a rise of the loss.
-            if not (len(rates) and (rates / np.minimum.accumulate(rates)).max() > 1.3):
-                ended = end < len(self.series) - 1
-                yield Spike(
-                    first,
-                    peak,
-                    last,
-                    level,
-                    float(self.heights[peak]),
-                    float(scores[top]),
-                    limit,
-                    ended,
-                )
+def _surroundings(series: _Values) -> tuple[_Values, _Values, _Values]:
+    """For each value the level before, the level after (NaN at the end), and the larger spread of
+    the two sides."""
+    count = len(series) // BLOCK
+    start = len(series) - count * BLOCK
+    blocks = series[start:].reshape(count, BLOCK)
+    medians = np.median(blocks, axis=1)
+    before, after = _sides(medians)
+    before[:FEWEST] = np.nan
+    spread = np.fmax(*_sides(1.4826 * np.median(np.abs(blocks - medians[:, None]), axis=1)))
+    block = np.maximum(np.arange(len(series)) - start, 0) // BLOCK
+    return before[block], after[block], spread[block]
 
-    def _refine(self, begin: int, end: int, line: float) -> tuple[int, int]:
-        """The first and the last high value of these medians, and of those next to them."""
-        high = self.heights > line
-        start, stop = self.offset + begin * self.scale, self.offset + (end + 1) * self.scale
-        inside = start + np.flatnonzero(high[start:stop])
-        if not len(inside):
-            inside = np.array([stop - 1])
-        low = np.flatnonzero(~high)
-        before, after = low[low < inside[0]], low[low > inside[-1]]
-        return (
-            int(before[-1]) + 1 if len(before) else 0,
-            int(after[0]) - 1 if len(after) else len(high) - 1,
-        )
+
+def _refine(high: Bool[np.ndarray, " values"], start: int, stop: int) -> tuple[int, int]:
+    """The first and the last high value in this stretch, and of those next to them."""
+    inside = start + np.flatnonzero(high[start:stop])
+    if not len(inside):
+        inside = np.array([stop - 1])
+    low = np.flatnonzero(~high)
+    before, after = low[low < inside[0]], low[low > inside[-1]]
+    return (
+        int(before[-1]) + 1 if len(before) else 0,
+        int(after[0]) - 1 if len(after) else len(high) - 1,
+    )
 
 
 def _sides(

@@ -41,7 +41,7 @@ class Capture:
 
     Args:
         subject: What is watched. One exchange per measured step joins what its processes read.
-        warn: Takes a warning, in one sentence.
+        warn: Takes a warning, in one sentence, which it tells once.
         shield: Entered by everything that a backward calls.
         preconditioner: P of the optimizer, if a gauge needs it.
     """
@@ -70,10 +70,10 @@ class Capture:
         if subject.sharded:
             self.gradients = ShardHooks(objective, budget, shield, preconditioner)
         elif subject.spread is not None:
-            self.gradients = GradientsInPlace(parameters, budget, shield.caught, preconditioner)
+            self.gradients = GradientsInPlace(parameters, shield.caught, preconditioner)
         else:
             self.gradients = GradientHooks(
-                parameters, budget, shield.caught, preconditioner, keeps=self.shared
+                parameters, shield.caught, preconditioner, keeps=self.shared
             )
         self._builder = SpreadBuilder(objective.layer_of)
         self._rows = Rows(subject, warn, shield)
@@ -81,7 +81,6 @@ class Capture:
         self._check = None
         if self.has_loss and not subject.is_own:
             self._check = LossCheck(subject, warn)
-        self._warned: set[str] = set()
         self._factor: Copied | None = None
         self._seen = Seen()
         self.stopwatch = Stopwatch(budget)
@@ -128,7 +127,7 @@ class Capture:
             return False
         if self._subject.objective.trains(self._parameters):
             return False
-        self._warn_once(
+        self._warn(
             "`model` trains other parameters than when `watch` was called (some were frozen, "
             "unfrozen or replaced): nothing is measured meanwhile; start a new `watch` at such a "
             "change"
@@ -148,7 +147,8 @@ class Capture:
             )
             self.stop()
         elif self.shared:
-            self._builder.add_norms(parts[-1].size, self.gradients.norms())
+            self._builder.sizes.append(parts[-1].size)
+            self._builder.squared.append(self.gradients.norms())
             self.gradients.whole_is_wanted = len(parts) == self._subject.accumulation - 1
         if self.waits:
             self.stopwatch.lap()
@@ -213,13 +213,14 @@ class Capture:
                 self._preconditioner,
                 self._subject.seed,
             )
-        batch_of = self._batch(parts)
+        batch_of = cache(partial(self._batch, tuple(parts)))
         if not self._rows.is_done:
             self._rows.look(batch_of)
         judges = self._subject.batches.judges
         return TrainingStep(
             self._subject.objective,
             batch_of,
+            batch_size=parts[0].size if len(parts) == 1 else None,
             index=index,
             learning_rate=learning_rate * (self._shares.multiple or 1.0),
             groups=groups,
@@ -259,7 +260,7 @@ class Capture:
         measure together."""
         return TrainingStep(
             self._subject.objective,
-            self._batch(parts),
+            partial(self._batch, tuple(parts)),
             index=index,
             learning_rate=learning_rate,
             groups=groups,
@@ -305,9 +306,8 @@ class Capture:
         """The spread for the mean loss, from norms as they were read; None if one is not finite."""
         if not (squared.isfinite().all() and whole.isfinite().all()):
             return None
-        spread = SpreadBuilder(self._subject.objective.layer_of, sizes, [squared]).finish_from(
-            whole
-        )
+        builder = SpreadBuilder(self._subject.objective.layer_of, sizes, [squared])
+        spread = builder.finish((), whole)
         scale = self._scale
         return Spread(
             spread.sizes,
@@ -323,25 +323,15 @@ class Capture:
     def _refuse_or_warn(self, text: str, *, can_continue: bool = True) -> None:
         if self._shield.before_first_update or not can_continue:
             raise BadArgument(f"{text}.")
-        self._warn_once(f"{text}; such steps are not measured")
+        self._warn(f"{text}; such steps are not measured")
 
-    def _warn_once(self, text: str) -> None:
-        if text not in self._warned:
-            self._warned.add(text)
-            self._warn(text)
-
-    def _batch(self, parts: Sequence[Part]) -> Callable[[], Batch]:
-        """Returns the examples of this process, joined when they are first asked for; only the last
-        part if they cannot be joined (sequences of unequal length)."""
-        batches = [part.batch for part in (parts if self.has_loss else parts[-1:])]
-
-        @cache
-        def together() -> Batch:
+    def _batch(self, parts: Sequence[Part]) -> Batch:
+        """The examples of this process; only the last part if they cannot be joined (sequences of
+        unequal length), or are not run again."""
+        if self.has_loss and len(parts) > 1:
             with suppress(BadArgument):
-                return join_batches(batches) if len(batches) > 1 else batches[0]
-            return batches[-1]
-
-        return together
+                return join_batches([part.batch for part in parts])
+        return parts[-1].batch
 
     def _gradient(
         self, divisor: Tensor | None
@@ -353,7 +343,6 @@ class Capture:
             return None, None
         is_alone = not (self.gradients.in_parts or self.gradients.stale)
         if whole is not None and (self.shared or is_alone):
-            self.gradients.forget()
             squared = whole[0, : len(self._parameters)]
             multiple = self._shares.multiple or 1.0
             scale = (lambda: multiple) if divisor is None else (lambda: self._scale)
@@ -362,14 +351,14 @@ class Capture:
             return made.__call__ if squared.is_cpu else made, lambda: squared
         if self.gradients.in_parts:
             self.gradients.forget()
-            self._warn_once(
+            self._warn(
                 "several backwards went through `model` before one `step`: only `loss` is measured"
             )
             return None, None
         taken = self.gradients.take()
         gradient = taken if self._scale == 1 else list(torch._foreach_div(taken, self._scale))
         if self.gradients.stale:
-            self._warn_once(
+            self._warn(
                 "`.grad` was not zero before `backward`, so that training adds the gradients of "
                 "all earlier steps: call `optimizer.zero_grad()` before each update; the "
                 "measurements describe the last batch alone"

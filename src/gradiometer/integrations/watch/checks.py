@@ -133,11 +133,6 @@ SAME = 1e-3
 ALIKE = 0.05
 
 
-# A loss with random numbers is another one if it differs by this share and so many standard
-# deviations.
-FAR, SIGMAS = 0.25, 6.0
-
-
 class LossCheck:
     """Compares training's loss with the given loss on the same batch: at the first measured step,
     and at random later.
@@ -191,7 +186,8 @@ class LossCheck:
                 dtype=torch.float64,
             )
             value, spread = float(values.mean()), float(values.std())
-            if abs(trained - value) > FAR * max(abs(trained), abs(value)) + SIGMAS * spread:
+            # Another loss differs by a quarter and 6 standard deviations.
+            if abs(trained - value) > max(abs(trained), abs(value)) / 4 + 6.0 * spread:
                 self.same_loss = False
                 self._tell(trained, value, batch, first=first)
         elif first and (made := made() if callable(made) else made) is not None:

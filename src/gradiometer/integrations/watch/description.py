@@ -26,6 +26,7 @@ from gradiometer.estimation.preconditioned_noise import PreconditionedNoise
 from gradiometer.gauges import Asked, GaugesAsked
 from gradiometer.integrations.watch.subject import Subject
 from gradiometer.measurement.objective import Objective
+from gradiometer.measurement.optimizer.steps import trained_ids
 from gradiometer.measurement.preconditioner import KNOWN, is_adaptive
 from gradiometer.measurement.reading import Draw, Sampling
 from gradiometer.run.configuration import WatchedConfiguration
@@ -95,12 +96,7 @@ def refuse_what_cannot_be_watched(
             raise BadArgument(
                 f"`optimizer` has the learning rate {float(group['lr']):g}: set it to a finite one."
             )
-    trained = {
-        id(parameter)
-        for optimizer in optimizers
-        for group in optimizer.param_groups
-        for parameter in group["params"]
-    }
+    trained = trained_ids(optimizers)
     own = {
         name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad
     }
@@ -129,12 +125,7 @@ def refuse_what_cannot_be_watched(
 
 def left_out(objective: Objective, optimizers: Sequence[torch.optim.Optimizer]) -> str:
     """A sentence about parameters that no optimizer holds; empty if there are none."""
-    trained = {
-        id(p)
-        for optimizer in optimizers
-        for group in optimizer.param_groups
-        for p in group["params"]
-    }
+    trained = trained_ids(optimizers)
     names = [
         name
         for name, p in zip(objective.names, objective.parameters, strict=True)

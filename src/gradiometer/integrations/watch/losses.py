@@ -51,12 +51,6 @@ def without_batches(parts: Sequence[Part]) -> list[Part]:
     ]
 
 
-def part_of(batch: Batch, loss: Tensor | float) -> Part:
-    """One backward of the mean loss of a batch. The sizes of all tensors of the batch
-    are compared."""
-    return Part(batch, batch_size(batch), value_of(loss))
-
-
 def value_of(loss: object) -> float | Tensor:
     """The mean loss: a number on the CPU; on an accelerator a tensor, since fetching it makes
     training wait.
@@ -192,10 +186,10 @@ class Losses:
             self._report(text)
             return
         with as_written():
-            found = culprit(
+            place, kind = culprit(
                 self._objective, parts[-1].batch, seed=subject.seed, has_loss=subject.has_loss
             )
-        self._report(f"{text}: {found.text}", not_finite=found.kind)
+        self._report(f"{text}: {place}", not_finite=kind)
 
     def leave_out(self) -> None:
         """Warn of a batch without examples, which has no loss."""
@@ -314,8 +308,6 @@ class Between:
         self.planned = 0
         # True if the planned step is measured; otherwise that is decided right before it.
         self.is_certain = False
-        # Seconds in which the hooks of the planned step were put in place, until they are charged.
-        self.hooking = 0.0
         # The last step of the stretch.
         self.until = 0
         # The stretch ends at this time at the latest.
@@ -352,7 +344,7 @@ class Between:
             if -math.inf < value < losses.examiner.limit:
                 losses.before = batch, value
             else:
-                part = part_of(batch, value)
+                part = Part(batch, batch_size(batch), value)
                 if not part.size:
                     losses.leave_out()
                     return False

@@ -10,11 +10,11 @@ from torch import Tensor
 from gradiometer.compiler import as_written
 from gradiometer.errors import BadArgument
 from gradiometer.integrations.watch.beginning import Beginning
-from gradiometer.integrations.watch.losses import NO_PART, part_of
-from gradiometer.integrations.watch.optimizers import StepWithoutGradient
+from gradiometer.integrations.watch.losses import NO_PART, Part, value_of
 from gradiometer.integrations.watch.shield import attempt, reason_of
 from gradiometer.integrations.watch.subject import moved
-from gradiometer.measurement.batch import Batch
+from gradiometer.measurement.batch import Batch, batch_size
+from gradiometer.measurement.step import TrainingStep
 from gradiometer.run.budget import BOOKKEEPING, READINGS, START
 from gradiometer.run.cadence.cadence import FARTHEST
 from gradiometer.run.clock import Turns
@@ -109,12 +109,12 @@ class Measuring(Beginning):
                 between.close_stretch(self.steps)
                 self._pace.at(self.steps)
                 self._report()
-            self._decide()
+                self._decide()
             return
         if self.steps == between.planned:
             began = time.thread_time()
             self._capture.start()
-            between.hooking = time.thread_time() - began
+            self._capture.gradients.seconds += time.thread_time() - began
             if self.steps >= self._pace.next:
                 self._pace.at(self.steps)
 
@@ -163,12 +163,13 @@ class Measuring(Beginning):
             self._looked_at = self.budget.clock()
         self._waiting = None  # a scaler may have skipped the step that waited
         self._was_called = True
-        if self._between.hooking:
-            self.budget.charge(READINGS, self._between.hooking)
-            self._between.hooking = 0.0
+        if capture.gradients.seconds:
+            self.budget.charge(READINGS, capture.gradients.seconds)
+            capture.gradients.seconds = 0.0
         with self.budget.spending(READINGS if is_measured else BOOKKEEPING):
             axis = self._subject.batches.axis
-            part = part_of(moved(batch, axis, 0) if axis else batch, loss)
+            batch = moved(batch, axis, 0) if axis else batch
+            part = Part(batch, batch_size(batch), value_of(loss))
             self._parts[-1] = part
             if not part.size and self.ranks.alone:
                 self._parts.pop()
@@ -188,10 +189,10 @@ class Measuring(Beginning):
                     with as_written():
                         self._measure()
                 self._close_step()
-        # A step that waits decides later, when its cost is known; on several processes now, as the
-        # others do.
-        if not (self._parts or (self.ranks.alone and self._waiting is not None)):
-            self._decide()
+                # A step that waits decides later, when its cost is known; on several processes now,
+                # as the others do.
+                if not self.ranks.alone or self._waiting is None:
+                    self._decide()
 
     def _give_what_waits(self) -> None:
         self._settings.note(self.steps)
@@ -211,13 +212,13 @@ class Measuring(Beginning):
             self._pace.at(self.steps)
 
     def _decide(self) -> None:
-        """Decide if the next step is measured, or which one will be, after the time of the previous
-        one has been counted."""
+        """Decide if the next step is measured, or which one will be, after the time of this one has
+        been counted."""
+        self.budget.settle()
         step = self.steps
         between = self._between
         recorder = None if self._failures else self._recorder
-        with self.budget.spending():
-            due = recorder is not None and recorder.due(step)
+        due = recorder is not None and recorder.due(step)
         between.is_certain = False
         between.planned = step + FARTHEST
         if recorder is not None:
@@ -308,7 +309,7 @@ class Measuring(Beginning):
             with self.budget.spending():  # fewer backwards than usual, as at the end of an epoch
                 self._pace.fell_short(self.steps, len(self._parts), self._subject.accumulation)
                 self._close_step()
-            self._decide()
+                self._decide()
         elif self._was_called:
             # after a call of `step` the update itself made more backwards, as SAM does
             self._capture.gradients.forget()
@@ -322,10 +323,17 @@ class Measuring(Beginning):
             return
         if not recorder.follows(self.steps) or self._capture.changed:
             return
-        size = self._parts[0].size * self._subject.accumulation * self.ranks.count
-        self._settings.groups(self.steps)
-        rate = self._settings.rate
-        step = StepWithoutGradient(self._objective, self.steps, size, rate)
+        first = self._parts[0]
+        groups = self._settings.groups(self.steps)
+        step = TrainingStep(
+            self._objective,
+            first.batch,
+            batch_size=first.size * self._subject.accumulation * self.ranks.count,
+            index=self.steps,
+            learning_rate=self._settings.rate,
+            groups=groups,
+            sampling=self._subject.batches.sampling,
+        )
         recorder.follow(step, self._objective.parameters)
         if self._updates is not None:
             self._updates.pass_by(self.steps)
@@ -370,5 +378,5 @@ class Measuring(Beginning):
         self._capture.stopwatch.wait()
         with self.budget.spending(READINGS), as_written():
             self._recorder.measure(waiting, self._capture.together.made)
-        if self.ranks.alone:
-            self._decide()
+            if self.ranks.alone:
+                self._decide()

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,21 +15,11 @@ from gradiometer.measurement.objective import Objective
 FEW = 8
 
 
-class Culprit(NamedTuple):
-    """The place of the first number that is not finite.
-
-    Args:
-        text: The place, as text.
-        kind: "parameters", "inputs", "layers" or "unknown".
-    """
-
-    text: str
-    kind: str
-
-
-def culprit(objective: Objective, batch: Batch, *, seed: int = 0, has_loss: bool = True) -> Culprit:
+def culprit(
+    objective: Objective, batch: Batch, *, seed: int = 0, has_loss: bool = True
+) -> tuple[str, str]:
     """The place of the first number that is not finite, as text: a parameter, the batch, or the
-    output of a layer.
+    output of a layer. And its kind: "parameters", "inputs", "layers" or "unknown".
 
     Runs the batch once more, and its examples one by one, at the present parameters. Call it before
     the update.
@@ -43,25 +33,22 @@ def culprit(objective: Objective, batch: Batch, *, seed: int = 0, has_loss: bool
     for name, parameter in zip(objective.names, objective.parameters, strict=True):
         if not parameter.isfinite().all():
             text = f"the parameter {name} is not finite: an update before this step made it so"
-            return Culprit(text, "parameters")
+            return text, "parameters"
     try:
         examples = _examples(batch, lambda one: not _finite(one))
         if examples:
-            return Culprit(f"the batch itself is not finite, in {examples}", "inputs")
+            return f"the batch itself is not finite, in {examples}", "inputs"
         if not has_loss:
-            return Culprit(
-                "parameters and inputs are finite; give `watch` a `loss` to find the layer",
-                "unknown",
-            )
+            text = "parameters and inputs are finite; give `watch` a `loss` to find the layer"
+            return text, "unknown"
         layer = _first_layer(objective, batch, seed)
         examples = _examples(batch, lambda one: not _finite(_loss(objective, one, seed)))
     except Exception as error:
-        return Culprit(
-            f"the batch could not be run again to find the layer ({reason_of(error)})", "unknown"
-        )
+        text = f"the batch could not be run again to find the layer ({reason_of(error)})"
+        return text, "unknown"
     where = f"first in {layer}" if layer else "in the loss, with every layer's output finite"
     whose = f"of {examples}" if examples else "and for no example of the batch alone"
-    return Culprit(f"{where}, {whose}", "layers")
+    return f"{where}, {whose}", "layers"
 
 
 def _first_layer(objective: Objective, batch: Batch, seed: int) -> str:

@@ -18,9 +18,8 @@ from torch.utils.hooks import RemovableHandle
 from gradiometer.errors import BadArgument, Unsupported
 from gradiometer.integrations.watch.subject import Subject
 from gradiometer.measurement.motion import Motion, Origin, update_of, velocity_of
-from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.optimizer.groups import Changes, Group, groups_of, largest_rate
-from gradiometer.measurement.optimizer.steps import bare_optimizer
+from gradiometer.measurement.optimizer.steps import bare_optimizer, trained_ids
 from gradiometer.measurement.reading import Draw
 
 NAMES = ("lr", "momentum", "betas", "nesterov", "weight_decay")
@@ -90,7 +89,7 @@ class Settings:
         is_inside = any(
             optimizer is value for one in self._optimizers for value in vars(one).values()
         )
-        taken = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        taken = trained_ids([optimizer])
         self._optimizers[:] = [
             optimizer,
             *(one for one in self._optimizers if not groups_of([one], taken)),
@@ -267,16 +266,6 @@ class Pace:
 
 
 @dataclass(frozen=True)
-class StepWithoutGradient:
-    """A step for gauges that choose their own steps: Φ before the update, without a gradient."""
-
-    objective: Objective
-    index: int
-    batch_size: int
-    learning_rate: float
-
-
-@dataclass(frozen=True)
 class UpdateSettings:
     """Settings that all parameters must share for one heat balance to hold."""
 
@@ -321,7 +310,7 @@ class Updates:
                 f"`optimizer` is a {type(self._optimizer).__name__}, and the heat balance is known "
                 "for torch.optim.SGD only: leave temperature out of `gauges`."
             )
-        trained = {id(p) for group in self._optimizer.param_groups for p in group["params"]}
+        trained = trained_ids(optimizers)
         for name, parameter in zip(self._objective.names, self._objective.parameters, strict=True):
             if id(parameter) not in trained:
                 raise Unsupported(

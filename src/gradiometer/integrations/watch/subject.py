@@ -97,10 +97,14 @@ class Probe:
             return Sampling(Draw.REPLACEMENT, len(self.source))
         return Sampling(Draw.FRESH)
 
-    def draw(self, count: int, objective: Objective, seed: int) -> Batch:
-        """A batch on the model's device. The random states of training are not touched."""
+    def draw_for(
+        self, purpose: str, count: int, objective: Objective, index: int, seed: int
+    ) -> Batch:
+        """The batch of a step for a purpose, on the model's device. Another purpose has other
+        examples. The random states of training are not touched."""
         device = objective.parameters[0].device
-        with objective.untouched_randomness(seed):
+        digits = zlib.crc32(f"{seed}/{index}/{purpose}".encode())
+        with objective.untouched_randomness(digits):
             if isinstance(self.source, Examples):
                 return OnDevice(self.source, device).batch(
                     torch.randint(len(self.source), (count,))
@@ -112,12 +116,6 @@ class Probe:
                 f"`probe` returned {size} examples, and {count} were asked for: return as many."
             )
         return batch
-
-    def draw_for(
-        self, purpose: str, count: int, objective: Objective, index: int, seed: int
-    ) -> Batch:
-        """The batch of a step for a purpose. Another purpose has other examples."""
-        return self.draw(count, objective, zlib.crc32(f"{seed}/{index}/{purpose}".encode()))
 
     def step(
         self,

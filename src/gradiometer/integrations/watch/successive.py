@@ -244,13 +244,13 @@ class Successive:
             step * WEIGHTS_LAST, MOST_WEIGHTS_LAST
         ):
             return True
-        found = preconditioner_of(self._optimizers, self._last.parameters)
-        if found is None:
+        weights = self._last.empty() if self._weights is None else self._weights
+        parameters = self._last.parameters
+        parts = weights.split([one.numel() for one in parameters])
+        places = [part.view(one.shape) for part, one in zip(parts, parameters, strict=True)]
+        if preconditioner_of(self._optimizers, parameters, into=places) is None:
             return False
-        if self._weights is None:
-            self._weights = self._last.empty()
-        parts = self._weights.split([one.numel() for one in found])
-        torch._foreach_copy_(parts, [one.reshape(-1) for one in found])
+        self._weights = weights
         self._weights_of = step
         return True
 

@@ -80,7 +80,8 @@ class Watch(Forks):
         self.steps = step
         self._losses.examiner.repeat(losses)
         self._attach(recorder, step, has_facts=has_facts)
-        self._decide()
+        with self.budget.spending():
+            self._decide()
 
     def end(self) -> None:
         """Stop following the training, and write what waits."""

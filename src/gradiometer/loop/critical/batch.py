@@ -19,11 +19,11 @@ from gradiometer.jobs.pool import Ledger, Pool
 from gradiometer.loop.branch import Branch, BranchResult
 from gradiometer.loop.changes.alternative import BatchSize
 from gradiometer.loop.comparison.effects import readout_name
+from gradiometer.loop.comparison.racing import REPLICATES
 from gradiometer.loop.critical.fit import BatchFit, batch_fit
 from gradiometer.loop.engine import guarded_copy
 from gradiometer.loop.forking import (
     HORIZON,
-    REPLICATES,
     check_loop,
     check_start,
     length_of,
@@ -31,14 +31,11 @@ from gradiometer.loop.forking import (
 )
 from gradiometer.loop.loop import Loop
 from gradiometer.loop.recorded.record import FOLDER
-from gradiometer.measurement.estimate import Estimate, significant
+from gradiometer.measurement.estimate import LEVEL, Estimate, significant
 from gradiometer.measurement.uncertainty.arithmetic import ratio_of_estimates
 
 # Trains branches and gives their results, in any order.
 Grow = Callable[[Sequence[Branch]], Iterable[BranchResult]]
-
-# Ratio of neighbouring rates.
-STEP = 2.0
 
 
 @dataclass
@@ -98,9 +95,7 @@ def grown_cells(
     """Branches of every cell at three rates around its center, and at further ones until the best
     is between others."""
     results: list[BranchResult] = []
-    wanted = {
-        id(cell): [centers[cell.factor] * STEP**step for step in (-1, 0, 1)] for cell in cells
-    }
+    wanted = {id(cell): [centers[cell.factor] * rate for rate in (0.5, 1, 2)] for cell in cells}
     while any(wanted.values()):
         branches = [
             Branch(BatchSize(cell.factor, rate=rate), replicate, cell.horizon)
@@ -128,20 +123,12 @@ def grown_cells(
             low, high = min(cell.losses), max(cell.losses)
             # At most nine rates, each beyond the end at which the best one is.
             if not cell.is_bracketed and len(cell.losses) < 9:
-                wanted[id(cell)] = [high * STEP if low < cell.best_rate == high else low / STEP]
+                wanted[id(cell)] = [2 * high if low < cell.best_rate == high else low / 2]
     return results
 
 
 # Fewest updates of a branch: with fewer the rate can hardly be chosen.
 FEWEST_UPDATES = 12
-
-
-# Below this multiple of the smallest batch that was tried, the critical batch is not told from
-# zero.
-RESOLVED = 2.0
-
-# A forecast within this factor has held.
-HELD = 2.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,13 +172,9 @@ class CriticalBatch:
         if self.forecast is None:
             return None
         ratio = self.ratio
-        if (
-            ratio is None
-            or (ratio.low < 1 / HELD <= ratio.high)
-            or (ratio.low <= HELD < ratio.high)
-        ):
+        if ratio is None or ratio.low < 0.5 <= ratio.high or ratio.low <= 2 < ratio.high:
             return "open"
-        return "held" if ratio.low >= 1 / HELD and ratio.high <= HELD else "did not hold"
+        return "held" if ratio.low >= 0.5 and ratio.high <= 2 else "did not hold"
 
     @property
     def sentences(self) -> tuple[str, ...]:
@@ -243,7 +226,7 @@ def critical_batch_by(
     tolerance: Amount = 0.2,
     forecast: Estimate | None = None,
     readout: str | None = None,
-    level: float = 0.9,
+    level: float = LEVEL,
 ) -> CriticalBatch:
     """Measure the critical batch from the present state, by branches of several batches, horizons
     and rates.
@@ -294,7 +277,21 @@ def critical_batch_by(
         stdtrit(replicates - 1, (1 + level) / 2) * pseudo.std(ddof=1) / math.sqrt(replicates)
     )
     sizes = [cell.batch_size for cell in cells]
-    estimate = _within_reach(fit.critical, reach, min(sizes), max(sizes), level, replicates)
+    # An end outside of what these batches can show is 0 or infinite.
+    low, high = (fit.critical * math.exp(min(max(sign * reach, -700), 700)) for sign in (-1, 1))
+    if fit.critical < 2 * min(sizes):
+        # not told from zero
+        low, high = 0.0, max(high, 2.0 * min(sizes))
+    estimate = Estimate.interval(
+        fit.critical,
+        low if low > min(sizes) else 0.0,
+        # an upper end beyond four times the largest batch that was tried is not known
+        high if high < 4 * max(sizes) else math.inf,
+        level=level,
+        method=f"branches, jackknife over {replicates} replicates",
+        samples=replicates,
+        unit="examples",
+    )
     largest = Estimate.interval(
         *(tolerance * each for each in (estimate.value, estimate.low, estimate.high)),
         level=level,
@@ -337,25 +334,6 @@ def _fit(cells: Sequence[Cell], chosen: np.ndarray) -> BatchFit:
     return batch_fit(sizes[there], horizons[there], losses[there])
 
 
-def _within_reach(
-    value: float, reach: float, smallest: int, largest: int, level: float, replicates: int
-) -> Estimate:
-    """The interval of B_c; an end outside of what these batches can show is 0 or infinite."""
-    low, high = (value * math.exp(min(max(sign * reach, -700), 700)) for sign in (-1, 1))
-    if value < RESOLVED * smallest:
-        low, high = 0.0, max(high, RESOLVED * smallest)
-    return Estimate.interval(
-        value,
-        low if low > smallest else 0.0,
-        # an upper end beyond four times the largest batch that was tried is not known
-        high if high < 4 * largest else math.inf,
-        level=level,
-        method=f"branches, jackknife over {replicates} replicates",
-        samples=replicates,
-        unit="examples",
-    )
-
-
 @bounded
 def critical_batch(
     loop: Loop,
@@ -366,7 +344,7 @@ def critical_batch(
     tolerance: Amount = 0.2,
     forecast: Estimate | None = None,
     readout: str | None = None,
-    level: float = 0.9,
+    level: float = LEVEL,
     seed: int = 0,
     pool: str | Pool = "here",
     threads: int = 1,
@@ -424,7 +402,15 @@ def critical_batch(
     check_loop(loop)
     check_whole("seed", seed, 0)
     check_factors(factors)
-    lengths = _lengths(length_of(loop, horizon, seed), loop.size, factors)
+    longest = length_of(loop, horizon, seed)
+    lengths = [max(int(share * longest), 1) for share in (0.25, 0.5, 1)]
+    second = max(sorted(factors)[:2]) * loop.size
+    if not lengths[1] >= FEWEST_UPDATES * second:
+        raise BadArgument(
+            f"`horizon` is {longest:,} examples, too few for two lengths of {FEWEST_UPDATES} "
+            f"updates with two batches: give at least {2 * FEWEST_UPDATES * second:,.0f}, or an "
+            "earlier step."
+        )
     ledger = None
     if out is not None:
         state = loop.digest() if loop.source is None else loop.index
@@ -460,17 +446,3 @@ def check_factors(factors: Sequence[Amount]) -> None:
         raise BadArgument(
             f"`factors` must be at least two different multiples of the batch, got {list(factors)}."
         )
-
-
-def _lengths(longest: int, batch_size: int, factors: Sequence[Amount]) -> list[int]:
-    """The horizons in examples, if two of them have enough updates with the two
-    smallest batches."""
-    found = [max(int(share * longest), 1) for share in (0.25, 0.5, 1)]
-    second = max(sorted(factors)[:2], default=0) * batch_size
-    if not found[-2] >= FEWEST_UPDATES * second:
-        raise BadArgument(
-            f"`horizon` is {longest:,} examples, too few for two lengths of {FEWEST_UPDATES} "
-            f"updates with two batches: give at least {2 * FEWEST_UPDATES * second:,.0f}, or an "
-            "earlier step."
-        )
-    return found

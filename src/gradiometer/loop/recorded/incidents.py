@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from numpy.lib.stride_tricks import sliding_window_view
 
 from gradiometer.drift.spikes.detection import Spike, find_spikes
@@ -30,7 +30,17 @@ def spikes_of(run: Run) -> tuple[Spike, ...]:
         run: The run, finished or not.
     """
     steps, losses = run.losses
-    found = find_spikes(losses, rates=_rates(run, steps), sizes=_sizes(run, steps))
+    known, rates = run.hyperparameters, None
+    if known is not None:
+        # the largest of the groups
+        places = np.searchsorted(known.steps, steps, side="right") - 1
+        rates = known.rates[np.maximum(places, 0)]
+    examples, size, sizes = run.sampling.examples, run.configuration.batch_size, None
+    is_reshuffled = run.sampling.draw is Draw.RESHUFFLED
+    if is_reshuffled and examples is not None and examples > size and examples % size:
+        last = (steps + 1) % (examples // size + 1) == 0
+        sizes = np.where(last, float(examples % size), float(size))
+    found = find_spikes(losses, rates=rates, sizes=sizes)
     return tuple(
         replace(
             spike,
@@ -42,35 +52,11 @@ def spikes_of(run: Run) -> tuple[Spike, ...]:
     )
 
 
-def _rates(run: Run, steps: Int[np.ndarray, " steps"]) -> Float[np.ndarray, " steps"] | None:
-    """The learning rate of every step, the largest of the groups; None if it was not recorded."""
-    known = run.hyperparameters
-    if known is None:
-        return None
-    return known.rates[np.maximum(np.searchsorted(known.steps, steps, side="right") - 1, 0)]
-
-
-def _sizes(run: Run, steps: Int[np.ndarray, " steps"]) -> Float[np.ndarray, " steps"] | None:
-    """Examples of every batch: fewer in the last one of an epoch."""
-    examples, size = run.sampling.examples, run.configuration.batch_size
-    if (
-        run.sampling.draw is not Draw.RESHUFFLED
-        or examples is None
-        or examples <= size
-        or examples % size == 0
-    ):
-        return None
-    last = (steps + 1) % (examples // size + 1) == 0
-    return np.where(last, float(examples % size), float(size))
-
-
 Kind = Literal["not finite", "diverged", "spike", "rise"]
 
-# Losses that show the level before a rise, and how far noise reaches.
+# Losses that show the level before a rise, and how far noise reaches. A rise that stays is looked
+# for in as many steps on each side of the step that is asked for.
 BEFORE = 64
-
-# A rise that stays is looked for in this many steps on each side of the step that is asked for.
-NEAR = 64
 
 # Fewest losses on each side of a rise: fewer have medians that noise moves.
 FEWEST = 8
@@ -122,10 +108,10 @@ def incident_at(run: Run, step: int) -> Incident | None:
     """
     steps, losses = run.losses
     end = next((event for event in run.events if event["event"] == "diverged"), None)
-    if end is not None and (step >= end["step"] - NEAR or not len(losses)):
+    if end is not None and (step >= end["step"] - BEFORE or not len(losses)):
         return _divergence(int(end["step"]), str(end["reason"]), losses)
     bad = np.flatnonzero(~np.isfinite(losses))
-    if len(bad) and step >= steps[bad[0]] - NEAR:
+    if len(bad) and step >= steps[bad[0]] - BEFORE:
         # a loop of one's own goes on
         return _divergence(int(steps[bad[0]]), "not finite", losses)
     for spike in spikes_of(run):
@@ -162,7 +148,7 @@ def _divergence(at: int, reason: str, losses: Float[np.ndarray, " steps"]) -> In
 def _rise(losses: Float[np.ndarray, " steps"], place: int) -> Incident | None:
     """The largest rise that stays, near a place; None if none is above the noise."""
     best: tuple[float, int] = (0.0, 0)
-    for first in range(max(place - NEAR, FEWEST), min(place + FEWEST, len(losses) - FEWEST) + 1):
+    for first in range(max(place - BEFORE, FEWEST), min(place + FEWEST, len(losses) - FEWEST) + 1):
         level, spread = usual(losses[max(first - BEFORE, 0) : first])
         later = float(np.median(losses[first : first + BEFORE]))
         # the first high loss itself, and not one before it, begins the rise
@@ -257,10 +243,6 @@ LEAD = 8
 
 # Number of new orders of the data in which the spike is looked for.
 ORDERS = 4
-
-# A loss that rises at least by this share of the spike's rise is the spike again.
-SHARE = 0.5
-
 
 HALF = Rate(0.5)
 
@@ -366,7 +348,7 @@ class SpikeCauses:
         return " ".join([_WORDS[self.cause], *(said if self.cause != "chance" else ())])
 
     def _is_lower(self, trial: CauseTrial) -> bool:
-        """True if single losses rose in half of the branches, but not by `SHARE` of the rise in the
+        """True if single losses rose in half of the branches, but not by half of the rise in the
         run."""
         # A rise by a smaller share than this is not mentioned.
         risen = self.spike.level + 0.1 * (self.spike.height - self.spike.level)
@@ -454,7 +436,8 @@ def _threshold(run: Run, spike: Spike, updates: int) -> tuple[int, float]:
     inside = losses[known & (steps >= spike.first) & (steps <= spike.last)]
     for window in (1, spike.length):
         noise, risen = _highest_mean(before, window), _highest_mean(inside, window)
-        high = spike.level + SHARE * (risen - spike.level)
+        # A loss that rises at least half as high is the spike again.
+        high = (spike.level + risen) / 2
         if noise < high:
             return window, high
     return window, max(noise, high) if noise < risen else high

@@ -14,7 +14,7 @@ import msgspec
 
 from gradiometer.arguments import check_whole
 from gradiometer.errors import BadArgument, RunDamaged
-from gradiometer.loop.branch import Branch, BranchResult, Count, Tail, check_tail
+from gradiometer.loop.branch import HELD, Branch, BranchResult, Count, Tail
 from gradiometer.loop.branches import Fork
 from gradiometer.loop.changes.alternative import Alternative, GoOn
 from gradiometer.loop.changes.text import alternative_of
@@ -95,7 +95,8 @@ class Plan:
             raise BadArgument(
                 f"`replicates` must be at most {MOST_REPLICATES:,}, got {self.replicates:,}."
             )
-        check_tail(self.tail)
+        if self.tail not in tuple(HELD):
+            raise BadArgument(f"`tail` must be one of {', '.join(HELD)}, got {self.tail!r}.")
         if not self.alternatives:
             raise BadArgument(
                 "`alternatives` must be a list of at least one alternative, such as ['rate 2x']."

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from importlib.resources import files
-from typing import Any, Literal
+from typing import Any
 
 from gradiometer.errors import BadArgument
 from gradiometer.loop.branches import Fork
@@ -26,8 +26,6 @@ from gradiometer.loop.recorded.record import ForkRecord, forks_of
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.finding import Doubt, Finding, Issue, State, Trial
 from gradiometer.run.reader import Run
-
-Verdict = Literal["held", "did not hold", "open"]
 
 # Name of the file of scores, in this package.
 SCORES = "advice_scores.json"
@@ -95,7 +93,7 @@ def track_record(
 # updates and needs somewhat more examples to the same loss, and before a cut more steps gain
 # little. No measurement gives the 1 %; it is the convention of this package for "little", and the
 # sentence about the advice names it. A larger batch that ends worse than that is compared with a
-# shorter training: see `verdict_on`.
+# shorter training: see `judged`.
 TOLERANCE = 0.01
 
 # Factors this close to each other are the same advice, since a forecast moves a little with every
@@ -172,10 +170,10 @@ def is_beyond_lean(effect: Effect, fork: Fork) -> bool:
     return effect.verdict == "better" and isinstance(change, Rate) and change.factor > 1
 
 
-def verdict_on(
+def judged(
     fork: Fork, wanted: Alternative, effect: Effect, yardstick: Shorter | None = None
-) -> Verdict:
-    """Whether an advice held.
+) -> Mapping[str, Any]:
+    """Whether an advice held, and what its sentence needs besides.
 
     Another rate or a smaller batch should end better for the same examples. A larger batch and a
     cut should end at most 1 % worse: see `TOLERANCE`. A larger batch that ends worse than that may
@@ -188,74 +186,49 @@ def verdict_on(
         wanted: What was advised.
         effect: What it changed.
         yardstick: The shorter training of the advice.
-    """
-    if effect.verdict == "diverged":
-        return "did not hold"
-    if not effect.estimate.tells:
-        return "open"
-    allowed = TOLERANCE * abs(end_of(fork, effect.readout)) if _may_be_worse(wanted) else 0.0
-    best, worst = _ends(effect)
-    if worst < allowed:
-        return "held"
-    if isinstance(wanted, BatchSize) and wanted.factor > 1:
-        return _against_shorter(fork, effect, yardstick)
-    return "did not hold" if best > allowed else "open"
-
-
-def _against_shorter(fork: Fork, effect: Effect, yardstick: Shorter | None) -> Verdict:
-    """Whether a larger batch ends better than a training on fewer examples."""
-    shorter = _shorter(fork, yardstick)
-    if shorter is None:
-        return "open"
-    effects = effects_of(fork.results, shorter.name, effect.readout, level=effect.estimate.level)
-    found = next(each for each in effects if each.alternative == effect.alternative)
-    return {"better": "held", "worse": "did not hold"}.get(found.verdict, "open")  # type: ignore[return-value]
-
-
-def _shorter(fork: Fork, yardstick: Shorter | None) -> Alternative | None:
-    """The shorter training of an advice, if it was tried."""
-    return next(
-        (one for one in fork.alternatives if yardstick is not None and alike(one, yardstick)), None
-    )
-
-
-def judged(
-    fork: Fork, wanted: Alternative, effect: Effect, yardstick: Shorter | None = None
-) -> Mapping[str, Any]:
-    """Whether an advice held, see `verdict_on`, and what its sentence needs besides.
 
     Returns:
-        `verdict`; `share`: the share of the examples of the shorter training that decided;
-        `uncompared`: True if such a training would decide; `is_cut`; `may_be_worse`; `not_better`:
-        True if it may end worse than going on.
+        `verdict`: "held", "did not hold" or "open"; `share`: the share of the examples of the
+        shorter training that decided; `uncompared`: True if such a training would decide; `is_cut`;
+        `may_be_worse`; `not_better`: True if it may end worse than going on.
     """
-    verdict = verdict_on(fork, wanted, effect, yardstick)
-    allowed = TOLERANCE * abs(end_of(fork, effect.readout))
-    best, worst = _ends(effect)
-    by_examples = (
-        isinstance(wanted, BatchSize) and wanted.factor > 1 and effect.verdict != "diverged"
-    )
-    compared = _shorter(fork, yardstick) is not None
+    is_cut = isinstance(wanted, CoolNow)
+    is_larger_batch = isinstance(wanted, BatchSize) and wanted.factor > 1
+    has_diverged = effect.verdict == "diverged"
+    tolerated = TOLERANCE * abs(end_of(fork, effect.readout))
+    allowed = tolerated if is_cut or is_larger_batch else 0.0
+    # The best and the worst end, so that lower is better.
+    best, worst = effect.estimate.low, effect.estimate.high
+    if not effect.lower_is_better:
+        best, worst = -worst, -best
+    # The shorter training, if it was tried.
+    tried = (one for one in fork.alternatives if yardstick is not None and alike(one, yardstick))
+    shorter = next(tried, None)
+    verdict = "open"
+    if has_diverged:
+        verdict = "did not hold"
+    elif effect.estimate.tells and worst < allowed:
+        verdict = "held"
+    elif effect.estimate.tells and is_larger_batch and shorter is not None:
+        level = effect.estimate.level
+        against = {
+            each.alternative: each.verdict
+            for each in effects_of(fork.results, shorter.name, effect.readout, level=level)
+        }
+        known = {"better": "held", "worse": "did not hold"}
+        verdict = known.get(against[effect.alternative], "open")
+    elif effect.estimate.tells and not is_larger_batch and best > allowed:
+        verdict = "did not hold"
+    by_examples = is_larger_batch and not has_diverged
+    decides = yardstick is not None and by_examples and not worst < tolerated
     return {
         "verdict": verdict,
-        "uncompared": by_examples and not compared and best > allowed,
-        "share": yardstick.share
-        if yardstick is not None and by_examples and not worst < allowed
-        else None,
-        "is_cut": isinstance(wanted, CoolNow),
-        "may_be_worse": _may_be_worse(wanted) and effect.verdict != "diverged",
+        "uncompared": by_examples and shorter is None and best > tolerated,
+        "share": yardstick.share if yardstick is not None and decides else None,
+        "is_cut": is_cut,
+        "may_be_worse": (is_cut or is_larger_batch) and not has_diverged,
         "not_better": worst > 0,
     }
-
-
-def _may_be_worse(wanted: Alternative) -> bool:
-    return isinstance(wanted, CoolNow) or (isinstance(wanted, BatchSize) and wanted.factor > 1)
-
-
-def _ends(effect: Effect) -> tuple[float, float]:
-    """The best and the worst end of an effect, so that lower is better."""
-    low, high = effect.estimate.low, effect.estimate.high
-    return (low, high) if effect.lower_is_better else (-high, -low)
 
 
 def end_of(fork: Fork, readout: str) -> float:

@@ -85,6 +85,16 @@ def optimizers_in(optimizer: torch.optim.Optimizer) -> list[torch.optim.Optimize
     return optimizer.optimizers if isinstance(optimizer, SeveralOptimizers) else [optimizer]
 
 
+def trained_ids(optimizers: Iterable[torch.optim.Optimizer]) -> set[int]:
+    """`id` of every parameter that one of the optimizers holds."""
+    return {
+        id(parameter)
+        for optimizer in optimizers
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+
+
 def as_one(optimizers: Sequence[torch.optim.Optimizer]) -> torch.optim.Optimizer:
     """The only optimizer, or several put together."""
     return optimizers[0] if len(optimizers) == 1 else SeveralOptimizers(optimizers)

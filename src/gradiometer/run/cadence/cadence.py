@@ -87,7 +87,11 @@ class Cadence:
             due = step % self._every == 0
             self.next_look = step + (1 if due else self._every - step % self._every)
         else:
-            due = self._share is None or self._fits()
+            # of a gauge that runs alone, the first measurement is expected to be expensive
+            guess = None
+            if self.turn[0].one_in > 1:
+                guess = EXPENSIVE * self._budget.training / self._budget.steps
+            due = self._share is None or self._budget.fits(READINGS, guess, saving=self._saving)
             self.next_look = step + 1
             if not due:
                 # At least 8 steps between two decisions against a reading: one costs time, too.
@@ -172,12 +176,6 @@ class Cadence:
         if self._unsettled:
             self._unsettled = False
             self._budget.made(READINGS)
-
-    def _fits(self) -> bool:
-        guess = None
-        if self.turn[0].one_in > 1:
-            guess = EXPENSIVE * self._budget.training / self._budget.steps
-        return self._budget.fits(READINGS, guess, saving=self._saving)
 
     @property
     def _saving(self) -> bool:

@@ -119,6 +119,9 @@ class Signs:
         facts: dict[str, Any] = told[-1] if told else {}
         places_of_nan = [str(event["not_finite"]) for event in run.events if "not_finite" in event]
         evaluated, test, train = _evaluations(run)
+        batch_size = run.configuration.batch_size
+        if "time_first" in single and np.isfinite(single["time_first"]).any():
+            batch_size = int(np.nanmedian(single["time_first"]))
         planned = facts.get("steps")
         return cls(
             losses=whole,
@@ -132,7 +135,7 @@ class Signs:
             weight_decay=decay,
             optimizer=optimizer,
             family=family,
-            batch_size=run.configuration.batch_size,
+            batch_size=batch_size,
             examples=run.sampling.examples,
             evaluated=evaluated,
             test=test,

@@ -123,8 +123,10 @@ def changes_that_settle(claimed: Claimed, signs: Signs) -> tuple[str, ...]:
 def after_trials(passed: Claimed, run: Run) -> Claimed:
     """A training without a claim, after forks of its second half have tried what its doubt names: a
     change that ends better, no doubt any more, or still the doubt."""
-    wanted = changes_that_settle(passed, Signs.of(run))
     tried = effects_by_change(run, since=run.steps // 2)
+    if not tried:
+        return passed
+    wanted = changes_that_settle(passed, Signs.of(run))
     effects = [tried[change] for change in wanted if change in tried]
     for effect in effects:
         if effect.verdict == "better":

@@ -31,9 +31,8 @@ from gradiometer.verdict.triage.signs import Signs
 # digits, and 1 % of clipping changes an effect by less than its interval.
 RECORDED = 0.01
 
-# Newest updates whose rates show if a loop sets it itself, and the largest relative difference of
-# two rates that are the same.
-NEWEST, SAME_RATE = 32, 1e-6
+# The largest relative difference of two rates that are the same.
+SAME_RATE = 1e-6
 
 # Arguments of `Loop`; the others are those of `fork`.
 OF_LOOP = frozenset(inspect.signature(Loop).parameters)
@@ -277,7 +276,7 @@ class Forks(Looks):
         if found and not why:
             known |= {"scheduler": found, "scheduler_each": each}
             return ()
-        newest = rates[-NEWEST:]
+        newest = rates[-32:]  # do they show that the loop sets them itself?
         moved = int((np.abs(np.diff(newest)) > SAME_RATE * np.abs(newest[1:])).sum())
         if not (found or moved):
             return ()

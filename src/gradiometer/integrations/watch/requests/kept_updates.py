@@ -34,18 +34,12 @@ from gradiometer.randomness import GlobalStates
 # Number of updates that are kept together, each of which must be the same on a copy.
 IN_A_ROW = 4
 
-# The first that is kept, and the factor from there to the next four: 4, 32, 256, ... From step 300
-# on fewer than one update in 20 is kept.
-FIRST, APART = 4, 8
+# The first that is kept.
+FIRST = 4
 
 # Most numbers in a state that is kept, and in the parameters at the start of training, which the
 # certificate needs: 64 MiB in single precision.
 MOST_NUMBERS = 2**24
-
-# Share of the training, of 300 steps at least, that pays for further updates after the first ones:
-# in 300 steps of a small transformer those that were kept at 4, 32 and 256 took 8 %.
-SHARE, SHORT = 0.03, 300
-
 
 # The name under which its time is charged.
 COST = "updates kept for forks"
@@ -208,8 +202,10 @@ class KeptUpdatesOfLoop:
             return True
         cost = self._budget.spent_on[COST]
         a_step = self._budget.training / (step + 1)
-        # Seconds that they may take however short the steps are.
-        if cost + cost / self._count <= max(SHARE * a_step * max(step, SHORT), 0.05):
+        # 3 % of the training, of 300 steps at least, pay for further updates after the first ones:
+        # in 300 steps of a small transformer those that were kept at 4, 32 and 256 took 8 %. They
+        # may take 0.05 s however short the steps are.
+        if cost + cost / self._count <= max(0.03 * a_step * max(step, 300), 0.05):
             return True
         self._start = step + 1 + max(step // 8, IN_A_ROW)
         self.next = self._start - 1
@@ -330,7 +326,8 @@ class KeptUpdatesOfLoop:
     def _end_stretch(self, step: int) -> None:
         self._close_stretch()
         while self._start <= step + 1:
-            self._start *= 2 if self.states else APART
+            # 4, 32, 256, ...: from step 300 on fewer than one update in 20 is kept.
+            self._start *= 2 if self.states else 8
         self.next = self._start - 1
 
     def _give_up(self, why: str, *, for_good: bool = False) -> None:

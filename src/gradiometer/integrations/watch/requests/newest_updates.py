@@ -31,9 +31,8 @@ SPACING = 32
 # updates before they were seen to be high.
 STRETCHES = 3
 
-# A stretch whose newest losses have a median this many usual deviations above the level rises: the
-# median of 16 losses of noise is within 0.3 of one.
-RISEN, NEWEST = 2.0, 16
+# Losses of a stretch whose median shows if it rises.
+NEWEST = 16
 
 
 @dataclass
@@ -240,7 +239,8 @@ class NewestUpdates:
         # how far noise reaches is not known where all losses before were the same
         heights = (losses - level) / spread if spread > 0 else np.zeros(len(losses))
         heights[~np.isfinite(losses)] = math.inf
-        rises = len(heights) >= NEWEST and np.median(heights[-NEWEST:]) > RISEN
+        # in usual deviations: the median of 16 losses of noise is within 0.3 of one
+        rises = len(heights) >= NEWEST and np.median(heights[-NEWEST:]) > 2
         if not self._is_open and (rises or (heights > BEYOND).any()):
             self._is_open = True
             self._opened = stretch.state.step

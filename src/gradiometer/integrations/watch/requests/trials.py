@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 from gradiometer.drift.spikes.examination import SPREADS
-from gradiometer.errors import GradiometerError
 from gradiometer.integrations.gradients import NEVER
 from gradiometer.integrations.watch.requests.newest_updates import IncidentUpdates, NewestUpdates
 from gradiometer.integrations.watch.shield import Shield, attempt, reason_of
@@ -34,25 +33,11 @@ BRANCHES = 2 * REPLICATES
 # 8 updates and of 16, and in 19 with 4; at the right rate in 4 and 2 of 15, and in 6 with 4.
 FEWEST = 8
 
-# Before the end a branch has at least a 400th of the steps so far: with a hundredth, no loop of small
-# networks made a trial before its end.
-SHORTEST = 400
-
-# What a trial costs besides the updates of its branches, until one was made: seconds for reading the
-# run, its triage and its record, and updates a branch for its copy and its readout. Networks of 5,000
-# to 1,000,000 parameters took 0.06 to 0.28 s, 0.88 to 1.16 times of what this plans.
-SECONDS, COPIES = 0.05, 4
-
 # Part of the affordable time that is planned with.
 PLANNED = 0.9
 
 # Updates that the search for the cause of an incident takes: 150 to 500 in planted ones.
 SEARCH = 500
-
-# Training examples on which a trial reads the loss.
-EXAMPLES = 256
-
-EXAMPLE = "data: give sampling=loader, with a DataLoader that shuffles"
 
 
 class Trials:
@@ -125,11 +110,15 @@ class Trials:
 
     def _try(self, step: int, *, is_over: bool) -> None:
         self.next = step + max(step // 8, 16)
-        shortest = FEWEST if is_over else max(2 * FEWEST, step // SHORTEST)
+        # 400: with a hundredth of the steps so far, no loop of small networks made a trial before
+        # its end.
+        shortest = FEWEST if is_over else max(2 * FEWEST, step // 400)
         if self._updates(step) < shortest:
             return
         if self.data is None:
-            self._give_up(f"trials need the training {EXAMPLE}")
+            self._give_up(
+                "trials need the training data: give sampling=loader, with a DataLoader that shuffles"
+            )
             return
         with self._budget.spending(COST, outside=True):
             began = self._budget.clock()
@@ -153,7 +142,10 @@ class Trials:
         """Seconds that a trial takes besides the updates of its branches."""
         if self._beside is not None:
             return self._beside
-        return SECONDS + BRANCHES * COPIES * self._seconds(step)
+        # Until one was made: 0.05 s for reading the run, its triage and its record, and 4 updates
+        # a branch for its copy and its readout. Networks of 5,000 to 1,000,000 parameters took 0.06
+        # to 0.28 s, 0.88 to 1.16 times of what this plans.
+        return 0.05 + BRANCHES * 4 * self._seconds(step)
 
     def _trial(self, step: int, *, is_over: bool) -> int:
         """Fork the loop. Returns the updates of a branch; 0 if there is nothing to try."""
@@ -184,7 +176,7 @@ class Trials:
             horizon=horizon,
             replicates=REPLICATES,
             left=f"{assumed} updates",
-            readout_examples=EXAMPLES,
+            readout_examples=256,
             charged_to=COST,
             **settings,
         )
@@ -211,12 +203,7 @@ class Trials:
 
     def _stop(self, error: Exception) -> None:
         """An error: make no more trials. A refusal is not a fault of the loop."""
-        why = (
-            reason_of(error)
-            if isinstance(error, GradiometerError)
-            else f"{type(error).__name__}: {error}"
-        )
-        attempt(lambda: self._give_up(f"no more cures are tried: {why}"))
+        attempt(lambda: self._give_up(f"no more cures are tried: {reason_of(error)}"))
 
 
 def _first(run: Run, *, shows_end: bool, is_over: bool) -> Alternative | None:

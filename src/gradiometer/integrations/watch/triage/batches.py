@@ -69,10 +69,6 @@ def _nearest_nodes(loss: Tensor) -> list[Any]:
 # tutorials.
 LABELS = ("labels", "label", "target", "targets", "y")
 
-# Most numbers of an input whose moments are taken, 0.2 ms on one processor core. Of more, the first
-# examples count.
-ENTRIES = 2**18
-
 # Number of batches at which the loss is compared with the known ones.
 IDENTIFIED_AT = 3
 
@@ -128,22 +124,16 @@ class BatchSigns:
         if not known.numel():
             return {}
         size = 0 if out is None or classes is None else out.shape[classes]
-        counts = (
-            torch.bincount(known, minlength=size).float()
-            if known.is_cpu
-            else _count_classes(known, size)
-        )
-        before = self._counts
-        if before is None or len(before) != len(counts):
-            longer = torch.zeros(
-                max(len(counts), 0 if before is None else len(before)), device=counts.device
+        if known.is_cpu:
+            counts = torch.bincount(known, minlength=size).float()
+        else:  # without waiting for it
+            counts = torch.zeros(size, device=known.device).scatter_add_(
+                0, known.clamp_max(size - 1), torch.ones_like(known, dtype=torch.float32)
             )
-            if before is not None:
-                longer[: len(before)] += before
-            padded = torch.zeros_like(longer)
-            padded[: len(counts)] = counts
-            before, counts = longer, padded
-        self._counts = before + counts
+        before = counts.new_zeros(0) if self._counts is None else self._counts
+        size = max(len(before), len(counts))
+        counts = functional.pad(counts, (0, size - len(counts)))
+        self._counts = functional.pad(before, (0, size - len(before))) + counts
         share = self._counts / self._counts.sum()
         expected = (1 - (1 - share) ** counts.sum()).sum()
         return {
@@ -208,7 +198,8 @@ def input_moments(inputs: Tensor) -> dict[str, Tensor]:
     if not inputs.is_floating_point() or not inputs.numel():
         return {}
     rows = inputs.detach().reshape(len(inputs), -1)
-    rows = rows[: max(2, ENTRIES // rows.shape[1])].float()
+    # 2**18 numbers take 0.2 ms on one processor core. Of more, the first examples count.
+    rows = rows[: max(2, 2**18 // rows.shape[1])].float()
     variance, mean = torch.var_mean(rows, dim=0, correction=0)
     between, middle = torch.var_mean(mean, correction=0)
     spread = variance.sqrt()
@@ -262,11 +253,3 @@ def known_losses(out: Tensor, labels: Tensor) -> dict[str, Tensor]:
         "row_sum_off": (sums - 1).abs().max(),
         "output_min": logits.min(),
     }
-
-
-def _count_classes(labels: Tensor, size: int) -> Tensor:
-    """How often each class occurs, without waiting for an accelerator."""
-    counts = torch.zeros(size, device=labels.device)
-    return counts.scatter_add_(
-        0, labels.clamp_max(size - 1), torch.ones_like(labels, dtype=torch.float32)
-    )

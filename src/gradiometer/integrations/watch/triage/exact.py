@@ -12,18 +12,13 @@ from gradiometer.integrations.gradients import Listener, gradients_of
 from gradiometer.integrations.watch.shield import Hook, Shield
 from gradiometer.integrations.watch.triage.batches import compared_by
 from gradiometer.measurement.objective import Objective
-from gradiometer.measurement.optimizer.steps import bare_optimizer
+from gradiometer.measurement.optimizer.steps import bare_optimizer, trained_ids
 from gradiometer.run.budget import Budget
 
 
 def facts_of(objective: Objective, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Any]:
     """What does not change along a training, for the event of a run."""
-    trained = {
-        id(p)
-        for optimizer in optimizers
-        for group in optimizer.param_groups
-        for p in group["params"]
-    }
+    trained = trained_ids(optimizers)
     kinds = {
         id(parameter): type(module).__name__
         for module in objective.model.modules()
@@ -85,22 +80,17 @@ class BackwardsOfStep:
     ) -> None:
         self._parameters = parameters
         self._shield = shield
-        trained = {
-            id(p)
-            for optimizer in optimizers
-            for group in optimizer.param_groups
-            for p in group["params"]
-        }
+        trained = trained_ids(optimizers)
         self._cleared = [parameter for parameter in parameters if id(parameter) in trained]
         self._listener: Listener | None = None
         self._reads_loss = False
         self.count = 0
+        # ‖.grad‖ before the first backward; None if it was empty.
         self.stale: Tensor | None = None
-        """‖.grad‖ before the first backward; None if it was empty."""
+        # What each backward was called on.
         self.roots: list[Tensor] = []
-        """What each backward was called on."""
+        # The outputs and labels that the newest loss has compared; None if they are not known.
         self.compared: tuple[Tensor, Tensor] | None = None
-        """The outputs and labels that the newest loss has compared; None if they are not known."""
         self._made: Tensor | None = None
         self._marks: list[tuple[int, int]] = []
         self._marks_of_made: list[tuple[int, int]] = []

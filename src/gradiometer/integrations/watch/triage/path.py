@@ -10,9 +10,6 @@ from torch import Tensor
 # needs no more. The tensors that they are from at most, the larger ones more likely: each costs a call.
 ENTRIES, TENSORS = 8_192, 32
 
-# Steps from one point to the next in the first 320 steps: 32 points, and then 16 in each doubling.
-APART = 10
-
 # Points that are kept at most, 1 MiB with so many entries. Then every second one is forgotten, and
 # the next ones are twice as far apart, so that they always cover the whole run.
 KEPT = 32
@@ -33,9 +30,10 @@ class PathPoints:
         self._followed: list[tuple[Tensor, int]] = []
         self._steps: list[int] = []
         self._points: Tensor | None = None
-        self._apart = APART
+        # In the first 320 steps: 32 points, and then 16 in each doubling.
+        self._apart = 10
+        # The step of the next point.
         self.next = 0
-        """The step of the next point."""
 
     def distances(self, step: int) -> tuple[list[int], Tensor] | None:
         """The steps of the points that are kept, and the squared distances to them, shape [points].

@@ -32,10 +32,6 @@ from gradiometer.run.recorder import Recorder
 # that are cleared at every tenth step.
 DISTANCES = (7, 11, 13)
 
-# From step 2,000 on, looks are a share 1/THINNING of the steps so far apart: a training of a
-# million steps has about 1,400.
-THINNING = 200
-
 # Share of the training time that looks may take.
 SHARE = 0.01
 
@@ -74,9 +70,8 @@ class TriageRecorder:
         self._optimizers = subject.optimizers
         self._charge = budget.charge
         self._clock = budget.clock
+        # The context for everything that training calls: an error ends triage, and nothing else.
         self.shield = guarding(warn, "triage has stopped", lambda _: attempt(*self._ends()))
-        """The context for everything that training calls: an error ends triage, and
-        nothing else."""
         self._last = last
         self._made = made
         self._path = PathPoints(objective.parameters)
@@ -88,8 +83,8 @@ class TriageRecorder:
         self._batches = BatchSigns()
         self._shared = SharedRows(objective.model, self.shield, budget)
         self._sensitive = sensitive_layers(objective.model)
+        # The learning rate of the last update.
         self.rate: Any = None
-        """The learning rate of the last update."""
         self._rates: list[tuple[int, float]] = []
         self._rate_changes = self._written = 0
         self._recorder: Recorder | None = None
@@ -98,17 +93,18 @@ class TriageRecorder:
         self._counts: dict[str, Any] = {}
         self._output: Any = None
         self._takes_moments = True
+        self._is_time_first = False
         self._handles: list[Any] = []
         self._looks = 0
         self._spent, self._began = 0.0, self._clock()
         self._first = 0
+        # The step of the next look; None before the first step.
         self._target: int | None = None
-        """The step of the next look; None before the first step."""
         is_enabled = budget.share and subject.ranks.first and not subject.sharded
+        # The next step at which `at_step` has something to do.
         self.next = 0 if is_enabled else NEVER
-        """The next step at which `at_step` has something to do."""
+        # True if `updated` has something to do after the coming update.
         self.awaits_update = False
-        """True if `updated` has something to do after the coming update."""
 
     def attach(self, recorder: Recorder, step: int, *, has_facts: bool = False) -> None:
         """Write into this run from now on, beginning with the facts that do not change, unless the
@@ -262,6 +258,7 @@ class TriageRecorder:
             outputs, labels = heard.compared
             if out is None or out.shape != outputs.shape:
                 out = outputs
+        inputs = self._with_examples_first(inputs, labels)
         heard.stop()
         self._look["nonzero"] = nonzero_entries(gradients_of(self._objective.parameters))
         product = self._last.take(step).product
@@ -281,6 +278,8 @@ class TriageRecorder:
             "sensitive": len(self._sensitive),
             "rows": next((one.shape[0] for one in tensors_of(batch) if one.dim()), 0),
         }
+        if inputs is not None and self._is_time_first:
+            self._counts["rows"] = self._counts["time_first"] = len(inputs)
         if heard.stale is not None:
             self._look["stale"] = heard.stale
         if heard.roots:
@@ -298,6 +297,14 @@ class TriageRecorder:
             self._handles.append(
                 optimizer.register_step_pre_hook(Hook(self.shield, self._before_update))
             )
+
+    def _with_examples_first(self, inputs: Tensor | None, labels: Tensor | None) -> Tensor | None:
+        """The inputs with the examples along the first axis, as far as the labels told it so far."""
+        if inputs is None or inputs.dim() < 2:
+            return inputs
+        if labels is not None:
+            self._is_time_first = is_time_first(inputs, labels)
+        return inputs.transpose(0, 1) if self._is_time_first else inputs
 
     def _before_update(self, *_: Any) -> None:
         """Take what clipping has left, and the parameters. Several optimizers make one update: the
@@ -345,7 +352,9 @@ class TriageRecorder:
     def _next_look(self, step: int) -> int:
         """The step of the next look: later if looks have cost more than their share."""
         self._looks += 1
-        distance = max(DISTANCES[self._looks % len(DISTANCES)], step // THINNING)
+        # From step 2,000 on, looks are a 200th of the steps so far apart: a training of a million
+        # steps has about 1,400.
+        distance = max(DISTANCES[self._looks % len(DISTANCES)], step // 200)
         elapsed = self._clock() - self._began
         # Looks that are made whatever they cost, so that a training of 400 quick steps is seen: 10
         # to 15 ms for a small network, paid back later.
@@ -393,6 +402,12 @@ class TriageRecorder:
 def rounded(value: float) -> float:
     """Six digits: what single precision has."""
     return float(f"{value:.6g}")
+
+
+def is_time_first(inputs: Tensor, labels: Tensor) -> bool:
+    """True if the examples lie along the second axis of the inputs, as those of PyTorch's recurrent
+    layers and transformers: each has a label, and the first axis has another length."""
+    return labels.dim() == 1 and len(inputs) != len(labels) == inputs.shape[1]
 
 
 def nonzero_entries(gradients: Sequence[Tensor]) -> Tensor:
