@@ -12,10 +12,9 @@ from gradiometer import watch
 from gradiometer.integrations.watch.triage import path
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.verdict.claims import Claim
-from gradiometer.verdict.triage.findings import findings_of
 from gradiometer.verdict.triage.rate import direction_of
 from gradiometer.verdict.triage.signs import Signs
-from gradiometer.verdict.triage.triage import triage_of
+from gradiometer.verdict.triage.triage import findings_of, triage_of
 from gradiometer.verdict.words.say import say
 from made_up_signs import (
     LOOKS,

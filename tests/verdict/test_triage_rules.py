@@ -10,10 +10,9 @@ from gradiometer.loop import alternative_of
 from gradiometer.verdict.claims import Claim
 from gradiometer.verdict.triage import thresholds as limits
 from gradiometer.verdict.triage.course import late_fall
-from gradiometer.verdict.triage.findings import changes_of, findings_of
 from gradiometer.verdict.triage.level import Known, level_of
 from gradiometer.verdict.triage.signs import Signs, are_one_batch
-from gradiometer.verdict.triage.triage import ORDER, triage_of
+from gradiometer.verdict.triage.triage import ORDER, changes_of, findings_of, triage_of
 from gradiometer.verdict.words.say import say
 from gradiometer.verdict.words.triage import WORDS
 from made_up_signs import (
