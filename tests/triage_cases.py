@@ -231,16 +231,6 @@ CASES: dict[Claim, list[tuple[dict[str, Any], dict[str, Any]]]] = {
             {"facts": {"rows": [64, 64, 10]}, "weights_at_start": tensors(0.088, 1, 0.58)},
             {"facts": {"rows": [64, 64, 10]}, "weights_at_start": tensors(0.097, 1, 0.58)},
         ),
-        (  # one small layer beside others
-            {
-                "facts": {"rows": [64, 64, 64], "axes": [2, 2, 2]},
-                "weights_at_start": tensors(0.5, 0.5, 4.6),
-            },
-            {
-                "facts": {"rows": [64, 64, 64], "axes": [2, 2, 2]},
-                "weights_at_start": tensors(0.05, 6.5, 4.6),
-            },
-        ),
     ],
     Claim.RATE_HIGH: [
         (

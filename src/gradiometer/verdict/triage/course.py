@@ -367,7 +367,7 @@ def signal_at_start(signs: Signs) -> float:
         return float("nan")
     sizes = start[0, places] / np.sqrt(np.array(rows, dtype=float)[places])
     shares = sizes[:-1] / (2 * SMALL)
-    # a single small layer may be beside a path that passes the signal, as in a residual block
+    # the signal may pass a single small layer on another path, as in a residual block
     return float(np.prod(shares)) if np.median(shares) < SMALL_SHARE else float("nan")
 
 
