@@ -16,6 +16,7 @@ from gradiometer.verdict.triage.level import Known, Level, level_of
 from gradiometer.verdict.triage.signs import Signs
 from gradiometer.verdict.triage.thresholds import (
     AT_A_GUESS,
+    CALM,
     FEWEST_LOOKS,
     FLAT,
     LITTLE_LEFT,
@@ -153,7 +154,8 @@ def triage_of(run: Run | Signs) -> Triage:
     # a training that diverged has numbers that are not finite, which fail every test
     with np.errstate(all="ignore"):
         level = level_of(signs)
-        if level.known_by is Known.START and course.unstable(signs, level) is not None:
+        has_small_steps = course.usual_stride(signs) <= CALM  # never known of a log
+        if has_small_steps and level.known_by is Known.START and course.unstable(signs, level):
             # As the loss of a policy jumps with every new set of episodes, although it learns. How
             # far such a loss came down says nothing.
             level = Level(float("nan"), Known.NOTHING)
