@@ -10,10 +10,9 @@ from gradiometer.loop import alternative_of
 from gradiometer.verdict.claims import Claim
 from gradiometer.verdict.triage import thresholds as limits
 from gradiometer.verdict.triage.course import late_fall
-from gradiometer.verdict.triage.findings import changes_of, findings_of
 from gradiometer.verdict.triage.level import Known, level_of
 from gradiometer.verdict.triage.signs import Signs, are_one_batch
-from gradiometer.verdict.triage.triage import ORDER, triage_of
+from gradiometer.verdict.triage.triage import ORDER, changes_of, findings_of, triage_of
 from gradiometer.verdict.words.say import say
 from gradiometer.verdict.words.triage import WORDS
 from made_up_signs import (
@@ -242,6 +241,13 @@ def test_nothing_is_healthy_whose_examples_were_seen_again_and_no_others() -> No
     assert claim.claim is Claim.UNDECIDED and claim.doubts == ("not_evaluated",)
     assert claims(healthy(examples=3200)) == {Claim.HEALTHY}
     assert claims(healthy(examples=32 * STEPS, **unseen)) == {Claim.HEALTHY}
+
+
+def test_a_small_batch_leads_over_a_rate_that_its_cure_raises() -> None:
+    small = {"batch_size": 4, "product": constant(0.0)}
+    assert claims(healthy(**small, movement=striding(13 / STEPS))) == {Claim.BATCH_SMALL}
+    far = claims(healthy(**small, movement=striding(4 / STEPS)))
+    assert far == {Claim.RATE_LOW, Claim.BATCH_SMALL}
 
 
 def test_steps_that_share_an_update_share_its_movement() -> None:

@@ -115,7 +115,9 @@ def accumulation(signs: Signs, _: Level) -> Claimed | None:
     from_mean = min((abs(ratio - 1) for ratio in known), default=np.nan)
     from_part = min((abs(backwards * ratio - 1) for ratio in known), default=np.nan)
     is_mean = from_mean < min(UNDIVIDED, from_part)
-    if not is_mean or not abs(_ratio(root, signs.given) - 1) < UNDIVIDED:
+    # of steps that share an update, the loss of a look is that of its last one
+    is_given = signs.steps_an_update > 1 or abs(_ratio(root, signs.given) - 1) < UNDIVIDED
+    if not (is_mean and is_given):
         return None
     return Claimed(
         Claim.ACCUMULATION, {"backwards": backwards}, (f"(loss / {backwards:.0f}).backward()",)
