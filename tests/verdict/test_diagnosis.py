@@ -261,6 +261,7 @@ for call in (
     lambda: compare([folder, folder]),
     lambda: spike_causes(folder, 3),
     lambda: incident_cause(folder, 3),
+    lambda: write_page(run, {}),
     lambda: Run.open(run),
     lambda: compare(run),
     lambda: loop_at(run, [3]),
@@ -283,6 +284,7 @@ def test_a_folder_in_place_of_a_run_is_refused_with_how_to_open_it(tmp_path: Pat
     how = " must be a Run, got str: open the folder of a run with Run.open(folder)."
     assert said[:7] == [f"`{'runs' if place == 4 else 'run'}`{how}" for place in range(7)]
     assert said[7:] == [
+        "`diagnosis` must be a Diagnosis, got dict: give diagnose(run).",
         "`path` must be the path of a folder, got gradiometer.run.reader.Run.",
         "`runs` must be 2 to 200 runs, got gradiometer.run.reader.Run.",
         "`at` must be a whole number, got [3].",

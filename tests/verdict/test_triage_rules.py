@@ -26,6 +26,7 @@ from made_up_signs import (
     jumping,
     moved,
     striding,
+    tensors,
 )
 from triage_cases import CASES, CONSTANT, FLAT
 
@@ -248,6 +249,16 @@ def test_a_small_batch_leads_over_a_rate_that_its_cure_raises() -> None:
     assert claims(healthy(**small, movement=striding(13 / STEPS))) == {Claim.BATCH_SMALL}
     far = claims(healthy(**small, movement=striding(4 / STEPS)))
     assert far == {Claim.RATE_LOW, Claim.BATCH_SMALL}
+
+
+@pytest.mark.parametrize(("weights", "vanishes"), [((0.5, 0.5), True), ((0.05, 6.5), False)])
+def test_one_small_layer_among_others_is_no_vanishing_signal(
+    weights: tuple[float, float], vanishes: bool
+) -> None:
+    """As in convolutions that ended higher with the usual start of that layer."""
+    facts = {"rows": [64, 64, 64], "axes": [2, 2, 2]}
+    signs = healthy(facts=facts, weights_at_start=tensors(*weights, 4.6))
+    assert (Claim.VANISHING in claims(signs)) is vanishes
 
 
 def test_steps_that_share_an_update_share_its_movement() -> None:

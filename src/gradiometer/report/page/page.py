@@ -7,6 +7,8 @@ from typing import Any
 
 import msgspec
 
+from gradiometer.arguments import type_name
+from gradiometer.errors import BadArgument
 from gradiometer.measurement.artifact import Artifact
 from gradiometer.measurement.finding import Finding, State
 from gradiometer.measurement.reading import Draw
@@ -61,6 +63,10 @@ def write_page(
         StorageFailed: It cannot be written.
     """
     check_run(run)
+    if not isinstance(diagnosis, Diagnosis):
+        raise BadArgument(
+            f"`diagnosis` must be a Diagnosis, got {type_name(diagnosis)}: give diagnose(run)."
+        )
     standard = run.path / "report.html"
     path = path or standard
     remedy = "choose another file"

@@ -72,7 +72,8 @@ def is_mild(low: Claimed) -> bool:
     """True if a rate that is too low brought the network to some distance, and its path turns: the
     cure of a small batch raises it by 2.8."""
     share = low.numbers["share"]
-    return "direction" not in low.numbers and share >= NEXT_TO_NOTHING
+    is_far = isinstance(share, float) and share >= NEXT_TO_NOTHING
+    return is_far and "direction" not in low.numbers
 
 
 def came_not_far(signs: Signs, late: float) -> bool:

@@ -218,6 +218,8 @@ def _first(run: Run, *, shows_end: bool, is_over: bool) -> Alternative | None:
         cure = ("rate 4x", *claimed.cure) if claimed.claim is Claim.BATCH_LARGE else claimed.cure
         if is_over and claimed.claim in (Claim.UNDECIDED, Claim.HEALTHY):
             cure = changes_that_settle(claimed, signs)
+            # a fork of the first half settles nothing about the end
+            known = effects_by_change(run, since=run.steps // 2)
         for change in map(change_of, cure):
             if change is None or change.name in known:
                 continue
