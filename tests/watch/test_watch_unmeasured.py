@@ -54,7 +54,7 @@ def test_every_backward_of_an_unmeasured_step_is_charged(tmp_path: Path, accumul
     with w:
         between, charged = w._between, []
         w.budget.charge = lambda what, seconds: charged.append(seconds)
-        between._timed.append(0.25)
+        between.timed.append(0.25)
         between._from = 2
         between.close_stretch(6)
         del w.budget.charge

@@ -298,8 +298,9 @@ class Between:
         # True until a loss of more than one number came: an error of `item` costs as much as ten
         # calls.
         self._are_numbers = losses.on_cpu
-        # Newest timed steps whose median stands for the others: the first ones find cold caches.
-        self._timed: deque[float] = deque(maxlen=5)
+        # Times of the last steps of stretches, whose median stands for the others: the first ones
+        # find cold caches.
+        self.timed: deque[float] = deque(maxlen=5)
         # True between a step and its update, if the step is not measured.
         self.waits = False
         # The next step at which there is more to do than `take`.
@@ -367,13 +368,6 @@ class Between:
             parts.clear()  # last: a step that could not be kept still has to be closed
         return True
 
-    def take_last(self, step: int, parts: list[Part], loss: Tensor | float, batch: Batch) -> bool:
-        """`take` for the last step of a stretch, whose time stands for that of the others."""
-        began = time.thread_time()
-        is_complete = self.take(step, parts, loss, batch)
-        self._timed.append(time.thread_time() - began)
-        return is_complete
-
     def keep(self, step: int, parts: list[Part]) -> None:
         """Keep the losses of a complete step that may be measured, and clear its parts.
 
@@ -401,8 +395,8 @@ class Between:
         """
         losses = self._losses
         backwards = (step - self._from - self._measured) * self._accumulation
-        if self._timed and backwards > 0:
-            self._budget.charge(BOOKKEEPING, statistics.median(self._timed) * backwards)
+        if self.timed and backwards > 0:
+            self._budget.charge(BOOKKEEPING, statistics.median(self.timed) * backwards)
         losses.fetch(1 if losses.on_cpu else WAITING)
         self._from = step
         self._measured = 0

@@ -100,8 +100,11 @@ class Measuring(Beginning):
         between = self._between
         self._was_called = True
         is_over = self.steps >= between.until or time.perf_counter() >= between.late
-        take = between.take_last if is_over else between.take
-        if not take(self.steps, self._parts, loss, batch):
+        began = time.thread_time()
+        is_complete = between.take(self.steps, self._parts, loss, batch)
+        if is_over:
+            between.timed.append(time.thread_time() - began)
+        if not is_complete:
             return
         self.steps += 1
         if is_over or (self.steps == between.planned and not between.is_certain):

@@ -139,7 +139,10 @@ class TriageRecorder:
                     steps, squares = found
                     layout = [("path", len(steps))]
                     self._waiting.append((step, {"path_steps": steps}, layout, Copied(squares)))
-            if step >= self._target and self._has_missed(step):
+            # The update before the look, or that of the look, took fewer backwards than usual, as at
+            # the end of an epoch, or was skipped: the look is that of a later step.
+            is_missed = not self._is_open or (step > self._target and not self.awaits_update)
+            if step >= self._target and is_missed:
                 self._target = step + 1
             if step < self._target - 1:
                 self.next = min(self._target - 1, self._path.next)
@@ -162,12 +165,6 @@ class TriageRecorder:
                 self._read(step, batch)
                 self.awaits_update = True
         self._pay(began)
-
-    def _has_missed(self, step: int) -> bool:
-        """True if the update before the look, or that of the look, took fewer backwards than usual,
-        as at the end of an epoch, or was skipped: the look is that of a later step."""
-        assert self._target is not None
-        return not self._is_open or (step > self._target and not self.awaits_update)
 
     def updated(self, step: int) -> None:
         """Do what is due after the update of a step."""
