@@ -27,6 +27,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from noise.brief import BRIEF
 from noise.products import COLUMNS, Training, recorded
 from noise.quadratics import BATCH, RULES, readings_of, reshuffled, walk
 from noise.scores import PLACES, SMOOTHED, Case, Score, row, scored
@@ -43,7 +44,7 @@ from gradiometer.integrations.watch.successive import (
 )
 from gradiometer.measurement.uncertainty.now import ratio_now
 
-TRAININGS = {"choosing": CHOOSING, "judging": JUDGING, "fresh": FRESH}
+TRAININGS = {"choosing": CHOOSING, "judging": JUDGING, "fresh": FRESH, "brief": BRIEF}
 HALVES_EVERY = 25
 QUARTER = 32
 """Steps from the beginning of one chain to that of the next, if a quarter of the steps is read."""

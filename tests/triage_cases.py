@@ -74,7 +74,7 @@ BURST = cosine_rates()
 BURST[200:206] *= 8
 SLIGHT = cosine_rates()
 SLIGHT[200:206] *= 4
-DROPPED_AT = [np.where(np.arange(STEPS) < step, 0.1, 0.001) for step in (150, 250)]
+DROPPED_AT = [np.where(np.arange(STEPS) < step, 0.1, 0.001) for step in (230, 250)]
 FAST, SLOW = 0.99 ** np.arange(STEPS), 0.991 ** np.arange(STEPS)
 STAIRS = 0.5 ** (np.arange(STEPS) // 20)
 
@@ -301,8 +301,8 @@ CASES: dict[Claim, list[tuple[dict[str, Any], dict[str, Any]]]] = {
             {"movement": striding(5 / STEPS), "losses": falling(0.02)},
         ),
         (
-            {"movement": striding(60 / STEPS), "momentum": 0.0, "product": constant(-0.11)},
-            {"movement": striding(60 / STEPS), "momentum": 0.0, "product": constant(-0.13)},
+            {"movement": striding(60 / STEPS), "momentum": 0.0, "product": constant(-0.07)},
+            {"movement": striding(60 / STEPS), "momentum": 0.0, "product": constant(-0.09)},
         ),
         (
             {"movement": striding(21 / STEPS), "momentum": 0.0, "product": constant(-0.6)},

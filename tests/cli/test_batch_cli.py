@@ -111,7 +111,7 @@ def test_no_cell_of_the_table_is_cut_off_at_80_columns() -> None:
 def test_without_measuring_time_no_problem_is_loaded_and_no_time_is_printed(
     run: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gradiometer.train.training.load", None)  # calling it would fail
+    monkeypatch.setattr("gradiometer.train.training.problem_for", None)  # calling it would fail
     told = json.loads(called(run, "--json", "--seconds", "0").stdout)
     assert told["fastest"] == [] and told["step_seconds"] == {}
     assert all(row["time"] is None for row in told["rows"])

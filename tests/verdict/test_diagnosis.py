@@ -19,7 +19,7 @@ from gradiometer.train import train
 from gradiometer.verdict import say
 from gradiometer.verdict.diagnosis import _answers, along, leading
 from gradiometer.verdict.reservations import Reservations
-from gradiometer.verdict.words.headline import headline_in_words
+from gradiometer.verdict.words.say import headline_in_words
 from report_run import LAYERS, run_in
 
 

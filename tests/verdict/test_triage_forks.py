@@ -14,9 +14,8 @@ from gradiometer.measurement.optimizer.hyperparameters import Hyperparameters
 from gradiometer.run import Run
 from gradiometer.verdict import say
 from gradiometer.verdict.claims import Claim, Claimed
-from gradiometer.verdict.triage.findings import findings_of
 from gradiometer.verdict.triage.signs import Signs
-from gradiometer.verdict.triage.triage import triage_of
+from gradiometer.verdict.triage.triage import findings_of, triage_of
 from gradiometer.verdict.triage.tried import after_trials, as_tried, better_change, was_followed
 from report_run import run_in
 

@@ -12,12 +12,20 @@ from gradiometer import watch
 from gradiometer.integrations.watch.triage import path
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.verdict.claims import Claim
-from gradiometer.verdict.triage.findings import findings_of
 from gradiometer.verdict.triage.rate import direction_of
 from gradiometer.verdict.triage.signs import Signs
-from gradiometer.verdict.triage.triage import triage_of
+from gradiometer.verdict.triage.triage import findings_of, triage_of
 from gradiometer.verdict.words.say import say
-from made_up_signs import LOOKS, STEPS, claims, constant, falling, healthy, striding
+from made_up_signs import (
+    LOOKS,
+    STEPS,
+    claims,
+    constant,
+    cosine_rates,
+    falling,
+    healthy,
+    striding,
+)
 
 
 def distances_of(points: np.ndarray) -> np.ndarray:
@@ -51,6 +59,20 @@ def direction(signs: Signs) -> Estimate:
     found = direction_of(signs)
     assert found is not None
     return found
+
+
+@pytest.mark.parametrize(
+    ("reach", "agree", "doubts"),
+    [(50, 0.35, ("rate_not_tried",)), (50, 0.25, ()), (58, 0.35, ())],
+)
+def test_a_short_way_of_gradients_that_agree_is_not_healthy_under_adam(
+    reach: float, agree: float, doubts: tuple[str, ...]
+) -> None:
+    """At a fifth of its rate a network of messages was called healthy, and lost 15 %."""
+    made = {"losses": falling(), "rates": cosine_rates(), "product": constant(agree)}
+    adam = {"optimizer": "AdamW", "family": "adaptive", "movement": striding(reach / STEPS)}
+    (claim,) = triage_of(on(0.0, **made, **adam)).claims
+    assert claim.doubts == doubts
 
 
 @pytest.mark.parametrize("cosine", [0.0, 0.2, 0.5, 0.9])
@@ -105,6 +127,15 @@ def test_plain_sgd_may_stand_at_the_edge_on_a_straight_path(momentum: float, war
 def test_a_straight_path_on_which_the_loss_rises_says_nothing() -> None:
     rising = falling()[::-1]
     assert Claim.RATE_LOW not in claims(on(0.5, losses=rising, has_ended=False))
+
+
+def test_a_straight_path_that_went_far_and_stays_at_a_guess_says_nothing() -> None:
+    """Four times the rate changed nothing for convolutions that were to add two numbers."""
+    noise = 0.05 * np.random.default_rng(5).standard_normal(STEPS)
+    flat = falling(1.0)[0] * (1 - 0.0001 * np.arange(STEPS) / STEPS + noise)
+    falls = falling(1.0)[0] * (np.linspace(1.1, 0.95, STEPS) + noise / 10)
+    assert Claim.RATE_LOW not in claims(on(0.5, losses=flat))
+    assert Claim.RATE_LOW in claims(on(0.5, losses=falls))
 
 
 def test_a_training_that_comes_nowhere_is_told_before_its_end() -> None:

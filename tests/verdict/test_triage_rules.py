@@ -10,10 +10,9 @@ from gradiometer.loop import alternative_of
 from gradiometer.verdict.claims import Claim
 from gradiometer.verdict.triage import thresholds as limits
 from gradiometer.verdict.triage.course import late_fall
-from gradiometer.verdict.triage.findings import changes_of, findings_of
 from gradiometer.verdict.triage.level import Known, level_of
 from gradiometer.verdict.triage.signs import Signs, are_one_batch
-from gradiometer.verdict.triage.triage import ORDER, triage_of
+from gradiometer.verdict.triage.triage import ORDER, changes_of, findings_of, triage_of
 from gradiometer.verdict.words.say import say
 from gradiometer.verdict.words.triage import WORDS
 from made_up_signs import (
@@ -27,6 +26,7 @@ from made_up_signs import (
     jumping,
     moved,
     striding,
+    tensors,
 )
 from triage_cases import CASES, CONSTANT, FLAT
 
@@ -242,6 +242,23 @@ def test_nothing_is_healthy_whose_examples_were_seen_again_and_no_others() -> No
     assert claim.claim is Claim.UNDECIDED and claim.doubts == ("not_evaluated",)
     assert claims(healthy(examples=3200)) == {Claim.HEALTHY}
     assert claims(healthy(examples=32 * STEPS, **unseen)) == {Claim.HEALTHY}
+
+
+def test_a_small_batch_leads_over_a_rate_that_its_cure_raises() -> None:
+    small = {"batch_size": 4, "product": constant(0.0)}
+    assert claims(healthy(**small, movement=striding(13 / STEPS))) == {Claim.BATCH_SMALL}
+    far = claims(healthy(**small, movement=striding(4 / STEPS)))
+    assert far == {Claim.RATE_LOW, Claim.BATCH_SMALL}
+
+
+@pytest.mark.parametrize(("weights", "vanishes"), [((0.5, 0.5), True), ((0.05, 6.5), False)])
+def test_one_small_layer_among_others_is_no_vanishing_signal(
+    weights: tuple[float, float], vanishes: bool
+) -> None:
+    """As in convolutions that ended higher with the usual start of that layer."""
+    facts = {"rows": [64, 64, 64], "axes": [2, 2, 2]}
+    signs = healthy(facts=facts, weights_at_start=tensors(*weights, 4.6))
+    assert (Claim.VANISHING in claims(signs)) is vanishes
 
 
 def test_steps_that_share_an_update_share_its_movement() -> None:

@@ -9,9 +9,8 @@ from gradiometer.measurement.optimizer.groups import Group
 from gradiometer.measurement.optimizer.hyperparameters import Hyperparameters
 from gradiometer.verdict import say
 from gradiometer.verdict.claims import Claim, Claimed
-from gradiometer.verdict.triage.findings import findings_of
 from gradiometer.verdict.triage.level import Known, Level
-from gradiometer.verdict.triage.triage import Triage
+from gradiometer.verdict.triage.triage import Triage, findings_of
 from gradiometer.verdict.words.say import in_brief
 
 LOW = Claimed(Claim.RATE_LOW, {"share": 0.04, "steps": 500.0}, ("rate 16x",))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
+from finished_forks import kept
 from gradiometer import BadArgument, diagnose, watch
 from gradiometer.integrations.watch import Watch
 from gradiometer.integrations.watch.requests import trials as trials_of_loops
@@ -202,9 +203,25 @@ def test_at_the_end_a_constant_rate_is_cooled_in_a_trial_also_if_nothing_is_wron
     rates = np.linspace(0.1, 0.0 if falls else 0.1, 200)
     monkeypatch.setattr(Signs, "of", lambda _: Signs(losses=np.ones(200), rates=rates))
     run = run_in(tmp_path, steps=200)
+    kept(run, {"go on": [0.5, 0.51, 0.52], "cool now": [0.3, 0.31, 0.32]}, step=20, tail="none")
     change = trials_of_loops._first(run, shows_end=False, is_over=True)
     assert (None if change is None else change.name) == tried
     assert trials_of_loops._first(run, shows_end=False, is_over=False) is None
+    kept(run, {"go on": [0.5, 0.51, 0.52], "cool now": [0.3, 0.31, 0.32]}, step=150, tail="none")
+    assert trials_of_loops._first(run, shows_end=False, is_over=True) is None
+
+
+@pytest.mark.parametrize(("end", "tried"), [(0.05, "rate 4x"), (1e-9, None)])
+def test_at_the_end_of_a_schedule_nothing_is_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: float, tried: str | None
+) -> None:
+    low = Claimed(Claim.RATE_LOW, {"reach": 1.0}, ("rate 4x",))
+    found = Triage((low,), Level(2.3, Known.LABELS), unseen={})
+    monkeypatch.setattr(trials_of_loops, "triage_of", lambda _: found)
+    rates = np.linspace(1.0, end, 200)
+    monkeypatch.setattr(Signs, "of", lambda _: Signs(losses=np.ones(200), rates=rates))
+    change = trials_of_loops._first(run_in(tmp_path, steps=200), shows_end=False, is_over=True)
+    assert (None if change is None else change.name) == tried
 
 
 def test_trials_need_a_loss_and_a_share(tmp_path: Path) -> None:

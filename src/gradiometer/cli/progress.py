@@ -5,7 +5,7 @@ seconds.
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from threading import Event, Thread
 from typing import TYPE_CHECKING
 
@@ -26,11 +26,11 @@ class Counter:
     """Shows how many pieces of work are finished.
 
     Args:
-        console: The console to draw on; None to show nothing.
+        console: The console to draw on.
         words: The name of the pieces, such as "branches".
     """
 
-    def __init__(self, console: Console | None, words: str) -> None:
+    def __init__(self, console: Console, words: str) -> None:
         self.console = console
         self.words = words
         self.began_at = self.shown_at = time.monotonic()
@@ -38,8 +38,6 @@ class Counter:
 
     def update(self, done: int, total: int) -> None:
         """Show that `done` of `total` are finished; with 0 they begin now."""
-        if self.console is None:
-            return
         if not self.console.is_terminal:
             if done == 0:
                 self.began_at = self.shown_at = time.monotonic()
@@ -62,9 +60,7 @@ class Counter:
 
     def line(self, text: str, *, at_once: bool = False) -> None:
         """Print a line, if the last one is `LINE_SECONDS` old."""
-        if self.console is not None and (
-            at_once or time.monotonic() - self.shown_at >= LINE_SECONDS
-        ):
+        if at_once or time.monotonic() - self.shown_at >= LINE_SECONDS:
             self.shown_at = time.monotonic()
             self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
@@ -76,7 +72,7 @@ class Counter:
 
 def counting(words: str, *, quiet: bool = False) -> AbstractContextManager[Counter]:
     """A counter on standard error, or none if `quiet`."""
-    return closing(Counter(None if quiet else error_console(), words))
+    return closing(Counter(error_console(quiet=quiet), words))
 
 
 def working(words: str, *, quiet: bool = False) -> AbstractContextManager[object]:
@@ -86,7 +82,7 @@ def working(words: str, *, quiet: bool = False) -> AbstractContextManager[object
         words: Name of the work, such as "sampling".
         quiet: Show nothing.
     """
-    return nullcontext() if quiet else waiting(error_console(), words)
+    return waiting(error_console(quiet=quiet), words)
 
 
 def waiting(console: Console, words: str) -> AbstractContextManager[object]:
@@ -126,19 +122,20 @@ def clock(seconds: float) -> str:
     return f"{minutes}:{seconds:02d}"
 
 
-def error_console() -> Console:
-    """A console on standard error."""
-    return Console(stderr=True, file=sys.stderr)
+def error_console(*, quiet: bool = False) -> Console:
+    """A console on standard error. A quiet one shows nothing, and draws no bar."""
+    terminal = False if quiet else None
+    return Console(stderr=True, file=sys.stderr, quiet=quiet, force_terminal=terminal)
 
 
 class Advised:
     """Shows how many branches are finished.
 
     Args:
-        console: The console to draw on; None to show nothing.
+        console: The console to draw on.
     """
 
-    def __init__(self, console: Console | None) -> None:
+    def __init__(self, console: Console) -> None:
         self.console = console
         self.counted = 0
         self.began = False
@@ -148,15 +145,12 @@ class Advised:
     def prepare(self) -> None:
         """Show that the branches are prepared, until the first of them begins: steps of the run may
         be repeated."""
-        if self.console is not None:
-            self.waiting.enter_context(waiting(self.console, "preparing the branches"))
+        self.waiting.enter_context(waiting(self.console, "preparing the branches"))
 
     def begin(self, plan: "Plan") -> None:
         """Print what will be trained, and start the bar."""
         self.waiting.close()
         self.began = True
-        if self.console is None:
-            return
         count = len(plan.branches)
         self.console.print(
             f"{'; '.join(plan.names)}: {count} branches from step {plan.step:,}, {plan.horizon:,} "
@@ -184,7 +178,7 @@ class Advised:
 
 def following(quiet: bool) -> AbstractContextManager[Advised]:
     """The progress on standard error, or none if `quiet`."""
-    shown = Advised(None if quiet else error_console())
+    shown = Advised(error_console(quiet=quiet))
     shown.prepare()
     return closing(shown)
 

@@ -317,13 +317,13 @@ Flat = Float[Tensor, " params"]
 NEVER = 2**62
 
 
-# Entries that are read together where something has to be computed of each: it then stays in the
+# Entries that are read together if something has to be computed of each: it then stays in the
 # cache. On an MLP of 536,000 parameters 2**15 took a quarter more and 2**20 three times as long.
-# On an accelerator, where every call waits its turn, the work goes in as few as memory allows.
+# On an accelerator the work goes in few calls.
 STRETCH_ON_CPU, STRETCH = 2**17, 2**22
 
-# From this many entries on, what is kept beside P is rounded from single precision to bfloat16. The
-# error of a product is then below 1 % of its own noise (`tests/watch/test_kept_gradients.py`).
+# From this many entries on, what is kept together with P is rounded from single precision to
+# bfloat16. The error of a product is then below 1 % of its noise (`tests/watch/test_kept_gradients.py`).
 ROUNDED_FROM = 2**16
 
 
@@ -343,7 +343,7 @@ class Products(NamedTuple):
 
 class LastGradient:
     """ĝ of one step as a vector, kept until the next one is taken: one copy of the parameters, or,
-    if P is kept beside it, half of one.
+    if P is kept too, half of one.
 
     Args:
         parameters: The trainable parameters.

@@ -26,7 +26,7 @@ except ImportError as error:
 
 ADDRESS = re.compile(r"auto|(?:ray://)?\[?([^\[\]/]+?)\]?:(\d+)")
 
-# Ray starts a lost task again by itself unless it is told not to: `WorkerPool` does, and counts.
+# Without `max_retries=0` Ray starts a lost task again: `WorkerPool` does that, and counts losses.
 TASK = ray.remote(max_retries=0)(perform_task)
 
 # Time between two looks at the cluster while nothing finishes.

@@ -348,8 +348,8 @@ class WorkerPool(Pool, ABC):
 
     @abstractmethod
     def _begin(self, job: Job, others: Sequence[Job], *arguments: Any) -> Any:
-        """A task that calls `perform_task` with these arguments, beside those of the other jobs;
-        None if no worker is free."""
+        """A task that calls `perform_task` with these arguments, while the other jobs run; None if
+        no worker is free."""
 
     @abstractmethod
     def _wait_for_some(self, tasks: Sequence[Any]) -> Iterable[Any]:

@@ -16,9 +16,8 @@ from gradiometer.logs.log import Column, Log
 from gradiometer.measurement.finding import Doubt, Finding, Issue, State
 from gradiometer.measurement.uncertainty.means import FEWEST_READINGS, mean
 from gradiometer.verdict.claims import Claim
-from gradiometer.verdict.triage.findings import findings_of
 from gradiometer.verdict.triage.signs import Signs
-from gradiometer.verdict.triage.triage import triage_of
+from gradiometer.verdict.triage.triage import findings_of, triage_of
 
 FINITE = "log_finite"
 

@@ -333,8 +333,7 @@ class Loop:
         the original batch. Returns the mean loss; None if the whole batch was skipped.
 
         Args:
-            tail: The factor of the tail, called with the number of examples before and after the
-                update.
+            tail: The factor of the tail, called with the examples before and after the update.
             most: Largest number of examples.
         """
         before = self.stream.examples

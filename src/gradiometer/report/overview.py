@@ -178,8 +178,8 @@ def _row(path: Path) -> RunRow:
     unknown = Estimate.unknown(level=configuration.level, method="no loss on record", samples=0)
     trained = isinstance(configuration, Configuration)
     headline = diagnosis.headline
-    files = (run.manifest_path, run.readings_path(), run.events_path)
-    written = [path for path in files if path.exists()]
+    files = [path for path in (run.readings_path(), run.events_path) if path.exists()]
+    written = max(path.stat().st_mtime for path in (run.manifest_path, *files))
     curve = [(round(part.middle), part.mean) for part in parts]
     return RunRow(
         path=path,
@@ -198,7 +198,7 @@ def _row(path: Path) -> RunRow:
         brief=in_brief(headline),
         state=State.CANNOT_TELL if headline is None else headline.state,
         curve=sparkline(curve),
-        age=max(time.time() - max(path.stat().st_mtime for path in written), 0.0),
+        age=max(time.time() - written, 0.0),
     )
 
 

@@ -154,8 +154,8 @@ def train(
     asked.refuse_under(configuration.optimizer)
     configuration = msgspec.structs.replace(configuration, gauges=",".join(asked.names))
     with threads(configuration.threads), together() as ranks:
-        budget = Budget(configuration.budget)
-        training = Training(problem, configuration, budget, ranks, gauges=asked.made(configuration))
+        made, budget = asked.made(configuration), Budget(configuration.budget)
+        training = Training(problem, configuration, budget, ranks, gauges=made)
         if not ranks.first:
             return follow(training)
         manifest = {
@@ -165,7 +165,7 @@ def train(
         }
         name = name_of_run(problem) if name is None else name
         folder = RunFolder.create(out, name, manifest | training.facts())
-        return Trainer(training, folder, budget, watcher).go(until)
+        return Trainer(training, folder, watcher).go(until)
 
 
 def resume(
@@ -207,7 +207,7 @@ def resume(
         training = Training(problem, configuration_of(run, "resume"), budget, ranks, gauges=made)
         if not ranks.first:
             return follow(training)
-        loop = Trainer(training, RunFolder.open(path), budget, watcher)
+        loop = Trainer(training, RunFolder.open(path), watcher)
         loop.restore_latest(run)
         return loop.go(until)
 
@@ -215,9 +215,7 @@ def resume(
 class Trainer:
     """A training with its recorder and checkpoints, from its present step to its end."""
 
-    def __init__(
-        self, training: Training, folder: RunFolder, budget: Budget, watcher: Watcher | None
-    ) -> None:
+    def __init__(self, training: Training, folder: RunFolder, watcher: Watcher | None) -> None:
         configuration = training.configuration
         self.training = training
         self.folder = folder
@@ -226,7 +224,7 @@ class Trainer:
         self.recorder = Recorder(
             folder,
             training.gauges,
-            budget=budget,
+            budget=training.budget,
             every=configuration.every,
             mode=training.mode,
             elsewhere=self.watch.read_elsewhere,

@@ -68,16 +68,8 @@ def optimizer_of(
     clip: float | None = None,
     **settings: Any,
 ) -> Optimizer:
-    """The optimizer with a name.
-
-    Args:
-        name: One of `CLASSES`, or "schedulefree".
-        parameters: What it trains.
-        rate: Its learning rate.
-        weight_decay: Weight decay, as the optimizer defines it.
-        clip: Largest norm of all gradients together; None for no clipping.
-        settings: Further settings of its class.
-    """
+    """The optimizer with a name, one of `CLASSES` or "schedulefree", and with further settings of its
+    class. It clips all gradients together to the norm `clip` before each step, if that is given."""
     optimizer: Optimizer
     if name == "schedulefree":
         optimizer = schedule_free(parameters, rate, float(weight_decay))

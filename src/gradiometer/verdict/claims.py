@@ -7,6 +7,12 @@ from enum import StrEnum
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.finding import Issue
 
+# The name under which triage has findings.
+GAUGE = "triage"
+
+# Beginnings of cures that a fork can try. The others are lines of the program.
+CHANGES = ("rate ", "batch ", "momentum ", "weight decay ", "cool now", "clip ", "skip ", "follow ")
+
 
 class Claim(StrEnum):
     """What limits a training, or that nothing does. The values are part of the interface: they do

@@ -54,14 +54,12 @@ from gradiometer.run.artifacts import load_artifacts
 from gradiometer.run.cadence.overhead import readings_wanted
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.reader import Run, check_run
+from gradiometer.verdict.claims import GAUGE as TRIAGE
 from gradiometer.verdict.claims import Claim
 from gradiometer.verdict.reservations import Reservations
-from gradiometer.verdict.triage.findings import GAUGE as TRIAGE
-from gradiometer.verdict.triage.findings import findings_of
 from gradiometer.verdict.triage.signs import are_one_batch
-from gradiometer.verdict.triage.triage import Triage, triage_of
-from gradiometer.verdict.words.headline import ending, headline_in_words, outcome_of
-from gradiometer.verdict.words.say import as_dict
+from gradiometer.verdict.triage.triage import Triage, findings_of, triage_of
+from gradiometer.verdict.words.say import as_dict, ending, headline_in_words, outcome_of
 
 # Maximum number of points of a curve along a run.
 POINTS = 24

@@ -280,7 +280,7 @@ def critical_batch_by(
     # An end outside of what these batches can show is 0 or infinite.
     low, high = (fit.critical * math.exp(min(max(sign * reach, -700), 700)) for sign in (-1, 1))
     if fit.critical < 2 * min(sizes):
-        # not told from zero
+        # it may be zero
         low, high = 0.0, max(high, 2.0 * min(sizes))
     estimate = Estimate.interval(
         fit.critical,

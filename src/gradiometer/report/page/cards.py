@@ -19,6 +19,7 @@ from gradiometer.report.charts.interval_strip import (
     sparkline,
     strips,
 )
+from gradiometer.report.charts.theme import LISTS
 from gradiometer.report.sections.loss import NAME as SPIKES
 from gradiometer.report.sections.questions import (
     NOT_MEASURED,
@@ -32,8 +33,8 @@ from gradiometer.report.sections.section import Figure, Section
 from gradiometer.run.cadence.overhead import of_the_budget, time_used
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.reader import Run
+from gradiometer.verdict.claims import GAUGE as TRIAGE
 from gradiometer.verdict.diagnosis import Diagnosis
-from gradiometer.verdict.triage.findings import GAUGE as TRIAGE
 from gradiometer.verdict.words.say import say
 from gradiometer.verdict.words.sentences import Sentences
 
@@ -211,9 +212,6 @@ def _section_of(finding: Finding) -> str:
 # Name of the section whose first chart is at the top of the page.
 LOSS = "loss"
 
-# Most characters of a unit that a row has room for.
-LONGEST_UNIT = 10
-
 
 def rows(
     diagnosis: Diagnosis,
@@ -244,10 +242,13 @@ def rows(
         for card in placed[1:]
     ]
     answered = [_row(card, left.pop(card.home, None), diagnosis) for card in placed]
+    # the first chart of the loss is at the top of the page
     others = [
         Card(each.name, each.title, words=each.words, section=each)
         for each in left.values()
-        if _figures(each) or (each.table is not None and each.table.rows) or each.words
+        if len(each.figures) > (each.name == LOSS)
+        or (each.table is not None and each.table.rows)
+        or each.words
     ]
     return (*answered, *sorted(others, key=lambda row: not row.words))
 
@@ -274,7 +275,7 @@ def _small(shown: Shown, diagnosis: Diagnosis) -> Small | None:
     if not names:
         return None
     estimate = shown.estimates[names[0]]
-    unit = f" {estimate.unit}" if len(estimate.unit) <= LONGEST_UNIT else ""
+    unit = f" {estimate.unit}" if len(estimate.unit) <= LISTS.unit else ""
     words = (
         f"{number(estimate.value)} {interval(estimate)}{unit}" if estimate.tells else str(estimate)
     )
@@ -282,11 +283,6 @@ def _small(shown: Shown, diagnosis: Diagnosis) -> Small | None:
     # the formula in a label is for those who open the row
     ruler = ", ".join(part for part in (label.partition(",")[0], estimate.unit) if part)
     return Small(words, shown.strips.get(names[0]), names[0], ruler)
-
-
-def _figures(section: Section) -> tuple[Figure, ...]:
-    """The charts of a section that are not at the top of the page."""
-    return section.figures[1:] if section.name == LOSS else section.figures
 
 
 # With fewer readings, an interval is wide mostly for want of readings.

@@ -29,6 +29,7 @@ from gradiometer.verdict.triage.thresholds import (
     LITTLE_LEFT,
     MOMENTUM_COUNTS,
     OVERSHOT,
+    SMALL_SHARE,
     STAYS_FOR,
     STILL_LEARNS,
     TO_AND_FRO,
@@ -365,7 +366,9 @@ def signal_at_start(signs: Signs) -> float:
     if start is None or rows is None or len(places) < 2 or signs.is_normalised:
         return float("nan")
     sizes = start[0, places] / np.sqrt(np.array(rows, dtype=float)[places])
-    return float(np.prod(sizes[:-1] / (2 * SMALL)))
+    shares = sizes[:-1] / (2 * SMALL)
+    # the signal may pass a single small layer on another path, as in a residual block
+    return float(np.prod(shares)) if np.median(shares) < SMALL_SHARE else float("nan")
 
 
 def places_that_multiply(signs: Signs) -> list[int]:

@@ -109,13 +109,15 @@ def accumulation(signs: Signs, _: Level) -> Claimed | None:
     if not backwards >= 2 or "root" not in signs.single:
         return None
     root = signs.single["root"] / signs.single.get("scale", np.ones(len(signs.looks)))
-    # A loss that was divided before it was given to `step` looks like one that was not. What the
-    # outputs and labels of the last micro-batch cost tells both apart.
+    # A loss that was divided before it was given to `step` looks like one that was not. The loss of
+    # the outputs and labels of the last micro-batch shows the difference.
     known = [_ratio(root, signs.single[name]) for name in signs.single if name.startswith("as_")]
     from_mean = min((abs(ratio - 1) for ratio in known), default=np.nan)
     from_part = min((abs(backwards * ratio - 1) for ratio in known), default=np.nan)
     is_mean = from_mean < min(UNDIVIDED, from_part)
-    if not is_mean or not abs(_ratio(root, signs.given) - 1) < UNDIVIDED:
+    # if several steps share an update, a look has the loss of its last one
+    is_given = signs.steps_an_update > 1 or abs(_ratio(root, signs.given) - 1) < UNDIVIDED
+    if not (is_mean and is_given):
         return None
     return Claimed(
         Claim.ACCUMULATION, {"backwards": backwards}, (f"(loss / {backwards:.0f}).backward()",)

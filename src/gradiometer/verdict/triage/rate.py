@@ -10,10 +10,11 @@ from jaxtyping import Float
 
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.verdict.claims import Claim, Claimed
-from gradiometer.verdict.triage.course import ended_at, late_quarters
+from gradiometer.verdict.triage.course import ended_at, late_fall
 from gradiometer.verdict.triage.level import Level
 from gradiometer.verdict.triage.signs import Signs
 from gradiometer.verdict.triage.thresholds import (
+    AGREE,
     APART,
     AT_A_GUESS,
     FALLS_BY_RATE,
@@ -31,6 +32,7 @@ from gradiometer.verdict.triage.thresholds import (
     RISING,
     SAME_DIRECTION,
     SEEN_OF_PLAN,
+    SHORT_FOR_AGREEING,
     SOME_DIRECTION,
     STEPS_OF_REACH,
 )
@@ -66,6 +68,14 @@ def rate_low(signs: Signs, level: Level) -> Claimed | None:
     return Claimed(Claim.RATE_LOW, numbers, (f"rate {factor}x",), doubts)
 
 
+def is_mild(low: Claimed) -> bool:
+    """True if a rate that is too low brought the network to some distance, and its path turns: the
+    cure of a small batch raises it by 2.8."""
+    share = low.numbers["share"]
+    is_far = isinstance(share, float) and share >= NEXT_TO_NOTHING
+    return is_far and "direction" not in low.numbers
+
+
 def came_not_far(signs: Signs, late: float) -> bool:
     """True if a training that has ended came next to nowhere; or not far, and its loss was still
     falling or has not left a guess."""
@@ -98,13 +108,14 @@ def is_plain(signs: Signs) -> bool:
 
 
 def goes_straight_on(signs: Signs, direction: Estimate | None, late: float) -> bool:
-    """True if the path has kept its direction, and the loss fell on it; some of its direction, if
-    the loss is still high."""
+    """True if the path has kept its direction, and the loss fell on it, beyond its error where that is
+    at a guess although the network came far; some of its direction, if the loss is still high."""
     if direction is None:
         return False
     limit = SOME_DIRECTION if late > HALF_A_GUESS else SAME_DIRECTION
-    first, last = late_quarters(signs)
-    return bool(direction.low > limit and len(first) >= 5 and last.mean() < first.mean())
+    fell, error = late_fall(signs)
+    is_lost = late > AT_A_GUESS and not is_near(signs)
+    return bool(direction.low > limit and fell > (1.645 * error if is_lost else 0))
 
 
 def doubt_of(signs: Signs, late: float) -> str:
@@ -121,7 +132,9 @@ def doubt_of(signs: Signs, late: float) -> str:
     if direction is None:
         # runs before version 0.3 have no path
         return "few_looks" if len(signs.distances) else ""
-    came_short = is_near(signs) and late > LEARNT
+    agrees = signs.family == "adaptive" and signs.cosine > AGREE
+    enough = usual_reach(signs) * (SHORT_FOR_AGREEING if agrees else 1)
+    came_short = signs.reach < enough and late > LEARNT
     if came_short or direction.value > SOME_DIRECTION:
         return "rate_not_tried"
     return ""

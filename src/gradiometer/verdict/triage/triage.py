@@ -1,4 +1,4 @@
-"""All rules of triage, in the order of their certainty, and what they leave."""
+"""All rules of triage, in the order of their certainty, and what they leave, as findings."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -6,8 +6,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from gradiometer.loop.recorded.record import forks_of
+from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement.finding import Doubt, Finding, Issue, State
+from gradiometer.measurement.optimizer.hyperparameters import Hyperparameters
 from gradiometer.run.reader import Run
-from gradiometer.verdict.claims import Claim, Claimed
+from gradiometer.verdict.claims import CHANGES, GAUGE, ISSUES, Claim, Claimed
 from gradiometer.verdict.triage import course, data, faults, length, rate, schedule
 from gradiometer.verdict.triage.level import Known, Level, level_of
 from gradiometer.verdict.triage.signs import Signs
@@ -157,6 +160,11 @@ def triage_of(run: Run | Signs) -> Triage:
         made = [rule(signs, level) for rule in ORDER]
         passed = _pass(signs, level)
     found = [each for each in made if each is not None]
+    if any(each.claim is Claim.BATCH_SMALL for each in found):
+        # its cure has the higher rate, unless that is far too low
+        found = [
+            each for each in found if not (each.claim is Claim.RATE_LOW and rate.is_mild(each))
+        ]
     explained = frozenset[Claim]().union(
         *(EXPLAINED.get(each.claim, frozenset()) for each in found)
     )
@@ -272,3 +280,55 @@ def unseen_by(signs: Signs, level: Level) -> dict[str, tuple[Claim, ...]]:
     if not signs.has_ended:
         missing["end"] = (Claim.RATE_LOW, Claim.NO_DECAY, Claim.STOPPED_EARLY)
     return missing
+
+
+def findings_of(
+    triage: Triage, settings: Hyperparameters | None = None, *, at_keyboard: bool = False
+) -> tuple[Finding, ...]:
+    """The claims as findings, in their order.
+
+    Args:
+        triage: The claims.
+        settings: The settings of the optimizers, from which a change of the rate is written as a
+            rate; None if unknown.
+        at_keyboard: True for a training of the command line, whose rate is a flag.
+    """
+    return tuple(_finding(claimed, triage, settings, at_keyboard) for claimed in triage.claims)
+
+
+def changes_of(claimed: Claimed) -> tuple[str, ...]:
+    """The cures that a fork can try."""
+    return tuple(change for change in claimed.cure if change.startswith(CHANGES))
+
+
+def _finding(
+    claimed: Claimed, triage: Triage, settings: Hyperparameters | None, at_keyboard: bool
+) -> Finding:
+    passes = claimed.claim in (Claim.HEALTHY, Claim.UNDECIDED, Claim.MAY_STOP)
+    changes = changes_of(claimed)
+    numbers = {
+        name: value for name, value in claimed.numbers.items() if not isinstance(value, Estimate)
+    }
+    return Finding(
+        GAUGE,
+        ISSUES.get(claimed.claim, Issue.ESTIMATION),
+        claimed.claim.value,
+        State.OK if passes else State.ACT,
+        numbers={
+            name: value for name, value in claimed.numbers.items() if isinstance(value, Estimate)
+        },
+        facts={
+            "numbers": numbers,
+            "lines": tuple(line for line in claimed.cure if line not in changes),
+            "rates": () if settings is None else tuple(settings.peaks),
+            "at_keyboard": at_keyboard,
+            "is_constant": settings is None or settings.is_constant,
+            "unseen": {
+                name: [claim.value for claim in claims] for name, claims in triage.unseen.items()
+            }
+            if passes
+            else {},
+        },
+        cure=changes,
+        doubts=tuple(Doubt(doubt) for doubt in claimed.doubts),
+    )

@@ -18,7 +18,7 @@ from gradiometer.estimation.preconditioned_noise import VALID
 from gradiometer.measurement.estimate import Estimate, about, counted, significant
 from gradiometer.measurement.finding import Doubt, Finding
 from gradiometer.measurement.optimizer.hyperparameters import list_values, number
-from gradiometer.verdict.words.sentences import Sentences, Words, always, fill, filled
+from gradiometer.verdict.words.sentences import Sentences, Words, always, fill, sentence
 
 # Factors of the best learning rate seen when B is doubled under AdamW: 2^p with p from −0.03 to
 # 0.63.
@@ -79,7 +79,7 @@ def place_of(finding: Finding) -> str:
     return one_side if one_side in SEEN and not math.isfinite(scale.high) else place
 
 
-def compared(finding: Finding) -> dict[str, Any]:
+def comparison(finding: Finding) -> dict[str, Any]:
     """Where B is, with all that a sentence about it may name."""
     facts = finding.facts
     scale, batch = _numbers(finding)
@@ -137,7 +137,7 @@ def small(finding: Finding) -> Sentences:
         return replace(sentences, lead="The batch is small")
     else:
         seen = f"{lead}: the {{name}} is {{value}}, {{times:2}} times the batch of {{size}}."
-        seen = fill(seen, compared(finding))
+        seen = fill(seen, comparison(finding))
     return replace(sentences, seen=seen, lead=lead)
 
 
@@ -153,7 +153,7 @@ def large(finding: Finding) -> Sentences:
     more = updates_factor(batch / 2, scale.value) / updates_factor(batch, scale.value) - 1
     saved = 1 - examples_factor(batch / 2, scale.value) / examples_factor(batch, scale.value)
     lead = f"Half the batch would save {saved:.0%} of the examples and cost {more:.0%} more updates"
-    seen = fill("B = {size} is {over:2} times the {name} {value}.", compared(finding))
+    seen = fill("B = {size} is {over:2} times the {name} {value}.", comparison(finding))
     return replace(sentences, seen=f"{lead}: {seen}", lead=lead)
 
 
@@ -168,12 +168,12 @@ def trade(finding: Finding) -> Mapping[str, Any]:
             f"{updates_factor(batch, scale.value):.1f}x the fewest updates possible, and "
             f"{examples_factor(batch, scale.value):.1f}x the fewest examples."
         )
-    return {**compared(finding), "means": means}
+    return {**comparison(finding), "means": means}
 
 
-def undecided(finding: Finding) -> Sentences:
+def no_advice(finding: Finding) -> Sentences:
     """It cannot be told whether another batch would be better."""
-    slots, found = compared(finding), place_of(finding)
+    slots, found = comparison(finding), place_of(finding)
     too_early = "It is too early to say whether another batch size would be better."
     means = fill(
         UNDECIDED.get(found.removesuffix(", one side"), UNDECIDED.get(found, too_early)), slots
@@ -192,7 +192,7 @@ def undecided(finding: Finding) -> Sentences:
 
 def unforeseen(finding: Finding) -> Mapping[str, Any]:
     """Why no forecast is known for the optimizer."""
-    slots = compared(finding)
+    slots = comparison(finding)
     why = "The forecast for another batch size depends on the optimizer, which was not recorded."
     if slots["names"]:
         why = (
@@ -230,7 +230,7 @@ def _when(scale: Estimate) -> str:
 
 def _with_advice(finding: Finding, means: str) -> Sentences:
     """Another batch, with its rate as far as one is known."""
-    facts, slots = finding.facts, compared(finding)
+    facts, slots = finding.facts, comparison(finding)
     is_small = finding.claim == "batch_small"
     why = TIME_MATTERS if is_small else EXAMPLES_MATTER
     if "optimizers" in facts:
@@ -326,40 +326,40 @@ CLAIMS: Mapping[str, Callable[[Finding], Sentences]] = {
     "batch_small": small,
     "batch_large": large,
     "batch_near": Words("{seen}", "{means}", slots=trade),
-    "batch_undecided": undecided,
+    "batch_undecided": no_advice,
     "batch_of_all": Words(
         "{seen}",
         "There are {examples:training example}, so twice the batch is not possible.",
-        slots=compared,
+        slots=comparison,
     ),
     "batch_full": Words(
         "Every update has the same batch, B = {size}.",
         "Only random numbers in the model, such as Dropout, make these gradients noisy, so nothing "
         "can be said about other batches.",
-        slots=compared,
+        slots=comparison,
     ),
     "batch_outranked": Words(
         "{seen}",
         "The optimizer is {names}, for which SGD's forecast does not hold: the preconditioned noise "
         "scale is the better predictor, so no batch is advised from this one.",
-        slots=compared,
+        slots=comparison,
     ),
     "batch_unforeseen": Words("{seen}", "{why}", slots=unforeseen),
     "batch_in_cool_down": Words(
         "{seen}",
         "The learning rate falls and is {cooled:2} of its peak. In such a cool-down the scale grows "
         "although the batch is not too small, so no batch is advised.",
-        slots=compared,
+        slots=comparison,
     ),
     "batch_not_large": Words(
         "{seen}",
         "B is not too large. It is not known if it is too small: the scale has no upper bound yet.",
-        slots=compared,
+        slots=comparison,
     ),
     "batch_within_validity": Words(
         "{seen}",
         f"The scale predicts the batch size only within a factor of {VALID:.0f}, so B may be right.",
-        slots=compared,
+        slots=comparison,
     ),
 }
 
@@ -368,12 +368,12 @@ DOUBTS: Mapping[str, Callable[[Doubt], str]] = {
         "The factors come from a model (one step of SGD at its best learning rate), and the noise "
         "scale usually grows as the loss falls."
     ),
-    "uneven_noise": filled(
+    "uneven_noise": sentence(
         "The readings of the noise are uneven (their CV² is {variation:2}), as if few examples "
         "carried most of it. Two such examples in one batch are rare and may not have been seen: "
         "the interval is wider for that."
     ),
-    "tuned_rates": filled(
+    "tuned_rates": sentence(
         "In trials with SGD the best learning rate grew as B^0.5 to B^0.9, which is {from} to {to} "
         "here.",
         lambda doubt: {"from": number(doubt.facts["low"]), "to": number(doubt.facts["high"])},

@@ -6,7 +6,7 @@ from typing import Any
 from gradiometer.convergence.theorem.theorem import SUFFICIENT
 from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.measurement.finding import Finding
-from gradiometer.verdict.words.sentences import Words, always, filled
+from gradiometer.verdict.words.sentences import Words, always, sentence
 
 TRY_THE_CUT = "Try the cut in a fork: branches that are really trained."
 
@@ -140,7 +140,7 @@ CLAIMS: Mapping[str, Words] = {
 }
 
 DOUBTS = {
-    "certificate_tolerance": filled(
+    "certificate_tolerance": sentence(
         "For both, less than {share:2} % counts as zero; another tolerance may give another verdict. "
         "This is about the training loss in {mode} mode, not about test examples.",
         lambda doubt: {"share": 100 * doubt.facts["tolerance"]},

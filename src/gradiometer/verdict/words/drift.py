@@ -7,7 +7,7 @@ from typing import Any
 from gradiometer.drift.stability import MomentumRule
 from gradiometer.measurement.estimate import about, counted, significant
 from gradiometer.measurement.finding import Finding
-from gradiometer.verdict.words.sentences import Words, always, filled, not_known
+from gradiometer.verdict.words.sentences import Words, always, not_known, sentence
 
 MOVES = (
     "A smaller learning rate lets training move to a sharper region, a larger one to a flatter "
@@ -209,7 +209,7 @@ DOUBTS = {
         "The edge is that of a quadratic; batch sharpness usually rises to it and stays there, "
         "which is not a failure."
     ),
-    "lower_edge_of_momentum": filled(
+    "lower_edge_of_momentum": sentence(
         "With momentum and small batches it is reported to settle at 2(1 − μ)/η = {edge:3}."
     ),
 }

@@ -7,7 +7,7 @@ from typing import Any
 from gradiometer.exploration.ensembles.ensemble_report import negative
 from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.measurement.finding import Doubt, Finding
-from gradiometer.verdict.words.sentences import Sentences, Words, filled, not_known
+from gradiometer.verdict.words.sentences import Sentences, Words, not_known, sentence
 
 # Ratio of the temperature to the posterior's above which no learning rate is suggested.
 FAR = 10.0
@@ -207,10 +207,10 @@ CLAIMS: Mapping[str, Callable[[Finding], Sentences]] = {
 }
 
 DOUBTS = {
-    "cheap_ensemble": filled(
+    "cheap_ensemble": sentence(
         f"{NO_POSTERIOR} The intervals are over {{scored:,}} test examples, for this one run."
     ),
-    "one_temperature": filled(
+    "one_temperature": sentence(
         "It is an effective temperature: one number, although each direction has a different "
         "one{layers}.{reshuffled}",
         temperatures,

@@ -7,7 +7,7 @@ from typing import Any
 from gradiometer.measurement.finding import Doubt, Finding
 from gradiometer.measurement.optimizer.hyperparameters import list_values
 from gradiometer.run.cadence.overhead import MORE_READINGS, paid_for
-from gradiometer.verdict.words.sentences import Words, filled
+from gradiometer.verdict.words.sentences import Words, sentence
 
 
 def source(finding: Finding) -> Mapping[str, str]:
@@ -59,8 +59,8 @@ CLAIMS: Mapping[str, Words] = {
 }
 
 DOUBTS = {
-    "not_measured_after": filled("Not measured after step {step:,}: {reason}", reason),
-    "several_rates": filled(
+    "not_measured_after": sentence("Not measured after step {step:,}: {reason}", reason),
+    "several_rates": sentence(
         "The groups have different learning rates ({rates}): η is the largest of them.",
         lambda doubt: {"rates": list_values(doubt.facts["peaks"])},
     ),

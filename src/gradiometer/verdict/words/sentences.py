@@ -124,7 +124,7 @@ def always(text: str) -> Callable[[object], str]:
     return lambda _: text
 
 
-def filled(
+def sentence(
     text: str, slots: Callable[[Any], Mapping[str, Any]] = lambda _: {}
 ) -> Callable[[Any], str]:
     """A function that says a doubt or an observation: a text with its facts and `slots` in it."""

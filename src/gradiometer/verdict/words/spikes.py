@@ -7,7 +7,7 @@ from gradiometer.drift.spikes.cause import ROSE, Observation
 from gradiometer.drift.stability import BEYOND
 from gradiometer.measurement.estimate import counted, significant
 from gradiometer.measurement.finding import Finding
-from gradiometer.verdict.words.sentences import Words, always, filled
+from gradiometer.verdict.words.sentences import Words, always, sentence
 
 # Most spikes whose steps are listed.
 FEW = 5
@@ -32,7 +32,7 @@ def steps_in_words(starts: Sequence[int]) -> str:
     return f"steps {', '.join(steps[:-1])} and {steps[-1]}"
 
 
-def spiked(finding: Finding) -> Mapping[str, str]:
+def shape_of_spikes(finding: Finding) -> Mapping[str, str]:
     """How often and where the loss spiked, from where to where it rose, and what it speaks for."""
     facts = finding.facts
     starts = facts["starts"]
@@ -58,7 +58,7 @@ def _spikes(cause: str, suggestion: str) -> Words:
         suggestion,
         "Noise alone causes this finding in at most 1 of 50 runs.",
         "{loss} spiked {often}",
-        slots=spiked,
+        slots=shape_of_spikes,
     )
 
 
@@ -102,10 +102,10 @@ OBSERVATIONS: Mapping[str, Callable[[Observation], str]] = {
     "batches_beside_it": always(
         "The batches before and after it, which have other examples, had the usual loss."
     ),
-    "heaviest_eighth": filled(
+    "heaviest_eighth": sentence(
         "{an} eighth of its examples has {share:.0%} of the rise.", spread_of_a_rise
     ),
-    "heaviest_examples": filled(
+    "heaviest_examples": sentence(
         "{number} of its {size} examples {have} {share:.0%} of the rise: {places} of the batch.",
         examples_of_a_rise,
     ),
@@ -113,24 +113,24 @@ OBSERVATIONS: Mapping[str, Callable[[Observation], str]] = {
         "The first high loss is the highest, and the loss stayed high after it. Either the update "
         "on this batch moved the parameters too far, or they had moved before."
     ),
-    "highest_later": filled(
+    "highest_later": sentence(
         "It was high {others}, and the highest value came after the first high one: the parameters "
         "had moved.",
         batches_of_a_rise,
     ),
     "last_loss": always("It is the last loss of the record, so the losses after it are not known."),
-    "longest_layer": filled(f"The {LONGER}"),
-    "longest_layer_at_step": filled(f"At step {{step:,}}, the {LONGER}"),
-    "mean_of_steps": filled("The high value is a mean over {steps:,.0f} steps of the log."),
+    "longest_layer": sentence(f"The {LONGER}"),
+    "longest_layer_at_step": sentence(f"At step {{step:,}}, the {LONGER}"),
+    "mean_of_steps": sentence("The high value is a mean over {steps:,.0f} steps of the log."),
     "moved_by_its_update": always("Its update then moved the parameters too far."),
-    "other_examples": filled(
+    "other_examples": sentence(
         "On the examples of the batch before, the loss was {then:3} at their step and {now:3} at the "
         "parameters of this one."
     ),
     "same_examples": always(
         "Every batch has the same examples, so the loss rose because the parameters had moved."
     ),
-    "sharpness": filled(
+    "sharpness": sentence(
         "At step {step:,}, η times the batch sharpness was {product:3}, {share:2} of its edge "
         "{edge:3} (one reading){meaning}.",
         share_of_edge,

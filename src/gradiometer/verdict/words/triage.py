@@ -9,8 +9,7 @@ from gradiometer.loop.changes.text import alternative_of
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.finding import Doubt, Finding
 from gradiometer.measurement.optimizer.hyperparameters import number
-from gradiometer.verdict.claims import Claim
-from gradiometer.verdict.triage.findings import CHANGES
+from gradiometer.verdict.claims import CHANGES, Claim
 from gradiometer.verdict.words.sentences import Sentences, Words, always, fill
 
 # The words for each claim, with slots for its numbers.

@@ -210,12 +210,16 @@ def _first(run: Run, *, shows_end: bool, is_over: bool) -> Alternative | None:
     """The first cure, in the order of the claims, that a fork of this kind can judge and that none
     has judged. At the end also what settles a doubt about a training without a claim."""
     signs = replace(Signs.of(run), has_ended=True)  # what it would be told if it ended now
+    if is_over and len(signs.rates) and signs.rates[-1] < 0.01 * signs.rates.max():
+        return None  # the schedule is at its end, where no change of the rate shows anything
     known = effects_by_change(run)
     for claimed in triage_of(signs).claims:
         # the signs of a large batch are also those of a low rate, and a fork separates the two
         cure = ("rate 4x", *claimed.cure) if claimed.claim is Claim.BATCH_LARGE else claimed.cure
         if is_over and claimed.claim in (Claim.UNDECIDED, Claim.HEALTHY):
             cure = changes_that_settle(claimed, signs)
+            # a fork of the first half settles nothing about the end
+            known = effects_by_change(run, since=run.steps // 2)
         for change in map(change_of, cure):
             if change is None or change.name in known:
                 continue
