@@ -291,3 +291,16 @@ def test_a_folder_in_place_of_a_run_is_refused_with_how_to_open_it(tmp_path: Pat
         "`step` must be a whole number, got '3'.",
         "`step` must be a whole number, got None.",
     ]
+
+
+def test_a_reading_at_no_finite_rate_is_left_out_with_its_line(tmp_path: Path) -> None:
+    run = run_in(tmp_path, steps=100)
+    path = run.readings_path()
+    line = {"kind": "reading", "gauge": "batch_sharpness", "batch_size": 32, "moments": {"a": 1.0}}
+    with path.open("a") as file:
+        for step, rate in enumerate((0.1, "inf", 0.1)):
+            file.write(json.dumps(line | {"step": step, "learning_rate": rate}) + "\n")
+    place = len(path.read_text().splitlines()) - 1
+    spoiled = Run.open(run.path)
+    assert spoiled.series("batch_sharpness").steps.tolist() == [0, 2]
+    assert spoiled.warnings == [f"readings.jsonl:{place}: a line cannot be read: skipped."]

@@ -39,7 +39,7 @@ class ReadingLine(msgspec.Struct, tag_field="kind", tag="reading", gc=False):
     gauge: str
     step: StepNumber
     batch_size: Annotated[int, msgspec.Meta(ge=1, lt=MOST_STEPS)]
-    learning_rate: Number
+    learning_rate: float
     moments: dict[str, Number | list[Number]]
 
 
