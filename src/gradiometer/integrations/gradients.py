@@ -376,7 +376,7 @@ class LastGradient:
         Args:
             step: The step.
             weights: P, as `empty` makes a vector; None for products without it.
-            memory: What the optimizer remembers of each parameter.
+            memory: The optimizer's memory of each parameter.
         """
         if self._products is not None and step == self._step:
             return self._products

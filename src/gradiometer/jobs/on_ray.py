@@ -131,7 +131,7 @@ class Ray(WorkerPool):
         except SystemExit as ended:
             # what Ray makes of a SIGTERM until its handler is replaced
             raise KeyboardInterrupt from ended
-        except Exception as error:  # Ray's own kind where its processes begin too slowly
+        except Exception as error:  # Ray's own kind if its processes begin too slowly
             reason = f"{type(error).__name__}: {error}".rstrip(".")
             if self.address is None:
                 raise Unsupported(f"no cluster of Ray could be started: {reason}.") from error

@@ -82,7 +82,7 @@ def fork(
             compared with going on as it is.
         horizon: Length of a branch: "500 updates", "2 epochs", "64_000 examples", "10 s", or "25%"
             of what is left, which is the default if it is known what is left. "end" trains branches
-            to the end of the training, by its own schedule: what they show is the effect there.
+            to the end of the training, by its own schedule: they show the effect there.
             It costs four times as much as 25 %.
         budget: In place of `horizon` and `replicates`: the most that all branches may cost
             together, in units of the whole training. Alternatives race over growing horizons, and

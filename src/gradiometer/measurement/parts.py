@@ -82,7 +82,7 @@ class SpreadBuilder:
         """The spread, given the mean gradient over all examples added.
 
         Args:
-            mean: The mean gradient, of which only `squared` is needed without a preconditioner.
+            mean: The mean gradient; only its `squared` is needed without a preconditioner.
             squared: Its squared norms, if they are known.
         """
         plain = torch.cat([*self.squared, squared_norms(mean) if squared is None else squared])
@@ -178,7 +178,7 @@ def _with_short_ones(
 
 
 def _are_short(tensors: Sequence[Tensor]) -> Bool[np.ndarray, " parameters"] | None:
-    """Which tensors are short, if so many are, and all are on a CPU."""
+    """Which tensors are short, if that many are, and all are on a CPU."""
     if len(tensors) < MANY:
         return None
     is_short = np.array([tensor.numel() for tensor in tensors]) <= SHORT

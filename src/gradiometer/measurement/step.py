@@ -50,7 +50,7 @@ class TrainingStep:
     Args:
         objective: The model and its loss.
         batch: The step's batch, or a function that returns it.
-        batch_size: B, if it is known before the batch is asked for.
+        batch_size: B, if it is known before the batch is there.
         index: The step's number, from 0.
         learning_rate: η at this step.
         groups: The settings of the optimizer's parameter groups at this step, if they are known.

@@ -184,7 +184,7 @@ class Training:
         cycle = SnapshotCycle(configuration.rate, self.steps, max(configuration.snapshots, 1))
         self.cycle = checked_cycle(cycle) if configuration.snapshots else None
         schedule = self.schedule
-        # Refuse a schedule that gives no rate at some step: every step is asked, in a very long run
+        # Refuse a schedule that gives no rate at some step: every step is tried, in a very long run
         # evenly spaced ones and the last one.
         for step in (*range(0, self.steps, -(-self.steps // 100_000)), self.steps - 1):
             schedule(step)

@@ -55,7 +55,7 @@ class Claim(StrEnum):
     FORK_BETTER = "fork_better"
 
 
-# The issue of SGD that a claim is about. What is not listed is about the batch gradient:
+# The issue of SGD that a claim is about. Claims that are not listed are about the batch gradient:
 # estimation.
 ISSUES: dict[Claim, Issue] = {
     claim: issue

@@ -41,7 +41,7 @@ class Capture:
 
     Args:
         subject: What is watched. One exchange per measured step joins what its processes read.
-        warn: Takes a warning, in one sentence, which it tells once.
+        warn: Takes a warning, in one sentence, which it shows once.
         shield: Entered by everything that a backward calls.
         preconditioner: P of the optimizer, if a gauge needs it.
     """

@@ -62,7 +62,7 @@ def autocorrelation_chart(name: str, draws: Draws) -> alt.LayerChart:
 def _lines(
     places: Shaped[np.ndarray, " places"], values: Float[np.ndarray, "places chains"], **mark: Any
 ) -> alt.Chart:
-    """One line for each chain, as y over x, told apart by colour and dash."""
+    """One line for each chain, as y over x, each with its colour and dash."""
     rows = [
         {"x": place, "y": value, "chain": str(chain)}
         for place, row in zip(places.tolist(), values.tolist(), strict=True)

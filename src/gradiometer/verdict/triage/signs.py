@@ -210,8 +210,8 @@ class Signs:
 
     @property
     def steps_an_update(self) -> int:
-        """Steps of the watch to an update of the optimizer: more than one where `step` was called at
-        each micro-batch and nobody said how many there are."""
+        """Steps of the watch to an update of the optimizer: more than one if `step` was called at
+        each micro-batch and their number was not given."""
         made = self.single.get("updates")
         if made is None or len(made) < 2 or not made[-1] > made[0]:
             return 1
@@ -273,7 +273,7 @@ class Signs:
 
     def _at_every_step(self, values: Array) -> Array:
         """Values of looks at every step: between two looks on a straight line, since looks are not
-        equally far apart. Of the steps to one update each has its share."""
+        equally far apart. Each step to one update has its share."""
         known = np.isfinite(values)
         if not known.any():
             return np.full(self.steps, np.nan)

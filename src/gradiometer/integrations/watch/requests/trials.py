@@ -211,7 +211,7 @@ def _first(run: Run, *, shows_end: bool, is_over: bool) -> Alternative | None:
     has judged. At the end also what settles a doubt about a training without a claim."""
     signs = replace(Signs.of(run), has_ended=True)  # what it would be told if it ended now
     if is_over and len(signs.rates) and signs.rates[-1] < 0.01 * signs.rates.max():
-        return None  # the schedule is at its end, where no change of the rate shows anything
+        return None  # the schedule is at its end: no change of the rate shows anything
     known = effects_by_change(run)
     for claimed in triage_of(signs).claims:
         # the signs of a large batch are also those of a low rate, and a fork separates the two

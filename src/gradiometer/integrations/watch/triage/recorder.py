@@ -296,7 +296,7 @@ class TriageRecorder:
             )
 
     def _with_examples_first(self, inputs: Tensor | None, labels: Tensor | None) -> Tensor | None:
-        """The inputs with the examples along the first axis, as far as the labels told it so far."""
+        """The inputs with the examples along the first axis, as far as the labels have shown it."""
         if inputs is None or inputs.dim() < 2:
             return inputs
         if labels is not None:
