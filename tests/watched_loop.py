@@ -3,12 +3,19 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 from gradiometer import watch
 from gradiometer.integrations.watch import Watch
 from gradiometer.measurement import supervised
+
+# Earlier versions of torch do not show the hooks of saved tensors, and no labels are read there.
+READS_LABELS = pytest.mark.skipif(
+    not hasattr(torch._C._autograd.SavedTensor, "unpack_hook"),
+    reason="this version of torch does not show the hooks of saved tensors",
+)
 
 
 def simple(out: Path, **settings: Any) -> tuple[nn.Module, torch.optim.Optimizer, Watch]:

@@ -13,12 +13,8 @@ from gradiometer import diagnose, watch
 from gradiometer.integrations.watch.triage.batches import IGNORED, compared_by
 from gradiometer.verdict.claims import Claim
 from gradiometer.verdict.triage.signs import Signs
+from watched_loop import READS_LABELS
 
-# Earlier versions of torch do not show the hooks of saved tensors, and no labels are read there.
-READ = pytest.mark.skipif(
-    not hasattr(torch._C._autograd.SavedTensor, "unpack_hook"),
-    reason="this version of torch does not show the hooks of saved tensors",
-)
 ROWS = torch.Generator().manual_seed(3)
 LOGITS = torch.randn(6, 5, generator=ROWS, requires_grad=True)
 CLASSES = torch.randint(5, (6,), generator=ROWS)
@@ -27,7 +23,7 @@ IMAGES = torch.randn(2, 5, 3, 4, generator=ROWS, requires_grad=True)
 PIXELS = torch.randint(5, (2, 3, 4), generator=ROWS)
 
 
-@READ
+@READS_LABELS
 @pytest.mark.parametrize(
     ("loss", "outputs", "labels"),
     [
@@ -63,7 +59,7 @@ def test_the_outputs_and_labels_are_those_that_the_loss_was_given(
     assert not found[0].requires_grad
 
 
-@READ
+@READS_LABELS
 def test_a_label_that_is_left_out_has_the_number_by_which_torch_does_so() -> None:
     found = compared_by(functional.cross_entropy(LOGITS, CLASSES, ignore_index=int(CLASSES[0])))
     assert found is not None
@@ -155,7 +151,7 @@ def trained(folder: Path, *, gives_batch: bool, softmax: bool = False) -> tuple[
     return Signs.of(w.run), diagnose(w.run).headline.claim, flat
 
 
-@READ
+@READS_LABELS
 @pytest.mark.parametrize("softmax", [False, True])
 def test_a_loop_of_two_lines_is_told_what_one_that_gives_its_batches_is(
     tmp_path: Path, softmax: bool

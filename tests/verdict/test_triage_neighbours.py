@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from gradiometer import BadArgument, Run, diagnose, watch
 from gradiometer.verdict.triage.signs import Signs
+from watched_loop import READS_LABELS
 
 GENERATOR = torch.Generator().manual_seed(0)
 INPUTS = torch.randn(256, 8, generator=GENERATOR)
@@ -102,6 +103,7 @@ def test_two_backwards_that_are_added_and_gradients_that_are_never_cleared_are_s
     assert "zero_grad" in claims_of(run_of(tmp_path / "never", never_cleared))
 
 
+@READS_LABELS
 def test_examples_along_the_second_axis_are_the_batch(tmp_path: Path) -> None:
     """A transformer with the time first, whose batch of 128 was called too small, as one of 4."""
 
@@ -132,6 +134,7 @@ def test_examples_along_the_second_axis_are_the_batch(tmp_path: Path) -> None:
     assert "batch_small" not in claims_of(w.run)
 
 
+@READS_LABELS
 @pytest.mark.parametrize("is_divided", [False, True], ids=["as a mean", "as a part"])
 @pytest.mark.parametrize("given", ["each", "the last", "its part"])
 def test_micro_batches_are_counted_in_two_lines(

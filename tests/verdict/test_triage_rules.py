@@ -151,6 +151,16 @@ def test_a_symptom_is_no_second_claim() -> None:
     }
 
 
+@pytest.mark.parametrize("backwards", [1, 4])
+def test_without_labels_the_verdict_says_that_undivided_micro_batches_are_unseen(
+    backwards: int,
+) -> None:
+    found = triage_of(
+        Signs(losses=falling(), looks=LOOKS, single={"backwards": constant(backwards)})
+    )
+    assert (Claim.ACCUMULATION in found.unseen["labels"]) is (backwards > 1)
+
+
 def test_what_is_easily_confused_names_the_other() -> None:
     signs = healthy(rates=CONSTANT, losses=FLAT, movement=striding(0.2))
     (claimed,) = triage_of(signs).claims

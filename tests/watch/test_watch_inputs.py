@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from gradiometer import BadArgument, say, supervised, watch
 from gradiometer.integrations.watch import subject
 from gradiometer.verdict.triage.signs import Signs
+from watched_loop import READS_LABELS
 
 LOSS = nn.CrossEntropyLoss()
 
@@ -359,6 +360,7 @@ def test_nothing_is_advised_about_the_batch_if_every_update_has_the_same(
     assert Signs.of(w.run).updates_an_epoch == 1
 
 
+@READS_LABELS
 def test_other_labels_of_the_same_inputs_are_another_batch(tmp_path: Path) -> None:
     """The loss over some nodes of a graph, whose features go into the model at every step."""
     torch.manual_seed(0)

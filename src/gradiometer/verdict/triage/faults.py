@@ -105,7 +105,7 @@ def zero_grad(signs: Signs, _: Level) -> Claimed | None:
 
 def accumulation(signs: Signs, _: Level) -> Claimed | None:
     """The losses of several backwards of an update are not divided by their number."""
-    backwards = _usual(signs.series("backwards")) * signs.steps_an_update
+    backwards = backwards_an_update(signs)
     if not backwards >= 2 or "root" not in signs.single:
         return None
     root = signs.single["root"] / signs.single.get("scale", np.ones(len(signs.looks)))
@@ -122,6 +122,11 @@ def accumulation(signs: Signs, _: Level) -> Claimed | None:
     return Claimed(
         Claim.ACCUMULATION, {"backwards": backwards}, (f"(loss / {backwards:.0f}).backward()",)
     )
+
+
+def backwards_an_update(signs: Signs) -> float:
+    """The usual number of backwards to an update; 0 if it is unknown."""
+    return _usual(signs.series("backwards")) * signs.steps_an_update
 
 
 def _ratio(values: np.ndarray, others: np.ndarray) -> float:

@@ -258,6 +258,8 @@ def unseen_by(signs: Signs, level: Level) -> dict[str, tuple[Claim, ...]]:
     missing: dict[str, tuple[Claim, ...]] = {}
     if level.known_by in (Known.START, Known.NOTHING):
         missing["labels"] = (Claim.EXPLODING, Claim.SOFTMAX_TWICE, Claim.UNSHUFFLED)
+        if faults.backwards_an_update(signs) >= 2:
+            missing["labels"] += (Claim.ACCUMULATION,)
     if not len(signs.series("input_std")):
         missing["batch"] = (Claim.UNSCALED, Claim.NAN_EXAMPLE)
     if not np.isfinite(signs.test).any():
