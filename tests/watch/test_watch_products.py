@@ -10,12 +10,13 @@ import torch
 from costs.memory import Allocated
 from torch import Tensor, nn
 
-from gradiometer import watch
+from gradiometer import GradientNoise, watch
 from gradiometer.integrations import gradients
 from gradiometer.integrations.gradients import NEVER
 from gradiometer.integrations.watch import successive
 from gradiometer.integrations.watch.successive import CHAIN, Rule, longest_pause, rule_of
 from gradiometer.measurement.preconditioner import preconditioner_of
+from watched_loop import Clock
 
 Optimizer = Callable[[Any], torch.optim.Optimizer]
 
@@ -329,16 +330,21 @@ def test_several_optimizers_with_one_rule(tmp_path: Path) -> None:
     assert float(series.moments["product"][0].sum()) == pytest.approx(product, rel=1e-9)
 
 
-def _clipped_before_step(tmp_path: Path, **settings: Any) -> Any:
+def _clipped_before_step(tmp_path: Path, clock: Clock | None = None, **settings: Any) -> Any:
     loop = Loop(OPTIMIZERS["SGD"])
-    with watch(
+    w = watch(
         loop.model, loop.optimizer, out=tmp_path, page=False, quiet=True, gauges="noise", **settings
-    ) as w:
+    )
+    if clock is not None:
+        w.budget.clock = clock
+    with w:
         for _ in range(300):
             loss, batch = loop.backward()
             nn.utils.clip_grad_norm_(loop.model.parameters(), 0.01)
             w.step(loss, batch)
             loop.optimizer.step()
+            if clock is not None:
+                clock.seconds += 1
     return w
 
 
@@ -348,11 +354,18 @@ def test_a_gradient_clipped_before_step_is_refused_by_name(tmp_path: Path) -> No
     assert any("`.grad` was clipped before `step`" in text for text in w.run.warnings)
 
 
-def test_with_a_loss_halves_take_over(tmp_path: Path) -> None:
+def test_with_a_loss_halves_take_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, measure = Clock(), GradientNoise.measure
+
     def loss(model: nn.Module, batch: Any) -> Tensor:
         return nn.functional.cross_entropy(model(batch[0]), batch[1], reduction="none")
 
-    w = _clipped_before_step(tmp_path, loss=loss)
+    def slow(gauge: GradientNoise, step: Any) -> Any:
+        clock.seconds += 1
+        return measure(gauge, step)
+
+    monkeypatch.setattr(GradientNoise, "measure", slow)
+    w = _clipped_before_step(tmp_path, clock, loss=loss)
     series = w.run.series("noise")
     assert series is not None and "gradient_variance" in series.moments
     assert any("half of the batch is run again" in text for text in w.run.warnings)
