@@ -126,11 +126,11 @@ def test_a_training_without_an_illness_leads_over_what_makes_it_cheaper(
 def test_a_spike_that_came_back_does_not_lead_over_triage(tmp_path: Path) -> None:
     run = run_in(tmp_path, steps=100)
     verdict = Finding("triage", Issue.CONVERGENCE, "undecided", State.OK)
-    for came_back in (True, False):
-        spike = Finding(
-            "spikes", Issue.DRIFT, "spike_unknown", State.LOOK, facts={"ended": came_back}
-        )
-        assert leading(run, [spike, verdict]) is (verdict if came_back else spike)
+    # of several spikes, the facts are those of the clearest, and the newest one may last
+    for came_back, state in ((True, State.LOOK), (False, State.LOOK), (True, State.ACT)):
+        spike = Finding("spikes", Issue.DRIFT, "spike_unknown", state, facts={"ended": came_back})
+        leads_over = not came_back or state is State.ACT
+        assert leading(run, [spike, verdict]) is (spike if leads_over else verdict)
         assert leading(run, [spike]) is spike
 
 

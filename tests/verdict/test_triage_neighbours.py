@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gradiometer import BadArgument, Run, diagnose, watch
+from gradiometer.integrations.watch.triage.recorder import is_time_first
 from gradiometer.verdict.triage.signs import Signs
 from watched_loop import READS_LABELS
 
@@ -132,6 +133,15 @@ def test_examples_along_the_second_axis_are_the_batch(tmp_path: Path) -> None:
     signs = Signs.of(w.run)
     assert signs.batch_size == 32 and set(signs.series("rows")) == {32.0}
     assert "batch_small" not in claims_of(w.run)
+
+
+def test_features_as_many_as_labels_are_no_batch() -> None:
+    """A graph of 128 nodes with 32 features each, of which 32 nodes have labels."""
+    labels = torch.zeros(32, dtype=torch.long)
+    assert not is_time_first(torch.randn(128, 32), labels)
+    assert is_time_first(torch.randint(9, (128, 32)), labels)
+    assert is_time_first(torch.randn(128, 32, 8), labels)
+    assert not is_time_first(torch.randn(32, 32, 8), labels)
 
 
 @READS_LABELS

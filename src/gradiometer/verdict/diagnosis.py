@@ -327,10 +327,14 @@ def leading(run: Run, findings: Sequence[Finding]) -> Finding | None:
         return passed[0]
     ours = [each for each in findings if not is_outranked(each.gauge, run.gauges)] or list(findings)
     if any(each.gauge == TRIAGE for each in findings):
-        # a spike that came back limits nothing
-        ours = [each for each in ours if not (each.gauge == SPIKES and each.facts["ended"])]
+        ours = [each for each in ours if not _came_back(each)]
     known = (each for each in ours if each.state is not State.CANNOT_TELL)
     return next(known, ours[0] if ours else None)
+
+
+def _came_back(finding: Finding) -> bool:
+    """True if it is about a spike that came back, which limits nothing, and no later one lasts."""
+    return finding.gauge == SPIKES and finding.facts["ended"] and finding.state is not State.ACT
 
 
 def is_without_illness(finding: Finding) -> bool:

@@ -15,12 +15,11 @@ WIDTH: int = THEME["width"]
 HEIGHT: int = THEME["height"]
 
 # How much is drawn and listed, by kind: CHARTS.ticks, POINTS.line, LISTS.layers, STRIP.numbers.
-CHARTS, POINTS, LISTS, STRIP = (
-    SimpleNamespace(**sizes)
-    for sizes in tomllib.loads(
-        (files(__package__) / "sizes.toml").read_text(encoding="utf-8")
-    ).values()
-)
+_SIZES = tomllib.loads((files(__package__) / "sizes.toml").read_text(encoding="utf-8"))
+CHARTS = SimpleNamespace(**_SIZES["charts"])
+POINTS = SimpleNamespace(**_SIZES["points"])
+LISTS = SimpleNamespace(**_SIZES["lists"])
+STRIP = SimpleNamespace(**_SIZES["strip"])
 
 Palette = Mapping[str, str]
 """Colours by role: ink, muted, grid, paper, and first to sixth for the series."""

@@ -181,10 +181,8 @@ def write_comparison(groups: Sequence[RunGroup], contrasts: Sequence[Contrast], 
 
 def render(groups: Sequence[RunGroup], contrasts: Sequence[Contrast]) -> str:
     """The page as text."""
-    figures, runs = (
-        _figures(groups[: LISTS.compared]),
-        [each for group in groups for each in group.runs],
-    )
+    figures = _figures(groups[: LISTS.compared])
+    runs = [each for group in groups for each in group.runs]
     tried = tried_by(groups)
     forks = forks_figures(tried, LISTS.compared)
     others = [_fold(figure.name, figure.title, (figure,)) for figure in figures[1:]]

@@ -403,8 +403,15 @@ def rounded(value: float) -> float:
 
 def is_time_first(inputs: Tensor, labels: Tensor) -> bool:
     """True if the examples lie along the second axis of the inputs, as those of PyTorch's recurrent
-    layers and transformers: each has a label, and the first axis has another length."""
-    return labels.dim() == 1 and len(inputs) != len(labels) == inputs.shape[1]
+    layers and transformers: each has a label, and the first axis has another length.
+
+    A matrix of real numbers has features there, whose number may be that of the labels by chance, as
+    in a graph of which a part of the nodes has labels.
+    """
+    has_features = inputs.dim() == 2 and inputs.is_floating_point()
+    if has_features or labels.dim() != 1:
+        return False
+    return len(inputs) != len(labels) == inputs.shape[1]
 
 
 def nonzero_entries(gradients: Sequence[Tensor]) -> Tensor:
