@@ -33,7 +33,8 @@ def check_whole(name: str, value: Any, least: int, most: int | None = None, why:
     whole = isinstance(value, Integral) and not isinstance(value, bool)
     if not whole:
         raise BadArgument(f"`{name}` must be a whole number, got {shown(value)}.")
-    end = f", got {shown(value)}{': ' * bool(why)}{why}."
+    reason = f": {why}" if why else ""
+    end = f", got {shown(value)}{reason}."
     if most is not None and not least <= value <= most:
         raise BadArgument(f"`{name}` must lie between {least:,} and {most:,}{end}")
     if not value >= least:
