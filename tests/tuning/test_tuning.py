@@ -4,6 +4,7 @@ stop."""
 import json
 import math
 import re
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
@@ -274,6 +275,32 @@ def test_progress_says_absolute_rates_and_the_time_that_is_left() -> None:
         re.fullmatch(pattern + r"about [\d.]+ (s|min) left, the training included", one)
         for one in said
     )
+
+
+def test_the_time_that_is_left_is_right_where_a_readout_takes_longer_than_its_gradients(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Lanes are read out, and the training that follows is not."""
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+
+    def slow(model: nn.Module, batch: torch.Tensor) -> torch.Tensor:
+        nonlocal now
+        now += 0.1 if torch.is_grad_enabled() else 2.0
+        return loss(model, batch)
+
+    said: list[tuple[float, str]] = []
+    found = tuned(loss=slow, steps=160, progress=lambda text: said.append((now, text)))
+    end = now + 0.1 * (found.steps - found.done)
+    forecasts = [
+        (end - when, float(left))
+        for when, text in said
+        for left in re.findall(r"about ([\d.]+) s left", text)
+    ]
+    assert len(forecasts) == len(found.tried) >= 9
+    for real, forecast in forecasts[2:]:
+        assert forecast == pytest.approx(real, rel=0.1)
 
 
 def test_the_cost_and_the_time_of_a_huge_budget_are_numbers() -> None:
