@@ -90,10 +90,9 @@ class LaneRace:
 
     @property
     def most(self) -> float:
-        """The most that a race can cost: all rates of each kind, and the two rungs to come."""
-        rates = self.kinds * (2 * FARTHEST // APART + 1)
-        lanes = rates * FIRST + 4 * 2 * FIRST + 2 * 0.5
-        return lanes + (rates + 4 + 2) * self.readout
+        """More than a race can cost: all rates of each kind take less than four trainings, and the
+        two rungs to come less than two more."""
+        return 4.0 * self.kinds + 2
 
     def ahead(self, share: float) -> tuple[float, int, float]:
         """What comes after the lanes that are trained to this share now, if no more rates are tried:

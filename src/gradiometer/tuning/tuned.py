@@ -62,11 +62,6 @@ class Tried:
         values = self.readout.values
         return None if values is None or len(values) < 2 else values.astype(float)
 
-    @property
-    def estimate(self) -> Estimate | None:
-        """The loss with its interval over the examples; None if that is not known."""
-        return None if self.losses is None else skewed_mean(self.losses)
-
     def behind(self, best: "Tried") -> Estimate | None:
         """How much higher the loss is than that of the best lane, on the same examples; None if
         that is not known."""
@@ -277,10 +272,10 @@ class Tuned:
             )
         found += [self._rung(rung) for rung in self.rungs]
         best = self.rungs[-1][0]
-        if best.by == HELD_OUT_READOUT and best.estimate is not None:
+        if best.by == HELD_OUT_READOUT and best.losses is not None:
             found.append(
-                f"On {best.estimate.samples:,} held-out examples, which it was chosen by, the best "
-                f"lane is at {best.estimate}."
+                f"On {len(best.losses):,} held-out examples, which it was chosen by, the best lane "
+                f"is at {skewed_mean(best.losses)}."
             )
         found += self._doubts()
         found.append(

@@ -4,7 +4,7 @@ a race."""
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from gradiometer.arguments import check_number, check_threads, check_whole
+from gradiometer.convergence.averaging import tracking_layers
 from gradiometer.convergence.formulas.number import Amount
 from gradiometer.errors import BadArgument, bounded
 from gradiometer.jobs.choice import opened
@@ -156,7 +157,7 @@ class Tuning:
         start = start_of(loop, seed=self.seed)
         # In units of the first gradient, so that the unit of the loss changes no choice.
         if self.clip is not None:
-            self.kinds = tuple(kind.with_clipping(self.clip * start.norm) for kind in self.kinds)
+            self.kinds = tuple(replace(kind, clip=self.clip * start.norm) for kind in self.kinds)
         probes = [overshooting_rate(self._loop(kind, present, 1.0), start) for kind in self.kinds]
         self.paces = paces_for(
             self.aim,
@@ -182,6 +183,8 @@ class Tuning:
         left = float(self.budget) - spent / self.steps
         # A forward pass costs a third of a gradient.
         examples = self.examples + (0 if self.held_out is None else len(self.held_out))
+        if tracking_layers(self.model):  # whole batches, from which its statistics are measured
+            examples += math.ceil(self.examples / self.size) * self.size
         readout = examples / (3 * self.size * self.steps)
         race = LaneRace(self._train, len(self.contenders), readout, left)
         # The start and the probes are paid for, too.
@@ -232,7 +235,8 @@ class Tuning:
         names = dict[str, Entry]()
         for entry in entries:
             lane = self._lane(entry)
-            lane.stops.append(updates_of(share, lane))
+            # Rounded down, so that the budget holds.
+            lane.stops.append(max(int(share * lane.steps), 1))
             names[f"{lane.name} after {lane.stops[-1]:,}"] = entry
         ledger, known = None, dict[str, Outcome]()
         if self.out is not None:
@@ -286,11 +290,6 @@ class Tuning:
         race = training * (ahead + new * waiting) + besides * (number + waiting)
         # In a pool, lanes are trained at the same time.
         return race * (time.monotonic() - self.began) / lanes + training * (1 - last)
-
-
-def updates_of(share: float, lane: Lane) -> int:
-    """A share of a training in updates, rounded down so that the budget holds."""
-    return max(int(share * lane.steps), 1)
 
 
 def duration(seconds: float) -> str:
