@@ -3,11 +3,12 @@ cost?
 
     .venv/bin/python benchmarks/tuning.py --out bank.jsonl
     .venv/bin/python benchmarks/tuning.py --out bank.jsonl --method none     # the grids alone
+    .venv/bin/python benchmarks/tuning.py --out second.jsonl --second        # the second judgement
     .venv/bin/python benchmarks/tuning.py --out bank.jsonl --clip            # does clipping ever cost?
     .venv/bin/python benchmarks/tuning.py --out bank.jsonl --time-left       # is the forecast right?
     .venv/bin/python benchmarks/tuning.py --out bank.jsonl --laws            # offsets and factors
 
-Sixteen tasks (`tasks/bank.py`). The grid has 13 rates a factor of 2 apart, each linear and cosine
+Sixteen tasks (`tasks/bank.py`), or fourteen others (`tasks/second.py`). The grid has 13 rates a factor of 2 apart, each linear and cosine
 to zero, SGD with Nesterov momentum 0.9, and is extended while its best rate is near an end. Its
 best is chosen with hindsight: the smallest mean over three seeds of the final training loss. Every
 method gets the same seeds, batches and steps. Its end is given in percent above the best of the
@@ -50,6 +51,7 @@ from tasks.runs import (
     trapezoid,
     tuned,
 )
+from tasks.second import SECOND
 from torch import Tensor, nn
 
 SEEDS = (0, 1, 2)
@@ -160,7 +162,7 @@ def ended(run: Method, cell: Cell, seed: int) -> dict[str, float]:
 @cache
 def cell_of(name: str) -> Cell:
     """A task."""
-    return TASKS[name]()
+    return {**TASKS, **SECOND}[name]()
 
 
 def interval(values: list[float], of: Callable[..., Any]) -> str:
@@ -258,7 +260,8 @@ def main() -> None:
     )
     known = {**OURS, **installed()}
     parser.add_argument("--out", type=Path, required=True, help="file of finished trainings")
-    parser.add_argument("--only", action="append", choices=list(TASKS))
+    parser.add_argument("--only", action="append", choices=[*TASKS, *SECOND])
+    parser.add_argument("--second", action="store_true", help="the tasks of the second judgement")
     parser.add_argument("--method", action="append", choices=[*known, "none"])
     parser.add_argument("--clip", action="store_true", help="with and without clipping")
     parser.add_argument("--laws", action="store_true", help="losses with a constant or a factor")
@@ -266,14 +269,15 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     results = Results(given.out)
+    names = given.only or list(SECOND if given.second else TASKS)
     if given.laws:
-        laws(results, given.only or list(TASKS))
+        laws(results, names)
         return
     if given.clip:
-        unclipped(results, given.only or list(TASKS))
+        unclipped(results, names)
         return
     if given.time_left:
-        time_left(given.only or list(TASKS))
+        time_left(names)
         return
     methods = {
         name: run for name, run in known.items() if given.method is None or name in given.method
@@ -282,7 +286,7 @@ def main() -> None:
     costs: dict[str, list[float]] = {name: [] for name in methods}
     print(f"| training loss | best of grid | at | {' | '.join(methods)} |")
     print(f"|{' --- |' * (3 + len(methods))}")
-    for name in given.only or TASKS:
+    for name in names:
         task = cell_of(name)
         table = grid(results, name, task)
         exponent, shape = table.best
