@@ -7,20 +7,23 @@ cost?
     .venv/bin/python benchmarks/tuning.py --out bank.jsonl --clip            # does clipping ever cost?
     .venv/bin/python benchmarks/tuning.py --out bank.jsonl --time-left       # is the forecast right?
     .venv/bin/python benchmarks/tuning.py --out bank.jsonl --laws            # offsets and factors
+    .venv/bin/python benchmarks/tuning.py --out bank.jsonl --lanes           # did the best lane win?
 
-Sixteen tasks (`tasks/bank.py`), or fourteen others (`tasks/second.py`). The grid has 13 rates a factor of 2 apart, each linear and cosine
-to zero, SGD with Nesterov momentum 0.9, and is extended while its best rate is near an end. Its
-best is chosen with hindsight: the smallest mean over three seeds of the final training loss. Every
-method gets the same seeds, batches and steps. Its end is given in percent above the best of the
-grid, over the floor: a level that the loss cannot go below, or, where none is known, the loss of
-the best training that is three times as long. The cost counts everything in whole trainings, a
-forward pass as a third of a gradient. Rivals whose packages are not installed are left out.
+Sixteen tasks (`tasks/bank.py`), or fourteen others (`tasks/second.py`). The grid has 13 rates a
+factor of 2 apart, each linear and cosine to zero, SGD with Nesterov momentum 0.9, and is extended
+while its best rate is near an end. Its best is chosen with hindsight: the smallest mean over three
+seeds of the final training loss. Every method gets the same seeds, batches and steps. Its end is
+given in percent above the best of the grid, over the floor: a level that the loss cannot go below,
+or, where none is known, the loss of the best training that is three times as long. The cost counts
+everything in whole trainings, a forward pass as a third of a gradient. Rivals whose packages are
+not installed are left out.
 
 `--clip` trains at the rates that SGD alone has chosen without clipping, which is all that acts on
 a training after its choice. `--time-left` compares the time that tuning says is left after a tenth
 of the work with the processor time that the rest takes. `--laws` adds 20 to each loss or takes it
 away, which must change no choice of SGD alone, and multiplies it by 8 or 1/8, which must divide the
-rate by that within a factor of 2.
+rate by that within a factor of 2. `--lanes` takes every lane of a race to its own end: which one
+should have won, and does a training end above the lowest loss at which a lane was judged?
 
 The results of every training are kept in `--out`, and a study that was stopped goes on from there.
 """
@@ -44,6 +47,7 @@ from tasks.rivals import Method, installed
 from tasks.runs import (
     SHAPES,
     choice_of,
+    gone_on,
     losses_of,
     sgd,
     stacked,
@@ -224,6 +228,39 @@ def time_left(names: list[str]) -> None:
     print(f"within 30 %: {near} of {len(ratios)}, median {statistics.median(ratios):.2f}")
 
 
+def lanes(results: Results, names: list[str]) -> None:
+    """Print where the training ends, and where the best of the lanes that it was chosen from does."""
+    print("| training loss, optimizer | end | best lane's end | lowest lane when judged |")
+    print("| --- | --- | --- | --- |")
+    found = list[list[float]]()
+    for name in names:
+        for optimizer in ("sgd", "sgd,adamw"):
+            each = results.of(
+                f"{name}/lanes {optimizer}", partial(ends_of_lanes, cell_of(name), optimizer)
+            )
+            found.append(each)
+            print(
+                f"| {name}, {optimizer} | {' | '.join(f'{one:.5g}' for one in each)} |", flush=True
+            )
+    won = sum(end <= best for end, best, _ in found)
+    worse = sum(end > judged for end, _, judged in found)
+    print(f"the best lane won {won} of {len(found)}; above the lowest lane when judged: {worse}")
+
+
+def ends_of_lanes(cell: Cell, optimizer: str) -> tuple[float, float, float]:
+    """The end of the training that a race chose, the lowest end of its lanes, and the lowest loss
+    at which one of them was judged."""
+    found, _ = choice_of(cell, 0, optimizer)
+    every = {one.lane.name: one.lane for rung in found.rungs for one in rung}
+    ends = {
+        name: losses_of(cell, gone_on(cell, 0, replace(found, lane=lane), cell.loss))[0]
+        for name, lane in every.items()
+    }
+    known = [end for end in ends.values() if math.isfinite(end)]
+    judged = min(one.loss for rung in found.rungs for one in rung)
+    return ends[found.lane.name], min(known), judged
+
+
 def laws(results: Results, names: list[str]) -> None:
     """Print the rates that are chosen for a loss with a constant, or in another unit."""
     print("| training loss | rate | - 20 | + 20 | x 8 | x 1/8 |")
@@ -265,6 +302,7 @@ def main() -> None:
     parser.add_argument("--method", action="append", choices=[*known, "none"])
     parser.add_argument("--clip", action="store_true", help="with and without clipping")
     parser.add_argument("--laws", action="store_true", help="losses with a constant or a factor")
+    parser.add_argument("--lanes", action="store_true", help="did the best lane win?")
     parser.add_argument("--time-left", action="store_true", help="is the time that is left right?")
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -272,6 +310,9 @@ def main() -> None:
     names = given.only or list(SECOND if given.second else TASKS)
     if given.laws:
         laws(results, names)
+        return
+    if given.lanes:
+        lanes(results, names)
         return
     if given.clip:
         unclipped(results, names)
