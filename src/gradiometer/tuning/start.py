@@ -204,8 +204,7 @@ class Paces:
 
 def check_aim(aim: Any, sizes: int, held_out: Any) -> None:
     """Raise unless the aim is known and fits the batch sizes and the held-out examples."""
-    *others, last = map(repr, get_args(Aim))
-    known = f"{', '.join(others)} or {last}"
+    known = "'loss', 'test' or 'time'"
     if aim is not None and not (isinstance(aim, str) and aim in get_args(Aim)):
         raise BadArgument(f"`aim` must be {known}, got {aim!r}.")
     if (aim == "test") != (held_out is not None):

@@ -293,14 +293,10 @@ class Tuned:
         return " ".join(words)
 
     def _rung(self, rung: Sequence[Tried]) -> str:
-        ends, ended = [], f"has a {WORDS[rung[0].by]} of"
-        for one in rung:
-            if math.isfinite(one.loss):
-                ends.append(f"{self._words(one)} {ended} {significant(one.loss)}")
-                ended = ""
-            else:
-                ends.append(f"{self._words(one)} diverged")
-        ends = [" ".join(end.split()) for end in ends]
+        losses = [significant(one.loss) if math.isfinite(one.loss) else "diverged" for one in rung]
+        if math.isfinite(rung[0].loss):
+            losses[0] = f"has a {WORDS[rung[0].by]} of {losses[0]}"
+        ends = [f"{self._words(one)} {loss}" for one, loss in zip(rung, losses, strict=True)]
         return f"After {max(one.updates for one in rung):,} updates: {', '.join(ends)}."
 
     def _doubts(self) -> list[str]:
