@@ -18,12 +18,13 @@ or, where none is known, the loss of the best training that is three times as lo
 everything in whole trainings, a forward pass as a third of a gradient. Rivals whose packages are
 not installed are left out.
 
-`--clip` trains at the rates that SGD alone has chosen without clipping, which is all that acts on
-a training after its choice. `--time-left` compares the time that tuning says is left after a tenth
-of the work with the processor time that the rest takes. `--laws` adds 20 to each loss or takes it
-away, which must change no choice of SGD alone, and multiplies it by 8 or 1/8, which must divide the
-rate by that within a factor of 2. `--lanes` takes every lane of a race to its own end: which one
-should have won, and does a training end above the lowest loss at which a lane was judged?
+`--clip` trains at the rates that SGD alone has chosen without clipping, which is all that acts on a
+training after its choice. `--time-left` compares the time that tuning says is left after a tenth of
+the work with that of the rest, by a clock that counts examples and in processor time. `--laws` adds
+20 to each loss or takes it away, which must change no choice of SGD alone, and multiplies it by 8
+or 1/8, which must divide the rate by that within a factor of 2. `--lanes` takes every lane of a
+race to its own end: which one should have won, and does a training end above the lowest loss at
+which a lane was judged?
 
 The results of every training are kept in `--out`, and a study that was stopped goes on from there.
 """
@@ -45,7 +46,9 @@ import torch
 from tasks.bank import TASKS, Cell, Pairs
 from tasks.rivals import Method, installed
 from tasks.runs import (
+    FORWARD,
     SHAPES,
+    Counted,
     choice_of,
     gone_on,
     losses_of,
@@ -203,33 +206,43 @@ def unclipped(results: Results, names: list[str]) -> None:
 
 
 def time_left(names: list[str]) -> None:
-    """Print the time that tuning says is left after a tenth, over the time that the rest takes: the
-    median of three, since other processes slow an update down by up to two times."""
-    ratios = []
-    # All clocks are those of this process, and run faster, since times are said in whole seconds.
-    time.monotonic = time.perf_counter = lambda: 1e4 * time.process_time()
-    forecast_of(cell_of("quantiles"), "sgd")  # the first one imports
+    """Print the time that tuning says is left after a tenth, over the time that the rest takes: by
+    a clock that counts examples, and in processor time, which other processes disturb."""
+    ratios = list[tuple[float, float]]()
+    forecast_of(cell_of("quantiles"), "sgd", counted=False)  # the first one imports
     for name in names:
         for optimizer in ("sgd", "sgd,adamw"):
-            each = [forecast_of(cell_of(name), optimizer) for _ in range(3)]
-            ratios.append(statistics.median(each))
-            print(f"{name}, {optimizer}: {', '.join(f'{one:.2f}' for one in each)}", flush=True)
-    near = sum(1 / 1.3 <= ratio <= 1.3 for ratio in ratios)
-    print(f"within 30 %: {near} of {len(ratios)}, median {statistics.median(ratios):.2f}")
+            by_count, by_time = (
+                forecast_of(cell_of(name), optimizer, counted=counted) for counted in (True, False)
+            )
+            ratios.append((by_count, by_time))
+            print(f"{name}, {optimizer}: {by_count:.2f}, {by_time:.2f}", flush=True)
+    for words, each in zip(("examples", "processor time"), zip(*ratios, strict=True), strict=True):
+        near = sum(1 / 1.3 <= ratio <= 1.3 for ratio in each)
+        print(
+            f"in {words} within 30 %: {near} of {len(each)}, median {statistics.median(each):.2f}"
+        )
 
 
-def forecast_of(task: Cell, optimizer: str) -> float:
+def forecast_of(task: Cell, optimizer: str, *, counted: bool) -> float:
     """The time that is said to be left after a tenth of a training, over the time of the rest."""
     units = {"s": 1, "min": 60, "h": 3600}
     said = list[tuple[float, float]]()
+    examples = Counted(task)
+    # All clocks run fast, since times are said in whole seconds.
+    time.monotonic = time.perf_counter = lambda: (
+        1e4 * (examples.runs if counted else time.process_time())
+    )
 
     def hear(sentence: str) -> None:
         amount, unit = re.findall(r"about ([\d.]+) (s|min|h) left", sentence)[0]
         said.append((time.monotonic(), float(amount) * units[unit]))
 
     began = time.monotonic()
-    tuned(task, 0, optimizer, progress=hear)
-    end = time.monotonic()
+    tuned(replace(task, loss=examples), 0, optimizer, progress=hear)
+    # The final loss over all examples is no part of it.
+    final = FORWARD * (len(task.train) + len(task.test)) / (task.steps * task.batch)
+    end = time.monotonic() - (1e4 * final if counted else 0)
     now, left = next((now, left) for now, left in said if now - began >= (end - began) / 10)
     return left / (end - now)
 
