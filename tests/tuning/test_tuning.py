@@ -238,6 +238,20 @@ def test_a_lane_with_batch_norm_is_judged_by_statistics_of_its_mean_parameters(
     assert end.readouts["train_loss"].mean == pytest.approx(expected, rel=1e-4)
 
 
+def test_new_statistics_of_batch_norm_are_paid_for() -> None:
+    model = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Linear(8, 1), nn.Flatten(0))
+    inputs = torch.randn(256, 3, generator=torch.Generator().manual_seed(1))
+    examples = {True: 0, False: 0}
+
+    def counting(model: nn.Module, batch: Any) -> torch.Tensor:
+        examples[torch.is_grad_enabled()] += len(batch[0])
+        return SQUARED(model, batch)
+
+    found = tune(model, loss=counting, batches=(inputs, inputs.sum(1)), batch_size=16, steps=128)
+    counted = (examples[True] + examples[False] / 3) / (128 * 16) - found.done / 128
+    assert counted <= 1 and found.cost == pytest.approx(counted, abs=8 / 128)
+
+
 def test_the_model_and_random_states_are_not_touched() -> None:
     model = nn.Sequential(
         nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Dropout(0.2), nn.Linear(8, 1), nn.Flatten(0)
