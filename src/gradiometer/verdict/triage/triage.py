@@ -123,6 +123,8 @@ class Triage:
     Args:
         claims: The claims, the most certain first. The first one is the headline; never empty.
         level: The level of a guess.
+        suspects: Illnesses whose signs are weak, in the same order: no headline, and no reason to
+            take back what a gauge advises.
         unseen: Claims that could not have been seen, by what is missing: "labels", "batch",
             "evaluations", "examples", "rate", "looks" or "end".
     """
@@ -130,6 +132,7 @@ class Triage:
     claims: tuple[Claimed, ...]
     level: Level
     unseen: dict[str, tuple[Claim, ...]]
+    suspects: tuple[Claimed, ...] = ()
 
     @property
     def passes(self) -> bool:
@@ -161,7 +164,8 @@ def triage_of(run: Run | Signs) -> Triage:
             level = Level(float("nan"), Known.NOTHING)
         made = [rule(signs, level) for rule in ORDER]
         passed = _pass(signs, level)
-    found = [each for each in made if each is not None]
+    shown = [each for each in made if each is not None]
+    found = [each for each in shown if each.is_certain]
     if any(each.claim is Claim.BATCH_SMALL for each in found):
         # its cure has the higher rate, unless that is far too low
         found = [
@@ -176,12 +180,15 @@ def triage_of(run: Run | Signs) -> Triage:
         # left over if nothing else says why nothing is learnt
         explained |= {Claim.LABELS_RANDOM}
     claims = tuple(each for each in found if each.claim not in explained)
+    suspects = tuple(each for each in shown if not each.is_certain and each.claim not in explained)
     better = None
     if isinstance(run, Run) and forks_of(run):
-        claims = as_tried(claims, run)
+        claims, suspects = as_tried(claims, run), as_tried(suspects, run)
         better = None if claims else better_change(run) or after_trials(passed, run)
+    if suspects and passed.claim is Claim.HEALTHY:
+        passed = replace(passed, claim=Claim.UNDECIDED, doubts=("suspected",))
     unseen = unseen_by(signs, level)
-    return Triage(_with_doubts(claims) or (better or passed,), level, unseen)
+    return Triage(_with_doubts(claims) or (better or passed,), level, unseen, suspects)
 
 
 def _with_doubts(claims: tuple[Claimed, ...]) -> tuple[Claimed, ...]:
@@ -289,7 +296,7 @@ def unseen_by(signs: Signs, level: Level) -> dict[str, tuple[Claim, ...]]:
 def findings_of(
     triage: Triage, settings: Hyperparameters | None = None, *, at_keyboard: bool = False
 ) -> tuple[Finding, ...]:
-    """The claims as findings, in their order.
+    """The claims as findings, in their order, and then the suspects.
 
     Args:
         triage: The claims.
@@ -297,7 +304,8 @@ def findings_of(
             rate; None if unknown.
         at_keyboard: True for a training of the command line, whose rate is a flag.
     """
-    return tuple(_finding(claimed, triage, settings, at_keyboard) for claimed in triage.claims)
+    told = (*triage.claims, *triage.suspects)
+    return tuple(_finding(claimed, triage, settings, at_keyboard) for claimed in told)
 
 
 def changes_of(claimed: Claimed) -> tuple[str, ...]:
@@ -317,12 +325,13 @@ def _finding(
         GAUGE,
         ISSUES.get(claimed.claim, Issue.ESTIMATION),
         claimed.claim.value,
-        State.OK if passes else State.ACT,
+        State.OK if passes else State.ACT if claimed.is_certain else State.LOOK,
         numbers={
             name: value for name, value in claimed.numbers.items() if isinstance(value, Estimate)
         },
         facts={
             "numbers": numbers,
+            "is_possible": not claimed.is_certain,
             "lines": tuple(line for line in claimed.cure if line not in changes),
             "rates": () if settings is None else tuple(settings.peaks),
             "at_keyboard": at_keyboard,
