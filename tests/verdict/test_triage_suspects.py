@@ -112,6 +112,16 @@ def test_what_a_claim_accounts_for_is_no_suspect() -> None:
     assert not found.suspects
 
 
+def test_a_claim_about_the_length_is_enough_about_the_way() -> None:
+    """Of a training that was stopped early, the way is short."""
+    weak = CASES["low rate"][1]
+    assert [each.claim for each in triage_of(weak).suspects] == [Claim.RATE_LOW]
+    stopped = replace(weak, rates=CONSTANT, examples=7000)
+    found = triage_of(stopped)
+    assert Claim.STOPPED_EARLY in {each.claim for each in found.claims}
+    assert not found.suspects
+
+
 def test_a_suspect_is_a_finding_to_look_at_with_its_cure() -> None:
     headline, suspect = findings_of(triage_of(CASES["low rate"][1]))
     assert headline.state is State.OK and suspect.state is State.LOOK

@@ -115,6 +115,18 @@ EXPLAINED: dict[Claim, frozenset[Claim]] = {
     Claim.LABELS_RANDOM: frozenset({Claim.OVERFIT, Claim.LABELS_NOISY}),
 }
 
+# How far and how long the steps went. A claim about this is enough: a suspect is not named beside it.
+# Of seven, three were right or gained.
+OF_THE_WAY = frozenset({Claim.RATE_LOW, Claim.STOPPED_EARLY, Claim.NO_DECAY})
+ABOUT_THE_WAY = OF_THE_WAY | {
+    Claim.SCHEDULE_UNIT,
+    Claim.DECAY_EARLY,
+    Claim.RATE_HIGH,
+    Claim.MOMENTUM_RATE,
+    Claim.BATCH_SMALL,
+    Claim.BATCH_LARGE,
+}
+
 
 @dataclass(frozen=True)
 class Triage:
@@ -180,6 +192,8 @@ def triage_of(run: Run | Signs) -> Triage:
         # left over if nothing else says why nothing is learnt
         explained |= {Claim.LABELS_RANDOM}
     claims = tuple(each for each in found if each.claim not in explained)
+    if any(each.claim in ABOUT_THE_WAY for each in claims):
+        explained |= OF_THE_WAY
     suspects = tuple(each for each in shown if not each.is_certain and each.claim not in explained)
     better = None
     if isinstance(run, Run) and forks_of(run):
