@@ -38,8 +38,9 @@ def stopped_early(signs: Signs, level: Level) -> Claimed | None:
     fell, error = late_fall(signs)
     if not (epochs < SEEN_AGAIN and ended_at(signs, level) > LITTLE_LEFT):
         return None
-    is_certain = fell > 1.645 * error and (signs.reach < SHORT_REACH or fell > STILL_LEARNS)
-    if not (is_certain or fell > max(STILL_FALLS, error)):
+    is_short_way = signs.reach < SHORT_REACH
+    is_certain = fell > 1.645 * error and (is_short_way or fell > STILL_LEARNS)
+    if not (is_certain or (fell > error and (is_short_way or fell > STILL_FALLS))):
         return None
     numbers = {"fell": fell, "epochs": epochs}
     cure = (f"train for {4 * signs.length:,} steps",)

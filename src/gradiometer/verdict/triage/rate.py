@@ -76,15 +76,14 @@ def rate_low(signs: Signs, level: Level) -> Claimed | None:
 
 def may_be_low(signs: Signs, late: float) -> bool:
     """True if a training that has ended may have had too low a rate: gradients and updates agree; or
-    its way was short, the loss fell much with the sum of the rates, and it was not at its edge."""
-    if doubt_of(signs, late) != "rate_not_tried":
-        return False
-    direction = direction_of(signs)
+    its way was short, the loss fell for it with the sum of the rates, and it was not at its edge."""
+    doubt, direction = doubt_of(signs, late), direction_of(signs)
     if direction is not None and agrees(signs) and direction.value > SOME_DIRECTION:
-        return True
-    is_short_way = signs.reach < SHORT_WAY * usual_reach(signs)
-    is_opposed = is_plain(signs) and signs.cosine < MOSTLY_OPPOSED
-    return is_short_way and not is_opposed and fall_by_rate(signs) > FALLS_MUCH
+        return doubt == "rate_not_tried"
+    share = signs.reach / usual_reach(signs)
+    is_at_edge = is_plain(signs) and (signs.cosine < MOSTLY_OPPOSED or signs.is_normalised)
+    falls = fall_by_rate(signs) > FALLS_MUCH * share
+    return bool(doubt) and share < SHORT_WAY and falls and not is_at_edge
 
 
 def agrees(signs: Signs) -> bool:
