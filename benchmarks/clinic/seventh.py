@@ -13,7 +13,7 @@ from clinic.networks import Body, Kind, Recurrent, Transposed, dense
 
 
 def wines() -> Data:
-    """What 11 instruments say of a wine, with mixed and uneven errors: 4 vineyards, which overlap."""
+    """Readings of 11 instruments on a wine, with uneven errors: 4 vineyards, which overlap."""
     generator = torch.Generator().manual_seed(71)
     count = 15_000
     hidden = torch.randn(count, 5, generator=generator)
@@ -34,7 +34,7 @@ def wines() -> Data:
 
 
 def options() -> Data:
-    """The price and the sensitivity of an option by 7 settings, one of which says nothing, with 4 % of
+    """The price and the sensitivity of an option by 7 settings, one without a meaning, with 4 % of
     noise in the variance."""
     generator = torch.Generator().manual_seed(72)
     x = torch.randn(15_000, 7, generator=generator)
@@ -54,7 +54,7 @@ PEOPLE = 50
 
 
 def ratings() -> Data:
-    """What people think of things: products of three hidden properties and two tastes, with 10 % of
+    """Marks that people give to things: products of three hidden properties and two tastes, with 10 % of
     noise in the variance. The inputs are the numbers of the person and of the thing."""
     generator = torch.Generator().manual_seed(73)
     count = 16_000
@@ -102,7 +102,7 @@ def tiles() -> Data:
 
 
 def walks() -> Data:
-    """Where somebody was at 24 times, looked at with errors: 5 ways of turning."""
+    """The places of a walk at 24 times, with errors: 5 ways of turning."""
     generator = torch.Generator().manual_seed(75)
     count = 13_000
     kind = torch.randint(5, (count,), generator=generator)
@@ -142,7 +142,7 @@ def beats() -> Data:
 
 
 class Glu(nn.Module):
-    """A linear layer, half of which opens the other half."""
+    """A linear layer whose second half opens the first."""
 
     def __init__(self, inputs: int, width: int) -> None:
         super().__init__()
@@ -154,7 +154,7 @@ class Glu(nn.Module):
 
 
 class And(nn.Module):
-    """What some layers make of the input, and the input."""
+    """The output of some layers, and their input."""
 
     def __init__(self, *layers: nn.Module) -> None:
         super().__init__()
@@ -199,7 +199,7 @@ def glu(data: Data, activation: Kind) -> Body:
 
 
 def wide_and_deep(data: Data, activation: Kind) -> Body:
-    """Two layers of 64 beside the inputs."""
+    """Two layers of 64, and the inputs once more."""
     inputs = data.shape.numel()
     layers = And(nn.Linear(inputs, 64), activation(), nn.Linear(64, 64), activation())
     return [nn.Flatten(), layers], 64 + inputs

@@ -115,7 +115,7 @@ EXPLAINED: dict[Claim, frozenset[Claim]] = {
     Claim.LABELS_RANDOM: frozenset({Claim.OVERFIT, Claim.LABELS_NOISY}),
 }
 
-# How far and how long the steps went. A claim about this is enough: a suspect is not named beside it.
+# How far and how long the steps went. A claim about this is enough: no suspect is named after it.
 # Of seven, three were right or gained.
 OF_THE_WAY = frozenset({Claim.RATE_LOW, Claim.STOPPED_EARLY, Claim.NO_DECAY})
 ABOUT_THE_WAY = OF_THE_WAY | {
