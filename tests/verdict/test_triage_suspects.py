@@ -52,6 +52,12 @@ def going_on(end: float, reach: float = 40, noise: float = 0.0) -> Signs:
     return healthy(rates=CONSTANT, examples=7000, losses=losses, movement=movement)
 
 
+def in_few_updates(updates: int) -> Signs:
+    """A training of 399 updates, so many of them in an epoch."""
+    made = {"losses": falling(steps=399), "rates": cosine_rates(steps=399)}
+    return healthy(batch_size=64, examples=64 * updates, product=constant(0.1), **made)
+
+
 PLAIN: dict[str, Any] = {"momentum": 0.0, "losses": falling(0.6), "rates": CONSTANT}
 CASES: dict[str, tuple[Claim, Signs, Signs]] = {
     "labels, by errors": (Claim.LABELS_NOISY, seen(1.6, 1.77), seen(1.6, 1.75)),
@@ -68,8 +74,8 @@ CASES: dict[str, tuple[Claim, Signs, Signs]] = {
     ),
     "large batch": (
         Claim.BATCH_LARGE,
-        healthy(batch_size=64, examples=64 * 29, product=constant(0.1)),
-        healthy(batch_size=64, examples=64 * 31, product=constant(0.1)),
+        in_few_updates(29),
+        in_few_updates(31),
     ),
     "low rate": (Claim.RATE_LOW, turning(29), turning(31)),
     "low rate by the fall of the loss": (
@@ -114,6 +120,17 @@ def test_a_training_with_a_suspect_is_not_called_healthy() -> None:
     found = triage_of(CASES["overfit"][1])
     assert found.claims[0].doubts == ("suspected",)
     assert triage_of(CASES["overfit"][2]).claims[0].claim is Claim.HEALTHY
+
+
+def test_suspects_wait_for_the_end() -> None:
+    for name in ("overfit", "small batch"):
+        assert not triage_of(replace(CASES[name][1], has_ended=False)).suspects
+
+
+def test_a_large_batch_of_a_long_training_is_no_suspect() -> None:
+    """As that of 500 updates on the 1,437 digits."""
+    long = healthy(batch_size=64, examples=64 * 29, product=constant(0.1))
+    assert long.steps == STEPS and not triage_of(long).suspects
 
 
 def test_what_a_claim_accounts_for_is_no_suspect() -> None:

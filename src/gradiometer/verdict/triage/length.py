@@ -93,8 +93,7 @@ def batch_large(signs: Signs, level: Level) -> Claimed | None:
         return None
     alike = signs.cosine > NO_NOISE
     limit = FAR_ENOUGH if signs.family == "sgd" else FAR_ENOUGH_FOR_ADAM
-    short = signs.steps < STEPS_OF_REACH and signs.reach < limit
-    large = signs.has_ended and signs.batch_size >= LARGE_BATCH
+    large = signs.has_ended and signs.batch_size >= LARGE_BATCH and signs.steps < STEPS_OF_REACH
     if not (alike or large) or generalises_worse(signs):
         return None
     numbers = {
@@ -103,7 +102,7 @@ def batch_large(signs: Signs, level: Level) -> Claimed | None:
         "steps": float(signs.steps),
     }
     return Claimed(
-        Claim.BATCH_LARGE, numbers, ("batch 0.125x",), is_certain=bool(alike or (large and short))
+        Claim.BATCH_LARGE, numbers, ("batch 0.125x",), is_certain=bool(alike or signs.reach < limit)
     )
 
 

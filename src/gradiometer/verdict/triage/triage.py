@@ -176,7 +176,7 @@ def triage_of(run: Run | Signs) -> Triage:
             level = Level(float("nan"), Known.NOTHING)
         made = [rule(signs, level) for rule in ORDER]
         passed = _pass(signs, level)
-    shown = [each for each in made if each is not None]
+    shown = [each for each in made if each is not None and (each.is_certain or signs.has_ended)]
     found = [each for each in shown if each.is_certain]
     if any(each.claim is Claim.BATCH_SMALL for each in found):
         # its cure has the higher rate, unless that is far too low
