@@ -1,12 +1,14 @@
 """Suspects: illnesses whose signs are weak. They are named, and are no headline."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from test_triage_rate import on
 
+from finished_forks import kept
 from gradiometer.measurement.finding import State
 from gradiometer.report.page.cards import further_cards, rows
 from gradiometer.report.sections.questions import Answer
@@ -25,6 +27,7 @@ from made_up_signs import (
     healthy,
     striding,
 )
+from report_run import run_in
 from triage_cases import CONSTANT, EVALUATED, UP_AND_DOWN
 
 LATE_RISE = [1.0, 0.8, 0.6, 0.4, 0.42, 0.42, 0.42, 0.42, 0.42, 0.42]
@@ -131,6 +134,30 @@ def test_a_large_batch_of_a_long_training_is_no_suspect() -> None:
     """As that of 500 updates on the 1,437 digits."""
     long = healthy(batch_size=64, examples=64 * 29, product=constant(0.1))
     assert long.steps == STEPS and not triage_of(long).suspects
+
+
+@pytest.mark.parametrize(
+    ("ends", "headline", "suspects"),
+    [
+        ((0.3, 0.312, 0.318), Claim.RATE_LOW, 0),
+        ((0.49, 0.51, 0.53), Claim.UNDECIDED, 1),
+        ((0.7, 0.71, 0.72), Claim.UNDECIDED, 0),
+    ],
+)
+def test_a_fork_decides_about_a_suspect(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    ends: tuple[float, ...],
+    headline: Claim,
+    suspects: int,
+) -> None:
+    run = run_in(tmp_path, steps=200)
+    monkeypatch.setattr(Signs, "of", lambda _: CASES["low rate"][1])
+    assert len(triage_of(run).suspects) == 1
+    kept(run, {"go on": [0.5, 0.51, 0.52], "rate 2x": list(ends)}, step=20)
+    found = triage_of(run)
+    assert found.claims[0].claim is headline and len(found.suspects) == suspects
+    assert ("fork" in found.claims[0].numbers) is (headline is Claim.RATE_LOW)
 
 
 def test_what_a_claim_accounts_for_is_no_suspect() -> None:

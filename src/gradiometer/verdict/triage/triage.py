@@ -176,8 +176,8 @@ def triage_of(run: Run | Signs) -> Triage:
             level = Level(float("nan"), Known.NOTHING)
         made = [rule(signs, level) for rule in ORDER]
         passed = _pass(signs, level)
-    shown = [each for each in made if each is not None and (each.is_certain or signs.has_ended)]
-    found = [each for each in shown if each.is_certain]
+    seen = [each for each in made if each is not None and (each.is_certain or signs.has_ended)]
+    found = [each for each in seen if each.is_certain]
     if any(each.claim is Claim.BATCH_SMALL for each in found):
         # its cure has the higher rate, unless that is far too low
         found = [
@@ -194,11 +194,19 @@ def triage_of(run: Run | Signs) -> Triage:
     claims = tuple(each for each in found if each.claim not in explained)
     if any(each.claim in ABOUT_THE_WAY for each in claims):
         explained |= OF_THE_WAY
-    suspects = tuple(each for each in shown if not each.is_certain and each.claim not in explained)
+    suspects = tuple(each for each in seen if not each.is_certain and each.claim not in explained)
+    forked = run if isinstance(run, Run) and forks_of(run) else None
     better = None
-    if isinstance(run, Run) and forks_of(run):
-        claims, suspects = as_tried(claims, run), as_tried(suspects, run)
-        better = None if claims else better_change(run) or after_trials(passed, run)
+    if forked is not None:
+        claims, suspects = as_tried(claims, forked), as_tried(suspects, forked)
+        better = None if claims else better_change(forked)
+    if better is not None:
+        # a fork shows what weak signs leave open
+        shown = [each for each in suspects if better.cure[0] in each.cure]
+        claims = tuple(replace(each, is_certain=True) for each in shown)
+        suspects = tuple(each for each in suspects if each not in shown)
+    if forked is not None and better is None:
+        passed = after_trials(passed, forked)
     if suspects and passed.claim is Claim.HEALTHY:
         passed = replace(passed, claim=Claim.UNDECIDED, doubts=("suspected",))
     unseen = unseen_by(signs, level)
