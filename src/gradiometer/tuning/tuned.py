@@ -71,7 +71,7 @@ class Tried:
 
     @property
     def sentence(self) -> str:
-        """Where it has ended."""
+        """Its end in a sentence, for progress."""
         loss = f"{WORDS[self.by]} {significant(self.loss)}"
         return (
             f"{self.lane.made.words} at rate {significant(self.lane.rate)}: "
