@@ -9,6 +9,7 @@ requested. The server only reads files of the run, so training is not affected.
 
 import asyncio
 import logging
+import os
 import secrets
 import socket
 import threading
@@ -202,23 +203,22 @@ class Followed:
 
     def _state(self) -> tuple[object, ...]:
         """A value that changes when something is written or the writer ends; no file is read."""
-        folder = self.run
+        run = self.run
         paths = (
-            folder.readings_path(),
-            folder.events_path,
-            folder.path / "curvature",
-            folder.manifest_path,
+            run.readings_path(),
+            run.events_path,
+            run.path / "curvature",
+            run.manifest_path,
+            *sorted(run.path.glob("forks/*/*.json*")),
         )
-        forks = sorted(folder.path.glob("forks/*/*.json*"))
-        return (*map(_stamp, (*paths, *forks)), being_written(folder.events_path))
-
-
-def _stamp(path: Path) -> tuple[int, int] | None:
-    try:
-        stat = path.stat()
-    except OSError:
-        return None
-    return stat.st_size, stat.st_mtime_ns
+        stamps: list[object] = []
+        for path in paths:
+            try:
+                stat = path.stat()
+                stamps.append((stat.st_size, stat.st_mtime_ns))
+            except OSError:
+                stamps.append(None)
+        return (*stamps, being_written(run.events_path))
 
 
 logger = logging.getLogger(__name__)
@@ -257,7 +257,15 @@ class Live:
     def __init__(self, paths: Sequence[Path], port: int = 0) -> None:
         self.followed = [Followed(path) for path in paths]
         self.token = secrets.token_urlsafe(24)
-        self.socket = _listening(port)
+        if not 0 <= port < 65_536:
+            raise BadArgument(f"`--port` must lie between 0 and 65535, got {port}.")
+        try:
+            self.socket = socket.create_server((LOOPBACK, port))
+        except OSError as error:
+            reason = os.strerror(error.errno or 0).lower()
+            raise BadArgument(
+                f"`--port` {port} cannot be used: {reason}. Leave it out to use a free port."
+            ) from error
         self.port: int = self.socket.getsockname()[1]
         self.address = f"http://{LOOPBACK}:{self.port}/{self.token}/"
         self._listeners: list[set[asyncio.Event]] = [set() for _ in self.followed]
@@ -305,9 +313,9 @@ class Live:
         while True:
             await asyncio.sleep(SOONEST)
             for followed, listeners in zip(self.followed, self._listeners, strict=True):
-                changed = bool(listeners) and await asyncio.to_thread(_look_again, followed)
-                for listener in listeners if changed else ():
-                    listener.set()
+                if bool(listeners) and await asyncio.to_thread(_look_again, followed):
+                    for listener in listeners:
+                        listener.set()
 
     async def _first(self, _: Request) -> Response:
         return RedirectResponse(f"/{self.token}/run/0/")
@@ -417,15 +425,13 @@ class AccessGuard:
 
 
 def _look_again(followed: Followed) -> bool:
-    """True if there is a new view. A failure is logged, because the next attempt may succeed, or
-    another run."""
+    """True if there is a new view. A failure, such as too little memory, is logged: the next
+    attempt may succeed, and the other pages get their updates."""
     try:
         return followed.look()
-    except (
-        Exception
-    ) as error:  # such as too little memory; it must not end the updates of all pages
+    except Exception as error:
         logger.warning("%s: %s", followed.name, _sentence(error))
-    return False
+        return False
 
 
 def _sentence(error: Exception) -> str:
@@ -434,20 +440,3 @@ def _sentence(error: Exception) -> str:
 
 def _nothing_here() -> Response:
     return PlainTextResponse("There is no such run.", 404)
-
-
-def _listening(port: int) -> socket.socket:
-    if not 0 <= port < 65_536:
-        raise BadArgument(f"`--port` must lie between 0 and 65535, got {port}.")
-    made = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    try:
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        made.bind((LOOPBACK, port))
-        made.listen()
-    except OSError as error:
-        made.close()
-        reason = (error.strerror or str(error)).lower()
-        raise BadArgument(
-            f"`--port` {port} cannot be used: {reason}. Leave it out to use a free port."
-        ) from error
-    return made

@@ -201,23 +201,18 @@ def curves(
             layers.append(bars(base, y, **series))
         else:
             layers.append(band(base, y, dash, **series))
-            # The points give the legend its shapes.
-            layers.append(points(by_step(_with_points(rows), x), y, **series))
+            # The points give the legend its shapes: some, evenly chosen, and each value without a
+            # neighbour in the line.
+            stride = -(-len(rows) // POINTS.line)
+            known = [False, *(each["value"] is not None for each in rows), False]
+            kept = [
+                each
+                for at, each in enumerate(rows)
+                if at % stride == 0 or known[at : at + 3] == [False, True, False]
+            ]
+            layers.append(points(by_step(kept, x), y, **series))
         layers += [mark.encode(color=series["color"]) for mark in off_the_axis(base, rows, y)]
     return layers
-
-
-def _with_points(rows: Sequence[Row]) -> list[Row]:
-    """The rows of a line that have a point: some of them, evenly chosen, and each value without a
-    neighbour, which no line reaches."""
-    stride = -(-len(rows) // POINTS.line)
-    known = [row["value"] is not None for row in rows]
-    return [
-        row
-        for at, row in enumerate(rows)
-        if at % stride == 0
-        or (known[at] and not any(known[max(at - 1, 0) : at] + known[at + 1 : at + 2]))
-    ]
 
 
 def across(rows: Sequence[Row], place: str, x: Horizontal) -> list[alt.Chart]:

@@ -63,7 +63,35 @@ def exploration_section(run: Run, diagnosis: Diagnosis) -> Section:
     figures = [_heat_figure(curves, unit, run)]
     shares = history.get("temperature_drift_share", ())
     if shares:
-        figures.append(_share_figure(shares, curves))
+        figure = Figure(
+            name="heat-balance",
+            title="Heat balance",
+            chart=curves_chart(
+                {"share that drifts": shares},
+                "share of the heat",
+                "linear",
+                "~%",
+                at=(0.0, "at rest"),
+            ),
+            summary=(
+                "The share of the heat that moves the parameters away from their earlier position "
+                f"{change(shares)}."
+            ),
+            table=numbers_along(
+                {
+                    "share that drifts": shares,
+                    "drift": curves["temperature_drift"],
+                    "T_conf": curves["temperature_configurational"],
+                }
+            ),
+            note=(
+                "The heat either stays in the spread of the parameters, as their temperature "
+                "T_conf, or moves them away. At zero they fluctuate around a fixed position, and T "
+                "is their temperature; below zero they move back. The earlier position is reset at "
+                "steps 1, 2, 4, 8, …; until then the share grows if they keep moving away."
+            ),
+        )
+        figures.append(figure)
     layers, inside = (by_layer(latest, prefix) for prefix in by_name)
     if layers:
         figures.append(_layers_figure(layers, inside, latest["temperature"], unit))
@@ -99,37 +127,6 @@ def _heat_figure(curves: Mapping[str, Curve], unit: str, run: Run) -> Figure:
             }
         ),
         note=note,
-    )
-
-
-def _share_figure(shares: Curve, curves: Mapping[str, Curve]) -> Figure:
-    return Figure(
-        name="heat-balance",
-        title="Heat balance",
-        chart=curves_chart(
-            {"share that drifts": shares},
-            "share of the heat",
-            "linear",
-            "~%",
-            at=(0.0, "at rest"),
-        ),
-        summary=(
-            "The share of the heat that moves the parameters away from their earlier position "
-            f"{change(shares)}."
-        ),
-        table=numbers_along(
-            {
-                "share that drifts": shares,
-                "drift": curves["temperature_drift"],
-                "T_conf": curves["temperature_configurational"],
-            }
-        ),
-        note=(
-            "The heat either stays in the spread of the parameters, as their temperature T_conf, "
-            "or moves them away. At zero they fluctuate around a fixed position, and T is their "
-            "temperature; below zero they move back. The earlier position is reset at steps 1, 2, "
-            "4, 8, …; until then the share grows if they keep moving away."
-        ),
     )
 
 

@@ -54,13 +54,21 @@ def loss_section(run: Run, diagnosis: Diagnosis) -> Section:
 
 def _loss_figure(training: Sequence[Block], test: Curve, diagnosis: Diagnosis, run: Run) -> Figure:
     # with fewer than three blocks there is no line to see, so every loss is drawn
-    batches = _single_batches(run) if len(training) < 3 else []
+    batches = list[tuple[int, float]]()
+    if len(training) < 3:
+        steps, losses = run.losses
+        finite = np.isfinite(losses)
+        batches = list(zip(steps[finite].tolist(), losses[finite].tolist(), strict=True))
     changes, tried = _rate_changes(run), _trials(run, diagnosis)
     spikes = [
         (spike.peak, f"spike from {significant(spike.level)} to {significant(spike.height)}")
         for spike in diagnosis.spikes
     ]
-    events = [*spikes, *changes, *_place(diagnosis)]
+    events = [*spikes, *changes]
+    facts = {} if diagnosis.headline is None else diagnosis.headline.facts
+    happened = (facts.get("numbers") or {}).get("step")
+    if happened is not None:
+        events.append((int(happened), "here it happened"))
     readings, guess = _measured_steps(run), _guess(training, diagnosis)
     notes = [_block_note(training, is_short=bool(batches))]
     if events:
@@ -115,26 +123,12 @@ def _loss_sentences(
     return sentences
 
 
-def _single_batches(run: Run) -> list[tuple[int, float]]:
-    """The finite losses of a short run, one by one."""
-    steps, losses = run.losses
-    finite = np.isfinite(losses)
-    return list(zip(steps[finite].tolist(), losses[finite].tolist(), strict=True))
-
-
 def _guess(training: Sequence[Block], diagnosis: Diagnosis) -> float | None:
     """The level of a guess, if it is known and of the size of the losses that are drawn."""
     level = math.nan if diagnosis.triage is None else diagnosis.triage.level.value
     highest = max((block.mean.value for block in training), default=math.nan)
     # a level further above the losses would flatten their curve
     return level if 0 < level <= 3 * highest else None
-
-
-def _place(diagnosis: Diagnosis) -> list[tuple[int, str]]:
-    """The step at which what the headline says has happened, if it is one step."""
-    facts = {} if diagnosis.headline is None else diagnosis.headline.facts
-    step = (facts.get("numbers") or {}).get("step")
-    return [] if step is None else [(int(step), "here it happened")]
 
 
 def _trials(run: Run, diagnosis: Diagnosis) -> Mapping[str, list[tuple[float, float]]]:
