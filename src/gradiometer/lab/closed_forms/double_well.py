@@ -11,7 +11,6 @@ from torch import Tensor
 
 from gradiometer.errors import BadArgument
 from gradiometer.exploration.temperature.stationary_law import (
-    WIDTHS_OF_A_LAW,
     SGDRule,
     passage_steps,
     small_rate_temperature,
@@ -88,7 +87,8 @@ class DoubleWell:
             temperature,
             start=-w,
             end=w,
-            lowest=-w - WIDTHS_OF_A_LAW * spread,
+            # 12 standard deviations of the stationary law around the start
+            lowest=-w - 12 * spread,
         )
 
     def crossing_steps(

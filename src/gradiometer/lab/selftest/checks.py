@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from gradiometer.estimation.noise import GradientNoise, noise_moments
@@ -108,8 +108,13 @@ class Bench:
         """Readings of independent batches, one per step."""
         generator, objective = torch.Generator().manual_seed(seed), self.known.objective()
         readings = []
+        examples = len(self.known.examples)
         for index in range(steps):
-            batch = self.known.batch(self._indices(generator))
+            if self.draw is Draw.RESHUFFLED:
+                chosen = torch.randperm(examples, generator=generator)[: self.batch_size]
+            else:
+                chosen = torch.randint(examples, (self.batch_size,), generator=generator)
+            batch = self.known.batch(chosen)
             step = TrainingStep(
                 objective,
                 batch,
@@ -157,12 +162,6 @@ class Bench:
                 yield self._check(
                     f"{symbol} of layer {layer}", readings[:, -1].mean(), truth, readings[:, -1]
                 )
-
-    def _indices(self, generator: torch.Generator) -> Int[Tensor, " chosen"]:
-        examples = len(self.known.examples)
-        if self.draw is Draw.RESHUFFLED:
-            return torch.randperm(examples, generator=generator)[: self.batch_size]
-        return torch.randint(examples, (self.batch_size,), generator=generator)
 
     def _check(
         self, quantity: str, value: float, truth: float, readings: Float[np.ndarray, " steps"]
