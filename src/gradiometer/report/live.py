@@ -49,11 +49,6 @@ from gradiometer.verdict.diagnosis import diagnose
 # Time for a whole request, from the opening of the connection or from its first byte.
 SECONDS = 10.0
 
-# Connections whose request is not complete. One more closes the oldest: with 300 that a program
-# left half-sent, nobody else was served for `SECONDS`. A browser opens six, and sends its requests
-# at once.
-MOST_WAITING = 64
-
 
 class TimedProtocol(H11Protocol):
     """uvicorn's protocol, with a limit of time for half-sent requests. More bytes do
@@ -83,7 +78,9 @@ class TimedProtocol(H11Protocol):
             self._late = self.loop.call_later(SECONDS, self._close)
             connections: set[Any] = self.connections  # of this class, all of the server
             waiting = [(each._late.when(), each) for each in connections if each._late is not None]
-            if len(waiting) > MOST_WAITING:
+            # With 300 requests that a program left half-sent, nobody else was served for `SECONDS`.
+            # A browser opens six connections, and sends its requests at once.
+            if len(waiting) > 64:
                 min(waiting, key=itemgetter(0))[1]._close()
 
     def _stop(self) -> None:
@@ -225,11 +222,8 @@ logger = logging.getLogger(__name__)
 
 LOOPBACK = "127.0.0.1"
 
-# Seconds without an update after which a message is sent, to detect lost connections.
-HEARTBEAT = 15.0
-
-# Pages that are open at the same time, and connections.
-MOST_LISTENERS, MOST_CONNECTIONS = 100, 300
+# Pages that are open at the same time.
+MOST_LISTENERS = 100
 
 # Headers of every response. They keep other sites from framing or reading the page, and from
 # learning the token in its address.
@@ -276,7 +270,7 @@ class Live:
                 access_log=False,
                 ws="none",
                 http=TimedProtocol,
-                limit_concurrency=MOST_CONNECTIONS,
+                limit_concurrency=300,
                 timeout_graceful_shutdown=1,
                 lifespan="on",
             )
@@ -364,7 +358,8 @@ class Live:
         try:
             while not self._server.should_exit:
                 try:
-                    await asyncio.wait_for(listener.wait(), HEARTBEAT)
+                    # A message at least every 15 seconds detects lost connections.
+                    await asyncio.wait_for(listener.wait(), 15.0)
                 except TimeoutError:
                     yield ": no change\n\n"
                     continue

@@ -11,8 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 from gradiometer.errors import BadArgument, GradiometerError
-from gradiometer.measurement.estimate import Estimate
-from gradiometer.measurement.finding import State
+from gradiometer.measurement import Estimate, State
 from gradiometer.report.charts.blocks import blocks
 from gradiometer.report.charts.interval_strip import Sparkline, interval, number, sparkline
 from gradiometer.report.charts.theme import LISTS

@@ -77,18 +77,17 @@ def along_steps(*layers: Layer) -> alt.LayerChart:
 def layered(*layers: Layer) -> alt.LayerChart:
     """Layers on the same axes. They are flattened because altair copies nested layers
     many times."""
-    flat = [part for layer in layers for part in _parts(layer)]
+    flat: list[Layer] = []
+    for layer in layers:
+        if isinstance(layer, alt.LayerChart) and layer.params is alt.Undefined:
+            for part in layer.layer:
+                own = cast("alt.Chart", part.copy(deep=False))
+                # the data that altair moved to their parent
+                own.data = layer.data if own.data is alt.Undefined else own.data
+                flat.append(own)
+        else:
+            flat.append(layer)
     return cast("alt.LayerChart", alt.layer(*flat))  # only a facet would make it a FacetChart
-
-
-def _parts(layer: Layer) -> Sequence[Layer]:
-    """The layers of a layer, each with the data that altair moved to their parent."""
-    if not isinstance(layer, alt.LayerChart) or layer.params is not alt.Undefined:
-        return [layer]
-    parts = [cast("alt.Chart", part.copy(deep=False)) for part in layer.layer]
-    for part in parts:
-        part.data = layer.data if part.data is alt.Undefined else part.data
-    return parts
 
 
 def log_y(axis: LogAxis, title: str, format: str = NUMBER) -> Vertical:

@@ -179,8 +179,14 @@ def _by_seed(
     """The number of each training. One that was repeated with the same seed counts once."""
     found: dict[object, float] = {}
     for each in group:
-        number = _number(quantity, each, step, level)
-        if number is not None:
+        estimate = _estimate(quantity, each, step, level)
+        if estimate is None or not math.isfinite(estimate.value):
+            continue
+        number = estimate.value
+        if quantity == "noise_scale":
+            # The logarithm, whose differences are averaged.
+            number = math.log(number) if number > 0 else math.nan
+        if not math.isnan(number):
             found.setdefault(_key(each), number)
     return found
 
@@ -266,17 +272,6 @@ def _estimate(quantity: str, each: Compared, step: int, level: float) -> Estimat
         estimate.value + scale * (end - estimate.value) for end in (estimate.low, estimate.high)
     )
     return replace(estimate, low=low, high=high, level=level)
-
-
-def _number(quantity: str, each: Compared, step: int, level: float) -> float | None:
-    """The number whose differences are averaged: the estimate, or the logarithm of a
-    noise scale."""
-    estimate = _estimate(quantity, each, step, level)
-    if estimate is None or not math.isfinite(estimate.value):
-        return None
-    if quantity == "noise_scale":
-        return math.log(estimate.value) if estimate.value > 0 else None
-    return estimate.value
 
 
 def _from_logarithm(estimate: Estimate) -> Estimate:

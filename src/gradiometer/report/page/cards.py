@@ -9,8 +9,7 @@ import numpy as np
 
 from gradiometer.convergence.certificate.certificate import Certificate
 from gradiometer.gauges import GAUGES
-from gradiometer.measurement.estimate import Estimates
-from gradiometer.measurement.finding import Finding
+from gradiometer.measurement import Estimates, Finding
 from gradiometer.report.charts.interval_strip import (
     Sparkline,
     Strip,
@@ -30,12 +29,10 @@ from gradiometer.report.sections.questions import (
     title_of,
 )
 from gradiometer.report.sections.section import Figure, Section
+from gradiometer.run import Configuration, Run
 from gradiometer.run.cadence.overhead import of_the_budget, time_used
-from gradiometer.run.configuration import Configuration
-from gradiometer.run.reader import Run
+from gradiometer.verdict import Diagnosis, say
 from gradiometer.verdict.claims import GAUGE as TRIAGE
-from gradiometer.verdict.diagnosis import Diagnosis
-from gradiometer.verdict.words.say import say
 from gradiometer.verdict.words.sentences import Sentences
 
 # Mathematical symbols of quantities, for the ticks of a strip.
@@ -279,13 +276,6 @@ def _row(card: Card, section: Section | None, diagnosis: Diagnosis) -> Card:
     )
 
 
-# With fewer readings, an interval is wide mostly for want of readings.
-FEWEST = 40
-
-# Share of the training time by which the instrument may exceed its budget before the check fails.
-SLACK = 0.005
-
-
 @dataclass(frozen=True)
 class Check:
     """One check.
@@ -323,14 +313,16 @@ def checks(run: Run, diagnosis: Diagnosis) -> Iterator[Check]:
     samples = [estimate.samples for estimate in estimates if 0 < estimate.level < 1]
     if samples:
         fewest = min(samples)
-        yield Check(fewest >= FEWEST, f"Fewest readings behind an interval: {fewest:,}.")
+        # With fewer than 40, an interval is wide mostly for want of readings.
+        yield Check(fewest >= 40, f"Fewest readings behind an interval: {fewest:,}.")
     unknown = sum(not estimate.tells for estimate in estimates)
     yield Check(True, f"Estimates whose interval is still open: {unknown} of {len(estimates)}.")
     used, allowed = run.overhead.get("used"), run.overhead.get("budget")
     is_budgeted = run.configuration.every is None and run.overhead.get("mode") != "off"
     if used is not None and allowed is not None and is_budgeted:
         yield Check(
-            of_the_budget(run.overhead) <= allowed + SLACK,
+            # half a percent of the training time more does not fail the check
+            of_the_budget(run.overhead) <= allowed + 0.005,
             f"The instrument used {time_used(run.overhead)}.",
         )
 

@@ -9,9 +9,8 @@ import msgspec
 
 from gradiometer.arguments import type_name
 from gradiometer.errors import BadArgument
+from gradiometer.measurement import Draw, Finding, State
 from gradiometer.measurement.artifact import Artifact
-from gradiometer.measurement.finding import Finding, State
-from gradiometer.measurement.reading import Draw
 from gradiometer.report.charts.charts import save_png
 from gradiometer.report.charts.theme import LISTS
 from gradiometer.report.page.cards import (

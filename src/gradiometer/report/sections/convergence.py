@@ -19,8 +19,7 @@ from gradiometer.convergence.trajectory.path_facts import Trail
 from gradiometer.convergence.trajectory.trajectory import Trajectory, lengths_of
 from gradiometer.errors import BadArgument
 from gradiometer.gauges import labels_of
-from gradiometer.measurement.estimate import Estimate, significant
-from gradiometer.measurement.finding import Finding, Issue, State
+from gradiometer.measurement import Estimate, Finding, Issue, State, significant
 from gradiometer.report.charts.charts import (
     learning_rate_chart,
     move_lengths_chart,
@@ -36,13 +35,11 @@ from gradiometer.report.sections.section import (
     evenly,
     level_of,
 )
+from gradiometer.run import Configuration, Run
 from gradiometer.run.artifacts import load_artifacts
-from gradiometer.run.configuration import Configuration
 from gradiometer.run.planned import planned
-from gradiometer.run.reader import Run
-from gradiometer.verdict.diagnosis import Diagnosis
+from gradiometer.verdict import Diagnosis, say
 from gradiometer.verdict.words.convergence import course_of_rate
-from gradiometer.verdict.words.say import say
 
 # A last rate below this share of the largest counts as zero, because the floor of the loss is
 # proportional to η.
@@ -155,7 +152,7 @@ def _rates(run: Run) -> RateCurve | None:
 
 
 # a formula may take a second
-verdict_of = lru_cache(maxsize=64)(theorem)
+verdict_of = lru_cache(theorem)
 
 
 TITLE = "Learning rate and convergence"

@@ -6,9 +6,7 @@ from dataclasses import replace
 
 from gradiometer.exploration.temperature.thermometer import Temperature
 from gradiometer.gauges import labels_of
-from gradiometer.measurement.estimate import Estimate, significant
-from gradiometer.measurement.finding import Issue
-from gradiometer.measurement.reading import Draw
+from gradiometer.measurement import Draw, Estimate, Issue, significant
 from gradiometer.measurement.uncertainty.arithmetic import transform
 from gradiometer.report.charts.axes import Curve
 from gradiometer.report.charts.charts import curves_chart, layers_chart

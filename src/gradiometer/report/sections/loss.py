@@ -7,7 +7,6 @@ from itertools import pairwise
 import numpy as np
 
 from gradiometer.drift.spikes.cause import clearest
-from gradiometer.drift.spikes.detection import Spike
 from gradiometer.loop.recorded.record import forks_of
 from gradiometer.measurement.estimate import Estimate, counted, significant
 from gradiometer.measurement.finding import State
@@ -227,12 +226,9 @@ def spikes_section(run: Run, diagnosis: Diagnosis) -> Section:
         "A spike is a rise of the loss that noise alone does not explain, and that comes down "
         "again."
     )
-    figures = (_figure(run, clearest(spikes)),) if spikes else ()
-    table = _table(spikes) if spikes else None
-    return Section(NAME, "Spikes", lead, figures, table, heading="All spikes")
-
-
-def _figure(run: Run, spike: Spike) -> Figure:
+    if not spikes:
+        return Section(NAME, "Spikes", lead, (), heading="All spikes")
+    spike = clearest(spikes)
     steps, losses = run.losses
     # three lengths of the spike on each side of it, and at least twenty losses
     margin = max(3 * spike.length, 20)
@@ -242,7 +238,7 @@ def _figure(run: Run, spike: Spike) -> Figure:
     drawn = list(zip(steps[kept].tolist(), losses[kept].tolist(), strict=True))
     thinned = f" {len(kept):,} of {count:,} losses are drawn." if len(kept) < count else ""
     end = f"back after {counted(spike.length, 'step')}" if spike.ended else "not back yet"
-    return Figure(
+    figure = Figure(
         name="spike",
         title=f"The loss around step {spike.first:,}",
         chart=spike_chart(drawn, spike.first, spike.last),
@@ -259,19 +255,18 @@ def _figure(run: Run, spike: Spike) -> Figure:
             f"there.{thinned}"
         ),
     )
-
-
-def _table(spikes: Sequence[Spike]) -> Numbers:
     rows = tuple(
         (
-            f"{spike.first:,} to {spike.last:,}",
-            significant(spike.level),
-            significant(spike.height),
-            f"{spike.peak:,}",
-            f"{significant(spike.score, 2)} ({significant(spike.limit, 2)})",
-            "yes" if spike.ended else "not yet",
+            f"{each.first:,} to {each.last:,}",
+            significant(each.level),
+            significant(each.height),
+            f"{each.peak:,}",
+            f"{significant(each.score, 2)} ({significant(each.limit, 2)})",
+            "yes" if each.ended else "not yet",
         )
-        for spike in spikes
+        for each in spikes
     )
     rise = "rise in spreads (limit of noise)"
-    return Numbers(("steps", "level before", "highest", "at step", rise, "came back"), rows)
+    columns = ("steps", "level before", "highest", "at step", rise, "came back")
+    table = Numbers(columns, rows)
+    return Section(NAME, "Spikes", lead, (figure,), table, heading="All spikes")
