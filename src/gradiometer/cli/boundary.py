@@ -73,7 +73,6 @@ _OF_A_PATH = {
     errno.ELOOP: "check the links in the path",
 }
 
-_SOON_SECONDS = 0.01
 _MORE_MEMORY = (
     "there is not enough memory: use a smaller batch, fewer examples, or close other programs."
 )
@@ -188,7 +187,7 @@ def ended_by_sigterm() -> Iterator[None]:
             signal.raise_signal(signal.SIGTERM)
 
     def send() -> None:
-        if not over.wait(_SOON_SECONDS):
+        if not over.wait(0.01):
             signal.pthread_kill(main, signal.SIGTERM)
 
     before = signal.signal(signal.SIGTERM, stop)
