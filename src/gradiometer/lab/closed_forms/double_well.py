@@ -18,8 +18,7 @@ from gradiometer.exploration.temperature.stationary_law import (
 from gradiometer.lab.closed_forms.quadratic import Place, output_losses
 from gradiometer.measurement.estimate import LEVEL, Estimate
 from gradiometer.measurement.uncertainty.means import mean
-from gradiometer.problems.examples import Examples
-from gradiometer.problems.problem import Problem
+from gradiometer.problems import Examples, Problem
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,7 @@ from gradiometer.measurement import Objective, TrainingStep
 from gradiometer.measurement.batch import Batch, batch_size, chunks
 from gradiometer.measurement.parts import SpreadBuilder
 from gradiometer.measurement.reading import Draw, Reading, Sampling, Series, Spread
-from gradiometer.measurement.uncertainty.means import ratio_of_means
-from gradiometer.measurement.uncertainty.proportions import proportion
+from gradiometer.measurement.uncertainty import proportion, ratio_of_means
 
 
 @dataclass(frozen=True)
