@@ -73,7 +73,6 @@ _OF_A_PATH = {
     errno.ELOOP: "check the links in the path",
 }
 
-_SOON_SECONDS = 0.01
 _MORE_MEMORY = (
     "there is not enough memory: use a smaller batch, fewer examples, or close other programs."
 )
@@ -188,7 +187,7 @@ def ended_by_sigterm() -> Iterator[None]:
             signal.raise_signal(signal.SIGTERM)
 
     def send() -> None:
-        if not over.wait(_SOON_SECONDS):
+        if not over.wait(0.01):
             signal.pthread_kill(main, signal.SIGTERM)
 
     before = signal.signal(signal.SIGTERM, stop)
@@ -247,20 +246,15 @@ def _refusal(error: OSError, arguments: Sequence[str]) -> str | None:
     )
     if number in _REMEDIES:
         return f"{place} could not be read or written ({reason}): {_REMEDIES[number]}."
-    if number in _OF_A_PATH and _chosen(error.filename, arguments):
-        return f"{place} could not be read or written ({reason}): {_OF_A_PATH[number]}."
+    if number in _OF_A_PATH and isinstance(error.filename, str | bytes):
+        # Was the path given on the command line, or does it lie in a folder that was, or in the
+        # folder of the runs, or on the way to one?
+        path = Path(os.fsdecode(error.filename)).absolute()
+        given = [argument.partition("=")[2] or argument for argument in arguments if argument]
+        folders = [Path(each).absolute() for each in (*given, "runs")]
+        if any(path.is_relative_to(each) or each.is_relative_to(path) for each in folders):
+            return f"{place} could not be read or written ({reason}): {_OF_A_PATH[number]}."
     return None
-
-
-def _chosen(name: object, arguments: Sequence[str]) -> bool:
-    """True if a path was given on the command line, or lies in a folder that was, or in the folder
-    of the runs."""
-    if not isinstance(name, str | bytes):
-        return False
-    path = Path(os.fsdecode(name)).absolute()
-    given = [argument.partition("=")[2] or argument for argument in arguments if argument]
-    folders = [Path(each).absolute() for each in (*given, "runs")]
-    return any(path.is_relative_to(folder) or folder.is_relative_to(path) for folder in folders)
 
 
 def _is_descriptors(error: BaseException) -> bool:

@@ -4,7 +4,7 @@ seconds."""
 import textwrap
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -42,14 +42,13 @@ if TYPE_CHECKING:
     from gradiometer.run.recorder import Recorder
     from gradiometer.train.training import Training
 
-REFRESH_SECONDS = 1.0
 SMOOTHING = 0.98
 
 # Number of the last losses in which spikes are searched.
 LOSSES = 4096
 
-# Maximum width of the panel, and width of the names of the questions, in characters.
-WIDEST, NAMES = 100, 14
+# Width of the names of the questions, in characters.
+NAMES = 14
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 
@@ -74,7 +73,7 @@ class Panel:
         self.shown_at = 0.0
         self.began_at = 0.0
         self.began_step = 0
-        self.interval = REFRESH_SECONDS if console.is_terminal else LINE_SECONDS
+        self.interval = 1.0 if console.is_terminal else LINE_SECONDS
 
     def wait(self, words: str) -> None:
         """Show that work continues in which no step is made, until the panel starts or is stopped."""
@@ -141,7 +140,7 @@ class Panel:
             f"step {training.step:,} of {training.steps:,} · {self._time_left(training)} left",
         )
         estimated = list(_estimates(training, recorder))
-        width = min(WIDEST, self.console.width)
+        width = min(100, self.console.width)
         overhead = recorder.overhead
         # Fixed costs, such as the check of the edge before the first step, are many times the
         # training of the first second.
@@ -191,7 +190,16 @@ class Panel:
             body = two_lines(f"{finding.state}: {say(finding).seen}", room)
             table.add_row(Text(finding.state.symbol, style), Text(short, style), Text(body))
 
-        answers = list(_answers(training, estimated))
+        configuration, measured = training.configuration, {gauge.name for gauge, _ in estimated}
+        settings = hyperparameters_of(configuration, training.step)
+        facts = RunFacts(settings, configuration.schedule, frozenset(measured))
+        answers = []
+        for gauge, estimates in sorted(
+            estimated, key=lambda pair: is_outranked(pair[0].name, measured)
+        ):
+            judged = judge(gauge, estimates, facts)
+            if judged is not None:
+                answers.append(Answer(judged, estimates, gauge))
         for question in QUESTIONS:
             found = question.answers(answers)
             if found:
@@ -247,20 +255,6 @@ def _estimates(training: "Training", recorder: "Recorder") -> "Iterator[tuple[Ga
                 gauge,
                 estimates_of(gauge, series.at_newest(by_layer=False), training.configuration.level),
             )
-
-
-def _answers(
-    training: "Training", estimated: "Sequence[tuple[Gauge, Estimates]]"
-) -> Iterator[Answer]:
-    configuration, measured = training.configuration, {gauge.name for gauge, _ in estimated}
-    settings = hyperparameters_of(configuration, training.step)
-    facts = RunFacts(settings, configuration.schedule, frozenset(measured))
-    for gauge, estimates in sorted(
-        estimated, key=lambda pair: is_outranked(pair[0].name, measured)
-    ):
-        finding = judge(gauge, estimates, facts)
-        if finding is not None:
-            yield Answer(finding, estimates, gauge)
 
 
 def spark(values: Iterable[float], width: int) -> str:

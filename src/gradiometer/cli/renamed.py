@@ -133,7 +133,25 @@ def answer(arguments: Sequence[str]) -> str | None:
         return None
     if arguments[0] == "split":
         return SPLIT
-    written, gone = _today(arguments)
+    command, *rest = arguments
+    options = OPTIONS.get(command, {})
+    before, after, gone = list[str](), list[str](), list[str]()
+    while rest:
+        given = rest.pop(0)
+        name, equals, value = given.partition("=") if given.startswith("--") else (given, "", "")
+        option = options.get(name)
+        if name == "--trust":
+            before.append(name)
+        elif option is None:
+            after.append(given)
+        else:
+            if option.has_value and not equals:
+                value = rest.pop(0) if rest else ""
+            if option.now is None:
+                gone.append(name)
+            else:
+                after += option.now(value)
+    written = [*before, *COMMANDS.get(command, (command,)), *after]
     if written == list(arguments) and not gone:
         return None
     without = (
@@ -142,26 +160,3 @@ def answer(arguments: Sequence[str]) -> str | None:
         else ""
     )
     return f"Since version 0.3 this is `gradiometer {shlex.join(written)}`{without}."
-
-
-def _today(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The command line of today, and the options that are gone."""
-    command, *rest = arguments
-    options = OPTIONS.get(command, {})
-    before, written, gone = list[str](), list[str](), list[str]()
-    while rest:
-        given = rest.pop(0)
-        name, equals, value = given.partition("=") if given.startswith("--") else (given, "", "")
-        option = options.get(name)
-        if name == "--trust":
-            before.append(name)
-        elif option is None:
-            written.append(given)
-        else:
-            if option.has_value and not equals:
-                value = rest.pop(0) if rest else ""
-            if option.now is None:
-                gone.append(name)
-            else:
-                written += option.now(value)
-    return [*before, *COMMANDS.get(command, (command,)), *written], gone

@@ -200,7 +200,16 @@ def configuration_to_tune(file: Path | None, flags: dict[str, Any]) -> Configura
 def several_in(file: Path | None, flags: dict[str, Any]) -> dict[str, Any]:
     """The values of the flags that take several; None for a flag that is not given. Optimizers race
     by default."""
-    found = {name: _several(name, flags) for name in SEVERAL}
+    found = {name: flags.get(name) for name in SEVERAL}
+    for name, kind in (("momentum", float), ("weight_decay", float), ("batch_size", int)):
+        given = found[name]
+        try:
+            found[name] = None if given is None else [kind(part) for part in given.split(",")]
+        except ValueError:
+            words = "a whole number" if kind is int else "a number"
+            raise BadArgument(
+                f"`{name}` must be {words}, or several with commas between them, got {given!r}."
+            ) from None
     if not given_by(file, flags).keys() & {"optimizer", "momentum", "nesterov"}:
         sizes = found["batch_size"]
         found["optimizer"] = "sgd" if sizes is not None and len(sizes) > 1 else RACE
@@ -213,20 +222,6 @@ def counts(several: dict[str, Any]) -> dict[str, int]:
         name: len(given.split(",") if isinstance(given, str) else given or ())
         for name, given in several.items()
     }
-
-
-def _several(name: str, flags: dict[str, Any]) -> Any:
-    """The values of a flag with commas in it: texts, or numbers; None if it is not given."""
-    given = flags.get(name)
-    if given is None or name == "optimizer":
-        return given
-    try:
-        return [(int if name == "batch_size" else float)(part) for part in given.split(",")]
-    except ValueError:
-        kind = "a whole number" if name == "batch_size" else "a number"
-        raise BadArgument(
-            f"`{name}` must be {kind}, or several with commas between them, got {given!r}."
-        ) from None
 
 
 def one_of(several: dict[str, Any]) -> dict[str, Any]:

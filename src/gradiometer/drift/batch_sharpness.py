@@ -136,9 +136,21 @@ class BatchSharpness(Gauge):
         kind = MomentumRule(estimates["momentum"].value, self.nesterov)
         lowest = kind.limit_of_small_batches / kind.limit
         # A rate that falls to zero, or warms up, is far below its edge on purpose.
-        claim, state, cure = _against(
-            share, lowest, steady="steadiness" in estimates and estimates["steadiness"].value >= 0.8
-        )
+        steady = "steadiness" in estimates and estimates["steadiness"].value >= 0.8
+        cure: tuple[str, ...] = ()
+        # A quarter of the lowest edge: tuned rates of small networks were at 0.5 to 2 of it.
+        # Training can stay anywhere between the lowest edge and the edge itself.
+        if steady and share.high < lowest / 4:
+            claim, state = "batch_sharpness_far_below_edge", State.LOOK
+            cure = ("rate 2x", "rate 4x")
+        elif share.high < BELOW * lowest:
+            claim, state = "batch_sharpness_below_edge", State.OK
+        elif share.low > BEYOND:
+            claim, state, cure = "batch_sharpness_beyond_edge", State.ACT, (HALF_THE_RATE,)
+        elif share.low >= BELOW * lowest and share.high <= BEYOND:
+            claim, state = "batch_sharpness_at_edge", State.LOOK
+        else:
+            claim, state = "batch_sharpness_unclear", State.CANNOT_TELL
         facts = {
             "share": share.value,
             "share_is_known": share.tells,
@@ -167,24 +179,3 @@ class BatchSharpness(Gauge):
 def _edge(share: float) -> float:
     """The edge from one over it, which is zero for η = 0."""
     return 1 / share if share > 0 else math.inf
-
-
-def _against(share: Estimate, lowest: float, *, steady: bool) -> tuple[str, State, tuple[str, ...]]:
-    """Claim, state and cure for a share of the edge; training can stay anywhere between `lowest`
-    and 1.
-
-    Args:
-        share: η times the batch sharpness, as a share of the edge.
-        lowest: The edge of small batches, as a share of the edge.
-        steady: True if the rate neither warms up nor falls.
-    """
-    # A quarter of the lowest edge: tuned rates of small networks were at 0.5 to 2 of it.
-    if steady and share.high < lowest / 4:
-        return "batch_sharpness_far_below_edge", State.LOOK, ("rate 2x", "rate 4x")
-    if share.high < BELOW * lowest:
-        return "batch_sharpness_below_edge", State.OK, ()
-    if share.low > BEYOND:
-        return "batch_sharpness_beyond_edge", State.ACT, (HALF_THE_RATE,)
-    if share.low >= BELOW * lowest and share.high <= BEYOND:
-        return "batch_sharpness_at_edge", State.LOOK, ()
-    return "batch_sharpness_unclear", State.CANNOT_TELL, ()

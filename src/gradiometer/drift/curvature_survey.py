@@ -167,7 +167,14 @@ class SpectralDensity:
         )
         low, high = bounds.mean(axis=0)
         probes = len(bounds)
-        ends = [self._ends(column) for column in bounds.T]
+        ends = []
+        for shares in bounds.T:
+            if self.dimension:
+                freedom = probes * (self.dimension + 2) / 2
+                ends.append(wilson(float(shares.mean()), freedom, self.level))
+            else:
+                plain = mean(shares, level=self.level, batches=probes)
+                ends.append((min(max(plain.low, 0.0), 1.0), min(max(plain.high, 0.0), 1.0)))
         least = 0.0
         # One node below proves one direction below, however small its weight.
         if self.dimension and (self.nodes < curvature - ROUNDING * np.abs(self.nodes).max()).any():
@@ -183,14 +190,6 @@ class SpectralDensity:
             method=f"{words} of {probes} probes",
             samples=probes,
         )
-
-    def _ends(self, shares: Float[np.ndarray, " probes"]) -> tuple[float, float]:
-        """The interval of the mean share over probes on the sphere."""
-        share, probes = float(shares.mean()), len(shares)
-        if not self.dimension:
-            plain = mean(shares, level=self.level, batches=probes)
-            return min(max(plain.low, 0.0), 1.0), min(max(plain.high, 0.0), 1.0)
-        return wilson(share, probes * (self.dimension + 2) / 2, self.level)
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 
 from gradiometer.errors import BadArgument
 from gradiometer.jobs.pool import Here, Pool
@@ -48,13 +47,8 @@ def pool_of(pool: str | Pool, name: str = "pool") -> Pool:
     return Ray(pool if address and address.startswith("//") else address)
 
 
-@contextmanager
-def opened(pool: str | Pool) -> Iterator[Pool]:
+def opened(pool: str | Pool) -> AbstractContextManager[Pool]:
     """The pool of a text, closed at the end. A pool that was given as one stays open."""
     made = pool_of(pool)
     made.check()
-    try:
-        yield made
-    finally:
-        if made is not pool:
-            made.close()
+    return nullcontext(made) if made is pool else made

@@ -181,13 +181,25 @@ def perform_task(settings: tuple[Any, ...], shared: Shared | None, parcel: bytes
     # The first setting is `IN_POOL`: a pool in a job starts no processes.
     _apply(("1", *settings[1:]))
     try:
-        outcome = perform(unpack(parcel), None if shared is None else _read(*shared))
+        common = None
+        if shared is not None:
+            name, read = shared
+            if name not in _last_shared:
+                _last_shared.clear()
+                _last_shared[name] = read()
+            common = _last_shared[name]
+        outcome = perform(unpack(parcel), common)
     except Exception as error:  # such as a module that is not in the search path
         outcome = failure("", error)
     finally:
         _apply(before)
     sys.stdout.flush()
-    if not _arrives(outcome.exception):
+    try:
+        # Many exceptions with arguments of their own are another one after sending.
+        arrives = str(unpack(pack(outcome.exception))) == str(outcome.exception)
+    except Exception:
+        arrives = False
+    if not arrives:
         outcome = replace(outcome, exception=None)
     try:
         return pack(outcome)
@@ -197,22 +209,6 @@ def perform_task(settings: tuple[Any, ...], shared: Shared | None, parcel: bytes
             f"sent back: {summary(error)}; return numbers, arrays, tensors, or containers of them."
         )
         return pack(replace(outcome, result=None, error=str(refused), exception=refused))
-
-
-def _read(name: str, read: Callable[[], Any]) -> Any:
-    if name not in _last_shared:
-        _last_shared.clear()
-        _last_shared[name] = read()
-    return _last_shared[name]
-
-
-def _arrives(exception: Exception | None) -> bool:
-    """True if an exception is the same after sending it: many with arguments of their
-    own are not."""
-    try:
-        return str(unpack(pack(exception))) == str(exception)
-    except Exception:
-        return False
 
 
 def pack(value: Any) -> bytes:

@@ -57,11 +57,6 @@ HELD_OUT_LOSSES = (
 )
 EPOCHS = ("epoch", "train/epoch", "epochs")
 
-# Larger numbers are left out of every mean: their squares are beyond a float.
-LARGEST = 1e150
-
-# Objects nested more deeply are not opened.
-DEEPEST = 10
 
 # Steps are whole numbers below this one, up to which floats hold every whole number.
 LARGEST_STEP = 2**53
@@ -94,7 +89,7 @@ class Column:
     @property
     def finite(self) -> "Column":
         """Without NaN, inf, and numbers whose squares are beyond a float."""
-        kept = np.abs(self.values) < LARGEST
+        kept = np.abs(self.values) < 1e150
         return Column(self.name, self.steps[kept], self.values[kept])
 
 
@@ -237,7 +232,8 @@ def _flat(row: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, ob
     """The values of a row and of the objects in it, with `/` between the names."""
     for name, value in row.items():
         whole = f"{prefix}{str(name).strip()}"
-        if isinstance(value, Mapping) and prefix.count("/") < DEEPEST:
+        # objects that are nested more deeply are not opened
+        if isinstance(value, Mapping) and prefix.count("/") < 10:
             yield from _flat(value, f"{whole}/")
         else:
             yield whole, value

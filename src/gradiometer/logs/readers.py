@@ -7,6 +7,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from importlib import import_module
 from importlib.util import find_spec
@@ -47,15 +48,14 @@ def read_metrics(folder: Path, loss: str | None) -> Log:
 
 def _files(folder: Path) -> list[Path]:
     """The files whose first line has the form of a metric."""
-    return [file for file in sorted(folder.rglob("*")) if file.is_file() and _is_metric(file)]
-
-
-def _is_metric(file: Path) -> bool:
-    try:
-        with open_to_read(file) as lines:
-            return bool(_LINE.match(lines.readline(200).decode().rstrip("\r\n")))
-    except (OSError, UnicodeDecodeError):
-        return False
+    found = []
+    for file in sorted(folder.rglob("*")):
+        with suppress(OSError, UnicodeDecodeError):
+            if file.is_file():
+                with open_to_read(file) as lines:
+                    first = lines.readline(200).decode().rstrip("\r\n")
+                found += [file] * bool(_LINE.match(first))
+    return found
 
 
 Row = dict[str, Any]
@@ -70,10 +70,7 @@ def read_json(path: Path, text: str, loss: str | None, supported: str) -> Log | 
         loss: Name of the training loss, if it is an unusual one.
         supported: The formats to pass instead, for the error.
     """
-    try:
-        whole: Any = json.loads(text)
-    except (json.JSONDecodeError, RecursionError, ValueError):
-        whole = None
+    whole = _parsed(text)
     if isinstance(whole, dict) and isinstance(whole.get("log_history"), list):
         history = [row for row in whole["log_history"] if isinstance(row, dict)]
         # The last row may be a summary, under the name of a loss.
@@ -92,18 +89,28 @@ def read_json(path: Path, text: str, loss: str | None, supported: str) -> Log | 
         # TensorBoard's download of one scalar: wall time, step, value
         scalars = [{"step": step, named_after(path): value} for _, step, value in whole]
         return Log.of(path, "TensorBoard's export", scalars, loss)
-    if isinstance(whole, list):
-        rows, torn = [row for row in whole if isinstance(row, dict)], 0
-    elif isinstance(whole, dict) and "\n" in text.strip():
+    if isinstance(whole, dict) and "\n" in text.strip():
         raise BadArgument(
             f"`{path}` is one JSON object without a `log_history` or lists of numbers: pass "
             f"{supported}."
         )
+    if isinstance(whole, list):
+        rows, torn = [row for row in whole if isinstance(row, dict)], 0
     else:
-        rows, torn = _lines(text)
+        lines = [_parsed(line) for line in text.splitlines() if line.strip()]
+        rows = [row for row in lines if isinstance(row, dict)]
+        torn = len(lines) - len(rows)
     if not rows or torn > len(rows):
         return None
     return Log.of(path, "JSON lines", rows, loss, (len(rows), len(rows) + torn))
+
+
+def _parsed(text: str) -> Any:
+    """The value of a JSON text; None if it is not JSON."""
+    try:
+        return json.loads(text)
+    except (RecursionError, ValueError):
+        return None
 
 
 def named_after(path: Path) -> str:
@@ -132,21 +139,6 @@ def _history(whole: Row) -> list[Row]:
         dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)
     ]
     return [{"epoch": epoch, **row} for epoch, row in zip(epochs, rows, strict=True)]
-
-
-def _lines(text: str) -> tuple[list[Row], int]:
-    """The objects in JSON lines, and the number of lines that are not objects."""
-    rows, torn = list[Row](), 0
-    for line in filter(str.strip, text.splitlines()):
-        try:
-            row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError, ValueError):
-            row = None
-        if isinstance(row, dict):
-            rows.append(row)
-        else:
-            torn += 1
-    return rows, torn
 
 
 SUPPORTED = (
@@ -234,7 +226,15 @@ def read_log(path: Path, loss: str | None = None) -> Log:
 
 def _in_folder(folder: Path) -> Path:
     """The newest log below a folder, by kind: the tools' own files first, printed lines last."""
-    files = list(islice(_files_below(folder), MOST_FILES + 1))
+    # Parts that may not be read are left out. Unlike that of `Path`, this `isfile` is False for a
+    # file that is gone.
+    below = (
+        Path(parent, name)
+        for parent, _, names in os.walk(folder)
+        for name in names
+        if os.path.isfile(os.path.join(parent, name))  # noqa: PTH113, PTH118
+    )
+    files = list(islice(below, MOST_FILES + 1))
     if len(files) > MOST_FILES:
         raise BadArgument(
             f"`{folder}` has more than {MOST_FILES:,} files: give the folder of the training, or "
@@ -244,28 +244,14 @@ def _in_folder(folder: Path) -> Path:
         logs = [file for file in files if fnmatchcase(file.name, pattern)]
         if pattern == METRICS:
             logs = [file for file in files if metrics_folder(file) is not None]
-        found = [(_modified(file), file.name, file) for file in logs if not _is_run(file.parent)]
+        found = []
+        for file in logs:
+            with suppress(OSError):  # it has just been deleted
+                if not _is_run(file.parent):
+                    found.append((file.stat().st_mtime, file.name, file))
         if found:
             return max(found)[-1]
     raise BadArgument(f"`{folder}` has no log of a known format: pass {SUPPORTED}.")
-
-
-def _files_below(folder: Path) -> Iterator[Path]:
-    """All files below a folder, except of parts that may not be read or are being deleted."""
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            path = Path(parent, name)
-            # unlike that of `Path`, this one is False for a file that is gone
-            if os.path.isfile(path):  # noqa: PTH113
-                yield path
-
-
-def _modified(file: Path) -> float:
-    """The time of its last change; 0 if it has just been deleted."""
-    try:
-        return file.stat().st_mtime
-    except OSError:
-        return 0.0
 
 
 def _is_run(folder: Path) -> bool:

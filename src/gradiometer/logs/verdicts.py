@@ -68,8 +68,7 @@ def triage_findings(log: Log) -> tuple[Finding, ...]:
     signs = signs_of(log)
     if signs is None:
         return ()
-    found = findings_of(triage_of(signs))
-    return tuple(each for each in found if each.claim != Claim.UNDECIDED)
+    return tuple(each for each in findings_of(triage_of(signs)) if each.claim != Claim.UNDECIDED)
 
 
 def signs_of(log: Log) -> Signs | None:
@@ -130,9 +129,6 @@ def spike_finding(log: Log) -> Finding | None:
 
 STAIRCASE = "log_staircase"
 
-# The smallest number of values in an epoch that separates its beginning from its end.
-FEWEST = 4
-
 # The smallest fall at the beginning of an epoch that is reported, relative to the loss.
 SHARE = 0.05
 
@@ -168,14 +164,13 @@ def _falls(losses: Column, epochs: Column) -> tuple[Float[np.ndarray, " boundari
         place = np.searchsorted(epochs.steps, losses.steps, side="right") - 1
         number = epochs.values[np.maximum(place, 0)]
     parts = [np.flatnonzero(number == epoch) for epoch in np.unique(number)]
-    whole = [part for part in parts if len(part) >= FEWEST]
+    # fewer values do not separate the beginning of an epoch from its end
+    whole = [part for part in parts if len(part) >= 4]
     falls = []
     for one, other in pairwise(whole):
-        if other[0] != one[-1] + 1:
-            continue
-        border = int(losses.steps[other[0]])
-        before, after = _at(losses, one, border), _at(losses, other, border)
-        falls.append(before - after)
+        if other[0] == one[-1] + 1:
+            border = int(losses.steps[other[0]])
+            falls.append(_at(losses, one, border) - _at(losses, other, border))
     return np.array(falls), float(np.abs(losses.values).mean()) if len(losses) else 0.0
 
 
@@ -187,12 +182,6 @@ def _at(losses: Column, part: np.ndarray, step: int) -> float:
 
 
 RATE = "log_learning_rate"
-
-# The smallest factor from one value to the next that counts as a jump.
-LEAP = 1.3
-
-# A jump must be this many times larger than its neighbouring changes, in logarithms.
-OWN = 5.0
 
 
 def rate_findings(log: Log) -> Iterator[Finding]:
@@ -211,7 +200,8 @@ def rate_findings(log: Log) -> Iterator[Finding]:
     if rates is None:
         return
     latest = rates.latest.finite
-    latest = Column(latest.name, latest.steps[latest.values > 0], latest.values[latest.values > 0])
+    above = latest.values > 0
+    latest = Column(latest.name, latest.steps[above], latest.values[above])
     if len(latest) < 3:
         return
     leaps = _leaps(latest, upwards=True)
@@ -246,15 +236,12 @@ def _leaps(rates: Column, *, upwards: bool) -> Int[np.ndarray, " leaps"]:
     """Places after which the rate leaps, by far more than it changes beside; a first rise is a
     warm-up and no leap."""
     changes = np.diff(np.log(rates.values)) * (1 if upwards else -1)
-    large = np.flatnonzero(changes > np.log(LEAP))
     kept = []
-    for place in large:
-        neighbours = np.abs(
-            np.concatenate([changes[max(place - 3, 0) : place], changes[place + 1 : place + 4]])
-        )
+    for place in np.flatnonzero(changes > np.log(1.3)):
+        neighbours = [*changes[max(place - 3, 0) : place], *changes[place + 1 : place + 4]]
         # it has never gone down
         warming = upwards and rates.values[: place + 1].max() < 1.05 * rates.values[place]
-        if not warming and changes[place] > OWN * np.median(neighbours):
+        if not warming and changes[place] > 5 * np.median(np.abs(neighbours)):
             kept.append(place)
     return np.array(kept, dtype=np.int64)
 
@@ -275,7 +262,7 @@ def log_findings(log: Log, level: float = 0.9) -> tuple[Finding, ...]:
     found = [
         *finite_findings(log),
         *triage_findings(log),
-        *(finding for finding in both if finding is not None),
+        *filter(None, both),
         *rate_findings(log),
     ]
     names = ("losses", "gradient_norms", "epochs", "learning_rates", "held_out_losses")

@@ -125,7 +125,21 @@ def log_probabilities(
             inputs, labels = _parts(batch)
             with user_code("model", "on held-out examples"):
                 logits = model(inputs)
-            parts.append(torch.log_softmax(_logits(logits, labels).double(), dim=1).cpu())
+            is_table = isinstance(logits, Tensor) and logits.dim() == 2
+            if not (is_table and logits.shape[0] == len(labels)):
+                got = type(logits).__name__
+                if isinstance(logits, Tensor):
+                    got = f"shape {list(logits.shape)}"
+                raise Unsupported(
+                    f"`model` returned {got}: logits of shape [{len(labels)}, classes] are needed."
+                )
+            # An index beyond the classes would end in an error of torch without a name.
+            if not int(labels.max()) < logits.shape[1]:
+                raise Unsupported(
+                    f"`model` has {logits.shape[1]} classes, but there is a label "
+                    f"{int(labels.max())}."
+                )
+            parts.append(torch.log_softmax(logits.double(), dim=1).cpu())
     found: np.ndarray = torch.cat(parts).numpy()
     if not np.isfinite(found).all():
         raise UserCodeFailed(
@@ -162,17 +176,3 @@ def _parts(batch: Any) -> tuple[Any, Tensor]:
             f"`problem` has labels {got}: an integer class for every example is needed."
         )
     return inputs, labels.long()
-
-
-def _logits(logits: Any, labels: Tensor) -> Tensor:
-    if not (isinstance(logits, Tensor) and logits.dim() == 2 and logits.shape[0] == len(labels)):
-        got = f"shape {list(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
-        raise Unsupported(
-            f"`model` returned {got}: logits of shape [{len(labels)}, classes] are needed."
-        )
-    # An index beyond the classes would end in an error of torch without a name.
-    if not int(labels.max()) < logits.shape[1]:
-        raise Unsupported(
-            f"`model` has {logits.shape[1]} classes, but there is a label {int(labels.max())}."
-        )
-    return logits

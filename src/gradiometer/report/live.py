@@ -9,6 +9,7 @@ requested. The server only reads files of the run, so training is not affected.
 
 import asyncio
 import logging
+import os
 import secrets
 import socket
 import threading
@@ -48,11 +49,6 @@ from gradiometer.verdict.diagnosis import diagnose
 # Time for a whole request, from the opening of the connection or from its first byte.
 SECONDS = 10.0
 
-# Connections whose request is not complete. One more closes the oldest: with 300 that a program
-# left half-sent, nobody else was served for `SECONDS`. A browser opens six, and sends its requests
-# at once.
-MOST_WAITING = 64
-
 
 class TimedProtocol(H11Protocol):
     """uvicorn's protocol, with a limit of time for half-sent requests. More bytes do
@@ -82,7 +78,9 @@ class TimedProtocol(H11Protocol):
             self._late = self.loop.call_later(SECONDS, self._close)
             connections: set[Any] = self.connections  # of this class, all of the server
             waiting = [(each._late.when(), each) for each in connections if each._late is not None]
-            if len(waiting) > MOST_WAITING:
+            # With 300 requests that a program left half-sent, nobody else was served for `SECONDS`.
+            # A browser opens six connections, and sends its requests at once.
+            if len(waiting) > 64:
                 min(waiting, key=itemgetter(0))[1]._close()
 
     def _stop(self) -> None:
@@ -202,34 +200,30 @@ class Followed:
 
     def _state(self) -> tuple[object, ...]:
         """A value that changes when something is written or the writer ends; no file is read."""
-        folder = self.run
+        run = self.run
         paths = (
-            folder.readings_path(),
-            folder.events_path,
-            folder.path / "curvature",
-            folder.manifest_path,
+            run.readings_path(),
+            run.events_path,
+            run.path / "curvature",
+            run.manifest_path,
+            *sorted(run.path.glob("forks/*/*.json*")),
         )
-        forks = sorted(folder.path.glob("forks/*/*.json*"))
-        return (*map(_stamp, (*paths, *forks)), being_written(folder.events_path))
-
-
-def _stamp(path: Path) -> tuple[int, int] | None:
-    try:
-        stat = path.stat()
-    except OSError:
-        return None
-    return stat.st_size, stat.st_mtime_ns
+        stamps: list[object] = []
+        for path in paths:
+            try:
+                stat = path.stat()
+                stamps.append((stat.st_size, stat.st_mtime_ns))
+            except OSError:
+                stamps.append(None)
+        return (*stamps, being_written(run.events_path))
 
 
 logger = logging.getLogger(__name__)
 
 LOOPBACK = "127.0.0.1"
 
-# Seconds without an update after which a message is sent, to detect lost connections.
-HEARTBEAT = 15.0
-
-# Pages that are open at the same time, and connections.
-MOST_LISTENERS, MOST_CONNECTIONS = 100, 300
+# Pages that are open at the same time.
+MOST_LISTENERS = 100
 
 # Headers of every response. They keep other sites from framing or reading the page, and from
 # learning the token in its address.
@@ -257,7 +251,15 @@ class Live:
     def __init__(self, paths: Sequence[Path], port: int = 0) -> None:
         self.followed = [Followed(path) for path in paths]
         self.token = secrets.token_urlsafe(24)
-        self.socket = _listening(port)
+        if not 0 <= port < 65_536:
+            raise BadArgument(f"`--port` must lie between 0 and 65535, got {port}.")
+        try:
+            self.socket = socket.create_server((LOOPBACK, port))
+        except OSError as error:
+            reason = os.strerror(error.errno or 0).lower()
+            raise BadArgument(
+                f"`--port` {port} cannot be used: {reason}. Leave it out to use a free port."
+            ) from error
         self.port: int = self.socket.getsockname()[1]
         self.address = f"http://{LOOPBACK}:{self.port}/{self.token}/"
         self._listeners: list[set[asyncio.Event]] = [set() for _ in self.followed]
@@ -268,7 +270,7 @@ class Live:
                 access_log=False,
                 ws="none",
                 http=TimedProtocol,
-                limit_concurrency=MOST_CONNECTIONS,
+                limit_concurrency=300,
                 timeout_graceful_shutdown=1,
                 lifespan="on",
             )
@@ -305,9 +307,9 @@ class Live:
         while True:
             await asyncio.sleep(SOONEST)
             for followed, listeners in zip(self.followed, self._listeners, strict=True):
-                changed = bool(listeners) and await asyncio.to_thread(_look_again, followed)
-                for listener in listeners if changed else ():
-                    listener.set()
+                if bool(listeners) and await asyncio.to_thread(_look_again, followed):
+                    for listener in listeners:
+                        listener.set()
 
     async def _first(self, _: Request) -> Response:
         return RedirectResponse(f"/{self.token}/run/0/")
@@ -356,7 +358,8 @@ class Live:
         try:
             while not self._server.should_exit:
                 try:
-                    await asyncio.wait_for(listener.wait(), HEARTBEAT)
+                    # A message at least every 15 seconds detects lost connections.
+                    await asyncio.wait_for(listener.wait(), 15.0)
                 except TimeoutError:
                     yield ": no change\n\n"
                     continue
@@ -417,15 +420,13 @@ class AccessGuard:
 
 
 def _look_again(followed: Followed) -> bool:
-    """True if there is a new view. A failure is logged, because the next attempt may succeed, or
-    another run."""
+    """True if there is a new view. A failure, such as too little memory, is logged: the next
+    attempt may succeed, and the other pages get their updates."""
     try:
         return followed.look()
-    except (
-        Exception
-    ) as error:  # such as too little memory; it must not end the updates of all pages
+    except Exception as error:
         logger.warning("%s: %s", followed.name, _sentence(error))
-    return False
+        return False
 
 
 def _sentence(error: Exception) -> str:
@@ -434,20 +435,3 @@ def _sentence(error: Exception) -> str:
 
 def _nothing_here() -> Response:
     return PlainTextResponse("There is no such run.", 404)
-
-
-def _listening(port: int) -> socket.socket:
-    if not 0 <= port < 65_536:
-        raise BadArgument(f"`--port` must lie between 0 and 65535, got {port}.")
-    made = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    try:
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        made.bind((LOOPBACK, port))
-        made.listen()
-    except OSError as error:
-        made.close()
-        reason = (error.strerror or str(error)).lower()
-        raise BadArgument(
-            f"`--port` {port} cannot be used: {reason}. Leave it out to use a free port."
-        ) from error
-    return made

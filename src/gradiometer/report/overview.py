@@ -11,8 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 from gradiometer.errors import BadArgument, GradiometerError
-from gradiometer.measurement.estimate import Estimate
-from gradiometer.measurement.finding import State
+from gradiometer.measurement import Estimate, State
 from gradiometer.report.charts.blocks import blocks
 from gradiometer.report.charts.interval_strip import Sparkline, interval, number, sparkline
 from gradiometer.report.charts.theme import LISTS
@@ -23,8 +22,6 @@ from gradiometer.run.reader import Run, Status
 from gradiometer.storage.disk import reason_of
 from gradiometer.verdict.diagnosis import diagnose
 from gradiometer.verdict.words.say import in_brief
-
-MINUTE, HOUR, DAY = 60, 3600, 86400
 
 
 @dataclass(frozen=True)
@@ -87,7 +84,7 @@ class RunRow:
     @property
     def age_words(self) -> str:
         """The age in its largest unit, such as "3 h"."""
-        for unit, seconds in (("d", DAY), ("h", HOUR), ("min", MINUTE)):
+        for unit, seconds in (("d", 86400), ("h", 3600), ("min", 60)):
             if self.age >= seconds:
                 return f"{self.age / seconds:.0f} {unit}"
         return f"{self.age:.0f} s"
@@ -173,14 +170,12 @@ def _row(path: Path) -> RunRow:
     configuration = run.configuration
     diagnosis = diagnose(run)
     settings, estimates = run.hyperparameters, diagnosis.estimates
-    is_accuracy = "test_accuracy" in estimates
     parts = blocks(*run.losses, level=configuration.level, most=LISTS.parts)
     unknown = Estimate.unknown(level=configuration.level, method="no loss on record", samples=0)
     trained = isinstance(configuration, Configuration)
     headline = diagnosis.headline
     files = [path for path in (run.readings_path(), run.events_path) if path.exists()]
     written = max(path.stat().st_mtime for path in (run.manifest_path, *files))
-    curve = [(round(part.middle), part.mean) for part in parts]
     return RunRow(
         path=path,
         problem=configuration.problem if isinstance(configuration, Configuration) else "your loop",
@@ -191,13 +186,13 @@ def _row(path: Path) -> RunRow:
         status=run.status,
         loss=parts[-1].mean if parts else unknown,
         score=estimates.get("test_accuracy", estimates.get("test_loss")),
-        is_accuracy=is_accuracy,
+        is_accuracy="test_accuracy" in estimates,
         verdict=diagnosis.verdict,
         headline=f"{diagnosis.said[:1].upper()}{diagnosis.said[1:]}.",
         claim="" if headline is None else headline.claim,
         brief=in_brief(headline),
         state=State.CANNOT_TELL if headline is None else headline.state,
-        curve=sparkline(curve),
+        curve=sparkline([(round(part.middle), part.mean) for part in parts]),
         age=max(time.time() - written, 0.0),
     )
 

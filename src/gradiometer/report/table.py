@@ -1,7 +1,7 @@
 """A run's numbers as columns, and as CSV or Parquet files."""
 
 import csv
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -25,14 +25,22 @@ def table_of(run: Run, what: str) -> Table:
         run: The run.
         what: "readings", "losses" or "evaluations".
     """
-    makers: dict[str, Callable[[Run], Table]] = {
-        "readings": _readings,
-        "losses": lambda run: dict(zip(("step", "loss"), run.losses, strict=True)),
-        "evaluations": _evaluations,
-    }
-    if what not in makers:
-        raise BadArgument(f"`what` must be one of {', '.join(makers)}, got {what!r}.")
-    return makers[what](run)
+    if what == "losses":
+        return dict(zip(("step", "loss"), run.losses, strict=True))
+    if what == "evaluations":
+        rows = [
+            {
+                "step": event["step"],
+                "quantity": name,
+                **{key: estimate[key] for key in ("value", "low", "high", "level")},
+            }
+            for event in run.evaluations
+            for name, estimate in event["estimates"].items()
+        ]
+        return {key: np.array([row[key] for row in rows]) for key in rows[0]} if rows else {}
+    if what == "readings":
+        return _readings(run)
+    raise BadArgument(f"`what` must be one of readings, losses, evaluations, got {what!r}.")
 
 
 def write_table(table: Table, path: Path) -> int:
@@ -50,11 +58,24 @@ def write_table(table: Table, path: Path) -> int:
     ...     write_table({"step": np.arange(3), "loss": np.array([2.3, 1.1, 0.7])}, Path(folder) / "losses.csv")
     3
     """
-    writers = {".csv": _write_csv, ".parquet": _write_parquet}
-    if path.suffix not in writers:
+    if path.suffix not in (".csv", ".parquet"):
         raise BadArgument(f"`path` must end in .csv or .parquet, got {str(path)!r}.")
     with writing(path, "choose another file"):
-        writers[path.suffix](table, path)
+        if path.suffix == ".csv":
+            with path.open("w", newline="", encoding="utf-8") as file:
+                writer = csv.writer(file)
+                writer.writerow(table)
+                writer.writerows(zip(*(column.tolist() for column in table.values()), strict=True))
+        elif find_spec("pyarrow") is None:
+            raise BadArgument(
+                f"`path` {path}: Parquet needs pyarrow, which is not installed. "
+                "Run pip install 'gradiometer[parquet]', or write a .csv file."
+            )
+        else:
+            import pyarrow  # noqa: PLC0415 (an extra)
+            import pyarrow.parquet  # noqa: PLC0415
+
+            pyarrow.parquet.write_table(pyarrow.table(dict(table)), path)
     return len(next(iter(table.values()), ()))
 
 
@@ -78,24 +99,7 @@ def _readings(run: Run) -> Table:
                     f"{moment}/{layer}": values[:, place] for place, layer in enumerate(run.layers)
                 }
         parts.append(columns)
-    return _stack(parts)
-
-
-def _evaluations(run: Run) -> Table:
-    rows = [
-        {
-            "step": event["step"],
-            "quantity": name,
-            **{key: estimate[key] for key in ("value", "low", "high", "level")},
-        }
-        for event in run.evaluations
-        for name, estimate in event["estimates"].items()
-    ]
-    return {key: np.array([row[key] for row in rows]) for key in rows[0]} if rows else {}
-
-
-def _stack(parts: list[dict[str, np.ndarray]]) -> Table:
-    """Tables one below the other. A column that a table does not have is NaN there."""
+    # One below the other. A column that a gauge does not have is NaN there.
     names = list(dict.fromkeys(name for part in parts for name in part))
     return {
         name: np.concatenate(
@@ -103,22 +107,3 @@ def _stack(parts: list[dict[str, np.ndarray]]) -> Table:
         )
         for name in names
     }
-
-
-def _write_csv(table: Table, path: Path) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(table)
-        writer.writerows(zip(*(column.tolist() for column in table.values()), strict=True))
-
-
-def _write_parquet(table: Table, path: Path) -> None:
-    if find_spec("pyarrow") is None:
-        raise BadArgument(
-            f"`path` {path}: Parquet needs pyarrow, which is not installed. "
-            "Run pip install 'gradiometer[parquet]', or write a .csv file."
-        )
-    import pyarrow  # noqa: PLC0415 (an extra)
-    import pyarrow.parquet  # noqa: PLC0415
-
-    pyarrow.parquet.write_table(pyarrow.table(dict(table)), path)

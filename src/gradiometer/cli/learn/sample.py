@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 # The problem whose posterior is known to all digits.
 LINEAR = "linear-regression"
 
-# The losses and the accuracy are drawn on at most this many examples.
-WATCHED = 2000
-
 
 # What `--set` gives, with the default of each.
 OTHERS = {"model": None, "data_dir": None, "momentum": None, "weight_decay": None, "level": 0.9}
@@ -231,7 +228,8 @@ def _watch(problem: "Problem") -> "dict[str, tuple[Function, Batch]]":
     from gradiometer.lab.closed_forms.linear_regression import SLOPES
 
     def first(examples: "Examples") -> "Batch":
-        return examples.batch(torch.arange(min(len(examples), WATCHED)))
+        # The losses and the accuracy are drawn on at most 2,000 examples.
+        return examples.batch(torch.arange(min(len(examples), 2000)))
 
     watch: dict[str, tuple[Function, Batch]] = {"train_loss": (problem.loss, first(problem.train))}
     if problem.test is not None:

@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from gradiometer.run.reader import Run
     from gradiometer.train.training import Training
 
-# Most eigenvalues: each needs several products, and Lanczos stops after 400.
-MOST = 100
-
 
 @click.command(
     epilog="Example: gradiometer measure sharpness digits --set learning_rate=0.5 --png density.png"
@@ -45,7 +42,7 @@ MOST = 100
 )
 @click.option(
     "--top",
-    type=click.IntRange(1, MOST),
+    type=click.IntRange(1, 100),  # each needs several products, and Lanczos stops after 400
     default=5,
     show_default=True,
     help="Number of top eigenvalues.",

@@ -17,7 +17,6 @@ from torch import Tensor
 from gradiometer.arguments import check_level, check_number, check_whole
 from gradiometer.convergence.certificate.certificate import TOLERANCE, Certificate
 from gradiometer.convergence.certificate.lowest_curvature import (
-    LowestCurvature,
     of_all_examples,
     of_samples,
 )
@@ -139,6 +138,7 @@ def _within(value: float, along: float, across: float, quantile: float) -> tuple
 # Batches for the gradient, if it is not exact.
 BATCHES = 64
 
+
 # Examples for the curvature; all if there are fewer.
 EXAMPLES = 2048
 
@@ -209,18 +209,36 @@ def certify(
     check_whole("examples", examples, 1)
     check_level(tolerance, "tolerance")
     curved = min(examples, len(train))
-    ends = _curvature(objective, train, curved, tolerance, level, seed)
+    # What Lanczos may miss must stay below the tolerance that it is compared with.
+    resolution = tolerance / 2
+    if curved == len(train):
+        parts = [train.batch(part) for part in torch.arange(curved).split(AT_ONCE)]
+        whole = Curvature(objective, parts, seed=seed)
+        ends = of_all_examples(whole, resolution=resolution, level=level)
+    else:
+        if not curved >= 4 * SAMPLES:
+            raise BadArgument(
+                f"`examples` must be at least {4 * SAMPLES}, or all {len(train):,}, got {curved}."
+            )
+        generator = torch.Generator().manual_seed(seed + 1)
+        size = curved // SAMPLES
+        chosen = torch.randperm(len(train), generator=generator)[: SAMPLES * size]
+        samples = [
+            [train.batch(part) for part in sample.split(max(min(AT_ONCE, size // 2), 1))]
+            for sample in chosen.split(size)
+        ]
+        ends = of_samples(objective, samples, resolution=resolution, level=level, seed=seed)
+
+    def with_decay(end: Estimate) -> Estimate:
+        return transform(end, lambda curvature: curvature + weight_decay, unit=end.unit)
+
     return Certificate(
         step=step,
         mode="train" if objective.model.training else "eval",
         gradient_squared=squared,
         start_squared=start,
-        lowest=transform(
-            ends.lowest, lambda curvature: curvature + weight_decay, unit=ends.lowest.unit
-        ),
-        largest=transform(
-            ends.largest, lambda curvature: curvature + weight_decay, unit=ends.largest.unit
-        ),
+        lowest=with_decay(ends.lowest),
+        largest=with_decay(ends.largest),
         gradients=gradients,
         curved=curved,
         of=len(train),
@@ -351,35 +369,3 @@ def _rows(
             batch = train.batch(drawn[place])
         rows[place // each] += flat(objective.gradient(batch, at=at, seed=seed + place)) / each
     return rows, each
-
-
-def _curvature(
-    objective: Objective,
-    train: TrainingSet,
-    examples: int,
-    tolerance: float,
-    level: float,
-    seed: int,
-) -> LowestCurvature:
-    """λ_min and λ_max, from all examples if `examples` asks for all, else from independent samples
-    of them."""
-    # What Lanczos may miss must stay below the tolerance that it is compared with.
-    resolution = tolerance / 2
-    if examples == len(train):
-        batches = [train.batch(part) for part in torch.arange(examples).split(AT_ONCE)]
-        return of_all_examples(
-            Curvature(objective, batches, seed=seed), resolution=resolution, level=level
-        )
-    if not examples >= 4 * SAMPLES:
-        raise BadArgument(
-            f"`examples` must be at least {4 * SAMPLES}, or all {len(train):,}, got {examples}."
-        )
-    chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed + 1))[
-        :examples
-    ]
-    size = examples // SAMPLES
-    samples = [
-        [train.batch(part) for part in sample.split(max(min(AT_ONCE, size // 2), 1))]
-        for sample in chosen[: SAMPLES * size].split(size)
-    ]
-    return of_samples(objective, samples, resolution=resolution, level=level, seed=seed)

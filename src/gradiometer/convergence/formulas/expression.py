@@ -56,7 +56,7 @@ COMPARISONS: dict[type[ast.AST], Callable[[Any, Any], bool]] = {
 }
 
 
-@functools.lru_cache(maxsize=256)
+@functools.lru_cache
 def formula_in(text: str) -> Callable[[Time], Time]:
     """A text as a function of t = 1, 2, …, such as `0.1/sqrt(t)`: of a whole t in double precision,
     or of asymptotics.

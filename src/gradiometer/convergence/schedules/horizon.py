@@ -16,8 +16,6 @@ from gradiometer.convergence.formulas.number import Amount
 from gradiometer.convergence.schedules.schedule import Schedule
 from gradiometer.errors import BadArgument
 
-LONGEST_RUN = 10_000_000
-
 
 @dataclass(frozen=True)
 class RateOverRun:
@@ -75,7 +73,7 @@ def horizon(schedule: Schedule, steps: int) -> RateOverRun:
     >>> print(horizon(Linear(0.1, steps=1000), 1000))
     Over 1,000 steps it reaches zero; Σ η = 50.05, Σ η² = 3.338; worst case 2.006 D G/√T at a peak of 0.0315 D/G.
     """
-    check_whole("steps", steps, 1, LONGEST_RUN)
+    check_whole("steps", steps, 1, 10_000_000)
     rates = np.array([schedule(step) for step in range(steps)], dtype=np.float64)
     peak = float(rates.max())
     if not peak > 0:

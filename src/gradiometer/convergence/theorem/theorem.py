@@ -194,14 +194,6 @@ def _conditions(schedule: Schedule) -> Conditions | None:
         return None
 
 
-def _is_negative(formula: Formula, t: int) -> bool | None:
-    """True if the rate is negative at this t, shown without rounding; None if it is undecided."""
-    try:
-        return formula.asymptotics(Asymptotics.constant(t - 1)).sign < 0
-    except (Undecided, ArithmeticError, ValueError):
-        return None
-
-
 def _start_of(formula: Formula) -> _Start:
     """Evaluate the first steps, and powers of two. A value too large for a double is skipped."""
     undefined: int | None = None
@@ -221,12 +213,13 @@ def _start_of(formula: Formula) -> _Start:
             continue
         # Rounding alone may take a rate below zero, and says nothing about the formula.
         if value < 0 and negative is None:
-            is_negative = _is_negative(formula, t)
-            if is_negative:
-                negative = t
-            # So far below zero in doubles is no rounding at the first steps.
-            elif is_negative is None and value < -1e-6 and t <= FIRST_STEPS and not doubtful:
-                doubtful = t
+            try:
+                if formula.asymptotics(Asymptotics.constant(t - 1)).sign < 0:
+                    negative = t
+            except (Undecided, ArithmeticError, ValueError):
+                # So far below zero in doubles is no rounding at the first steps.
+                if value < -1e-6 and t <= FIRST_STEPS and not doubtful:
+                    doubtful = t
     if not (undefined is None or last <= FIRST_STEPS // 2):
         raise BadArgument(
             f"`expression` is undefined at t = {undefined} ({reason}) and again at t = {last}. It "

@@ -20,11 +20,6 @@ if TYPE_CHECKING:  # runs are read on machines without torch
 
 NAME = "endpoint"
 
-# Share of small batches' gradients along the negative curvature below which noise does not reach
-# it. If a symmetry keeps the run there, it is zero up to rounding and the eigenvector's error; in
-# networks in training it was 0.02 to 0.06.
-BLIND = 0.01
-
 # Share of dead units in a layer from which a finding is made. Twins in a layer are told whatever
 # their share: random initial weights have none. In a tiny model, in which each number is a row, two
 # may be equal for another reason.
@@ -67,7 +62,10 @@ class Endpoint:
         if self.smallest is None or self.sharpness is None:
             return False
         # A run whose late moves have a fifth along the negative curvature is leaving the saddle.
-        if not (self.along < 0.2 and self.seen < BLIND):
+        # Noise does not reach it where small batches' gradients have less than 0.01 along it: if a
+        # symmetry keeps the run there, it is zero up to rounding and the eigenvector's error; in
+        # networks in training it was 0.02 to 0.06.
+        if not (self.along < 0.2 and self.seen < 0.01):
             return False
         # Networks in training have negative curvatures of less than a tenth of the largest.
         marked = -self.smallest.high > 0.1 * max(
@@ -163,7 +161,7 @@ def endpoint_of(
         moved = float((late.moves**2).sum()) * float(projection @ projection)
         if moved > 0:
             along = min(math.sqrt(float(((late.moves @ projection) ** 2).sum()) / moved), 1.0)
-        # The share of the squared gradients of eight small batches along it, for `BLIND`.
+        # The share of the squared gradients of eight small batches along it.
         size = batch_size(batch)
         length = max(size // 8, 1)
         part_along = whole = 0.0

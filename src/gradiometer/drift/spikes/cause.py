@@ -156,7 +156,6 @@ def explain(
     """
     if same_examples:
         return _explanation(Cause.INSTABILITY, Observation("same_examples"), *readings)
-    cause, why = _from_losses(spike, batches)
     share = None if examined is None else examined.others
     if examined is not None:
         readings = (examined.other_examples, examined.heaviest_examples, *readings)
@@ -165,26 +164,23 @@ def explain(
     if share is not None and share <= 0.2:
         after = Observation("moved_by_its_update") if spike.length > 1 else None
         return _explanation(Cause.THIS_BATCH, after, *readings)
+    cause = Cause.UNKNOWN
+    if spike.length == 1 and batches > 1:
+        why = Observation("mean_of_steps", {"steps": batches})
+    elif spike.length == 1 and not spike.ended:
+        why = Observation("last_loss")
+    elif spike.length == 1:
+        cause, why = Cause.THIS_BATCH, Observation("batches_beside_it")
+    elif spike.peak > spike.first and spike.length >= 3:
+        others = spike.length - 1 if batches <= 1 else None
+        cause, why = Cause.INSTABILITY, Observation("highest_later", {"other_batches": others})
+    else:
+        why = Observation("highest_first" if spike.peak == spike.first else "two_batches")
     return _explanation(cause, why, *readings)
 
 
 def _explanation(cause: Cause, *evidence: Observation | None) -> Explanation:
     return Explanation(cause, tuple(each for each in evidence if each is not None))
-
-
-def _from_losses(spike: Spike, batches: float) -> tuple[Cause, Observation]:
-    if spike.length == 1 and batches > 1:
-        return Cause.UNKNOWN, Observation("mean_of_steps", {"steps": batches})
-    if spike.length == 1 and not spike.ended:
-        return Cause.UNKNOWN, Observation("last_loss")
-    if spike.length == 1:
-        return Cause.THIS_BATCH, Observation("batches_beside_it")
-    if spike.peak > spike.first and spike.length >= 3:
-        others = spike.length - 1 if batches <= 1 else None
-        return Cause.INSTABILITY, Observation("highest_later", {"other_batches": others})
-    if spike.peak == spike.first:
-        return Cause.UNKNOWN, Observation("highest_first")
-    return Cause.UNKNOWN, Observation("two_batches")
 
 
 def sharpness_near(spike: Spike, series: Series, kind: MomentumRule) -> Observation | None:

@@ -3,7 +3,6 @@ and the state that they advance."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -196,10 +195,6 @@ def _layers(model: nn.Module, stacked: Mapping[str, Tensor]) -> Iterator[Layer]:
 # The training examples at these positions, as a batch.
 BatchAt = Callable[[Int[Tensor, " chosen"]], Batch]
 
-# Parameters of a network above which a loop is faster: 1.1 to 1.4 times with 101,770 parameters.
-# With 25,450 and fewer `Stacked` was 0.9 to 3.6 times as fast as the loop (docs/studies/chains.md).
-LARGEST_STACKED = 50_000
-
 
 @dataclass
 class Engine(ABC):
@@ -240,22 +235,17 @@ class Sequential(Engine):
             self.state.update(place, self._gradient(place, chosen))
 
     def _gradient(self, place: int, chosen: Int[Tensor, " examples"]) -> Sequence[Tensor]:
-        with self._random_state_of(place):
+        if self.traits.random:
+            # A model that draws random numbers draws them from its chain's own generator.
+            with torch.random.fork_rng(devices=[]):
+                torch.set_rng_state(self.random_states[place])
+                loss = self.loss(self.state.models[place], self.batch_at(chosen)).mean()
+                self.random_states[place] = torch.get_rng_state()
+        else:
             loss = self.loss(self.state.models[place], self.batch_at(chosen)).mean()
         return torch.autograd.grad(
             loss, self.state.of_one[place], allow_unused=True, materialize_grads=True
         )
-
-    @contextmanager
-    def _random_state_of(self, place: int) -> Iterator[None]:
-        """A model that draws random numbers draws them from its chain's own generator."""
-        if not self.traits.random:
-            yield
-            return
-        with torch.random.fork_rng(devices=[]):
-            torch.set_rng_state(self.random_states[place])
-            yield
-            self.random_states[place] = torch.get_rng_state()
 
 
 class Stacked(Engine):
@@ -307,7 +297,9 @@ def faster_engine(
 
     It depends on the model only, so that the same seeds give the same bits.
     """
-    small = sum(leaf[0].numel() for leaf in state.leaves) <= LARGEST_STACKED
+    # With 25,450 parameters and fewer `Stacked` was 0.9 to 3.6 times as fast as the loop; with
+    # 101,770 the loop was 1.1 to 1.4 times as fast (docs/studies/chains.md).
+    small = sum(leaf[0].numel() for leaf in state.leaves) <= 50_000
     if small and Stacked.can_run(state, loss, batch, traits):
         return Stacked(state, loss, batch_at, traits)
     return Sequential(state, loss, batch_at, traits)

@@ -102,25 +102,21 @@ def _rhat(scores: Float[np.ndarray, "size 2 chains"], level: float) -> tuple[flo
     means, variances = scores.mean(axis=0), scores.var(axis=0, ddof=1)
     within, floor = float(variances.mean()), (size - 1) / size
     value = math.sqrt(floor + float(means.var(ddof=1)) / within)
-    variance, freedom = _variance_of_means(means)
+    # Variance of the mean of half a chain, from the scatter between chains and halves, and its
+    # degrees of freedom.
+    between = 2 * float(means.mean(axis=0).var(ddof=1))
+    across = float(((means[0] - means[1]) ** 2).mean()) / 2
+    if between <= across:
+        variance, freedom = float(means.var(ddof=1)), 2.0 * chains - 1
+    else:
+        variance = (between + across) / 2
+        freedom = (between + across) ** 2 / (between**2 / (chains - 1) + across**2 / chains)
     scatter = float(variances.var(ddof=1)) / (2 * chains)
     # Without scatter the variance within is known, as from endless draws.
     freedom_within = 2 * within**2 / scatter if scatter > 1e-9 * within**2 else 2e9
     quantiles = fdtri(freedom, freedom_within, [(1 + level) / 2, (1 - level) / 2])
     low, high = (math.sqrt(floor + variance / within / quantile) for quantile in quantiles)
     return value, low, high
-
-
-def _variance_of_means(means: Float[np.ndarray, "2 chains"]) -> tuple[float, float]:
-    """Variance of the mean of half a chain, from the scatter between chains and halves, and its
-    degrees of freedom."""
-    chains = means.shape[1]
-    between = 2 * float(means.mean(axis=0).var(ddof=1))
-    across = float(((means[0] - means[1]) ** 2).mean()) / 2
-    if between <= across:
-        return float(means.var(ddof=1)), 2.0 * chains - 1
-    freedom = (between + across) ** 2 / (between**2 / (chains - 1) + across**2 / chains)
-    return (between + across) / 2, freedom
 
 
 Draws = Float[np.ndarray, "draws chains"]

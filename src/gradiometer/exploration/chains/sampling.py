@@ -345,7 +345,11 @@ def sample(
             # As many jobs as workers: chains of one job share their products.
             parts = np.array_split(np.asarray(seeds), min(where.size, len(seeds)))
             jobs = [
-                Job(f"chains of seeds {part[0]} to {part[-1]}", _call_with_seeds, (part.tolist(),))
+                Job(
+                    f"chains of seeds {part[0]} to {part[-1]}",
+                    lambda some, seeds: some(seeds=seeds),
+                    (part.tolist(),),
+                )
                 for part in parts
             ]
             return [each for part in where.results(jobs, shared=some) for each in part]
@@ -429,10 +433,6 @@ def sample(
         )
         for place, (each, virial) in enumerate(zip(samplers, virials, strict=True))
     ]
-
-
-def _call_with_seeds(some: Callable[..., list[Sampled]], seeds: Sequence[int]) -> list[Sampled]:
-    return some(seeds=seeds)
 
 
 def agreement(chains: Sequence[Sampled], level: float = LEVEL) -> list[Mixing]:

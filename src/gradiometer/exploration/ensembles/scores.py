@@ -347,11 +347,7 @@ def fitted_temperature(log_probabilities: LogProbabilities, labels: Labels) -> f
 
     # If every prediction is correct, a colder one is always better: the fit ends at the lower end.
     return float(
-        np.exp(
-            minimize_scalar(
-                loss, bounds=(np.log(0.02), np.log(50.0)), method="bounded", options={"xatol": 1e-5}
-            ).x
-        )
+        np.exp(minimize_scalar(loss, bounds=(np.log(0.02), np.log(50.0)), method="bounded").x)
     )
 
 

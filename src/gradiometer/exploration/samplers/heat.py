@@ -88,9 +88,6 @@ class Heat:
         return self.settled and self.estimate(0.998).low > temperature
 
 
-# Largest number of parameters of a group that is held in every direction.
-SMALL = 64
-
 # Steps between two eigendecompositions of the matrix, and of the first iteration for the hottest
 # direction.
 REFRESH = 20

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gradiometer.arguments import check_number, check_whole
 from gradiometer.errors import BadArgument
-from gradiometer.exploration.samplers.heat import ROOM, SMALL, TOLERANCE, Balance, GroupHeat
+from gradiometer.exploration.samplers.heat import ROOM, TOLERANCE, Balance, GroupHeat
 from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.measurement.gradient_graph import flat
 
@@ -322,7 +322,8 @@ class Sampler(torch.optim.Optimizer, ABC):
             self._refuse(
                 place, own.mean.estimate(), "SGD itself (mini-batch noise and finite steps)"
             )
-        small = group["hold"] and len(new) <= SMALL
+        # A group of so few parameters is held in every direction.
+        small = group["hold"] and len(new) <= 64
         if small:
             own.matrix.add(examples * (torch.outer(new, new) - torch.outer(old, old)))
         by_direction = small and own.matrix.readings > patience

@@ -310,11 +310,6 @@ def _stationary_solution(transitions: Float[np.ndarray, "params 2 2"], noise: Pa
     return np.linalg.solve(np.eye(4) - pairs, noise).reshape(count, count, 2, 2)
 
 
-# Distance below the start that is included, in standard deviations of the stationary law around the
-# start.
-WIDTHS_OF_A_LAW = 12
-
-
 def passage_steps(
     gradient: Callable[[np.ndarray], np.ndarray],
     learning_rate: float,

@@ -1,7 +1,7 @@
 """The thermometer: the temperature at which SGD runs (lecture, S10 and S11), by the heat balance, an
 identity of every run at a constant or slowly changing η."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -20,8 +20,6 @@ from gradiometer.measurement.uncertainty.arithmetic import transform
 from gradiometer.measurement.uncertainty.now import TEMPERATURE_PRIOR
 
 if TYPE_CHECKING:  # estimates are made from a run on disk, possibly without torch
-    from torch import Tensor
-
     import gradiometer.measurement.step
 
 Parts = Float[np.ndarray, "steps layers"]
@@ -220,7 +218,13 @@ class Temperature(Gauge):
         parameters."""
         rate, motion, here = step.learning_rate, step.motion, step.objective.parameters
         check_number("learning_rate", rate)
-        factor, pull = self._factor_and_pull(step)
+        # The clipping factor s, and ĝ with weight decay, before clipping.
+        factor, pull = 1.0, step.gradient
+        if motion.update is not None:
+            factor, pull = motion.update.factor, motion.update.pull(here)
+        elif self.weight_decay:
+            decayed = zip(step.gradient, here, strict=True)
+            pull = [g + self.weight_decay * p.detach() for g, p in decayed]
         away = behind = motion.away(here)
         kick = factor * rate / (2 * (1 - self.momentum)) * step.products_by_layer(pull, pull)
         if self.momentum:
@@ -240,17 +244,6 @@ class Temperature(Gauge):
             ).tolist(),
             "origin": float(motion.since),
         } | ({} if motion.update is None else {"factor": factor})
-
-    def _factor_and_pull(
-        self, step: "gradiometer.measurement.step.TrainingStep"
-    ) -> "tuple[float, Sequence[Tensor]]":
-        """The clipping factor s, and ĝ with weight decay, before clipping."""
-        update, decay, here = step.motion.update, self.weight_decay, step.objective.parameters
-        if update is not None:
-            return update.factor, update.pull(here)
-        if not decay:
-            return 1.0, step.gradient
-        return 1.0, [g + decay * p.detach() for g, p in zip(step.gradient, here, strict=True)]
 
     def estimate(self, series: Series, level: float = LEVEL) -> Estimates:
         """T, its parts, T_conf and the drift; T and T_conf of every layer; T in posterior units if
@@ -345,13 +338,21 @@ class Temperature(Gauge):
             spread |= {"coldest": (coldest, layers[coldest]), "hottest": (hottest, layers[hottest])}
         minibatch = estimates["temperature_minibatch"].value
         drift = estimates["temperature_drift_share"]
+        # Does Φ move? The drift is then significant, and more than a small share of the heat.
+        motion = "none"
+        if not drift.tells:
+            motion = "unknown"
+        elif drift.value > MOVING and drift.low > 0:
+            motion = "away"
+        elif drift.value < -MOVING and drift.high < 0:
+            motion = "back"
         facts = {
             "minibatch_share": minibatch / temperature.value if temperature.value else 0.0,
             "clipping": estimates.get("temperature_clipping"),
             "posterior": posterior if temperature.unit else None,
             "examples": None if examples is None else examples.value,
             "times_of_posterior": times,
-            "motion": _motion(drift),
+            "motion": motion,
             "drift_share": drift.value,
         }
         return Finding(
@@ -363,14 +364,3 @@ class Temperature(Gauge):
             facts,
             doubts=(Doubt("one_temperature", spread),),
         )
-
-
-def _motion(drift_share: Estimate) -> Literal["unknown", "away", "back", "none"]:
-    """If Φ moves: the drift is significant and more than a small share of the heat."""
-    if not drift_share.tells:
-        return "unknown"
-    if drift_share.value > MOVING and drift_share.low > 0:
-        return "away"
-    if drift_share.value < -MOVING and drift_share.high < 0:
-        return "back"
-    return "none"

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from gradiometer.errors import BadArgument
 from gradiometer.exploration.temperature.stationary_law import (
-    WIDTHS_OF_A_LAW,
     SGDRule,
     passage_steps,
     small_rate_temperature,
@@ -19,8 +18,7 @@ from gradiometer.exploration.temperature.stationary_law import (
 from gradiometer.lab.closed_forms.quadratic import Place, output_losses
 from gradiometer.measurement.estimate import LEVEL, Estimate
 from gradiometer.measurement.uncertainty.means import mean
-from gradiometer.problems.examples import Examples
-from gradiometer.problems.problem import Problem
+from gradiometer.problems import Examples, Problem
 
 
 @dataclass(frozen=True)
@@ -88,7 +86,8 @@ class DoubleWell:
             temperature,
             start=-w,
             end=w,
-            lowest=-w - WIDTHS_OF_A_LAW * spread,
+            # 12 standard deviations of the stationary law around the start
+            lowest=-w - 12 * spread,
         )
 
     def crossing_steps(

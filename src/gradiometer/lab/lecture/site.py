@@ -208,25 +208,25 @@ class Site:
         with writing(self.folder, "choose another folder"):
             # the page before links to it
             for place in range(max(len(self.results) - 2, 0), len(self.results)):
-                self._write_page(place)
+                now = self.results[place]
+                before = self.results[place - 1].statement if place else None
+                after = self.results[place + 1 :]
+                name, simulation = page_name(now), now.statement.interactive
+                scripts = ["simulation.js", "dials.js"] if simulation else []
+                _write(
+                    self.folder / name,
+                    "statement.html.jinja",
+                    shown=now,
+                    before=before,
+                    after=after[0].statement if after else None,
+                    formula=Markup(source(TEMPLATES, f"formula_{name}")),
+                    figures=[_figure(outcome) for outcome in now.outcomes],
+                    simulation=simulation,
+                    scripts=[
+                        Markup(source(TEMPLATES, script)) for script in (*scripts, "project.js")
+                    ],
+                )
             return self._write_index()
-
-    def _write_page(self, place: int) -> None:
-        results, shown = self.results, self.results[place]
-        simulation = shown.statement.interactive
-        scripts = ["simulation.js", "dials.js", "project.js"] if simulation else ["project.js"]
-        name = page_name(shown)
-        _write(
-            self.folder / name,
-            "statement.html.jinja",
-            shown=shown,
-            before=results[place - 1].statement if place else None,
-            after=results[place + 1].statement if place + 1 < len(results) else None,
-            formula=Markup(source(TEMPLATES, f"formula_{name}")),
-            figures=[_figure(outcome) for outcome in shown.outcomes],
-            simulation=simulation,
-            scripts=[Markup(source(TEMPLATES, script)) for script in scripts],
-        )
 
     def _write_index(self) -> Path:
         index = self.folder / "index.html"
@@ -282,9 +282,27 @@ def _write(path: Path, template: str, **parts: Any) -> None:
 
 
 def _figure(outcome: ExperimentResult) -> dict[str, Any]:
-    where, rival = outcome.experiment.where, outcome.experiment.rival
+    experiment = outcome.experiment
+    where, rival = experiment.where, experiment.rival
+    # A sentence for screen readers, with the numbers at the last position.
+    ours, theirs = outcome.predicted[-1], outcome.measured[-1]
+    held = outcome.points_held
+    summary = (
+        f"{experiment.quantity}: at {experiment.dial} {number(float(experiment.points[-1]))}, "
+        f"{prediction(ours)} predicted, {theirs} measured. {sum(held)} of {len(held)} points as "
+        "predicted."
+    )
+    theories = {"the claim": experiment.claimed, "a wrong theory": outcome.rival}
+    columns = {
+        experiment.dial: [number(float(point)) for point in experiment.points],
+        "predicted": map(prediction, outcome.predicted),
+        "measured": [number(each.value) for each in outcome.measured],
+        "interval": map(interval, outcome.measured),
+        **{name: map(number, values) for name, values in theories.items() if values},
+        "as predicted": ["✓ yes" if each else "✗ no" for each in held],
+    }
     return {
-        "experiment": outcome.experiment,
+        "experiment": experiment,
         # A symbol keeps its case.
         "heading": where[0].upper() + where[1:] if where[0].isascii() else where,
         "held": outcome.held,
@@ -297,18 +315,9 @@ def _figure(outcome: ExperimentResult) -> dict[str, Any]:
         ),
         "both": Markup(svg(outcome)),
         "predicted": Markup(svg(outcome, with_measurement=False)),
-        "summary": _summary(outcome),
-        "table": _table(outcome),
+        "summary": summary,
+        "table": Numbers(tuple(columns), tuple(zip(*columns.values(), strict=True))),
     }
-
-
-def _summary(outcome: ExperimentResult) -> str:
-    """A sentence for screen readers, with the numbers at the last position."""
-    experiment = outcome.experiment
-    ours, theirs = outcome.predicted[-1], outcome.measured[-1]
-    where = f"{experiment.dial} {number(float(experiment.points[-1]))}"
-    said = f"{experiment.quantity}: at {where}, {prediction(ours)} predicted, {theirs} measured."
-    return f"{said} {sum(outcome.points_held)} of {len(outcome.points_held)} points as predicted."
 
 
 def prediction(estimate: Estimate) -> str:
@@ -318,21 +327,6 @@ def prediction(estimate: Estimate) -> str:
         if number(estimate.low) == number(estimate.high)
         else interval(estimate)
     )
-
-
-def _table(outcome: ExperimentResult) -> Numbers:
-    experiment = outcome.experiment
-    theories = {"the claim": experiment.claimed, "a wrong theory": outcome.rival}
-    theories = {name: values for name, values in theories.items() if values}
-    columns = {
-        experiment.dial: [number(float(point)) for point in experiment.points],
-        "predicted": map(prediction, outcome.predicted),
-        "measured": [number(each.value) for each in outcome.measured],
-        "interval": map(interval, outcome.measured),
-        **{name: map(number, values) for name, values in theories.items()},
-        "as predicted": ["✓ yes" if held else "✗ no" for held in outcome.points_held],
-    }
-    return Numbers(tuple(columns), tuple(zip(*columns.values(), strict=True)))
 
 
 def _index_row(shown: Result) -> dict[str, Any]:

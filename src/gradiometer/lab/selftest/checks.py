@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from gradiometer.estimation.noise import GradientNoise, noise_moments
@@ -24,8 +24,7 @@ from gradiometer.measurement import Objective, TrainingStep
 from gradiometer.measurement.batch import Batch, batch_size, chunks
 from gradiometer.measurement.parts import SpreadBuilder
 from gradiometer.measurement.reading import Draw, Reading, Sampling, Series, Spread
-from gradiometer.measurement.uncertainty.means import ratio_of_means
-from gradiometer.measurement.uncertainty.proportions import proportion
+from gradiometer.measurement.uncertainty import proportion, ratio_of_means
 
 
 @dataclass(frozen=True)
@@ -108,8 +107,13 @@ class Bench:
         """Readings of independent batches, one per step."""
         generator, objective = torch.Generator().manual_seed(seed), self.known.objective()
         readings = []
+        examples = len(self.known.examples)
         for index in range(steps):
-            batch = self.known.batch(self._indices(generator))
+            if self.draw is Draw.RESHUFFLED:
+                chosen = torch.randperm(examples, generator=generator)[: self.batch_size]
+            else:
+                chosen = torch.randint(examples, (self.batch_size,), generator=generator)
+            batch = self.known.batch(chosen)
             step = TrainingStep(
                 objective,
                 batch,
@@ -157,12 +161,6 @@ class Bench:
                 yield self._check(
                     f"{symbol} of layer {layer}", readings[:, -1].mean(), truth, readings[:, -1]
                 )
-
-    def _indices(self, generator: torch.Generator) -> Int[Tensor, " chosen"]:
-        examples = len(self.known.examples)
-        if self.draw is Draw.RESHUFFLED:
-            return torch.randperm(examples, generator=generator)[: self.batch_size]
-        return torch.randint(examples, (self.batch_size,), generator=generator)
 
     def _check(
         self, quantity: str, value: float, truth: float, readings: Float[np.ndarray, " steps"]

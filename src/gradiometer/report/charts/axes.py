@@ -57,6 +57,9 @@ class LogAxis:
         below."""
         low_shown = math.isfinite(estimate.low) and estimate.low > 0
         high_shown = math.isfinite(estimate.high) and estimate.high > 0
+        opening = "" if low_shown else OPEN_BELOW
+        if math.isinf(estimate.high):
+            opening = OPEN_ABOVE if low_shown else UNKNOWN
         return {
             "value": estimate.value
             if math.isfinite(estimate.value) and estimate.value > 0
@@ -66,7 +69,7 @@ class LogAxis:
             if high_shown
             else (self.high if math.isinf(estimate.high) else self.low),
             "middle": math.sqrt(self.low * self.high),
-            "open": _openness(estimate, low_shown),
+            "open": opening,
             "interval": str(estimate),
         }
 
@@ -91,9 +94,3 @@ def plain_row(estimate: Estimate) -> dict[str, Any]:
     return {name: end if math.isfinite(end) else None for name, end in ends.items()} | {
         "interval": str(estimate)
     }
-
-
-def _openness(estimate: Estimate, low_shown: bool) -> str:
-    if not math.isinf(estimate.high):
-        return "" if low_shown else OPEN_BELOW
-    return OPEN_ABOVE if low_shown else UNKNOWN

@@ -67,35 +67,25 @@ def blocks(
     if len(steps) == 0:
         return ()
     number = int(np.clip(len(steps) // POINTS.shortest_block, 1, most))
-    return tuple(
-        _block(some_steps, some_values, level)
-        for some_steps, some_values in zip(
-            np.array_split(steps, number), np.array_split(values, number), strict=True
+    found = []
+    pieces = zip(np.array_split(steps, number), np.array_split(values, number), strict=True)
+    for places, losses in pieces:
+        finite = np.asarray(losses[np.isfinite(losses)], dtype=np.float64)
+        if len(finite) == 0:
+            estimate = Estimate.unknown(level=level, method="no finite value", samples=0)
+        else:
+            estimate = mean(finite, level=level)
+            if not math.isfinite(estimate.value):  # too few values for an interval
+                estimate = replace(estimate, value=float(finite.mean()))
+        found.append(
+            Block(
+                first=int(places[0]),
+                last=int(places[-1]),
+                mean=estimate,
+                lowest=float(finite.min()) if len(finite) else math.nan,
+                highest=float(finite.max()) if len(finite) else math.nan,
+                count=len(losses),
+                spoiled=len(losses) - len(finite),
+            )
         )
-    )
-
-
-def _block(
-    steps: Int[np.ndarray, " steps"], values: Float[np.ndarray, " steps"], level: float
-) -> Block:
-    finite = np.asarray(values[np.isfinite(values)], dtype=np.float64)
-    return Block(
-        first=int(steps[0]),
-        last=int(steps[-1]),
-        mean=_mean(finite, level),
-        lowest=float(finite.min()) if len(finite) else math.nan,
-        highest=float(finite.max()) if len(finite) else math.nan,
-        count=len(values),
-        spoiled=len(values) - len(finite),
-    )
-
-
-def _mean(finite: Float[np.ndarray, " finite"], level: float) -> Estimate:
-    """The mean with its interval, which is the whole line if there are too few values for an
-    interval."""
-    if len(finite) == 0:
-        return Estimate.unknown(level=level, method="no finite value", samples=0)
-    estimate = mean(finite, level=level)
-    return (
-        estimate if math.isfinite(estimate.value) else replace(estimate, value=float(finite.mean()))
-    )
+    return tuple(found)

@@ -257,21 +257,18 @@ def learning_rate_chart(
     rows = [
         {"step": step, "rate": rate, "interval": f"η = {significant(rate)}"} for step, rate in rates
     ]
-    y = _rate_axis([rate for _, rate in rates], to_zero)
+    title = "learning rate η"
+    values = [rate for _, rate in rates]
+    lowest, highest = min(values), max(values)
+    if not to_zero and lowest > 0 and highest / lowest > CHARTS.steep:
+        y = log_y(LogAxis.holding([], also=values), title)
+    else:
+        # with a little room, so that the line is not at the edge
+        domain = [0, (1 + CHARTS.rate_room) * highest]
+        y = linear_y(title, scale=alt.Scale(domain=domain, nice=False))
     line = by_step(rows).mark_line(interpolate="step-after", clip=True).encode(y=y("rate"))
     here = [] if now is None else upright(step_x, {now: f"step {now:,}"})
     return along_steps(line, *here)
-
-
-def _rate_axis(values: Sequence[float], to_zero: bool) -> Vertical:
-    title = "learning rate η"
-    axis = LogAxis(min(values), max(values))
-    if not to_zero and axis.low > 0 and axis.high / axis.low > CHARTS.steep:
-        return log_y(LogAxis.holding([], also=values), title)
-    # with a little room, so that the line is not at the edge
-    return linear_y(
-        title, scale=alt.Scale(domain=[0, (1 + CHARTS.rate_room) * axis.high], nice=False)
-    )
 
 
 def plateau_chart(cut: Curve, on: Curve, begun: Sequence[int]) -> alt.LayerChart:

@@ -77,18 +77,17 @@ def along_steps(*layers: Layer) -> alt.LayerChart:
 def layered(*layers: Layer) -> alt.LayerChart:
     """Layers on the same axes. They are flattened because altair copies nested layers
     many times."""
-    flat = [part for layer in layers for part in _parts(layer)]
+    flat: list[Layer] = []
+    for layer in layers:
+        if isinstance(layer, alt.LayerChart) and layer.params is alt.Undefined:
+            for part in layer.layer:
+                own = cast("alt.Chart", part.copy(deep=False))
+                # the data that altair moved to their parent
+                own.data = layer.data if own.data is alt.Undefined else own.data
+                flat.append(own)
+        else:
+            flat.append(layer)
     return cast("alt.LayerChart", alt.layer(*flat))  # only a facet would make it a FacetChart
-
-
-def _parts(layer: Layer) -> Sequence[Layer]:
-    """The layers of a layer, each with the data that altair moved to their parent."""
-    if not isinstance(layer, alt.LayerChart) or layer.params is not alt.Undefined:
-        return [layer]
-    parts = [cast("alt.Chart", part.copy(deep=False)) for part in layer.layer]
-    for part in parts:
-        part.data = layer.data if part.data is alt.Undefined else part.data
-    return parts
 
 
 def log_y(axis: LogAxis, title: str, format: str = NUMBER) -> Vertical:
@@ -201,23 +200,18 @@ def curves(
             layers.append(bars(base, y, **series))
         else:
             layers.append(band(base, y, dash, **series))
-            # The points give the legend its shapes.
-            layers.append(points(by_step(_with_points(rows), x), y, **series))
+            # The points give the legend its shapes: some, evenly chosen, and each value without a
+            # neighbour in the line.
+            stride = -(-len(rows) // POINTS.line)
+            known = [False, *(each["value"] is not None for each in rows), False]
+            kept = [
+                each
+                for at, each in enumerate(rows)
+                if at % stride == 0 or known[at : at + 3] == [False, True, False]
+            ]
+            layers.append(points(by_step(kept, x), y, **series))
         layers += [mark.encode(color=series["color"]) for mark in off_the_axis(base, rows, y)]
     return layers
-
-
-def _with_points(rows: Sequence[Row]) -> list[Row]:
-    """The rows of a line that have a point: some of them, evenly chosen, and each value without a
-    neighbour, which no line reaches."""
-    stride = -(-len(rows) // POINTS.line)
-    known = [row["value"] is not None for row in rows]
-    return [
-        row
-        for at, row in enumerate(rows)
-        if at % stride == 0
-        or (known[at] and not any(known[max(at - 1, 0) : at] + known[at + 1 : at + 2]))
-    ]
 
 
 def across(rows: Sequence[Row], place: str, x: Horizontal) -> list[alt.Chart]:

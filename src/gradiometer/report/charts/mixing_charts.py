@@ -69,20 +69,13 @@ def _lines(
         for chain, value in enumerate(row)
     ]
     lines: alt.Chart = alt.Chart(inline(rows)).mark_line(clip=True, **mark)
-    return lines.encode(**_by_chain(values.shape[1]))
-
-
-def _by_chain(chains: int) -> dict[str, Any]:
-    """Colour and dash by chain. With too many chains to distinguish, all look the same."""
-    if chains > len(DASHES):
-        return {"detail": alt.Detail("chain:N"), "opacity": alt.value(0.4)}
+    chains = values.shape[1]
+    if chains > len(DASHES):  # too many to distinguish
+        return lines.encode(detail=alt.Detail("chain:N"), opacity=alt.value(0.4))
     domain = [str(chain) for chain in range(chains)]
+    dashes = alt.Scale(domain=domain, range=[list(dash) for dash in DASHES[:chains]])
     legend = alt.Legend(title="chain")
-    return {
-        "color": alt.Color("chain:N", scale=alt.Scale(domain=domain), legend=legend),
-        "strokeDash": alt.StrokeDash(
-            "chain:N",
-            scale=alt.Scale(domain=domain, range=[list(dash) for dash in DASHES[:chains]]),
-            legend=legend,
-        ),
-    }
+    return lines.encode(
+        color=alt.Color("chain:N", scale=alt.Scale(domain=domain), legend=legend),
+        strokeDash=alt.StrokeDash("chain:N", scale=dashes, legend=legend),
+    )

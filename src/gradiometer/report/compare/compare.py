@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import count, product
 from string import ascii_uppercase
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.special import ndtri
@@ -69,12 +69,20 @@ def compare(runs: Sequence[Run], level: float | None = None) -> Comparison:
     given = len(runs) if isinstance(runs, Sequence) else type_name(runs)
     if not (isinstance(given, int) and FEWEST <= given <= MOST):
         raise BadArgument(f"`runs` must be {FEWEST} to {MOST} runs, got {given}.")
+    first, fingerprints = runs[0], list[Any]()
     for place, run in enumerate(runs):
         check_run(run, "runs")
         if run.path.resolve() in [other.path.resolve() for other in runs[:place]]:
             raise BadArgument(f"`runs` contains {run.path} twice. Compare it with another run.")
-    _refuse_other_data(runs)
-    level = runs[0].configuration.level if level is None else level
+        fingerprints.append(run.manifest.get("problem", {}).get("fingerprint"))
+    for run, fingerprint in zip(runs, fingerprints, strict=True):
+        if fingerprint != fingerprints[0]:
+            raise BadArgument(
+                f"`runs` must have the same data: {run.path} and {first.path} were trained on "
+                f"different data (fingerprints {fingerprint} and {fingerprints[0]}), so their "
+                "losses cannot be compared."
+            )
+    level = first.configuration.level if level is None else level
     found: list[list[Compared]] = []
     for each in (Compared(run, level) for run in runs):
         group = next((group for group in found if group[0].settings == each.settings), None)
@@ -91,20 +99,6 @@ def compare(runs: Sequence[Run], level: float | None = None) -> Comparison:
     return Comparison(
         groups, tuple(_contrast(groups[0], other, level, len(groups) - 1) for other in groups[1:])
     )
-
-
-def _refuse_other_data(runs: Sequence[Run]) -> None:
-    first, *others = runs
-    for other in others:
-        theirs, ours = (
-            run.manifest.get("problem", {}).get("fingerprint") for run in (other, first)
-        )
-        if theirs != ours:
-            raise BadArgument(
-                f"`runs` must have the same data: {other.path} and {first.path} were trained on "
-                f"different data (fingerprints {theirs} and {ours}), so their losses cannot be "
-                "compared."
-            )
 
 
 def _numbers(group: Sequence[Compared], step: int, level: float) -> dict[str, Estimate]:
@@ -185,8 +179,14 @@ def _by_seed(
     """The number of each training. One that was repeated with the same seed counts once."""
     found: dict[object, float] = {}
     for each in group:
-        number = _number(quantity, each, step, level)
-        if number is not None:
+        estimate = _estimate(quantity, each, step, level)
+        if estimate is None or not math.isfinite(estimate.value):
+            continue
+        number = estimate.value
+        if quantity == "noise_scale":
+            # The logarithm, whose differences are averaged.
+            number = math.log(number) if number > 0 else math.nan
+        if not math.isnan(number):
             found.setdefault(_key(each), number)
     return found
 
@@ -261,30 +261,17 @@ def _estimate(quantity: str, each: Compared, step: int, level: float) -> Estimat
         (at for at, found in each.evaluations.items() if at <= step and quantity in found),
         default=None,
     )
-    return None if last is None else _at_level(each.evaluations[last][quantity], level)
-
-
-def _at_level(estimate: Estimate, level: float) -> Estimate:
-    """A recorded estimate at another level, whose ends are scaled as those of a normal
-    distribution."""
+    if last is None:
+        return None
+    estimate = each.evaluations[last][quantity]
     if not estimate.level < 1 or estimate.level == level or not math.isfinite(estimate.value):
         return estimate
+    # The ends of another level are scaled as those of a normal distribution.
     scale = float(ndtri((1 + level) / 2) / ndtri((1 + estimate.level) / 2))
     low, high = (
         estimate.value + scale * (end - estimate.value) for end in (estimate.low, estimate.high)
     )
     return replace(estimate, low=low, high=high, level=level)
-
-
-def _number(quantity: str, each: Compared, step: int, level: float) -> float | None:
-    """The number whose differences are averaged: the estimate, or the logarithm of a
-    noise scale."""
-    estimate = _estimate(quantity, each, step, level)
-    if estimate is None or not math.isfinite(estimate.value):
-        return None
-    if quantity == "noise_scale":
-        return math.log(estimate.value) if estimate.value > 0 else None
-    return estimate.value
 
 
 def _from_logarithm(estimate: Estimate) -> Estimate:

@@ -8,14 +8,12 @@ from typing import Any
 
 import msgspec
 
-from gradiometer.measurement.estimate import Estimate
-from gradiometer.measurement.finding import Finding, Issue, State
+from gradiometer.measurement import Estimate, Finding, Issue, State
 from gradiometer.measurement.optimizer.hyperparameters import list_values
 from gradiometer.measurement.uncertainty.differences import PairsNeeded
 from gradiometer.run.reader import Run
-from gradiometer.verdict.diagnosis import Diagnosis, diagnose
+from gradiometer.verdict import Diagnosis, diagnose, say
 from gradiometer.verdict.words.comparison import apart, named
-from gradiometer.verdict.words.say import say
 
 # Settings that do not change the configuration: those of the instrument and the machine, and the
 # seed.

@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from gradiometer.loop import Alternative, Effect
 from gradiometer.loop.branches import label_of, signed
-from gradiometer.loop.changes.alternative import Alternative
-from gradiometer.loop.comparison.effects import Effect
 from gradiometer.loop.recorded.record import ForkRecord, forks_of
 from gradiometer.loop.recorded.trials import alike
 from gradiometer.measurement.estimate import Estimate, counted
@@ -196,7 +195,20 @@ def render(groups: Sequence[RunGroup], contrasts: Sequence[Contrast]) -> str:
         count=len(runs),
         verdict=verdict(groups, contrasts),
         groups=groups_table(groups),
-        runs=_runs_table(groups),
+        runs=Numbers(
+            ("", "run", "seed", "status", "steps"),
+            tuple(
+                (
+                    group.letter,
+                    each.run.name,
+                    "" if each.seed is None else str(each.seed),
+                    each.run.status,
+                    f"{each.run.steps:,}",
+                )
+                for group in groups
+                for each in group.runs
+            ),
+        ),
         top=figures[0] if figures else None,
         left_out=[group.letter for group in groups[LISTS.compared :]],
         steps=max([each.run.steps for each in runs] + [1]),
@@ -283,21 +295,6 @@ def groups_table(groups: Sequence[RunGroup]) -> Numbers:
     )
     headings = (QUANTITIES[name] for name in measured)
     return Numbers(("", "runs", *(name.replace("_", " ") for name in differing), *headings), rows)
-
-
-def _runs_table(groups: Sequence[RunGroup]) -> Numbers:
-    rows = tuple(
-        (
-            group.letter,
-            each.run.name,
-            "" if each.seed is None else str(each.seed),
-            each.run.status,
-            f"{each.run.steps:,}",
-        )
-        for group in groups
-        for each in group.runs
-    )
-    return Numbers(("", "run", "seed", "status", "steps"), rows)
 
 
 def _differences_table(contrasts: Sequence[Contrast]) -> Numbers:

@@ -101,11 +101,19 @@ def bundle() -> Bundle:
     asked = hashlib.sha256(SNIPPET.encode()).hexdigest()[:8]
     name = f"vega-{vl_version()}-by-vl-convert-{version('vl-convert-python')}-{asked}.js"
     path = None if folder is None else folder / name
-    script = None if path is None else _from_file(path)
+    script = None
+    if path is not None:
+        with suppress(OSError):
+            # the first line is the checksum of the rest, so that half a file is not used
+            checksum, _, content = read_file(path).partition(b"\n")
+            script = content.decode() if checksum == _checksum(content) else None
     if script is None:
         script = vl_convert.javascript_bundle(SNIPPET, vl_version())
         if path is not None:
-            _keep(path, script)
+            content = script.encode()
+            with suppress(OSError):
+                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                replace_file(path, _checksum(content) + b"\n" + content)
     return Bundle.of(script)
 
 
@@ -126,23 +134,6 @@ def cache_folder() -> Path | None:
         return Path.home() / below / "gradiometer"
     except RuntimeError:
         return None
-
-
-def _from_file(path: Path) -> str | None:
-    """The script from a complete file, whose first line is the checksum of the rest; otherwise
-    None."""
-    try:
-        checksum, _, content = read_file(path).partition(b"\n")
-    except OSError:
-        return None
-    return content.decode() if checksum == _checksum(content) else None
-
-
-def _keep(path: Path, script: str) -> None:
-    content = script.encode()
-    with suppress(OSError):
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        replace_file(path, _checksum(content) + b"\n" + content)
 
 
 def _checksum(content: bytes) -> bytes:

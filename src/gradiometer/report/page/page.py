@@ -9,9 +9,8 @@ import msgspec
 
 from gradiometer.arguments import type_name
 from gradiometer.errors import BadArgument
+from gradiometer.measurement import Draw, Finding, State
 from gradiometer.measurement.artifact import Artifact
-from gradiometer.measurement.finding import Finding, State
-from gradiometer.measurement.reading import Draw
 from gradiometer.report.charts.charts import save_png
 from gradiometer.report.charts.theme import LISTS
 from gradiometer.report.page.cards import (
@@ -121,24 +120,38 @@ def content(run: Run, diagnosis: Diagnosis, shown: tuple[Section, ...]) -> dict[
     asked = cards(run, found)
     made = rows(diagnosis, shown, asked, further_cards(found))
     action = action_of(answer.finding for answer in found)
+    configuration, optimizer = run.configuration, run.hyperparameters
+    defaults = {field.name: field.default for field in msgspec.structs.fields(configuration)}
+    changed = {
+        name: value
+        for name, value in msgspec.structs.asdict(configuration).items()
+        if value != defaults[name]
+    }
+    batch = f"B\u00a0=\u00a0{configuration.batch_size:,}"
+    if _assumes_draws(run):
+        changed["sampling"] = "not known"
+    else:
+        batch += f", {DRAWN[run.sampling.draw]}"
     return {
         "run": run,
         "diagnosis": diagnosis,
-        "facts": _facts(run),
-        "optimizer": {} if run.hyperparameters is None else run.hyperparameters.facts,
+        "facts": (
+            configuration.problem,
+            batch,
+            *(() if optimizer is None else (optimizer.sentence,)),
+        ),
+        "optimizer": {} if optimizer is None else optimizer.facts,
         "top": top_figure(shown),
         "action": action,
         "headline": _title(diagnosis, action),
         "rows": made,
         "unmeasured": [card for card in asked if not card.shown],
         "meant": gradient_meant(run),
-        "checks": checks(run, diagnosis),
+        "checks": tuple(checks(run, diagnosis)),
         "quantities": diagnosis.labels,
         "status_symbol": STATUS_SYMBOLS[run.status],
-        "overhead": overhead_sentence(run.overhead, run.configuration.every),
-        "configuration": _settings(
-            _changed(run.configuration) | ({"sampling": "not known"} if _assumes_draws(run) else {})
-        ),
+        "overhead": overhead_sentence(run.overhead, configuration.every),
+        "configuration": _settings(changed),
         "manifest": _settings(
             {name: value for name, value in run.manifest.items() if name != "configuration"}
         ),
@@ -155,18 +168,6 @@ def _title(diagnosis: Diagnosis, action: Shown | None) -> str:
     if action.finding.state is State.CANNOT_TELL:
         return said
     return f"{said} {action.said.beginning}." if is_without_illness(headline) else action.said.seen
-
-
-def _facts(run: Run) -> tuple[str, ...]:
-    """The problem, the batch and the optimizer in a few words each."""
-    configuration, settings = run.configuration, run.hyperparameters
-    optimizer = () if settings is None else (settings.sentence,)
-    return (
-        configuration.problem,
-        f"B\u00a0=\u00a0{configuration.batch_size:,}"
-        + ("" if _assumes_draws(run) else f", {DRAWN[run.sampling.draw]}"),
-        *optimizer,
-    )
 
 
 def _assumes_draws(run: Run) -> bool:
@@ -217,13 +218,6 @@ def _settings(values: Mapping[str, Any]) -> list[tuple[str, str]]:
     3.11.7, torch 2.9.0."""
     named = ((name, _as_text(value)) for name, value in values.items())
     return [(name, text) for name, text in named if text != "—"]
-
-
-def _changed(configuration: msgspec.Struct) -> dict[str, Any]:
-    """The settings that are not the default."""
-    defaults = {field.name: field.default for field in msgspec.structs.fields(configuration)}
-    settings = msgspec.structs.asdict(configuration)
-    return {name: value for name, value in settings.items() if value != defaults[name]}
 
 
 def _as_text(value: Any) -> str:

@@ -62,18 +62,18 @@ METHODS = {
 
 def sections(run: Run, diagnosis: Diagnosis) -> tuple[Section, ...]:
     """Every section of the page. One that cannot be drawn says so in its place."""
-    return tuple(_draw(section, run, diagnosis) for section in SECTIONS)
-
-
-def _draw(section: Callable[[Run, Diagnosis], Section], run: Run, diagnosis: Diagnosis) -> Section:
-    try:
-        drawn = section(run, diagnosis)
-        return replace(drawn, method=METHODS.get(drawn.name, ""))
-    except Exception as error:
-        if ran_out_of_memory(error):
-            raise
-        name = section.__name__.removesuffix("_section")
-        words = f"the section could not be drawn: {summary(error)}"
-        warnings.warn(f"{run.path}: {name}: {words}", RuntimeWarning, stacklevel=2)
-        # under another name, so that no card takes it as its evidence and leaves its words out
-        return Section(f"{name}-failed", name.capitalize(), f"T{words[1:]}.", (), words=words)
+    shown = []
+    for section in SECTIONS:
+        try:
+            drawn = section(run, diagnosis)
+            shown.append(replace(drawn, method=METHODS.get(drawn.name, "")))
+        except Exception as error:
+            if ran_out_of_memory(error):
+                raise
+            name = section.__name__.removesuffix("_section")
+            words = f"the section could not be drawn: {summary(error)}"
+            warnings.warn(f"{run.path}: {name}: {words}", RuntimeWarning, stacklevel=2)
+            # under another name, so that no card takes it as its evidence and leaves its words out
+            title, lead = name.capitalize(), f"T{words[1:]}."
+            shown.append(Section(f"{name}-failed", title, lead, (), words=words))
+    return tuple(shown)

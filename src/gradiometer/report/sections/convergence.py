@@ -19,8 +19,7 @@ from gradiometer.convergence.trajectory.path_facts import Trail
 from gradiometer.convergence.trajectory.trajectory import Trajectory, lengths_of
 from gradiometer.errors import BadArgument
 from gradiometer.gauges import labels_of
-from gradiometer.measurement.estimate import Estimate, significant
-from gradiometer.measurement.finding import Finding, Issue, State
+from gradiometer.measurement import Estimate, Finding, Issue, State, significant
 from gradiometer.report.charts.charts import (
     learning_rate_chart,
     move_lengths_chart,
@@ -36,13 +35,11 @@ from gradiometer.report.sections.section import (
     evenly,
     level_of,
 )
+from gradiometer.run import Configuration, Run
 from gradiometer.run.artifacts import load_artifacts
-from gradiometer.run.configuration import Configuration
 from gradiometer.run.planned import planned
-from gradiometer.run.reader import Run
-from gradiometer.verdict.diagnosis import Diagnosis
+from gradiometer.verdict import Diagnosis, say
 from gradiometer.verdict.words.convergence import course_of_rate
-from gradiometer.verdict.words.say import say
 
 # A last rate below this share of the largest counts as zero, because the floor of the loss is
 # proportional to η.
@@ -127,28 +124,21 @@ def rates_of(run: Run) -> RateCurve | None:
         return None
     now = min(run.steps, total)
     if configuration.cool == "auto":
-        begins = _start(run, total)
+        # The step from which it goes to zero, as far as it is decided.
+        begins = total - int(FINISH * total)
+        for event in _events(run, "cooling"):
+            begins = total if event["begins"] is None else int(event["begins"])
         left = np.clip((total - steps - 0.5) / max(total - begins, 1), 0.0, 1.0)
         values = values * np.where(steps < begins, 1.0, left)
         made = RateCurve(steps, values, 0.0 if begins < total else end, total, now, FORKED)
     else:
         made = RateCurve(steps, values, end, total, now, GIVEN, schedule, verdict_of(schedule))
-    return made if measured is None or _agree(made, measured) else measured
-
-
-def _start(run: Run, total: int) -> int:
-    """The step from which a run that cools itself goes to zero, as far as it is decided."""
-    decided = [event["begins"] for event in run.events if event["event"] == "cooling"]
-    if not decided:
-        return total - int(FINISH * total)
-    return total if decided[-1] is None else int(decided[-1])
-
-
-def _agree(made: RateCurve, measured: RateCurve) -> bool:
-    """True if the measured rates equal the planned ones at the steps that both have."""
-    places = np.searchsorted(made.steps, measured.steps, side="right") - 1
-    exact = made.steps[places] == measured.steps
-    return np.allclose(made.values[places][exact], measured.values[exact], rtol=1e-6)
+    if measured is not None:
+        places = np.searchsorted(made.steps, measured.steps, side="right") - 1
+        exact = made.steps[places] == measured.steps
+        if not np.allclose(made.values[places][exact], measured.values[exact], rtol=1e-6):
+            return measured
+    return made
 
 
 def _rates(run: Run) -> RateCurve | None:
@@ -162,7 +152,7 @@ def _rates(run: Run) -> RateCurve | None:
 
 
 # a formula may take a second
-verdict_of = lru_cache(maxsize=64)(theorem)
+verdict_of = lru_cache(theorem)
 
 
 TITLE = "Learning rate and convergence"
@@ -235,12 +225,16 @@ def _rate_figure(rates: RateCurve) -> Figure:
     ]
     drawn.append((rates.total, drawn[-1][1]))
     now = rates.now if goes_on else None
+    listed = rates.steps[evenly(len(rates.steps), LISTS.rates)].tolist()
+    rows = tuple(
+        (f"{step:,}", *map(significant, (rates.at(step), *rates.sums(step)))) for step in listed
+    )
     return Figure(
         name="learning-rate",
         title="Learning rate",
         chart=learning_rate_chart(drawn, now, to_zero=rates.reaches_zero),
         summary=" ".join(parts),
-        table=_rate_table(rates),
+        table=Numbers(("step", "learning rate", "Σ η left", "Σ η² left"), rows),
         note=(
             f"η at every step, {rates.source}. Σ η is how far a run can travel, in units of the "
             "gradient norm; Σ η² is the noise that it takes in."
@@ -264,15 +258,6 @@ def _course(rates: RateCurve) -> dict[str, Any]:
     }
 
 
-def _rate_table(rates: RateCurve) -> Numbers:
-    """The rate and what is left of its sums at no more than 25 steps."""
-    steps = rates.steps[evenly(len(rates.steps), LISTS.rates)].tolist()
-    rows = tuple(
-        (f"{step:,}", *map(significant, (rates.at(step), *rates.sums(step)))) for step in steps
-    )
-    return Numbers(("step", "learning rate", "Σ η left", "Σ η² left"), rows)
-
-
 def _finding(rates: RateCurve) -> Finding | None:
     """A finding that says if η reaches zero by the end of the run."""
     if not rates.planned:
@@ -285,7 +270,18 @@ def _finding(rates: RateCurve) -> Finding | None:
 
 def _rate_rows(rates: RateCurve) -> list[tuple[str, ...]]:
     """The conditions of the theorem, the sums over the run, and the worst case."""
-    rows = [] if rates.verdict is None else _conditions(rates.verdict)
+    rows: list[tuple[str, ...]] = []
+    verdict = rates.verdict
+    if verdict is not None:
+        words = {True: "yes", False: "no", None: "undecided"}
+        conditions = {
+            "η → 0": verdict.limit_zero,
+            "Σ η = ∞": verdict.sum_diverges,
+            "Σ η² < ∞": verdict.sum_of_squares_converges,
+            "the theorem applies": verdict.theorem,
+        }
+        how = "asymptotics of the schedule"
+        rows += [(name, words[answer], "", "", how) for name, answer in conditions.items()]
     since = f"left from step {rates.now:,}"
     names = ("Σ η over the run", "Σ η² over the run", f"Σ η {since}", f"Σ η² {since}")
     sums = (*rates.sums(), *rates.sums(rates.now))
@@ -299,20 +295,6 @@ def _rate_rows(rates: RateCurve) -> list[tuple[str, ...]]:
             ("worst case over convex losses, × D G/√T", worst, "bound", "", "linear to zero: 2.0")
         )
     return rows
-
-
-def _conditions(verdict: TheoremVerdict) -> list[tuple[str, ...]]:
-    words = {True: "yes", False: "no", None: "undecided"}
-    answers = {
-        "η → 0": verdict.limit_zero,
-        "Σ η = ∞": verdict.sum_diverges,
-        "Σ η² < ∞": verdict.sum_of_squares_converges,
-        "the theorem applies": verdict.theorem,
-    }
-    return [
-        (name, words[answer], "", "", "asymptotics of the schedule")
-        for name, answer in answers.items()
-    ]
 
 
 def _path_rows(
@@ -353,7 +335,13 @@ def plateau_figure(run: Run) -> Figure | None:
     ]
     if begun:
         parts.append(f"The rate goes to zero from step {begun[-1]:,}.")
-    parts += map(_score, _events(run, "cut scored"))
+    for event in _events(run, "cut scored"):
+        verb = "gained" if event["seen"] >= 0 else "lost"
+        met = "as forecast" if event["within"] else "not as forecast"
+        parts.append(
+            f"The cut at step {event['cut_at']:,} {verb} {significant(abs(event['seen']))}, {met}: "
+            f"{Estimate(**event['predicted'])}."
+        )
     rows = tuple(
         (
             f"{step:,}",
@@ -384,15 +372,6 @@ def plateau_figure(run: Run) -> Figure | None:
 
 def _events(run: Run, name: str) -> Sequence[Mapping[str, Any]]:
     return [event for event in run.events if event["event"] == name]
-
-
-def _score(event: Mapping[str, Any]) -> str:
-    verb = "gained" if event["seen"] >= 0 else "lost"
-    met = "as forecast" if event["within"] else "not as forecast"
-    return (
-        f"The cut at step {event['cut_at']:,} {verb} {significant(abs(event['seen']))}, {met}: "
-        f"{Estimate(**event['predicted'])}."
-    )
 
 
 def trajectory_figure(run: Run, estimates: Mapping[str, Estimate]) -> Figure | None:

@@ -8,8 +8,7 @@ from itertools import chain
 from gradiometer.drift.curvature_survey import Survey
 from gradiometer.drift.stability import MomentumRule, edge_finding, no_edge_finding, stability_limit
 from gradiometer.gauges import labels_of
-from gradiometer.measurement.estimate import Estimate, significant
-from gradiometer.measurement.finding import Issue
+from gradiometer.measurement import Estimate, Issue, significant
 from gradiometer.measurement.optimizer.groups import UNKNOWN_OPTIMIZER, Group
 from gradiometer.measurement.optimizer.hyperparameters import Hyperparameters
 from gradiometer.report.charts.axes import Curve
@@ -53,7 +52,20 @@ def drift_section(run: Run, diagnosis: Diagnosis) -> Section:
     if surveys:
         figures.append(density_figure(surveys[-1], _edge_at_peak(run)))
     estimates = {**diagnosis.estimates, **(surveys[-1].estimates if surveys else {})}
-    answers = (_answer(surveys[-1], run),) if surveys else ()
+    answers: tuple[Answer, ...] = ()
+    if surveys:
+        # The finding of the latest survey is about the learning rate at that step, or about the
+        # largest one if the schedule has ended, which leaves the edge far away.
+        survey, settings = surveys[-1], _settings(run)
+        group, peak = _fastest(settings.at(survey.step)), _fastest_of_all(settings)
+        if not group.learning_rate > 1e-3 * peak.learning_rate:
+            group = peak
+        finding = no_edge_finding(survey.sharpness, survey.step, settings.names)
+        if math.isfinite(_edge(group)):
+            finding = edge_finding(
+                survey.sharpness, group.learning_rate, _rule(group), weight_decay=group.weight_decay
+            )
+        answers = (Answer(finding, finding.numbers),)
     return Section("drift", TITLE, lead, tuple(figures), quantity_table(labels, estimates), answers)
 
 
@@ -135,23 +147,6 @@ def _sharpness_figure(batch: Curve, surveys: tuple[Survey, ...], edge: Curve, ru
         ),
         single=sum(estimate.tells for _, estimate in (*batch, *full)) <= 1,
     )
-
-
-def _answer(survey: Survey, run: Run) -> Answer:
-    """The finding of the latest survey about the learning rate at that step."""
-    settings = _settings(run)
-    group = _fastest(settings.at(survey.step))
-    peak = _fastest_of_all(settings)
-    if not group.learning_rate > 1e-3 * peak.learning_rate:
-        # the schedule has ended, and the edge is far away
-        group = peak
-    if math.isfinite(_edge(group)):
-        finding = edge_finding(
-            survey.sharpness, group.learning_rate, _rule(group), weight_decay=group.weight_decay
-        )
-    else:
-        finding = no_edge_finding(survey.sharpness, survey.step, settings.names)
-    return Answer(finding, finding.numbers)
 
 
 def _settings(run: Run) -> Hyperparameters:

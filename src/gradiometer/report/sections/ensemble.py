@@ -33,13 +33,24 @@ def ensemble_section(run: Run, diagnosis: Diagnosis) -> Section:
         return Section("ensemble", "Ensemble of snapshots", f"{lead} {state}", ())
     (report,) = reports
     finding = report.finding(shlex.quote(str(run.path)))
+    rows = [(words, "the ensemble", *cells(report.scores[name])) for name, words in SCORES.items()]
+    for baseline in report.baselines:
+        rows += [
+            (words, f"minus {baseline.name}", *cells(baseline.difference[name]))
+            for name, words in SCORES.items()
+        ]
+    rows.append(
+        ("disagreement over error", "the snapshots", *cells(report.disagreement_over_error))
+    )
+    for number, path in enumerate(report.paths, start=1):
+        rows.append(("error barrier", f"from {number} to {report.snapshots}", *cells(path.barrier)))
     answer = Answer(finding, {"gain": report.gain, "no gain": Estimate.exact(0.0)})
     return Section(
         "ensemble",
         "Ensemble of snapshots",
         lead,
         (size_figure(report), reliability_figure(report)),
-        _table(report),
+        Numbers(("quantity", "of", "estimate", "interval"), tuple(rows)),
         (answer,),
         heading="Scores and differences",
     )
@@ -97,19 +108,3 @@ def reliability_figure(report: EnsembleReport) -> Figure:
             "confidence is too high."
         ),
     )
-
-
-def _table(report: EnsembleReport) -> Numbers:
-    """Every score of the ensemble, and its difference from each baseline."""
-    rows = [(words, "the ensemble", *cells(report.scores[name])) for name, words in SCORES.items()]
-    for baseline in report.baselines:
-        rows += [
-            (words, f"minus {baseline.name}", *cells(baseline.difference[name]))
-            for name, words in SCORES.items()
-        ]
-    rows.append(
-        ("disagreement over error", "the snapshots", *cells(report.disagreement_over_error))
-    )
-    for number, path in enumerate(report.paths, start=1):
-        rows.append(("error barrier", f"from {number} to {report.snapshots}", *cells(path.barrier)))
-    return Numbers(("quantity", "of", "estimate", "interval"), tuple(rows))

@@ -6,8 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from gradiometer.estimation.batch_table import BatchTable, batch_sizes
 from gradiometer.gauges import labels_of
-from gradiometer.measurement.estimate import Estimate
-from gradiometer.measurement.finding import Issue
+from gradiometer.measurement import Estimate, Issue
 from gradiometer.report.charts.axes import OPEN_ABOVE, UNKNOWN, Curve, LogAxis
 from gradiometer.report.charts.charts import (
     batch_chart,
@@ -156,22 +155,6 @@ def _layers_figure(
         (layer, *cells(scale), *cells_of(shares, layer)) for layer, scale in layers.items()
     )
     note = f"The {LISTS.layers} noisiest layers are drawn; the table has all."
-    sentences = [*_layer_sentences(layers, shares), *_open_sentences(drawn.values(), "▶")]
-    return Figure(
-        name="noise-by-layer",
-        title="Noise scale by layer",
-        chart=layers_chart(drawn, Estimate.exact(batch_size), f"B = {batch_size:,.0f}", "examples"),
-        summary=" ".join(sentences),
-        table=Numbers(
-            ("layer", "noise scale, examples", "interval", "share of tr Σ", "interval"), rows
-        ),
-        note=note if len(drawn) < len(layers) else "",
-        single=len(layers) == 1,
-    )
-
-
-def _layer_sentences(layers: Mapping[str, Estimate], shares: Mapping[str, Estimate]) -> list[str]:
-    """Which layers have the smallest and the largest noise scale, and the largest share."""
     sentences = [f"The noise scale of {len(layers)} layers at the newest reading."]
     known = {layer: estimate for layer, estimate in layers.items() if estimate.tells}
     known_shares = {layer: share for layer, share in shares.items() if share.tells}
@@ -187,7 +170,18 @@ def _layer_sentences(layers: Mapping[str, Estimate], shares: Mapping[str, Estima
     if known_shares:
         _, most = extremes(known_shares)
         sentences.append(f"Layer {most} has the largest share of the noise, {known_shares[most]}.")
-    return sentences
+    sentences += _open_sentences(drawn.values(), "▶")
+    return Figure(
+        name="noise-by-layer",
+        title="Noise scale by layer",
+        chart=layers_chart(drawn, Estimate.exact(batch_size), f"B = {batch_size:,.0f}", "examples"),
+        summary=" ".join(sentences),
+        table=Numbers(
+            ("layer", "noise scale, examples", "interval", "share of tr Σ", "interval"), rows
+        ),
+        note=note if len(drawn) < len(layers) else "",
+        single=len(layers) == 1,
+    )
 
 
 def _open_sentences(estimates: Iterable[Estimate], arrow: str) -> list[str]:

@@ -6,9 +6,7 @@ from dataclasses import replace
 
 from gradiometer.exploration.temperature.thermometer import Temperature
 from gradiometer.gauges import labels_of
-from gradiometer.measurement.estimate import Estimate, significant
-from gradiometer.measurement.finding import Issue
-from gradiometer.measurement.reading import Draw
+from gradiometer.measurement import Draw, Estimate, Issue, significant
 from gradiometer.measurement.uncertainty.arithmetic import transform
 from gradiometer.report.charts.axes import Curve
 from gradiometer.report.charts.charts import curves_chart, layers_chart
@@ -63,7 +61,35 @@ def exploration_section(run: Run, diagnosis: Diagnosis) -> Section:
     figures = [_heat_figure(curves, unit, run)]
     shares = history.get("temperature_drift_share", ())
     if shares:
-        figures.append(_share_figure(shares, curves))
+        figure = Figure(
+            name="heat-balance",
+            title="Heat balance",
+            chart=curves_chart(
+                {"share that drifts": shares},
+                "share of the heat",
+                "linear",
+                "~%",
+                at=(0.0, "at rest"),
+            ),
+            summary=(
+                "The share of the heat that moves the parameters away from their earlier position "
+                f"{change(shares)}."
+            ),
+            table=numbers_along(
+                {
+                    "share that drifts": shares,
+                    "drift": curves["temperature_drift"],
+                    "T_conf": curves["temperature_configurational"],
+                }
+            ),
+            note=(
+                "The heat either stays in the spread of the parameters, as their temperature "
+                "T_conf, or moves them away. At zero they fluctuate around a fixed position, and T "
+                "is their temperature; below zero they move back. The earlier position is reset at "
+                "steps 1, 2, 4, 8, …; until then the share grows if they keep moving away."
+            ),
+        )
+        figures.append(figure)
     layers, inside = (by_layer(latest, prefix) for prefix in by_name)
     if layers:
         figures.append(_layers_figure(layers, inside, latest["temperature"], unit))
@@ -99,37 +125,6 @@ def _heat_figure(curves: Mapping[str, Curve], unit: str, run: Run) -> Figure:
             }
         ),
         note=note,
-    )
-
-
-def _share_figure(shares: Curve, curves: Mapping[str, Curve]) -> Figure:
-    return Figure(
-        name="heat-balance",
-        title="Heat balance",
-        chart=curves_chart(
-            {"share that drifts": shares},
-            "share of the heat",
-            "linear",
-            "~%",
-            at=(0.0, "at rest"),
-        ),
-        summary=(
-            "The share of the heat that moves the parameters away from their earlier position "
-            f"{change(shares)}."
-        ),
-        table=numbers_along(
-            {
-                "share that drifts": shares,
-                "drift": curves["temperature_drift"],
-                "T_conf": curves["temperature_configurational"],
-            }
-        ),
-        note=(
-            "The heat either stays in the spread of the parameters, as their temperature T_conf, "
-            "or moves them away. At zero they fluctuate around a fixed position, and T is their "
-            "temperature; below zero they move back. The earlier position is reset at steps 1, 2, "
-            "4, 8, …; until then the share grows if they keep moving away."
-        ),
     )
 
 

@@ -46,9 +46,17 @@ def forks_section(run: Run, diagnosis: Diagnosis) -> Section:
     if records:
         # only those of the newest: a race has a fork a lane, and the table has all
         newest = records[0]
-        figures = _figures(newest, effects[newest.name])
+        found = effects[newest.name]
+        if found:
+            figures.append(_effects_figure(newest, found))
+            changes = (f"{each.alternative} {signed(each.estimate)}" for each in found[:3])
+            words = f"change in {label_of(found[0].readout)}: {'; '.join(changes)}"
+        fork = newest.fork
+        curves = {name: branch_curve(fork, fork.of(name)) for name in fork.names}
+        drawn = {name: curve for name, curve in curves.items() if curve}
+        if drawn:
+            figures.append(_branches_figure(newest, drawn))
         table = _table(records, effects)
-        words = _words(effects[newest.name])
     return Section(
         "forks",
         "What would have happened",
@@ -58,37 +66,6 @@ def forks_section(run: Run, diagnosis: Diagnosis) -> Section:
         heading="All forks",
         words=words,
     )
-
-
-def _sentence(record: ForkRecord, effects: Sequence[Effect]) -> str:
-    """What was done, what came of it, and how far it is."""
-    progress = ""
-    if not record.finished:
-        state = "under way" if record.running else "stopped"
-        done, total = len(record.fork.results), len(record.plan.branches)
-        progress = f" ({state}, {done:,} of {total:,} branches)"
-    what = setting(record.fork).removesuffix(".")
-    return f"{what}{progress}. {comparison(record.fork, effects)}".rstrip()
-
-
-def _words(effects: Sequence[Effect]) -> str:
-    """The first three effects in a few words, for the row of the section."""
-    if not effects:
-        return ""
-    changes = "; ".join(f"{each.alternative} {signed(each.estimate)}" for each in effects[:3])
-    return f"change in {label_of(effects[0].readout)}: {changes}"
-
-
-def _figures(record: ForkRecord, effects: Sequence[Effect]) -> list[Figure]:
-    figures = []
-    if effects:
-        figures.append(_effects_figure(record, effects))
-    fork = record.fork
-    curves = {name: branch_curve(fork, fork.of(name)) for name in fork.names}
-    shown = {name: curve for name, curve in curves.items() if curve}
-    if shown:
-        figures.append(_branches_figure(record, shown))
-    return figures
 
 
 def _branches_figure(record: ForkRecord, curves: Lines) -> Figure:
@@ -116,6 +93,12 @@ def _branches_figure(record: ForkRecord, curves: Lines) -> Figure:
 
 
 def _effects_figure(record: ForkRecord, effects: Sequence[Effect]) -> Figure:
+    progress = ""
+    if not record.finished:
+        state = "under way" if record.running else "stopped"
+        done, total = len(record.fork.results), len(record.plan.branches)
+        progress = f" ({state}, {done:,} of {total:,} branches)"
+    what = setting(record.fork).removesuffix(".")
     notes = [f"◆ {warning}" for warning in record.warnings]
     notes.append("The thick bars are about these test examples, and cover together.")
     if any(effect.in_general is not None for effect in effects):
@@ -125,7 +108,7 @@ def _effects_figure(record: ForkRecord, effects: Sequence[Effect]) -> Figure:
         name=f"fork-{record.name}-effects",
         title=f"Against going on as it is, from step {record.fork.step:,}",
         chart=drawn_effects({effect.alternative: effect for effect in effects}),
-        summary=_sentence(record, effects),
+        summary=f"{what}{progress}. {comparison(record.fork, effects)}".rstrip(),
         table=_table([record], {record.name: tuple(effects)}),
         note=" ".join(notes),
         single=not any(effect.estimate.tells for effect in effects),

@@ -7,7 +7,6 @@ from itertools import pairwise
 import numpy as np
 
 from gradiometer.drift.spikes.cause import clearest
-from gradiometer.drift.spikes.detection import Spike
 from gradiometer.loop.recorded.record import forks_of
 from gradiometer.measurement.estimate import Estimate, counted, significant
 from gradiometer.measurement.finding import State
@@ -54,13 +53,21 @@ def loss_section(run: Run, diagnosis: Diagnosis) -> Section:
 
 def _loss_figure(training: Sequence[Block], test: Curve, diagnosis: Diagnosis, run: Run) -> Figure:
     # with fewer than three blocks there is no line to see, so every loss is drawn
-    batches = _single_batches(run) if len(training) < 3 else []
+    batches = list[tuple[int, float]]()
+    if len(training) < 3:
+        steps, losses = run.losses
+        finite = np.isfinite(losses)
+        batches = list(zip(steps[finite].tolist(), losses[finite].tolist(), strict=True))
     changes, tried = _rate_changes(run), _trials(run, diagnosis)
     spikes = [
         (spike.peak, f"spike from {significant(spike.level)} to {significant(spike.height)}")
         for spike in diagnosis.spikes
     ]
-    events = [*spikes, *changes, *_place(diagnosis)]
+    events = [*spikes, *changes]
+    facts = {} if diagnosis.headline is None else diagnosis.headline.facts
+    happened = (facts.get("numbers") or {}).get("step")
+    if happened is not None:
+        events.append((int(happened), "here it happened"))
     readings, guess = _measured_steps(run), _guess(training, diagnosis)
     notes = [_block_note(training, is_short=bool(batches))]
     if events:
@@ -115,26 +122,12 @@ def _loss_sentences(
     return sentences
 
 
-def _single_batches(run: Run) -> list[tuple[int, float]]:
-    """The finite losses of a short run, one by one."""
-    steps, losses = run.losses
-    finite = np.isfinite(losses)
-    return list(zip(steps[finite].tolist(), losses[finite].tolist(), strict=True))
-
-
 def _guess(training: Sequence[Block], diagnosis: Diagnosis) -> float | None:
     """The level of a guess, if it is known and of the size of the losses that are drawn."""
     level = math.nan if diagnosis.triage is None else diagnosis.triage.level.value
     highest = max((block.mean.value for block in training), default=math.nan)
     # a level further above the losses would flatten their curve
     return level if 0 < level <= 3 * highest else None
-
-
-def _place(diagnosis: Diagnosis) -> list[tuple[int, str]]:
-    """The step at which what the headline says has happened, if it is one step."""
-    facts = {} if diagnosis.headline is None else diagnosis.headline.facts
-    step = (facts.get("numbers") or {}).get("step")
-    return [] if step is None else [(int(step), "here it happened")]
 
 
 def _trials(run: Run, diagnosis: Diagnosis) -> Mapping[str, list[tuple[float, float]]]:
@@ -233,12 +226,9 @@ def spikes_section(run: Run, diagnosis: Diagnosis) -> Section:
         "A spike is a rise of the loss that noise alone does not explain, and that comes down "
         "again."
     )
-    figures = (_figure(run, clearest(spikes)),) if spikes else ()
-    table = _table(spikes) if spikes else None
-    return Section(NAME, "Spikes", lead, figures, table, heading="All spikes")
-
-
-def _figure(run: Run, spike: Spike) -> Figure:
+    if not spikes:
+        return Section(NAME, "Spikes", lead, (), heading="All spikes")
+    spike = clearest(spikes)
     steps, losses = run.losses
     # three lengths of the spike on each side of it, and at least twenty losses
     margin = max(3 * spike.length, 20)
@@ -248,7 +238,7 @@ def _figure(run: Run, spike: Spike) -> Figure:
     drawn = list(zip(steps[kept].tolist(), losses[kept].tolist(), strict=True))
     thinned = f" {len(kept):,} of {count:,} losses are drawn." if len(kept) < count else ""
     end = f"back after {counted(spike.length, 'step')}" if spike.ended else "not back yet"
-    return Figure(
+    figure = Figure(
         name="spike",
         title=f"The loss around step {spike.first:,}",
         chart=spike_chart(drawn, spike.first, spike.last),
@@ -265,19 +255,18 @@ def _figure(run: Run, spike: Spike) -> Figure:
             f"there.{thinned}"
         ),
     )
-
-
-def _table(spikes: Sequence[Spike]) -> Numbers:
     rows = tuple(
         (
-            f"{spike.first:,} to {spike.last:,}",
-            significant(spike.level),
-            significant(spike.height),
-            f"{spike.peak:,}",
-            f"{significant(spike.score, 2)} ({significant(spike.limit, 2)})",
-            "yes" if spike.ended else "not yet",
+            f"{each.first:,} to {each.last:,}",
+            significant(each.level),
+            significant(each.height),
+            f"{each.peak:,}",
+            f"{significant(each.score, 2)} ({significant(each.limit, 2)})",
+            "yes" if each.ended else "not yet",
         )
-        for spike in spikes
+        for each in spikes
     )
     rise = "rise in spreads (limit of noise)"
-    return Numbers(("steps", "level before", "highest", "at step", rise, "came back"), rows)
+    columns = ("steps", "level before", "highest", "at step", rise, "came back")
+    table = Numbers(columns, rows)
+    return Section(NAME, "Spikes", lead, (figure,), table, heading="All spikes")

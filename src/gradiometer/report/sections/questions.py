@@ -9,9 +9,7 @@ from pathlib import Path
 from gradiometer.drift.batch_sharpness import BatchSharpness
 from gradiometer.estimation.noise import GradientNoise
 from gradiometer.gauges import GAUGES
-from gradiometer.measurement.estimate import Estimates
-from gradiometer.measurement.finding import Finding
-from gradiometer.measurement.gauge import Gauge
+from gradiometer.measurement import Estimates, Finding, Gauge
 from gradiometer.run.configuration import Configuration
 
 NOT_MEASURED, NOT_MEASURED_SYMBOL = "not measured", "○"

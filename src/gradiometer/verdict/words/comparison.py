@@ -1,7 +1,6 @@
 """Words for a comparison of two configurations."""
 
-from gradiometer.measurement.estimate import Estimate, significant
-from gradiometer.measurement.finding import Finding
+from gradiometer.measurement import Estimate, Finding, significant
 from gradiometer.verdict.words.sentences import Sentences
 
 

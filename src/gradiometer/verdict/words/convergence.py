@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gradiometer.convergence.theorem.theorem import SUFFICIENT
-from gradiometer.measurement.estimate import Estimate, significant
-from gradiometer.measurement.finding import Finding
+from gradiometer.measurement import Estimate, Finding, significant
 from gradiometer.verdict.words.sentences import Words, always, sentence
 
 TRY_THE_CUT = "Try the cut in a fork: branches that are really trained."

@@ -9,9 +9,6 @@ from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.measurement.finding import Doubt, Finding
 from gradiometer.verdict.words.sentences import Sentences, Words, not_known, sentence
 
-# Ratio of the temperature to the posterior's above which no learning rate is suggested.
-FAR = 10.0
-
 ORDINALS = (
     *("first", "second", "third", "fourth", "fifth"),
     *("sixth", "seventh", "eighth", "ninth", "tenth"),
@@ -66,7 +63,7 @@ def _against_the_posterior(times: float | None) -> str:
     hotter = times > 1
     side = "hotter" if hotter else "colder"
     factor = max(times, 1 / times)
-    if factor > FAR:
+    if factor > 10:  # too far for a learning rate to be suggested
         return f"The posterior has temperature 1: SGD is far {side}."
     rate = f"{significant(factor, 2)} times {'smaller' if hotter else 'larger'}"
     condition = "" if hotter else ", if training is stable there"

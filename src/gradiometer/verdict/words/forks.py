@@ -123,36 +123,33 @@ def _result(result: Mapping[str, Any]) -> str:
 
 def verdict_in_words(result: Mapping[str, Any]) -> str:
     """Whether an advice held in a fork, as a sentence."""
-    match result["verdict"]:
-        case "leaning":
-            return "Its branches lean to small rates, so it does not decide if the advice held."
-        case "held":
-            return f"The advice held{_why_held(result)}."
-        case "did not hold":
-            return f"The advice did not hold{_why_not(result)}."
+    verdict, share = result["verdict"], result["share"]
+    if verdict == "leaning":
+        return "Its branches lean to small rates, so it does not decide if the advice held."
+    why = ""
+    than = "" if share is None else f"a training on {significant(share, 2)} of the examples"
+    if verdict == "held":
+        if than:
+            end = f"with fewer updates it ends better than {than}"
+            why = f": {end}, so it needs no more than forecast"
+        elif result["not_better"]:
+            gain = "with fewer updates"
+            if result["is_cut"]:
+                gain = "so more steps at this rate gain little"
+            why = f": it ends at most {TOLERANCE:.0%} worse, {gain}"
+        return f"The advice held{why}."
+    if verdict == "did not hold":
+        if than:
+            why = f": it ends worse than {than}, so it needs more than forecast"
+        elif result["may_be_worse"]:
+            why = f": it ends more than {TOLERANCE:.0%} worse"
+        return f"The advice did not hold{why}."
     if result["uncompared"]:
         return (
             "Whether it needs more examples than forecast is seen with `--advice`, which adds a "
             "shorter training."
         )
     return "This fork does not decide if the advice held."
-
-
-def _why_held(result: Mapping[str, Any]) -> str:
-    share = result["share"]
-    if share is not None:
-        than = f"a training on {significant(share, 2)} of the examples"
-        return f": with fewer updates it ends better than {than}, so it needs no more than forecast"
-    gain = "so more steps at this rate gain little" if result["is_cut"] else "with fewer updates"
-    return f": it ends at most {TOLERANCE:.0%} worse, {gain}" if result["not_better"] else ""
-
-
-def _why_not(result: Mapping[str, Any]) -> str:
-    share = result["share"]
-    if share is not None:
-        than = f"a training on {significant(share, 2)} of the examples"
-        return f": it ends worse than {than}, so it needs more than forecast"
-    return f": it ends more than {TOLERANCE:.0%} worse" if result["may_be_worse"] else ""
 
 
 CLAIMS: Mapping[str, Words] = {

@@ -7,8 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from gradiometer.loop.recorded.incidents import Incident, IncidentCause
-from gradiometer.measurement.estimate import significant
-from gradiometer.measurement.finding import Finding
+from gradiometer.measurement import Finding, significant
 from gradiometer.verdict.words.sentences import Sentences
 
 

@@ -3,8 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from gradiometer.measurement.estimate import Estimate, significant
-from gradiometer.measurement.finding import Finding
+from gradiometer.measurement import Estimate, Finding, significant
 from gradiometer.verdict.words.sentences import Words, always
 
 FILTER = (

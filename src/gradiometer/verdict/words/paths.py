@@ -5,8 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gradiometer.convergence.trajectory.path_facts import per_doubling
-from gradiometer.measurement.estimate import Estimate, significant
-from gradiometer.measurement.finding import Finding
+from gradiometer.measurement import Estimate, Finding, significant
 from gradiometer.verdict.words.sentences import Words
 
 ITERATES_ONLY = "This is based on the iterates so far: they do not prove where the path ends."

@@ -83,18 +83,16 @@ def say(finding: Finding) -> Sentences:
     doubts = triage.DOUBTS if finding.gauge == GAUGE else DOUBTS
     if finding.facts.get("withheld"):  # triage found something that comes first
         sentences = replace(sentences, paste=(), suggestion="", forecast="")
-    caveats = [sentences.caveat, *(_doubt(doubt, doubts) for doubt in finding.doubts)]
+    caveats = [sentences.caveat]
+    for doubt in finding.doubts:
+        if doubt.kind not in doubts:
+            raise BadArgument(f"`doubts` must be in the table of words, got {doubt.kind!r}.")
+        caveats.append(doubts[doubt.kind](doubt))
     return replace(
         sentences,
         caveat=" ".join(text for text in caveats if text),
         tried=forks.trial_in_words(finding.trial) if finding.trial else "",
     )
-
-
-def _doubt(doubt: Doubt, doubts: Mapping[str, Callable[[Doubt], str]]) -> str:
-    if doubt.kind not in doubts:
-        raise BadArgument(f"`doubts` must be in the table of words, got {doubt.kind!r}.")
-    return doubts[doubt.kind](doubt)
 
 
 def in_brief(finding: Finding | None) -> str:
@@ -176,8 +174,16 @@ def headline_in_words(
     Only its first clause: the finding has the numbers. If there is no verdict, the reason belongs to
     it. What a run that is over cannot tell, it never will.
     """
+    if finding is None and configuration.budget == 0:
+        return "measuring was off (budget 0)"
+    if finding is None and configuration.every is not None:
+        return "nothing was measured"
     if finding is None:
-        return _why_nothing(configuration)
+        return (
+            f"nothing was measured: the budget of {100 * configuration.budget:.2g} % has not yet "
+            "covered one measurement (set a larger `budget`, or `every` = 1 to measure every step, "
+            "at any cost)"
+        )
     sentences = say(finding)
     if finding.claim == "another_loss":
         return _after_a_semicolon(sentences.seen.removesuffix("."))
@@ -193,16 +199,3 @@ def _after_a_semicolon(sentence: str) -> str:
     if len(first) > 1 and first.isalpha() and first.istitle():
         return sentence[0].lower() + sentence[1:]
     return sentence
-
-
-def _why_nothing(configuration: Configuration | WatchedConfiguration) -> str:
-    """The reason that nothing was measured, and what to do."""
-    if configuration.budget == 0:
-        return "measuring was off (budget 0)"
-    if configuration.every is not None:
-        return "nothing was measured"
-    return (
-        f"nothing was measured: the budget of {100 * configuration.budget:.2g} % has not yet "
-        "covered one measurement (set a larger `budget`, or `every` = 1 to measure every step, at "
-        "any cost)"
-    )

@@ -4,8 +4,7 @@ import ast
 import math
 from collections.abc import Callable, Mapping
 
-from gradiometer.loop.changes.alternative import Rate
-from gradiometer.loop.changes.text import alternative_of
+from gradiometer.loop import Rate, alternative_of
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.finding import Doubt, Finding
 from gradiometer.measurement.optimizer.hyperparameters import number
