@@ -10,7 +10,7 @@ import torch
 from costs.memory import Allocated
 from torch import Tensor, nn
 
-from gradiometer import GradientNoise, watch
+from gradiometer import GradientNoise, supervised, watch
 from gradiometer.integrations import gradients
 from gradiometer.integrations.gradients import NEVER
 from gradiometer.integrations.watch import successive
@@ -444,3 +444,47 @@ def test_steps_that_are_too_short_to_pay_have_recent_readings(
 
 def test_the_early_pause_ends_with_the_early_steps() -> None:
     assert [longest_pause(step) for step in (8, 144, 263, 296, 400)] == [8, 144, 37, 37, 50]
+
+
+@pytest.mark.parametrize("name", ["SGD", "AdamW"])
+@pytest.mark.parametrize("seconds", [1e-9, 1e3], ids=["quick", "slow"])
+def test_with_every_n_th_step_a_chain_begins_there_whatever_it_takes(
+    name: str, seconds: float, tmp_path: Path
+) -> None:
+    loop = Loop(OPTIMIZERS[name])
+    now = [0.0]
+
+    def clock() -> float:
+        now[0] += seconds  # every look at the clock is later
+        return now[0]
+
+    asked = {"every": 20, "gauges": "noise", "page": False, "quiet": True}
+    with watch(loop.model, loop.optimizer, out=tmp_path, **asked) as w:
+        w.budget.clock = clock
+        for _ in range(60):
+            w.step(*loop.backward())
+            loop.optimizer.step()
+    series = w.run.series("noise")
+    assert series.steps.tolist() == [*range(1, 9), *range(21, 29), *range(41, 49)]
+    for place, step in enumerate(series.steps):
+        product = float(loop.gradients[step - 1] @ loop.gradients[step])
+        assert series.moments["product"][place].sum() == pytest.approx(product, rel=1e-9)
+
+
+def test_with_every_third_step_all_pairs_are_read_and_the_sharpness_at_one_in_sixteen(
+    tmp_path: Path,
+) -> None:
+    loop = Loop(OPTIMIZERS["SGD"])
+    asked = {"loss": supervised(nn.CrossEntropyLoss(reduction="none")), "every": 3}
+    run = _train(loop, 100, tmp_path, gauges="noise,batch_sharpness", **asked).run
+    assert run.series("noise").steps.tolist() == [*range(1, 100)]
+    assert run.series("batch_sharpness").steps.tolist() == [0, 48, 96]
+    alone = _train(Loop(OPTIMIZERS["SGD"]), 10, tmp_path, gauges="batch_sharpness", **asked).run
+    assert alone.series("batch_sharpness").steps.tolist() == [0, 3, 6, 9]
+
+
+def test_with_parts_and_every_third_step_halves_are_read(tmp_path: Path) -> None:
+    asked = {"loss": supervised(nn.CrossEntropyLoss(reduction="none")), "every": 3, "parts": 2}
+    run = _train(Loop(OPTIMIZERS["SGD"]), 10, tmp_path, gauges="noise", **asked).run
+    series = run.series("noise")
+    assert series.steps.tolist() == [0, 3, 6, 9] and "product" not in series.moments

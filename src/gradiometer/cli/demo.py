@@ -12,7 +12,7 @@ DEMO = {
     "model": "cnn",
     "learning_rate": 0.02,
     "epochs": 80,
-    "every": 10,  # not a share of the time, so that a busy machine measures as often as an idle one
+    "every": 5,  # not a share of the time, so that a busy machine measures as often as an idle one
     # the middle, where the fork begins: without it, the fork would repeat these steps
     "checkpoint_at": "1800",
 }

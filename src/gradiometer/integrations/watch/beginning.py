@@ -34,7 +34,12 @@ from gradiometer.integrations.watch.requests.kept_updates import MOST_NUMBERS, K
 from gradiometer.integrations.watch.requests.newest_updates import NewestUpdates
 from gradiometer.integrations.watch.requests.trials import Trials
 from gradiometer.integrations.watch.subject import Inputs, Subject
-from gradiometer.integrations.watch.successive import Successive, early_cost, reads_products
+from gradiometer.integrations.watch.successive import (
+    CHAIN,
+    Successive,
+    early_cost,
+    reads_products,
+)
 from gradiometer.integrations.watch.triage.recorder import TriageRecorder
 from gradiometer.measurement.step import TrainingStep
 from gradiometer.run.cadence.early import PROMISED
@@ -104,7 +109,7 @@ class Beginning(Recording):
         self._triage = TriageRecorder(subject, last, self._warn, self._pace.made)
         self._successive: Successive | None = None
         if products is not None:
-            self._successive = Successive(subject, last, *products)
+            self._successive = Successive(subject, last, *products, every=asked["every"])
         self.kept_updates = KeptUpdatesOfLoop(subject, self._warn)
         self.newest_updates = NewestUpdates(subject, self._warn)
         self.trials = Trials(trials, self, announcements.say)
@@ -165,7 +170,11 @@ class Beginning(Recording):
         recorder.cadence.start(self.steps)
         early = early_cost(self.budget.share, products=bool(self.read_elsewhere))
         self._announcements.begin(
-            recorder.folder.path, configuration, early=early, planned=self.budget.planned
+            recorder.folder.path,
+            configuration,
+            early=early,
+            planned=self.budget.planned,
+            chain=CHAIN if self.read_elsewhere else 1,
         )
         self._attach(recorder, self.steps + 1)
         is_new = "run" not in self._restored and not subject.sharded
