@@ -54,7 +54,7 @@ def test_final_weights_are_the_same_with_the_instrument_on_off_or_at_another_cad
         {"budget": 0.0},
         {"every": 1, "parts": 2},
         {"every": 7, "parts": 2},
-        {"every": 9},
+        {"every": 1},
         {"budget": 0.3},
         {"every": 5, "parts": 0},
     ]

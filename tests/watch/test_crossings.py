@@ -37,7 +37,6 @@ def test_an_iteration_goes_through_few_files(
         optimizer,
         loss=loss,
         every=2,
-        parts=2,
         sampling=Sampling(Draw.REPLACEMENT, 512),
         out=tmp_path,
         page=False,

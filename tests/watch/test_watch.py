@@ -259,7 +259,7 @@ def test_a_run_of_watch_is_a_run_like_any_other(tmp_path: Path) -> None:
 
 
 def test_an_unmeasured_step_has_no_hooks(tmp_path: Path) -> None:
-    model, optimizer, w = simple(tmp_path, every=3, parts=2)
+    model, optimizer, w = simple(tmp_path, every=3)
     with w:
         for step in range(7):
             hooked = [bool(parameter._backward_hooks) for parameter in model.parameters()]

@@ -124,7 +124,7 @@ def test_a_gauge_that_has_stopped_says_why(tmp_path: Path, fails_from: int) -> N
 def test_a_gauge_that_stopped_before_its_first_reading_has_a_finding(tmp_path: Path) -> None:
     model, optimizer = network()
     fixed: Any = lambda model, batch: LOSSES(model, batch) if len(batch[0]) == 8 else 1 / 0  # noqa: E731
-    with watch(model, optimizer, loss=fixed, out=tmp_path, every=3, parts=2, gauges="noise") as w:
+    with watch(model, optimizer, loss=fixed, out=tmp_path, every=3, gauges="noise") as w:
         w.shield.before_first_update = False
         for batch in batches(4):
             optimizer.zero_grad()

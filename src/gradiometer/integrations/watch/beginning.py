@@ -34,12 +34,7 @@ from gradiometer.integrations.watch.requests.kept_updates import MOST_NUMBERS, K
 from gradiometer.integrations.watch.requests.newest_updates import NewestUpdates
 from gradiometer.integrations.watch.requests.trials import Trials
 from gradiometer.integrations.watch.subject import Inputs, Subject
-from gradiometer.integrations.watch.successive import (
-    CHAIN,
-    Successive,
-    early_cost,
-    reads_products,
-)
+from gradiometer.integrations.watch.successive import Successive, early_cost, reads_products
 from gradiometer.integrations.watch.triage.recorder import TriageRecorder
 from gradiometer.measurement.step import TrainingStep
 from gradiometer.run.cadence.early import PROMISED
@@ -109,7 +104,7 @@ class Beginning(Recording):
         self._triage = TriageRecorder(subject, last, self._warn, self._pace.made)
         self._successive: Successive | None = None
         if products is not None:
-            self._successive = Successive(subject, last, *products, every=asked["every"])
+            self._successive = Successive(subject, last, *products, all_steps=asked["every"] == 1)
         self.kept_updates = KeptUpdatesOfLoop(subject, self._warn)
         self.newest_updates = NewestUpdates(subject, self._warn)
         self.trials = Trials(trials, self, announcements.say)
@@ -174,7 +169,6 @@ class Beginning(Recording):
             configuration,
             early=early,
             planned=self.budget.planned,
-            chain=CHAIN if self.read_elsewhere else 1,
         )
         self._attach(recorder, self.steps + 1)
         is_new = "run" not in self._restored and not subject.sharded

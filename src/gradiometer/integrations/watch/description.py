@@ -202,13 +202,14 @@ def gauges_for(
 
 
 def shows_products(subject: Subject, asked: Mapping[str, Any]) -> bool:
-    """True if the noise can be read from the gradients of successive steps, and the parts of a batch
-    were not asked for."""
+    """True if the noise can be read from the gradients of successive steps, and neither single steps
+    nor the parts of a batch were asked for."""
     batches = subject.batches
     is_own_batch = batches.probe is None and batches.groups is None
     is_simple = subject.accumulation == 1 and subject.spread is None and subject.ranks.alone
     return (
         bool(subject.budget.share)
+        and asked["every"] in (None, 1)
         and asked["parts"] is None
         and is_own_batch
         and is_simple

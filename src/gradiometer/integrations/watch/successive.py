@@ -105,7 +105,7 @@ class Pair(NamedTuple):
 
 
 class Successive:
-    """Reads chains of successive steps, as many as the budget pays for, or one from every n-th step.
+    """Reads chains of successive steps, as many as the budget pays for, or all steps.
 
     At a step of a chain: ‖ĝ_t‖², ⟨ĝ_{t−1}, ĝ_t⟩, the product of ĝ_t with the optimizer's own
     momentum buffer, and under SGD the loss. Under Adam's kind they are under P from before the step
@@ -120,8 +120,7 @@ class Successive:
         last: The gradient of the step before.
         rule: How the optimizers move the parameters.
         gauges: Names of the gauges whose readings are made here.
-        every: Begin a chain at every n-th step, whatever it costs. With n up to `CHAIN` all steps
-            are read. None to keep to the budget.
+        all_steps: True to read every step, whatever it costs.
     """
 
     def __init__(
@@ -131,7 +130,7 @@ class Successive:
         rule: Rule,
         gauges: Sequence[str],
         *,
-        every: int | None,
+        all_steps: bool,
     ) -> None:
         last.is_beside_weights = rule.adaptive and PreconditionedNoise.name in gauges
         self._last = last
@@ -139,7 +138,7 @@ class Successive:
         self._rule = rule
         self._budget = subject.budget
         self._gauges = gauges
-        self._every = every
+        self._all_steps = all_steps
         self._record: Callable[[Reading], None] | None = None
         self._stopped: Callable[[str], None] = lambda why: None
         what = "products of successive gradients are no longer read"
@@ -357,9 +356,8 @@ class Successive:
     def _plan(self, step: int) -> None:
         """Choose the step of the next chain: the coming one, or later if chains have cost more than
         their share."""
-        if self._every is not None:
-            wait = self._every - step % self._every if self._every > CHAIN else 1
-            self.next = step + wait
+        if self._all_steps:
+            self.next = step + 1
             return
         budget = self._budget
         training = budget.training

@@ -31,8 +31,8 @@ class Cadence:
         budget: The account.
         every: Measure at every n-th step.
         share: Share of the training time; None to measure every step, or every n-th.
-        elsewhere: True if cheap gauges are read elsewhere at every n-th step. Expensive ones then
-            run at one in `one_in` of these steps.
+        elsewhere: True if cheap gauges are read elsewhere at every step. Expensive ones then run at
+            one in `one_in` steps.
     """
 
     def __init__(
