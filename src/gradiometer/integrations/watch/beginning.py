@@ -165,10 +165,7 @@ class Beginning(Recording):
         recorder.cadence.start(self.steps)
         early = early_cost(self.budget.share, products=bool(self.read_elsewhere))
         self._announcements.begin(
-            recorder.folder.path,
-            configuration,
-            early=early,
-            planned=self.budget.planned,
+            recorder.folder.path, configuration, early=early, planned=self.budget.planned
         )
         self._attach(recorder, self.steps + 1)
         is_new = "run" not in self._restored and not subject.sharded

@@ -87,9 +87,9 @@ def watch(
     reduce-scatter. They are in place only at measured steps. If an update takes one backward on one
     process, the noise is read from `.grad` of successive steps, within the budget, and nothing is
     run again: call `step` right after `backward`, with the loss that it was called on. With
-    `every` above 1, `parts`, `probe` or `groups`, or under an optimizer other than SGD, Adam, AdamW, NAdam
-    and Adamax, half of the batch is run once more instead, which needs `loss`. If an update takes
-    several backwards, or one on each of several processes, their gradients are compared, and
+    `every` above 1, `parts`, `probe` or `groups`, or under an optimizer other than SGD, Adam, AdamW,
+    NAdam and Adamax, half of the batch is run once more instead, which needs `loss`. If an update
+    takes several backwards, or one on each of several processes, their gradients are compared, and
     nothing more is run.
 
     Args:
