@@ -23,6 +23,8 @@ def simple(out: Path, **settings: Any) -> tuple[nn.Module, torch.optim.Optimizer
     model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 5))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     settings = {"loss": supervised(nn.CrossEntropyLoss(reduction="none")), "every": 1} | settings
+    if settings["every"] is not None:
+        settings = {"parts": 2} | settings  # a reading is made at each of these steps
     return model, optimizer, watch(model, optimizer, out=out, **settings)
 
 

@@ -245,8 +245,10 @@ def _settings_of(
 def _from_catalogue(name: str, known: Mapping[str, Any]) -> Gauge:
     kind = GAUGES[name]
     settings = {field: known[field] for field in kind.from_run}
-    if "parts" in settings:
-        settings["parts"] = settings["parts"] or None  # 0 means one part per example
+    if settings.get("parts") == 0:
+        settings["parts"] = None  # one part per example
+    elif "parts" in settings and settings["parts"] is None:
+        del settings["parts"]  # the default of the gauge
     return kind(**settings)
 
 

@@ -23,7 +23,7 @@ from known_steps import kept_steps
 def trained(tmp_path_factory: pytest.TempPathFactory) -> dict:
     """A short run through the command line, and what it printed."""
     out = tmp_path_factory.mktemp("runs")
-    settings = ("--model", "mlp", "--epochs", "4", "--every", "1")
+    settings = ("--model", "mlp", "--epochs", "4", "--every", "1", "--set", "parts=2")
     done = run_cli("train", "digits", *settings, "--out", str(out), "--json", "--no-open")
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -218,6 +218,19 @@ def test_export_writes_every_row_as_csv_and_parquet(
     )
     table = pyarrow.parquet.read_table(tmp_path / "t.parquet")
     assert table.num_rows == len(rows) and table.column_names == list(rows[0])
+
+
+def test_products_of_the_whole_model_are_exported_without_a_layer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ("--model", "mlp", "--epochs", "1", "--every", "1", "--no-open")
+    assert called(capsys, "train", "digits", *settings, "--out", str(tmp_path))[0] == 0
+    table = tmp_path / "t.csv"
+    run = str(tmp_path / "digits-mlp-1")
+    assert called(capsys, "runs", "export", run, "--out", str(table))[0] == 0
+    with table.open() as file:
+        rows = [row for row in csv.DictReader(file) if row["gauge"] == "noise"]
+    assert len(rows) > 20 and all(float(row["squared"]) > 0 for row in rows)
 
 
 def test_export_refuses_a_format_it_does_not_know(

@@ -176,6 +176,8 @@ def test_a_problem_of_ones_own_is_named_module_function(
         "3",
         "--every",
         "1",
+        "--set",
+        "parts=2",
         "--json",
         "-b",
         "16",

@@ -297,7 +297,14 @@ def adaptive_loop(
     parameters, objective = list(model.parameters()), Objective(model, LOSS)
     optimizer = kind(parameters, lr=0.01)
     w = (
-        watch(model, optimizer, loss=LOSS, out=out, every=1, accumulation=accumulation, **asked)
+        watch(
+            model,
+            optimizer,
+            loss=LOSS,
+            out=out,
+            accumulation=accumulation,
+            **({"every": 1, "parts": 2} | asked),
+        )
         if watched
         else None
     )

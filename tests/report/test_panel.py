@@ -42,7 +42,7 @@ def drawn(
     console = Console(file=io.StringIO(), force_terminal=True, width=width)
     panel = Kept(console)
     configuration = Configuration(
-        problem="digits", model="mlp", optimizer=optimizer, epochs=1, every=1
+        problem="digits", model="mlp", optimizer=optimizer, epochs=1, every=1, parts=2
     )
     train(load("digits", model="mlp"), replace(configuration, check_edge=False), folder, panel)
     panel.close()

@@ -50,7 +50,14 @@ from stopped_training import StopAt, problem, settings, weights
 def test_final_weights_are_the_same_with_the_instrument_on_off_or_at_another_cadence(
     tmp_path: Path, name: str, accumulation: int, epochs: int
 ) -> None:
-    ways = [{"budget": 0.0}, {"every": 1}, {"every": 7}, {"budget": 0.3}, {"every": 5, "parts": 0}]
+    ways = [
+        {"budget": 0.0},
+        {"every": 1, "parts": 2},
+        {"every": 7, "parts": 2},
+        {"every": 1},
+        {"budget": 0.3},
+        {"every": 5, "parts": 0},
+    ]
     asked = {"accumulation": accumulation, "epochs": epochs}
     runs = [train(problem(name), settings(**asked, **way), tmp_path) for way in ways]
     assert runs[0].series("noise") is None
@@ -223,7 +230,7 @@ def test_the_last_batch_of_an_epoch_may_be_smaller_and_one_of_one_example_is_not
     tmp_path: Path,
 ) -> None:
     # batches of 10, 10, 10 and 1
-    run = train(problem(examples=31), settings(every=1, epochs=3), tmp_path)
+    run = train(problem(examples=31), settings(every=1, parts=2, epochs=3), tmp_path)
     assert run.series("noise").batch_size.tolist() == [10] * 9
     assert run.steps == 12
 
@@ -318,7 +325,9 @@ def test_a_last_batch_too_small_for_batch_statistics_apart_is_trained_on_and_not
     data = torch.randn(examples, 5), torch.arange(examples) % 3
     model = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
     coupled = made(model=lambda: copy.deepcopy(model), train=Examples(data))
-    run = train(coupled, settings(every=1, epochs=3), tmp_path)  # batches of 10, 10, 10 and 2 or 3
+    run = train(
+        coupled, settings(every=1, parts=2, epochs=3), tmp_path
+    )  # batches of 10, 10, 10 and 2 or 3
     assert run.steps == 12
     assert run.series("noise").batch_size.tolist() == [10] * 9
 
@@ -391,7 +400,7 @@ def test_a_gauge_that_cannot_measure_this_training_says_so_once_and_training_goe
     once = Problem(
         name="once", model=lambda: nn.Linear(3, 1), loss=loss, train=Examples(torch.randn(60, 3))
     )
-    run = train(once, settings(every=1, epochs=4, gauges="noise,loss_change"), tmp_path)
+    run = train(once, settings(every=1, parts=2, epochs=4, gauges="noise,loss_change"), tmp_path)
     assert run.status == "finished" and len(run.series("noise")) == 24
     assert (
         len([warning for warning in run.warnings if "loss_change is no longer measured" in warning])

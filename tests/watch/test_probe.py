@@ -238,7 +238,7 @@ def test_a_probe_needs_the_loss(tmp_path: Path) -> None:
 
 
 def configuration(**settings: Any) -> Configuration:
-    given = {"epochs": 1, "every": 1, "check_edge": False, "check_endpoint": False}
+    given = {"epochs": 1, "every": 1, "parts": 2, "check_edge": False, "check_endpoint": False}
     return Configuration(**(given | {"gauges": ALL} | settings))
 
 

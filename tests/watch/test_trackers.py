@@ -22,7 +22,14 @@ from unprintable import Unprintable
 def run_with(out: Path, to: Any = (), steps: int = 30) -> Run:
     model = Position()
     optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
-    settings = {"loss": losses, "every": 1, "gauges": "noise", "sampling": SAMPLING, "to": to}
+    settings = {
+        "loss": losses,
+        "every": 1,
+        "parts": 2,
+        "gauges": "noise",
+        "sampling": SAMPLING,
+        "to": to,
+    }
     with watch(model, optimizer, out=out, **settings) as w:
         for batch in draws(steps):
             optimizer.zero_grad()

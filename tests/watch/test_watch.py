@@ -100,7 +100,7 @@ def test_training_is_the_same_bits_with_and_without_watch(
 ) -> None:
     asked = {"accumulation": accumulation, "clip": clip, "steps": steps}
     without = trained(name, False, tmp_path, **asked)
-    with_watch = trained(name, True, tmp_path, **asked, every=steps // 5)
+    with_watch = trained(name, True, tmp_path, **asked, every=steps // 5, parts=2)
     assert all(map(torch.equal, without, with_watch))
     run = Run.open(tmp_path / "loop-1")
     assert (
@@ -124,6 +124,7 @@ def standing(
     settings = {
         "loss": losses,
         "every": 1,
+        "parts": 2,
         "level": 0.999,
         "gauges": "noise",
         "sampling": SAMPLING,
@@ -180,6 +181,7 @@ def test_a_gauge_of_ones_own_is_given_the_gradient_as_backward_made_it(
         "accumulation": accumulation,
         "gauges": "noise",
         "every": 1,
+        "parts": 2,
     }
     with watch(model, optimizer, **settings) as w:
         for place, batch in enumerate(islice(draws(accumulation, 8), accumulation)):
@@ -219,7 +221,7 @@ def test_losses_are_the_same_under_compile(tmp_path: Path) -> None:
         model = torch.compile(case.model, backend="aot_eager")
         optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
         kept = []
-        instrument = {"every": 1} if watched else {"budget": 0.0}
+        instrument = {"every": 1, "parts": 2} if watched else {"budget": 0.0}
         with watch(model, optimizer, loss=case.loss, out=tmp_path, **instrument) as w:
             for batch in batches(case, 40):
                 optimizer.zero_grad()

@@ -157,7 +157,7 @@ def test_it_measures_what_step_measures_and_leaves_training_as_it_was(
 def watched(out: Path, model: nn.Module, **settings: Any) -> tuple[torch.optim.Optimizer, Watch]:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     return optimizer, watch(
-        model, optimizer, out=out, loss=LOSS, every=1, page=False, quiet=True, **settings
+        model, optimizer, out=out, loss=LOSS, every=1, parts=2, page=False, quiet=True, **settings
     )
 
 
@@ -222,6 +222,7 @@ def test_reentrant_checkpointing_is_one_backward(tmp_path: Path) -> None:
         accumulation=2,
         out=tmp_path,
         every=1,
+        parts=2,
         gauges="noise",
         page=False,
         quiet=True,

@@ -75,6 +75,7 @@ def test_it_prints_once_where_the_run_is_what_is_measured_and_what_that_costs(
         (
             ({"every": 1}, "at every step"),
             ({"every": 3}, "at one step in 3"),
+            ({"every": 1, "parts": None}, "at every step"),
             ({"every": None}, f"{share} 300 steps"),
             ({"every": None, "parts": 4}, f"{share} 1,000 steps"),
         ),
@@ -87,8 +88,8 @@ def test_it_prints_once_where_the_run_is_what_is_measured_and_what_that_costs(
         )
         assert capsys.readouterr() == ("", printed)
     for place, steps, cost in (
-        (5, 40, "more than 10 % of the time of only 40 steps"),
-        (6, 300, "about 10 % of the time of these 300 steps"),
+        (6, 40, "more than 10 % of the time of only 40 steps"),
+        (7, 300, "about 10 % of the time of these 300 steps"),
     ):
         model, optimizer, w = simple(tmp_path, gauges="noise", every=None, steps=steps)
         with w:
@@ -98,7 +99,7 @@ def test_it_prints_once_where_the_run_is_what_is_measured_and_what_that_costs(
     watched(tmp_path, gauges="trajectory", every=None)
     assert capsys.readouterr().err.endswith(f"measures trajectory {share} 1,000 steps\n")
     watched(tmp_path, budget=0.0, every=None)
-    assert capsys.readouterr().err.endswith("loop-8: nothing is measured (budget 0)\n")
+    assert capsys.readouterr().err.endswith("loop-9: nothing is measured (budget 0)\n")
     watched(tmp_path, quiet=True)
     assert capsys.readouterr() == ("", "")
 
@@ -245,7 +246,7 @@ def test_a_certificate_counts_weight_decay_only_if_it_is_a_penalty(
     torch.manual_seed(0)
     model = nn.Linear(8, 5)
     optimizer = kind(model.parameters(), lr=1e-9, weight_decay=0.25)
-    with watch(model, optimizer, loss=LOSS, out=tmp_path, every=1) as w:
+    with watch(model, optimizer, loss=LOSS, out=tmp_path, every=1, parts=2) as w:
         through(model, optimizer, w)
     default, given = (
         w.certify(data(), exact=True, start=START, **more) for more in ({}, {"weight_decay": decay})
@@ -258,7 +259,7 @@ def test_groups_of_different_weight_decay_must_be_settled(tmp_path: Path) -> Non
     model = nn.Linear(8, 5)
     groups = [{"params": [model.weight], "weight_decay": 0.1}, {"params": [model.bias]}]
     optimizer = torch.optim.SGD(groups, lr=0.1)
-    with watch(model, optimizer, loss=LOSS, out=tmp_path, every=1) as w:
+    with watch(model, optimizer, loss=LOSS, out=tmp_path, every=1, parts=2) as w:
         through(model, optimizer, w)
         with pytest.raises(BadArgument, match="`weight_decay` differs"):
             w.certify(data(), start=START)
@@ -297,7 +298,7 @@ def test_snapshots_of_a_watched_run_are_scored_as_an_ensemble(tmp_path: Path) ->
 def test_an_ensemble_with_batch_norm_needs_the_training_examples(tmp_path: Path) -> None:
     model = net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
-    with watch(model, optimizer, loss=LOSS, out=tmp_path, every=1) as w:
+    with watch(model, optimizer, loss=LOSS, out=tmp_path, every=1, parts=2) as w:
         for _ in range(2):
             through(model, optimizer, w, 1)
             w.snapshot()

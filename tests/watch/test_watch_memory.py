@@ -23,7 +23,15 @@ def trained(out: Path, gauges: list[str | Gauge]) -> Watch:
     model = nn.Linear(8, 5)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with watch(
-        model, optimizer, loss=LOSS, out=out, gauges=gauges, every=1, page=False, quiet=True
+        model,
+        optimizer,
+        loss=LOSS,
+        out=out,
+        gauges=gauges,
+        every=1,
+        parts=2,
+        page=False,
+        quiet=True,
     ) as w:
         for _ in range(20):
             optimizer.zero_grad()

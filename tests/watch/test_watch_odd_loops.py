@@ -279,7 +279,15 @@ def trained(loop: Odd, folder: Path, *, watched: bool, kind: str) -> tuple[list[
         else "noise,batch_sharpness,temperature,trajectory"
     )
     made = watch(
-        model, optimizer, loss=LOSSES, out=folder, every=1, gauges=gauges, page=False, quiet=True
+        model,
+        optimizer,
+        loss=LOSSES,
+        out=folder,
+        every=1,
+        parts=2,
+        gauges=gauges,
+        page=False,
+        quiet=True,
     )
     with made if watched else as_it_is() as w:
         for step, batch in enumerate(batches):

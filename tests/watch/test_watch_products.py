@@ -10,7 +10,7 @@ import torch
 from costs.memory import Allocated
 from torch import Tensor, nn
 
-from gradiometer import GradientNoise, watch
+from gradiometer import GradientNoise, supervised, watch
 from gradiometer.integrations import gradients
 from gradiometer.integrations.gradients import NEVER
 from gradiometer.integrations.watch import successive
@@ -444,3 +444,48 @@ def test_steps_that_are_too_short_to_pay_have_recent_readings(
 
 def test_the_early_pause_ends_with_the_early_steps() -> None:
     assert [longest_pause(step) for step in (8, 144, 263, 296, 400)] == [8, 144, 37, 37, 50]
+
+
+@pytest.mark.parametrize("name", ["SGD", "AdamW"])
+@pytest.mark.parametrize("seconds", [1e-9, 1e3], ids=["quick", "slow"])
+def test_with_every_step_all_pairs_are_read_whatever_they_take(
+    name: str, seconds: float, tmp_path: Path
+) -> None:
+    loop = Loop(OPTIMIZERS[name])
+    now = [0.0]
+
+    def clock() -> float:
+        now[0] += seconds  # every look at the clock is later
+        return now[0]
+
+    asked = {"every": 1, "gauges": "noise", "page": False, "quiet": True}
+    with watch(loop.model, loop.optimizer, out=tmp_path, **asked) as w:
+        w.budget.clock = clock
+        for _ in range(60):
+            w.step(*loop.backward())
+            loop.optimizer.step()
+    series = w.run.series("noise")
+    assert series.steps.tolist() == [*range(1, 60)]
+    for place, step in enumerate(series.steps):
+        product = float(loop.gradients[step - 1] @ loop.gradients[step])
+        assert series.moments["product"][place].sum() == pytest.approx(product, rel=1e-9)
+
+
+def test_with_every_step_the_sharpness_is_measured_at_one_in_sixteen(tmp_path: Path) -> None:
+    asked = {"loss": supervised(nn.CrossEntropyLoss(reduction="none")), "every": 1}
+    run = _train(Loop(OPTIMIZERS["SGD"]), 40, tmp_path, gauges="noise,batch_sharpness", **asked).run
+    assert run.series("noise").steps.tolist() == [*range(1, 40)]
+    assert run.series("batch_sharpness").steps.tolist() == [0, 16, 32]
+    alone = _train(Loop(OPTIMIZERS["SGD"]), 10, tmp_path, gauges="batch_sharpness", **asked).run
+    assert alone.series("batch_sharpness").steps.tolist() == [*range(10)]
+
+
+@pytest.mark.parametrize(
+    "asked", [{"every": 3}, {"every": 3, "parts": 2}, {"every": 1, "parts": 2}]
+)
+def test_single_steps_and_parts_are_read_from_halves(asked: dict[str, int], tmp_path: Path) -> None:
+    loss = supervised(nn.CrossEntropyLoss(reduction="none"))
+    run = _train(Loop(OPTIMIZERS["SGD"]), 10, tmp_path, gauges="noise", loss=loss, **asked).run
+    series = run.series("noise")
+    assert series.steps.tolist() == [*range(0, 10, asked["every"])]
+    assert "product" not in series.moments

@@ -151,7 +151,7 @@ def test_what_cannot_be_watched_is_refused_by_name(tmp_path: Path) -> None:
         with pytest.raises((BadArgument, Unsupported), match=words):
             call()
     with (
-        watch(model, sgd, loss=loss, out=tmp_path, every=1) as w,
+        watch(model, sgd, loss=loss, out=tmp_path, every=1, parts=2) as w,
         pytest.raises(BadArgument, match="`batch_size` is 1, so a step has no spread"),
     ):
         w.step(*one_backward(model, 1))

@@ -87,7 +87,7 @@ def trained(out: Path, settings: dict[str, Any], faults: Faults) -> tuple[list[T
             w.step(backward(model, batch, 1 / count), batch)
         optimizer.step()
 
-    w = watch(model, optimizer, out=out, every=1, page=False, quiet=True, **settings)
+    w = watch(model, optimizer, out=out, every=1, parts=2, page=False, quiet=True, **settings)
     w.__enter__()
     update(w)
     # losses are also written when enough time has passed: here at the next step, in every run
@@ -205,7 +205,7 @@ def test_a_full_disk_stops_the_recording_and_is_told(
 
 def test_a_deleted_folder_is_told_and_training_continues(tmp_path: Path) -> None:
     model, optimizer = network()
-    with watch(model, optimizer, loss=LOSSES, out=tmp_path / "runs", every=1) as w:
+    with watch(model, optimizer, loss=LOSSES, out=tmp_path / "runs", every=1, parts=2) as w:
         loop(
             w,
             model,
@@ -237,7 +237,7 @@ def test_a_loss_that_fails_later_is_told_and_training_continues(
         nonlocal fails
         fails = step == 3
 
-    with watch(model, optimizer, loss=loss, out=tmp_path, every=1, gauges="noise") as w:
+    with watch(model, optimizer, loss=loss, out=tmp_path, every=1, parts=2, gauges="noise") as w:
         loop(w, model, optimizer, begin_to_fail)
     assert type(error).__name__ in w.findings().warnings[0]
     assert w.run.status == "finished" and len(w.run.losses[0]) == 6
@@ -259,7 +259,10 @@ def test_an_interrupt_is_never_kept_from_the_program(
         nonlocal interrupted
         interrupted = step == 3
 
-    with pytest.raises(error), watch(model, optimizer, loss=loss, out=tmp_path, every=1) as w:
+    with (
+        pytest.raises(error),
+        watch(model, optimizer, loss=loss, out=tmp_path, every=1, parts=2) as w,
+    ):
         loop(w, model, optimizer, interrupt)
     assert w.run.status == "interrupted"
 
@@ -274,7 +277,9 @@ def test_after_two_errors_inside_nothing_more_is_tried(
         raise Injected
 
     model, optimizer = network()
-    with watch(model, optimizer, loss=LOSSES, out=tmp_path, every=1, page=False, quiet=True) as w:
+    with watch(
+        model, optimizer, loss=LOSSES, out=tmp_path, every=1, parts=2, page=False, quiet=True
+    ) as w:
         for step, batch in enumerate(batches(8)):
             if step == 1:
                 monkeypatch.setattr(Watch, "_step", failing)
@@ -361,7 +366,7 @@ class Wrapper:
 def test_a_wrapped_optimizer_is_followed_and_a_foreign_one_refused_by_name(tmp_path: Path) -> None:
     model, optimizer = network()
     wrapper = Wrapper(Wrapper(optimizer))
-    with watch(model, wrapper, loss=LOSSES, out=tmp_path, every=1) as w:
+    with watch(model, wrapper, loss=LOSSES, out=tmp_path, every=1, parts=2) as w:
         loop(w, model, optimizer, lambda step: None)
     assert len(w.run.series("noise")) == 6
     for foreign in (Wrapper(None), object(), None):

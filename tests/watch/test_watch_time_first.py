@@ -38,7 +38,15 @@ def trained(out: Path, batch_first: bool, **settings: Any) -> tuple[Tagger, Watc
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     generator = torch.Generator().manual_seed(1)
     with watch(
-        model, optimizer, loss=loss, out=out, every=1, gauges="noise", quiet=True, **settings
+        model,
+        optimizer,
+        loss=loss,
+        out=out,
+        every=1,
+        parts=2,
+        gauges="noise",
+        quiet=True,
+        **settings,
     ) as w:
         pickle.loads(pickle.dumps(copy.deepcopy(model)))
         for _ in range(4):

@@ -12,7 +12,7 @@ DEMO = {
     "model": "cnn",
     "learning_rate": 0.02,
     "epochs": 80,
-    "every": 10,  # not a share of the time, so that a busy machine measures as often as an idle one
+    "every": 1,  # not a share of the time, so that a busy machine measures as often as an idle one
     # the middle, where the fork begins: without it, the fork would repeat these steps
     "checkpoint_at": "1800",
 }
@@ -32,8 +32,8 @@ def demo(out: Path, as_json: bool, no_open: bool) -> int:
     """Train a small network on real handwritten digits, measure it, and try what it advises. Takes
     about half a minute.
 
-    Every tenth step is measured, much more than the 2 % of the time that your own runs spend on it:
-    a short training then has its answers, and a busy machine the same ones. The command shows
+    The noise is read at every step, which takes much more than the 2 % of the time that your own
+    runs spend on it: a short training then has its answers, and a busy machine the same ones. The command shows
     findings during training. Then it trains from the middle of the run again, as before and as the
     findings advise, to test their forecast. It prints all with intervals at the end, and writes the
     page.

@@ -94,6 +94,8 @@ def _readings(run: Run) -> Table:
         for moment, values in series.moments.items():
             if values.ndim == 1:
                 columns[moment] = values
+            elif values.shape[1] != len(run.layers):
+                columns[moment] = values[:, 0]  # products are of the whole model
             else:
                 columns |= {
                     f"{moment}/{layer}": values[:, place] for place, layer in enumerate(run.layers)

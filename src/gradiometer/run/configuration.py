@@ -80,7 +80,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         accumulation: Number of micro-batches over which each training gradient is accumulated.
             Above 1, the measurements use the micro-batch gradients themselves.
         parts: Number of parts of a batch whose gradients are compared if `accumulation` is 1; 0:
-            one per example.
+            one per example. Default: 2, if the gradients of successive steps do not show the noise.
         probe: Measure independent examples instead of the training batches, which are biased in
             shuffled epochs over few examples. A reading then costs a whole step.
         budget: Share of the training time that measuring may use, in [0, 1). 0 switches it off.
@@ -91,7 +91,8 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             cost, which later readings pay back.
         check_endpoint: After the last step, search for a saddle, dead units and an unbroken
             symmetry. A fixed cost.
-        every: Measure at every n-th step and ignore the budget.
+        every: Measure at every n-th step and ignore the budget. With 1 the noise is read from the
+            gradients of all steps, and gauges that run the model run at one in 16.
         level: Confidence level of every interval.
         seed: Seed of the initial parameters, of the order of the examples and of the probes.
         threads: Number of CPU threads of one process.
@@ -129,7 +130,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     sampling: Literal["reshuffled", "replacement"] = "reshuffled"
     held_out: float = 0.0
     accumulation: int = 1
-    parts: int = 2
+    parts: int | None = None
     probe: bool = False
     budget: float = 0.02
     gauges: str | None = None
@@ -289,10 +290,11 @@ class WatchedConfiguration(msgspec.Struct, frozen=True, kw_only=True, forbid_unk
         sampling: How batches are drawn: reshuffled, or replacement for independent draws.
         accumulation: Number of backwards per update, on all processes.
         parts: Number of parts of a batch whose gradients are compared if `accumulation` is 1; 0:
-            one per example.
+            one per example. Default: 2, if the gradients of successive steps do not show the noise.
         budget: Share of the training time that measuring may use.
         gauges: Comma-separated gauge names.
-        every: Measure at every n-th step and ignore the budget.
+        every: Measure at every n-th step and ignore the budget. With 1 the noise is read from the
+            gradients of all steps, and gauges that run the model run at one in 16.
         level: Confidence level of every interval.
         seed: Seed of the random numbers that measuring draws.
         threads: Number of CPU threads of one process.
@@ -310,7 +312,7 @@ class WatchedConfiguration(msgspec.Struct, frozen=True, kw_only=True, forbid_unk
     batch_size: int
     sampling: Literal["reshuffled", "replacement"] = "replacement"
     accumulation: int = 1
-    parts: int = 2
+    parts: int | None = None
     budget: float = 0.02
     gauges: str = "noise"
     every: int | None = None

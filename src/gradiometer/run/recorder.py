@@ -103,7 +103,7 @@ class Recorder:
         # The most bytes by which a measured step raised the peak memory.
         self._raised = 0
         # Says which steps are measured.
-        self.cadence = Cadence(cadenced, self.budget, every, self._share)
+        self.cadence = Cadence(cadenced, self.budget, every, self._share, elsewhere=bool(elsewhere))
 
     def due(self, step: int) -> bool:
         """True if this step should be measured. It also writes the buffers in time. Steps before

@@ -125,7 +125,7 @@ RULES: tuple[tuple[Callable[[Any], bool], str], ...] = (
         "`every` is {c.every}, but a budget of 0 switches measuring off: leave out one of the two.",
     ),
     (
-        lambda c: c.parts == 0 or c.parts >= 2,
+        lambda c: c.parts is None or c.parts == 0 or c.parts >= 2,
         "`parts` must be 0 (per example) or at least 2, got {c.parts}: a single gradient has no "
         "spread.",
     ),
@@ -135,7 +135,7 @@ RULES: tuple[tuple[Callable[[Any], bool], str], ...] = (
         "to 0.",
     ),
     (
-        lambda c: c.budget == 0 or c.accumulation > 1 or c.parts <= c.batch_size,
+        lambda c: c.budget == 0 or c.accumulation > 1 or (c.parts or 2) <= c.batch_size,
         "`parts` must be at most batch_size, got {c.parts} parts of a batch of {c.batch_size}: "
         "lower it, or set it to 0 to measure per example.",
     ),

@@ -184,7 +184,9 @@ def compare_for_problem(
         seconds: About how long to time steps; None to skip it.
     """
     torch.set_num_threads(configuration.threads)
-    training, gauge = start_training(configuration), GradientNoise(configuration.parts or None)
+    training = start_training(configuration)
+    parts = 2 if configuration.parts is None else configuration.parts
+    gauge = GradientNoise(parts or None)
     # Steps measured at the end of a brief training.
     readings = advance(training, steps, gauge, last=200)
     latest = gauge.estimate(

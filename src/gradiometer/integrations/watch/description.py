@@ -32,9 +32,6 @@ from gradiometer.measurement.reading import Draw, Sampling
 from gradiometer.run.configuration import WatchedConfiguration
 from gradiometer.run.folder import WATCHED, versions
 
-# The default of `parts`. Whoever asks for another number asks for the parts of a batch.
-PARTS = 2
-
 
 def known_sampling(loader: Any) -> Sampling | None:
     """The way in which a loader draws its batches; None if that cannot be seen."""
@@ -205,15 +202,15 @@ def gauges_for(
 
 
 def shows_products(subject: Subject, asked: Mapping[str, Any]) -> bool:
-    """True if the noise can be read from the gradients of successive steps, and nothing else was
-    asked for."""
+    """True if the noise can be read from the gradients of successive steps, and neither single steps
+    nor the parts of a batch were asked for."""
     batches = subject.batches
-    is_default = asked["every"] is None and asked["parts"] == PARTS
     is_own_batch = batches.probe is None and batches.groups is None
     is_simple = subject.accumulation == 1 and subject.spread is None and subject.ranks.alone
     return (
         bool(subject.budget.share)
-        and is_default
+        and asked["every"] in (None, 1)
+        and asked["parts"] is None
         and is_own_batch
         and is_simple
         and not subject.sharded

@@ -105,7 +105,7 @@ class Pair(NamedTuple):
 
 
 class Successive:
-    """Reads chains of successive steps, as many as the budget pays for.
+    """Reads chains of successive steps, as many as the budget pays for, or all steps.
 
     At a step of a chain: ‖ĝ_t‖², ⟨ĝ_{t−1}, ĝ_t⟩, the product of ĝ_t with the optimizer's own
     momentum buffer, and under SGD the loss. Under Adam's kind they are under P from before the step
@@ -120,10 +120,17 @@ class Successive:
         last: The gradient of the step before.
         rule: How the optimizers move the parameters.
         gauges: Names of the gauges whose readings are made here.
+        all_steps: True to read every step, whatever it costs.
     """
 
     def __init__(
-        self, subject: Subject, last: LastGradient, rule: Rule, gauges: Sequence[str]
+        self,
+        subject: Subject,
+        last: LastGradient,
+        rule: Rule,
+        gauges: Sequence[str],
+        *,
+        all_steps: bool,
     ) -> None:
         last.is_beside_weights = rule.adaptive and PreconditionedNoise.name in gauges
         self._last = last
@@ -131,6 +138,7 @@ class Successive:
         self._rule = rule
         self._budget = subject.budget
         self._gauges = gauges
+        self._all_steps = all_steps
         self._record: Callable[[Reading], None] | None = None
         self._stopped: Callable[[str], None] = lambda why: None
         what = "products of successive gradients are no longer read"
@@ -171,12 +179,13 @@ class Successive:
         Args:
             record: Takes a reading.
             stopped: Called with the reason if nothing more is read.
-            step: The next step.
+            step: The next step. The first step of all is not read: the run of a person's loop begins
+                with it.
         """
         self._record = record
         self._stopped = stopped
-        self.next = step
-        self._step_before = step - 1
+        self.next = max(step, 1)
+        self._step_before = self.next - 1
 
     def at_step(self, step: int, loss: Tensor | float, batch: Batch) -> None:
         """Read one step of a chain, between `backward` and the update."""
@@ -347,6 +356,9 @@ class Successive:
     def _plan(self, step: int) -> None:
         """Choose the step of the next chain: the coming one, or later if chains have cost more than
         their share."""
+        if self._all_steps:
+            self.next = step + 1
+            return
         budget = self._budget
         training = budget.training
         if step <= EARLY_STEPS:

@@ -19,7 +19,6 @@ from gradiometer.errors import BadArgument, bounded
 from gradiometer.gauges import Asked, GaugesAsked
 from gradiometer.integrations.fsdp import is_sharded, refuse_unsupported_shards, reshard
 from gradiometer.integrations.watch.description import (
-    PARTS,
     gauges_for,
     refuse_what_cannot_be_watched,
     sampling_of,
@@ -61,7 +60,7 @@ def watch(
     trials: float = 0.0,
     checkpoints: int = 0,
     gauges: GaugesAsked | None = None,
-    parts: int = 2,
+    parts: int | None = None,
     level: float = 0.9,
     seed: int = 0,
     to: Sequence[Any] = (),
@@ -88,9 +87,9 @@ def watch(
     reduce-scatter. They are in place only at measured steps. If an update takes one backward on one
     process, the noise is read from `.grad` of successive steps, within the budget, and nothing is
     run again: call `step` right after `backward`, with the loss that it was called on. With
-    `every`, `parts`, `probe` or `groups`, or under an optimizer other than SGD, Adam, AdamW, NAdam
-    and Adamax, half of the batch is run once more instead, which needs `loss`. If an update takes
-    several backwards, or one on each of several processes, their gradients are compared, and
+    `every` above 1, `parts`, `probe` or `groups`, or under an optimizer other than SGD, Adam, AdamW,
+    NAdam and Adamax, half of the batch is run once more instead, which needs `loss`. If an update
+    takes several backwards, or one on each of several processes, their gradients are compared, and
     nothing more is run.
 
     Args:
@@ -127,7 +126,8 @@ def watch(
             this number.
         scaler: The GradScaler, if there is one.
         budget: Share of the training time that measuring may use; 0 switches measuring off.
-        every: Measure at every `every`-th step instead of keeping to the budget.
+        every: Measure at every `every`-th step instead of keeping to the budget. With 1 the noise is
+            read from the gradients of all steps, and gauges that run the model run at one in 16.
         steps: Number of updates of the whole training, if you know it: the first 40 readings are
             then spread over the run, up to 1,000 steps, in place of the first 300 steps.
         trials: Share of the training time that forks may use to try the cure of what limits the
@@ -147,7 +147,8 @@ def watch(
             one process. On several: noise, preconditioned_noise, temperature, trajectory, and with
             `loss` batch_sharpness and curvature_along_gradient.
         parts: Number of parts that a batch is split into at a measured step of one backward; 0
-            means one per example.
+            means one per example. By default 2, if the gradients of successive steps do not show
+            the noise.
         level: Confidence level of every interval.
         seed: Seed of the random numbers that measuring draws. Training's own random states are not
             touched.
@@ -195,7 +196,7 @@ def watch(
         alone=ranks.alone,
         sharded=sharded,
     )
-    is_default = gauges is None and every is None and parts == PARTS
+    is_default = gauges is None and every is None and parts is None
     if is_default and loss is None and probe is None and groups is None and accumulation == 1:
         compared = sharded or not ranks.alone
         if not (compared or reads_products(optimizers, chosen.names, supported=bool(budget))):
@@ -303,7 +304,8 @@ def check_settings(
     for argument, value in (("every", every), ("steps", steps)):
         if value is not None:
             check_whole(argument, value, 1)
-    check_whole("parts", parts, 0)
+    if parts is not None:
+        check_whole("parts", parts, 0)
     if parts == 1:
         raise BadArgument("`parts` must be at least 2, or 0 for one part per example, got 1.")
     check_level(level)

@@ -31,14 +31,24 @@ class Cadence:
         budget: The account.
         every: Measure at every n-th step.
         share: Share of the training time; None to measure every step, or every n-th.
+        elsewhere: True if cheap gauges are read elsewhere at every step. Expensive ones then run at
+            one in `one_in` steps.
     """
 
     def __init__(
-        self, gauges: Sequence[Gauge], budget: Budget, every: int | None, share: float | None
+        self,
+        gauges: Sequence[Gauge],
+        budget: Budget,
+        every: int | None,
+        share: float | None,
+        *,
+        elsewhere: bool = False,
     ) -> None:
         self._gauges = tuple(gauges)
         self._budget = budget
+        self._asked_every = every
         self._every = every
+        self._elsewhere = elsewhere
         self._share = share
         # Names of gauges that cannot measure this training.
         self.refused: set[str] = set()
@@ -64,6 +74,9 @@ class Cadence:
         cheap = [gauge for gauge in working if gauge.one_in == 1]
         self.turn = cheap or working
         self._others = [gauge for gauge in working if gauge.one_in > 1] if cheap else []
+        self._every = self._asked_every
+        if self._every is not None and self._elsewhere and self.turn:
+            self._every *= min(gauge.one_in for gauge in self.turn)
 
     def refuse(self, name: str) -> None:
         """A gauge cannot measure this training."""
@@ -125,6 +138,7 @@ class Cadence:
     def add(self, gauges: Sequence[Gauge]) -> None:
         """Measure these gauges too, from now on."""
         self._gauges = (*gauges, *self._gauges)
+        self._elsewhere = False
         self._sort()
         self.next_look = 0
 
