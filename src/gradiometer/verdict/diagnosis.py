@@ -51,7 +51,6 @@ from gradiometer.measurement.uncertainty.arithmetic import transform
 from gradiometer.measurement.uncertainty.now import FEWEST
 from gradiometer.problems.user_code import user_code
 from gradiometer.run.artifacts import load_artifacts
-from gradiometer.run.cadence.overhead import readings_wanted
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.reader import Run, check_run
 from gradiometer.verdict.claims import GAUGE as TRIAGE
@@ -229,7 +228,7 @@ def _of_gauges(
 ) -> Iterator[Finding]:
     """The findings of the gauges. Their estimates, now and along the run, are added to `estimates`
     and `history`."""
-    few = readings_wanted(run.overhead, run.configuration.every) is not None
+    few = run.readings_wanted is not None
     for gauge in recorded_gauges(run)[0]:
         series = run.series(gauge.name)
         if series is None:
@@ -294,14 +293,13 @@ def judge(gauge: Gauge, estimates: Mapping[str, Estimate], run: RunFacts) -> Fin
 def _of_the_run(run: Run, level: float, estimates: Mapping[str, Estimate]) -> Iterator[Finding]:
     """The findings that come from no gauge: the budget, the check after the last step, the plateau,
     the forks."""
-    wanted = readings_wanted(run.overhead, run.configuration.every)
-    if wanted is not None:
+    if run.readings_wanted is not None:
         yield Finding(
             "overhead",
             Issue.ESTIMATION,
             "budget_short",
             State.CANNOT_TELL,
-            facts={**run.overhead, "short_of": wanted},
+            facts=run.overhead,
         )
     yield from _endpoint(run, estimates)
     for found in (

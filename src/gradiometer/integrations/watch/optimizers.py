@@ -1,7 +1,6 @@
 """The optimizers of a watched loop: their settings, if each step is one update, and the coming update."""
 
 import math
-import operator
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -121,8 +120,11 @@ class Settings:
             for group in optimizer.param_groups:
                 now.append(group)
                 now += map(group.get, NAMES)
-        # The same objects have the same values, which is quick to see.
-        if len(now) != len(self._kept) or not all(map(operator.is_, now, self._kept)):
+        # The same objects, and equal rates of a scheduler, are the same settings: quick to see.
+        if len(now) != len(self._kept) or not all(
+            one is other or (type(one) is float and one == other)
+            for one, other in zip(now, self._kept, strict=True)
+        ):
             # A tensor may be changed in place.
             self._kept = [] if any(isinstance(one, Tensor) for one in now) else now
             self._groups = self._subject.groups
@@ -138,7 +140,7 @@ class Settings:
         """Record the settings now, which are those of this coming step, if there is one."""
         planned = self._subject.budget.planned
         if self._changes is not None and (planned is None or step < planned):
-            self._changes.look(step, self._subject.groups)
+            self.groups(step)
 
 
 # Number of updates in a row with too few backwards after which that is no exception.
