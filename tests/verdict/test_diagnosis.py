@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gradiometer import Configuration, diagnose
+from gradiometer import Configuration, Estimate, diagnose
 from gradiometer.estimation import GradientNoise
 from gradiometer.measurement import Draw, Finding, Issue, Sampling, Series, State
 from gradiometer.measurement.finding import Doubt
@@ -55,6 +55,31 @@ def test_along_the_run_whole_quantities_are_estimated_and_layers_at_the_newest_r
         expected = GradientNoise().estimate(past.at_newest(by_layer=False))
         for name, points in found.history.items():
             assert points[place] == (int(past.steps[-1]), expected[name])
+
+
+def test_the_curves_along_a_run_are_made_when_one_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = run_in(tmp_path, steps=60)
+    random = np.random.default_rng(0)
+    line = {"kind": "reading", "gauge": "noise", "batch_size": 32, "learning_rate": 0.1}
+    with run.readings_path().open("a") as file:
+        for step in range(60):
+            variance = random.gamma(2, 4, len(LAYERS)).tolist()
+            moments = {"gradient_variance": variance, "gradient_norm_squared": [0.5] * len(LAYERS)}
+            file.write(json.dumps({**line, "step": step, "moments": moments}) + "\n")
+    estimated: list[int] = []
+    estimate = GradientNoise.estimate
+
+    def count(gauge: GradientNoise, series: Series, level: float) -> dict[str, Estimate]:
+        estimated.append(len(series))
+        return estimate(gauge, series, level)
+
+    monkeypatch.setattr(GradientNoise, "estimate", count)
+    found = diagnose(Run.open(run.path))
+    assert len(estimated) == 1 and "noise_scale" in found.estimates
+    assert len(found.history["noise_scale"]) == len(estimated) - 1 > 5
+    assert dict(found.history)["noise_scale"][-1][0] == 59
 
 
 @pytest.mark.parametrize(
