@@ -1,6 +1,7 @@
 """The optimizers of a watched loop: their settings, if each step is one update, and the coming update."""
 
 import math
+import operator
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -120,11 +121,8 @@ class Settings:
             for group in optimizer.param_groups:
                 now.append(group)
                 now += map(group.get, NAMES)
-        # The same objects, and equal rates of a scheduler, are the same settings: quick to see.
-        if len(now) != len(self._kept) or not all(
-            one is other or (type(one) is float and one == other)
-            for one, other in zip(now, self._kept, strict=True)
-        ):
+        # The same objects have the same values, which is quick to see.
+        if len(now) != len(self._kept) or not all(map(operator.is_, now, self._kept)):
             # A tensor may be changed in place.
             self._kept = [] if any(isinstance(one, Tensor) for one in now) else now
             self._groups = self._subject.groups
