@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gradiometer import Configuration, Estimate, diagnose
+from gradiometer import Configuration, diagnose
 from gradiometer.estimation import GradientNoise
 from gradiometer.measurement import Draw, Finding, Issue, Sampling, Series, State
 from gradiometer.measurement.finding import Doubt
@@ -57,9 +57,7 @@ def test_along_the_run_whole_quantities_are_estimated_and_layers_at_the_newest_r
             assert points[place] == (int(past.steps[-1]), expected[name])
 
 
-def test_the_curves_along_a_run_are_made_when_one_is_asked_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_curves_along_a_run_are_made_when_one_is_asked_for(tmp_path: Path) -> None:
     run = run_in(tmp_path, steps=60)
     random = np.random.default_rng(0)
     line = {"kind": "reading", "gauge": "noise", "batch_size": 32, "learning_rate": 0.1}
@@ -68,18 +66,21 @@ def test_the_curves_along_a_run_are_made_when_one_is_asked_for(
             variance = random.gamma(2, 4, len(LAYERS)).tolist()
             moments = {"gradient_variance": variance, "gradient_norm_squared": [0.5] * len(LAYERS)}
             file.write(json.dumps({**line, "step": step, "moments": moments}) + "\n")
-    estimated: list[int] = []
-    estimate = GradientNoise.estimate
-
-    def count(gauge: GradientNoise, series: Series, level: float) -> dict[str, Estimate]:
-        estimated.append(len(series))
-        return estimate(gauge, series, level)
-
-    monkeypatch.setattr(GradientNoise, "estimate", count)
-    found = diagnose(Run.open(run.path))
-    assert len(estimated) == 1 and "noise_scale" in found.estimates
-    assert len(found.history["noise_scale"]) == len(estimated) - 1 > 5
-    assert dict(found.history)["noise_scale"][-1][0] == 59
+    code = (
+        "import sys\n"
+        "from gradiometer import Run, diagnose\n"
+        "from gradiometer.estimation import GradientNoise\n"
+        "calls, estimate = [], GradientNoise.estimate\n"
+        "GradientNoise.estimate = lambda *given: calls.append(given) or estimate(*given)\n"
+        "found = diagnose(Run.open(sys.argv[1]))\n"
+        "print(len(calls), len(found.history['noise_scale']), len(calls))\n"
+    )
+    # in another process: the suite checks the types of what a mapping holds, and so asks for it
+    made = subprocess.run(
+        [sys.executable, "-c", code, str(run.path)], capture_output=True, text=True, check=True
+    )
+    before, points, after = map(int, made.stdout.split())
+    assert before == 1 and points > 5 and after == points + 1
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ from gradiometer.run.configuration import Configuration
 from gradiometer.run.reader import Run, check_run
 from gradiometer.verdict.claims import GAUGE as TRIAGE
 from gradiometer.verdict.claims import Claim
-from gradiometer.verdict.curves import Curves, estimating
+from gradiometer.verdict.curves import Curve, Curves, estimating
 from gradiometer.verdict.reservations import Reservations
 from gradiometer.verdict.triage.signs import are_one_batch
 from gradiometer.verdict.triage.triage import Triage, findings_of, triage_of
@@ -80,7 +80,7 @@ class Diagnosis:
 
     findings: tuple[Finding, ...]
     estimates: Mapping[str, Estimate]
-    history: Mapping[str, tuple[tuple[int, Estimate], ...]]
+    history: Mapping[str, Curve]
     headline: Finding | None = None
     outcome: str = ""
     said: str = ""
