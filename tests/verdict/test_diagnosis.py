@@ -57,6 +57,32 @@ def test_along_the_run_whole_quantities_are_estimated_and_layers_at_the_newest_r
             assert points[place] == (int(past.steps[-1]), expected[name])
 
 
+def test_the_curves_along_a_run_are_made_when_one_is_asked_for(tmp_path: Path) -> None:
+    run = run_in(tmp_path, steps=60)
+    random = np.random.default_rng(0)
+    line = {"kind": "reading", "gauge": "noise", "batch_size": 32, "learning_rate": 0.1}
+    with run.readings_path().open("a") as file:
+        for step in range(60):
+            variance = random.gamma(2, 4, len(LAYERS)).tolist()
+            moments = {"gradient_variance": variance, "gradient_norm_squared": [0.5] * len(LAYERS)}
+            file.write(json.dumps({**line, "step": step, "moments": moments}) + "\n")
+    code = (
+        "import sys\n"
+        "from gradiometer import Run, diagnose\n"
+        "from gradiometer.estimation import GradientNoise\n"
+        "calls, estimate = [], GradientNoise.estimate\n"
+        "GradientNoise.estimate = lambda *given: calls.append(given) or estimate(*given)\n"
+        "found = diagnose(Run.open(sys.argv[1]))\n"
+        "print(len(calls), len(found.history['noise_scale']), len(calls))\n"
+    )
+    # in another process: the suite checks the types of what a mapping holds, and so asks for it
+    made = subprocess.run(
+        [sys.executable, "-c", code, str(run.path)], capture_output=True, text=True, check=True
+    )
+    before, points, after = map(int, made.stdout.split())
+    assert before == 1 and points > 5 and after == points + 1
+
+
 @pytest.mark.parametrize(
     ("moments", "reason"),
     [

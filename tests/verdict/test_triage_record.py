@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gradiometer import Run, diagnose, watch
+from gradiometer.integrations.watch.triage.batches import input_moments
 from gradiometer.verdict.claims import Claim
 from gradiometer.verdict.triage.signs import Signs
 from small_classifier import INPUTS, LABELS, STEPS, loss_of, network, sgd
@@ -442,3 +443,18 @@ def test_the_planned_length_is_recorded(tmp_path: Path) -> None:
         optimizer.step()
         scheduler.step()
     assert w.run is not None and Signs.of(w.run).facts["scheduled"] == 77
+
+
+@pytest.mark.parametrize("size", [1e-3, 1.0, 1e4])
+def test_the_moments_of_inputs_are_those_of_double_precision(size: float) -> None:
+    inputs = 3.0 + size * torch.randn(64, 5, 7, generator=torch.Generator().manual_seed(0))
+    found = input_moments(inputs)
+    assert float(found["input_std"]) == pytest.approx(
+        float(inputs.double().std(correction=0)), 1e-4
+    )
+    assert float(found["input_mean"]) == pytest.approx(float(inputs.double().mean()), rel=1e-5)
+    assert float(found["inputs_not_finite"]) == 0
+    # rounding must not make a spread of what does not vary: its mean would be far from zero by it
+    assert float(input_moments(torch.full((64, 3), -0.4242))["input_std"]) == 0
+    inputs[3, 0, 0] = float("nan")
+    assert float(input_moments(inputs)["inputs_not_finite"]) == 1

@@ -96,7 +96,8 @@ def images(
     # A loop of hundreds of products is where a person waits for a stop.
     heed()
     found = operator.products(vectors.to(operator.like)).to(vectors)
-    if not found.isfinite().all():
+    # A sum is quicker, and is finite unless it overflows or a number is not.
+    if not (found.sum().isfinite() or found.isfinite().all()):
         raise UserCodeFailed(
             "`operator` has a product that is not finite: look for parameters that have diverged."
         )
@@ -282,9 +283,8 @@ class _Basis:
         if self.size == len(self._vectors):
             # Room for more rows, in powers of two: a copy for every row would cost their square.
             more = min(max(self.size, 8), self.capacity - self.size)
-            room = self._vectors.new_empty((more, self._vectors.shape[1]))
-            self._vectors = torch.cat([self._vectors, room])
-            self._images = torch.cat([self._images, room])
+            for rows in (self._vectors, self._images):
+                rows.resize_(self.size + more, rows.shape[1])
         self._vectors[self.size], self._images[self.size] = vector[0], image[0]
         self.size += 1
         self.products += 1

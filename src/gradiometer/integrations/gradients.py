@@ -66,19 +66,15 @@ def _heard(tensors: Any, *arguments: Any, **named: Any) -> None:
     listeners = list(_listeners)
     loss = None
     with suppress(Exception):  # training must not end here
-        loss = _loss(tensors)
+        alone = isinstance(tensors, list | tuple) and len(tensors) == 1
+        only = tensors[0] if alone else tensors
+        if isinstance(only, Tensor) and only.numel() == 1:
+            loss = only
     for listener in listeners:
         listener.before(loss)
     _plain(tensors, *arguments, **named)
     for listener in listeners:
         listener.after(None if loss is None else loss.detach())
-
-
-def _loss(tensors: Any) -> Tensor | None:
-    """The only tensor, if it is a single number."""
-    if not isinstance(tensors, Tensor):
-        tensors = tensors[0] if isinstance(tensors, list | tuple) and len(tensors) == 1 else None
-    return tensors if isinstance(tensors, Tensor) and tensors.numel() == 1 else None
 
 
 class Preconditioner:

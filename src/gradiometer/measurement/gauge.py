@@ -222,8 +222,8 @@ def _are_numbers(moments: Mapping[str, object]) -> bool:
     return all(
         isinstance(name, str)
         and all(
-            isinstance(each, int | float | np.number)
-            for each in (value if isinstance(value, list | tuple) else (value,))
+            issubclass(kind, int | float | np.number)
+            for kind in set(map(type, value if isinstance(value, list | tuple) else (value,)))
         )
         for name, value in moments.items()
     )

@@ -111,10 +111,18 @@ def preconditioner_of(
         floor = _floor(*_entries(found, places), sample_of_all)
         if floor is None:
             return None
-        return [
-            place.zero_() if one is None else _inverse(one, floor, rate)
-            for one, place, rate in zip(found, into, _relative_rates(places), strict=True)
-        ]
+        rates = [0.0 if place is None else float(place[1]["lr"]) for place in places]
+        # all are zero at the start of a warm-up
+        largest = max(rates, default=0.0)
+        for denominator, result, rate in zip(found, into, rates, strict=True):
+            if denominator is None:
+                result.zero_()
+                continue
+            # the denominator lies in `into`
+            denominator.clamp_(min=floor).reciprocal_()
+            if largest and rate != largest:
+                denominator.mul_(rate / largest)
+        return list(into)
 
 
 def _floor(
@@ -142,12 +150,6 @@ def _median(
     middle = torch.stack([count - 1, count]).div(2, rounding_mode="floor").clamp(min=0)
     unknown = (count == 0) | (values.isnan() & counted).any()
     return ordered.index_select(0, middle).mean().masked_fill(unknown, torch.nan)
-
-
-def _inverse(denominator: Tensor, floor: float | Tensor, rate: float) -> Tensor:
-    """The rate over the denominator, in its place."""
-    inverse: Tensor = denominator.clamp_(min=floor).reciprocal_()
-    return inverse if rate == 1.0 else inverse.mul_(rate)
 
 
 def local(tensor: Tensor) -> Tensor:
@@ -219,13 +221,6 @@ def _entries(
     if not taken:
         return torch.empty(0, device="cpu"), torch.empty(0, device="cpu")
     return torch.cat(taken), torch.cat(least)
-
-
-def _relative_rates(places: Sequence[Place | None]) -> list[float]:
-    """The learning rate of every parameter over the largest one; 1 if all are zero, as at the start
-    of a warm-up."""
-    rates = [0.0 if place is None else float(place[1]["lr"]) for place in places]
-    return [rate / max(rates) for rate in rates] if any(rates) else [1.0] * len(rates)
 
 
 def _adam(

@@ -196,6 +196,13 @@ class Run(RunFolder):
         return self._readings.overhead
 
     @property
+    def readings_wanted(self) -> int | None:
+        """How many readings a run of 300 steps should have, if the budget could not pay for them;
+        else None."""
+        wanted: int | None = self.overhead.get("short_of")
+        return wanted if self.configuration.every is None else None
+
+    @property
     def steps(self) -> int:
         """Number of steps made, as far as they are on record."""
         # a loss is recorded after the update of its step

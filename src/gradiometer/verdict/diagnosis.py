@@ -2,7 +2,6 @@
 the headline."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -49,20 +48,16 @@ from gradiometer.measurement.gauge import Gauge, RunFacts, estimates_of, finding
 from gradiometer.measurement.reading import Series
 from gradiometer.measurement.uncertainty.arithmetic import transform
 from gradiometer.measurement.uncertainty.now import FEWEST
-from gradiometer.problems.user_code import user_code
 from gradiometer.run.artifacts import load_artifacts
-from gradiometer.run.cadence.overhead import readings_wanted
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.reader import Run, check_run
 from gradiometer.verdict.claims import GAUGE as TRIAGE
 from gradiometer.verdict.claims import Claim
+from gradiometer.verdict.curves import Curve, Curves, estimating
 from gradiometer.verdict.reservations import Reservations
 from gradiometer.verdict.triage.signs import are_one_batch
 from gradiometer.verdict.triage.triage import Triage, findings_of, triage_of
 from gradiometer.verdict.words.say import as_dict, ending, headline_in_words, outcome_of
-
-# Maximum number of points of a curve along a run.
-POINTS = 24
 
 
 @dataclass(frozen=True)
@@ -74,7 +69,7 @@ class Diagnosis:
         estimates: Estimates at the newest reading. The key is the quantity, or `quantity/layer` for
             one layer.
         history: Estimates along the run. For each quantity, pairs of a step and the estimate of its
-            value there, from the readings up to it.
+            value there, from the readings up to it. `diagnose` makes them when they are asked for.
         headline: The finding that leads; None without findings.
         outcome: The state of the run and its test score, in words.
         said: The headline in words.
@@ -85,7 +80,7 @@ class Diagnosis:
 
     findings: tuple[Finding, ...]
     estimates: Mapping[str, Estimate]
-    history: Mapping[str, tuple[tuple[int, Estimate], ...]]
+    history: Mapping[str, Curve]
     headline: Finding | None = None
     outcome: str = ""
     said: str = ""
@@ -139,8 +134,8 @@ def diagnose(run: Run, level: float | None = None) -> Diagnosis:
     check_run(run)
     level = run.configuration.level if level is None else level
     estimates: dict[str, Estimate] = {}
-    history: dict[str, list[tuple[int, Estimate]]] = {}
-    findings = [*_of_gauges(run, level, estimates, history), *_of_the_run(run, level, estimates)]
+    readings: list[tuple[Gauge, Sequence[Series]]] = []
+    findings = [*_of_gauges(run, level, estimates, readings), *_of_the_run(run, level, estimates)]
     gauges, missing = recorded_gauges(run)
     findings += [_unavailable(name, path, run) for name, path in missing.items()]
     spikes = spikes_of(run)
@@ -187,7 +182,7 @@ def diagnose(run: Run, level: float | None = None) -> Diagnosis:
     return Diagnosis(
         findings=tuple(findings),
         estimates=estimates,
-        history={name: tuple(points) for name, points in history.items()},
+        history=Curves(tuple(readings), level),
         headline=headline,
         outcome=outcome_of(ending(run.status, run.steps), estimates),
         said=headline_in_words(headline, run.configuration, is_over=run.status == "finished"),
@@ -228,21 +223,20 @@ def _of_gauges(
     run: Run,
     level: float,
     estimates: dict[str, Estimate],
-    history: dict[str, list[tuple[int, Estimate]]],
+    readings: list[tuple[Gauge, Sequence[Series]]],
 ) -> Iterator[Finding]:
-    """The findings of the gauges. Their estimates, now and along the run, are added to `estimates`
-    and `history`."""
-    few = readings_wanted(run.overhead, run.configuration.every) is not None
+    """The findings of the gauges. Their estimates now are added to `estimates`, and their readings,
+    up to points along the run, to `readings`."""
+    few = run.readings_wanted is not None
     for gauge in recorded_gauges(run)[0]:
         series = run.series(gauge.name)
         if series is None:
             continue
-        is_ours = type(gauge) in GAUGES.values()
-        with nullcontext() if is_ours else user_code(f"{type(gauge).__name__}.estimate"):
+        with estimating(gauge):
             try:
                 latest = estimates_of(gauge, series.at_newest(), level)
             except (KeyError, TypeError) as error:
-                if not is_ours:
+                if type(gauge) not in GAUGES.values():
                     raise
                 # of one or two readings, a spoiled one may have been taken for the usual shape
                 missing = (
@@ -256,11 +250,9 @@ def _of_gauges(
                 latest = {name: replace(estimate, needed=None) for name, estimate in latest.items()}
             estimates |= latest
             found = judge(gauge, latest, facts_of(run, series))
-            # A gauge that chooses its steps itself is about the whole path.
-            for part in () if gauge.own_steps else along(series):
-                then = estimates_of(gauge, part.at_newest(by_layer=False), level)
-                for name, estimate in then.items():
-                    history.setdefault(name, []).append((int(part.steps[-1]), estimate))
+        # A gauge that chooses its steps itself is about the whole path.
+        if not gauge.own_steps:
+            readings.append((gauge, [*along(series)]))
         if found is not None:
             yield found
 
@@ -297,24 +289,17 @@ def judge(gauge: Gauge, estimates: Mapping[str, Estimate], run: RunFacts) -> Fin
 def _of_the_run(run: Run, level: float, estimates: Mapping[str, Estimate]) -> Iterator[Finding]:
     """The findings that come from no gauge: the budget, the check after the last step, the plateau,
     the forks."""
-    wanted = readings_wanted(run.overhead, run.configuration.every)
-    if wanted is not None:
+    if run.readings_wanted is not None:
         yield Finding(
             "overhead",
             Issue.ESTIMATION,
             "budget_short",
             State.CANNOT_TELL,
-            facts={**run.overhead, "short_of": wanted},
+            facts=run.overhead,
         )
     yield from _endpoint(run, estimates)
-    for found in (
-        _stationarity(run, level),
-        cooling_finding(run),
-        rate_finding(run),
-        cooled_finding(run),
-    ):
-        if found is not None:
-            yield found
+    of_rates = _stationarity(run, level), cooling_finding(run), rate_finding(run)
+    yield from filter(None, (*of_rates, cooled_finding(run)))
 
 
 def leading(run: Run, findings: Sequence[Finding]) -> Finding | None:
@@ -330,14 +315,14 @@ def leading(run: Run, findings: Sequence[Finding]) -> Finding | None:
         return passed[0]
     ours = [each for each in findings if not is_outranked(each.gauge, run.gauges)] or list(findings)
     if any(each.gauge == TRIAGE for each in findings):
-        ours = [each for each in ours if not _came_back(each)]
+        # A spike that came back limits nothing, if no later one lasts.
+        ours = [
+            each
+            for each in ours
+            if each.gauge != SPIKES or not each.facts["ended"] or each.state is State.ACT
+        ]
     known = (each for each in ours if each.state is not State.CANNOT_TELL)
     return next(known, ours[0] if ours else None)
-
-
-def _came_back(finding: Finding) -> bool:
-    """True if it is about a spike that came back, which limits nothing, and no later one lasts."""
-    return finding.gauge == SPIKES and finding.facts["ended"] and finding.state is not State.ACT
 
 
 def is_without_illness(finding: Finding) -> bool:
@@ -482,6 +467,7 @@ def along(series: Series) -> Iterator[Series]:
 
     The last point is the newest reading.
     """
-    for stop in sorted({*np.linspace(len(series), 0, POINTS, endpoint=False).astype(int).tolist()}):
+    # At most 24 points.
+    for stop in sorted({*np.linspace(len(series), 0, 24, endpoint=False).astype(int).tolist()}):
         if stop >= min(FEWEST, len(series)):
             yield series[:stop]

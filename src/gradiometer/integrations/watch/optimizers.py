@@ -138,7 +138,7 @@ class Settings:
         """Record the settings now, which are those of this coming step, if there is one."""
         planned = self._subject.budget.planned
         if self._changes is not None and (planned is None or step < planned):
-            self._changes.look(step, self._subject.groups)
+            self.groups(step)
 
 
 # Number of updates in a row with too few backwards after which that is no exception.

@@ -97,15 +97,6 @@ class Watch(Forks):
             with self.shield:
                 self._handles.pop().remove()
 
-    def _draw_from(self, loader: Any) -> None:
-        """Take the sampling from the loader, if it was not given and nothing is written yet."""
-        self.trials.draw_from(loader)
-        batches = self._subject.batches
-        sampling = known_sampling(loader)
-        if sampling is not None and not (batches.known or self._begun):
-            batches.sampling = sampling
-            batches.known = True
-
     @property
     def measuring(self) -> bool:
         """True if the coming step is measured, or may be.
@@ -136,7 +127,13 @@ class Watch(Forks):
         Returns:
             An iterable with the length and the attributes of the loader.
         """
-        self._draw_from(loader)
+        self.trials.draw_from(loader)
+        drawn = self._subject.batches
+        sampling = known_sampling(loader)
+        # unless it was given, or is written already
+        if sampling is not None and not (drawn.known or self._begun):
+            drawn.sampling = sampling
+            drawn.known = True
         return Announced(self, loader)
 
     def batch(self, batch: Batch) -> Batch:

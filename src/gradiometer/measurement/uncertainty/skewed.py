@@ -89,9 +89,11 @@ def fourth_powers(
     # 10.0: effective number of readings, (Σ|x|)²/Σx², below which the mean is not known.
     if min(_carrying(each) for each in readings) < 10.0:
         return _unknown(estimate, "few readings carry it")
-    # 3.0: standard errors above zero from which a denominator bounds a ratio.
-    if denominator is not None and not _errors_from_zero(denominator) > 3.0:
-        return _unknown(estimate, "the denominator may be zero")
+    if denominator is not None:
+        error = float(denominator.std(ddof=1)) / math.sqrt(len(denominator))
+        # 3.0: standard errors above zero from which a denominator bounds a ratio.
+        if error > 0 and not abs(float(denominator.mean())) / error > 3.0:
+            return _unknown(estimate, "the denominator may be zero")
     # 200: readings from which no correction for skewness is made.
     if newest or len(numerator) > 200:
         return estimate
@@ -115,11 +117,6 @@ def _carrying(readings: Readings) -> float:
     squares = float(np.square(sizes / sizes.max()).sum())
     plain = float((sizes / sizes.max()).sum()) ** 2 / squares
     return max(plain, len(sizes) / (1 + Tails.of(sizes).variation))
-
-
-def _errors_from_zero(readings: Readings) -> float:
-    error = float(readings.std(ddof=1)) / math.sqrt(len(readings))
-    return abs(float(readings.mean())) / error if error > 0 else math.inf
 
 
 def _unknown(estimate: Estimate, why: str) -> Estimate:

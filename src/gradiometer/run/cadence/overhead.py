@@ -29,15 +29,6 @@ def of_the_budget(overhead: Mapping[str, Any]) -> float:
     return float(overhead["used"] - sum(spent.get(name, 0.0) for name in others))
 
 
-def readings_wanted(overhead: Mapping[str, Any], every: int | None = None) -> int | None:
-    """How many readings a run of 300 steps should have, if the budget could not pay for them; else
-    None.
-
-    Arguments as in `time_used`.
-    """
-    return None if every is not None else overhead.get("short_of")
-
-
 def paid_for(overhead: Mapping[str, Any]) -> str:
     """What the budget paid for and what intervals need, if it could not pay for enough readings."""
     measured = counted(overhead["measured_steps"], "reading")
@@ -56,9 +47,9 @@ def too_few(overhead: Mapping[str, Any], every: int | None = None) -> str:
 
     Arguments as in `time_used`.
     """
-    return (
-        "" if readings_wanted(overhead, every) is None else f"{paid_for(overhead)}: {MORE_READINGS}"
-    )
+    if every is not None or overhead.get("short_of") is None:
+        return ""
+    return f"{paid_for(overhead)}: {MORE_READINGS}"
 
 
 def overhead_sentence(overhead: Mapping[str, Any], every: int | None = None) -> str:

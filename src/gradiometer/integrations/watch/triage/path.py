@@ -54,18 +54,14 @@ class PathPoints:
         )
         steps = list(self._steps)
         squares = (self._points[: len(steps)] - now).square().sum(dim=1)
-        self._keep(step, now)
-        self.next = self._steps[-1] + self._apart
-        return (steps, squares) if steps else None
-
-    def _keep(self, step: int, now: Tensor) -> None:
-        assert self._points is not None
-        self._points[len(self._steps)] = now
+        self._points[len(steps)] = now
         self._steps.append(step)
         if len(self._steps) == KEPT:
             self._points[: KEPT // 2] = self._points[::2].clone()
             self._steps = self._steps[::2]
             self._apart *= 2
+        self.next = self._steps[-1] + self._apart
+        return (steps, squares) if steps else None
 
     def meet(self, step: int) -> None:
         """Take the next point at this step if it is near: there is work to do anyway."""

@@ -113,7 +113,11 @@ class TriageRecorder:
         if self.next == NEVER or has_facts:
             return
         with self.shield:
-            facts = facts_of(self._objective, self._optimizers) | plan_of(self._optimizers)
+            facts = facts_of(self._objective, self._optimizers)
+            # The search for a scheduler looks at all objects, which takes as long as 5 to 30 small
+            # steps. A training of ours has that of its schedule.
+            own = self._subject.is_own
+            facts |= {"scheduler": "LambdaLR"} if own else plan_of(self._optimizers)
             planned = self._subject.budget.planned
             if planned is not None:
                 facts["steps"] = planned
