@@ -247,7 +247,7 @@ def watch(
     )
     if isinstance(sampling, DataLoader):
         watched.trials.draw_from(sampling)
-    watched.kept_updates.states = checkpoints
+    watched.kept_updates.states = max(checkpoints, watched.trials.states)
     if checkpoints:
         watched.newest_updates.begin()
     return watched
