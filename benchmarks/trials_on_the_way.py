@@ -2,6 +2,7 @@
 
     python benchmarks/trials_on_the_way.py                  # about 25 minutes of a busy core
     python benchmarks/trials_on_the_way.py --keep FOLDER    # goes on where it was stopped
+    python benchmarks/trials_on_the_way.py --shares         # what shares of 0.1, 0.3 and 1 tell
 
 Each row is a training of 1,500 to 6,000 updates that is healthy, or has one mild illness whose signs are
 those of another one, too: a rate that does not fall or a training that stops early, a rate that is
@@ -14,6 +15,7 @@ headline is right about the pair if it names what gains more.
 """
 
 import argparse
+import itertools
 import json
 import statistics
 import sys
@@ -43,6 +45,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from gradiometer import diagnose
 from gradiometer.integrations.watch import watch
+from gradiometer.loop import Loop, fork
 from gradiometer.measurement.uncertainty.proportions import proportion
 
 TRIALS = 0.1
@@ -287,14 +290,86 @@ def show_all(kept: list[tuple[Case, dict[str, Any]]]) -> None:
     )
 
 
+SHARES = (0.1, 0.3, 1.0)
+"""Shares of the training time that pay for six branches of a trial."""
+
+
+def show_shares(only: str) -> None:
+    """For each rate that is too low or too high, what the cure changes in the branches that a share pays
+    for, as a share of the loss at their end, with its interval; and what it gains at the end of the
+    training."""
+    told = dict.fromkeys(SHARES, 0)
+    halves: dict[float, list[float]] = {share: [] for share in SHARES}
+    cured = [case for case in cases() if set(case.claims) & {"rate_low", "rate_high"}]
+    for case in (case for case in cured if only in case.name):
+        factor = case.healthy.rate / case.recipe.rate
+        change = f"rate {2 if factor > 1 else 0.5:g}x"
+        loop = early_loop(case.recipe, case.seed % 1_000)
+        ends = [
+            trained(recipe, case.seed % 1_000, None, 0.0)["fresh"]
+            for recipe in (case.recipe, case.healthy)
+        ]
+        shown = []
+        for share in SHARES:
+            updates = int(share * case.recipe.steps / 6)
+            found = fork(loop, [change], horizon=f"{updates} updates", replicates=3)
+            (effect,) = found.effects()
+            end = statistics.fmean(each.readouts["train_loss"].mean for each in found.of("go on"))
+            low, high = effect.estimate.low / end, effect.estimate.high / end
+            told[share] += high < 0
+            halves[share].append((high - low) / 2)
+            shown.append(f"{share:g}: {effect.estimate.value / end:+.1%} [{low:+.1%}, {high:+.1%}]")
+        print(f"{case.name}: {change}, {'; '.join(shown)}; cured {gain(*ends):.0%}", flush=True)
+    for share in SHARES:
+        if halves[share]:
+            print(
+                f"a share of {share:g} tells {told[share]} of {len(halves[share])}; half of the "
+                f"interval {statistics.median(halves[share]):.1%} in the median"
+            )
+
+
+def early_loop(recipe: Recipe, seed: int) -> Loop:
+    """A training of this recipe after an eighth of its updates."""
+    torch.manual_seed(seed)
+    data = data_of(recipe.data)
+    model = build(recipe, data)
+    optimizer = optimizer_of(recipe, model)
+    scheduler = scheduler_of(recipe, optimizer)
+    shuffles = torch.Generator().manual_seed(seed)
+    loader = DataLoader(
+        TensorDataset(*data.train), recipe.batch, shuffle=True, drop_last=True, generator=shuffles
+    )
+    step, last = 0, recipe.steps // 8
+    while step < last:
+        for batch in itertools.islice(loader, last - step):
+            optimizer.zero_grad()
+            data.loss(model(batch[0]), batch[1]).backward()
+            optimizer.step()
+            scheduler.step()
+            step += 1
+    return Loop(
+        model,
+        optimizer,
+        loss=lambda model, batch: data.loss(model(batch[0]), batch[1]),
+        batches=loader,
+        scheduler=scheduler,
+        left=f"{recipe.steps - last} updates",
+        index=last,
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", default="", help="a part of the name of a row")
     parser.add_argument("--keep", type=Path, help="a folder of what was trained already")
+    parser.add_argument("--shares", action="store_true", help="what shares of the time tell")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    if arguments.shares:
+        show_shares(arguments.only)
+        return
     with tempfile.TemporaryDirectory() as folder:
         judge(arguments.keep or Path(folder), arguments.only)
 

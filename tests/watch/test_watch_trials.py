@@ -16,6 +16,7 @@ from gradiometer import BadArgument, diagnose, watch
 from gradiometer.integrations.watch import Watch
 from gradiometer.integrations.watch.requests import trials as trials_of_loops
 from gradiometer.integrations.watch.requests.trials import Trials
+from gradiometer.integrations.watch.triage import exact
 from gradiometer.loop import forks_of
 from gradiometer.problems import load
 from gradiometer.verdict.claims import Claim, Claimed
@@ -264,3 +265,29 @@ def test_trials_need_a_loss_and_a_share(tmp_path: Path) -> None:
         watch(model, optimizer, out=tmp_path, trials=0.1)
     with pytest.raises(BadArgument, match="`trials`"):
         watch(model, optimizer, out=tmp_path, loss=loss, trials=-0.1)
+
+
+def test_schedulers_are_searched_for_once_and_again_after_another_took_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    parameter = nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=1.0)
+    searches = []
+    found_by = exact._found_schedulers
+    monkeypatch.setattr(
+        exact, "_found_schedulers", lambda given: searches.append(1) or found_by(given)
+    )
+    seen, schedulers = exact.SchedulersSeen(), torch.optim.lr_scheduler
+    first: Any = schedulers.ExponentialLR(optimizer, 0.9)
+    for step in (4, 8, 8, 16):
+        assert exact.schedulers_of([optimizer], step, seen)[0] == [first]
+        optimizer.step()
+        first.step()
+    assert len(searches) == 1
+    del first
+    second = schedulers.LambdaLR(optimizer, lambda _: 0.5)
+    for step in (32, 64):
+        optimizer.step()
+        second.step()
+        assert exact.schedulers_of([optimizer], step, seen)[0] == [second]
+    assert len(searches) == 2

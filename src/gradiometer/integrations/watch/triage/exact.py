@@ -4,6 +4,7 @@ come back."""
 import gc
 from collections.abc import Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -162,9 +163,9 @@ class BackwardsOfStep:
         return together(torch._foreach_norm(gradients_of(self._parameters)))
 
 
-class SchedulersSeen(dict[torch.optim.lr_scheduler.LRScheduler, int]):
+class SchedulersSeen(WeakKeyDictionary[torch.optim.lr_scheduler.LRScheduler, int]):
     """Schedulers that were found earlier, with the number of their steps then. To find them takes
-    0.05 s and more.
+    0.05 s and more. Those that nobody else has are forgotten.
 
     Attributes:
         at: Updates when they were found.
