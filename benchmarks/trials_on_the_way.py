@@ -189,16 +189,16 @@ def judged(case: Case, keep: Path) -> dict[str, Any]:
         if gain(found["without"]["fresh"], found["healthy"]["fresh"]) < EARNS:
             return found
     train("with", case.recipe, is_watched=True, trials=TRIALS)
-    for name in ("without", "with"):
-        headline, cure = found[name]["headline"], found[name]["cure"]
-        followed = follow(headline, cure, case.recipe)
-        if followed is not None:
-            train(f"followed {headline} {cure[:1]}", followed)
     if set(case.claims) & set(PAIR):
         for claim in PAIR:
             cured = follow(claim, (), case.recipe)
             if cured is not None:
                 train(f"cured {claim}", cured)
+    for name in ("without", "with"):
+        headline, cure = found[name]["headline"], found[name]["cure"]
+        followed = follow(headline, cure, case.recipe)
+        if followed is not None and f"cured {headline}" not in found:
+            train(f"followed {headline} {cure[:1]}", followed)
     return found
 
 
@@ -213,7 +213,7 @@ def mark_of(case: Case, found: dict[str, Any]) -> str:
 def gained(found: dict[str, Any], name: str) -> float:
     """The share of the loss on fresh rows that following the headline gains; 0 if it has no cure."""
     headline, cure = found[name]["headline"], found[name]["cure"]
-    followed = found.get(f"followed {headline} {cure[:1]}")
+    followed = found.get(f"cured {headline}") or found.get(f"followed {headline} {cure[:1]}")
     return 0.0 if followed is None else gain(found["without"]["fresh"], followed["fresh"])
 
 

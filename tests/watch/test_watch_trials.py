@@ -208,7 +208,8 @@ def tried_at_end(
     [
         (("decay_not_tried",), 1.0, ["cool now", "rate 2x"]),
         (("still_falls",), 1.0, ["cool now", "rate 2x"]),
-        (("few_looks",), 1.0, ["rate 2x"]),
+        (("few_looks",), 1.0, ["cool now", "rate 2x"]),
+        (("rate_not_tried",), 1.0, ["cool now", "rate 2x"]),
         (("rate_not_tried",), 0.0, ["rate 2x"]),
     ],
 )
