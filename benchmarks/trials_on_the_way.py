@@ -314,6 +314,9 @@ def show_shares(only: str) -> None:
             updates = int(share * case.recipe.steps / 6)
             found = fork(loop, [change], horizon=f"{updates} updates", replicates=3)
             (effect,) = found.effects()
+            if not effect.estimate.tells:
+                shown.append(f"{share:g}: {effect.verdict}")
+                continue
             end = statistics.fmean(each.readouts["train_loss"].mean for each in found.of("go on"))
             low, high = effect.estimate.low / end, effect.estimate.high / end
             told[share] += high < 0

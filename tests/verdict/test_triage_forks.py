@@ -115,6 +115,11 @@ def test_a_higher_rate_that_ends_better_from_an_early_state_is_a_rate_too_low(ru
     )
 
 
+def test_a_higher_rate_that_gains_little_says_nothing(run: Run) -> None:
+    fork(run, "rate 4x", 0.495, 0.5052, 0.5148, step=16, left=8_000)
+    assert after_trials(DOUBTED, run) == DOUBTED
+
+
 def test_a_higher_rate_that_is_better_right_after_the_start_says_nothing(run: Run) -> None:
     fork(run, "rate 4x", 0.3, 0.312, 0.318, step=15, left=8_000)
     assert after_trials(DOUBTED, run) == DOUBTED
