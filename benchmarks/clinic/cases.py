@@ -28,11 +28,15 @@ HALVES = (
     "fourth_fresh",
     "fifth_fresh",
     "sixth_fresh",
+    "seventh_fresh",
 )
-MILD = ("fourth_fresh", "fifth_fresh", "sixth_fresh")
+MILD = ("fourth_fresh", "fifth_fresh", "sixth_fresh", "seventh_fresh")
 """The parts whose illnesses are mild to strong: a cure that gains 2 % on two seeds earns a place, where
 it is 10 % in the others. Of their sick trainings every second one is also judged after its cure, of
-the sixth every fourth."""
+the two newest every fourth."""
+SHORT = ("sixth_fresh", "seventh_fresh")
+"""The parts for a figure that a busy machine reproduces in minutes. Every second healthy training is
+watched in two lines."""
 SEEDS = (1, 2)
 """The seeds on which gains are measured. They are the same for all cases, which so share their
 cured trainings."""
@@ -135,13 +139,11 @@ def well_cases(half: str) -> tuple[Case, ...]:
     """The healthy trainings of a half, and the sick ones after their cure, each with
     another seed."""
     healthy, _ = _tables(half)
-    in_two_lines = half == "sixth_fresh"
     cases = [
-        Case(name, half, recipe, recipe, (), 0, in_two_lines and place % 2 == 0)
+        Case(name, half, recipe, recipe, (), 0, half in SHORT and place % 2 == 0)
         for place, (name, recipe) in enumerate(healthy.items())
     ]
-    # the newest parts are for a figure that a busy machine reproduces in minutes
-    every = {"sixth_fresh": 4}.get(half, 2 if half in MILD else 1)
+    every = 4 if half in SHORT else 2 if half in MILD else 1
     for case in sick_cases(half)[::every]:
         cases.append(replace(case, name=f"cured {case.name}", recipe=case.healthy, illnesses=()))
     return tuple(cases)

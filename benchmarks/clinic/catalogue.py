@@ -2,19 +2,27 @@
 
 from functools import cache
 
-from clinic import data, fifth, fourth, networks, sixth, third
+from clinic import data, fifth, fourth, networks, seventh, sixth, third
 from clinic.data import Data
 from clinic.networks import Network
+
+DATA = data.EARLIER | third.DATA | fourth.DATA | fifth.DATA | sixth.DATA | seventh.DATA
+NETWORKS = (
+    networks.EARLIER
+    | third.NETWORKS
+    | fourth.NETWORKS
+    | fifth.NETWORKS
+    | sixth.NETWORKS
+    | seventh.NETWORKS
+)
 
 
 @cache
 def data_of(name: str) -> Data:
     """The data set of this name."""
-    return (data.EARLIER | third.DATA | fourth.DATA | fifth.DATA | sixth.DATA)[name]()
+    return DATA[name]()
 
 
 def network_of(name: str) -> Network:
     """The network of this name."""
-    return (networks.EARLIER | third.NETWORKS | fourth.NETWORKS | fifth.NETWORKS | sixth.NETWORKS)[
-        name
-    ]
+    return NETWORKS[name]

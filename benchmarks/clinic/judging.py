@@ -35,11 +35,13 @@ class Said:
 
     Args:
         headline: The first claim.
-        cures: The cure of each claim as the verdict writes it, by claim.
+        cures: The cure of each claim and of each suspect as the verdict writes it, by claim.
+        suspects: Those of them whose signs are weak. They count as claims, right and false.
     """
 
     headline: str
     cures: Mapping[str, tuple[str, ...]]
+    suspects: frozenset[str] = frozenset()
 
     @property
     def silent(self) -> bool:
@@ -64,9 +66,14 @@ def watched(case: Case) -> Wanted:
 def said_of(bench: Bench, case: Case) -> Said:
     """The verdict of the run of a case, from its folder."""
     diagnosis = diagnose(Run.open(bench.run(watched(case))))
-    claims = () if diagnosis.triage is None else diagnosis.triage.claims
+    triage = diagnosis.triage
+    claims, suspects = ((), ()) if triage is None else (triage.claims, triage.suspects)
     headline = "undecided" if diagnosis.headline is None else str(diagnosis.headline.claim)
-    return Said(headline, {str(each.claim): tuple(each.cure) for each in claims})
+    return Said(
+        headline,
+        {str(each.claim): tuple(each.cure) for each in (*claims, *suspects)},
+        frozenset(str(each.claim) for each in suspects),
+    )
 
 
 def judge(bench: Bench, half: str, *, follow: bool, verbose: bool) -> list[str]:
@@ -130,9 +137,19 @@ def show_sick(pairs: list[tuple[Case, Said]]) -> dict[str, float]:
     names = ("headline right", "some claim right", "another cause first", "silent")
     for name, count in zip(names, counts_of(pairs), strict=True):
         numbers |= show_share(name, count, len(pairs))
+    weak = [said for case, said in pairs if is_named_by_a_suspect(case, said)]
+    show_share("named by a suspect alone", len(weak), len(pairs))
+    beside = [said for case, said in pairs if set(said.causes) - set(case.claims)]
+    show_share("with a claim that is no cause", len(beside), len(pairs))
     double = [(case, said) for case, said in pairs if len(case.claims) > 1]
     both = sum(set(case.claims) <= set(said.cures) for case, said in double)
     return numbers | show_share("both of two illnesses named", both, len(double))
+
+
+def is_named_by_a_suspect(case: Case, said: Said) -> bool:
+    """True if a suspect is right, and no claim."""
+    right = set(case.claims) & set(said.cures)
+    return bool(right) and right <= said.suspects
 
 
 def counts_of(pairs: list[tuple[Case, Said]]) -> list[int]:
@@ -160,7 +177,8 @@ def show_alarms(bench: Bench, pairs: list[tuple[Case, Said]]) -> dict[str, float
         worth = 0.0 if recipe is None else statistics.fmean(gains(bench, case, recipe))
         if worth < NOTHING:
             false.add(case)
-        print(f"alarm on {case.name}: {claim}, its cure gains {worth:.1%}")
+        kind = "suspect" if claim in dict(pairs)[case].suspects else "alarm"
+        print(f"{kind} on {case.name}: {claim}, its cure gains {worth:.1%}")
     alarmed = {case for case, _ in cured}
     numbers = show_share("healthy and cured trainings with an alarm", len(alarmed), len(pairs))
     return numbers | show_share("with a false alarm", len(false), len(pairs))

@@ -82,6 +82,33 @@ def surfaces() -> Data:
     return Data(*parts(images.unsqueeze(1), labels, held_out=2_000), 5, "classes")
 
 
+def dates() -> Data:
+    """The next of 40 characters in windows of 24 of dates and times in three notations."""
+    generator = torch.Generator().manual_seed(66)
+    months = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
+
+    def number(end: int) -> int:
+        return int(torch.randint(end, (), generator=generator))
+
+    written = []
+    for _ in range(9_500):
+        year, month, day = 1970 + number(60), number(12), 1 + number(28)
+        hour, minute = number(24), 5 * number(12)
+        written.append(
+            (
+                f"{year}-{month + 1:02d}-{day:02d}t{hour:02d}:{minute:02d}z ",
+                f"{day} {months[month]} {year}, {hour % 12 or 12}:{minute:02d} {'ap'[hour // 12]}m; ",
+                f"{month + 1}/{day}/{year % 100:02d} {hour:02d}h{minute:02d} ",
+            )[number(3)]
+        )
+    text = "".join(written)
+    known = {letter: index for index, letter in enumerate(sorted(set(text)))}
+    codes = torch.tensor([known[letter] for letter in text])
+    windows = codes.unfold(0, 25, 25)
+    windows = windows[torch.randperm(len(windows), generator=generator)]
+    return Data(*parts(windows[:, :-1], windows[:, 1:], held_out=900), 40, "tokens")
+
+
 def quakes() -> Data:
     """A noisy signal of 40 points in which a wave of rising, falling or equal frequency begins
     suddenly or slowly: 6 classes."""
@@ -275,6 +302,17 @@ def mixed(data: Data, activation: Kind) -> Body:
     return [first, Recurrent(nn.GRU(20, 40, batch_first=True), last=True)], 40
 
 
+def small_gru(data: Data, activation: Kind) -> Body:
+    """An embedding, a GRU of 64 and a layer of 48."""
+    layer = nn.GRU(32, 64, batch_first=True)
+    return [
+        nn.Embedding(data.outputs, 32),
+        Recurrent(layer),
+        nn.Linear(64, 48),
+        activation(),
+    ], 48
+
+
 def hall(data: Data, activation: Kind) -> Body:
     """Three layers of 1,000: 2 million parameters."""
     return dense(data.shape.numel(), (1_000,) * 3, activation)
@@ -299,6 +337,7 @@ DATA: dict[str, Callable[[], Data]] = {
     "engines": engines,
     "faces": faces,
     "surfaces": surfaces,
+    "dates": dates,
     "quakes": quakes,
     "springs": springs,
     "rings_of_atoms": rings_of_atoms,
@@ -313,6 +352,7 @@ NETWORKS: dict[str, Callable[[Data, Kind], Body]] = {
     "message": message,
     "asked": asked,
     "mixed": mixed,
+    "small_gru": small_gru,
     "hall": hall,
     "filters": filters,
 }

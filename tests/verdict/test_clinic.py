@@ -10,6 +10,7 @@ import pytest
 import torch
 from clinic.bench import Bench, Wanted, gain
 from clinic.cases import HALVES, MILD, partly_cured, sick_cases, well_cases
+from clinic.catalogue import DATA, NETWORKS
 from clinic.earning import EARNED
 from clinic.illnesses import BY_A_PERSON, CURES, ILLNESSES, follow
 from clinic.judging import Said, marks_of
@@ -106,6 +107,14 @@ def test_the_parts_share_no_network_and_no_data():
     for one, other in combinations(used, 2):
         assert not one[0] & other[0]
         assert not one[1] & other[1]
+
+
+def test_every_case_has_its_network_and_its_data():
+    """A part lost a network and a data set that only one of its healthy rows had, and could not be
+    judged any more."""
+    for half in HALVES:
+        for case in (*sick_cases(half), *well_cases(half)):
+            assert case.recipe.network in NETWORKS and case.recipe.data in DATA, case.name
 
 
 def test_names_and_trainings_are_different_within_a_half():

@@ -102,9 +102,12 @@ class Claimed:
         cure: What to change, each a change of a fork as text (`rate 4x`), or else a line of the
             program.
         doubts: What could make it wrong, as names of sentences in `verdict/words`.
+        is_certain: False for a suspect: healthy trainings have such signs, too, and only a trial of the
+            cure decides.
     """
 
     claim: Claim
     numbers: Mapping[str, Estimate | float] = field(default_factory=dict)
     cure: tuple[str, ...] = ()
     doubts: tuple[str, ...] = ()
+    is_certain: bool = True

@@ -112,6 +112,9 @@ class Diagnosis:
             "claims": []
             if self.triage is None
             else [each.claim.value for each in self.triage.claims],
+            "suspects": []
+            if self.triage is None
+            else [each.claim.value for each in self.triage.suspects],
             "findings": [as_dict(finding) for finding in self.findings],
             "estimates": {name: estimate.to_dict() for name, estimate in self.estimates.items()},
         }

@@ -232,11 +232,11 @@ def rows(
     """
     left = {section.name: section for section in sections}
     placed = [*(card for card in asked if card.shown), *further]
-    # what limits the run comes first
-    placed.sort(key=lambda card: card.shown[0].finding.gauge != TRIAGE)
+    # what limits the run comes first, and then what may
+    placed.sort(key=lambda card: (card.shown[0].finding.gauge != TRIAGE, _is_suspect(card)))
     # a second claim is asked for in other words
     placed[1:] = [
-        replace(card, title="What else limits it?")
+        replace(card, title="What may limit it?" if _is_suspect(card) else "What else limits it?")
         if card.shown[0].finding.gauge == TRIAGE
         else card
         for card in placed[1:]
@@ -251,6 +251,11 @@ def rows(
         or each.words
     ]
     return (*answered, *sorted(others, key=lambda row: not row.words))
+
+
+def _is_suspect(card: Card) -> bool:
+    """True for an illness whose signs are weak."""
+    return bool(card.shown[0].finding.facts.get("is_possible"))
 
 
 def top_figure(sections: Iterable[Section]) -> Figure | None:

@@ -230,7 +230,7 @@ def no_decay(signs: Signs, level: Level) -> Claimed | None:
     far_above = excess > max(WORTH_OF_A_DECAY * fell, LITTLE_EXCESS)
     noisy = left < HALF_A_GUESS and (to_and_fro or far_above)
     flat = not len(signs.looks) and fell < FLAT_IN_A_LOG  # all that a log has
-    if not (noisy or flat) or not left > LITTLE_LEFT:
+    if not (noisy or flat or to_and_fro) or not left > LITTLE_LEFT:
         return None
     numbers = {
         "movement": mean_movement(signs, since=0.5),
@@ -238,7 +238,11 @@ def no_decay(signs: Signs, level: Level) -> Claimed | None:
         "shared": shared,
         "excess": excess,
     }
-    return Claimed(Claim.NO_DECAY, numbers, ("cool now",), ("stopped_early",))
+    # classes that overlap may leave a loss that no decay lowers
+    is_certain = bool(noisy or flat)
+    return Claimed(
+        Claim.NO_DECAY, numbers, ("cool now",), ("stopped_early",), is_certain=is_certain
+    )
 
 
 def late_excess(signs: Signs, level: Level) -> float:

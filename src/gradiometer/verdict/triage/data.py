@@ -16,6 +16,8 @@ from gradiometer.verdict.triage.thresholds import (
     BEST_BEFORE,
     COMES_BACK,
     ERRORS,
+    FAR_ABOVE_TRAINING,
+    FEWER_ERRORS,
     HALF_A_GUESS,
     HALF_LEARNT,
     LEAKED,
@@ -26,6 +28,7 @@ from gradiometer.verdict.triage.thresholds import (
     RANDOM,
     ROSE,
     SEEN_AGAIN,
+    WRONG_SHARE,
 )
 
 
@@ -40,7 +43,8 @@ def overfit(signs: Signs, _: Level) -> Claimed | None:
     later = AFTER_THE_BEST if planned is None or signs.steps < planned else AFTER_THE_BEST_AT_END
     if not steps[best] < BEST_BEFORE * signs.steps or len(test) - 1 - best < later:
         return None
-    if not (test[-1] > ROSE * test[best] and test[-1] > ABOVE_TRAINING * training):
+    rose = test[-1] > ROSE * test[best] and test[-1] > ABOVE_TRAINING * training
+    if not (rose or (test[-1] > test[best] and test[-1] > FAR_ABOVE_TRAINING * training)):
         return None
     step = signs.step_of(int(steps[best]))
     numbers = {
@@ -49,7 +53,8 @@ def overfit(signs: Signs, _: Level) -> Claimed | None:
         "now": float(test[-1]),
         "train": training,
     }
-    return Claimed(Claim.OVERFIT, numbers, (f"stop at step {step:,}", "weight decay 0.1"))
+    cure = (f"stop at step {step:,}", "weight decay 0.1")
+    return Claimed(Claim.OVERFIT, numbers, cure, is_certain=bool(rose))
 
 
 def leak(signs: Signs, _: Level) -> Claimed | None:
@@ -115,11 +120,16 @@ def labels_noisy(signs: Signs, level: Level) -> Claimed | None:
     ):
         return None
     training = training_loss(signs)
-    below = training - test[-1]
-    if not (below > NOISY_BY * level.value and below > ERRORS * evaluation_error(signs)):
+    below, learnt = training - test[-1], level.value - test[-1]
+    errors = below / evaluation_error(signs)
+    is_certain = bool(below > NOISY_BY * level.value and errors > ERRORS)
+    # a wrong label costs a guess at least: this share of them would leave such a distance
+    may_be = learnt > 0 and below > WRONG_SHARE * learnt and errors > FEWER_ERRORS
+    if not (is_certain or may_be):
         return None
     numbers = {"ratio": float(test[-1] / training)}
-    return Claimed(Claim.LABELS_NOISY, numbers, ("check the labels of the training set",))
+    cure = ("check the labels of the training set",)
+    return Claimed(Claim.LABELS_NOISY, numbers, cure, is_certain=is_certain)
 
 
 def evaluation_error(signs: Signs) -> float:

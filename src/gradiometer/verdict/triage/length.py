@@ -8,6 +8,7 @@ from gradiometer.verdict.triage.level import Level
 from gradiometer.verdict.triage.schedule import ends_high
 from gradiometer.verdict.triage.signs import Signs
 from gradiometer.verdict.triage.thresholds import (
+    AGREE,
     ALL_NOISE,
     FAR_ENOUGH,
     FAR_ENOUGH_FOR_ADAM,
@@ -24,6 +25,7 @@ from gradiometer.verdict.triage.thresholds import (
     SMALL_BATCH,
     SMALL_FOR_BATCH_NORM,
     STEPS_OF_REACH,
+    STILL_FALLS,
     STILL_LEARNS,
 )
 
@@ -34,17 +36,15 @@ def stopped_early(signs: Signs, level: Level) -> Claimed | None:
         return None
     epochs = signs.epochs
     fell, error = late_fall(signs)
-    if not (fell > 1.645 * error and epochs < SEEN_AGAIN):
+    if not (epochs < SEEN_AGAIN and ended_at(signs, level) > LITTLE_LEFT):
         return None
-    if (
-        not (signs.reach < SHORT_REACH or fell > STILL_LEARNS)
-        or not ended_at(signs, level) > LITTLE_LEFT
-    ):
+    is_short_way = signs.reach < SHORT_REACH
+    is_certain = fell > 1.645 * error and (is_short_way or fell > STILL_LEARNS)
+    if not (is_certain or (fell > error and (is_short_way or fell > STILL_FALLS))):
         return None
     numbers = {"fell": fell, "epochs": epochs}
-    return Claimed(
-        Claim.STOPPED_EARLY, numbers, (f"train for {4 * signs.length:,} steps",), ("no_decay",)
-    )
+    cure = (f"train for {4 * signs.length:,} steps",)
+    return Claimed(Claim.STOPPED_EARLY, numbers, cure, ("no_decay",), is_certain=bool(is_certain))
 
 
 def still_falls(signs: Signs) -> bool:
@@ -65,14 +65,14 @@ def batch_small(signs: Signs, level: Level) -> Claimed | None:
     if (signs.series("labels") > FEW_LABELS).any():
         return None
     may_gain = signs.has_no_floor or ended_at(signs, level) > LEARNT
-    if not signs.cosine < ALL_NOISE or not may_gain:
+    if not signs.cosine < AGREE or not may_gain:
         return None
     numbers = {"batch": float(signs.batch_size), "shared": signs.cosine}
     # A line of the program and no change of a fork: branches have as many examples, and so an
     # eighth of the updates. All six of the clinic then ended worse, at √8 and at 8 times the rate;
     # with as many updates all ended better.
     cure = f"batch_size = {8 * signs.batch_size}; lr = 2.8 * lr"
-    return Claimed(Claim.BATCH_SMALL, numbers, (cure,))
+    return Claimed(Claim.BATCH_SMALL, numbers, (cure,), is_certain=bool(signs.cosine < ALL_NOISE))
 
 
 def has_batch_norm(signs: Signs) -> bool:
@@ -93,16 +93,17 @@ def batch_large(signs: Signs, level: Level) -> Claimed | None:
         return None
     alike = signs.cosine > NO_NOISE
     limit = FAR_ENOUGH if signs.family == "sgd" else FAR_ENOUGH_FOR_ADAM
-    short = signs.steps < STEPS_OF_REACH and signs.reach < limit
-    large = signs.has_ended and signs.batch_size >= LARGE_BATCH
-    if not (alike or (large and short)) or generalises_worse(signs):
+    large = signs.has_ended and signs.batch_size >= LARGE_BATCH and signs.steps < STEPS_OF_REACH
+    if not (alike or large) or generalises_worse(signs):
         return None
     numbers = {
         "batch": float(signs.batch_size),
         "updates": signs.updates_an_epoch,
         "steps": float(signs.steps),
     }
-    return Claimed(Claim.BATCH_LARGE, numbers, ("batch 0.125x",))
+    return Claimed(
+        Claim.BATCH_LARGE, numbers, ("batch 0.125x",), is_certain=bool(alike or signs.reach < limit)
+    )
 
 
 def generalises_worse(signs: Signs) -> bool:

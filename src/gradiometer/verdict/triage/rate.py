@@ -18,12 +18,14 @@ from gradiometer.verdict.triage.thresholds import (
     APART,
     AT_A_GUESS,
     FALLS_BY_RATE,
+    FALLS_MUCH,
     FAR_TOO_LOW,
     FEWEST_PARTS,
     HALF_A_GUESS,
     LEARNT,
     LITTLE_LEFT,
     LONG_ENOUGH,
+    MOSTLY_OPPOSED,
     NEAR,
     NEXT_TO_NOTHING,
     OPPOSED,
@@ -33,6 +35,7 @@ from gradiometer.verdict.triage.thresholds import (
     SAME_DIRECTION,
     SEEN_OF_PLAN,
     SHORT_FOR_AGREEING,
+    SHORT_WAY,
     SOME_DIRECTION,
     STEPS_OF_REACH,
 )
@@ -53,7 +56,8 @@ def rate_low(signs: Signs, level: Level) -> Claimed | None:
         too_low = is_straight or came_not_far(signs, late)
     else:
         too_low = shows_its_rate(signs) and (is_straight or comes_nowhere(signs))
-    if not too_low:
+    may_be = signs.has_ended and may_be_low(signs, late)
+    if not (too_low or may_be):
         return None
     share = signs.reach / usual_reach(signs)
     numbers: dict[str, Estimate | float] = {
@@ -63,9 +67,28 @@ def rate_low(signs: Signs, level: Level) -> Claimed | None:
     }
     doubts = ("fine_tuning", "steep") if is_straight and is_plain(signs) else ("fine_tuning",)
     factor = 8 if share < NEXT_TO_NOTHING else 4 if share < NEAR or is_straight else 2
-    if is_straight and direction is not None:
+    if not too_low:
+        factor = 2
+    elif is_straight and direction is not None:
         numbers["direction"] = direction
-    return Claimed(Claim.RATE_LOW, numbers, (f"rate {factor}x",), doubts)
+    return Claimed(Claim.RATE_LOW, numbers, (f"rate {factor}x",), doubts, is_certain=bool(too_low))
+
+
+def may_be_low(signs: Signs, late: float) -> bool:
+    """True if a training that has ended may have had too low a rate: gradients and updates agree; or
+    its way was short, the loss fell for it with the sum of the rates, and it was not at its edge."""
+    doubt, direction = doubt_of(signs, late), direction_of(signs)
+    if direction is not None and agrees(signs) and direction.value > SOME_DIRECTION:
+        return doubt == "rate_not_tried"
+    share = signs.reach / usual_reach(signs)
+    is_at_edge = is_plain(signs) and (signs.cosine < MOSTLY_OPPOSED or signs.is_normalised)
+    falls = fall_by_rate(signs) > FALLS_MUCH * share
+    return bool(doubt) and share < SHORT_WAY and falls and not is_at_edge
+
+
+def agrees(signs: Signs) -> bool:
+    """True if successive gradients of a training under an adaptive optimizer have much in common."""
+    return signs.family == "adaptive" and signs.cosine > AGREE
 
 
 def is_mild(low: Claimed) -> bool:
@@ -132,8 +155,7 @@ def doubt_of(signs: Signs, late: float) -> str:
     if direction is None:
         # runs before version 0.3 have no path
         return "few_looks" if len(signs.distances) else ""
-    agrees = signs.family == "adaptive" and signs.cosine > AGREE
-    enough = usual_reach(signs) * (SHORT_FOR_AGREEING if agrees else 1)
+    enough = usual_reach(signs) * (SHORT_FOR_AGREEING if agrees(signs) else 1)
     came_short = signs.reach < enough and late > LEARNT
     if came_short or direction.value > SOME_DIRECTION:
         return "rate_not_tried"

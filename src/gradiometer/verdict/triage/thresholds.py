@@ -41,6 +41,13 @@ OPPOSED = -0.08
 # that ended at a constant rate reached 2.5 to 5.7.
 AGREE, SHORT_FOR_AGREEING = 0.3, 2.0
 
+# `Signs.reach` in units of the usual one, fall of the loss while the sum of all rates doubled in the same
+# units, and share of successive gradients of plain SGD, of a training whose rate may be too low. Twice the
+# rate gained 8 to 31 % in all 12 healthy trainings within these limits, or whose gradients and updates
+# both agree; of 59 others with a doubt about the rate, less than 2 % in 31. With normalisation, plain
+# SGD at half of the usual reach and a fall of 0.21 lost 4 %.
+SHORT_WAY, FALLS_MUCH, MOSTLY_OPPOSED = 1.5, 0.2, -0.25
+
 # Share of the usual reach, as far as it is forecast for the planned end, below which a training
 # that goes on comes nowhere. After 300 steps of 272 healthy trainings the least was 0.6, and at a
 # 30th of their rates 0.01 to 0.5 in 66 of 78.
@@ -124,6 +131,11 @@ STILL_LEARNS, LITTLE_LEFT = 0.36, 0.015
 # missing: 0.016 at a plateau; 0.06 in two logs of healthy trainings at a constant rate.
 FLAT_IN_A_LOG = 0.03
 
+# Fall of the loss in the second half from which a training may have stopped early at any reach, if that is
+# more than its error. Twice the steps gained 10 to 40 % in all 12 at a constant rate that are above it or
+# below `SHORT_REACH`; -4 to 25 % in 14 of 17 others, and -1 % at a fall of 0.20.
+STILL_FALLS = 0.22
+
 # `Signs.reach` below which a loss that still falls speaks for more steps, and above which for a
 # decay. Stopped after a sixth of the steps: 5; all steps at a constant rate: 15 to 49 with
 # momentum, 38 to 116 with Adam.
@@ -159,6 +171,11 @@ RISEN = 1.05
 # Overfitting: the lowest test loss is before this share of the run, is now higher by this factor,
 # and above training by this one. After a bad batch the next test loss is higher by the second, too.
 BEST_BEFORE, ROSE, ABOVE_TRAINING = 0.7, 1.15, 1.3
+
+# Test loss in units of the training loss, above which a model may overfit if the test loss has risen at
+# all: 5 and 20 in 27 and 32 passes over 300 rows, where the best weights were 10 and 3 % better; at most
+# 1.3 in healthy trainings whose test loss was lowest as early, and that went to their planned end.
+FAR_ABOVE_TRAINING = 3.0
 
 # Passes over the data below which nothing is overfitted: most rows were seen once. A rate that is
 # too high raised the test loss to 1.75 of its best in 1.1.
@@ -239,6 +256,12 @@ NO_SIGNAL = 0.03
 # 8.3 errors; healthy: by at most 0.06 if it is more errors than that. In ten trainings that shared
 # 400 easy rows of a test it was 1.5 to 2.4 errors.
 NOISY_BY, ERRORS = 0.07, 2.6
+
+# The same distance as a share of what the test loss has fallen below a guess, and in errors, from
+# which labels may be noisy. In 17 trainings with 10 to 50 % of wrong labels that had learnt
+# anything: 0.23 to 0.7, and 2.4 errors and more, but for two with 10 % (0.1 and 0.15, 0.9 and 1.9
+# errors). In others at most 0.15 if it was more than one error: those that shared easy rows.
+WRONG_SHARE, FEWER_ERRORS = 0.2, 2.0
 
 # Share of dropout above which too little is left; that from which it is too much if the test loss
 # is not above that on training examples by more than `ABOVE_TRAINING`. Of 36 trainings with a share

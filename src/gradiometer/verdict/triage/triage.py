@@ -115,6 +115,18 @@ EXPLAINED: dict[Claim, frozenset[Claim]] = {
     Claim.LABELS_RANDOM: frozenset({Claim.OVERFIT, Claim.LABELS_NOISY}),
 }
 
+# How far and how long the steps went. A claim about this is enough: no suspect is named after it.
+# Of seven, three were right or gained.
+OF_THE_WAY = frozenset({Claim.RATE_LOW, Claim.STOPPED_EARLY, Claim.NO_DECAY})
+ABOUT_THE_WAY = OF_THE_WAY | {
+    Claim.SCHEDULE_UNIT,
+    Claim.DECAY_EARLY,
+    Claim.RATE_HIGH,
+    Claim.MOMENTUM_RATE,
+    Claim.BATCH_SMALL,
+    Claim.BATCH_LARGE,
+}
+
 
 @dataclass(frozen=True)
 class Triage:
@@ -123,6 +135,8 @@ class Triage:
     Args:
         claims: The claims, the most certain first. The first one is the headline; never empty.
         level: The level of a guess.
+        suspects: Illnesses whose signs are weak, in the same order: no headline, and no reason to
+            take back what a gauge advises.
         unseen: Claims that could not have been seen, by what is missing: "labels", "batch",
             "evaluations", "examples", "rate", "looks" or "end".
     """
@@ -130,6 +144,7 @@ class Triage:
     claims: tuple[Claimed, ...]
     level: Level
     unseen: dict[str, tuple[Claim, ...]]
+    suspects: tuple[Claimed, ...] = ()
 
     @property
     def passes(self) -> bool:
@@ -161,7 +176,8 @@ def triage_of(run: Run | Signs) -> Triage:
             level = Level(float("nan"), Known.NOTHING)
         made = [rule(signs, level) for rule in ORDER]
         passed = _pass(signs, level)
-    found = [each for each in made if each is not None]
+    seen = [each for each in made if each is not None and (each.is_certain or signs.has_ended)]
+    found = [each for each in seen if each.is_certain]
     if any(each.claim is Claim.BATCH_SMALL for each in found):
         # its cure has the higher rate, unless that is far too low
         found = [
@@ -176,12 +192,25 @@ def triage_of(run: Run | Signs) -> Triage:
         # left over if nothing else says why nothing is learnt
         explained |= {Claim.LABELS_RANDOM}
     claims = tuple(each for each in found if each.claim not in explained)
+    if any(each.claim in ABOUT_THE_WAY for each in claims):
+        explained |= OF_THE_WAY
+    suspects = tuple(each for each in seen if not each.is_certain and each.claim not in explained)
+    forked = run if isinstance(run, Run) and forks_of(run) else None
     better = None
-    if isinstance(run, Run) and forks_of(run):
-        claims = as_tried(claims, run)
-        better = None if claims else better_change(run) or after_trials(passed, run)
+    if forked is not None:
+        claims, suspects = as_tried(claims, forked), as_tried(suspects, forked)
+        better = None if claims else better_change(forked)
+    if better is not None:
+        # a fork shows what weak signs leave open
+        shown = [each for each in suspects if better.cure[0] in each.cure]
+        claims = tuple(replace(each, is_certain=True) for each in shown)
+        suspects = tuple(each for each in suspects if each not in shown)
+    if forked is not None and better is None:
+        passed = after_trials(passed, forked)
+    if suspects and passed.claim is Claim.HEALTHY:
+        passed = replace(passed, claim=Claim.UNDECIDED, doubts=("suspected",))
     unseen = unseen_by(signs, level)
-    return Triage(_with_doubts(claims) or (better or passed,), level, unseen)
+    return Triage(_with_doubts(claims) or (better or passed,), level, unseen, suspects)
 
 
 def _with_doubts(claims: tuple[Claimed, ...]) -> tuple[Claimed, ...]:
@@ -289,7 +318,7 @@ def unseen_by(signs: Signs, level: Level) -> dict[str, tuple[Claim, ...]]:
 def findings_of(
     triage: Triage, settings: Hyperparameters | None = None, *, at_keyboard: bool = False
 ) -> tuple[Finding, ...]:
-    """The claims as findings, in their order.
+    """The claims as findings, in their order, and then the suspects.
 
     Args:
         triage: The claims.
@@ -297,7 +326,8 @@ def findings_of(
             rate; None if unknown.
         at_keyboard: True for a training of the command line, whose rate is a flag.
     """
-    return tuple(_finding(claimed, triage, settings, at_keyboard) for claimed in triage.claims)
+    told = (*triage.claims, *triage.suspects)
+    return tuple(_finding(claimed, triage, settings, at_keyboard) for claimed in told)
 
 
 def changes_of(claimed: Claimed) -> tuple[str, ...]:
@@ -317,12 +347,13 @@ def _finding(
         GAUGE,
         ISSUES.get(claimed.claim, Issue.ESTIMATION),
         claimed.claim.value,
-        State.OK if passes else State.ACT,
+        State.OK if passes else State.ACT if claimed.is_certain else State.LOOK,
         numbers={
             name: value for name, value in claimed.numbers.items() if isinstance(value, Estimate)
         },
         facts={
             "numbers": numbers,
+            "is_possible": not claimed.is_certain,
             "lines": tuple(line for line in claimed.cure if line not in changes),
             "rates": () if settings is None else tuple(settings.peaks),
             "at_keyboard": at_keyboard,

@@ -327,6 +327,8 @@ def limits(finding: Finding) -> Sentences:
             for missing, claims in unseen.items()
         ]
         means = f"{means} Could not be seen {'; '.join(parts)}."
+    if finding.facts.get("is_possible"):
+        seen, lead = f"{POSSIBLY}{_inside(seen)}", f"{POSSIBLY}{_inside(lead)}"
     first, *others = [*finding.cure, *finding.facts.get("lines", ())] or [""]
     paste, then = _to_paste(first, finding)
     or_else = "".join(f" or {f'`{line}`' if _is_code(line) else line}" for line in others)
@@ -339,6 +341,15 @@ def limits(finding: Finding) -> Sentences:
         f"{in_words}{then}{or_else}",
         lead=lead if ": " in seen else "",
     )
+
+
+# Before the words of a suspect.
+POSSIBLY = "This may be: "
+
+
+def _inside(words: str) -> str:
+    """Words that begin a sentence, after a colon."""
+    return f"{words[:1].lower()}{words[1:]}"
 
 
 def _is_code(line: str) -> bool:
@@ -381,6 +392,7 @@ DOUBTS: Mapping[str, Callable[[Doubt], str]] = {
     "stopped_early": always(
         "A training that stopped early looks the same: only a fork can tell (`go on`)."
     ),
+    "suspected": always("Weak signs of an illness were seen: a trial of its cure decides."),
     "few_looks": always("Too few steps were seen at this learning rate to judge it."),
     "decay_not_tried": always(
         "The learning rate never fell: the noise of the last steps may keep the loss up. Only a fork "
