@@ -125,13 +125,13 @@ def test_a_higher_rate_that_is_better_right_after_the_start_says_nothing(run: Ru
     assert after_trials(DOUBTED, run) == DOUBTED
 
 
-def test_a_training_without_a_claim_says_what_its_forks_could_have_told(run: Run) -> None:
+def test_a_training_without_a_claim_says_what_its_forks_could_have_shown(run: Run) -> None:
     fork(run, "rate 4x", 0.4, 0.5, 0.6, step=16, left=8_000)
     settled = after_trials(DOUBTED, run)
-    tells = settled.numbers["tells"]
-    assert settled.claim is Claim.UNDECIDED and isinstance(tells, float) and 0.2 < tells < 0.5
+    shows = settled.numbers["shows"]
+    assert settled.claim is Claim.UNDECIDED and isinstance(shows, float) and 0.2 < shows < 0.5
     (finding,) = findings_of(Triage((settled,), LEVEL, {}))
-    assert f"Its forks tell effects above {tells:.0%}".replace("%", " %") in say(finding).means
+    assert f"Its forks can show effects above {shows:.0%}".replace("%", " %") in say(finding).means
 
 
 @pytest.mark.parametrize(("fell", "claim"), [(0.2, Claim.NO_DECAY), (0.4, Claim.STOPPED_EARLY)])

@@ -175,7 +175,7 @@ class Fork:
             level: Probability that all intervals cover.
 
         Raises:
-            BadArgument: No branch that goes on as it is was finished, or there is no such readout.
+            BadArgument: The baseline has no finished branch, or there is no such readout.
         """
         if not self._has_baseline:
             raise BadArgument(f"{self._without_baseline} So nothing can be compared with it.")

@@ -26,7 +26,7 @@ from gradiometer.verdict.triage.schedule import is_constant
 from gradiometer.verdict.triage.signs import Signs
 from gradiometer.verdict.triage.thresholds import SEEN_AGAIN
 
-# Claims that readings take for each other: see `told_apart`.
+# Claims that readings take for each other: see `separated`.
 CONFUSED = Claim.NO_DECAY, Claim.STOPPED_EARLY
 
 # Of the fall of the loss from the first to the last quarter of the second half, in logarithms, what
@@ -65,7 +65,7 @@ def as_tried(claims: tuple[Claimed, ...], run: Run) -> tuple[Claimed, ...]:
     if not effects:
         return claims
     left = []
-    for each in told_apart(claims, run):
+    for each in separated(claims, run):
         if each.claim is Claim.BATCH_LARGE and (instead := rate_instead(run, effects)) is not None:
             left.append(instead)
             continue
@@ -78,9 +78,9 @@ def as_tried(claims: tuple[Claimed, ...], run: Run) -> tuple[Claimed, ...]:
     return tuple(left)
 
 
-def told_apart(claims: tuple[Claimed, ...], run: Run) -> tuple[Claimed, ...]:
+def separated(claims: tuple[Claimed, ...], run: Run) -> tuple[Claimed, ...]:
     """The claims with one of two that readings take for each other, once a fork has cut the rate at
-    the end: what gains more, the cut or twice the steps."""
+    the end: the one whose cure gains more, the cut or twice the steps."""
     made = {each.claim: each for each in claims if each.claim in CONFUSED}
     cut = cut_at_end(run)
     if not made or cut is None:
@@ -106,7 +106,7 @@ def gain_of_twice(fell: Estimate | float) -> float:
 
 
 def cut_at_end(run: Run) -> tuple[Effect, float] | None:
-    """What a cut of the rate changed in the newest fork of the second half that tried one, and the
+    """The effect of a cut of the rate in the newest fork of the second half that tried one, and the
     share of the loss that it gained; None if none did."""
     for record in reversed(forks_of(run)):
         if record.plan.step < run.steps // 2:
@@ -198,7 +198,7 @@ def changes_that_settle(claimed: Claimed, signs: Signs) -> tuple[str, ...]:
 
 def after_trials(passed: Claimed, run: Run) -> Claimed:
     """A training without a claim, after forks have tried what its doubt names, or a higher rate: what
-    ends better, no doubt any more, or still the doubt, with the share of the loss that they tell."""
+    ends better, no doubt any more, or still the doubt, with the share of the loss that they can show."""
     signs = Signs.of(run)
     tried = effects_by_change(run, since=run.steps // 2)
     wanted = changes_that_settle(passed, signs)
@@ -215,8 +215,8 @@ def after_trials(passed: Claimed, run: Run) -> Claimed:
     ended_worse = [effect for effect in effects if effect.verdict in ("worse", "diverged")]
     if wanted and len(ended_worse) == len(wanted):
         return replace(passed, claim=Claim.HEALTHY, doubts=())
-    tells = told_by_trials(run)
-    return replace(passed, numbers={**passed.numbers, "tells": tells}) if tells else passed
+    shows = smallest_shown(run)
+    return replace(passed, numbers={**passed.numbers, "shows": shows}) if shows else passed
 
 
 def rate_too_low(run: Run) -> Claimed | None:
@@ -237,8 +237,8 @@ def rate_too_low(run: Run) -> Claimed | None:
     return None
 
 
-def told_by_trials(run: Run) -> float:
-    """The largest of the smallest effects that forks of a run tell from the order of the data, as a
+def smallest_shown(run: Run) -> float:
+    """The largest of the smallest effects that forks of a run can show above the noise of the order of the data, as a
     share of the loss at their end; 0 if none says."""
     found = [0.0]
     for record in forks_of(run):

@@ -268,7 +268,7 @@ RAISED_IN_A_FORK = Words(
 )
 
 # What forks of a training without a claim could have shown.
-TELLS = " Its forks tell effects above {tells:%} of the loss."
+SHOWS = " Its forks can show effects above {shows:%} of the loss."
 
 # The words for a training that has ended without a claim, while a doubt says that it may end lower.
 MAY_END_LOWER = Words(
@@ -318,8 +318,8 @@ def limits(finding: Finding) -> Sentences:
     # without its numbers the sentence ends after its first clause
     if any(f"{{{name}" in words.seen for name in unknown):
         seen = f"{lead.removesuffix('.')}."
-    if "tells" in numbers:
-        means += fill(TELLS, shown)
+    if "shows" in numbers:
+        means += fill(SHOWS, shown)
     unseen = finding.facts.get("unseen", {})
     if unseen:
         parts = [

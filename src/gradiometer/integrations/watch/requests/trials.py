@@ -57,7 +57,7 @@ STATES = 4
 # none of 8 at the right one; from a quarter on in none.
 EARLY = 6
 
-# The rate that is tried if nothing is wrong. Four times the rate gains more where it is right, but its
+# The rate that is tried if nothing is wrong. Four times the rate gains more if it is right, but its
 # noise is so much larger that it was 0.6 to 0.9 times as far from zero.
 HIGHER = "rate 2x"
 
@@ -188,7 +188,7 @@ class Trials:
         return planned - step if planned is not None and planned > step else None
 
     def _changes(self, step: int, *, is_over: bool) -> list[Alternative]:
-        """What is to be tried now."""
+        """The changes to try now."""
         run = self._watched.run
         if run is None or self._explain(run, step, is_over=is_over):
             return []
@@ -285,9 +285,9 @@ def _first(run: Run, *, shows_end: bool) -> Alternative | None:
 
 
 def _changes_at_end(run: Run, *, has_early: bool) -> list[Alternative]:
-    """What is tried at the end: the first cure of each claim that a short fork can judge, and a cut for
-    one that looks like a rate without a decay; for a training without a claim what settles its doubt,
-    and a higher rate. At most two changes."""
+    """The changes to try at the end: the first cure of each claim that a short fork can judge, and a cut for
+    one that looks like a rate without a decay; for a training without a claim the changes that settle its
+    doubt, and a higher rate. At most two changes."""
     signs = replace(Signs.of(run), has_ended=True)
     is_low = len(signs.rates) > 0 and signs.rates[-1] < 0.01 * signs.rates.max()
     known = effects_by_change(run)
@@ -300,8 +300,8 @@ def _changes_at_end(run: Run, *, has_early: bool) -> list[Alternative]:
         if claimed.claim in (Claim.UNDECIDED, Claim.HEALTHY):
             changes = [*map(alternative_of, changes_that_settle(claimed, signs))]
             changes.append(alternative_of(HIGHER))
-            # Whatever the doubt: of two constant rates whose doubt was another one, and that were not
-            # cut, both would have gained by it.
+            # Whatever the doubt: two constant rates with another doubt were not cut, and both would
+            # have gained by it.
             if is_constant(signs):
                 changes.insert(0, CoolNow())
             # a cut is short, and its gain is the largest
