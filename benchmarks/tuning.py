@@ -3,23 +3,28 @@ cost?
 
     .venv/bin/python benchmarks/tuning.py --out bank.jsonl
     .venv/bin/python benchmarks/tuning.py --out bank.jsonl --method none     # the grids alone
+    .venv/bin/python benchmarks/tuning.py --out second.jsonl --second        # the second judgement
     .venv/bin/python benchmarks/tuning.py --out bank.jsonl --clip            # does clipping ever cost?
     .venv/bin/python benchmarks/tuning.py --out bank.jsonl --time-left       # is the forecast right?
     .venv/bin/python benchmarks/tuning.py --out bank.jsonl --laws            # offsets and factors
+    .venv/bin/python benchmarks/tuning.py --out bank.jsonl --lanes           # did the best lane win?
 
-Sixteen tasks (`tasks/bank.py`). The grid has 13 rates a factor of 2 apart, each linear and cosine
-to zero, SGD with Nesterov momentum 0.9, and is extended while its best rate is near an end. Its
-best is chosen with hindsight: the smallest mean over three seeds of the final training loss. Every
-method gets the same seeds, batches and steps. Its end is given in percent above the best of the
-grid, over the floor: a level that the loss cannot go below, or, where none is known, the loss of
-the best training that is three times as long. The cost counts everything in whole trainings, a
-forward pass as a third of a gradient. Rivals whose packages are not installed are left out.
+Sixteen tasks (`tasks/bank.py`), or fourteen others (`tasks/second.py`). The grid has 13 rates a
+factor of 2 apart, each linear and cosine to zero, SGD with Nesterov momentum 0.9, and is extended
+while its best rate is near an end. Its best is chosen with hindsight: the smallest mean over three
+seeds of the final training loss. Every method gets the same seeds, batches and steps. Its end is
+given in percent above the best of the grid, over the floor: a level that the loss cannot go below,
+or, where none is known, the loss of the best training that is three times as long. The cost counts
+everything in whole trainings, a forward pass as a third of a gradient. Rivals whose packages are
+not installed are left out.
 
-`--clip` trains at the rates that SGD alone has chosen without clipping, which is all that acts on
-a training after its choice. `--time-left` compares the time that tuning says is left after a tenth
-of the work with the processor time that the rest takes. `--laws` adds 20 to each loss or takes it
-away, which must change no choice of SGD alone, and multiplies it by 8 or 1/8, which must divide the
-rate by that within a factor of 2.
+`--clip` trains at the rates that SGD alone has chosen without clipping, which is all that acts on a
+training after its choice. `--time-left` compares the time that tuning says is left after a tenth of
+the work with that of the rest, by a clock that counts examples and in processor time. `--laws` adds
+20 to each loss or takes it away, which must change no choice of SGD alone, and multiplies it by 8
+or 1/8, which must divide the rate by that within a factor of 2. `--lanes` takes every lane of a
+race to its own end: which one should have won, and does a training end above the lowest loss at
+which a lane was judged?
 
 The results of every training are kept in `--out`, and a study that was stopped goes on from there.
 """
@@ -41,8 +46,11 @@ import torch
 from tasks.bank import TASKS, Cell, Pairs
 from tasks.rivals import Method, installed
 from tasks.runs import (
+    FORWARD,
     SHAPES,
+    Counted,
     choice_of,
+    gone_on,
     losses_of,
     sgd,
     stacked,
@@ -50,6 +58,7 @@ from tasks.runs import (
     trapezoid,
     tuned,
 )
+from tasks.second import SECOND
 from torch import Tensor, nn
 
 SEEDS = (0, 1, 2)
@@ -160,7 +169,7 @@ def ended(run: Method, cell: Cell, seed: int) -> dict[str, float]:
 @cache
 def cell_of(name: str) -> Cell:
     """A task."""
-    return TASKS[name]()
+    return {**TASKS, **SECOND}[name]()
 
 
 def interval(values: list[float], of: Callable[..., Any]) -> str:
@@ -197,29 +206,78 @@ def unclipped(results: Results, names: list[str]) -> None:
 
 
 def time_left(names: list[str]) -> None:
-    """Print the time that tuning says is left after a tenth, over the time that the rest takes."""
-    ratios = []
-    # All clocks are those of this process, and run faster, since times are said in whole seconds.
-    time.monotonic = lambda: 1e4 * time.process_time()
-    units = {"s": 1, "min": 60, "h": 3600}
-    tuned(cell_of("quantiles"), 0)  # the first one imports
+    """Print the time that tuning says is left after a tenth, over the time that the rest takes: by
+    a clock that counts examples, and in processor time, which other processes disturb."""
+    ratios = list[tuple[float, float]]()
+    forecast_of(cell_of("quantiles"), "sgd", counted=False)  # the first one imports
     for name in names:
-        task = cell_of(name)
         for optimizer in ("sgd", "sgd,adamw"):
-            said = list[tuple[float, float]]()
+            by_count, by_time = (
+                forecast_of(cell_of(name), optimizer, counted=counted) for counted in (True, False)
+            )
+            ratios.append((by_count, by_time))
+            print(f"{name}, {optimizer}: {by_count:.2f}, {by_time:.2f}", flush=True)
+    for words, each in zip(("examples", "processor time"), zip(*ratios, strict=True), strict=True):
+        near = sum(1 / 1.3 <= ratio <= 1.3 for ratio in each)
+        print(
+            f"in {words} within 30 %: {near} of {len(each)}, median {statistics.median(each):.2f}"
+        )
 
-            def hear(sentence: str, said: list[tuple[float, float]] = said) -> None:
-                amount, unit = re.findall(r"about ([\d.]+) (s|min|h) left", sentence)[0]
-                said.append((time.monotonic(), float(amount) * units[unit]))
 
-            began = time.monotonic()
-            tuned(task, 0, optimizer, progress=hear)
-            end = time.monotonic()
-            now, left = next((now, left) for now, left in said if now - began >= (end - began) / 10)
-            ratios.append(left / (end - now))
-            print(f"{name}, {optimizer}: {ratios[-1]:.2f}", flush=True)
-    near = sum(1 / 1.3 <= ratio <= 1.3 for ratio in ratios)
-    print(f"within 30 %: {near} of {len(ratios)}, median {statistics.median(ratios):.2f}")
+def forecast_of(task: Cell, optimizer: str, *, counted: bool) -> float:
+    """The time that is said to be left after a tenth of a training, over the time of the rest."""
+    units = {"s": 1, "min": 60, "h": 3600}
+    said = list[tuple[float, float]]()
+    examples = Counted(task)
+    # All clocks run fast, since times are said in whole seconds.
+    time.monotonic = time.perf_counter = lambda: (
+        1e4 * (examples.runs if counted else time.process_time())
+    )
+
+    def hear(sentence: str) -> None:
+        amount, unit = re.findall(r"about ([\d.]+) (s|min|h) left", sentence)[0]
+        said.append((time.monotonic(), float(amount) * units[unit]))
+
+    began = time.monotonic()
+    tuned(replace(task, loss=examples), 0, optimizer, progress=hear)
+    # The final loss over all examples is no part of it.
+    final = FORWARD * (len(task.train) + len(task.test)) / (task.steps * task.batch)
+    end = time.monotonic() - (1e4 * final if counted else 0)
+    now, left = next((now, left) for now, left in said if now - began >= (end - began) / 10)
+    return left / (end - now)
+
+
+def lanes(results: Results, names: list[str]) -> None:
+    """Print where the training ends, and where the best of the lanes that it was chosen from does."""
+    print("| training loss, optimizer | end | best lane's end | lowest lane when judged |")
+    print("| --- | --- | --- | --- |")
+    found = list[list[float]]()
+    for name in names:
+        for optimizer in ("sgd", "sgd,adamw"):
+            each = results.of(
+                f"{name}/lanes {optimizer}", partial(ends_of_lanes, cell_of(name), optimizer)
+            )
+            found.append(each)
+            print(
+                f"| {name}, {optimizer} | {' | '.join(f'{one:.5g}' for one in each)} |", flush=True
+            )
+    won = sum(end <= best for end, best, _ in found)
+    worse = sum(end > judged for end, _, judged in found)
+    print(f"the best lane won {won} of {len(found)}; above the lowest lane when judged: {worse}")
+
+
+def ends_of_lanes(cell: Cell, optimizer: str) -> tuple[float, float, float]:
+    """The end of the training that a race chose, the lowest end of its lanes, and the lowest loss
+    at which one of them was judged."""
+    found, _ = choice_of(cell, 0, optimizer)
+    every = {one.lane.name: one.lane for rung in found.rungs for one in rung}
+    ends = {
+        name: losses_of(cell, gone_on(cell, 0, replace(found, lane=lane), cell.loss))[0]
+        for name, lane in every.items()
+    }
+    known = [end for end in ends.values() if math.isfinite(end)]
+    judged = min(one.loss for rung in found.rungs for one in rung)
+    return ends[found.lane.name], min(known), judged
 
 
 def laws(results: Results, names: list[str]) -> None:
@@ -258,22 +316,28 @@ def main() -> None:
     )
     known = {**OURS, **installed()}
     parser.add_argument("--out", type=Path, required=True, help="file of finished trainings")
-    parser.add_argument("--only", action="append", choices=list(TASKS))
+    parser.add_argument("--only", action="append", choices=[*TASKS, *SECOND])
+    parser.add_argument("--second", action="store_true", help="the tasks of the second judgement")
     parser.add_argument("--method", action="append", choices=[*known, "none"])
     parser.add_argument("--clip", action="store_true", help="with and without clipping")
     parser.add_argument("--laws", action="store_true", help="losses with a constant or a factor")
+    parser.add_argument("--lanes", action="store_true", help="did the best lane win?")
     parser.add_argument("--time-left", action="store_true", help="is the time that is left right?")
     given = parser.parse_args()
     torch.set_num_threads(1)
     results = Results(given.out)
+    names = given.only or list(SECOND if given.second else TASKS)
     if given.laws:
-        laws(results, given.only or list(TASKS))
+        laws(results, names)
+        return
+    if given.lanes:
+        lanes(results, names)
         return
     if given.clip:
-        unclipped(results, given.only or list(TASKS))
+        unclipped(results, names)
         return
     if given.time_left:
-        time_left(given.only or list(TASKS))
+        time_left(names)
         return
     methods = {
         name: run for name, run in known.items() if given.method is None or name in given.method
@@ -282,7 +346,7 @@ def main() -> None:
     costs: dict[str, list[float]] = {name: [] for name in methods}
     print(f"| training loss | best of grid | at | {' | '.join(methods)} |")
     print(f"|{' --- |' * (3 + len(methods))}")
-    for name in given.only or TASKS:
+    for name in names:
         task = cell_of(name)
         table = grid(results, name, task)
         exponent, shape = table.best

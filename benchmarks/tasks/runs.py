@@ -12,6 +12,7 @@ from torch.func import functional_call, grad, vmap
 
 from gradiometer.measurement import Batch
 from gradiometer.tuning import Tuned, tune
+from gradiometer.tuning.lane import LoopLane
 from tasks.bank import Cell, Pairs
 
 MOMENTUM = 0.9
@@ -232,12 +233,21 @@ def tuned(
 ) -> End:
     """`gradiometer.tuning.tune`, and its winner trained to the end. Its cost is counted here."""
     found, counted = choice_of(cell, seed, optimizer, progress)
+    model = gone_on(cell, seed, found, counted)
+    return End(*losses_of(cell, model), cost=counted.runs, rate=found.learning_rate)
+
+
+def gone_on(
+    cell: Cell, seed: int, found: Tuned, loss: Callable[[nn.Module, Pairs], Tensor]
+) -> nn.Module:
+    """The lane of a choice, trained to its end."""
+    assert isinstance(found.lane, LoopLane)
     model = cell.model(seed).train()
     updates, scheduler = found.go_on(model)
     batches = found.lane.batches()
     for _ in range(found.done, found.steps):
         updates.zero_grad()
-        counted(model, batches.take().pieces[0]).mean().backward()
+        loss(model, batches.take().pieces[0]).mean().backward()
         updates.step()
         scheduler.step()
-    return End(*losses_of(cell, model), cost=counted.runs, rate=found.learning_rate)
+    return model

@@ -4,6 +4,7 @@ stop."""
 import json
 import math
 import re
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
@@ -18,8 +19,9 @@ from torch import nn
 
 from gradiometer import supervised
 from gradiometer.errors import BadArgument, GradiometerError
+from gradiometer.loop import Loop
 from gradiometer.tuning import Tuned, tune
-from gradiometer.tuning.lane import LoopLane
+from gradiometer.tuning.lane import LoopLane, MeanParameters, judge
 from gradiometer.tuning.optimizers import variants
 
 SQUARED = supervised(nn.MSELoss(reduction="none"))
@@ -197,6 +199,59 @@ def test_the_numbers_are_the_same_in_processes() -> None:
     assert here.tried == there.tried
 
 
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_lane_with_batch_norm_is_judged_by_statistics_of_its_mean_parameters(
+    frozen: bool,
+) -> None:
+    """Unless its statistics are kept as they are, here 0 and 1."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Linear(3, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 1), nn.Flatten(0)
+    )
+    model[1].train(not frozen)
+    inputs = 3 + torch.randn(64, 3)
+    targets = inputs.sum(1)
+    [made] = variants("sgd", 0.9, True, 0.0)
+    loop = Loop(
+        model,
+        made(model.parameters(), 0.002),
+        loss=SQUARED,
+        batches=(inputs, targets),
+        batch_size=16,
+    )
+    lane = LoopLane(loop, made, 0.002, 16, 40)
+    lane.stops.append(20)
+    end, _ = judge(lane, 64, None)
+    # the same lane by hand, whose statistics are those of all examples
+    again, mean = LoopLane(loop, made, 0.002, 16, 40), MeanParameters(20, 0)
+    again.stops.append(20)
+    assert again.advance(mean) is not None
+    copy = again.loop.model
+    mean.into(copy)
+    with torch.no_grad():
+        hidden = copy[0](inputs)
+        normed = (hidden - hidden.mean(0)) / (hidden.var(0) + 1e-5).sqrt()
+        if frozen:
+            normed = hidden / math.sqrt(1 + 1e-5)
+        output = copy[4](copy[3](copy[2](copy[1].weight * normed + copy[1].bias)))
+    expected = float((output - targets).square().mean())
+    assert end.readouts["train_loss"].mean == pytest.approx(expected, rel=1e-4)
+
+
+def test_new_statistics_of_batch_norm_are_paid_for() -> None:
+    model = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Linear(8, 1), nn.Flatten(0))
+    inputs = torch.randn(256, 3, generator=torch.Generator().manual_seed(1))
+    examples = {True: 0, False: 0}
+
+    def counting(model: nn.Module, batch: Any) -> torch.Tensor:
+        examples[torch.is_grad_enabled()] += len(batch[0])
+        return SQUARED(model, batch)
+
+    found = tune(model, loss=counting, batches=(inputs, inputs.sum(1)), batch_size=16, steps=128)
+    counted = (examples[True] + examples[False] / 3) / (128 * 16) - found.done / 128
+    assert counted <= 1 and found.cost == pytest.approx(counted, abs=8 / 128)
+
+
 def test_the_model_and_random_states_are_not_touched() -> None:
     model = nn.Sequential(
         nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Dropout(0.2), nn.Linear(8, 1), nn.Flatten(0)
@@ -274,6 +329,32 @@ def test_progress_says_absolute_rates_and_the_time_that_is_left() -> None:
         re.fullmatch(pattern + r"about [\d.]+ (s|min) left, the training included", one)
         for one in said
     )
+
+
+def test_the_time_that_is_left_is_right_where_a_readout_takes_longer_than_its_gradients(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Lanes are read out, and the training that follows is not."""
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+
+    def slow(model: nn.Module, batch: torch.Tensor) -> torch.Tensor:
+        nonlocal now
+        now += 0.1 if torch.is_grad_enabled() else 2.0
+        return loss(model, batch)
+
+    said: list[tuple[float, str]] = []
+    found = tuned(loss=slow, steps=160, progress=lambda text: said.append((now, text)))
+    end = now + 0.1 * (found.steps - found.done)
+    forecasts = [
+        (end - when, float(left))
+        for when, text in said
+        for left in re.findall(r"about ([\d.]+) s left", text)
+    ]
+    assert len(forecasts) == len(found.tried) >= 9
+    for real, forecast in forecasts[2:]:
+        assert forecast == pytest.approx(real, rel=0.1)
 
 
 def test_the_cost_and_the_time_of_a_huge_budget_are_numbers() -> None:

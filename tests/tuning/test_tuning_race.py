@@ -81,6 +81,23 @@ def test_what_is_trained_costs_no_more_than_the_budget_and_the_winners_steps(
     assert trained[winner] <= 0.5
 
 
+@pytest.mark.parametrize(("left", "kinds"), [(0.5, 1), (1.0, 1), (1.0, 2), (2.0, 2)])
+def test_what_is_ahead_is_what_comes_if_no_more_rates_are_tried(left: float, kinds: int) -> None:
+    said: list[tuple[float, int, float]] = []
+    trained: list[tuple[float, int]] = []
+
+    def train(entries: Sequence[Entry], share: float) -> list[Readout]:
+        said.append(made.ahead(share))
+        trained.append((sum(share - made.reached.get(one, 0.0) for one in entries), len(entries)))
+        return [Readout(1 + one.octave**2 / 10 + one.kind) for one in entries]
+
+    made = LaneRace(train, kinds, readout=0.01, left=left)
+    last = made.reached[made.run()]
+    for place, (updates, lanes, end) in enumerate(said):
+        assert updates == pytest.approx(sum(each for each, _ in trained[place + 1 :]))
+        assert (lanes, end) == (sum(one for _, one in trained[place + 1 :]), pytest.approx(last))
+
+
 def test_lanes_go_on_and_are_not_trained_again() -> None:
     shares: dict[Entry, list[float]] = {}
 

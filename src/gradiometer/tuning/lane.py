@@ -2,21 +2,24 @@
 last parameters. Here it is in memory; in `of_problem` it is a run."""
 
 import math
+import time
 import zlib
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from gradiometer.errors import UserCodeFailed
+from gradiometer.convergence.averaging import refresh_batch_norm, tracking_layers
+from gradiometer.errors import BadArgument, UserCodeFailed
 from gradiometer.loop.branch import BranchResult
 from gradiometer.loop.changes.alternative import GoOn
 from gradiometer.loop.engine import is_finite
 from gradiometer.loop.loop import Loop
-from gradiometer.loop.readout import Readout
 from gradiometer.loop.stream import Stream
+from gradiometer.measurement.batch import mapped
 from gradiometer.measurement.optimizer.steps import averages_itself
 from gradiometer.measurement.untouched import Surroundings
 from gradiometer.problems import Examples
@@ -33,7 +36,7 @@ HELD_OUT_READOUT = "test_loss"
 
 class MeanParameters:
     """The mean of the parameters over the last quarter of a lane, in which most of the noise is
-    gone. It watches a lane that is a run.
+    gone, and the time of its updates. It watches a lane that is a run.
 
     Args:
         stop: Length of the lane.
@@ -44,10 +47,17 @@ class MeanParameters:
         self.since = max(stop - max(stop // 4, 1), before)
         self.sums: list[Tensor] = []
         self.count = 0
+        self.times = (time.perf_counter(),) * 2
+        self.timed = 0
 
     @torch.no_grad()
     def take(self, model: nn.Module, updates: int) -> None:
-        """Take in the parameters after so many updates, if they are in the last quarter."""
+        """Take in the time, and the parameters after so many updates, if they are in the last
+        quarter."""
+        now = time.perf_counter()
+        # The first update is left out, in which a run and an optimizer begin.
+        self.times = (self.times[0] if self.timed else now, now)
+        self.timed += 1
         if updates <= self.since:
             return
         parameters = [parameter.detach() for parameter in model.parameters()]
@@ -55,6 +65,12 @@ class MeanParameters:
             self.sums = [torch.zeros_like(parameter) for parameter in parameters]
         torch._foreach_add_(self.sums, parameters)
         self.count += 1
+
+    @property
+    def seconds(self) -> float:
+        """The mean time of an update."""
+        first, last = self.times
+        return (last - first) / max(self.timed - 1, 1)
 
     def begin(self, training: Training, recorder: Recorder, folder: RunFolder) -> None:
         """A run starts."""
@@ -164,9 +180,23 @@ class LoopLane(Lane):
         return {**vars(self), "stream": None}
 
 
-def readout_of(end: BranchResult, name: str) -> Readout:
-    """The loss of a lane; inf if it diverged."""
-    return Readout(math.inf) if end.diverged is not None else end.readouts[name]
+def refresh_statistics(loop: Loop) -> None:
+    """Measure the statistics of BatchNorm again, from as many examples as are read out: they are
+    those of the last parameters, and the model has the mean. On a residual network the race of SGD
+    ended 15 % above a grid with the old ones, and 5 % with new ones."""
+    layers = tracking_layers(loop.model)
+    # Statistics that training keeps as they are stay so.
+    if loop.loss is None or not layers or not all(layer.training for layer in layers):
+        return
+    seed = zlib.crc32(f"{loop.seed}/statistics".encode())
+    device = next(loop.model.parameters()).device
+    with untouched_randomness(seed, loop.devices):
+        batches = [
+            mapped(batch, lambda tensor: tensor.to(device))
+            for batch in loop.data.some(loop.readout_examples, seed, whole=True)
+        ]
+    with suppress(BadArgument):  # no layer is called
+        refresh_batch_norm(loop.model, batches, loop.loss, seed=seed)
 
 
 def judge(lane: Lane, examples: int, held_out: Examples | None) -> tuple[BranchResult, Lane]:
@@ -183,8 +213,9 @@ def judge(lane: Lane, examples: int, held_out: Examples | None) -> tuple[BranchR
     examples_so_far = stop * lane.size
     end = partial(BranchResult, GoOn().name, 1, examples_so_far)
     loop = lane.advance(mean)
+    seconds = mean.seconds * (stop - before[-1])
     if loop is None:
-        return end(0, 0, 0.0, (), diverged="the parameters are not finite"), lane
+        return end(0, 0, seconds, (), diverged="the parameters are not finite"), lane
     loop.readout_examples = examples
     # all lanes are compared on the same examples; to find it out would cost batches of every lane
     loop.couples = False
@@ -194,7 +225,8 @@ def judge(lane: Lane, examples: int, held_out: Examples | None) -> tuple[BranchR
         copy.finish()
     else:
         mean.into(copy.model)
+    refresh_statistics(copy)
     readouts = copy.readouts(copy.model)
     loss = readouts[READOUT if held_out is None else HELD_OUT_READOUT].mean
     diverged = None if math.isfinite(loss) else f"the loss is {loss}"
-    return end(stop, examples_so_far, 0.0, (), readouts, diverged), lane
+    return end(stop, examples_so_far, seconds, (), readouts, diverged), lane

@@ -13,10 +13,10 @@ import msgspec
 
 from gradiometer.convergence.formulas.number import Amount
 from gradiometer.errors import BadArgument, Diverged, bounded
-from gradiometer.jobs.job import Outcome, threads
-from gradiometer.jobs.pool import Pool
-from gradiometer.loop.branch import Branch
-from gradiometer.loop.changes.alternative import Alternative, BatchSize, GoOn
+from gradiometer.jobs.job import Job, threads
+from gradiometer.jobs.pool import Here, Pool
+from gradiometer.loop.branch import Branch, BranchResult
+from gradiometer.loop.changes.alternative import Alternative, BatchSize
 from gradiometer.loop.data import Ordered
 from gradiometer.loop.loop import Loop
 from gradiometer.loop.recorded.record import ForkRecord, Plan
@@ -294,13 +294,11 @@ def keep_forks(out: Path, tuned: Tuned) -> None:
     """Keep every rung of a race as a fork, whose baseline is the best lane of it."""
     for rung in tuned.rungs:
         best = rung[0]
-        alternatives = [GoOn(), *(seen_from(best.lane, one.lane) for one in rung[1:])]
-        horizon = best.result.horizon
         plan = Plan(
             best.updates,
-            tuple(alternatives[1:]),
+            tuple(seen_from(best.lane, one.lane) for one in rung[1:]),
             1,
-            horizon,
+            best.result.horizon,
             tail="none",
             left=tuned.steps * tuned.batch_size,
             state=f"{best.lane.name} after {best.updates}",
@@ -309,18 +307,23 @@ def keep_forks(out: Path, tuned: Tuned) -> None:
         record = ForkRecord.keep(out, plan)
         if record.finished:
             continue
-        ledger = record.ledger()
-        # some of them, if a tuning was stopped here
-        known = ledger.finished()
-        with ledger.opened() as write:
-            for alternative, one in zip(alternatives, rung, strict=True):
-                name = Branch(alternative, 0, horizon, plan.tail).name
-                result = replace(
-                    one.result, alternative=alternative.name, replicate=0, horizon=horizon
-                )
-                if name not in known:
-                    write(Outcome(name, result, seconds=result.seconds))
+        # the ledger has some of them, if a tuning was stopped here
+        jobs = [
+            Job(branch.name, result_as, (branch, one.result))
+            for branch, one in zip(plan.branches, rung, strict=True)
+        ]
+        list(Here().run(jobs, ledger=record.ledger()))
         record.finish()
+
+
+def result_as(branch: Branch, result: BranchResult) -> BranchResult:
+    """The end of a lane as that of a branch."""
+    return replace(
+        result,
+        alternative=branch.alternative.name,
+        replicate=branch.replicate,
+        horizon=branch.horizon,
+    )
 
 
 def seen_from(best: Lane, lane: Lane) -> Alternative:

@@ -1,9 +1,9 @@
 """The optimizers of a tuning: how each is made at a rate and written down, and the combinations that
 race."""
 
-import copy
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ SCHEDULE_FREE = "schedulefree"
 NAMES = (*CLASSES, SCHEDULE_FREE)
 
 
+@dataclass(frozen=True)
 class Made:
     """The optimizer of a name or a function, at any rate. It can be pickled if the function can.
 
@@ -33,50 +34,51 @@ class Made:
         momentum: Momentum of SGD.
         nesterov: True for Nesterov momentum.
         weight_decay: Weight decay, as the optimizer defines it.
+        clip: The norm that gradients are clipped to; None: they are not clipped.
 
     Raises:
         BadArgument: An argument cannot be used.
     """
 
-    def __init__(
-        self, optimizer: str | MakeOptimizer, momentum: Amount, nesterov: bool, weight_decay: Amount
-    ) -> None:
-        if not (callable(optimizer) or optimizer in NAMES):
+    optimizer: str | MakeOptimizer
+    momentum: Amount
+    nesterov: bool
+    weight_decay: Amount
+    clip: float | None = None
+
+    def __post_init__(self) -> None:
+        if not (callable(self.optimizer) or self.optimizer in NAMES):
             raise BadArgument(
                 f"`optimizer` must be one of {', '.join(map(repr, NAMES))}, or a function of "
-                f"(parameters, learning_rate), got {optimizer!r}."
+                f"(parameters, learning_rate), got {self.optimizer!r}."
             )
-        if optimizer == SCHEDULE_FREE:
+        if self.is_schedule_free:
             schedule_free_class()
-        check_number("momentum", momentum)
-        if not momentum < 1:
-            raise BadArgument(f"`momentum` must be at least 0 and below 1, got {momentum}.")
-        check_number("weight_decay", weight_decay)
-        self._optimizer = optimizer
-        self.clip: float | None = None
-        self.settings: Mapping[str, Any] = {"weight_decay": weight_decay}
-        if optimizer == "sgd":
-            self.settings = {
-                "momentum": momentum,
-                "nesterov": nesterov and momentum > 0,
-                **self.settings,
-            }
+        check_number("momentum", self.momentum)
+        if not self.momentum < 1:
+            raise BadArgument(f"`momentum` must be at least 0 and below 1, got {self.momentum}.")
+        check_number("weight_decay", self.weight_decay)
 
-    def with_clipping(self, norm: float) -> "Made":
-        """The same with gradients clipped to this norm."""
-        made = copy.copy(self)
-        made.clip = norm
-        return made
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The settings of the optimizer by name."""
+        if self.optimizer != "sgd":
+            return {"weight_decay": self.weight_decay}
+        return {
+            "momentum": self.momentum,
+            "nesterov": self.nesterov and self.momentum > 0,
+            "weight_decay": self.weight_decay,
+        }
 
     @property
     def name(self) -> str:
         """ "sgd", "adamw", or "own"."""
-        return self._optimizer if isinstance(self._optimizer, str) else "own"
+        return self.optimizer if isinstance(self.optimizer, str) else "own"
 
     @property
     def is_schedule_free(self) -> bool:
         """True if its rate stays constant, because it averages its iterates."""
-        return self._optimizer == SCHEDULE_FREE
+        return self.optimizer == SCHEDULE_FREE
 
     @property
     def _class(self) -> Any:
@@ -85,7 +87,7 @@ class Made:
     @property
     def words(self) -> str:
         """The optimizer in a few words, without its rate."""
-        if not isinstance(self._optimizer, str):
+        if not isinstance(self.optimizer, str):
             return self._function
         mu, decay = self.settings.get("momentum"), self.settings["weight_decay"]
         kind = "Nesterov momentum" if self.settings.get("nesterov") else "momentum"
@@ -96,7 +98,7 @@ class Made:
 
     def alternative(self, rate: float) -> Alternative:
         """The optimizer at a rate, as an alternative of a fork."""
-        if isinstance(self._optimizer, str):
+        if isinstance(self.optimizer, str):
             return Using(self._class, lr=float(f"{rate:.3g}"), **self._settings)
         return Custom.stored(f"{self._function} at {rate:.3g}")
 
@@ -106,10 +108,10 @@ class Made:
         Raises:
             BadArgument: The function returned something else.
         """
-        if isinstance(self._optimizer, str):
-            return optimizer_of(self._optimizer, parameters, rate, clip=self.clip, **self.settings)
+        if isinstance(self.optimizer, str):
+            return optimizer_of(self.optimizer, parameters, rate, clip=self.clip, **self.settings)
         with user_code("optimizer"):
-            made: Any = self._optimizer(parameters, rate)
+            made: Any = self.optimizer(parameters, rate)
         if not isinstance(made, torch.optim.Optimizer):
             raise BadArgument(
                 f"`optimizer` returned a {type(made).__name__}: return a torch.optim.Optimizer."
@@ -120,7 +122,7 @@ class Made:
 
     def line(self, rate: float) -> str:
         """The optimizer at a rate as a line of Python."""
-        if not isinstance(self._optimizer, str):
+        if not isinstance(self.optimizer, str):
             return f"optimizer = {self._function}(model.parameters(), {rate:.3g})"
         given = [f"{key}={value}" for key, value in self._settings.items()]
         settings = ", ".join(["model.parameters()", f"lr={rate:.3g}", *given])
@@ -132,7 +134,7 @@ class Made:
     @property
     def _function(self) -> str:
         """The name of the function, or `make_optimizer` if it has none."""
-        name = getattr(self._optimizer, "__name__", "<lambda>")
+        name = getattr(self.optimizer, "__name__", "<lambda>")
         return "make_optimizer" if name == "<lambda>" else str(name)
 
     @property

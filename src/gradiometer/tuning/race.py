@@ -90,10 +90,18 @@ class LaneRace:
 
     @property
     def most(self) -> float:
-        """The most that a race can cost: all rates of each kind, and the two rungs to come."""
-        rates = self.kinds * (2 * FARTHEST // APART + 1)
-        lanes = rates * FIRST + 4 * 2 * FIRST + 2 * 0.5
-        return lanes + (rates + 4 + 2) * self.readout
+        """More than a race can cost: all rates of each kind take less than four trainings, and the
+        two rungs to come less than two more."""
+        return 4.0 * self.kinds + 2
+
+    def ahead(self, share: float) -> tuple[float, int, float]:
+        """What comes after the lanes that are trained to this share now, if no more rates are tried:
+        updates as a share of the training, lanes, and the share at which the training goes on."""
+        if share > 2 * FIRST:
+            return 0.0, 0, share
+        lanes, cost = self._next_lanes() if share == FIRST else (0, 0.0)
+        last = max(self._last_share(self.left - cost, 2 * FIRST), 2 * FIRST)
+        return cost - lanes * self.readout + 2 * (last - 2 * FIRST), lanes + 2, last
 
     def run(self) -> Entry:
         """Race to the end.
@@ -106,7 +114,7 @@ class LaneRace:
         self._second_rung()
         # The best two, as long as the budget pays.
         rung = self.rungs[-1]
-        share = min(self._last_share([], rung.share), 0.5)
+        share = self._last_share(self.left, rung.share)
         if len(self.rungs) > 1 and share > rung.share:
             self.rungs.append(LaneRung(share, self._go(rung.ranking[:2], share)))
         for rung in reversed(self.rungs):
@@ -134,22 +142,27 @@ class LaneRace:
                 ends |= self._go([Entry(end + edge * APART, kind)], FIRST)
 
     def _second_rung(self) -> None:
-        """The best two lanes and the neighbours of the best one, as many as leave enough for a last
-        rung that is twice as long."""
+        """The best two lanes and the neighbours of the best one."""
         best, other, *_ = self.rungs[0].ranking
+        lanes, cost = self._next_lanes()
         entries = [best, other, *(Entry(best.octave + step, best.kind) for step in (-1, 1))]
-        share = 2 * FIRST
-        while len(entries) > 2 and self._last_share(entries, share) < 2 * share:
-            entries.pop()
-        if self._cost(entries, share) <= self.left + share:
-            self.rungs.append(LaneRung(share, self._go(entries, share)))
+        if cost <= self.left + 2 * FIRST:
+            self.rungs.append(LaneRung(2 * FIRST, self._go(entries[:lanes], 2 * FIRST)))
 
-    def _last_share(self, entries: Sequence[Entry], share: float) -> float:
-        """The share to which two lanes of the second rung can go on, after these entries of it.
+    def _next_lanes(self) -> tuple[int, float]:
+        """The number of lanes of the second rung, and their cost: two that go on, and as many new
+        ones as leave enough for a last rung that is twice as long."""
+        cost = 2 * (FIRST + self.readout)
+        for new in (2, 1, 0):
+            whole = cost + new * (2 * FIRST + self.readout)
+            if self._last_share(self.left - whole, 2 * FIRST) >= 4 * FIRST:
+                break
+        return 2 + new, whole
 
-        They cost what is left then. The steps of one are those of the training.
-        """
-        return self.left - self._cost(entries, share) + 2 * (share - self.readout)
+    def _last_share(self, left: float, share: float) -> float:
+        """The share to which two lanes can go on from this one, if so much is left. The steps of
+        one are those of the training."""
+        return min(left + 2 * (share - self.readout), 0.5)
 
     def _cost(self, entries: Sequence[Entry], share: float) -> float:
         """What it costs to train lanes to a share of the training, and to judge them."""

@@ -39,15 +39,12 @@ class Start:
         batches: The batches, and those on which rates are probed.
         seed: Seed of the random draws.
         loss: The mean loss of these batches.
-        gradients: What has been spent so far, in gradients of a batch; a forward pass counts a
-            third.
     """
 
     norm: float
     batches: tuple[Batch, ...]
     seed: int
     loss: float
-    gradients: float
 
 
 def start_of(loop: Loop, *, seed: int) -> Start:
@@ -67,27 +64,20 @@ def start_of(loop: Loop, *, seed: int) -> Start:
     batches = [mapped(batch, lambda tensor: tensor.to(device)) for batch in islice(source, 2)]
     if len(batches) < 2:
         raise BadArgument("`batches` ended before 2 batches: give more.")
-    norms = list[float]()
-    losses = list[float]()
+    norm, mean = 0.0, 0.0
     for batch in batches:
         with _gradient(loop, batch, digits) as (copy, loss):
-            squares = [
-                p.grad.double().square().sum()
-                for p in copy.model.parameters()
-                if p.grad is not None
-            ]
-            norms.append(float(torch.stack(squares).sum().sqrt()))
-        if not math.isfinite(loss):
-            raise UserCodeFailed(
-                f"`loss` is {loss} before the first update: no rate can be chosen."
-            )
-        losses.append(loss)
-    norm = sum(norms) / len(norms)
+            gradients = [p.grad.double() for p in copy.model.parameters() if p.grad is not None]
+            squares = torch.stack([gradient.square().sum() for gradient in gradients])
+            norm += float(squares.sum().sqrt()) / 2
+            mean += loss / 2
+    if not math.isfinite(mean):
+        raise UserCodeFailed(f"`loss` is {mean} before the first update: no rate can be chosen.")
     if not 0 < norm < math.inf:
         raise UserCodeFailed(
             f"`loss` has a gradient of norm {norm} at the start of training: no rate can be chosen."
         )
-    return Start(norm, tuple(batches), digits, sum(losses) / len(losses), float(len(batches)))
+    return Start(norm, tuple(batches), digits, mean)
 
 
 def overshooting_rate(loop: Loop, start: Start) -> tuple[float, float]:
@@ -214,8 +204,7 @@ class Paces:
 
 def check_aim(aim: Any, sizes: int, held_out: Any) -> None:
     """Raise unless the aim is known and fits the batch sizes and the held-out examples."""
-    *others, last = map(repr, get_args(Aim))
-    known = f"{', '.join(others)} or {last}"
+    known = "'loss', 'test' or 'time'"
     if aim is not None and not (isinstance(aim, str) and aim in get_args(Aim)):
         raise BadArgument(f"`aim` must be {known}, got {aim!r}.")
     if (aim == "test") != (held_out is not None):

@@ -18,10 +18,11 @@ from gradiometer.convergence.schedules.shapes import trapezoid
 from gradiometer.errors import BadArgument
 from gradiometer.estimation.batch_table import StepTimes
 from gradiometer.loop.branch import BranchResult
+from gradiometer.loop.readout import Readout
 from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.measurement.uncertainty.skewed import skewed_mean
 from gradiometer.storage.journal import plain
-from gradiometer.tuning.lane import HELD_OUT_READOUT, READOUT, Lane, LoopLane, readout_of
+from gradiometer.tuning.lane import HELD_OUT_READOUT, READOUT, Lane, LoopLane
 from gradiometer.tuning.optimizers import Made
 from gradiometer.tuning.start import Aim, times_to_dict
 
@@ -37,29 +38,29 @@ class Tried:
         lane: The lane.
         updates: Its updates so far.
         result: Its loss at the mean of its last parameters.
-        readout: The loss that lanes are compared by: "train_loss" or "test_loss".
+        by: The loss that lanes are compared by: "train_loss" or "test_loss".
     """
 
     lane: Lane
     updates: int
     result: BranchResult
-    readout: str = READOUT
+    by: str = READOUT
+
+    @property
+    def readout(self) -> Readout:
+        """The loss at the mean of its last parameters; inf if it diverged."""
+        return Readout(math.inf) if self.result.diverged else self.result.readouts[self.by]
 
     @property
     def loss(self) -> float:
-        """The loss at the mean of its last parameters; inf if it diverged."""
-        return readout_of(self.result, self.readout).mean
+        """The mean loss."""
+        return self.readout.mean
 
     @property
     def losses(self) -> Float[np.ndarray, " examples"] | None:
         """The loss of every example; None if that is not known, or if it diverged."""
-        values = None if self.result.diverged else self.result.readouts[self.readout].values
+        values = self.readout.values
         return None if values is None or len(values) < 2 else values.astype(float)
-
-    @property
-    def estimate(self) -> Estimate | None:
-        """The loss with its interval over the examples; None if that is not known."""
-        return None if self.losses is None else skewed_mean(self.losses)
 
     def behind(self, best: "Tried") -> Estimate | None:
         """How much higher the loss is than that of the best lane, on the same examples; None if
@@ -67,6 +68,16 @@ class Tried:
         if self.losses is None or best.losses is None:
             return None
         return skewed_mean(self.losses - best.losses)
+
+    @property
+    def sentence(self) -> str:
+        """Its end in a sentence, for progress."""
+        loss = f"{WORDS[self.by]} {significant(self.loss)}"
+        return (
+            f"{self.lane.made.words} at rate {significant(self.lane.rate)}: "
+            f"{loss if math.isfinite(self.loss) else 'diverged'} after {self.updates:,} of "
+            f"{self.lane.steps:,} updates"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The result as JSON types."""
@@ -261,10 +272,10 @@ class Tuned:
             )
         found += [self._rung(rung) for rung in self.rungs]
         best = self.rungs[-1][0]
-        if best.readout == HELD_OUT_READOUT and best.estimate is not None:
+        if best.by == HELD_OUT_READOUT and best.losses is not None:
             found.append(
-                f"On {best.estimate.samples:,} held-out examples, which it was chosen by, the best "
-                f"lane is at {best.estimate}."
+                f"On {len(best.losses):,} held-out examples, which it was chosen by, the best lane "
+                f"is at {skewed_mean(best.losses)}."
             )
         found += self._doubts()
         found.append(
@@ -282,14 +293,10 @@ class Tuned:
         return " ".join(words)
 
     def _rung(self, rung: Sequence[Tried]) -> str:
-        ends, ended = [], f"has a {WORDS[rung[0].readout]} of"
-        for one in rung:
-            if math.isfinite(one.loss):
-                ends.append(f"{self._words(one)} {ended} {significant(one.loss)}")
-                ended = ""
-            else:
-                ends.append(f"{self._words(one)} diverged")
-        ends = [" ".join(end.split()) for end in ends]
+        losses = [significant(one.loss) if math.isfinite(one.loss) else "diverged" for one in rung]
+        if math.isfinite(rung[0].loss):
+            losses[0] = f"has a {WORDS[rung[0].by]} of {losses[0]}"
+        ends = [f"{self._words(one)} {loss}" for one, loss in zip(rung, losses, strict=True)]
         return f"After {max(one.updates for one in rung):,} updates: {', '.join(ends)}."
 
     def _doubts(self) -> list[str]:

@@ -4,7 +4,7 @@ a race."""
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from gradiometer.arguments import check_number, check_threads, check_whole
+from gradiometer.convergence.averaging import tracking_layers
 from gradiometer.convergence.formulas.number import Amount
 from gradiometer.errors import BadArgument, bounded
 from gradiometer.jobs.choice import opened
@@ -24,10 +25,9 @@ from gradiometer.loop.engine import guarded_copy
 from gradiometer.loop.evaluation import examples_of
 from gradiometer.loop.loop import TRAIN_EXAMPLES, Loop
 from gradiometer.loop.readout import Readout
-from gradiometer.measurement.estimate import significant
 from gradiometer.measurement.objective import Loss
 from gradiometer.problems.examples import Examples
-from gradiometer.tuning.lane import HELD_OUT_READOUT, READOUT, Lane, LoopLane, judge, readout_of
+from gradiometer.tuning.lane import HELD_OUT_READOUT, READOUT, Lane, LoopLane, judge
 from gradiometer.tuning.optimizers import (
     SCHEDULE_FREE,
     Amounts,
@@ -38,7 +38,7 @@ from gradiometer.tuning.optimizers import (
 )
 from gradiometer.tuning.race import Entry, LaneRace
 from gradiometer.tuning.start import Aim, check_aim, overshooting_rate, paces_for, start_of
-from gradiometer.tuning.tuned import WORDS, Tried, Tuned
+from gradiometer.tuning.tuned import Tried, Tuned
 
 # The rate in the middle of the first rung, as a share of the one at which the first update
 # overshoots. Of 18 races of SGD and AdamW 14 ended within 1 % of a grid of SGD; with a quarter it was
@@ -157,7 +157,7 @@ class Tuning:
         start = start_of(loop, seed=self.seed)
         # In units of the first gradient, so that the unit of the loss changes no choice.
         if self.clip is not None:
-            self.kinds = tuple(kind.with_clipping(self.clip * start.norm) for kind in self.kinds)
+            self.kinds = tuple(replace(kind, clip=self.clip * start.norm) for kind in self.kinds)
         probes = [overshooting_rate(self._loop(kind, present, 1.0), start) for kind in self.kinds]
         self.paces = paces_for(
             self.aim,
@@ -168,17 +168,23 @@ class Tuning:
             seed=self.seed,
             out=self.out,
         )
-        spent = start.gradients + sum(gradients for _, gradients in probes) + self.paces.cost
+        spent = len(start.batches) + sum(gradients for _, gradients in probes) + self.paces.cost
         # The optimizer, the batch size and the rate in the middle of each kind of lanes.
         self.contenders = [
             (kind, size, BELOW * rate)
             for kind, (rate, _) in zip(self.kinds, probes, strict=True)
             for size in self.data
         ]
-        self.results = dict[tuple[Entry, float], BranchResult]()
+        self.tried = dict[tuple[Entry, float], Tried]()
+        # Of every lane that was trained: the share of the training, the seconds of its updates, and
+        # those of everything.
+        self.trained = list[tuple[float, float, float]]()
+        self.began = time.monotonic()
         left = float(self.budget) - spent / self.steps
         # A forward pass costs a third of a gradient.
         examples = self.examples + (0 if self.held_out is None else len(self.held_out))
+        if tracking_layers(self.model):  # whole batches, from which its statistics are measured
+            examples += math.ceil(self.examples / self.size) * self.size
         readout = examples / (3 * self.size * self.steps)
         race = LaneRace(self._train, len(self.contenders), readout, left)
         # The start and the probes are paid for, too.
@@ -191,42 +197,21 @@ class Tuning:
         # What is left of a huge budget is no longer a number to calculate with.
         left = race.left = min(left, race.most)
         self.race = race
-        # What lanes have cost so far and will cost, the rest of the training included. The start is
-        # left out, which takes longer than its gradients.
-        self.done = 0.0
-        self.total = 1 + left
-        self.began = time.monotonic()
         with guarded_copy(loop, self.seed):
             winner = race.run()
-        cost = spent / self.steps + left - race.left - race.reached[winner]
-        tried = tuple(
-            tuple(
-                Tried(
-                    self.lanes[entry],
-                    updates_of(rung.share, self.lanes[entry]),
-                    self.results[entry, rung.share],
-                    self.readout,
-                )
-                for entry in rung.ranking
-            )
-            for rung in race.rungs
-        )
-        best = self.lanes[winner]
         return Tuned(
-            best,
-            tried,
-            cost,
+            self.lanes[winner],
+            tuple(
+                tuple(self.tried[entry, rung.share] for entry in rung.ranking)
+                for rung in race.rungs
+            ),
+            spent / self.steps + left - race.left - race.reached[winner],
             float(self.budget),
             self.aim,
             self.paces.times,
             has_length,
             start.loss,
         )
-
-    @property
-    def readout(self) -> str:
-        """The loss that lanes are compared by."""
-        return READOUT if self.held_out is None else HELD_OUT_READOUT
 
     def _loop(self, made: Made, data: Data, rate: float) -> Loop:
         optimizer = made(self.model.parameters(), rate)
@@ -247,53 +232,64 @@ class Tuning:
     def _train(self, entries: Sequence[Entry], share: float) -> list[Readout]:
         """Train lanes to a share of the training, and judge them, in the pool: those whose end is
         not known yet."""
-        lanes = {entry: self._lane(entry) for entry in entries}
         names = dict[str, Entry]()
-        for entry, lane in lanes.items():
-            lane.stops.append(updates_of(share, lane))
+        for entry in entries:
+            lane = self._lane(entry)
+            # Rounded down, so that the budget holds.
+            lane.stops.append(max(int(share * lane.steps), 1))
             names[f"{lane.name} after {lane.stops[-1]:,}"] = entry
         ledger, known = None, dict[str, Outcome]()
         if self.out is not None:
             ledger = Ledger(self.out / FILE, BranchResult.to_dict, BranchResult.from_dict)
             known = ledger.finished()
-        ends = {name: known[name].result for name in names if name in known}
+        ends = {entry: known[name].result for name, entry in names.items() if name in known}
         jobs = [
             Job(
                 name,
                 judge,
-                (lanes[entry], self.examples, self.held_out),
+                (self.lanes[entry], self.examples, self.held_out),
                 cpus=float(self.threads),
             )
             for name, entry in names.items()
-            if name not in ends
+            if entry not in ends
         ]
         for outcome in self.pool.run(jobs):
             entry = names[outcome.name]
-            ends[outcome.name], self.lanes[entry] = outcome.value()
+            end, self.lanes[entry] = outcome.value()
             if ledger is not None:
                 with ledger.opened() as keep:
-                    keep(Outcome(outcome.name, ends[outcome.name], seconds=outcome.seconds))
-            self.done += share - self.race.reached.get(entry, 0.0) + self.race.readout
-            self._tell(self.lanes[entry], ends[outcome.name])
-        self.results |= {(entry, share): ends[name] for name, entry in names.items()}
-        return [readout_of(ends[name], self.readout) for name in names]
+                    keep(Outcome(outcome.name, end, seconds=outcome.seconds))
+            ends[entry] = end
+            new = share - self.race.reached.get(entry, 0.0)
+            self.trained.append((new, end.seconds, outcome.seconds))
+            if self.progress is not None:
+                left = duration(self._left(share, new, len(entries) - len(ends)))
+                self.progress(
+                    f"{self._tried(entry, end).sentence}; about {left} left, the training included"
+                )
+        self.tried |= {(entry, share): self._tried(entry, end) for entry, end in ends.items()}
+        return [self.tried[entry, share].readout for entry in entries]
 
-    def _tell(self, lane: Lane, end: BranchResult) -> None:
-        """Say where a lane has ended, and how long all the rest will take."""
-        if self.progress is None:
-            return
-        loss = readout_of(end, self.readout).mean
-        ended = f"{WORDS[self.readout]} {significant(loss)}" if math.isfinite(loss) else "diverged"
-        left = (time.monotonic() - self.began) * (self.total - self.done) / self.done
-        self.progress(
-            f"{lane.made.words} at rate {significant(lane.rate)}: {ended} after {lane.stops[-1]:,} "
-            f"of {lane.steps:,} updates; about {duration(left)} left, the training included"
-        )
+    def _tried(self, entry: Entry, end: BranchResult) -> Tried:
+        lane = self.lanes[entry]
+        by = READOUT if self.held_out is None else HELD_OUT_READOUT
+        return Tried(lane, lane.stops[-1], end, by)
 
+    def _left(self, share: float, new: float, waiting: int) -> float:
+        """About how many seconds the rest takes, the training included.
 
-def updates_of(share: float, lane: Lane) -> int:
-    """A share of a training in updates, rounded down so that the budget holds."""
-    return max(int(share * lane.steps), 1)
+        Args:
+            share: The share of the training to which lanes are trained now.
+            new: How much of it a lane that is waiting has before it.
+            waiting: Number of these lanes.
+        """
+        shares, updates, lanes = (math.fsum(each) for each in zip(*self.trained, strict=True))
+        ahead, number, last = self.race.ahead(share)
+        training = updates / shares
+        besides = (lanes - updates) / len(self.trained)
+        race = training * (ahead + new * waiting) + besides * (number + waiting)
+        # In a pool, lanes are trained at the same time.
+        return race * (time.monotonic() - self.began) / lanes + training * (1 - last)
 
 
 def duration(seconds: float) -> str:
