@@ -339,3 +339,16 @@ def test_a_line_with_anything_in_it_is_left_out(run: Run, field: str, value: obj
     (damaged,) = forks_of(run)
     assert len(damaged.fork.results) == 3
     assert damaged.warnings[0].startswith("0001/branches.jsonl:1: not a branch of this fork (")
+
+
+def test_a_record_with_a_spoiled_horizon_is_refused_in_words_about_the_fork(run: Run) -> None:
+    record = fork_of(run, ["rate 2x"], horizon="5 updates", replicates=2)
+    plan = json.loads((record.path / "fork.json").read_text())
+    plan["plan"]["horizon"] = 777
+    (record.path / "fork.json").write_text(json.dumps(plan))
+    (spoiled,) = forks_of(run)
+    assert len(spoiled.warnings) >= 4  # each line says that it is no branch of this plan
+    with pytest.raises(BadArgument) as refusal:
+        spoiled.fork.effects()
+    assert "no finished branch of 'go on' with 777 examples" in str(refusal.value)
+    assert "`baseline`" not in str(refusal.value)

@@ -1,5 +1,6 @@
 """A fork of a run outranks what triage reads: it takes a claim back, or shows its cure."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,16 @@ from gradiometer.measurement.optimizer.hyperparameters import Hyperparameters
 from gradiometer.run import Run
 from gradiometer.verdict import say
 from gradiometer.verdict.claims import Claim, Claimed
+from gradiometer.verdict.triage.level import Known, Level
 from gradiometer.verdict.triage.signs import Signs
-from gradiometer.verdict.triage.triage import findings_of, triage_of
+from gradiometer.verdict.triage.triage import Triage, findings_of, triage_of
 from gradiometer.verdict.triage.tried import after_trials, as_tried, better_change, was_followed
 from report_run import run_in
 
 LOW = Claimed(Claim.RATE_LOW, {"travel": 0.1}, ("rate 4x",))
 NO_DECAY = Claimed(Claim.NO_DECAY, {"movement": 0.01}, ("cool now",), ("stopped_early",))
 STOPPED = Claimed(Claim.STOPPED_EARLY, {"fell": 0.2}, ("train for 800 steps",), ("no_decay",))
+LEVEL = Level(2.3, Known.LABELS)
 FAULT = Claimed(Claim.DROPOUT, {"dropped": 0.9}, ("nn.Dropout(0.1)",))
 
 
@@ -86,13 +89,64 @@ def test_a_doubt_is_settled_when_all_that_it_names_was_tried(run: Run) -> None:
     assert settled.claim is Claim.HEALTHY and not settled.doubts
 
 
-def test_a_change_that_settles_a_doubt_by_a_gain_leads(run: Run) -> None:
-    fork(run, "cool now", 0.3, 0.312, 0.318)
+@pytest.mark.parametrize(
+    ("ends", "claim"),
+    [
+        ((0.02, 0.021, 0.022), Claim.NO_DECAY),
+        # its loss falls so fast that twice the steps gain more
+        ((0.3, 0.312, 0.318), Claim.STOPPED_EARLY),
+    ],
+)
+def test_a_cut_or_more_steps_settle_a_doubt_by_what_gains_more(
+    run: Run, ends: tuple[float, ...], claim: Claim
+) -> None:
+    fork(run, "cool now", *ends)
+    assert after_trials(DOUBTED, run).claim is claim
+
+
+def test_a_higher_rate_that_ends_better_from_an_early_state_is_a_rate_too_low(run: Run) -> None:
+    fork(run, "rate 4x", 0.3, 0.312, 0.318, step=16, left=8_000)
     settled = after_trials(DOUBTED, run)
-    assert settled.claim is Claim.FORK_BETTER and settled.cure == ("cool now",)
+    assert settled.claim is Claim.RATE_LOW and settled.cure == ("rate 4x",)
+    (finding,) = findings_of(Triage((settled,), LEVEL, {}))
+    assert say(finding).seen == (
+        "The learning rate is too low: a fork at a higher one changed the result by −0.200 [−0.203, "
+        "−0.197]."
+    )
 
 
-@pytest.mark.parametrize(("end", "claim"), [(0.1, Claim.FORK_BETTER), (0.01, Claim.HEALTHY)])
+def test_a_higher_rate_that_gains_little_says_nothing(run: Run) -> None:
+    fork(run, "rate 4x", 0.495, 0.5052, 0.5148, step=16, left=8_000)
+    assert after_trials(DOUBTED, run) == DOUBTED
+
+
+def test_a_higher_rate_that_is_better_right_after_the_start_says_nothing(run: Run) -> None:
+    fork(run, "rate 4x", 0.3, 0.312, 0.318, step=15, left=8_000)
+    assert after_trials(DOUBTED, run) == DOUBTED
+
+
+def test_a_training_without_a_claim_says_what_its_forks_could_have_shown(run: Run) -> None:
+    fork(run, "rate 4x", 0.4, 0.5, 0.6, step=16, left=8_000)
+    settled = after_trials(DOUBTED, run)
+    shows = settled.numbers["shows"]
+    assert settled.claim is Claim.UNDECIDED and isinstance(shows, float) and 0.2 < shows < 0.5
+    (finding,) = findings_of(Triage((settled,), LEVEL, {}))
+    assert f"Its forks can show effects above {shows:.0%}".replace("%", " %") in say(finding).means
+
+
+@pytest.mark.parametrize(("fell", "claim"), [(0.2, Claim.NO_DECAY), (0.4, Claim.STOPPED_EARLY)])
+def test_of_two_confused_claims_the_one_whose_cure_gains_more_stays(
+    run: Run, fell: float, claim: Claim
+) -> None:
+    fork(run, "cool now", 0.3, 0.312, 0.318)  # gains 39 %
+    stopped = replace(STOPPED, numbers={"fell": fell})
+    for claims in ((stopped,), (FAULT, stopped), (NO_DECAY, stopped)):
+        left = as_tried(claims, run)
+        assert [each.claim for each in left] == [*([FAULT.claim] * (FAULT in claims)), claim]
+        assert left[-1].doubts == ()
+
+
+@pytest.mark.parametrize(("end", "claim"), [(0.1, Claim.NO_DECAY), (0.01, Claim.HEALTHY)])
 def test_a_healthy_training_at_a_constant_rate_that_a_fork_cooled_with_a_gain_says_so(
     run: Run, monkeypatch: pytest.MonkeyPatch, end: float, claim: Claim
 ) -> None:

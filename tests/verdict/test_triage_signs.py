@@ -1,8 +1,12 @@
 """What triage reads off a record: strides and reach, and the level of a guess."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 
+from gradiometer import watch
 from gradiometer.verdict.triage.level import Known, level_of
 from gradiometer.verdict.triage.signs import Signs
 from made_up_signs import LOOKS, healthy, moved, tensors
@@ -48,3 +52,22 @@ def test_the_level_is_the_variance_of_the_targets_for_a_squared_error() -> None:
 
 def test_the_level_is_the_loss_of_the_first_steps_if_nothing_is_known() -> None:
     assert level_of(Signs(losses=np.array([3.0, 2.9, 3.1, 3.0, 3.0, 1.0]))).known_by is Known.START
+
+
+def test_the_rates_of_a_run_that_goes_on_reach_to_its_last_step(tmp_path: Path) -> None:
+    model = torch.nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=3_000)
+    with watch(model, optimizer, out=tmp_path, page=False, quiet=True, gauges=[]) as w:
+        for step in range(1, 3_001):
+            optimizer.zero_grad()
+            loss = model(torch.ones(4, 2)).square().mean()
+            loss.backward()
+            w.step(loss)
+            optimizer.step()
+            scheduler.step()
+            if step in (1_700, 2_700, 3_000):
+                assert w.run is not None
+                # settings are read at least once in 64 steps
+                expected = 0.1 * (1 - step / 3_000)
+                assert abs(Signs.of(w.run).rates[-1] - expected) <= 0.1 * 64 / 3_000

@@ -16,6 +16,7 @@ from gradiometer import BadArgument, diagnose, watch
 from gradiometer.integrations.watch import Watch
 from gradiometer.integrations.watch.requests import trials as trials_of_loops
 from gradiometer.integrations.watch.requests.trials import Trials
+from gradiometer.integrations.watch.triage import exact
 from gradiometer.loop import forks_of
 from gradiometer.problems import load
 from gradiometer.verdict.claims import Claim, Claimed
@@ -116,12 +117,14 @@ def test_trials_stay_within_their_share_by_plan(tmp_path: Path) -> None:
     assert 0 < updates <= 0.5 * len(losses)
 
 
-def test_a_tenth_of_a_short_training_pays_for_a_trial_at_its_end(tmp_path: Path) -> None:
+def test_a_tenth_of_a_short_training_pays_for_a_trial_of_an_early_state_at_its_end(
+    tmp_path: Path,
+) -> None:
     w, losses = trained(tmp_path, 0.1, steps=900)
     assert w.run is not None
     (record,) = forks_of(w.run)
     updates = sum(result.updates for result in record.fork.results)
-    assert record.plan.step == len(losses) and 48 <= updates <= 0.1 * len(losses)
+    assert record.plan.step == 128 and 48 <= updates <= 0.1 * len(losses)
     (effect,) = record.fork.effects()
     assert effect.verdict == "better"
     headline = diagnose(w.run).headline
@@ -148,10 +151,11 @@ def test_no_trial_judges_a_rate_by_the_last_updates_of_a_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
-    monkeypatch.setattr(Watch, "_fork", lambda _, **given: asked.append(given))
+    monkeypatch.setattr(Watch, "_fork", lambda self, **given: asked.append((self.steps, given)))
     monkeypatch.setattr(Watch, "_updates_in_all", lambda self, _: self.steps + 7)
     trained(tmp_path, 0.5, steps=420)
-    assert asked == []
+    ((step, given),) = asked
+    assert step >= 420 and given["at"] == 64  # at the end, from an early state
 
 
 def test_trials_without_data_or_for_a_loop_that_cannot_be_replayed_are_a_warning(
@@ -177,51 +181,82 @@ def test_the_last_trial_is_of_a_loop_that_can_be_replayed(
     assert forks_of(w.run) == ()
 
 
-@pytest.mark.parametrize(
-    ("doubt", "tried"),
-    [("decay_not_tried", "cool now"), ("still_falls", "rate 2x"), ("few_looks", None)],
-)
-def test_at_the_end_a_trial_settles_the_doubt_about_a_training_without_a_claim(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, doubt: str, tried: str | None
-) -> None:
-    undecided = Claimed(Claim.UNDECIDED, {"steps": 200.0}, doubts=(doubt,))
-    found = Triage((undecided,), Level(2.3, Known.LABELS), unseen={})
-    monkeypatch.setattr(trials_of_loops, "triage_of", lambda _: found)
-    run = run_in(tmp_path, steps=200)
-    change = trials_of_loops._first(run, shows_end=False, is_over=True)
-    assert (None if change is None else change.name) == tried
-    assert trials_of_loops._first(run, shows_end=False, is_over=False) is None
-
-
-@pytest.mark.parametrize(("falls", "tried"), [(False, "cool now"), (True, None)])
-def test_at_the_end_a_constant_rate_is_cooled_in_a_trial_also_if_nothing_is_wrong(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, falls: bool, tried: str | None
-) -> None:
-    healthy = Claimed(Claim.HEALTHY, {"steps": 200.0})
-    found = Triage((healthy,), Level(2.3, Known.LABELS), unseen={})
-    monkeypatch.setattr(trials_of_loops, "triage_of", lambda _: found)
-    rates = np.linspace(0.1, 0.0 if falls else 0.1, 200)
-    monkeypatch.setattr(Signs, "of", lambda _: Signs(losses=np.ones(200), rates=rates))
-    run = run_in(tmp_path, steps=200)
-    kept(run, {"go on": [0.5, 0.51, 0.52], "cool now": [0.3, 0.31, 0.32]}, step=20, tail="none")
-    change = trials_of_loops._first(run, shows_end=False, is_over=True)
-    assert (None if change is None else change.name) == tried
-    assert trials_of_loops._first(run, shows_end=False, is_over=False) is None
-    kept(run, {"go on": [0.5, 0.51, 0.52], "cool now": [0.3, 0.31, 0.32]}, step=150, tail="none")
-    assert trials_of_loops._first(run, shows_end=False, is_over=True) is None
-
-
-@pytest.mark.parametrize(("end", "tried"), [(0.05, "rate 4x"), (1e-9, None)])
-def test_at_the_end_of_a_schedule_nothing_is_tried(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: float, tried: str | None
-) -> None:
-    low = Claimed(Claim.RATE_LOW, {"reach": 1.0}, ("rate 4x",))
-    found = Triage((low,), Level(2.3, Known.LABELS), unseen={})
+def tried_at_end(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    claimed: Claimed,
+    *,
+    end: float = 1.0,
+    has_early: bool = True,
+    **forked: int,
+) -> list[str]:
+    """What is tried at the end of a training with one claim, whose rate went linearly to `end`."""
+    found = Triage((claimed,), Level(2.3, Known.LABELS), unseen={})
     monkeypatch.setattr(trials_of_loops, "triage_of", lambda _: found)
     rates = np.linspace(1.0, end, 200)
     monkeypatch.setattr(Signs, "of", lambda _: Signs(losses=np.ones(200), rates=rates))
-    change = trials_of_loops._first(run_in(tmp_path, steps=200), shows_end=False, is_over=True)
-    assert (None if change is None else change.name) == tried
+    run = run_in(tmp_path, steps=200)
+    assert trials_of_loops._first(run, shows_end=False) is None or claimed.cure
+    for change, step in forked.items():
+        ends = {"go on": [0.5, 0.51, 0.52], change.replace("_", " "): [0.3, 0.31, 0.32]}
+        kept(run, ends, step=step, tail="none")
+    return [one.name for one in trials_of_loops._changes_at_end(run, has_early=has_early)]
+
+
+@pytest.mark.parametrize(
+    ("doubts", "end", "tried"),
+    [
+        (("decay_not_tried",), 1.0, ["cool now", "rate 2x"]),
+        (("still_falls",), 1.0, ["cool now", "rate 2x"]),
+        (("few_looks",), 1.0, ["cool now", "rate 2x"]),
+        (("rate_not_tried",), 1.0, ["cool now", "rate 2x"]),
+        (("rate_not_tried",), 0.0, ["rate 2x"]),
+    ],
+)
+def test_at_the_end_trials_settle_the_doubt_about_a_training_without_a_claim(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    doubts: tuple[str, ...],
+    end: float,
+    tried: list[str],
+) -> None:
+    undecided = Claimed(Claim.UNDECIDED, {"steps": 200.0}, doubts=doubts)
+    assert tried_at_end(tmp_path, monkeypatch, undecided, end=end) == tried
+
+
+@pytest.mark.parametrize(
+    ("end", "tried"), [(1.0, ["cool now", "rate 2x"]), (0.1, ["rate 2x"]), (0.0, ["rate 2x"])]
+)
+def test_at_the_end_a_higher_rate_is_tried_also_if_nothing_is_wrong_and_a_constant_one_is_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: float, tried: list[str]
+) -> None:
+    healthy = Claimed(Claim.HEALTHY, {"steps": 200.0})
+    assert tried_at_end(tmp_path, monkeypatch, healthy, end=end) == tried
+
+
+def test_a_cut_of_the_first_half_settles_nothing_about_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    healthy = Claimed(Claim.HEALTHY, {"steps": 200.0})
+    early, late = tmp_path / "early", tmp_path / "late"
+    assert tried_at_end(early, monkeypatch, healthy, cool_now=20) == ["cool now", "rate 2x"]
+    assert tried_at_end(late, monkeypatch, healthy, cool_now=150) == ["rate 2x"]
+
+
+def test_a_training_that_stopped_early_is_cut_in_a_trial_as_it_looks_like_a_missing_decay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped = Claimed(Claim.STOPPED_EARLY, {"fell": 0.2}, ("train for 800 steps",), ("no_decay",))
+    assert tried_at_end(tmp_path, monkeypatch, stopped) == ["cool now"]
+
+
+@pytest.mark.parametrize(("has_early", "tried"), [(True, ["rate 4x"]), (False, [])])
+def test_at_the_end_of_a_schedule_a_rate_is_tried_from_an_early_state_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_early: bool, tried: list[str]
+) -> None:
+    low = Claimed(Claim.RATE_LOW, {"reach": 1.0}, ("rate 4x",))
+    found = tried_at_end(tmp_path, monkeypatch, low, end=1e-9, has_early=has_early)
+    assert found == tried
 
 
 def test_trials_need_a_loss_and_a_share(tmp_path: Path) -> None:
@@ -231,3 +266,29 @@ def test_trials_need_a_loss_and_a_share(tmp_path: Path) -> None:
         watch(model, optimizer, out=tmp_path, trials=0.1)
     with pytest.raises(BadArgument, match="`trials`"):
         watch(model, optimizer, out=tmp_path, loss=loss, trials=-0.1)
+
+
+def test_schedulers_are_searched_for_once_and_again_after_another_took_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    parameter = nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=1.0)
+    searches = []
+    found_by = exact._found_schedulers
+    monkeypatch.setattr(
+        exact, "_found_schedulers", lambda given: searches.append(1) or found_by(given)
+    )
+    seen, schedulers = exact.SchedulersSeen(), torch.optim.lr_scheduler
+    first: Any = schedulers.ExponentialLR(optimizer, 0.9)
+    for step in (4, 8, 8, 16):
+        assert exact.schedulers_of([optimizer], step, seen)[0] == [first]
+        optimizer.step()
+        first.step()
+    assert len(searches) == 1
+    del first
+    second = schedulers.LambdaLR(optimizer, lambda _: 0.5)
+    for step in (32, 64):
+        optimizer.step()
+        second.step()
+        assert exact.schedulers_of([optimizer], step, seen)[0] == [second]
+    assert len(searches) == 2

@@ -127,8 +127,8 @@ class Fork:
     def __str__(self) -> str:
         """What was found and what could make it wrong, and a row for each alternative: the readout
         at the end of its branches, and its effect there."""
-        if not any(result.alternative == self.names[0] for result in self.results):
-            return f"Fork from step {self.step:,}: no branch of {self.names[0]!r} is finished."
+        if not self._has_baseline:
+            return self._without_baseline
         effects = self.effects()
         sentence = " ".join(
             filter(None, [setting(self), comparison(self, effects), *self.warnings])
@@ -173,7 +173,12 @@ class Fork:
         Args:
             readout: Name of the readout; by default "test_loss" if there is one, else the first.
             level: Probability that all intervals cover.
+
+        Raises:
+            BadArgument: The baseline has no finished branch, or there is no such readout.
         """
+        if not self._has_baseline:
+            raise BadArgument(f"{self._without_baseline} So nothing can be compared with it.")
         return effects_of(self.results, self.names[0], readout, level=level)
 
     def at_end(self, readout: str | None = None, level: float = LEVEL) -> tuple[Effect, ...]:
@@ -206,6 +211,17 @@ class Fork:
                 effect, estimate=unknown, single=unknown, in_general=None, replicates_needed=None
             )
             for effect in found
+        )
+
+    @property
+    def _has_baseline(self) -> bool:
+        return any(result.alternative == self.names[0] for result in self.results)
+
+    @property
+    def _without_baseline(self) -> str:
+        return (
+            f"The fork from step {self.step:,} has no finished branch of {self.names[0]!r} with "
+            f"{self.horizon:,} examples."
         )
 
     @property

@@ -109,11 +109,13 @@ class Signs:
         updates = [signs for _, signs in run.signs if "rates" in signs]
         if updates:
             # of the update itself: also what is set between `backward` and the update
-            rates = along(
-                np.concatenate([signs["rate_steps"] for signs in updates]),
-                np.concatenate([signs["rates"] for signs in updates]),
-                len(whole),
-            )
+            seen_at = np.concatenate([signs["rate_steps"] for signs in updates])
+            seen = np.concatenate([signs["rates"] for signs in updates])
+            if settings is not None:  # looks are rare, and a run may not have its last one yet
+                since = np.array(settings.steps) > seen_at.max(initial=-1)
+                seen_at = np.append(seen_at, np.array(settings.steps)[since])
+                seen = np.append(seen, np.array(settings.rates)[since])
+            rates = along(seen_at, seen, len(whole))
             single["rate_changes"] = np.array([updates[-1]["rate_changes"]])
         told = [event for event in run.events if event["event"] == "triage"]
         facts: dict[str, Any] = told[-1] if told else {}

@@ -252,6 +252,23 @@ SMALL_START = Words(
     "to layer.",
 )
 
+# The words for a constant rate that only a fork showed to be wrong.
+CUT_IN_A_FORK = Words(
+    "It is time to decay the learning rate: it was constant, and a fork that cut it at the end changed "
+    "the result by {fork}.",
+    WORDS[Claim.NO_DECAY].means,
+)
+
+# The words for a rate that only a fork showed to be too low.
+RAISED_IN_A_FORK = Words(
+    "The learning rate is too low: a fork at a higher one changed the result by {fork}.",
+    "Short forks favour small rates, so one at a higher rate that ends better is a sign. How much it "
+    "gains by the end of the training is not known.",
+)
+
+# What forks of a training without a claim could have shown.
+SHOWS = " Its forks can show effects above {shows:%} of the loss."
+
 # The words for a training that has ended without a claim, while a doubt says that it may end lower.
 MAY_END_LOWER = Words(
     "No illness was found in {steps} steps, but this training may still end lower.",
@@ -277,6 +294,10 @@ def limits(finding: Finding) -> Sentences:
     numbers = {**finding.facts.get("numbers", {}), **finding.numbers}
     if finding.claim == Claim.RATE_LOW and "direction" in numbers:
         words = STRAIGHT_ON
+    if finding.claim == Claim.RATE_LOW and "fork" in numbers and "reach" not in numbers:
+        words = RAISED_IN_A_FORK
+    if finding.claim == Claim.NO_DECAY and "fork" in numbers and "movement" not in numbers:
+        words = CUT_IN_A_FORK
     if finding.claim == Claim.RATE_HIGH and "fell_at" in numbers:
         words = LEARNT_LATE
     if finding.claim == Claim.BATCH_SMALL and numbers["shared"] <= 0:
@@ -296,6 +317,8 @@ def limits(finding: Finding) -> Sentences:
     # without its numbers the sentence ends after its first clause
     if any(f"{{{name}" in words.seen for name in unknown):
         seen = f"{lead.removesuffix('.')}."
+    if "shows" in numbers:
+        means += fill(SHOWS, shown)
     unseen = finding.facts.get("unseen", {})
     if unseen:
         parts = [

@@ -219,7 +219,7 @@ class Forks(Looks):
         plans it."""
         if self.budget.planned is not None:
             return self.budget.planned
-        schedulers, each = schedulers_of(self._optimizers, self.steps)
+        schedulers, each = schedulers_of(self._optimizers, self.steps, self.kept_updates.schedulers)
         planned = planned_steps(schedulers)
         if planned is None or each == "update":
             return planned
@@ -271,7 +271,7 @@ class Forks(Looks):
         what a reader of the fork should know of rates that no scheduler explains."""
         if "scheduler" in known:
             return ()
-        found, each = schedulers_of(self._optimizers, self.steps)
+        found, each = schedulers_of(self._optimizers, self.steps, self.kept_updates.schedulers)
         why = _why_not(found, each, data_of(batches, known.get("batch_size")))
         if found and not why:
             known |= {"scheduler": found, "scheduler_each": each}

@@ -15,7 +15,7 @@ from gradiometer.integrations.gradients import NEVER
 from gradiometer.integrations.watch.processes import SharedBatches
 from gradiometer.integrations.watch.shield import Hook, guarding
 from gradiometer.integrations.watch.subject import Subject, takes_no_hooks
-from gradiometer.integrations.watch.triage.exact import schedulers_of
+from gradiometer.integrations.watch.triage.exact import SchedulersSeen, schedulers_of
 from gradiometer.loop.marks import Marks, marks_of
 from gradiometer.loop.replay import (
     SETTINGS,
@@ -68,6 +68,8 @@ class KeptUpdatesOfLoop:
         self.stretches: list[KeptUpdates] = []
         # Number of states that are kept, twice as far apart each time, to fork from them later.
         self.states = 0
+        # The schedulers of the loop when the newest state was kept.
+        self.schedulers = SchedulersSeen()
         # Why there are none, as the end of a sentence.
         self.why_none = "the loop has not made enough updates yet"
         self._start = FIRST
@@ -187,6 +189,7 @@ class KeptUpdatesOfLoop:
         if self._shared is not None and self._subject.ranks.first:
             self._shared.forget([one.step for kept in self.stretches for one in kept.updates])
         self.stretches.clear()
+        self.schedulers.clear()
         self.why_none = "the training has ended"
         self.next = NEVER
         self.awaits_update = False
@@ -235,7 +238,7 @@ class KeptUpdatesOfLoop:
         tensors = {name: one.detach().clone() for name, one in tensors_of(self._model).items()}
         self._state = state_of(self._subject, tensors, self._first)
         if self.states:
-            schedulers, _ = schedulers_of(self._optimizers, 0)
+            schedulers, _ = schedulers_of(self._optimizers, self._first, self.schedulers)
             self._state.schedulers = [copy.deepcopy(one.state_dict()) for one in schedulers]
 
     def _prepare(self) -> None:

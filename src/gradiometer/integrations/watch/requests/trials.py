@@ -11,12 +11,20 @@ from gradiometer.integrations.gradients import NEVER
 from gradiometer.integrations.watch.requests.newest_updates import IncidentUpdates, NewestUpdates
 from gradiometer.integrations.watch.shield import Shield, attempt, reason_of
 from gradiometer.loop.changes.alternative import Alternative, CoolNow, Rate
+from gradiometer.loop.changes.text import alternative_of
+from gradiometer.loop.recorded.record import forks_of
 from gradiometer.run.budget import Budget
 from gradiometer.run.reader import Run
-from gradiometer.verdict.claims import Claim
+from gradiometer.verdict.claims import Claim, Claimed
+from gradiometer.verdict.triage.schedule import is_constant
 from gradiometer.verdict.triage.signs import Signs
 from gradiometer.verdict.triage.triage import triage_of
-from gradiometer.verdict.triage.tried import change_of, changes_that_settle, effects_by_change
+from gradiometer.verdict.triage.tried import (
+    EARLIEST,
+    change_of,
+    changes_that_settle,
+    effects_by_change,
+)
 
 # The name under which their time is charged, outside of the budget of readings.
 COST = "trials"
@@ -40,13 +48,29 @@ PLANNED = 0.9
 SEARCH = 500
 
 
+# States that are kept, of steps 4, 8, 16, 32, ...: one of the newest four is from the twelfth to the
+# sixth of a training at its end.
+STATES = 4
+
+# A rate is tried from the newest state before this part of the training. There twice the rate was
+# better in 3 of 7 trainings at a quarter of their rate, in branches of a 60th of the training, and in
+# none of 8 at the right one; from a quarter on in none.
+EARLY = 6
+
+# The rate that is tried if nothing is wrong. Four times the rate gains more if it is right, but its
+# noise is so much larger that it was 0.6 to 0.9 times as far from zero.
+HIGHER = "rate 2x"
+
+
 class Trials:
-    """Tries the cure of the first claim of triage that a short fork can judge, at a few marks and
-    at the end.
+    """Tries the cure of the first claim of triage that a short fork can judge, at a few marks; and at
+    the end two, also of a training without a claim.
 
     A short fork prefers small rates. So only what this cannot explain is tried: a higher rate; the
     rate taken down at the end of a training at a constant rate; and any cure if the share pays for
-    branches to the end. The cause of an incident comes first, if its updates are kept.
+    branches to the end. At the end a rate is tried from an early state, since the schedule may have
+    taken it to zero, and little is left to be learnt. The cause of an incident comes first, if its
+    updates are kept.
 
     Args:
         share: The largest share of the training time.
@@ -63,6 +87,8 @@ class Trials:
         # The context for everything that training calls: an error ends the trials, and nothing
         # else.
         self.shield = Shield(self._stop, before_first_update=False)
+        # Number of earlier states that are to be kept.
+        self.states = STATES if share > 0 else 0
         # The loader of the training data; None if it is not known.
         self.data: Any = None
         # Seconds that the newest trial took besides its updates; None before the second.
@@ -113,19 +139,26 @@ class Trials:
         # 400: with a hundredth of the steps so far, no loop of small networks made a trial before
         # its end.
         shortest = FEWEST if is_over else max(2 * FEWEST, step // 400)
-        if self._updates(step) < shortest:
+        if self._updates(step, is_over=is_over) < shortest:
             return
         if self.data is None:
             self._give_up(
                 "trials need the training data: give sampling=loader, with a DataLoader that shuffles"
             )
             return
+        self.next = step + max(step // 2, 16)  # reading the run costs time, too
         with self._budget.spending(COST, outside=True):
-            began = self._budget.clock()
-            self.next = step + max(step // 2, 16)  # reading the run costs time, too
-            planned = self._trial(step, is_over=is_over)
-            if planned:
-                branches = BRANCHES * planned * self._seconds(step)
+            changes = self._changes(step, is_over=is_over)
+        for place, change in enumerate(changes):
+            with self._budget.spending(COST, outside=True):
+                began = self._budget.clock()
+                updates = self._updates(step, is_over=is_over)
+                if updates // (len(changes) - place) >= FEWEST:
+                    updates //= len(changes) - place
+                if updates < FEWEST:
+                    return
+                self._trial(change, step, updates, is_over=is_over)
+                branches = BRANCHES * updates * self._seconds(step)
                 if self._made:  # the first one imports what it needs
                     self._beside = max(self._budget.clock() - began - branches, 0.0)
                 self._made += 1
@@ -133,54 +166,86 @@ class Trials:
     def _seconds(self, step: int) -> float:
         return max(self._budget.training, 1e-9) / max(step, 1)
 
-    def _updates(self, step: int) -> int:
-        """Updates of each branch that the share pays for."""
-        left = PLANNED * (self._share * self._budget.training - self._budget.spent_on[COST])
+    def _updates(self, step: int, *, is_over: bool = True) -> int:
+        """Updates of each branch that the share pays for; on the way half of it, since at the end all
+        is known that a trial can be about."""
+        share = self._share if is_over else self._share / 2
+        left = PLANNED * (share * self._budget.training - self._budget.spent_on[COST])
         return int((left - self._besides(step)) / self._seconds(step) / BRANCHES)
 
     def _besides(self, step: int) -> float:
         """Seconds that a trial takes besides the updates of its branches."""
         if self._beside is not None:
             return self._beside
-        # Until one was made: 0.05 s for reading the run, its triage and its record, and 4 updates
-        # a branch for its copy and its readout. Networks of 5,000 to 1,000,000 parameters took 0.06
-        # to 0.28 s, 0.88 to 1.16 times of what this plans.
-        return 0.05 + BRANCHES * 4 * self._seconds(step)
+        # Until one was made: 0.08 s for reading the run, its triage and its record, and 4 updates
+        # a branch for its copy and its readout. With 0.05 s one of 14 trainings of small networks took
+        # 0.116 of its time for 0.1.
+        return 0.08 + BRANCHES * 4 * self._seconds(step)
 
-    def _trial(self, step: int, *, is_over: bool) -> int:
-        """Fork the loop. Returns the updates of a branch; 0 if there is nothing to try."""
-        run = self._watched.run
-        if run is None:
-            return 0
-        if self._explain(run, step, is_over=is_over):
-            return SEARCH // BRANCHES
-        updates = self._updates(step)
+    def _left(self, step: int) -> int | None:
+        """Updates that are left of the training; None if that is not known."""
         planned = self._watched._updates_in_all(self.data)
-        left = planned - step if planned is not None and planned > step else None
+        return planned - step if planned is not None and planned > step else None
+
+    def _changes(self, step: int, *, is_over: bool) -> list[Alternative]:
+        """The changes to try now."""
+        run = self._watched.run
+        if run is None or self._explain(run, step, is_over=is_over):
+            return []
+        early = self._early(step, is_over=is_over)
+        if is_over:
+            return _changes_at_end(run, has_early=early is not None)
+        left = self._left(step)
         if left is not None and left < FEWEST:
-            return 0  # what the last updates would change is no answer for the training
-        shows_end = not is_over and left is not None and updates >= left
-        change = _first(run, shows_end=shows_end, is_over=is_over)
+            return []  # what the last updates would change is no answer for the training
+        shows_end = left is not None and self._updates(step, is_over=False) >= left
+        change = _first(run, shows_end=shows_end)
         if change is None:
-            return 0
+            return []
+        waits = left is not None and early is None and bool(self._watched.kept_updates.stretches)
+        return [] if isinstance(change, Rate) and waits and not shows_end else [change]
+
+    def _trial(self, change: Alternative, step: int, updates: int, *, is_over: bool) -> None:
+        """Fork the loop as it is now, or an early state of it for a rate that branches to the end do not
+        judge."""
+        settings: dict[str, Any] = {}
+        left = self._left(step)
+        early = None
+        if isinstance(change, Rate) and (is_over or left is None or updates < left):
+            early = self._early(step, is_over=is_over)
+        if early is not None:
+            settings["at"] = early
+            left = (left or 0) + step - early
         # without a plan, as if the training went on for as long again: short branches are known as
         # such
         assumed = left or step
-        horizon = "end" if shows_end else f"{min(updates, assumed)} updates"
-        settings: dict[str, Any] = (
-            {} if shows_end or not isinstance(change, CoolNow) else {"tail": "none"}
-        )
+        horizon = f"{min(updates, assumed)} updates"
+        if left is not None and updates >= left:
+            horizon = "end"
+        elif isinstance(change, CoolNow):
+            settings["tail"] = "none"
+        if early is None:
+            settings["left"] = f"{assumed} updates"
         self._watched._fork(
             batches=self.data,
             alternatives=[change],
             horizon=horizon,
             replicates=REPLICATES,
-            left=f"{assumed} updates",
             readout_examples=256,
             charged_to=COST,
             **settings,
         )
-        return updates
+
+    def _early(self, step: int, *, is_over: bool) -> int | None:
+        """The step of the state that a rate is tried from; None for the present one, on the way of a
+        training without a plan, or if none is kept from there."""
+        total = step if is_over else self._watched._updates_in_all(self.data)
+        if total is None:
+            return None
+        kept = [one.step for one in self._watched.kept_updates.stretches]
+        return max(
+            (one for one in kept if total // EARLIEST <= one <= total // EARLY), default=None
+        )
 
     def _explain(self, run: Run, step: int, *, is_over: bool) -> bool:
         """Look for the cause of an incident whose updates are kept. True if there was a new one."""
@@ -195,6 +260,7 @@ class Trials:
             return False
         self._explained = held
         self._watched._explain_incident(run, self.data)
+        self._made += 1
         return True
 
     def _give_up(self, why: str) -> None:
@@ -206,27 +272,58 @@ class Trials:
         attempt(lambda: self._give_up(f"no more cures are tried: {reason_of(error)}"))
 
 
-def _first(run: Run, *, shows_end: bool, is_over: bool) -> Alternative | None:
+def _first(run: Run, *, shows_end: bool) -> Alternative | None:
     """The first cure, in the order of the claims, that a fork of this kind can judge and that none
-    has judged. At the end also what settles a doubt about a training without a claim."""
+    has tried."""
     signs = replace(Signs.of(run), has_ended=True)  # what it would be told if it ended now
-    if is_over and len(signs.rates) and signs.rates[-1] < 0.01 * signs.rates.max():
-        return None  # the schedule is at its end: no change of the rate shows anything
-    known = effects_by_change(run)
+    tried = {change.name for record in forks_of(run) for change in record.fork.alternatives}
     for claimed in triage_of(signs).claims:
-        # the signs of a large batch are also those of a low rate, and a fork separates the two
-        cure = ("rate 4x", *claimed.cure) if claimed.claim is Claim.BATCH_LARGE else claimed.cure
-        if is_over and claimed.claim in (Claim.UNDECIDED, Claim.HEALTHY):
-            cure = changes_that_settle(claimed, signs)
-            # a fork of the first half settles nothing about the end
-            known = effects_by_change(run, since=run.steps // 2)
-        for change in map(change_of, cure):
-            if change is None or change.name in known:
-                continue
-            if (
-                shows_end
-                or isinstance(change, CoolNow)
-                or (isinstance(change, Rate) and change.factor > 1)
-            ):
+        for change in changes_of_claim(claimed):
+            if change.name not in tried and (shows_end or beats_its_lean(change)):
                 return change
     return None
+
+
+def _changes_at_end(run: Run, *, has_early: bool) -> list[Alternative]:
+    """The changes to try at the end: the first cure of each claim that a short fork can judge, and a cut for
+    one that looks like a rate without a decay; for a training without a claim the changes that settle its
+    doubt, and a higher rate. At most two changes."""
+    signs = replace(Signs.of(run), has_ended=True)
+    is_low = len(signs.rates) > 0 and signs.rates[-1] < 0.01 * signs.rates.max()
+    known = effects_by_change(run)
+    late = effects_by_change(run, since=run.steps // 2)
+    found: dict[str, Alternative] = {}
+    for claimed in triage_of(signs).claims:
+        changes = [*changes_of_claim(claimed)]
+        if claimed.claim is Claim.STOPPED_EARLY:
+            changes.append(CoolNow())
+        if claimed.claim in (Claim.UNDECIDED, Claim.HEALTHY):
+            changes = [*map(alternative_of, changes_that_settle(claimed, signs))]
+            changes.append(alternative_of(HIGHER))
+            # Whatever the doubt: two constant rates with another doubt were not cut, and both would
+            # have gained by it.
+            if is_constant(signs):
+                changes.insert(0, CoolNow())
+            # a cut is short, and its gain is the largest
+            changes.sort(key=lambda change: not isinstance(change, CoolNow))
+        for change in changes:
+            # a fork of the first half settles nothing about the end
+            is_cut = isinstance(change, CoolNow)
+            is_known = change.name in (late if is_cut else known)
+            # a rate of zero shows nothing
+            shows_nothing = is_low and (is_cut or not has_early)
+            if beats_its_lean(change) and not (is_known or shows_nothing):
+                found.setdefault(change.name, change)
+    return [*found.values()][:2]
+
+
+def changes_of_claim(claimed: Claimed) -> list[Alternative]:
+    """The changes among the cures of a claim. The signs of a large batch are also those of a low rate,
+    and a fork separates the two."""
+    cures = ("rate 4x", *claimed.cure) if claimed.claim is Claim.BATCH_LARGE else claimed.cure
+    return [change for change in map(change_of, cures) if change is not None]
+
+
+def beats_its_lean(change: Alternative) -> bool:
+    """True for a change that a short fork finds better only if it is."""
+    return isinstance(change, CoolNow) or (isinstance(change, Rate) and change.factor > 1)

@@ -4,6 +4,7 @@ come back."""
 import gc
 from collections.abc import Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -162,8 +163,28 @@ class BackwardsOfStep:
         return together(torch._foreach_norm(gradients_of(self._parameters)))
 
 
+class SchedulersSeen(WeakKeyDictionary[torch.optim.lr_scheduler.LRScheduler, int]):
+    """Schedulers that were found earlier, with the number of their steps then. To find them takes
+    0.05 s and more. Those that nobody else has are forgotten.
+
+    Attributes:
+        at: Updates when they were found.
+    """
+
+    at = -1
+
+    def still_set(self, optimizers: Sequence[torch.optim.Optimizer], steps: int) -> bool:
+        """True if no update was made since, or they were stepped and the rates are theirs."""
+        rates = [[group["lr"] for group in one.param_groups] for one in optimizers]
+        are_used = bool(self) and all(
+            one.last_epoch > before and getattr(one, "_last_lr", None) in rates
+            for one, before in self.items()
+        )
+        return steps == self.at or are_used
+
+
 def schedulers_of(
-    optimizers: Sequence[torch.optim.Optimizer], steps: int
+    optimizers: Sequence[torch.optim.Optimizer], steps: int, seen: SchedulersSeen | None = None
 ) -> tuple[list[torch.optim.lr_scheduler.LRScheduler], str]:
     """The schedulers of the optimizers, and if they were stepped at each "update" or "epoch".
 
@@ -173,7 +194,24 @@ def schedulers_of(
     Args:
         optimizers: The optimizers.
         steps: Updates so far.
+        seen: Those that were found earlier, which are taken if they still set the rates. The ones
+            that are found are added.
     """
+    if seen is not None and seen.still_set(optimizers, steps):
+        found = [*seen]
+    else:
+        found = _found_schedulers(optimizers)
+    if seen is not None:
+        seen.clear()
+        seen.update({one: one.last_epoch for one in found})
+        seen.at = steps
+    each_update = all(2 * one.last_epoch >= steps for one in found)
+    return found, "update" if each_update else "epoch"
+
+
+def _found_schedulers(
+    optimizers: Sequence[torch.optim.Optimizer],
+) -> list[torch.optim.lr_scheduler.LRScheduler]:
     found = []
     for optimizer in optimizers:
         if not any("initial_lr" in group for group in optimizer.param_groups):
@@ -189,8 +227,7 @@ def schedulers_of(
         outer = [one for one in known if id(one) not in inner]
         if outer:
             found.append(max(outer, key=lambda one: one.last_epoch))
-    each_update = all(2 * one.last_epoch >= steps for one in found)
-    return found, "update" if each_update else "epoch"
+    return found
 
 
 def _owners(optimizer: torch.optim.Optimizer) -> list[Any]:
