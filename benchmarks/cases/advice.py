@@ -62,13 +62,21 @@ JUDGED = (
     Case(
         "digits CNN, momentum, B = 512, early",
         40,
-        _digits("cnn", 512, 0.05, 160, momentum=0.9, every=1),
+        _digits("cnn", 512, 0.05, 160, momentum=0.9, every=1, parts=2),
     ),
     Case("digits MLP, cosine, B = 8", 300, _digits("mlp", 8, 0.2, schedule="cosine")),
     Case("digits MLP, AdamW, B = 4", 300, _digits("mlp", 4, 1e-3, **ADAMW)),
-    Case("digits MLP, AdamW, B = 512, early", 30, _digits("mlp", 512, 1e-3, 160, every=1, **ADAMW)),
+    Case(
+        "digits MLP, AdamW, B = 512, early",
+        30,
+        _digits("mlp", 512, 1e-3, 160, every=1, parts=2, **ADAMW),
+    ),
     Case("digits CNN, AdamW, B = 8", 300, _digits("cnn", 8, 3e-3, **ADAMW)),
-    Case("digits CNN, AdamW, B = 512, early", 24, _digits("cnn", 512, 5e-4, 120, every=1, **ADAMW)),
+    Case(
+        "digits CNN, AdamW, B = 512, early",
+        24,
+        _digits("cnn", 512, 5e-4, 120, every=1, parts=2, **ADAMW),
+    ),
     Case(
         "linear regression, SGD, plateau",
         1500,
@@ -83,7 +91,7 @@ JUDGED = (
     Case(
         "logistic regression, SGD, B = 64, early",
         40,
-        _other("logistic-regression", 64, 0.05, 160, every=1),
+        _other("logistic-regression", 64, 0.05, 160, every=1, parts=2),
     ),
     Case("digits MLP, SGD, B = 32, rate too high", 300, _digits("mlp", 32, 1.0)),
     Case("digits CNN, SGD, B = 32, rate too high", 300, _digits("cnn", 32, 0.8)),

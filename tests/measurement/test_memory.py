@@ -24,7 +24,15 @@ def peak(
     trains = optimizer(model.parameters(), lr=1e-3)
     batch = torch.randn(4, 256), torch.arange(4)
     with watch(
-        model, trains, loss=LOSS, out=out, gauges=gauges or None, every=1, page=False, quiet=True
+        model,
+        trains,
+        loss=LOSS,
+        out=out,
+        gauges=gauges or None,
+        every=1,
+        parts=2,
+        page=False,
+        quiet=True,
     ) as w:
 
         def step() -> None:

@@ -86,7 +86,7 @@ def trained(
     model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4)).double()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     w = (
-        watch(model, optimizer, loss=loss, out=out, every=1, page=False, quiet=True)
+        watch(model, optimizer, loss=loss, out=out, every=1, parts=2, page=False, quiet=True)
         if out
         else None
     )

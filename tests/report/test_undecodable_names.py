@@ -63,7 +63,15 @@ def test_an_error_that_quotes_one_is_a_warning_and_training_continues(tmp_path: 
     model = nn.Linear(4, 3)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with watch(
-        model, optimizer, loss=losses, out=tmp_path, every=1, gauges="noise", page=False, quiet=True
+        model,
+        optimizer,
+        loss=losses,
+        out=tmp_path,
+        every=1,
+        parts=2,
+        gauges="noise",
+        page=False,
+        quiet=True,
     ) as w:
         for step in range(6):
             fails = step == 3

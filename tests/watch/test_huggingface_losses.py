@@ -71,7 +71,7 @@ def trained(
         weighted(transformers.Trainer) if kind == "own compute_loss" else transformers.Trainer
     )
     callback = HuggingFaceCallback(
-        loss, out=out / "runs", every=1, gauges="noise", page=False, quiet=True
+        loss, out=out / "runs", every=1, parts=2, gauges="noise", page=False, quiet=True
     )
     settings = {
         "output_dir": str(out / "trainer"),

@@ -73,7 +73,14 @@ def fabric(out: Path, *, watched: bool) -> Trained:
         through(None, wrapped, loader, update)
         return model, None, ()
     with watch(
-        wrapped, prepared, loss=LOSSES, sampling=plain_loader(), every=1, out=out, page=False
+        wrapped,
+        prepared,
+        loss=LOSSES,
+        sampling=plain_loader(),
+        every=1,
+        parts=2,
+        out=out,
+        page=False,
     ) as w:
         through(w, wrapped, loader, update)
     return model, w.run, w.findings().warnings
@@ -105,7 +112,7 @@ def scaled(out: Path, *, watched: bool) -> Trained:
     if not watched:
         go(None)
         return model, None, ()
-    settings = {"sampling": plain_loader(), "every": 1, "out": out, "page": False}
+    settings = {"sampling": plain_loader(), "every": 1, "parts": 2, "out": out, "page": False}
     with watch(model, optimizer, loss=losses, scaler=scaler, **settings) as w:
         go(w)
     return model, w.run, w.findings().warnings

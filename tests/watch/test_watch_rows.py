@@ -126,7 +126,7 @@ def test_wrong_groups_are_refused(tmp_path: Path) -> None:
 def drawn(tmp_path: Path, loader: Any, **settings: Any) -> tuple[str, ...]:
     model, optimizer = network()
     with watch(
-        model, optimizer, loss=LOSSES, out=tmp_path, every=1, gauges="noise", **settings
+        model, optimizer, loss=LOSSES, out=tmp_path, every=1, parts=2, gauges="noise", **settings
     ) as w:
         for _ in range(6):
             for batch in loader:
@@ -150,7 +150,7 @@ def test_examples_that_come_back_ask_for_the_sampling(tmp_path: Path) -> None:
 
 def test_fresh_examples_ask_for_nothing(tmp_path: Path) -> None:
     model, optimizer = network()
-    with watch(model, optimizer, loss=LOSSES, out=tmp_path, every=1, gauges="noise") as w:
+    with watch(model, optimizer, loss=LOSSES, out=tmp_path, every=1, parts=2, gauges="noise") as w:
         for batch in batches(40):
             optimizer.zero_grad()
             w.step(backward(model, batch), batch)

@@ -123,10 +123,10 @@ def _result(result: Mapping[str, Any]) -> str:
 
 def verdict_in_words(result: Mapping[str, Any]) -> str:
     """Whether an advice held in a fork, as a sentence."""
-    verdict, share = result["verdict"], result["share"]
+    verdict = result["verdict"]
     if verdict == "leaning":
         return "Its branches lean to small rates, so it does not decide if the advice held."
-    why = ""
+    why, share = "", result["share"]
     than = "" if share is None else f"a training on {significant(share, 2)} of the examples"
     if verdict == "held":
         if than:
