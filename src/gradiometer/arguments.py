@@ -28,8 +28,8 @@ def check_number(name: str, value: Any, *, positive: bool = False) -> None:
 
 
 def check_whole(name: str, value: Any, least: int, most: int | None = None, why: str = "") -> None:
-    """Raise unless `value` is a whole number, at least `least`, at most `most` if that is given, and
-    small enough for files and tensors. `why` ends the sentence."""
+    """Raise unless `value` is a whole number, at least `least`, at most `most` if that is given,
+    and small enough for files and tensors. `why` ends the sentence."""
     whole = isinstance(value, Integral) and not isinstance(value, bool)
     if not whole:
         raise BadArgument(f"`{name}` must be a whole number, got {shown(value)}.")

@@ -138,7 +138,8 @@ def printable(text: str) -> str:
     """
     if text.isascii() and text.isprintable():
         return text
-    # Control and format characters, halves of surrogate pairs, and separators of lines are not shown.
+    # Control and format characters, halves of surrogate pairs, and separators of lines are not
+    # shown.
     return "".join(
         letter
         if letter == "\n" or letter.isprintable() or unicodedata.category(letter) == "Zs"

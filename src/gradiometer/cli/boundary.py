@@ -1,5 +1,5 @@
-"""The boundary between commands and the system: every error becomes one sentence and an exit code, and
-standard output and standard error never end a command.
+"""The boundary between commands and the system: every error becomes one sentence and an exit code,
+and standard output and standard error never end a command.
 
 A failed write is remembered and later ones are dropped, so that a command still stores its results
 if the reader of its output has ended or the disk is full. Letters that the encoding lacks are

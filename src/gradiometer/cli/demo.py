@@ -33,10 +33,10 @@ def demo(out: Path, as_json: bool, no_open: bool) -> int:
     about half a minute.
 
     The noise is read at every step, which takes much more than the 2 % of the time that your own
-    runs spend on it: a short training then has its answers, and a busy machine the same ones. The command shows
-    findings during training. Then it trains from the middle of the run again, as before and as the
-    findings advise, to test their forecast. It prints all with intervals at the end, and writes the
-    page.
+    runs spend on it: a short training then has its answers, and a busy machine the same ones. The
+    command shows findings during training. Then it trains from the middle of the run again, as
+    before and as the findings advise, to test their forecast. It prints all with intervals at the
+    end, and writes the page.
     """
     from gradiometer.cli.panel import watching
     from gradiometer.cli.progress import following, working

@@ -1,5 +1,5 @@
-"""`gradiometer fork`: what would have happened with another rate, batch, momentum or schedule, and why
-the loss spiked.
+"""`gradiometer fork`: what would have happened with another rate, batch, momentum or schedule, and
+why the loss spiked.
 """
 
 import math

@@ -1,5 +1,5 @@
-"""Flags that several commands share, and what the shell completes. The flags of training are made from
-the fields of `Configuration`.
+"""Flags that several commands share, and what the shell completes. The flags of training are made
+from the fields of `Configuration`.
 """
 
 import re

@@ -76,7 +76,8 @@ class Panel:
         self.interval = 1.0 if console.is_terminal else LINE_SECONDS
 
     def wait(self, words: str) -> None:
-        """Show that work continues in which no step is made, until the panel starts or is stopped."""
+        """Show that work continues in which no step is made, until the panel starts or is
+        stopped."""
         self.close()
         self.waiting.enter_context(waiting(self.console, words))
 

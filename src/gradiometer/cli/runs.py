@@ -1,4 +1,5 @@
-"""`gradiometer runs`: the runs on disk, as a list, in comparison, or as a table of their numbers."""
+"""`gradiometer runs`: the runs on disk, as a list, in comparison, or as a table of their
+numbers."""
 
 import math
 from collections.abc import Sequence
@@ -105,8 +106,8 @@ def compare(runs: tuple[Path, ...], out: Path, no_open: bool, as_json: bool) -> 
     """Compare two or more RUNS: differences from the first in loss, test score and noise scale,
     with intervals.
 
-    RUNS are folders, or patterns such as 'runs/digits-*'. Folders that hold no run are left out. Test
-    losses are compared example by example.
+    RUNS are folders, or patterns such as 'runs/digits-*'. Folders that hold no run are left out.
+    Test losses are compared example by example.
 
     Runs that differ only in their seed are one group: its numbers are means over the seeds. Groups
     with the same seeds are compared seed by seed, since these have the same order of the data. One

@@ -138,11 +138,11 @@ def several_options(command: Command) -> Command:
     type=click.Choice(["loss", "test", "time"]),
     default=None,
     help=(
-        "The loss that lanes are compared by: the training loss, or the loss on a tenth of the training "
-        "examples, which is held out (--set held_out=0.2 for more), after the same number of "
-        "examples for several batch sizes; or the training loss of several batch sizes after the "
-        "same time on this machine, by measured step times. The length given is that at the first "
-        "size.  [default: loss, for one batch size]"
+        "The loss that lanes are compared by: the training loss, or the loss on a tenth of the "
+        "training examples, which is held out (--set held_out=0.2 for more), after the same number "
+        "of examples for several batch sizes; or the training loss of several batch sizes after "
+        "the same time on this machine, by measured step times. The length given is that at the "
+        "first size.  [default: loss, for one batch size]"
     ),
 )
 @several_options
@@ -279,8 +279,8 @@ def tuned(
         rates = sorted(one.lane.rate for one in found.tuned.rungs[0])
         raise Diverged(
             f"training diverged at all rates, from {significant(rates[0])} to "
-            f"{significant(rates[-1])}: nothing is chosen. Look at the loss, at the examples and at "
-            "the weight decay."
+            f"{significant(rates[-1])}: nothing is chosen. Look at the loss, at the examples and "
+            "at the weight decay."
         )
     return found
 

@@ -1,6 +1,6 @@
-"""The Hessian of a loss over many examples, as an operator: known by its products with vectors. What
-is measured with it at one point: a survey, and a warning if the learning rate is above the edge of
-stability."""
+"""The Hessian of a loss over many examples, as an operator: known by its products with vectors.
+What is measured with it at one point: a survey, and a warning if the learning rate is above the
+edge of stability."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
@@ -295,7 +295,8 @@ def survey_examples(
     check_whole("examples", examples, least=0)
     if not 1 <= examples <= available:
         raise BadArgument(
-            f"`examples` must lie between 1 and the {available:,} training examples, got {examples:,}."
+            f"`examples` must lie between 1 and the {available:,} training examples, got "
+            f"{examples:,}."
         )
     order = torch.arange(available)
     if examples < available:

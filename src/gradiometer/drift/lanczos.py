@@ -1,5 +1,5 @@
-"""Symmetric operators such as a Hessian, known only by their products with vectors, and their largest
-and smallest eigenvalues by Lanczos; the residual of each bounds its error."""
+"""Symmetric operators such as a Hessian, known only by their products with vectors, and their
+largest and smallest eigenvalues by Lanczos; the residual of each bounds its error."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -198,7 +198,8 @@ def eigenvalues(
     wanted = largest + smallest
     if not (largest >= 0 and smallest >= 0 and wanted >= 1):
         raise BadArgument(
-            f"`largest` and `smallest` must not be negative nor both 0, got {largest} and {smallest}."
+            f"`largest` and `smallest` must not be negative nor both 0, got {largest} and "
+            f"{smallest}."
         )
     if not wanted <= operator.dimension:
         raise BadArgument(

@@ -283,7 +283,8 @@ def step_times(
     """
     if present not in sizes:
         raise BadArgument(
-            f"`sizes` must include the present batch size {present}, got {', '.join(map(str, sizes))}."
+            f"`sizes` must include the present batch size {present}, got "
+            f"{', '.join(map(str, sizes))}."
         )
     if not seconds > 0:
         raise BadArgument(f"`seconds` must be positive, got {seconds}.")

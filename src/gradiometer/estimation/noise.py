@@ -92,7 +92,8 @@ class GradientNoise(Gauge):
     def __post_init__(self) -> None:
         if not (self.parts is None or self.parts >= 2):
             raise BadArgument(
-                f"`parts` must be at least 2, got {self.parts}: one gradient per step shows no spread."
+                f"`parts` must be at least 2, got {self.parts}: one gradient per step shows no "
+                "spread."
             )
         check_gradient_of(self.gradient_of)
 

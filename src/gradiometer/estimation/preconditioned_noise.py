@@ -111,12 +111,14 @@ class PreconditionedNoise(Gauge):
     def __post_init__(self) -> None:
         if not (self.parts is None or self.parts >= 2):
             raise BadArgument(
-                f"`parts` must be at least 2, got {self.parts}: one gradient per step shows no spread."
+                f"`parts` must be at least 2, got {self.parts}: one gradient per step shows no "
+                "spread."
             )
         check_gradient_of(self.gradient_of)
         if not (self.tokens is None or self.tokens >= 1):
             raise BadArgument(
-                f"`tokens` must be the number of tokens in an example, at least 1, got {self.tokens}."
+                f"`tokens` must be the number of tokens in an example, at least 1, got "
+                f"{self.tokens}."
             )
 
     def measure(self, step: "gradiometer.measurement.step.TrainingStep") -> Moments | None:

@@ -371,7 +371,8 @@ Moments = Float[np.ndarray, "steps layers"]
 
 
 def is_of_products(series: Series | None) -> bool:
-    """True for readings that are products of training's own gradients, for which no loss was run."""
+    """True for readings that are products of training's own gradients, for which no loss was
+    run."""
     return series is not None and PRODUCT in series.moments
 
 

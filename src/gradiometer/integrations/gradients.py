@@ -294,8 +294,9 @@ def numbers_of(
 
 
 def after_backward(call: Callable[[], None], caught: Callable[[Exception], None]) -> None:
-    """Call this at the end of the current backward, after the calls that it and other programs queue
-    by then, such as those of DDP and FSDP. `caught` takes the error if it cannot be queued again."""
+    """Call this at the end of the current backward, after the calls that it and other programs
+    queue by then, such as those of DDP and FSDP. `caught` takes the error if it cannot be queued
+    again."""
     queue = torch.autograd.Variable._execution_engine.queue_callback
 
     def again() -> None:
@@ -319,7 +320,8 @@ NEVER = 2**62
 STRETCH_ON_CPU, STRETCH = 2**17, 2**22
 
 # From this many entries on, what is kept together with P is rounded from single precision to
-# bfloat16. The error of a product is then below 1 % of its noise (`tests/watch/test_kept_gradients.py`).
+# bfloat16. The error of a product is then below 1 % of its noise
+# (`tests/watch/test_kept_gradients.py`).
 ROUNDED_FROM = 2**16
 
 
@@ -445,8 +447,9 @@ def gradients_of(parameters: Sequence[Tensor]) -> list[Tensor]:
 
 
 def stretches(tensors: Sequence[Tensor], *, whole: bool) -> Iterator[Tensor]:
-    """All entries in their order, at least in single precision and on the device of the first: large
-    tensors, in parts or `whole`, and small ones joined. The same shapes give the same lengths."""
+    """All entries in their order, at least in single precision and on the device of the first:
+    large tensors, in parts or `whole`, and small ones joined. The same shapes give the same
+    lengths."""
     device = tensors[0].device
     longest = STRETCH_ON_CPU if device.type == "cpu" else STRETCH
     small: list[Tensor] = []

@@ -276,6 +276,7 @@ def _calling_trainer() -> tuple[Any, Path | None]:
         frame = frame.f_back
     if trainer is None:
         raise Unsupported(
-            "`HuggingFaceCallback` was not called by a Trainer: put it into the Trainer's `callbacks`."
+            "`HuggingFaceCallback` was not called by a Trainer: put it into the Trainer's "
+            "`callbacks`."
         )
     return trainer, resumed_from

@@ -101,7 +101,8 @@ def check_sizes(sizes: Sequence[Any]) -> None:
     """Raise unless these are b and B, with b below B."""
     if not (isinstance(sizes, Sequence) and len(sizes) == 2):
         raise BadArgument(
-            f"`sizes` must be (b, B), the examples of a micro-batch and of the batch, got {sizes!r}."
+            f"`sizes` must be (b, B), the examples of a micro-batch and of the batch, got "
+            f"{sizes!r}."
         )
     for size in sizes:
         check_whole("sizes", size, 1)
@@ -262,7 +263,8 @@ class NormsWatch(Recording):
         self._sampling = sampling or Sampling(Draw.REPLACEMENT)
         if self._sampling.draw is Draw.RESHUFFLED and self._sampling.examples is None:
             raise BadArgument(
-                "`sampling` is reshuffled, over a training set of unknown size: give its `examples`."
+                "`sampling` is reshuffled, over a training set of unknown size: give its "
+                "`examples`."
             )
         self._layers: tuple[str, ...] = ()
         self._warned: set[str] = set()

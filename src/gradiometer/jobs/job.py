@@ -74,7 +74,8 @@ class Job:
             )
         if not callable(self.work):
             raise BadArgument(
-                f"`work` of the job {self.name!r} must be a function, got {type(self.work).__name__}."
+                f"`work` of the job {self.name!r} must be a function, got "
+                f"{type(self.work).__name__}."
             )
         given: Any = self.arguments
         if not isinstance(given, tuple):

@@ -60,7 +60,8 @@ class Ray(WorkerPool):
             check_whole("count", count, 1)
             if address is not None:
                 raise BadArgument(
-                    "`count` is for a cluster that is started here: leave out `address`, or `count`."
+                    "`count` is for a cluster that is started here: leave out `address`, or "
+                    "`count`."
                 )
         if not (address is None or ADDRESS.fullmatch(address)):
             raise BadArgument(

@@ -1,4 +1,5 @@
-"""Pools: run many jobs somewhere, hand back their outcomes as they come, and keep them in a ledger."""
+"""Pools: run many jobs somewhere, hand back their outcomes as they come, and keep them in a
+ledger."""
 
 import logging
 from abc import ABC, abstractmethod

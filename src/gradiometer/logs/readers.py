@@ -316,8 +316,8 @@ def _events(path: Path, loss: str | None) -> Log:
     columns, notes = columns_of(rows)
     if understood < size:
         damaged = (
-            f"The last {size - understood:,} of {size:,} bytes cannot be read: they are damaged, or "
-            "not written yet."
+            f"The last {size - understood:,} of {size:,} bytes cannot be read: they are damaged, "
+            "or not written yet."
         )
         notes = (*notes, damaged)
     return Log(str(path), "TensorBoard", columns, notes, loss)

@@ -93,7 +93,8 @@ def signs_of(log: Log) -> Signs | None:
 
 
 def _rates_at(log: Log, steps: Int[np.ndarray, " logged"]) -> Float[np.ndarray, " rates"]:
-    """The learning rate at some steps, between those at which it was logged; empty if it was not."""
+    """The learning rate at some steps, between those at which it was logged; empty if it was
+    not."""
     logged = None if log.learning_rates is None else log.learning_rates.latest.finite
     if logged is None or not len(logged):
         return np.array([])

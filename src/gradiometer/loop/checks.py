@@ -73,7 +73,8 @@ def check_functions(
         used = inspect.getclosurevars(function)
         if any(one is model for one in (*used.nonlocals.values(), *used.globals.values())):
             raise BadArgument(
-                f"`{name}` uses the model from outside of it: use the one it is called with, a copy."
+                f"`{name}` uses the model from outside of it: use the one it is called with, a "
+                "copy."
             )
 
 
@@ -103,7 +104,8 @@ def check_trainable(model: nn.Module) -> None:
         for module in model.modules():
             if isinstance(module, nn.SyncBatchNorm):
                 raise Unsupported(
-                    "`model` has SyncBatchNorm, which needs all processes, and branches train on one."
+                    "`model` has SyncBatchNorm, which needs all processes, and branches train on "
+                    "one."
                 )
     if any(type(parameter.data).__name__ == "DTensor" for parameter in model.parameters()):
         raise Unsupported(
@@ -129,9 +131,9 @@ def optimizer_from(model: nn.Module, given: Any) -> torch.optim.Optimizer:
         trained = [parameter for group in one.param_groups for parameter in group["params"]]
         if not own.issuperset(map(id, trained)):
             raise Unsupported(
-                "`optimizer` trains a parameter that is not in `model`, so that a copy of the model "
-                "would not train it: put all trained modules into one, such as nn.ModuleDict, and "
-                "give that as `model`."
+                "`optimizer` trains a parameter that is not in `model`, so that a copy of the "
+                "model would not train it: put all trained modules into one, such as "
+                "nn.ModuleDict, and give that as `model`."
             )
     return as_one(optimizers)
 
@@ -147,8 +149,8 @@ def check_scheduler(scheduler: Any, optimizer: torch.optim.Optimizer) -> None:
         )
     if not isinstance(scheduler, LRScheduler):
         raise BadArgument(
-            "`scheduler` must be a scheduler of torch, or a function of the number of an update that "
-            f"returns its rate, got {type(scheduler).__name__}."
+            "`scheduler` must be a scheduler of torch, or a function of the number of an update "
+            f"that returns its rate, got {type(scheduler).__name__}."
         )
     if bare_optimizer(scheduler.optimizer) not in optimizers_in(optimizer):
         raise BadArgument(

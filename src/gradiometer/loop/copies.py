@@ -71,8 +71,8 @@ def dump_parts(
     schedulers: Sequence[Any],
     scaler: Any,
 ) -> bytes:
-    """The parts as bytes, for `load_parts`. Unlike pickle they keep all attributes of the optimizer,
-    and hooks.
+    """The parts as bytes, for `load_parts`. Unlike pickle they keep all attributes of the
+    optimizer, and hooks.
 
     Raises:
         Unsupported: A part cannot be pickled.

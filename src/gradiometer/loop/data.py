@@ -316,7 +316,8 @@ def with_groups(data: Data, groups: Groups) -> Data:
     if isinstance(data, Ordered):
         raise BadArgument(
             "`groups` needs batches that hold the rows of an example together, and `batches` are "
-            "rows that are drawn one by one: give a DataLoader, a function of a seed, or groups=None."
+            "rows that are drawn one by one: give a DataLoader, a function of a seed, or "
+            "groups=None."
         )
     if not callable(groups):
         check_whole("groups", groups, 2)

@@ -1,5 +1,5 @@
-"""Branches: an alternative is trained from a loop to its horizon, and the model is read out, beside a
-training that is not touched."""
+"""Branches: an alternative is trained from a loop to its horizon, and the model is read out, beside
+a training that is not touched."""
 
 import math
 import time

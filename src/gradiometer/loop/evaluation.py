@@ -150,7 +150,8 @@ def examples_of(evaluate: Any) -> Examples:
     if isinstance(evaluate, DataLoader):
         if isinstance(evaluate.dataset, IterableDataset):
             raise BadArgument(
-                "`evaluate` has an IterableDataset: give a function of the model that returns metrics."
+                "`evaluate` has an IterableDataset: give a function of the model that returns "
+                "metrics."
             )
         return Examples(evaluate.dataset, "evaluate", evaluate.collate_fn)
     return evaluate if isinstance(evaluate, Examples) else Examples(evaluate, "evaluate")

@@ -1,5 +1,5 @@
-"""`fork`: what would have happened, for any training; its branches are trained in a pool, and kept in a
-folder."""
+"""`fork`: what would have happened, for any training; its branches are trained in a pool, and kept
+in a folder."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -39,8 +39,8 @@ HORIZON = "25%"
 # The horizon with which branches go to the end of the training.
 END = "end"
 
-# A rate that falls to this share of its highest by the end of the training is not cooled in addition:
-# cosines often end at a tenth.
+# A rate that falls to this share of its highest by the end of the training is not cooled in
+# addition: cosines often end at a tenth.
 COOLED = 0.11
 
 
@@ -86,13 +86,13 @@ def fork(
             It costs four times as much as 25 %.
         budget: In place of `horizon` and `replicates`: the most that all branches may cost
             together, in units of the whole training. Alternatives race over growing horizons, and
-            those that are clearly worse are stopped. One that pays for three branches of each to the
-            end of the training answers for the end.
+            those that are clearly worse are stopped. One that pays for three branches of each to
+            the end of the training answers for the end.
         replicates: Number of data orders, each common to all alternatives. Default: 4.
         tail: How the rate of every branch ends: "linear" to zero over the whole horizon, "half" or
             "third" over its last half or third, "none" not at all. Without a tail the comparison
-            leans to small rates. Branches to the end of the training follow its own schedule ("none");
-            a rate that stays high there is cooled over the second half.
+            leans to small rates. Branches to the end of the training follow its own schedule
+            ("none"); a rate that stays high there is cooled over the second half.
         seed: Seed of the data orders and of the random draws.
         pool: Where branches are trained: "here", "processes", "processes:4", "ray", or a `Pool`.
             The numbers are the same. In processes nothing in the functions may depend on what they
@@ -266,7 +266,8 @@ def all_left(loop: Loop) -> int:
     """The length of a branch to the end of the training, in examples."""
     if loop.left is None:
         raise BadArgument(
-            "`horizon` is 'end', and what is left is not known: give `left`, such as '4000 updates'."
+            "`horizon` is 'end', and what is left is not known: give `left`, such as '4000 "
+            "updates'."
         )
     return loop.left
 
@@ -296,8 +297,8 @@ def length_of(loop: Loop, text: str | None, seed: int) -> int:
 
 
 def _rungs(loop: Loop, budget: float | None, alternatives: int) -> tuple[tuple[Rung, ...], int]:
-    """The stages of a race that a budget in units of the training pays for, and the examples that it
-    may train on, 0 for those of its stages."""
+    """The stages of a race that a budget in units of the training pays for, and the examples that
+    it may train on, 0 for those of its stages."""
     if budget is None:
         return (), 0
     if loop.left is None:
@@ -305,8 +306,8 @@ def _rungs(loop: Loop, budget: float | None, alternatives: int) -> tuple[tuple[R
             "`budget` is in units of the whole training: give `left`, such as left='4000 updates'."
         )
     examples = max(int(budget * (loop.examples + loop.left)), 1)
-    # A branch in a race has at least 16 updates. The batches of a run are known to the last example,
-    # those of a loop of one's own only by their usual size.
+    # A branch in a race has at least 16 updates. The batches of a run are known to the last
+    # example, those of a loop of one's own only by their usual size.
     rungs = rungs_for(
         alternatives,
         examples,

@@ -101,8 +101,8 @@ class _Bisection:
         return self._cause("rate", self.incident.first, factor=factor)
 
     def _lower_rate(self) -> float | None:
-        """The largest power of a half that avoids the incident as a factor on the rate; None if none
-        does."""
+        """The largest power of a half that avoids the incident as a factor on the rate; None if
+        none does."""
         factor = 0.5
         while self.comes(f"rate {factor:.3g}x", Rate(factor)):
             factor /= 2
@@ -218,8 +218,8 @@ def rise_of_rate(rates: Float[np.ndarray, " steps"]) -> float | None:
 
 
 def broken_layer(loop: Loop, pieces: Sequence[Batch]) -> str:
-    """The first layer whose output is not finite on these batches, else the last one whose gradient is
-    not; empty without one."""
+    """The first layer whose output is not finite on these batches, else the last one whose gradient
+    is not; empty without one."""
     found: list[str] = []
 
     def look(name: str) -> Callable[[nn.Module, object, object], None]:

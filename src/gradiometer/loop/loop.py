@@ -105,8 +105,8 @@ class Loop:
         warnings: Sentences about the state that it starts from.
         high_until: The last step with half of the highest rate or more; None if it is not known.
         seed: Seed of the data orders and of the random draws of branches.
-        couples: True to read out on batches of training's size, since the loss compares the examples
-            of a batch; None to find that out at the first readout.
+        couples: True to read out on batches of training's size, since the loss compares the
+            examples of a batch; None to find that out at the first readout.
 
     Raises:
         BadArgument: An argument cannot be used.

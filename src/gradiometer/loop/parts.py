@@ -1,5 +1,5 @@
-"""What a loop is made of besides its examples: the functions that a person gives, schedulers, and where
-it comes from."""
+"""What a loop is made of besides its examples: the functions that a person gives, schedulers, and
+where it comes from."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

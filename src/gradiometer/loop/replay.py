@@ -158,8 +158,8 @@ class KeptUpdates:
         states = by_hand or self.schedulers
         if len(states) != len(copied.schedulers):
             raise Unsupported(
-                f"`scheduler` was not known at step {step:,}, so that the training cannot be brought "
-                "back there."
+                f"`scheduler` was not known at step {step:,}, so that the training cannot be "
+                "brought back there."
             )
         for scheduler, state in zip(copied.schedulers, states, strict=True):
             scheduler.load_state_dict(copy.deepcopy(dict(state)))
@@ -339,7 +339,8 @@ def _made_again(loop: Loop, kept: KeptUpdates, *, at_forward: bool) -> list[Agai
         with untouched_randomness(0, again.devices), used.untouched(0):
             for update in kept.updates:
                 # With a person's `step`, several optimizers, or a moving average, more follows the
-                # first optimizer's step: then the parameters before the next update judge this one, if there is one.
+                # first optimizer's step: then the parameters before the next update judge this one,
+                # if there is one.
                 alone = loop.step is None and len(optimizers_in(loop.optimizer)) == 1
                 alone = alone and loop.average is None
                 judged = alone or len(kept.updates) == 1

@@ -1,5 +1,5 @@
-"""The gauge: frozen settings and three verbs, `measure`, `estimate`, `judge`; it is left out of a step
-for which there is too little memory."""
+"""The gauge: frozen settings and three verbs, `measure`, `estimate`, `judge`; it is left out of a
+step for which there is too little memory."""
 
 import sys
 from abc import ABC, abstractmethod

@@ -1,4 +1,5 @@
-"""The objective: a model and its loss, as a function of parameters and a batch; and what a loss may be."""
+"""The objective: a model and its loss, as a function of parameters and a batch; and what a loss may
+be."""
 
 from collections.abc import Callable, Iterable, MutableMapping, Sequence
 from contextlib import AbstractContextManager, ExitStack

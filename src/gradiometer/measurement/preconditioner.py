@@ -160,7 +160,8 @@ def local(tensor: Tensor) -> Tensor:
 def _denominators(
     parameters: Sequence[Tensor], places: Sequence[Place | None], into: Sequence[Tensor]
 ) -> list[Tensor | None]:
-    """√v̂ + ε of every parameter, written into these tensors; None for a parameter without state."""
+    """√v̂ + ε of every parameter, written into these tensors; None for a parameter without
+    state."""
     states = [
         {} if place is None else place[0].state.get(p, {})
         for p, place in zip(parameters, places, strict=True)

@@ -1,4 +1,5 @@
-"""A model on held-out examples: its loss and accuracy, each with an interval, and its predictions."""
+"""A model on held-out examples: its loss and accuracy, each with an interval, and its
+predictions."""
 
 from typing import Any
 

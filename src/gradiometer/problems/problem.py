@@ -112,7 +112,8 @@ class Problem:
                 )
         if not (self.correct is None or callable(self.correct)):
             raise BadArgument(
-                f"`correct` must be a function of (model, batch), got {type(self.correct).__name__}."
+                f"`correct` must be a function of (model, batch), got "
+                f"{type(self.correct).__name__}."
             )
 
     @cached_property

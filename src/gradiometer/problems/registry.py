@@ -103,7 +103,8 @@ def load(
         return own
     if name not in KNOWN:
         raise BadArgument(
-            f"`problem` {name!r} is unknown: {nearest(name, NAMES)}, and module:function for your own."
+            f"`problem` {name!r} is unknown: {nearest(name, NAMES)}, and module:function for your "
+            "own."
         )
     known = KNOWN[name]
     if model is not None and model not in known.models:

@@ -134,7 +134,8 @@ KIND = np.dtype("<f4")
 
 
 def write_examples(folder: Path, examples: Mapping[str, PerExample]) -> dict[str, list[int]]:
-    """Append numbers to the file of a run, and return at which byte each begins and how many it has.
+    """Append numbers to the file of a run, and return at which byte each begins and how many it
+    has.
 
     Numbers that are not finite are left out, since their mean says nothing.
     """

@@ -179,7 +179,8 @@ def _final(path: Path, run: Run, device: torch.device) -> tuple[Problem, nn.Modu
     theirs, ours = (each.manifest.get("problem", {}).get("fingerprint") for each in (other, run))
     if theirs != ours:
         raise BadArgument(
-            f"`--against` {path} must be trained on the data of {run.path}: its test examples differ."
+            f"`--against` {path} must be trained on the data of {run.path}: its test examples "
+            "differ."
         )
     if other.status != "finished":
         raise BadArgument(

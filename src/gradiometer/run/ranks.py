@@ -23,9 +23,9 @@ from gradiometer.errors import Interrupted
 PATIENCE = timedelta(days=7)
 
 # The first optimizer of a process imports this module, whose functions keep the process group of
-# that moment as a default argument. The group then outlives `destroy_process_group`, and its threads
-# can abort the process while the interpreter ends. It is imported here, which takes 2 ms, before
-# there is a group: also for a person's own loop.
+# that moment as a default argument. The group then outlives `destroy_process_group`, and its
+# threads can abort the process while the interpreter ends. It is imported here, which takes 2 ms,
+# before there is a group: also for a person's own loop.
 if dist.is_available():
     importlib.import_module("torch.distributed.nn.functional")
 

@@ -191,8 +191,8 @@ class Recorder:
         return any(gauge.wants(step) for gauge in self.followers)
 
     def follow(self, step: Measurable, parameters: Sequence[Any]) -> None:
-        """Run the gauges that have chosen this step of a model with these parameters themselves, and
-        record their readings."""
+        """Run the gauges that have chosen this step of a model with these parameters themselves,
+        and record their readings."""
         with self.budget.spending():
             for gauge in self.followers:
                 if gauge.name not in self.cadence.refused and gauge.wants(step.index):

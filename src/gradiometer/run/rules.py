@@ -1,5 +1,5 @@
-"""What the values of a configuration must be: their types, their ranges, what fits together, and the
-largest rate of a schedule that is a formula."""
+"""What the values of a configuration must be: their types, their ranges, what fits together, and
+the largest rate of a schedule that is a formula."""
 
 import difflib
 import json

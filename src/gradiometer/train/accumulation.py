@@ -66,7 +66,8 @@ class Accumulator:
             index: The step's number.
             where: Describes the place of a part of the batch, for messages.
         """
-        # Checkpoints keep the random states of rank 0 only: the others draw from a seed of the step.
+        # Checkpoints keep the random states of rank 0 only: the others draw from a seed of the
+        # step.
         if not self._ranks.first:
             seed_everything(zlib.crc32(f"{self._seed}/{self._ranks.rank}/{index}".encode()))
         builder = SpreadBuilder(self._objective.layer_of)

@@ -198,7 +198,8 @@ def resume(
     made, missing = recorded_gauges(run)
     if missing:
         raise BadArgument(
-            f"`gauges` lacks {', '.join(missing)}: import {', '.join(missing.values())} and give it."
+            f"`gauges` lacks {', '.join(missing)}: import {', '.join(missing.values())} and give "
+            "it."
         )
     check_repeatable(run)
     problem = problem_of(run, "resume") if problem is None else problem

@@ -1,5 +1,5 @@
-"""What a training decides on its way, by forks of itself: when its rate goes to zero, if it changes,
-and the forecast of a training without a given length."""
+"""What a training decides on its way, by forks of itself: when its rate goes to zero, if it
+changes, and the forecast of a training without a given length."""
 
 import math
 from abc import ABC, abstractmethod

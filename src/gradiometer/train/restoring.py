@@ -1,5 +1,5 @@
-"""A run at any of its steps: its state as named tensors and plain values, the steps made again up to it,
-and the training there as a loop (`loop_at`)."""
+"""A run at any of its steps: its state as named tensors and plain values, the steps made again up
+to it, and the training there as a loop (`loop_at`)."""
 
 import math
 import random

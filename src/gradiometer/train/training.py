@@ -1,5 +1,5 @@
-"""A model in training: what is made before its first step, and what one step does, with nothing of the
-run around it."""
+"""A model in training: what is made before its first step, and what one step does, with nothing of
+the run around it."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -68,8 +68,9 @@ def optimizer_of(
     clip: float | None = None,
     **settings: Any,
 ) -> Optimizer:
-    """The optimizer with a name, one of `CLASSES` or "schedulefree", and with further settings of its
-    class. It clips all gradients together to the norm `clip` before each step, if that is given."""
+    """The optimizer with a name, one of `CLASSES` or "schedulefree", and with further settings of
+    its class. It clips all gradients together to the norm `clip` before each step, if that is
+    given."""
     optimizer: Optimizer
     if name == "schedulefree":
         optimizer = schedule_free(parameters, rate, float(weight_decay))
@@ -161,7 +162,8 @@ class Training:
         self.steps = configuration.steps or configuration.epochs * self.order.steps_per_epoch
         if not self.steps < MOST_STEPS:
             raise BadArgument(
-                f"`epochs` must give less than 2^53 steps: give fewer than {configuration.epochs:,}."
+                f"`epochs` must give less than 2^53 steps: give fewer than "
+                f"{configuration.epochs:,}."
             )
         beyond = [step for step in configuration.lasting_checkpoints if step > self.steps]
         if beyond:
@@ -281,8 +283,8 @@ class Training:
             )
 
     def _few(self) -> Batch:
-        """256 examples, always the same: for the check of the edge before the first step, and of the
-        endpoint after the last."""
+        """256 examples, always the same: for the check of the edge before the first step, and of
+        the endpoint after the last."""
         count = min(256, len(self.data))
         generator = torch.Generator().manual_seed(self.configuration.seed)
         return self.data.batch(torch.randperm(len(self.data), generator=generator)[:count])

@@ -1,5 +1,5 @@
-"""`Lane`: a training at one rate, which a race stops and lets go on. It is judged at the mean of its
-last parameters. Here it is in memory; in `of_problem` it is a run."""
+"""`Lane`: a training at one rate, which a race stops and lets go on. It is judged at the mean of
+its last parameters. Here it is in memory; in `of_problem` it is a run."""
 
 import math
 import time

@@ -1,5 +1,5 @@
-"""`tune_problem`: tune a training that a configuration describes. The winner is a run, and goes on as
-the training; the rungs of the race are kept as forks."""
+"""`tune_problem`: tune a training that a configuration describes. The winner is a run, and goes on
+as the training; the rungs of the race are kept as forks."""
 
 import hashlib
 import shutil

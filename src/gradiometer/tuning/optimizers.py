@@ -1,5 +1,5 @@
-"""The optimizers of a tuning: how each is made at a rate and written down, and the combinations that
-race."""
+"""The optimizers of a tuning: how each is made at a rate and written down, and the combinations
+that race."""
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence

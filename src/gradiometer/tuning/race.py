@@ -15,9 +15,9 @@ FIRST = 1 / 16
 # Octaves between the rates of the first rung. With one octave it was 12 of 18, with three 14.
 APART = 2
 
-# Octaves from the middle to the farthest rate. A rate that is so much lower than one that overshoots
-# changes nothing in float32. Without it the search for a better rate has no end if all losses are
-# equal.
+# Octaves from the middle to the farthest rate. A rate that is so much lower than one that
+# overshoots changes nothing in float32. Without it the search for a better rate has no end if all
+# losses are equal.
 FARTHEST = 24
 
 
@@ -95,8 +95,9 @@ class LaneRace:
         return 4.0 * self.kinds + 2
 
     def ahead(self, share: float) -> tuple[float, int, float]:
-        """What comes after the lanes that are trained to this share now, if no more rates are tried:
-        updates as a share of the training, lanes, and the share at which the training goes on."""
+        """What comes after the lanes that are trained to this share now, if no more rates are
+        tried: updates as a share of the training, lanes, and the share at which the training goes
+        on."""
         if share > 2 * FIRST:
             return 0.0, 0, share
         lanes, cost = self._next_lanes() if share == FIRST else (0, 0.0)

@@ -1,5 +1,5 @@
-"""What is measured before a race: the size of the gradient, the rate at which an optimizer overshoots, and
-for the aim of a tuning the times of a step."""
+"""What is measured before a race: the size of the gradient, the rate at which an optimizer
+overshoots, and for the aim of a tuning the times of a step."""
 
 import json
 import math
@@ -120,8 +120,8 @@ def _gradient(loop: Loop, batch: Batch, seed: int) -> Iterator[tuple[Loop, float
 
 
 def _crossing(loop: Loop, batch: Batch, loss: float, seed: int) -> tuple[float, int]:
-    """The rate at which the loss of a batch overshoots along the first update of an optimizer, whose
-    gradients are there; and the forward passes that it has taken."""
+    """The rate at which the loss of a batch overshoots along the first update of an optimizer,
+    whose gradients are there; and the forward passes that it has taken."""
     moved = [p for p in loop.model.parameters() if p.grad is not None]
     start = [p.detach().clone() for p in moved]
     gradients = [p.grad.clone() for p in moved if p.grad is not None]

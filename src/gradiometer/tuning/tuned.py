@@ -256,7 +256,8 @@ class Tuned:
         found = [f"{self.made.words} at learning rate {rate}{way}."]
         if not self.has_length:
             found = [
-                f"Learning rate {rate}, kept: no length was given, so the training can be stopped at any step."
+                f"Learning rate {rate}, kept: no length was given, so the training can be stopped "
+                "at any step."
             ]
             found.append(f"The rate was chosen for about {self.steps:,} updates.")
         if self.made.clip is not None:

@@ -1,5 +1,5 @@
-"""`tune`: a tuning under way, whose start is measured, and whose lanes are trained, kept and read out in
-a race."""
+"""`tune`: a tuning under way, whose start is measured, and whose lanes are trained, kept and read
+out in a race."""
 
 import math
 import time
@@ -41,8 +41,8 @@ from gradiometer.tuning.start import Aim, check_aim, overshooting_rate, paces_fo
 from gradiometer.tuning.tuned import Tried, Tuned
 
 # The rate in the middle of the first rung, as a share of the one at which the first update
-# overshoots. Of 18 races of SGD and AdamW 14 ended within 1 % of a grid of SGD; with a quarter it was
-# 13, and with a 16th 12.
+# overshoots. Of 18 races of SGD and AdamW 14 ended within 1 % of a grid of SGD; with a quarter it
+# was 13, and with a 16th 12.
 BELOW = 1 / 8
 
 # The examples that a lane is read out on, as a share of those of the training; at most 2,048. With
@@ -338,8 +338,8 @@ def steps_without_length(data: Data, kinds: Sequence[Made], seed: int) -> int:
     return max(10 * data.epoch // (first_size(data, seed) * data.shards), 8)
 
 
-# Default budget, in units of the training. With 0.7 in its place 11 of 18 races ended within 1 % of a
-# grid, with 1.0 and with 1.3 it was 14.
+# Default budget, in units of the training. With 0.7 in its place 11 of 18 races ended within 1 % of
+# a grid, with 1.0 and with 1.3 it was 14.
 BUDGET = 1.0
 
 # Default of `clip`.
@@ -393,10 +393,10 @@ def tune(
             training of ten epochs.
         batch_size: Size of a batch, if `batches` are examples. Of several, the one is chosen that
             ends at the lowest loss for the aim.
-        aim: The loss that lanes are compared by. "loss": the training loss. "test": the loss on `held_out`.
-            Both after the same number of examples, if there are several batch sizes. "time": the
-            training loss of several batch sizes after the same time on this machine, by measured
-            step times. Default: "loss", for one batch size.
+        aim: The loss that lanes are compared by. "loss": the training loss. "test": the loss on
+            `held_out`. Both after the same number of examples, if there are several batch sizes.
+            "time": the training loss of several batch sizes after the same time on this machine, by
+            measured step times. Default: "loss", for one batch size.
         held_out: Examples that training does not use, for the aim "test": tensors, a data set or a
             DataLoader. The choice has seen them, so that they are no test set any more.
         budget: The most that tuning may cost besides the training, in units of the training.

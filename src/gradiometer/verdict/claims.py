@@ -102,8 +102,8 @@ class Claimed:
         cure: What to change, each a change of a fork as text (`rate 4x`), or else a line of the
             program.
         doubts: What could make it wrong, as names of sentences in `verdict/words`.
-        is_certain: False for a suspect: healthy trainings have such signs, too, and only a trial of the
-            cure decides.
+        is_certain: False for a suspect: healthy trainings have such signs, too, and only a trial of
+            the cure decides.
     """
 
     claim: Claim

@@ -136,7 +136,8 @@ def of_samples(
     """
     if len(samples) < FEWEST_SAMPLES:
         raise BadArgument(
-            f"`samples` must be at least {FEWEST_SAMPLES} to measure their spread, got {len(samples)}."
+            f"`samples` must be at least {FEWEST_SAMPLES} to measure their spread, got "
+            f"{len(samples)}."
         )
     # Half of what may fail is for the lower end, and of that one half each for Lanczos and Student.
     failure = (1 - level) / 4

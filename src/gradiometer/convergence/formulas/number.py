@@ -23,7 +23,8 @@ class Undecided(Exception):
 
 
 def exact(value: Fraction | Amount) -> Fraction:
-    """The exact number. A float stands for the decimal it prints as: 0.1 + 0.2 + 0.7 is exactly 1."""
+    """The exact number. A float stands for the decimal it prints as: 0.1 + 0.2 + 0.7 is exactly
+    1."""
     return Fraction(repr(value)) if isinstance(value, float) else Fraction(value)
 
 

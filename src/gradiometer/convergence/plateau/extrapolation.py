@@ -224,7 +224,8 @@ class Extrapolation:
         averaged = self.probe.loss(centre).double()
         recent_loss = self.probe.loss(self._centre(half, 0)).double()
         iterates = torch.cat(self._losses[-octave:], dim=1)
-        # A fall within the window adds to G, which is of noise alone; the shorter one has less of it.
+        # A fall within the window adds to G, which is of noise alone; the shorter one has less of
+        # it.
         gain = torch.minimum(
             iterates.mean(dim=1) - averaged,
             torch.cat(self._losses[-half:], dim=1).mean(dim=1) - recent_loss,

@@ -1,5 +1,5 @@
-"""The common shapes, each equal to the schedule of that name in torch, timm, transformers or optax; the
-cyclic ones; and those that `gradiometer train` and `gradiometer learn schedule` know by a name.
+"""The common shapes, each equal to the schedule of that name in torch, timm, transformers or optax;
+the cyclic ones; and those that `gradiometer train` and `gradiometer learn schedule` know by a name.
 """
 
 import itertools

@@ -282,7 +282,8 @@ def infinity_finding(
     first = losses[:8].mean()
     early = losses[steps // 8 : steps // 4].mean()
     late = losses[-(steps // 4) :].mean()
-    # Early on every example is fitted, more or less, and since then the loss has halved: it goes on.
+    # Early on every example is fitted, more or less, and since then the loss has halved: it goes
+    # on.
     if not (0 < early < 0.02 * first and late < early / 2):
         return None
     shares = {

@@ -1,5 +1,5 @@
-"""The trajectory gauge: a few iterates of every doubling of time, as sketches, the kind of path they
-follow, and how far it moves in each doubling."""
+"""The trajectory gauge: a few iterates of every doubling of time, as sketches, the kind of path
+they follow, and how far it moves in each doubling."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -238,8 +238,8 @@ def _root_mean_square(
     count, square = len(squares), float(squares.mean())
     if not square > 0:
         return Estimate.exact(0.0, unit="parameter")
-    # Neighbouring moves share an iterate: independent positions give their squares a correlation of a
-    # quarter, and the mean of five so much more variance than independent squares.
+    # Neighbouring moves share an iterate: independent positions give their squares a correlation of
+    # a quarter, and the mean of five so much more variance than independent squares.
     relative = 1.4 / 0.9 * float(squares.var(ddof=1)) / count / square**2 + (
         2 / NUMBERS if sketched else 0.0
     )

@@ -1,5 +1,5 @@
-"""The likely cause of a spike: this batch, or an instability of the training; the evidence for it; and
-the finding.
+"""The likely cause of a spike: this batch, or an instability of the training; the evidence for it;
+and the finding.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence

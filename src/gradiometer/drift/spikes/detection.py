@@ -173,7 +173,8 @@ def _spikes_at(
     drop = np.minimum(before, after) - series
     scores, drops = rise / spread, drop / spread
     known = np.isfinite(scores)
-    # 4.0: where the levels before and after differ by more spreads than this, noise is not measured.
+    # 4.0: where the levels before and after differ by more spreads than this, noise is not
+    # measured.
     steady = known & (np.abs(before - after) <= 4.0 * spread)
     ordinary = (series - (before + after) / 2) / spread  # without the trend
     # The heaviest tail that noise may have: 3 degrees of freedom, and 4 of its medians.

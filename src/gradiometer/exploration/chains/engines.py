@@ -88,7 +88,8 @@ def make_models(make: Callable[[], nn.Module], seeds: Sequence[int]) -> list[nn.
     # One model for all seeds would be trained by all chains at once.
     if len({id(model) for model in models}) < len(models):
         raise BadArgument(
-            "`model` must make a new model each time, got the same one twice: write model=lambda: ...."
+            "`model` must make a new model each time, got the same one twice: write model=lambda: "
+            "...."
         )
     return models
 

@@ -1,5 +1,6 @@
-"""How the members of an ensemble differ, and how many it needs: disagreement, correlation, the barrier
-between two of them, the gain from each, and the number of independent runs that it is as good as.
+"""How the members of an ensemble differ, and how many it needs: disagreement, correlation, the
+barrier between two of them, the gain from each, and the number of independent runs that it is as
+good as.
 """
 
 import copy

@@ -193,7 +193,8 @@ def _places(confidence: _Samples) -> Integer[np.ndarray, " examples"]:
     least = 3 * BINS
     if len(confidence) < least:
         raise BadArgument(
-            f"`labels` must be of at least {least} examples, {BINS} bins of 3, got {len(confidence)}."
+            f"`labels` must be of at least {least} examples, {BINS} bins of 3, got "
+            f"{len(confidence)}."
         )
     places = np.empty(len(confidence), dtype=np.int64)
     # Stable, so that equal confidences fall into the same bins on every machine.
@@ -378,7 +379,8 @@ def check_predictions(log_probabilities: np.ndarray, labels: np.ndarray) -> None
         )
     if not ((labels >= 0) & (labels < log_probabilities.shape[1])).all():
         raise BadArgument(
-            f"`labels` must lie between 0 and {log_probabilities.shape[1] - 1}, the predicted classes."
+            f"`labels` must lie between 0 and {log_probabilities.shape[1] - 1}, the predicted "
+            "classes."
         )
     losses = log_losses(log_probabilities, labels)
     if not np.isfinite(losses).all():

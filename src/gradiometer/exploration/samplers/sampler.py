@@ -431,7 +431,8 @@ class Sampler(torch.optim.Optimizer, ABC):
             )
         if group["examples"] is None:
             raise BadArgument(
-                "`examples` is missing: T in posterior units needs N, because U = N × the mean loss."
+                "`examples` is missing: T in posterior units needs N, because U = N × the mean "
+                "loss."
             )
         check_whole("examples", group["examples"], 1)
         check_whole("burn_in", group["burn_in"], 0)

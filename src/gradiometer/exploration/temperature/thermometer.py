@@ -1,5 +1,5 @@
-"""The thermometer: the temperature at which SGD runs (lecture, S10 and S11), by the heat balance, an
-identity of every run at a constant or slowly changing η."""
+"""The thermometer: the temperature at which SGD runs (lecture, S10 and S11), by the heat balance,
+an identity of every run at a constant or slowly changing η."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -100,7 +100,8 @@ def heat_balance(series: Series, *, momentum: float = 0.0, injected: float = 0.0
     if series.sampling.draw is Draw.RESHUFFLED:
         if series.sampling.examples is None:
             raise BadArgument(
-                "`sampling` is reshuffled, over a training set of unknown size: give its `examples`."
+                "`sampling` is reshuffled, over a training set of unknown size: give its "
+                "`examples`."
             )
         factor = factor - 1 / series.sampling.examples
     minibatch = rate / 2 * part("noise") * factor

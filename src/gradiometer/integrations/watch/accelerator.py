@@ -1,4 +1,5 @@
-"""What an accelerator needs so that training does not wait for it: copies and clocks that are read later."""
+"""What an accelerator needs so that training does not wait for it: copies and clocks that are read
+later."""
 
 from collections.abc import Iterable
 from typing import Any

@@ -1,5 +1,5 @@
-"""Checks of what a loop gives: its losses, against what `backward` was called on and against the loss
-given to `watch`; and the rows of its batches."""
+"""Checks of what a loop gives: its losses, against what `backward` was called on and against the
+loss given to `watch`; and the rows of its batches."""
 
 import math
 import random
@@ -212,9 +212,9 @@ class LossCheck:
             and _near(trained * self._subject.accumulation, value, SAME)
         ):
             raise BadArgument(
-                f"`loss` of the step is {trained:.4g}, {self._subject.accumulation} times less than the "
-                f"loss given to `watch` ({value:.4g}): give the mean loss of the micro-batch, "
-                "before it is divided for accumulation."
+                f"`loss` of the step is {trained:.4g}, {self._subject.accumulation} times less "
+                f"than the loss given to `watch` ({value:.4g}): give the mean loss of the "
+                "micro-batch, before it is divided for accumulation."
             )
         if _near(trained, value, self._tolerance):
             self._tolerance = 10 * SAME if self.same_loss else ALIKE
@@ -335,8 +335,9 @@ class Rows:
             self._same += 1
             if self._same + 1 == REPEATED:
                 self._warn(
-                    f"the first {REPEATED} measured batches have the same {batch_size(batch)} rows: if "
-                    f"these are the whole training set, give examples={batch_size(batch)}, so that "
+                    f"the first {REPEATED} measured batches have the same {batch_size(batch)} "
+                    f"rows: if these are the whole training set, give "
+                    f"examples={batch_size(batch)}, so that "
                     "the gradient has no noise",
                     repeats="batch",
                 )

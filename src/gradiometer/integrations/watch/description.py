@@ -104,7 +104,8 @@ def refuse_what_cannot_be_watched(
             )
         if parameter.is_meta:
             raise Unsupported(
-                f"`model` has {name} on the meta device, without numbers: put it on a real one first."
+                f"`model` has {name} on the meta device, without numbers: put it on a real one "
+                "first."
             )
         if parameter.is_complex():
             raise Unsupported(
@@ -202,8 +203,8 @@ def gauges_for(
 
 
 def shows_products(subject: Subject, asked: Mapping[str, Any]) -> bool:
-    """True if the noise can be read from the gradients of successive steps, and neither single steps
-    nor the parts of a batch were asked for."""
+    """True if the noise can be read from the gradients of successive steps, and neither single
+    steps nor the parts of a batch were asked for."""
     batches = subject.batches
     is_own_batch = batches.probe is None and batches.groups is None
     is_simple = subject.accumulation == 1 and subject.spread is None and subject.ranks.alone

@@ -69,7 +69,8 @@ def value_of(loss: object) -> float | Tensor:
         return loss.item() if loss.is_cpu else loss.detach().clone()
     if not isinstance(loss, float | int | np.number):
         raise BadArgument(
-            f"`loss` of the step must be a number or a tensor, got {type(loss).__name__}: give the loss itself, such "
+            f"`loss` of the step must be a number or a tensor, got {type(loss).__name__}: give the "
+            "loss itself, such "
             'as output["loss"].'
         )
     try:

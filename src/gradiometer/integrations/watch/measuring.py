@@ -95,8 +95,8 @@ class Measuring(Beginning):
         self._plan()
 
     def _step_before(self, loss: Any, batch: Batch) -> None:
-        """Keep the loss of a step that is not measured, the last one of its stretch or before one that
-        is measured."""
+        """Keep the loss of a step that is not measured, the last one of its stretch or before one
+        that is measured."""
         between = self._between
         self._was_called = True
         is_over = self.steps >= between.until or time.perf_counter() >= between.late

@@ -1,4 +1,5 @@
-"""The optimizers of a watched loop: their settings, if each step is one update, and the coming update."""
+"""The optimizers of a watched loop: their settings, if each step is one update, and the coming
+update."""
 
 import math
 import operator

@@ -1,5 +1,5 @@
-"""What the processes of one watched training exchange: at a measured step, and the batches of updates
-that are kept."""
+"""What the processes of one watched training exchange: at a measured step, and the batches of
+updates that are kept."""
 
 import io
 import itertools

@@ -254,8 +254,8 @@ class Recording:
 
     @property
     def run(self) -> Run | None:
-        """The run as it is on disk now; None before the first step, unless a state was loaded, if it
-        cannot be read, and on ranks other than 0."""
+        """The run as it is on disk now; None before the first step, unless a state was loaded, if
+        it cannot be read, and on ranks other than 0."""
         if self._recorder is None:
             # A loop that goes on may ask for a fork before its first step; the first step says what
             # is wrong with the run.

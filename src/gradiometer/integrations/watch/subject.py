@@ -1,4 +1,5 @@
-"""What a watch follows: the loop of a person or a training of ours, and the examples it is given."""
+"""What a watch follows: the loop of a person or a training of ours, and the examples it is
+given."""
 
 import zlib
 from collections.abc import Callable, Mapping
@@ -209,8 +210,9 @@ def outermost_layers(model: nn.Module) -> list[nn.Module]:
     return found
 
 
-# Most numbers in the examples that are gathered for a step, 128 MiB in single precision. A loop that
-# calls its model without steps, such as an evaluation with gradients, must not fill the memory.
+# Most numbers in the examples that are gathered for a step, 128 MiB in single precision. A loop
+# that calls its model without steps, such as an evaluation with gradients, must not fill the
+# memory.
 MOST_GATHERED = 2**25
 
 # An example counts as at least so many numbers: the object of a tensor takes about 500 bytes.
@@ -228,10 +230,11 @@ def moved(batch: Batch, source: int, place: int) -> Batch:
 class Inputs:
     """Keeps the first tensor of the newest call of the model, until `step` takes it or the batches
     are given. A model that is called with one example at a time, as a policy is with every state,
-    has as many examples as such calls. After too many of them without a step, only the newest counts.
+    has as many examples as such calls. After too many of them without a step, only the newest
+    counts.
 
-    A loop may run `model.forward(x)`, or a method of the model, which no hook of the model sees. Until
-    the model itself is called, the layer that was first called stands for it.
+    A loop may run `model.forward(x)`, or a method of the model, which no hook of the model sees.
+    Until the model itself is called, the layer that was first called stands for it.
 
     Args:
         model: The model as the loop calls it: wrapped or compiled, so that compiled code does not
@@ -329,8 +332,8 @@ class Inputs:
 
     def _is_one_example(self, inputs: Tensor) -> bool:
         """True for a vector of as many numbers as a layer takes of one example, such as the state
-        that a policy sees: it has no axis of examples. Whole numbers are a batch of indices, of users
-        or words, as many as the width of a layer by chance."""
+        that a policy sees: it has no axis of examples. Whole numbers are a batch of indices, of
+        users or words, as many as the width of a layer by chance."""
         if inputs.dim() != 1 or not inputs.is_floating_point():
             return False
         return any(

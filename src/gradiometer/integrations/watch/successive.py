@@ -40,8 +40,8 @@ EARLY_STEPS = 300
 # before products wait: runs of 300 steps pay 10 %.
 EARLY_SHARE = 0.08
 
-# Part of the steps so far after which a chain begins at the latest, whatever it costs: an old value is
-# not that of now.
+# Part of the steps so far after which a chain begins at the latest, whatever it costs: an old value
+# is not that of now.
 LATEST = 8
 
 # P serves for this share of the steps so far, and for at most this many steps. The second moment of
@@ -176,10 +176,9 @@ class Successive:
     ) -> None:
         """Write readings from now on, from this step.
 
-        Args:
-            record: Takes a reading.
-            stopped: Called with the reason if nothing more is read.
-            step: The next step. The first step of all is not read: the run of a person's loop begins
+        Args: record: Takes a reading. stopped: Called with the reason if nothing more is read.
+            step: The next step. The first step of all is not read: the run of a person's loop
+            begins
                 with it.
         """
         self._record = record
@@ -221,7 +220,8 @@ class Successive:
         buffers = self._buffers()
         products = self._last.take(step, weights, buffers or ())
         follows = follows and products.product is not None
-        # without buffers nothing is remembered yet; and a chain that was cut short has cost its steps
+        # without buffers nothing is remembered yet; and a chain that was cut short has cost its
+        # steps
         if buffers is None or (self._under_way and not follows):
             self._pause(step)
             if buffers is None or self.next > step + 1:

@@ -86,10 +86,10 @@ def watch(
     Hooks read the gradients as `backward` makes them, before clipping, DDP's all-reduce and FSDP's
     reduce-scatter. They are in place only at measured steps. If an update takes one backward on one
     process, the noise is read from `.grad` of successive steps, within the budget, and nothing is
-    run again: call `step` right after `backward`, with the loss that it was called on. With
-    `every` above 1, `parts`, `probe` or `groups`, or under an optimizer other than SGD, Adam, AdamW,
-    NAdam and Adamax, half of the batch is run once more instead, which needs `loss`. If an update
-    takes several backwards, or one on each of several processes, their gradients are compared, and
+    run again: call `step` right after `backward`, with the loss that it was called on. With `every`
+    above 1, `parts`, `probe` or `groups`, or under an optimizer other than SGD, Adam, AdamW, NAdam
+    and Adamax, half of the batch is run once more instead, which needs `loss`. If an update takes
+    several backwards, or one on each of several processes, their gradients are compared, and
     nothing more is run.
 
     Args:
@@ -126,8 +126,8 @@ def watch(
             this number.
         scaler: The GradScaler, if there is one.
         budget: Share of the training time that measuring may use; 0 switches measuring off.
-        every: Measure at every `every`-th step instead of keeping to the budget. With 1 the noise is
-            read from the gradients of all steps, and gauges that run the model run at one in 16.
+        every: Measure at every `every`-th step instead of keeping to the budget. With 1 the noise
+            is read from the gradients of all steps, and gauges that run the model run at one in 16.
         steps: Number of updates of the whole training, if you know it: the first 40 readings are
             then spread over the run, up to 1,000 steps, in place of the first 300 steps.
         trials: Share of the training time that forks may use to try the cure of what limits the

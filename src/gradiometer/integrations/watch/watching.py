@@ -1,4 +1,5 @@
-"""The object that `watch` returns, also for loops that announce batches in place of calling `step`."""
+"""The object that `watch` returns, also for loops that announce batches in place of calling
+`step`."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from threading import get_ident

@@ -160,8 +160,8 @@ class DoubleWell:
                     crossings += arrived
         if not np.isfinite(position).all():
             raise BadArgument(
-                f"`learning_rate` {learning_rate:g} made a walker diverge within {steps:,} steps: take "
-                "a smaller one."
+                f"`learning_rate` {learning_rate:g} made a walker diverge within {steps:,} steps: "
+                "take a smaller one."
             )
         return crossings
 

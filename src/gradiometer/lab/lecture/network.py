@@ -1,6 +1,6 @@
 """The real networks of the lecture, on the digits: an MLP some steps into training, with every
-example's gradient known, and many softmax regressions at once, with exactly known minimum, curvature
-and noise."""
+example's gradient known, and many softmax regressions at once, with exactly known minimum,
+curvature and noise."""
 
 import copy
 from collections.abc import Callable, Iterator, Sequence

@@ -101,8 +101,8 @@ class Separable:
 
     @cached_property
     def lengths(self) -> dict[int, float]:
-        """‖w‖ of gradient descent from zero, when −log L reaches each of `NUMBERS.reached`; the rate grows
-        as 1/L."""
+        """‖w‖ of gradient descent from zero, when −log L reaches each of `NUMBERS.reached`; the
+        rate grows as 1/L."""
         weights, found = np.zeros(self.signed_inputs.shape[1]), dict[int, float]()
         rate = NUMBERS.reach / float(np.square(self.signed_inputs).sum(axis=1).max())
         while len(found) < len(NUMBERS.reached):

@@ -1,5 +1,5 @@
-"""`Alternative`: a named change to how training continues; and the changes of the rate, the batch and
-the update."""
+"""`Alternative`: a named change to how training continues; and the changes of the rate, the batch
+and the update."""
 
 import math
 from abc import ABC, abstractmethod

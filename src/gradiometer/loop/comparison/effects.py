@@ -1,5 +1,5 @@
-"""The effect of an alternative: its readout minus that of the baseline, paired by replicate, with an
-interval."""
+"""The effect of an alternative: its readout minus that of the baseline, paired by replicate, with
+an interval."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace

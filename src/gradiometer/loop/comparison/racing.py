@@ -1,5 +1,5 @@
-"""Racing: what a budget affords, and alternatives that are clearly worse are stopped early, so that the
-rest goes to the close ones."""
+"""Racing: what a budget affords, and alternatives that are clearly worse are stopped early, so that
+the rest goes to the close ones."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,8 +23,8 @@ MOST_RUNGS, REPLICATES, FEWEST_REPLICATES = 3, 4, 2
 # Share of what is left of the training, below which a horizon leans to small rates.
 SHORT = 0.2
 
-# Fewest replicates of branches that go to the end of the training: simultaneous intervals of two pairs
-# are three times as wide.
+# Fewest replicates of branches that go to the end of the training: simultaneous intervals of two
+# pairs are three times as wide.
 FEWEST_TO_END = 3
 
 
@@ -45,10 +45,10 @@ def rungs_for(
 ) -> tuple[Rung, ...]:
     """The stages of a race that this budget pays for even if no alternative is stopped.
 
-    One stage to the end of the training, with three replicates or four, if the budget pays for that;
-    the race decides on the rest. Otherwise three horizons, each twice the one before, with four
-    replicates. If the last one would be below 20 % of what is left, first replicates and then early
-    stages are given up for a longer one.
+    One stage to the end of the training, with three replicates or four, if the budget pays for
+    that; the race decides on the rest. Otherwise three horizons, each twice the one before, with
+    four replicates. If the last one would be below 20 % of what is left, first replicates and then
+    early stages are given up for a longer one.
 
     Args:
         alternatives: Number of alternatives, with the baseline.
@@ -286,8 +286,9 @@ def race(
     stopped for that reason. A branch that diverges stops its alternative. The baseline is never
     stopped.
 
-    What the stages and stopped alternatives leave pays for more replicates at the last horizon; with
-    a look after each, at most twice. A race ends when one alternative is left, or with its budget.
+    What the stages and stopped alternatives leave pays for more replicates at the last horizon;
+    with a look after each, at most twice. A race ends when one alternative is left, or with its
+    budget.
 
     Args:
         grow: Trains branches; called once for each look.

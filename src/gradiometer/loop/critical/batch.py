@@ -1,5 +1,5 @@
-"""`critical_batch`: how many more examples a larger batch needs, each batch at its own best rate, by
-branching."""
+"""`critical_batch`: how many more examples a larger batch needs, each batch at its own best rate,
+by branching."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

@@ -1,5 +1,5 @@
-"""Where a loss went wrong, and why: spikes and incidents of a run; `SpikeCauses`, from forks that start just
-before a spike; and `IncidentCause`, from updates that were made again."""
+"""Where a loss went wrong, and why: spikes and incidents of a run; `SpikeCauses`, from forks that
+start just before a spike; and `IncidentCause`, from updates that were made again."""
 
 import math
 from collections.abc import Mapping

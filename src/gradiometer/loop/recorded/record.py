@@ -1,5 +1,5 @@
-"""Forks in a folder: `forks/0001/fork.json` is the plan, what a fork is asked to do; `branches.jsonl`
-has a line for each finished branch."""
+"""Forks in a folder: `forks/0001/fork.json` is the plan, what a fork is asked to do;
+`branches.jsonl` has a line for each finished branch."""
 
 import json
 import math

@@ -1,5 +1,5 @@
-"""What forks have shown: whether the advice of findings held here and elsewhere, and what they decided on
-the way of a training."""
+"""What forks have shown: whether the advice of findings held here and elsewhere, and what they
+decided on the way of a training."""
 
 import json
 import math

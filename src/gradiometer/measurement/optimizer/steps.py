@@ -1,9 +1,9 @@
-"""Steps that are not those of one plain optimizer of torch: several optimizers as one, optimizers that
-average their own iterates, and what changes gradients and parameters right before a step.
+"""Steps that are not those of one plain optimizer of torch: several optimizers as one, optimizers
+that average their own iterates, and what changes gradients and parameters right before a step.
 
-Optimizers that average, as schedule-free ones do, train at one point and end at another. They have the
-methods `train` and `eval`, which move the parameters to the point where gradients are taken and to the
-average. The average is what is evaluated, and what such a training ends with.
+Optimizers that average, as schedule-free ones do, train at one point and end at another. They have
+the methods `train` and `eval`, which move the parameters to the point where gradients are taken and
+to the average. The average is what is evaluated, and what such a training ends with.
 """
 
 from collections import defaultdict

@@ -84,7 +84,8 @@ def difference_over_runs(
     freedom = len(one) + len(two) - 2
     if not freedom >= 1:
         raise BadArgument(
-            "`first` and `second` have one run each, which shows no spread between seeds: add a run."
+            "`first` and `second` have one run each, which shows no spread between seeds: add a "
+            "run."
         )
     pooled = math.sqrt(
         float(((one - one.mean()) ** 2).sum() + ((two - two.mean()) ** 2).sum()) / freedom
@@ -146,7 +147,8 @@ def _few(values: Sequence[float], name: str, least: int) -> np.ndarray:
     found = np.asarray(values, dtype=np.float64)
     if len(found) < least:
         raise BadArgument(
-            f"`{name}` must hold at least {least} values, got {len(found)}: add runs of other seeds."
+            f"`{name}` must hold at least {least} values, got {len(found)}: add runs of other "
+            "seeds."
         )
     if not np.isfinite(found).all():
         raise BadArgument(f"`{name}` must be finite, got {found.tolist()}.")

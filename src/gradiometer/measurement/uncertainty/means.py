@@ -200,7 +200,8 @@ def _too_few(
         raise BadArgument(f"`spacing` must be a positive number of training steps, got {spacing}.")
     if not (batches is None or batches >= min(FEWEST_READINGS, readings)):
         raise BadArgument(
-            f"`batches` must be at least {FEWEST_READINGS}, got {batches}: fewer do not show a spread."
+            f"`batches` must be at least {FEWEST_READINGS}, got {batches}: fewer do not show a "
+            "spread."
         )
     missing = max(FEWEST_READINGS, batches or 0) - readings
     if missing <= 0:

@@ -345,7 +345,8 @@ def _as_doubles(
     for name, each in others.items():
         if len(each) != count:
             raise BadArgument(
-                f"`{name}` must have one entry for each of the {count} of `{first}`, got {len(each)}."
+                f"`{name}` must have one entry for each of the {count} of `{first}`, got "
+                f"{len(each)}."
             )
     if len(steps) > 1 and not (np.diff(steps) > 0).all():
         place = int((np.diff(steps) <= 0).argmax())

@@ -1,5 +1,5 @@
-"""Small pictures inside a line: an estimate as text and as a strip, its interval on a small axis with
-exact numbers to compare it with; and a curve along the run."""
+"""Small pictures inside a line: an estimate as text and as a strip, its interval on a small axis
+with exact numbers to compare it with; and a curve along the run."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -1,5 +1,5 @@
-"""The content of the page: the next action, a card for each question with its findings, a row for each
-of them, and the checks of the record."""
+"""The content of the page: the next action, a card for each question with its findings, a row for
+each of them, and the checks of the record."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -178,7 +178,8 @@ def document(
 
 
 def write_document(page: str, path: Path, remedy: str = "choose another file") -> Path:
-    """Write a page; the file is complete or does not exist, and readers see the old or the new page.
+    """Write a page; the file is complete or does not exist, and readers see the old or the new
+    page.
 
     Raises:
         StorageFailed: It cannot be written. The error ends with the remedy.

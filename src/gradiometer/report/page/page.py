@@ -1,4 +1,5 @@
-"""The page of a run as one self-contained file, its charts as PNG, and a small card for notebooks."""
+"""The page of a run as one self-contained file, its charts as PNG, and a small card for
+notebooks."""
 
 import shlex
 from collections.abc import Iterable, Mapping, Sequence

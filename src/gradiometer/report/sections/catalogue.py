@@ -37,8 +37,8 @@ METHODS = {
         "The test loss is a mean over test examples."
     ),
     "estimation": (
-        "The noise is read from the gradients of training itself: from products of successive ones, "
-        "or from halves or micro-batches of a step. Ratios are taken of means. Formulas: "
+        "The noise is read from the gradients of training itself: from products of successive "
+        "ones, or from halves or micro-batches of a step. Ratios are taken of means. Formulas: "
         "docs/explanation/estimation.md."
     ),
     "drift": (

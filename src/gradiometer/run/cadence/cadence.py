@@ -172,7 +172,8 @@ class Cadence:
         self._steps_before = self._budget.steps or self.last
 
     def start(self, step: int) -> None:
-        """Count the steps from this one on. Default: from the first one that `due` is asked about."""
+        """Count the steps from this one on. Default: from the first one that `due` is asked
+        about."""
         self._first_asked = step
 
     def reached(self, steps: int) -> None:

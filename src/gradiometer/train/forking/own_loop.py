@@ -1,4 +1,5 @@
-"""A training as a loop that can be forked, and its examples in the order of the run or in new ones."""
+"""A training as a loop that can be forked, and its examples in the order of the run or in new
+ones."""
 
 import itertools
 import zlib

@@ -1,5 +1,5 @@
-"""Why the loss of a run went wrong: `spike_causes`, from branches that start just before a spike, and
-`incident_cause`, from its updates made again with less and less left out."""
+"""Why the loss of a run went wrong: `spike_causes`, from branches that start just before a spike,
+and `incident_cause`, from its updates made again with less and less left out."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -97,8 +97,8 @@ def spike_causes(
 
 
 def incident_cause(run: Run, step: int, *, problem: Problem | None = None) -> IncidentCause:
-    """Why the loss went wrong at a step: an example, a batch, the rate or a layer. It is kept in the
-    run, for its findings.
+    """Why the loss went wrong at a step: an example, a batch, the rate or a layer. It is kept in
+    the run, for its findings.
 
     Updates from before are made again on copies, each time with something left out, until what is
     left is the cause.

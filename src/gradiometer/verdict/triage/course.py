@@ -71,8 +71,9 @@ def dead_relu(signs: Signs, level: Level) -> Claimed | None:
 
 def vanishing(signs: Signs, level: Level) -> Claimed | None:
     """Weights begin so small that the last layer gets next to no signal; or from the start and
-    while the loss stays at a guess, the first half of the layers has next to no gradient. In neither
-    case has the loss come down to nearly nothing, as that of a transformer with small weights."""
+    while the loss stays at a guess, the first half of the layers has next to no gradient. In
+    neither case has the loss come down to nearly nothing, as that of a transformer with small
+    weights."""
     if not ended_at(signs, level) > LITTLE_LEFT:
         return None
     cure = ("nn.init.kaiming_normal_(layer.weight)", "nn.BatchNorm1d(width)")
@@ -170,8 +171,8 @@ def overshot(signs: Signs) -> bool:
 
 
 def learns_once_it_falls(signs: Signs, level: Level) -> bool:
-    """True if the loss was at a guess while the rate was high, though the weights went far, and came
-    below when the rate fell."""
+    """True if the loss was at a guess while the rate was high, though the weights went far, and
+    came below when the rate fell."""
     until = signs.high_until
     if not level.value > 0 or until is None or is_constant(signs):
         return False

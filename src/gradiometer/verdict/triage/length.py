@@ -87,8 +87,8 @@ def batch_large(signs: Signs, level: Level) -> Claimed | None:
         return None
     if not signs.updates_an_epoch <= FEW_AN_EPOCH or not ended_at(signs, level) > LITTLE_LEFT:
         return None
-    # Gradients of one batch are always alike: a network for physics, whose loss had come to its noise,
-    # gained 0.1 % from three times as many updates on an eighth of its batch.
+    # Gradients of one batch are always alike: a network for physics, whose loss had come to its
+    # noise, gained 0.1 % from three times as many updates on an eighth of its batch.
     if signs.is_one_batch and not late_fall(signs)[0] > FLAT:
         return None
     alike = signs.cosine > NO_NOISE

@@ -75,8 +75,9 @@ def rate_low(signs: Signs, level: Level) -> Claimed | None:
 
 
 def may_be_low(signs: Signs, late: float) -> bool:
-    """True if a training that has ended may have had too low a rate: gradients and updates agree; or
-    its way was short, the loss fell for it with the sum of the rates, and it was not at its edge."""
+    """True if a training that has ended may have had too low a rate: gradients and updates agree;
+    or its way was short, the loss fell for it with the sum of the rates, and it was not at its
+    edge."""
     doubt, direction = doubt_of(signs, late), direction_of(signs)
     if direction is not None and agrees(signs) and direction.value > SOME_DIRECTION:
         return doubt == "rate_not_tried"
@@ -87,7 +88,8 @@ def may_be_low(signs: Signs, late: float) -> bool:
 
 
 def agrees(signs: Signs) -> bool:
-    """True if successive gradients of a training under an adaptive optimizer have much in common."""
+    """True if successive gradients of a training under an adaptive optimizer have much in
+    common."""
     return signs.family == "adaptive" and signs.cosine > AGREE
 
 
@@ -109,8 +111,8 @@ def came_not_far(signs: Signs, late: float) -> bool:
 
 
 def comes_nowhere(signs: Signs) -> bool:
-    """True if a training that goes on will not have come far at its planned end, or has come next to
-    nowhere if that is unknown."""
+    """True if a training that goes on will not have come far at its planned end, or has come next
+    to nowhere if that is unknown."""
     share = signs.reach / usual_reach(signs)
     planned = signs.facts.get("steps")
     if planned is None:
@@ -131,8 +133,9 @@ def is_plain(signs: Signs) -> bool:
 
 
 def goes_straight_on(signs: Signs, direction: Estimate | None, late: float) -> bool:
-    """True if the path has kept its direction, and the loss fell on it, beyond its error where that is
-    at a guess although the network came far; some of its direction, if the loss is still high."""
+    """True if the path has kept its direction, and the loss fell on it, beyond its error where that
+    is at a guess although the network came far; some of its direction, if the loss is still
+    high."""
     if direction is None:
         return False
     limit = SOME_DIRECTION if late > HALF_A_GUESS else SAME_DIRECTION

@@ -183,8 +183,8 @@ class Signs:
 
     @cached_property
     def has_no_floor(self) -> bool:
-        """True if the loss was below zero, as of a critic, a policy or a density: zero is then not the
-        best, and a share of such a loss means nothing."""
+        """True if the loss was below zero, as of a critic, a policy or a density: zero is then not
+        the best, and a share of such a loss means nothing."""
         return bool((self.finite < 0).any())
 
     @cached_property

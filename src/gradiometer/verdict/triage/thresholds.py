@@ -31,21 +31,21 @@ NEXT_TO_NOTHING, NEAR, HALF_A_GUESS = 0.25, 0.7, 0.5
 # Share of successive gradients below which they point against each other: with plain SGD, the rate
 # is then at its edge and not too low, although the weights moved little. At right rates that did
 # not lead far: -0.16 to -0.66; at rates that are 3 times too low or more: down to -0.39 where the
-# reach is next to nothing, and above -0.1 in all but 3 of 14 others; another right rate had -0.084, and
-# twice of it diverged.
+# reach is next to nothing, and above -0.1 in all but 3 of 14 others; another right rate had -0.084,
+# and twice of it diverged.
 OPPOSED = -0.08
 
 # Share of successive gradients, and `Signs.reach` in units of the usual one, of a training under an
-# adaptive optimizer that may have gone too short a way: at a rate that was 5 times too low, and whose
-# cure gained 15 %, 0.53 and 1.2; of 11 good ones whose gradients agreed more than this, all but one
-# that ended at a constant rate reached 2.5 to 5.7.
+# adaptive optimizer that may have gone too short a way: at a rate that was 5 times too low, and
+# whose cure gained 15 %, 0.53 and 1.2; of 11 good ones whose gradients agreed more than this, all
+# but one that ended at a constant rate reached 2.5 to 5.7.
 AGREE, SHORT_FOR_AGREEING = 0.3, 2.0
 
-# `Signs.reach` in units of the usual one, fall of the loss while the sum of all rates doubled in the same
-# units, and share of successive gradients of plain SGD, of a training whose rate may be too low. Twice the
-# rate gained 8 to 31 % in all 12 healthy trainings within these limits, or whose gradients and updates
-# both agree; of 59 others with a doubt about the rate, less than 2 % in 31. With normalisation, plain
-# SGD at half of the usual reach and a fall of 0.21 lost 4 %.
+# `Signs.reach` in units of the usual one, fall of the loss while the sum of all rates doubled in
+# the same units, and share of successive gradients of plain SGD, of a training whose rate may be
+# too low. Twice the rate gained 8 to 31 % in all 12 healthy trainings within these limits, or whose
+# gradients and updates both agree; of 59 others with a doubt about the rate, less than 2 % in 31.
+# With normalisation, plain SGD at half of the usual reach and a fall of 0.21 lost 4 %.
 SHORT_WAY, FALLS_MUCH, MOSTLY_OPPOSED = 1.5, 0.2, -0.25
 
 # Share of the usual reach, as far as it is forecast for the planned end, below which a training
@@ -82,8 +82,8 @@ DEAD = 0.95
 # is flat.
 FEW_ENTRIES = 32
 
-# `Signs.reach` of the steps at a high rate above which a loss that stayed at a guess meanwhile shows
-# that it was too high, and not too low or short.
+# `Signs.reach` of the steps at a high rate above which a loss that stayed at a guess meanwhile
+# shows that it was too high, and not too low or short.
 FAR_AT_A_GUESS = 40.0
 
 # Share of the entries of a gradient that were not zero at the start and still are not at the end,
@@ -131,9 +131,9 @@ STILL_LEARNS, LITTLE_LEFT = 0.36, 0.015
 # missing: 0.016 at a plateau; 0.06 in two logs of healthy trainings at a constant rate.
 FLAT_IN_A_LOG = 0.03
 
-# Fall of the loss in the second half from which a training may have stopped early at any reach, if that is
-# more than its error. Twice the steps gained 10 to 40 % in all 12 at a constant rate that are above it or
-# below `SHORT_REACH`; -4 to 25 % in 14 of 17 others, and -1 % at a fall of 0.20.
+# Fall of the loss in the second half from which a training may have stopped early at any reach, if
+# that is more than its error. Twice the steps gained 10 to 40 % in all 12 at a constant rate that
+# are above it or below `SHORT_REACH`; -4 to 25 % in 14 of 17 others, and -1 % at a fall of 0.20.
 STILL_FALLS = 0.22
 
 # `Signs.reach` below which a loss that still falls speaks for more steps, and above which for a
@@ -172,9 +172,10 @@ RISEN = 1.05
 # and above training by this one. After a bad batch the next test loss is higher by the second, too.
 BEST_BEFORE, ROSE, ABOVE_TRAINING = 0.7, 1.15, 1.3
 
-# Test loss in units of the training loss, above which a model may overfit if the test loss has risen at
-# all: 5 and 20 in 27 and 32 passes over 300 rows, where the best weights were 10 and 3 % better; at most
-# 1.3 in healthy trainings whose test loss was lowest as early, and that went to their planned end.
+# Test loss in units of the training loss, above which a model may overfit if the test loss has
+# risen at all: 5 and 20 in 27 and 32 passes over 300 rows, where the best weights were 10 and 3 %
+# better; at most 1.3 in healthy trainings whose test loss was lowest as early, and that went to
+# their planned end.
 FAR_ABOVE_TRAINING = 3.0
 
 # Passes over the data below which nothing is overfitted: most rows were seen once. A rate that is

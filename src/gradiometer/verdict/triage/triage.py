@@ -267,7 +267,8 @@ def _pass(signs: Signs, level: Level) -> Claimed:
 
 
 def _doubt_of(signs: Signs, left: float) -> str:
-    """Why a training that has ended without a claim may still end lower; empty if nothing says so."""
+    """Why a training that has ended without a claim may still end lower; empty if nothing says
+    so."""
     if length.still_falls(signs):
         return "still_falls"
     of_rate = rate.doubt_of(signs, left)

@@ -35,8 +35,8 @@ CONFUSED = Claim.NO_DECAY, Claim.STOPPED_EARLY
 # gained more.
 TWICE = 1.36
 
-# The earliest part of a training whose trials count for all of it. After a hundredth of it twice the
-# rate was better in 5 of 8 healthy trainings, at an eighth in none.
+# The earliest part of a training whose trials count for all of it. After a hundredth of it twice
+# the rate was better in 5 of 8 healthy trainings, at an eighth in none.
 EARLIEST = 12
 
 # The changes that settle a doubt about a training without a claim.
@@ -46,8 +46,9 @@ SETTLED_BY: dict[str, tuple[str, ...]] = {
     "still_falls": ("rate 2x", "cool now"),
 }
 
-# The share of the loss that a higher rate must gain in a fork. One of 1.3 % was of a training that the
-# higher rate made 34 % worse on fresh rows; of trainings at a quarter of their rate it was 1.2 to 7 %.
+# The share of the loss that a higher rate must gain in a fork. One of 1.3 % was of a training that
+# the higher rate made 34 % worse on fresh rows; of trainings at a quarter of their rate it was 1.2
+# to 7 %.
 LITTLE = 0.02
 
 # A rate that fell by more than the square root of this since a fork was cooled.
@@ -125,8 +126,8 @@ def decay_shown(effect: Effect) -> Claimed:
 
 
 def more_steps_gain_more(signs: Signs, gain: float) -> Claimed | None:
-    """That a training at a high rate stopped early, if twice the steps gain more than a cut did, and
-    not by learning the training examples by heart."""
+    """That a training at a high rate stopped early, if twice the steps gain more than a cut did,
+    and not by learning the training examples by heart."""
     fell, error = late_fall(signs)
     is_seen = signs.epochs < SEEN_AGAIN or bool(np.isfinite(signs.test).any())
     if not (fell > 1.645 * error and gain_of_twice(fell) > gain and is_seen):
@@ -197,8 +198,9 @@ def changes_that_settle(claimed: Claimed, signs: Signs) -> tuple[str, ...]:
 
 
 def after_trials(passed: Claimed, run: Run) -> Claimed:
-    """A training without a claim, after forks have tried what its doubt names, or a higher rate: what
-    ends better, no doubt any more, or still the doubt, with the share of the loss that they can show."""
+    """A training without a claim, after forks have tried what its doubt names, or a higher rate:
+    what ends better, no doubt any more, or still the doubt, with the share of the loss that they
+    can show."""
     signs = Signs.of(run)
     tried = effects_by_change(run, since=run.steps // 2)
     wanted = changes_that_settle(passed, signs)
@@ -220,8 +222,8 @@ def after_trials(passed: Claimed, run: Run) -> Claimed:
 
 
 def rate_too_low(run: Run) -> Claimed | None:
-    """That the rate is too low, if the newest fork that tried a higher one, and not of the beginning,
-    gained more than a little."""
+    """That the rate is too low, if the newest fork that tried a higher one, and not of the
+    beginning, gained more than a little."""
     for record in reversed(forks_of(run)):
         if record.plan.step < run.steps // EARLIEST:
             continue
@@ -238,8 +240,8 @@ def rate_too_low(run: Run) -> Claimed | None:
 
 
 def smallest_shown(run: Run) -> float:
-    """The largest of the smallest effects that forks of a run can show above the noise of the order of the data, as a
-    share of the loss at their end; 0 if none says."""
+    """The largest of the smallest effects that forks of a run can show above the noise of the order
+    of the data, as a share of the loss at their end; 0 if none says."""
     found = [0.0]
     for record in forks_of(run):
         with suppress(BadArgument):  # a fork that has just begun has no branch of the baseline

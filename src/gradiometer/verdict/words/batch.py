@@ -61,8 +61,8 @@ UNDECIDED = {
         "is advised."
     ),
     "unclear, one side": (
-        "The gradient is not distinguishable from zero in these readings, so it is too early to say "
-        "whether another batch size would be better."
+        "The gradient is not distinguishable from zero in these readings, so it is too early to "
+        "say whether another batch size would be better."
     ),
 }
 
@@ -196,8 +196,8 @@ def unforeseen(finding: Finding) -> Mapping[str, Any]:
     why = "The forecast for another batch size depends on the optimizer, which was not recorded."
     if slots["names"]:
         why = (
-            f"The optimizer is {slots['names']}. No forecast of a better batch size is known for it, "
-            "so none is advised."
+            f"The optimizer is {slots['names']}. No forecast of a better batch size is known for "
+            "it, so none is advised."
         )
     return {**slots, "why": why}
 
@@ -340,15 +340,15 @@ CLAIMS: Mapping[str, Callable[[Finding], Sentences]] = {
     ),
     "batch_outranked": Words(
         "{seen}",
-        "The optimizer is {names}, for which SGD's forecast does not hold: the preconditioned noise "
-        "scale is the better predictor, so no batch is advised from this one.",
+        "The optimizer is {names}, for which SGD's forecast does not hold: the preconditioned "
+        "noise scale is the better predictor, so no batch is advised from this one.",
         slots=comparison,
     ),
     "batch_unforeseen": Words("{seen}", "{why}", slots=unforeseen),
     "batch_in_cool_down": Words(
         "{seen}",
-        "The learning rate falls and is {cooled:2} of its peak. In such a cool-down the scale grows "
-        "although the batch is not too small, so no batch is advised.",
+        "The learning rate falls and is {cooled:2} of its peak. In such a cool-down the scale "
+        "grows although the batch is not too small, so no batch is advised.",
         slots=comparison,
     ),
     "batch_not_large": Words(

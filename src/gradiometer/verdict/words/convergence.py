@@ -122,8 +122,8 @@ CLAIMS: Mapping[str, Words] = {
     "no_cut_yet": _plateau("This test shows no reason to cut the rate yet."),
     "schedule_above_zero": Words(
         "The learning rate {course}.",
-        "If the rate does not go to zero, the iterates stay spread around the minimum, and the loss "
-        "above its floor.",
+        "If the rate does not go to zero, the iterates stay spread around the minimum, and the "
+        "loss above its floor.",
         " ends at zero. Averaging the iterates removes the spread, too.",
         f"For an infinite run, {SUFFICIENT}. There may be good reasons to end a finite run at this "
         "rate.",
@@ -140,8 +140,8 @@ CLAIMS: Mapping[str, Words] = {
 
 DOUBTS = {
     "certificate_tolerance": sentence(
-        "For both, less than {share:2} % counts as zero; another tolerance may give another verdict. "
-        "This is about the training loss in {mode} mode, not about test examples.",
+        "For both, less than {share:2} % counts as zero; another tolerance may give another "
+        "verdict. This is about the training loss in {mode} mode, not about test examples.",
         lambda doubt: {"share": 100 * doubt.facts["tolerance"]},
     ),
     "extrapolated_gain": always(

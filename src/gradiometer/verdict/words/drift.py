@@ -113,8 +113,8 @@ def noise_in_cost(finding: Finding) -> Mapping[str, float]:
 
 CLAIMS: Mapping[str, Words] = {
     "batch_sharpness_at_edge": _batch_sharpness(
-        "Training is at the edge of stochastic stability: the learning rate, not the loss, sets the "
-        "curvature.",
+        "Training is at the edge of stochastic stability: the learning rate, not the loss, sets "
+        "the curvature.",
         MOVES,
     ),
     "batch_sharpness_below_edge": _batch_sharpness(f"{NO_OVERSHOOT} {ROOM}"),
@@ -167,7 +167,8 @@ CLAIMS: Mapping[str, Words] = {
         ONE_STEP,
     ),
     "sharpness_at_edge": _sharpness(
-        "Training is at the edge of stability: the learning rate, not the loss, sets the sharpness.",
+        "Training is at the edge of stability: the learning rate, not the loss, sets the "
+        "sharpness.",
         suggestion=MOVES,
     ),
     "sharpness_below_edge": _sharpness(

@@ -21,22 +21,23 @@ NO_POSTERIOR = (
 
 
 CLIPPED = (
-    "Gradients were clipped, to {} of their length on average. The temperature is that of a learning "
-    "rate smaller by this factor. It is proportional to η; its dependence on B is limited by "
-    "clipping. If the noise has few directions, the parameters are a little hotter."
+    "Gradients were clipped, to {} of their length on average. The temperature is that of a "
+    "learning rate smaller by this factor. It is proportional to η; its dependence on B is limited "
+    "by clipping. If the noise has few directions, the parameters are a little hotter."
 )
 
 RESHUFFLED = (
-    " Epochs in random order undo their own noise: a direction of curvature {} runs at a quarter of "
-    "this temperature, flatter directions are colder in proportion, and much steeper ones have all of "
-    "it. With --set sampling=replacement all directions have all of it."
+    " Epochs in random order undo their own noise: a direction of curvature {} runs at a quarter "
+    "of this temperature, flatter directions are colder in proportion, and much steeper ones have "
+    "all of it. With --set sampling=replacement all directions have all of it."
 )
 
 # The temperature
 
 
 def heat(finding: Finding) -> Mapping[str, str]:
-    """The source of the heat, the temperature of the posterior, and if the parameters still move."""
+    """The source of the heat, the temperature of the posterior, and if the parameters still
+    move."""
     facts = finding.facts
     posterior = ""
     if facts["posterior"] is not None:
@@ -190,8 +191,8 @@ CLAIMS: Mapping[str, Callable[[Finding], Sentences]] = {
     "ensemble_unclear": _ensemble("shows no clear difference from"),
     "ensemble_worse": _ensemble("predicts worse than"),
     "temperature": Words(
-        "The temperature SGD runs at is {temperature}{posterior}; {amount} of it is mini-batch noise "
-        "({temperature.samples:measured step}).",
+        "The temperature SGD runs at is {temperature}{posterior}; {amount} of it is mini-batch "
+        "noise ({temperature.samples:measured step}).",
         "{means}",
         slots=heat,
     ),

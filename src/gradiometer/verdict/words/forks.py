@@ -156,15 +156,15 @@ CLAIMS: Mapping[str, Words] = {
     "rate_goes_to_zero": Words("{seen}", "{means}", lead="{first}", slots=to_zero),
     "rate_by_forks": Words(
         "{seen}",
-        "Forks compared half and twice the rate with going on. They cost {spent:2} times the updates "
-        "of the run.",
+        "Forks compared half and twice the rate with going on. They cost {spent:2} times the "
+        "updates of the run.",
         lead="{first}",
         slots=changes,
     ),
     "loss_if_cooled": Words(
         "The training loss of the average was {averaged:3} at step {step:,}.",
-        "Forecast: if the rate went to zero from there, the loss would be {if_cooled}. The training "
-        "can be stopped at any step, and counts at its average.",
+        "Forecast: if the rate went to zero from there, the loss would be {if_cooled}. The "
+        "training can be stopped at any step, and counts at its average.",
     ),
 }
 

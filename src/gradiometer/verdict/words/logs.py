@@ -40,10 +40,10 @@ def _not_finite(means: str) -> Words:
     return Words(
         "{lead}: {places}.",
         means + "{filter}",
-        "Go back to a checkpoint before that step; look at the examples of its batch; try a smaller "
-        "learning rate, a warm-up, or float32 instead of half precision.",
-        "If the log averages over steps, the true first step is earlier, by up to the steps between "
-        "two lines.",
+        "Go back to a checkpoint before that step; look at the examples of its batch; try a "
+        "smaller learning rate, a warm-up, or float32 instead of half precision.",
+        "If the log averages over steps, the true first step is earlier, by up to the steps "
+        "between two lines.",
         "Not a finite number",
         slots=places,
     )
@@ -128,8 +128,8 @@ CLAIMS: Mapping[str, Words] = {
     "log_limits": Words(
         "This log has {has}.",
         "A log cannot show if the learning rate or the batch is too small or too large, faults of "
-        "the loop and the data, or how accurate the batch gradient is: this needs gradients, weights "
-        "and batches during training.",
+        "the loop and the data, or how accurate the batch gradient is: this needs gradients, "
+        "weights and batches during training.",
         "Use gradiometer train, or gradiometer.watch in your training loop.",
         slots=missing,
     ),
@@ -142,11 +142,12 @@ CLAIMS: Mapping[str, Words] = {
         "It passed: the batches were skipped, as the loss scaling of mixed precision does."
     ),
     "log_not_finite_at_end": _not_finite(
-        "It lasted to the end: the parameters are no longer finite, and no step after it was useful."
+        "It lasted to the end: the parameters are no longer finite, and no step after it was "
+        "useful."
     ),
     "log_rate_jumps": _rate_jumps(
-        "A decreasing schedule does not do this. If the run was resumed there, the scheduler's state "
-        "was not restored, or the length of the run was changed.",
+        "A decreasing schedule does not do this. If the run was resumed there, the scheduler's "
+        "state was not restored, or the length of the run was changed.",
         "Load the scheduler's state with the model's, or start the new schedule at the current step.",
         "A single intended warm restart looks the same.",
     ),
@@ -174,8 +175,8 @@ CLAIMS: Mapping[str, Words] = {
     ),
     "log_steps_back": Words(
         "{lead}: {places}.",
-        "The run was resumed from a checkpoint, or two runs share the file. About {repeated:,} steps "
-        "were made twice; the later values count.",
+        "The run was resumed from a checkpoint, or two runs share the file. About {repeated:,} "
+        "steps were made twice; the later values count.",
         "Compare the loss before and after: a jump means that the optimizer's state was lost, too.",
         lead="The step goes back {times}",
         slots=steps_back,

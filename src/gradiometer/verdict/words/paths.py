@@ -87,8 +87,8 @@ CLAIMS: Mapping[str, Words] = {
         slots=moves,
     ),
     "path_diverging": _diverging(
-        "the cosine between the last doubling's move and the parameters is {alignment.value:3}, and "
-        "the speed falls as (Σ η)^−p with p = {slowing}"
+        "the cosine between the last doubling's move and the parameters is {alignment.value:3}, "
+        "and the speed falls as (Σ η)^−p with p = {slowing}"
     ),
     "path_diverging_in_length": _diverging(GROWTH, slots=growth),
     "path_shaking_apart": _path(
@@ -124,8 +124,8 @@ CLAIMS: Mapping[str, Words] = {
     "chaos": Words(
         "{lead}: {sharpness} at η = {learning_rate:3}, the loss is {above}, and the correlation of "
         "each step with the next is {step_correlation}.",
-        "The steps are too long for the curvature. They do not blow up, because the loss curves less "
-        "farther away.",
+        "The steps are too long for the curvature. They do not blow up, because the loss curves "
+        "less farther away.",
         "Halve the learning rate until the sharpness is below its limit.",
         "The sharpness was measured at one point, and changes quickly there.",
         "Training is in chaos past the edge of stability",
@@ -133,8 +133,8 @@ CLAIMS: Mapping[str, Words] = {
     ),
     "saddle": Words(
         "{lead}: the smallest curvature is {smallest_curvature}, the largest {sharpness}.",
-        "A deviation along it would have grown by e^{growth:2} in the last three quarters of the run, "
-        "but neither the gradient nor its noise has a part in that direction.",
+        "A deviation along it would have grown by e^{growth:2} in the last three quarters of the "
+        "run, but neither the gradient nor its noise has a part in that direction.",
         "Change the start: add random numbers to the parameters, and look for a symmetry in the "
         "initialisation.",
         "The curvature was measured on {examples:,} examples.",

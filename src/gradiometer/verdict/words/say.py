@@ -171,8 +171,8 @@ def headline_in_words(
     """The finding that leads, or why none does, as it follows the outcome after a
     semicolon.
 
-    Only its first clause: the finding has the numbers. If there is no verdict, the reason belongs to
-    it. What a run that is over cannot tell, it never will.
+    Only its first clause: the finding has the numbers. If there is no verdict, the reason belongs
+    to it. What a run that is over cannot tell, it never will.
     """
     if finding is None and configuration.budget == 0:
         return "measuring was off (budget 0)"

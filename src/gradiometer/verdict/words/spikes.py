@@ -124,8 +124,8 @@ OBSERVATIONS: Mapping[str, Callable[[Observation], str]] = {
     "mean_of_steps": sentence("The high value is a mean over {steps:,.0f} steps of the log."),
     "moved_by_its_update": always("Its update then moved the parameters too far."),
     "other_examples": sentence(
-        "On the examples of the batch before, the loss was {then:3} at their step and {now:3} at the "
-        "parameters of this one."
+        "On the examples of the batch before, the loss was {then:3} at their step and {now:3} at "
+        "the parameters of this one."
     ),
     "same_examples": always(
         "Every batch has the same examples, so the loss rose because the parameters had moved."
@@ -146,8 +146,8 @@ CLAIMS: Mapping[str, Words] = {
     ),
     "spike_of_unknown_cause": _spikes(
         "The record cannot tell if this batch or an instability caused it.",
-        "Train again from a checkpoint before step {first:,}, once without this batch and once with "
-        "half of the learning rate. The one that removes the spike shows the cause.",
+        "Train again from a checkpoint before step {first:,}, once without this batch and once "
+        "with half of the learning rate. The one that removes the spike shows the cause.",
     ),
     "unstable": _spikes(
         "Instability: the loss rose on other examples, too.",

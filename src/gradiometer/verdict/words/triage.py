@@ -146,8 +146,8 @@ WORDS: Mapping[Claim, Words] = {
     Claim.BATCH_SMALL: Words(
         "The batch is too small: successive gradients of {batch} examples share {shared:%} of "
         "their size.",
-        "Nearly all of a step is noise. A larger batch gains if there are as many updates as now; in "
-        "as many examples it gains time and no loss.",
+        "Nearly all of a step is noise. A larger batch gains if there are as many updates as now; "
+        "in as many examples it gains time and no loss.",
         brief="batch is small",
     ),
     Claim.BATCH_LARGE: Words(
@@ -233,8 +233,8 @@ STRAIGHT_ON = Words(
 
 # The words for a rate that is too high by what came when it fell.
 LEARNT_LATE = Words(
-    "The learning rate is too high: until it fell, from step {fell_at} on, the loss stayed at that of a "
-    "guess, although the weights went far.",
+    "The learning rate is too high: until it fell, from step {fell_at} on, the loss stayed at that "
+    "of a guess, although the weights went far.",
     "What it learnt since then shows that the network can learn at a lower rate.",
 )
 
@@ -254,16 +254,16 @@ SMALL_START = Words(
 
 # The words for a constant rate that only a fork showed to be wrong.
 CUT_IN_A_FORK = Words(
-    "It is time to decay the learning rate: it was constant, and a fork that cut it at the end changed "
-    "the result by {fork}.",
+    "It is time to decay the learning rate: it was constant, and a fork that cut it at the end "
+    "changed the result by {fork}.",
     WORDS[Claim.NO_DECAY].means,
 )
 
 # The words for a rate that only a fork showed to be too low.
 RAISED_IN_A_FORK = Words(
     "The learning rate is too low: a fork at a higher one changed the result by {fork}.",
-    "Short forks favour small rates, so one at a higher rate that ends better is a sign. How much it "
-    "gains by the end of the training is not known.",
+    "Short forks favour small rates, so one at a higher rate that ends better is a sign. How much "
+    "it gains by the end of the training is not known.",
 )
 
 # What forks of a training without a claim could have shown.
@@ -394,18 +394,18 @@ DOUBTS: Mapping[str, Callable[[Doubt], str]] = {
     "suspected": always("Weak signs of an illness were seen: a trial of its cure decides."),
     "few_looks": always("Too few steps were seen at this learning rate to judge it."),
     "decay_not_tried": always(
-        "The learning rate never fell: the noise of the last steps may keep the loss up. Only a fork "
-        "can tell (`cool now`)."
+        "The learning rate never fell: the noise of the last steps may keep the loss up. Only a "
+        "fork can tell (`cool now`)."
     ),
     "no_floor": always(
         "The loss was below zero, as of a player of a game, a policy or a density: how far it came "
         "down cannot be judged. Give what is wanted of the model, `w.evaluated(test=...)`."
     ),
     "no_level": always(
-        "The loss jumps again and again although the steps are small, or ended far above its start, as "
-        "that of a policy or a game: how far it came down cannot be judged. Give what is wanted of "
-        "the model, `w.evaluated(test=...)`. If its data never change, clipping may help: only a fork "
-        "can tell (`clip 1`)."
+        "The loss jumps again and again although the steps are small, or ended far above its "
+        "start, as that of a policy or a game: how far it came down cannot be judged. Give what is "
+        "wanted of the model, `w.evaluated(test=...)`. If its data never change, clipping may "
+        "help: only a fork can tell (`clip 1`)."
     ),
     "not_evaluated": always(
         "Nothing was found in training, but its examples were seen several times and no others: it "
@@ -420,8 +420,8 @@ DOUBTS: Mapping[str, Callable[[Doubt], str]] = {
         "some of their direction. Only a fork can tell (`rate 2x`)."
     ),
     "steep": always(
-        "Under plain SGD the path can go straight on while a few steep directions are at the edge of "
-        "stability: then a higher rate diverges. Only a fork can tell (`rate 2x`)."
+        "Under plain SGD the path can go straight on while a few steep directions are at the edge "
+        "of stability: then a higher rate diverges. Only a fork can tell (`rate 2x`)."
     ),
     "fine_tuning": always("A trained model that is trained further also moves little."),
 }

@@ -155,8 +155,8 @@ class Forks(Looks):
         whole = held.whole_updates(incident.first, loop.accumulation)
         if incident.first not in whole:
             raise Unsupported(
-                f"The update of step {incident.first:,} cannot be made again: it is not kept, or it "
-                f"took another number of batches than {loop.accumulation}."
+                f"The update of step {incident.first:,} cannot be made again: it is not kept, or "
+                f"it took another number of batches than {loop.accumulation}."
             )
         loop = held.brought_to(max(incident.first - LEAD, whole.start), loop, whole.stop)
         rates = Signs.of(run).rates[max(incident.first - BEFORE, 0) : incident.first + 1]
@@ -180,8 +180,8 @@ class Forks(Looks):
         """
         if not self.ranks.alone:
             raise Unsupported(
-                "`go_back` needs a training in one process: load a checkpoint of your own in all of "
-                "them."
+                "`go_back` needs a training in one process: load a checkpoint of your own in all "
+                "of them."
             )
         held = self.newest_updates.incident
         own = None if held is None else held.own or held.state

@@ -268,7 +268,8 @@ class KeptUpdatesOfLoop:
         return {parameter.device for parameter in self._model.parameters()}
 
     def _at_call(self, *_: Any) -> None:
-        """The model, or a part of it, is called in training: the modes and random states of this update."""
+        """The model, or a part of it, is called in training: the modes and random states of this
+        update."""
         if not torch.is_grad_enabled():
             return
         if self._at_forward is None:

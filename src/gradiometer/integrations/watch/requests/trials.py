@@ -36,9 +36,10 @@ REPLICATES = 3
 # Branches of a trial: of one change, and of going on as it is.
 BRANCHES = 2 * REPLICATES
 
-# Fewest updates of a branch at the end; before it there are twice as many. In eight trainings of eight kinds
-# at a 30th and an 8th of their rate, four times the rate was better in 19 of 32 forks with branches of
-# 8 updates and of 16, and in 19 with 4; at the right rate in 4 and 2 of 15, and in 6 with 4.
+# Fewest updates of a branch at the end; before it there are twice as many. In eight trainings of
+# eight kinds at a 30th and an 8th of their rate, four times the rate was better in 19 of 32 forks
+# with branches of 8 updates and of 16, and in 19 with 4; at the right rate in 4 and 2 of 15, and in
+# 6 with 4.
 FEWEST = 8
 
 # Part of the affordable time that is planned with.
@@ -48,13 +49,13 @@ PLANNED = 0.9
 SEARCH = 500
 
 
-# States that are kept, of steps 4, 8, 16, 32, ...: one of the newest four is from the twelfth to the
-# sixth of a training at its end.
+# States that are kept, of steps 4, 8, 16, 32, ...: one of the newest four is from the twelfth to
+# the sixth of a training at its end.
 STATES = 4
 
 # A rate is tried from the newest state before this part of the training. There twice the rate was
-# better in 3 of 7 trainings at a quarter of their rate, in branches of a 60th of the training, and in
-# none of 8 at the right one; from a quarter on in none.
+# better in 3 of 7 trainings at a quarter of their rate, in branches of a 60th of the training, and
+# in none of 8 at the right one; from a quarter on in none.
 EARLY = 6
 
 # The rate that is tried if nothing is wrong. Four times the rate gains more if it is right, but its
@@ -63,8 +64,8 @@ HIGHER = "rate 2x"
 
 
 class Trials:
-    """Tries the cure of the first claim of triage that a short fork can judge, at a few marks; and at
-    the end two, also of a training without a claim.
+    """Tries the cure of the first claim of triage that a short fork can judge, at a few marks; and
+    at the end two, also of a training without a claim.
 
     A short fork prefers small rates. So only what this cannot explain is tried: a higher rate; the
     rate taken down at the end of a training at a constant rate; and any cure if the share pays for
@@ -129,8 +130,8 @@ class Trials:
             shortest = FEWEST * BRANCHES + self._besides(step) / self._seconds(step)
             share = math.ceil(100 * shortest / PLANNED / step) / 100
             self._say(
-                f"no cure was tried: trials={self._share:g} pays for {self._share * step:.0f} of the "
-                f"{step:,} updates, and a trial takes {shortest:.0f} or more; trials={share:g} "
+                f"no cure was tried: trials={self._share:g} pays for {self._share * step:.0f} of "
+                f"the {step:,} updates, and a trial takes {shortest:.0f} or more; trials={share:g} "
                 "would pay for one"
             )
 
@@ -143,7 +144,8 @@ class Trials:
             return
         if self.data is None:
             self._give_up(
-                "trials need the training data: give sampling=loader, with a DataLoader that shuffles"
+                "trials need the training data: give sampling=loader, with a DataLoader that "
+                "shuffles"
             )
             return
         self.next = step + max(step // 2, 16)  # reading the run costs time, too
@@ -167,8 +169,8 @@ class Trials:
         return max(self._budget.training, 1e-9) / max(step, 1)
 
     def _updates(self, step: int, *, is_over: bool = True) -> int:
-        """Updates of each branch that the share pays for; on the way half of it, since at the end all
-        is known that a trial can be about."""
+        """Updates of each branch that the share pays for; on the way half of it, since at the end
+        all is known that a trial can be about."""
         share = self._share if is_over else self._share / 2
         left = PLANNED * (share * self._budget.training - self._budget.spent_on[COST])
         return int((left - self._besides(step)) / self._seconds(step) / BRANCHES)
@@ -177,9 +179,9 @@ class Trials:
         """Seconds that a trial takes besides the updates of its branches."""
         if self._beside is not None:
             return self._beside
-        # Until one was made: 0.08 s for reading the run, its triage and its record, and 4 updates
-        # a branch for its copy and its readout. With 0.05 s one of 14 trainings of small networks took
-        # 0.116 of its time for 0.1.
+        # Until one was made: 0.08 s for reading the run, its triage and its record, and 4 updates a
+        # branch for its copy and its readout. With 0.05 s one of 14 trainings of small networks
+        # took 0.116 of its time for 0.1.
         return 0.08 + BRANCHES * 4 * self._seconds(step)
 
     def _left(self, step: int) -> int | None:
@@ -206,8 +208,8 @@ class Trials:
         return [] if isinstance(change, Rate) and waits and not shows_end else [change]
 
     def _trial(self, change: Alternative, step: int, updates: int, *, is_over: bool) -> None:
-        """Fork the loop as it is now, or an early state of it for a rate that branches to the end do not
-        judge."""
+        """Fork the loop as it is now, or an early state of it for a rate that branches to the end
+        do not judge."""
         settings: dict[str, Any] = {}
         left = self._left(step)
         early = None
@@ -237,8 +239,8 @@ class Trials:
         )
 
     def _early(self, step: int, *, is_over: bool) -> int | None:
-        """The step of the state that a rate is tried from; None for the present one, on the way of a
-        training without a plan, or if none is kept from there."""
+        """The step of the state that a rate is tried from; None for the present one, on the way of
+        a training without a plan, or if none is kept from there."""
         total = step if is_over else self._watched._updates_in_all(self.data)
         if total is None:
             return None
@@ -285,9 +287,9 @@ def _first(run: Run, *, shows_end: bool) -> Alternative | None:
 
 
 def _changes_at_end(run: Run, *, has_early: bool) -> list[Alternative]:
-    """The changes to try at the end: the first cure of each claim that a short fork can judge, and a cut for
-    one that looks like a rate without a decay; for a training without a claim the changes that settle its
-    doubt, and a higher rate. At most two changes."""
+    """The changes to try at the end: the first cure of each claim that a short fork can judge, and
+    a cut for one that looks like a rate without a decay; for a training without a claim the changes
+    that settle its doubt, and a higher rate. At most two changes."""
     signs = replace(Signs.of(run), has_ended=True)
     is_low = len(signs.rates) > 0 and signs.rates[-1] < 0.01 * signs.rates.max()
     known = effects_by_change(run)
@@ -318,8 +320,8 @@ def _changes_at_end(run: Run, *, has_early: bool) -> list[Alternative]:
 
 
 def changes_of_claim(claimed: Claimed) -> list[Alternative]:
-    """The changes among the cures of a claim. The signs of a large batch are also those of a low rate,
-    and a fork separates the two."""
+    """The changes among the cures of a claim. The signs of a large batch are also those of a low
+    rate, and a fork separates the two."""
     cures = ("rate 4x", *claimed.cure) if claimed.claim is Claim.BATCH_LARGE else claimed.cure
     return [change for change in map(change_of, cures) if change is not None]
 

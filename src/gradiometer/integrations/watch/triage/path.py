@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 # Entries of the parameters that are followed at most, evenly over them: the direction of a step
-# needs no more. The tensors that they are from at most, the larger ones more likely: each costs a call.
+# needs no more. The tensors that they are from at most, the larger ones more likely: each costs a
+# call.
 ENTRIES, TENSORS = 8_192, 32
 
 # Points that are kept at most, 1 MiB with so many entries. Then every second one is forgotten, and

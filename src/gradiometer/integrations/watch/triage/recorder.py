@@ -143,8 +143,8 @@ class TriageRecorder:
                     steps, squares = found
                     layout = [("path", len(steps))]
                     self._waiting.append((step, {"path_steps": steps}, layout, Copied(squares)))
-            # The update before the look, or that of the look, took fewer backwards than usual, as at
-            # the end of an epoch, or was skipped: the look is that of a later step.
+            # The update before the look, or that of the look, took fewer backwards than usual, as
+            # at the end of an epoch, or was skipped: the look is that of a later step.
             is_missed = not self._is_open or (step > self._target and not self.awaits_update)
             if step >= self._target and is_missed:
                 self._target = step + 1
@@ -409,8 +409,8 @@ def is_time_first(inputs: Tensor, labels: Tensor) -> bool:
     """True if the examples lie along the second axis of the inputs, as those of PyTorch's recurrent
     layers and transformers: each has a label, and the first axis has another length.
 
-    A matrix of real numbers has features there, whose number may be that of the labels by chance, as
-    in a graph of which a part of the nodes has labels.
+    A matrix of real numbers has features there, whose number may be that of the labels by chance,
+    as in a graph of which a part of the nodes has labels.
     """
     has_features = inputs.dim() == 2 and inputs.is_floating_point()
     if has_features or labels.dim() != 1:
