@@ -70,7 +70,7 @@ def read_json(path: Path, text: str, loss: str | None, supported: str) -> Log | 
         loss: Name of the training loss, if it is an unusual one.
         supported: The formats to pass instead, for the error.
     """
-    whole = _parsed(text)
+    whole = _parse(text)
     if isinstance(whole, dict) and isinstance(whole.get("log_history"), list):
         history = [row for row in whole["log_history"] if isinstance(row, dict)]
         # The last row may be a summary, under the name of a loss.
@@ -97,7 +97,7 @@ def read_json(path: Path, text: str, loss: str | None, supported: str) -> Log | 
     if isinstance(whole, list):
         rows, torn = [row for row in whole if isinstance(row, dict)], 0
     else:
-        lines = [_parsed(line) for line in text.splitlines() if line.strip()]
+        lines = [_parse(line) for line in text.splitlines() if line.strip()]
         rows = [row for row in lines if isinstance(row, dict)]
         torn = len(lines) - len(rows)
     if not rows or torn > len(rows):
@@ -105,7 +105,7 @@ def read_json(path: Path, text: str, loss: str | None, supported: str) -> Log | 
     return Log.of(path, "JSON lines", rows, loss, (len(rows), len(rows) + torn))
 
 
-def _parsed(text: str) -> Any:
+def _parse(text: str) -> Any:
     """The value of a JSON text; None if it is not JSON."""
     try:
         return json.loads(text)

@@ -263,19 +263,19 @@ class Tuning:
             new = share - self.race.reached.get(entry, 0.0)
             self.trained.append((new, end.seconds, outcome.seconds))
             if self.progress is not None:
-                left = duration(self._left(share, new, len(entries) - len(ends)))
+                left = duration(self._seconds_ahead(share, new, len(entries) - len(ends)))
                 self.progress(
-                    f"{self._tried(entry, end).sentence}; about {left} left, the training included"
+                    f"{self._outcome(entry, end).sentence}; about {left} left, the training included"
                 )
-        self.tried |= {(entry, share): self._tried(entry, end) for entry, end in ends.items()}
+        self.tried |= {(entry, share): self._outcome(entry, end) for entry, end in ends.items()}
         return [self.tried[entry, share].readout for entry in entries]
 
-    def _tried(self, entry: Entry, end: BranchResult) -> Tried:
+    def _outcome(self, entry: Entry, end: BranchResult) -> Tried:
         lane = self.lanes[entry]
         by = READOUT if self.held_out is None else HELD_OUT_READOUT
         return Tried(lane, lane.stops[-1], end, by)
 
-    def _left(self, share: float, new: float, waiting: int) -> float:
+    def _seconds_ahead(self, share: float, new: float, waiting: int) -> float:
         """About how many seconds the rest takes, the training included.
 
         Args:

@@ -26,7 +26,7 @@ from gradiometer.verdict.triage.schedule import is_constant
 from gradiometer.verdict.triage.signs import Signs
 from gradiometer.verdict.triage.thresholds import SEEN_AGAIN
 
-# Claims that readings take for each other: see `separated`.
+# Claims that readings take for each other: see `tell_apart`.
 CONFUSED = Claim.NO_DECAY, Claim.STOPPED_EARLY
 
 # Of the fall of the loss from the first to the last quarter of the second half, in logarithms, what
@@ -66,7 +66,7 @@ def as_tried(claims: tuple[Claimed, ...], run: Run) -> tuple[Claimed, ...]:
     if not effects:
         return claims
     left = []
-    for each in separated(claims, run):
+    for each in tell_apart(claims, run):
         if each.claim is Claim.BATCH_LARGE and (instead := rate_instead(run, effects)) is not None:
             left.append(instead)
             continue
@@ -79,7 +79,7 @@ def as_tried(claims: tuple[Claimed, ...], run: Run) -> tuple[Claimed, ...]:
     return tuple(left)
 
 
-def separated(claims: tuple[Claimed, ...], run: Run) -> tuple[Claimed, ...]:
+def tell_apart(claims: tuple[Claimed, ...], run: Run) -> tuple[Claimed, ...]:
     """The claims with one of two that readings take for each other, once a fork has cut the rate at
     the end: the one whose cure gains more, the cut or twice the steps."""
     made = {each.claim: each for each in claims if each.claim in CONFUSED}

@@ -184,7 +184,7 @@ class Trials:
         # took 0.116 of its time for 0.1.
         return 0.08 + BRANCHES * 4 * self._seconds(step)
 
-    def _left(self, step: int) -> int | None:
+    def _updates_ahead(self, step: int) -> int | None:
         """Updates that are left of the training; None if that is not known."""
         planned = self._watched._updates_in_all(self.data)
         return planned - step if planned is not None and planned > step else None
@@ -197,7 +197,7 @@ class Trials:
         early = self._early(step, is_over=is_over)
         if is_over:
             return _changes_at_end(run, has_early=early is not None)
-        left = self._left(step)
+        left = self._updates_ahead(step)
         if left is not None and left < FEWEST:
             return []  # what the last updates would change is no answer for the training
         shows_end = left is not None and self._updates(step, is_over=False) >= left
@@ -211,7 +211,7 @@ class Trials:
         """Fork the loop as it is now, or an early state of it for a rate that branches to the end
         do not judge."""
         settings: dict[str, Any] = {}
-        left = self._left(step)
+        left = self._updates_ahead(step)
         early = None
         if isinstance(change, Rate) and (is_over or left is None or updates < left):
             early = self._early(step, is_over=is_over)
