@@ -13,7 +13,7 @@ from fixed_point import BATCH, POINTS
 from gradiometer.exploration.temperature.thermometer import heat_balance
 from known_steps import kept_steps
 
-MEASURED = {"every": 1, "level": 0.999, "gauges": "noise"}
+MEASURED = {"every": 1, "parts": 2, "level": 0.999, "gauges": "noise"}
 QUIET = pytest.mark.filterwarnings("ignore")
 """Other people's loops warn of their own affairs."""
 

@@ -240,7 +240,7 @@ def test_the_loss_is_found_where_the_trainer_finds_it_and_copies_of_the_model_le
             if self.fails and state.global_step == 3:
                 raise ZeroDivisionError
 
-    callback, copies = HuggingFaceCallback(out=tmp_path / "runs", parts=2, **MEASURED), Copies()
+    callback, copies = HuggingFaceCallback(out=tmp_path / "runs", **MEASURED), Copies()
     settings = {
         "output_dir": str(tmp_path),
         "report_to": [],

@@ -172,6 +172,7 @@ def test_a_probe_removes_the_bias_of_the_batches_that_are_still_to_come(
         sampling=sampling,
         gauges="noise",
         every=1,
+        parts=2,
         **data,
     ) as w:
         for chosen in (part for _ in range(10) for part in torch.randperm(64).split(8)):

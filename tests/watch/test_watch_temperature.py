@@ -162,7 +162,14 @@ def test_a_scaler_changes_no_temperature_and_a_step_it_skips_is_not_measured(
         scaler = torch.amp.GradScaler("cpu", enabled=scaled, init_scale=2.0**10, growth_interval=3)
         torch.manual_seed(3)
         with watch(
-            model, optimizer, loss=LOSS, out=tmp_path, scaler=scaler, every=1, gauges="temperature"
+            model,
+            optimizer,
+            loss=LOSS,
+            out=tmp_path,
+            scaler=scaler,
+            every=1,
+            parts=2,
+            gauges="temperature",
         ) as w:
             for step in range(16):
                 optimizer.zero_grad()
@@ -325,7 +332,7 @@ def test_what_becomes_another_update_on_the_way_is_told_and_training_goes_on(
         model.optimizer = sgd_of(model)
         return model.optimizer
 
-    asked = {"gauges": "noise,temperature"}
+    asked = {"gauges": "noise,temperature", "parts": 2}
     loop = {"optimizer": optimizer, "between": between, "accumulation": accumulation}
     _, w = Loop(tmp_path, watched=asked, **loop).go()
     assert (

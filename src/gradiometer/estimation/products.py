@@ -435,15 +435,23 @@ def source_of(
     if PRODUCT not in series.moments:
         return ReadingSource(series.moments[variance], series.moments[norm_squared])
     moments = {name: values.reshape(len(series)) for name, values in series.moments.items()}
+    memory, travelled = moments.get("memory"), moments.get("travelled")
+    # Gradients are read before they are clipped, and the optimizer has seen what that left. Runs
+    # before version 0.3 do not say how much.
+    applied = moments.get("applied", np.ones(len(series)))
+    if memory is not None:
+        memory = memory / applied
+    if travelled is not None:
+        travelled = np.cumsum(np.diff(travelled, prepend=0.0) * applied)
     in_epochs = series.sampling.draw is Draw.RESHUFFLED
     finite = 1 / series.sampling.examples if in_epochs and series.sampling.examples else 0.0
     found = signal(
         moments[PRODUCT],
         moments["squared"],
         momentum=GradientMemory(moments["momentum"], nesterov=bool(moments["nesterov"].all())),
-        memory=moments.get("memory"),
+        memory=memory,
         loss=moments.get("loss"),
-        travelled=moments.get("travelled"),
+        travelled=travelled,
         # 0.49: largest share of the examples in one batch for which the correction for reshuffled
         # epochs is made.
         share_of_examples=min(float(series.usual_batch_size) * finite, 0.49),

@@ -104,7 +104,9 @@ class Beginning(Recording):
         self._triage = TriageRecorder(subject, last, self._warn, self._pace.made)
         self._successive: Successive | None = None
         if products is not None:
-            self._successive = Successive(subject, last, *products, all_steps=asked["every"] == 1)
+            self._successive = Successive(
+                subject, last, self._triage, *products, all_steps=asked["every"] == 1
+            )
         self.kept_updates = KeptUpdatesOfLoop(subject, self._warn)
         self.newest_updates = NewestUpdates(subject, self._warn)
         self.trials = Trials(trials, self, announcements.say)

@@ -16,6 +16,7 @@ from gradiometer.integrations.watch.accelerator import Copied
 from gradiometer.integrations.watch.losses import first_size, value_of
 from gradiometer.integrations.watch.shield import Shield, reason_of
 from gradiometer.integrations.watch.subject import Subject
+from gradiometer.integrations.watch.triage.recorder import TriageRecorder
 from gradiometer.measurement.batch import Batch
 from gradiometer.measurement.preconditioner import preconditioner_of
 from gradiometer.measurement.reading import Reading
@@ -118,6 +119,7 @@ class Successive:
     Args:
         subject: The training.
         last: The gradient of the step before.
+        triage: Knows what clipping leaves of a gradient before its update.
         rule: How the optimizers move the parameters.
         gauges: Names of the gauges whose readings are made here.
         all_steps: True to read every step, whatever it costs.
@@ -127,6 +129,7 @@ class Successive:
         self,
         subject: Subject,
         last: LastGradient,
+        triage: TriageRecorder,
         rule: Rule,
         gauges: Sequence[str],
         *,
@@ -134,6 +137,7 @@ class Successive:
     ) -> None:
         last.is_beside_weights = rule.adaptive and PreconditionedNoise.name in gauges
         self._last = last
+        self._triage = triage
         self._optimizers = subject.optimizers
         self._rule = rule
         self._budget = subject.budget
@@ -166,6 +170,8 @@ class Successive:
             self._names.append("memory")
         if self._has_slope:
             self._names.append("loss")
+        if rule.buffer or self._has_slope:
+            self._names.append("applied")
         # Set by the optimizer's hook: an update was made since the last call.
         self.updated = True
         # The next step at which `at_step` has something to do.
@@ -176,10 +182,11 @@ class Successive:
     ) -> None:
         """Write readings from now on, from this step.
 
-        Args: record: Takes a reading. stopped: Called with the reason if nothing more is read.
+        Args:
+            record: Takes a reading.
+            stopped: Called with the reason if nothing more is read.
             step: The next step. The first step of all is not read: the run of a person's loop
-            begins
-                with it.
+                begins with it.
         """
         self._record = record
         self._stopped = stopped
@@ -265,11 +272,18 @@ class Successive:
 
     def _numbers(self, products: Products, loss: Tensor | float) -> Tensor:
         """The numbers of one pair, in the order of `_names`."""
-        numbers = [one for one in products if one is not None]
-        if self._has_slope:
-            like = products.squared
-            numbers.append(torch.as_tensor(value_of(loss), dtype=like.dtype, device=like.device))
-        return torch.stack(numbers)
+        like = products.squared
+        further = {"loss": value_of(loss), "applied": self._triage.applied}
+        return torch.stack(
+            [
+                *(one for one in products if one is not None),
+                *(
+                    torch.as_tensor(value, dtype=like.dtype, device=like.device)
+                    for name, value in further.items()
+                    if name in self._names
+                ),
+            ]
+        )
 
     def _add(self, gauge: str, step: int, batch: Batch, numbers: Tensor) -> None:
         """Add one pair to the chain."""
@@ -311,9 +325,14 @@ class Successive:
             return
         pairs, copied = self._waiting
         self._waiting = None
+        rows = copied().double()
+        if "applied" in self._names:
+            applied = rows[:, self._names.index("applied")]
+            if applied.isnan().any():  # of the first steps it was not known before the first look
+                applied.nan_to_num_(nan=float(self._triage.applied))
         known = [
             (pair, row)
-            for pair, row in zip(pairs, copied().double().tolist(), strict=True)
+            for pair, row in zip(pairs, rows.tolist(), strict=True)
             if all(map(math.isfinite, row))
         ]
         # Several steps with the largest norm were clipped to it.

@@ -105,6 +105,9 @@ class TriageRecorder:
         self.next = 0 if is_enabled else NEVER
         # True if `updated` has something to do after the coming update.
         self.awaits_update = False
+        # The share of ‖ĝ‖ that clipping left for the newest update that was looked at; NaN before
+        # the first one.
+        self.applied: float | Tensor = math.nan if is_enabled else 1.0
 
     def attach(self, recorder: Recorder, step: int, *, has_facts: bool = False) -> None:
         """Write into this run from now on, beginning with the facts that do not change, unless the
@@ -207,6 +210,7 @@ class TriageRecorder:
         """Look no more. Returns what there is to end, each by itself."""
         self.next = NEVER
         self.awaits_update = False
+        self.applied = 1.0  # no more is known
         return self._backwards.stop, self._remove_hooks, self._shared.close, self._free
 
     def _free(self) -> None:
@@ -314,13 +318,23 @@ class TriageRecorder:
             return
         began = self._clock()
         with torch.no_grad():
-            norms = self._look["gradient"]
-            # a scaler divides gradients in a way that their versions do not show
-            if self._subject.scaler is not None or not self._backwards.is_unchanged:
-                norms = together(torch._foreach_norm(gradients_of(self._objective.parameters)))
-            self._look["clipped"] = norms.norm()
+            self._look["clipped"] = self._norm_applied()
             self._keep_parameters()
         self._pay(began)
+
+    def _norm_applied(self) -> Tensor:
+        """‖ĝ‖ as the update has it, or had it, and the share of it that clipping left."""
+        made: Tensor = self._look["gradient"].norm()
+        self.applied = 1.0
+        # a scaler divides gradients in a way that their versions do not show
+        if self._subject.scaler is None and self._backwards.is_unchanged:
+            return made
+        norm: Tensor = together(
+            torch._foreach_norm(gradients_of(self._objective.parameters))
+        ).norm()
+        share = norm / made * self._look.get("scale", 1.0)
+        self.applied = torch.where(share.isfinite() & (share > 0), share, 1.0)
+        return norm
 
     def _keep_parameters(self) -> None:
         """Keep the parameters, to see how far the update moves them."""
@@ -337,6 +351,10 @@ class TriageRecorder:
             before = self._parameters_before
             torch._foreach_sub_(before, parameters_of(self._objective))
             self._look["movement"] = together(torch._foreach_norm(before))
+            if self._is_updating:
+                self._norm_applied()
+        if isinstance(self.applied, float) and math.isnan(self.applied):
+            self.applied = 1.0
         self._parameters_before = []
         self._write(before=step)
         layout = [(name, value.numel()) for name, value in self._look.items()]
