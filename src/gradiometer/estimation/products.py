@@ -439,6 +439,7 @@ def source_of(
     # Gradients are read before they are clipped, and the optimizer has seen what that left. Runs
     # before version 0.3 do not say how much.
     applied = moments.get("applied", np.ones(len(series)))
+    applied = np.where(applied > 0, applied, 1.0)
     if memory is not None:
         memory = memory / applied
     if travelled is not None:

@@ -333,7 +333,7 @@ class TriageRecorder:
             torch._foreach_norm(gradients_of(self._objective.parameters))
         ).norm()
         share = norm / made * self._look.get("scale", 1.0)
-        self.applied = torch.where(share.isfinite() & (share > 0), share, 1.0)
+        self.applied = share.nan_to_num(nan=1.0, posinf=1.0)
         return norm
 
     def _keep_parameters(self) -> None:
