@@ -28,6 +28,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
+from scipy.ndimage import uniform_filter1d
 
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.reading import Draw, Series
@@ -437,8 +438,11 @@ def source_of(
     moments = {name: values.reshape(len(series)) for name, values in series.moments.items()}
     memory, travelled = moments.get("memory"), moments.get("travelled")
     # Gradients are read before they are clipped, and the optimizer has seen what that left. Runs
-    # before version 0.3 do not say how much.
+    # before version 0.3 do not say how much. A look shows it for one update only, so neighbours
+    # are averaged: under plain momentum of 0.5 the intervals were a third wider without that.
     applied = moments.get("applied", np.ones(len(series)))
+    near = 2 * max(round(SLOPE_REACH * len(series)), 2) + 1
+    applied = uniform_filter1d(applied, near, mode="nearest")
     applied = np.where(applied > 0, applied, 1.0)
     if memory is not None:
         memory = memory / applied

@@ -27,7 +27,7 @@ from gradiometer.verdict.words import (
     spikes,
     triage,
 )
-from gradiometer.verdict.words.sentences import Sentences
+from gradiometer.verdict.words.sentences import Sentences, inside_a_sentence
 
 ROOMS: tuple[ModuleType, ...] = (
     batch,
@@ -186,16 +186,8 @@ def headline_in_words(
         )
     sentences = say(finding)
     if finding.claim == "another_loss":
-        return _after_a_semicolon(sentences.seen.removesuffix("."))
-    seen = _after_a_semicolon(sentences.beginning)
+        return inside_a_sentence(sentences.seen.removesuffix("."))
+    seen = inside_a_sentence(sentences.beginning)
     if finding.state is not State.CANNOT_TELL:
         return seen
     return f"cannot tell: {seen}" if is_over else f"cannot tell yet: {seen}"
-
-
-def _after_a_semicolon(sentence: str) -> str:
-    """A sentence whose first letter is lower-case unless it starts a symbol."""
-    first, _, _ = sentence.partition(" ")
-    if len(first) > 1 and first.isalpha() and first.istitle():
-        return sentence[0].lower() + sentence[1:]
-    return sentence

@@ -139,3 +139,11 @@ def not_known(quantity: str, seen: str, means: str, needs: str) -> Words:
         return {"later": f"; {needs} {about(needed)} more steps" if needed else ""}
 
     return Words(seen + "{later}.", means, slots=later)
+
+
+def inside_a_sentence(sentence: str) -> str:
+    """A sentence whose first letter is lower-case unless it starts a symbol."""
+    first, _, _ = sentence.partition(" ")
+    if len(first) > 1 and first.isalpha() and first.istitle():
+        return sentence[0].lower() + sentence[1:]
+    return sentence

@@ -9,7 +9,7 @@ from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.finding import Doubt, Finding
 from gradiometer.measurement.optimizer.hyperparameters import number
 from gradiometer.verdict.claims import CHANGES, Claim
-from gradiometer.verdict.words.sentences import Sentences, Words, always, fill
+from gradiometer.verdict.words.sentences import Sentences, Words, always, fill, inside_a_sentence
 
 # The words for each claim, with slots for its numbers.
 WORDS: Mapping[Claim, Words] = {
@@ -327,7 +327,7 @@ def limits(finding: Finding) -> Sentences:
         ]
         means = f"{means} Could not be seen {'; '.join(parts)}."
     if finding.facts.get("is_possible"):
-        seen, lead = f"{POSSIBLY}{_inside(seen)}", f"{POSSIBLY}{_inside(lead)}"
+        seen, lead = f"{POSSIBLY}{inside_a_sentence(seen)}", f"{POSSIBLY}{inside_a_sentence(lead)}"
     first, *others = [*finding.cure, *finding.facts.get("lines", ())] or [""]
     paste, then = _to_paste(first, finding)
     or_else = "".join(f" or {f'`{line}`' if _is_code(line) else line}" for line in others)
@@ -344,11 +344,6 @@ def limits(finding: Finding) -> Sentences:
 
 # Before the words of a suspect.
 POSSIBLY = "This may be: "
-
-
-def _inside(words: str) -> str:
-    """Words that begin a sentence, after a colon."""
-    return f"{words[:1].lower()}{words[1:]}"
 
 
 def _is_code(line: str) -> bool:
