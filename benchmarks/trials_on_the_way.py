@@ -108,18 +108,23 @@ def cases() -> list[Case]:
     return [*sick, *well]
 
 
+def parts_of(recipe: Recipe, data: Any, seed: int) -> tuple[Any, Any, Any, DataLoader]:
+    """Model, optimizer, scheduler and loader of a training."""
+    model = build(recipe, data)
+    optimizer = optimizer_of(recipe, model)
+    shuffles = torch.Generator().manual_seed(seed)
+    loader = DataLoader(
+        TensorDataset(*data.train), recipe.batch, shuffle=True, drop_last=True, generator=shuffles
+    )
+    return model, optimizer, scheduler_of(recipe, optimizer), loader
+
+
 def trained(recipe: Recipe, seed: int, out: Path | None, trials: float) -> dict[str, Any]:
     """What came of a training: its loss on fresh rows, its bits and processor time; and, under
     `watch`, its claims."""
     torch.manual_seed(seed)
     data = data_of(recipe.data)
-    model = build(recipe, data)
-    optimizer = optimizer_of(recipe, model)
-    scheduler = scheduler_of(recipe, optimizer)
-    shuffles = torch.Generator().manual_seed(seed)
-    loader = DataLoader(
-        TensorDataset(*data.train), recipe.batch, shuffle=True, drop_last=True, generator=shuffles
-    )
+    model, optimizer, scheduler, loader = parts_of(recipe, data, seed)
     shown = tuple(part[:SHOWN] for part in data.evaluation)
     few = tuple(part[:SHOWN] for part in data.train)
     evaluations = Evaluations(recipe, model, data, shown, few)
@@ -335,13 +340,7 @@ def early_loop(recipe: Recipe, seed: int) -> Loop:
     """A training of this recipe after an eighth of its updates."""
     torch.manual_seed(seed)
     data = data_of(recipe.data)
-    model = build(recipe, data)
-    optimizer = optimizer_of(recipe, model)
-    scheduler = scheduler_of(recipe, optimizer)
-    shuffles = torch.Generator().manual_seed(seed)
-    loader = DataLoader(
-        TensorDataset(*data.train), recipe.batch, shuffle=True, drop_last=True, generator=shuffles
-    )
+    model, optimizer, scheduler, loader = parts_of(recipe, data, seed)
     step, last = 0, recipe.steps // 8
     while step < last:
         for batch in itertools.islice(loader, last - step):

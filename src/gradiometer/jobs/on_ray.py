@@ -177,9 +177,7 @@ class Ray(WorkerPool):
     def _share(self, content: bytes) -> Shared:
         reference = ray.put(content)
         # In a list Ray leaves the reference as it is, and does not fetch the object for every task.
-        return reference.hex(), partial(
-            lambda references: unpack(ray.get(references[0])), [reference]
-        )
+        return reference.hex(), partial(_fetch, [reference])
 
     def _begin(self, job: Job, others: Sequence[Job], *arguments: Any) -> Any:
         return TASK.options(name=job.name, num_cpus=job.cpus, num_gpus=job.gpus).remote(*arguments)
@@ -218,6 +216,10 @@ def _is_same(address: str | None, connected: str) -> bool:
     with suppress(OSError):
         return (socket.gethostbyname(host), port) == (socket.gethostbyname(other), its_port)
     return False
+
+
+def _fetch(references: Sequence[Any]) -> Any:
+    return unpack(ray.get(references[0]))
 
 
 def is_there() -> bool:

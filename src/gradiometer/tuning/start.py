@@ -204,7 +204,8 @@ class Paces:
 
 def check_aim(aim: Any, sizes: int, held_out: Any) -> None:
     """Raise unless the aim is known and fits the batch sizes and the held-out examples."""
-    known = "'loss', 'test' or 'time'"
+    *others, last = map(repr, get_args(Aim))
+    known = f"{', '.join(others)} or {last}"
     if aim is not None and not (isinstance(aim, str) and aim in get_args(Aim)):
         raise BadArgument(f"`aim` must be {known}, got {aim!r}.")
     if (aim == "test") != (held_out is not None):

@@ -33,7 +33,7 @@ class Curves(Mapping[str, Curve]):
     def _curves(self) -> Mapping[str, Curve]:
         found: dict[str, list[tuple[int, Estimate]]] = {}
         for gauge, parts in self.readings:
-            with estimating(gauge):
+            with errors_of_gauge(gauge):
                 for part in parts:
                     then = estimates_of(gauge, part.at_newest(by_layer=False), self.level)
                     for name, estimate in then.items():
@@ -50,7 +50,7 @@ class Curves(Mapping[str, Curve]):
         return len(self._curves)
 
 
-def estimating(gauge: Gauge) -> AbstractContextManager[object]:
+def errors_of_gauge(gauge: Gauge) -> AbstractContextManager[object]:
     """A context in which errors are those of a person's gauge, unless it is one of ours."""
     if type(gauge) in GAUGES.values():
         return nullcontext()

@@ -53,7 +53,7 @@ from gradiometer.run.configuration import Configuration
 from gradiometer.run.reader import Run, check_run
 from gradiometer.verdict.claims import GAUGE as TRIAGE
 from gradiometer.verdict.claims import Claim
-from gradiometer.verdict.curves import Curve, Curves, estimating
+from gradiometer.verdict.curves import Curve, Curves, errors_of_gauge
 from gradiometer.verdict.reservations import Reservations
 from gradiometer.verdict.triage.signs import are_one_batch
 from gradiometer.verdict.triage.triage import Triage, findings_of, triage_of
@@ -232,7 +232,7 @@ def _of_gauges(
         series = run.series(gauge.name)
         if series is None:
             continue
-        with estimating(gauge):
+        with errors_of_gauge(gauge):
             try:
                 latest = estimates_of(gauge, series.at_newest(), level)
             except (KeyError, TypeError) as error:
@@ -298,8 +298,14 @@ def _of_the_run(run: Run, level: float, estimates: Mapping[str, Estimate]) -> It
             facts=run.overhead,
         )
     yield from _endpoint(run, estimates)
-    of_rates = _stationarity(run, level), cooling_finding(run), rate_finding(run)
-    yield from filter(None, (*of_rates, cooled_finding(run)))
+    for found in (
+        _stationarity(run, level),
+        cooling_finding(run),
+        rate_finding(run),
+        cooled_finding(run),
+    ):
+        if found is not None:
+            yield found
 
 
 def leading(run: Run, findings: Sequence[Finding]) -> Finding | None:
