@@ -22,6 +22,7 @@ from made_up_signs import (
     claims,
     constant,
     cosine_rates,
+    evaluations,
     falling,
     healthy,
     striding,
@@ -122,6 +123,13 @@ def test_a_path_that_goes_straight_on_has_a_rate_that_is_too_low(has_ended: bool
 def test_plain_sgd_may_stand_at_the_edge_on_a_straight_path(momentum: float, warns: bool) -> None:
     (found,) = findings_of(triage_of(on(0.5, family="sgd", momentum=momentum)))
     assert ("edge of stability" in say(found).caveat) == warns
+
+
+def test_a_straight_path_on_which_the_test_loss_has_risen_needs_no_higher_rate() -> None:
+    test = evaluations([0.8, 0.66, 0.67, 0.7, 0.72, 0.72, 0.73, 0.74, 0.74, 0.75], 0.24)
+    falls = evaluations([0.8, 0.7, 0.66, 0.64, 0.62, 0.6, 0.59, 0.58, 0.57, 0.57], 0.24)
+    assert Claim.RATE_LOW in claims(on(0.5, **falls))
+    assert Claim.RATE_LOW not in claims(on(0.5, **test))
 
 
 def test_a_straight_path_on_which_the_loss_rises_says_nothing() -> None:

@@ -107,7 +107,8 @@ def batch_large(signs: Signs, level: Level) -> Claimed | None:
 
 
 def generalises_worse(signs: Signs) -> bool:
-    """True if more updates would fit the training examples alone: the test loss has risen."""
+    """True if more updates, or longer ones, would fit the training examples alone: the test loss
+    has risen."""
     test = signs.test[np.isfinite(signs.test)]
     return bool(len(test)) and bool(test[-1] > RISEN * test.min())
 
