@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 from torch.optim import Adagrad, Adam, Adamax, AdamW, NAdam, Optimizer, RAdam, RMSprop
 
@@ -133,23 +133,18 @@ def _floor(
     """The least √v̂ + ε, at which P is clipped; None if it is not known. A tensor on an accelerator
     if possible."""
     if not entries.is_cpu and sample_of_all is None:
-        return 1 / (CLIP * _median(1 / entries, ~(entries <= least)))
+        # The median of what counts; NaN if there is none. The CPU does not wait for it.
+        values = 1 / entries
+        counted = ~(entries <= least)
+        count, ordered = counted.sum(), values.masked_fill(~counted, torch.inf).sort().values
+        middle = torch.stack([count - 1, count]).div(2, rounding_mode="floor").clamp(min=0)
+        unknown = (count == 0) | (values.isnan() & counted).any()
+        return 1 / (CLIP * ordered.index_select(0, middle).mean().masked_fill(unknown, torch.nan))
     sample: Sample = entries.cpu().numpy()
     sample = sample[~(sample <= least.cpu().numpy())]  # NaN stays
     if sample_of_all is not None:
         sample = sample_of_all(sample)
     return 1 / (CLIP * float(np.median(1 / sample))) if len(sample) else None
-
-
-def _median(
-    values: Float[Tensor, " entries"], counted: Bool[Tensor, " entries"]
-) -> Float[Tensor, ""]:
-    """The median of the values that count; NaN if there is none, or if one is NaN. The CPU does not
-    wait for it."""
-    count, ordered = counted.sum(), values.masked_fill(~counted, torch.inf).sort().values
-    middle = torch.stack([count - 1, count]).div(2, rounding_mode="floor").clamp(min=0)
-    unknown = (count == 0) | (values.isnan() & counted).any()
-    return ordered.index_select(0, middle).mean().masked_fill(unknown, torch.nan)
 
 
 def local(tensor: Tensor) -> Tensor:

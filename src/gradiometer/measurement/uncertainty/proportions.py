@@ -112,18 +112,14 @@ def _score_interval(b: int, c: int, n: int, z: float) -> tuple[float, float]:
     value = (b - c) / n
 
     def beyond(difference: float, quantile: float) -> float:
-        return (b - c - n * difference) - quantile * _spread(difference, b, c, n)
+        # the standard deviation of b − c − n·difference at the likeliest nuisance
+        linear = -b - c + (2 * n - b + c) * difference
+        constant = -c * difference * (1 - difference)
+        only_second = (math.sqrt(max(linear**2 - 8 * n * constant, 0.0)) - linear) / (4 * n)
+        variance = n * (2 * only_second + difference * (1 - difference))
+        return (b - c - n * difference) - quantile * math.sqrt(max(variance, 0.0))
 
     # If the two never differ, the value itself is also a root, but not the wanted one.
     low = -1.0 if c == n else brentq(beyond, -1.0, value - STEP, args=(z,))
     high = 1.0 if b == n else brentq(beyond, value + STEP, 1.0, args=(-z,))
     return min(float(low), value), max(float(high), value)
-
-
-def _spread(difference: float, b: int, c: int, n: int) -> float:
-    """Standard deviation of b − c − n·difference if that is the true difference, at the likeliest
-    nuisance."""
-    linear = -b - c + (2 * n - b + c) * difference
-    constant = -c * difference * (1 - difference)
-    only_second = (math.sqrt(max(linear**2 - 8 * n * constant, 0.0)) - linear) / (4 * n)
-    return math.sqrt(max(n * (2 * only_second + difference * (1 - difference)), 0.0))

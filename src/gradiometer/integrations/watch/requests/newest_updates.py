@@ -177,7 +177,16 @@ class NewestUpdates:
                 self._end("`w.step` was called without the batch")
                 return
             if step != self._step:
-                self._begin_update(step)
+                self._step = step
+                if not self._stretches or len(self._stretches[-1].rates) == SPACING:
+                    self._begin_stretch(step)
+                if self._stretches:
+                    groups = as_one(self._subject.optimizers).param_groups
+                    newest = self._stretches[-1]
+                    newest.rates.append(max(float(group["lr"]) for group in groups))
+                    newest.batches.append([])
+                    newest.losses.append([])
+                    self.awaits_update = len(newest.rates) == SPACING
             # a state that is too large ends the keeping
             if self._stretches:
                 self._stretches[-1].batches[-1].append(mapped(batch, Tensor.clone))
@@ -196,18 +205,6 @@ class NewestUpdates:
             with self.shield:
                 self._look()
                 self._complete()
-
-    def _begin_update(self, step: int) -> None:
-        self._step = step
-        if not self._stretches or len(self._stretches[-1].rates) == SPACING:
-            self._begin_stretch(step)
-        if self._stretches:
-            groups = as_one(self._subject.optimizers).param_groups
-            newest = self._stretches[-1]
-            newest.rates.append(max(float(group["lr"]) for group in groups))
-            newest.batches.append([])
-            newest.losses.append([])
-            self.awaits_update = len(newest.rates) == SPACING
 
     def _begin_stretch(self, step: int) -> None:
         if self._stretches:
