@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 
 from gradiometer.arguments import check_level
 from gradiometer.drift.spikes.cause import explain, spikes_finding
-from gradiometer.drift.spikes.detection import find_spikes
+from gradiometer.drift.spikes.detection import SMALLEST, find_spikes
 from gradiometer.logs.log import Column, Log
 from gradiometer.measurement.finding import Doubt, Finding, Issue, State
 from gradiometer.measurement.uncertainty.means import FEWEST_READINGS, mean
@@ -130,9 +130,6 @@ def spike_finding(log: Log) -> Finding | None:
 
 STAIRCASE = "log_staircase"
 
-# The smallest fall at the beginning of an epoch that is reported, relative to the loss.
-SHARE = 0.05
-
 
 def staircase_finding(log: Log, level: float) -> Finding | None:
     """The fall of the loss at the beginning of epochs, minus its trend; None without losses or
@@ -147,9 +144,9 @@ def staircase_finding(log: Log, level: float) -> Finding | None:
     if len(falls) < FEWEST_READINGS:
         return None
     fall = mean(falls, level=level, batches=len(falls))
-    if fall.low > 0 and fall.value >= SHARE * size:
+    if fall.low > 0 and fall.value >= SMALLEST * size:
         claim, state = "log_staircase", State.LOOK
-    elif fall.high < SHARE * size:
+    elif fall.high < SMALLEST * size:
         claim, state = "log_no_staircase", State.OK
     else:
         claim, state = "log_staircase_unclear", State.CANNOT_TELL

@@ -13,7 +13,8 @@ from gradiometer.arguments import check_level
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.estimate import LEVEL, Estimate
 
-# Largest number of pairs to report. A difference that needs more pairs is negligible.
+# Largest number of pairs. A difference that needs more is negligible, and more branches would fill
+# the memory before the first one is trained.
 MOST_PAIRS = 10_000
 
 # Simulated sets of pairs behind a quantile: its level is known to ±0.5 %.

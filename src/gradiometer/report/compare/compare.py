@@ -35,8 +35,8 @@ from gradiometer.report.compare.contrast import QUANTITIES, Compared, Contrast, 
 from gradiometer.run.artifacts import read_examples
 from gradiometer.run.reader import Run, check_run
 
-# Minimum and maximum number of runs in a comparison.
-FEWEST, MOST = 2, 200
+# Maximum number of runs in a comparison.
+MOST = 200
 
 
 class Comparison(NamedTuple):
@@ -67,8 +67,8 @@ def compare(runs: Sequence[Run], level: float | None = None) -> Comparison:
             a common step.
     """
     given = len(runs) if isinstance(runs, Sequence) else type_name(runs)
-    if not (isinstance(given, int) and FEWEST <= given <= MOST):
-        raise BadArgument(f"`runs` must be {FEWEST} to {MOST} runs, got {given}.")
+    if not (isinstance(given, int) and 2 <= given <= MOST):
+        raise BadArgument(f"`runs` must be 2 to {MOST} runs, got {given}.")
     first, fingerprints = runs[0], list[Any]()
     for place, run in enumerate(runs):
         check_run(run, "runs")
@@ -87,7 +87,7 @@ def compare(runs: Sequence[Run], level: float | None = None) -> Comparison:
     for each in (Compared(run, level) for run in runs):
         group = next((group for group in found if group[0].settings == each.settings), None)
         found.append([each]) if group is None else group.append(each)
-    if len(found) == 1 and len(runs) == FEWEST:
+    if len(found) == 1 and len(runs) == 2:
         found = [[each] for each in found[0]]
     step = min(run.steps for run in runs)
     # A to Z, AA, AB, …

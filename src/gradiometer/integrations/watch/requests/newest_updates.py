@@ -31,9 +31,6 @@ SPACING = 32
 # updates before they were seen to be high.
 STRETCHES = 3
 
-# Losses of a stretch whose median shows if it rises.
-NEWEST = 16
-
 
 @dataclass
 class Stretch:
@@ -237,7 +234,8 @@ class NewestUpdates:
         heights = (losses - level) / spread if spread > 0 else np.zeros(len(losses))
         heights[~np.isfinite(losses)] = math.inf
         # in usual deviations: the median of 16 losses of noise is within 0.3 of one
-        rises = len(heights) >= NEWEST and np.median(heights[-NEWEST:]) > 2
+        newest = SPACING // 2  # losses of a stretch whose median shows if it rises
+        rises = len(heights) >= newest and np.median(heights[-newest:]) > 2
         if not self._is_open and (rises or (heights > BEYOND).any()):
             self._is_open = True
             self._opened = stretch.state.step
