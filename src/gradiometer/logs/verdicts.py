@@ -13,6 +13,7 @@ from gradiometer.arguments import check_level
 from gradiometer.drift.spikes.cause import explain, spikes_finding
 from gradiometer.drift.spikes.detection import SMALLEST, find_spikes
 from gradiometer.logs.log import Column, Log
+from gradiometer.measurement.estimate import LEVEL
 from gradiometer.measurement.finding import Doubt, Finding, Issue, State
 from gradiometer.measurement.uncertainty.means import FEWEST_READINGS, mean
 from gradiometer.verdict.claims import Claim
@@ -244,7 +245,7 @@ def _leaps(rates: Column, *, upwards: bool) -> Int[np.ndarray, " leaps"]:
     return np.array(kept, dtype=np.int64)
 
 
-def log_findings(log: Log, level: float = 0.9) -> tuple[Finding, ...]:
+def log_findings(log: Log, level: float = LEVEL) -> tuple[Finding, ...]:
     """The findings about a log, the most urgent first. The last one lists what the log cannot show.
 
     Example:

@@ -107,7 +107,20 @@ def preconditioner_of(
             for piece in map(local, parameters)
         ]
     with torch.no_grad():
-        found = _denominators(parameters, places, into)
+        states = [
+            {} if place is None else place[0].state.get(p, {})
+            for p, place in zip(parameters, places, strict=True)
+        ]
+        # √v̂ + ε of every parameter; None for one without state
+        found = [
+            None
+            # Before the first update nothing is known. Of a count on a device P is NaN then.
+            if place is None or not state or (not isinstance(step, Tensor) and step == 0)
+            else _rule_of(place[0])(state, place[1], step, written)
+            for state, place, step, written in zip(
+                states, places, _steps(states, places), into, strict=True
+            )
+        ]
         floor = _floor(*_entries(found, places), sample_of_all)
         if floor is None:
             return None
@@ -150,26 +163,6 @@ def _floor(
 def local(tensor: Tensor) -> Tensor:
     """The tensor itself, or this process's piece of a sharded one."""
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
-
-
-def _denominators(
-    parameters: Sequence[Tensor], places: Sequence[Place | None], into: Sequence[Tensor]
-) -> list[Tensor | None]:
-    """√v̂ + ε of every parameter, written into these tensors; None for a parameter without
-    state."""
-    states = [
-        {} if place is None else place[0].state.get(p, {})
-        for p, place in zip(parameters, places, strict=True)
-    ]
-    return [
-        None
-        # Before the first update nothing is known. Of a count on a device P is NaN then.
-        if place is None or not state or (not isinstance(step, Tensor) and step == 0)
-        else _rule_of(place[0])(state, place[1], step, written)
-        for state, place, step, written in zip(
-            states, places, _steps(states, places), into, strict=True
-        )
-    ]
 
 
 def _rule_of(optimizer: Optimizer) -> Rule:
