@@ -13,6 +13,7 @@ from gradiometer.errors import BadArgument, Interrupted, Unsupported
 from gradiometer.integrations.watch.description import sampling_of
 from gradiometer.integrations.watch.recording import Findings
 from gradiometer.integrations.watch.shield import Hook
+from gradiometer.integrations.watch.triage.batches import IGNORED
 from gradiometer.integrations.watch.watch import watch
 from gradiometer.integrations.watch.watching import Watch
 from gradiometer.measurement.batch import Batch
@@ -228,7 +229,7 @@ class _OwnLoss:
     def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
         """The loss that the Trainer computes."""
         labels = batch.get("labels") if isinstance(batch, Mapping) else None
-        items = labels.ne(-100).sum() if self._counts and isinstance(labels, Tensor) else None
+        items = labels.ne(IGNORED).sum() if self._counts and isinstance(labels, Tensor) else None
         loss: Tensor = _first(self._compute(model, _copy(batch), num_items_in_batch=items))
         return loss
 
