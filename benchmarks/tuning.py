@@ -3,13 +3,15 @@ cost?
 
     .venv/bin/python benchmarks/tuning.py --out bank.jsonl
     .venv/bin/python benchmarks/tuning.py --out bank.jsonl --method none     # the grids alone
-    .venv/bin/python benchmarks/tuning.py --out second.jsonl --second        # the second judgement
+    .venv/bin/python benchmarks/tuning.py --out second.jsonl --bank second   # the second judgement
+    .venv/bin/python benchmarks/tuning.py --out third.jsonl --bank third     # the third
     .venv/bin/python benchmarks/tuning.py --out bank.jsonl --clip            # does clipping ever cost?
     .venv/bin/python benchmarks/tuning.py --out bank.jsonl --time-left       # is the forecast right?
     .venv/bin/python benchmarks/tuning.py --out bank.jsonl --laws            # offsets and factors
     .venv/bin/python benchmarks/tuning.py --out bank.jsonl --lanes           # did the best lane win?
 
-Sixteen tasks (`tasks/bank.py`), or fourteen others (`tasks/second.py`). The grid has 13 rates a
+Sixteen tasks (`tasks/bank.py`), fourteen others (`tasks/second.py`), or sixteen more
+(`tasks/third.py`). The grid has 13 rates a
 factor of 2 apart, each linear and cosine to zero, SGD with Nesterov momentum 0.9, and is extended
 while its best rate is near an end. Its best is chosen with hindsight: the smallest mean over three
 seeds of the final training loss. Every method gets the same seeds, batches and steps. Its end is
@@ -59,6 +61,7 @@ from tasks.runs import (
     tuned,
 )
 from tasks.second import SECOND
+from tasks.third import THIRD
 from torch import Tensor, nn
 
 SEEDS = (0, 1, 2)
@@ -70,6 +73,8 @@ COARSE = range(-18, 9, 2)
 # Rates of a grid on either side of its centre, and those that the best one has at least there.
 EACH_WAY = 6
 MARGIN = 2
+
+BANKS = {"first": TASKS, "second": SECOND, "third": THIRD}
 
 OURS: Mapping[str, Method] = {
     "SGD alone": tuned,
@@ -169,7 +174,7 @@ def ended(run: Method, cell: Cell, seed: int) -> dict[str, float]:
 @cache
 def cell_of(name: str) -> Cell:
     """A task."""
-    return {**TASKS, **SECOND}[name]()
+    return {**TASKS, **SECOND, **THIRD}[name]()
 
 
 def interval(values: list[float], of: Callable[..., Any]) -> str:
@@ -316,8 +321,8 @@ def main() -> None:
     )
     known = {**OURS, **installed()}
     parser.add_argument("--out", type=Path, required=True, help="file of finished trainings")
-    parser.add_argument("--only", action="append", choices=[*TASKS, *SECOND])
-    parser.add_argument("--second", action="store_true", help="the tasks of the second judgement")
+    parser.add_argument("--only", action="append", choices=[*TASKS, *SECOND, *THIRD])
+    parser.add_argument("--bank", choices=BANKS, default="first", help="the tasks of a judgement")
     parser.add_argument("--method", action="append", choices=[*known, "none"])
     parser.add_argument("--clip", action="store_true", help="with and without clipping")
     parser.add_argument("--laws", action="store_true", help="losses with a constant or a factor")
@@ -326,7 +331,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     results = Results(given.out)
-    names = given.only or list(SECOND if given.second else TASKS)
+    names = given.only or list(BANKS[given.bank])
     if given.laws:
         laws(results, names)
         return
