@@ -72,14 +72,15 @@ class LaneRace:
         train: Trains lanes.
         kinds: Number of optimizers or batch sizes.
         readout: What reading the loss of a lane costs, as a share of the training.
-        left: What the race may cost besides the training, in units of the training. The steps of
+        budget: What the race may cost besides the training, in units of the training. The steps of
             the winner are those of the training, and cost nothing.
     """
 
     train: Train
     kinds: int
     readout: float
-    left: float
+    budget: float
+    spent: float = 0.0
     rungs: list[LaneRung] = field(default_factory=list)
     reached: dict[Entry, float] = field(default_factory=dict)
 
@@ -89,10 +90,9 @@ class LaneRace:
         return 3 * self.kinds * (FIRST + self.readout)
 
     @property
-    def most(self) -> float:
-        """More than a race can cost: all rates of each kind take less than four trainings, and the
-        two rungs to come less than two more."""
-        return 4.0 * self.kinds + 2
+    def left(self) -> float:
+        """What is left of the budget."""
+        return self.budget - self.spent
 
     def ahead(self, share: float) -> tuple[float, int, float]:
         """What comes after the lanes that are trained to this share now, if no more rates are
@@ -170,7 +170,7 @@ class LaneRace:
         return math.fsum(share - self.reached.get(entry, 0.0) + self.readout for entry in entries)
 
     def _go(self, entries: Sequence[Entry], share: float) -> dict[Entry, Readout]:
-        self.left -= self._cost(entries, share)
+        self.spent += self._cost(entries, share)
         ends = self.train(entries, share)
         self.reached |= dict.fromkeys(entries, share)
         return dict(zip(entries, ends, strict=True))

@@ -186,7 +186,7 @@ class Tuning:
         if tracking_layers(self.model):  # whole batches, from which its statistics are measured
             examples += math.ceil(self.examples / self.size) * self.size
         readout = examples / (3 * self.size * self.steps)
-        race = LaneRace(self._train, len(self.contenders), readout, left)
+        self.race = race = LaneRace(self._train, len(self.contenders), readout, left)
         # The start and the probes are paid for, too.
         if race.least > left:
             needed = math.ceil(100 * (race.least + spent / self.steps) + 1e-6) / 100
@@ -194,9 +194,6 @@ class Tuning:
                 f"`budget` {self.budget:g} pays for no three lanes of each kind: give at least "
                 f"{needed:g}."
             )
-        # What is left of a huge budget is no longer a number to calculate with.
-        left = race.left = min(left, race.most)
-        self.race = race
         with guarded_copy(loop, self.seed):
             winner = race.run()
         return Tuned(
@@ -205,7 +202,7 @@ class Tuning:
                 tuple(self.tried[entry, rung.share] for entry in rung.ranking)
                 for rung in race.rungs
             ),
-            spent / self.steps + left - race.left - race.reached[winner],
+            spent / self.steps + race.spent - race.reached[winner],
             float(self.budget),
             self.aim,
             self.paces.times,
