@@ -74,6 +74,7 @@ class LaneRace:
         readout: What reading the loss of a lane costs, as a share of the training.
         budget: What the race may cost besides the training, in units of the training. The steps of
             the winner are those of the training, and cost nothing.
+        spent: What it has cost so far, and what was paid before.
     """
 
     train: Train

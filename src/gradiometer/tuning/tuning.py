@@ -168,7 +168,9 @@ class Tuning:
             seed=self.seed,
             out=self.out,
         )
-        spent = len(start.batches) + sum(gradients for _, gradients in probes) + self.paces.cost
+        # The start and the probes are paid for, too.
+        before = len(start.batches) + sum(gradients for _, gradients in probes) + self.paces.cost
+        paid = before / self.steps
         # The optimizer, the batch size and the rate in the middle of each kind of lanes.
         self.contenders = [
             (kind, size, BELOW * rate)
@@ -180,16 +182,15 @@ class Tuning:
         # those of everything.
         self.trained = list[tuple[float, float, float]]()
         self.began = time.monotonic()
-        left = float(self.budget) - spent / self.steps
         # A forward pass costs a third of a gradient.
         examples = self.examples + (0 if self.held_out is None else len(self.held_out))
         if tracking_layers(self.model):  # whole batches, from which its statistics are measured
             examples += math.ceil(self.examples / self.size) * self.size
         readout = examples / (3 * self.size * self.steps)
-        self.race = race = LaneRace(self._train, len(self.contenders), readout, left)
-        # The start and the probes are paid for, too.
-        if race.least > left:
-            needed = math.ceil(100 * (race.least + spent / self.steps) + 1e-6) / 100
+        budget = float(self.budget)
+        self.race = race = LaneRace(self._train, len(self.contenders), readout, budget, paid)
+        if race.least > race.left:
+            needed = math.ceil(100 * (race.least + paid) + 1e-6) / 100
             raise BadArgument(
                 f"`budget` {self.budget:g} pays for no three lanes of each kind: give at least "
                 f"{needed:g}."
@@ -202,8 +203,8 @@ class Tuning:
                 tuple(self.tried[entry, rung.share] for entry in rung.ranking)
                 for rung in race.rungs
             ),
-            spent / self.steps + race.spent - race.reached[winner],
-            float(self.budget),
+            min(race.spent - race.reached[winner], budget),  # not above it by rounding
+            budget,
             self.aim,
             self.paces.times,
             has_length,
