@@ -169,8 +169,8 @@ class Tuning:
             out=self.out,
         )
         # The start and the probes are paid for, too.
-        before = len(start.batches) + sum(gradients for _, gradients in probes) + self.paces.cost
-        paid = before / self.steps
+        gradients = len(start.batches) + sum(each for _, each in probes)
+        paid = (gradients + self.paces.cost) / self.steps
         # The optimizer, the batch size and the rate in the middle of each kind of lanes.
         self.contenders = [
             (kind, size, BELOW * rate)
@@ -187,8 +187,9 @@ class Tuning:
         if tracking_layers(self.model):  # whole batches, from which its statistics are measured
             examples += math.ceil(self.examples / self.size) * self.size
         readout = examples / (3 * self.size * self.steps)
-        budget = float(self.budget)
-        self.race = race = LaneRace(self._train, len(self.contenders), readout, budget, paid)
+        self.race = race = LaneRace(
+            self._train, len(self.contenders), readout, float(self.budget), paid
+        )
         if race.least > race.left:
             needed = math.ceil(100 * (race.least + paid) + 1e-6) / 100
             raise BadArgument(
@@ -203,8 +204,8 @@ class Tuning:
                 tuple(self.tried[entry, rung.share] for entry in rung.ranking)
                 for rung in race.rungs
             ),
-            min(race.spent - race.reached[winner], budget),  # not above it by rounding
-            budget,
+            min(race.spent - race.reached[winner], race.budget),  # not above it by rounding
+            race.budget,
             self.aim,
             self.paces.times,
             has_length,
