@@ -36,7 +36,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class LaneRung:
-    """Where lanes of one length have ended.
+    """The ends of lanes of one length.
 
     Args:
         share: Their length, as a share of the training.
@@ -71,10 +71,10 @@ class LaneRace:
     Args:
         train: Trains lanes.
         kinds: Number of optimizers or batch sizes.
-        readout: What reading the loss of a lane costs, as a share of the training.
-        budget: What the race may cost besides the training, in units of the training. The steps of
-            the winner are those of the training, and cost nothing.
-        spent: What it has cost so far, and what was paid before.
+        readout: The cost of reading the loss of a lane, as a share of the training.
+        budget: The most that the race may cost besides the training, in units of the training. The
+            steps of the winner are those of the training, and cost nothing.
+        spent: Its cost so far, and that of the start.
     """
 
     train: Train
@@ -92,7 +92,7 @@ class LaneRace:
 
     @property
     def left(self) -> float:
-        """What is left of the budget."""
+        """The rest of the budget."""
         return self.budget - self.spent
 
     def ahead(self, share: float) -> tuple[float, int, float]:
