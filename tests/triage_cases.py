@@ -54,7 +54,7 @@ BY_A_QUARTER = GUESS * np.linspace(0.8, 0.4, STEPS)
 BY_AND_BY = GUESS * np.linspace(1, 0.1, STEPS)
 LATE, FAR, NOT_FAR = slow_start(0.7, 220), striding(0.21), striding(0.19)
 LEAP, NO_LEAP, DEADLY_LEAP, SMALL_LEAP = (
-    np.vstack([striding(stride)[:1], striding(0.1)[1:]]) for stride in (6.1, 5.9, 3.8, 3.6)
+    np.vstack([striding(stride)[:1], striding(0.1)[1:]]) for stride in (8.1, 7.9, 3.8, 3.6)
 )
 NO_SIGNAL = tensors(0.005, 0.1, 0.6)
 DIES = np.vstack([tensors(0.6, 0.1, 0.6)[:3], NO_SIGNAL[3:]])
