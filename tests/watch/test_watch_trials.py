@@ -49,6 +49,7 @@ def trained(
     gives_data: bool = True,
     noise: float = 0.0,
     shrinks: bool = False,
+    price: float = 0.0,
     quiet: bool = True,
 ) -> tuple[Watch, list[float]]:
     """A loop on digits whose rate is far too low for its batch and length."""
@@ -61,10 +62,16 @@ def trained(
         list[float](),
     )
     sampling = loader if gives_data else None
+    clock = Clock()
+
+    def priced(model: nn.Module, batch: Any) -> Tensor:
+        clock.seconds += price
+        return loss(model, batch)
+
     with watch(
         model,
         optimizer,
-        loss=loss,
+        loss=priced if price else loss,
         out=out,
         page=False,
         quiet=quiet,
@@ -72,7 +79,7 @@ def trained(
         sampling=sampling,
         gauges=[],
     ) as w:
-        w.budget.clock = clock = Clock()
+        w.budget.clock = clock
         while len(losses) < steps:
             for batch in loader:
                 optimizer.zero_grad()
@@ -188,15 +195,16 @@ def tried_at_end(
     *,
     end: float = 1.0,
     has_early: bool = True,
+    suspects: tuple[Claimed, ...] = (),
     **forked: int,
 ) -> list[str]:
     """What is tried at the end of a training with one claim, whose rate went linearly to `end`."""
-    found = Triage((claimed,), Level(2.3, Known.LABELS), unseen={})
+    found = Triage((claimed,), Level(2.3, Known.LABELS), unseen={}, suspects=suspects)
     monkeypatch.setattr(trials_of_loops, "triage_of", lambda _: found)
     rates = np.linspace(1.0, end, 200)
     monkeypatch.setattr(Signs, "of", lambda _: Signs(losses=np.ones(200), rates=rates))
     run = run_in(tmp_path, steps=200)
-    assert trials_of_loops._first(run, shows_end=False) is None or claimed.cure
+    assert trials_of_loops._first(run) is None or claimed.cure or suspects
     for change, step in forked.items():
         ends = {"go on": [0.5, 0.51, 0.52], change.replace("_", " "): [0.3, 0.31, 0.32]}
         kept(run, ends, step=step, tail="none")
@@ -257,6 +265,49 @@ def test_at_the_end_of_a_schedule_a_rate_is_tried_from_an_early_state_alone(
     low = Claimed(Claim.RATE_LOW, {"reach": 1.0}, ("rate 4x",))
     found = tried_at_end(tmp_path, monkeypatch, low, end=1e-9, has_early=has_early)
     assert found == tried
+
+
+@pytest.mark.parametrize(
+    ("suspect", "end", "tried"),
+    [
+        (Claimed(Claim.RATE_LOW, {}, ("rate 8x",), is_certain=False), 0.0, ["rate 2x"]),
+        (Claimed(Claim.RATE_LOW, {}, ("rate 8x",), is_certain=False), 1.0, ["cool now", "rate 2x"]),
+        (Claimed(Claim.STOPPED_EARLY, {}, is_certain=False), 1.0, ["cool now", "rate 2x"]),
+        (Claimed(Claim.OVERFIT, {}, ("examples 2x",), is_certain=False), 0.0, ["rate 2x"]),
+    ],
+)
+def test_at_the_end_a_suspect_is_tried_before_the_doubts_of_a_training_without_a_claim(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    suspect: Claimed,
+    end: float,
+    tried: list[str],
+) -> None:
+    undecided = Claimed(Claim.UNDECIDED, {"steps": 200.0}, doubts=("suspected",))
+    found = tried_at_end(tmp_path, monkeypatch, undecided, end=end, suspects=(suspect,))
+    assert found == tried
+
+
+def test_a_trial_ends_when_its_branches_have_cost_what_the_share_pays_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trials_of_loops.Trials, "at_step", lambda *_: None)
+    # an update of a branch takes 2.5 times as long as one of training
+    w, losses = trained(tmp_path, 0.15, steps=900, price=2.5)
+    assert w.run is not None
+    (record,) = forks_of(w.run)
+    assert record.finished and record.fork.replicates < record.plan.replicates
+    assert 0 < w.budget.spent_on["trials"] <= 0.15 * len(losses)
+
+
+def test_the_share_of_a_training_whose_length_is_known_is_kept_for_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Watch, "_updates_in_all", lambda self, _: max(self.steps, 420))
+    w, _ = trained(tmp_path, 0.5)
+    assert w.run is not None
+    (record,) = forks_of(w.run)
+    assert record.plan.step == 64
 
 
 def test_trials_need_a_loss_and_a_share(tmp_path: Path) -> None:

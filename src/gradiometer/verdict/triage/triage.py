@@ -23,7 +23,12 @@ from gradiometer.verdict.triage.thresholds import (
     LONG_ENOUGH,
     SEEN_AGAIN,
 )
-from gradiometer.verdict.triage.tried import after_trials, as_tried, better_change
+from gradiometer.verdict.triage.tried import (
+    after_trials,
+    as_tried,
+    better_change,
+    says_the_same,
+)
 
 Rule = Callable[[Signs, Level], Claimed | None]
 
@@ -207,6 +212,7 @@ def triage_of(run: Run | Signs) -> Triage:
         suspects = tuple(each for each in suspects if each not in shown)
     if forked is not None and better is None:
         passed = after_trials(passed, forked)
+        suspects = tuple(each for each in suspects if not says_the_same(each, passed))
     if suspects and passed.claim is Claim.HEALTHY:
         passed = replace(passed, claim=Claim.UNDECIDED, doubts=("suspected",))
     unseen = unseen_by(signs, level)
