@@ -35,7 +35,7 @@ class Said:
 
     Args:
         headline: The first claim.
-        cures: The cure of each claim and of each suspect as the verdict writes it, by claim.
+        cures: The cure of each claim as the verdict writes it, by claim.
         suspects: Those of them whose signs are weak. They count as claims, right and false.
     """
 
@@ -67,12 +67,12 @@ def said_of(bench: Bench, case: Case, trials: float = 0.0) -> Said:
     """The verdict of the run of a case, from its folder."""
     diagnosis = diagnose(Run.open(bench.run(watched(case, trials))))
     triage = diagnosis.triage
-    claims, suspects = ((), ()) if triage is None else (triage.claims, triage.suspects)
+    claims = () if triage is None else triage.claims
     headline = "undecided" if diagnosis.headline is None else str(diagnosis.headline.claim)
     return Said(
         headline,
-        {str(each.claim): tuple(each.cure) for each in (*claims, *suspects)},
-        frozenset(str(each.claim) for each in suspects),
+        {str(each.claim): tuple(each.cure) for each in claims},
+        frozenset(str(each.claim) for each in claims if not each.is_certain),
     )
 
 
@@ -176,8 +176,9 @@ def show_sick(pairs: list[tuple[Case, Said]]) -> dict[str, float]:
     names = ("headline right", "some claim right", "another cause first", "silent")
     for name, count in zip(names, counts_of(pairs), strict=True):
         numbers |= show_share(name, count, len(pairs))
-    weak = [said for case, said in pairs if is_named_by_a_suspect(case, said)]
-    show_share("named by a suspect alone", len(weak), len(pairs))
+    certain = [(case, without_suspects(said)) for case, said in pairs]
+    for name, count in zip(names, counts_of(certain), strict=True):
+        show_share(f"{name}, without suspects", count, len(pairs))
     beside = [said for case, said in pairs if set(said.causes) - set(case.claims)]
     show_share("with a claim that is no cause", len(beside), len(pairs))
     double = [(case, said) for case, said in pairs if len(case.claims) > 1]
@@ -185,10 +186,10 @@ def show_sick(pairs: list[tuple[Case, Said]]) -> dict[str, float]:
     return numbers | show_share("both of two illnesses named", both, len(double))
 
 
-def is_named_by_a_suspect(case: Case, said: Said) -> bool:
-    """True if a suspect is right, and no claim."""
-    right = set(case.claims) & set(said.cures)
-    return bool(right) and right <= said.suspects
+def without_suspects(said: Said) -> Said:
+    """What was said from signs that are not weak."""
+    cures = {claim: cure for claim, cure in said.cures.items() if claim not in said.suspects}
+    return Said("undecided" if said.headline in said.suspects else said.headline, cures)
 
 
 def counts_of(pairs: list[tuple[Case, Said]]) -> list[int]:

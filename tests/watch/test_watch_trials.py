@@ -2,6 +2,7 @@
 keeps its bits."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from gradiometer.integrations.watch.requests.trials import Trials
 from gradiometer.integrations.watch.triage import exact
 from gradiometer.loop import forks_of
 from gradiometer.problems import load
+from gradiometer.run.budget import Budget
 from gradiometer.verdict.claims import Claim, Claimed
 from gradiometer.verdict.triage.level import Known, Level
 from gradiometer.verdict.triage.signs import Signs
@@ -199,7 +201,7 @@ def tried_at_end(
     **forked: int,
 ) -> list[str]:
     """What is tried at the end of a training with one claim, whose rate went linearly to `end`."""
-    found = Triage((claimed,), Level(2.3, Known.LABELS), unseen={}, suspects=suspects)
+    found = Triage(suspects or (claimed,), Level(2.3, Known.LABELS), unseen={})
     monkeypatch.setattr(trials_of_loops, "triage_of", lambda _: found)
     rates = np.linspace(1.0, end, 200)
     monkeypatch.setattr(Signs, "of", lambda _: Signs(losses=np.ones(200), rates=rates))
@@ -283,7 +285,7 @@ def test_at_the_end_a_suspect_is_tried_before_the_doubts_of_a_training_without_a
     end: float,
     tried: list[str],
 ) -> None:
-    undecided = Claimed(Claim.UNDECIDED, {"steps": 200.0}, doubts=("suspected",))
+    undecided = Claimed(Claim.UNDECIDED, {"steps": 200.0}, doubts=("still_falls",))
     found = tried_at_end(tmp_path, monkeypatch, undecided, end=end, suspects=(suspect,))
     assert found == tried
 
@@ -308,6 +310,17 @@ def test_the_share_of_a_training_whose_length_is_known_is_kept_for_its_end(
     assert w.run is not None
     (record,) = forks_of(w.run)
     assert record.plan.step == 64
+
+
+@pytest.mark.parametrize(
+    ("total", "kept"), [(6_000, [512, 2048, 4096]), (None, [4 * 2**k for k in range(11)])]
+)
+def test_only_states_that_a_trial_can_use_are_kept_if_the_length_is_known(
+    total: int | None, kept: list[int]
+) -> None:
+    watched = SimpleNamespace(budget=Budget(0.02), _updates_in_all=lambda _: total)
+    trials = Trials(0.1, watched, say=lambda _: None)
+    assert [step for step in (4 * 2**k for k in range(11)) if trials.wants_state(step)] == kept
 
 
 def test_trials_need_a_loss_and_a_share(tmp_path: Path) -> None:

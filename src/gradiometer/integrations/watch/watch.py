@@ -249,6 +249,8 @@ def watch(
     if isinstance(sampling, DataLoader):
         watched.trials.draw_from(sampling)
     watched.kept_updates.states = max(checkpoints, watched.trials.states)
+    if trials and not checkpoints:
+        watched.kept_updates.is_wanted = watched.trials.wants_state
     if checkpoints:
         watched.newest_updates.begin()
     return watched

@@ -24,6 +24,7 @@ from gradiometer.verdict.triage.thresholds import (
     JUMPED_IN_NOISE,
     JUMPS,
     LEAPT,
+    LEAPT_TO_DEATH,
     LEARNT,
     LITTLE_EXCESS,
     LITTLE_LEFT,
@@ -112,15 +113,10 @@ def rate_high(signs: Signs, level: Level) -> Claimed | None:
         return None
     moved, late, died = mean_movement(signs), ended_at(signs, level), late_deaths(signs)
     jumps = len(jumps_of(signs, level)) if usual_stride(signs) > CALM else 0
-    # a network under an adaptive optimizer often learns as well with the units that are left
-    if signs.family == "sgd":
-        deadly = died < DIED_BY_SGD and late > LEARNT
-    else:
-        deadly = died < DIED and late > HALF_A_GUESS
     # large steps do no harm to a loss that has come down to nearly nothing
-    large = overshot(signs) and not late < LEARNT
+    harmful = (overshot(signs) or killed(signs, died)) and not late < LEARNT
     stuck = learns_once_it_falls(signs, level)
-    if not (diverged or large or deadly or stuck or jumps >= JUMPS):
+    if not (diverged or harmful or stuck or jumps >= JUMPS):
         return None
     numbers = {
         "movement": moved,
@@ -157,6 +153,14 @@ def unstable(signs: Signs, level: Level) -> Claimed | None:
 def usual_stride(signs: Signs) -> float:
     """The stride that one step in ten exceeds; NaN if unknown."""
     return float(np.quantile(signs.strides, 0.9)) if signs.steps else float("nan")
+
+
+def killed(signs: Signs, died: float) -> bool:
+    """True if units died of the steps of SGD, or of one leap of an adaptive optimizer: under that
+    they also die slowly, of labels without meaning or inputs that are not scaled."""
+    if signs.family == "sgd":
+        return died < DIED_BY_SGD
+    return died < DIED and bool(np.nanmax(signs.strides, initial=0) > LEAPT_TO_DEATH)
 
 
 def overshot(signs: Signs) -> bool:

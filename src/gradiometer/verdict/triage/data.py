@@ -54,7 +54,7 @@ def overfit(signs: Signs, _: Level) -> Claimed | None:
         "train": training,
     }
     cure = (f"stop at step {step:,}", "weight decay 0.1")
-    return Claimed(Claim.OVERFIT, numbers, cure, is_certain=bool(rose))
+    return Claimed(Claim.OVERFIT, numbers, cure)
 
 
 def leak(signs: Signs, _: Level) -> Claimed | None:
@@ -122,14 +122,14 @@ def labels_noisy(signs: Signs, level: Level) -> Claimed | None:
     training = training_loss(signs)
     below, learnt = training - test[-1], level.value - test[-1]
     errors = below / evaluation_error(signs)
-    is_certain = bool(below > NOISY_BY * level.value and errors > ERRORS)
+    is_far_below = below > NOISY_BY * level.value and errors > ERRORS
     # a wrong label costs a guess at least: this share of them would leave such a distance
-    may_be = learnt > 0 and below > WRONG_SHARE * learnt and errors > FEWER_ERRORS
-    if not (is_certain or may_be):
+    is_wrong_share = learnt > 0 and below > WRONG_SHARE * learnt and errors > FEWER_ERRORS
+    if not (is_far_below or is_wrong_share):
         return None
     numbers = {"ratio": float(test[-1] / training)}
     cure = ("check the labels of the training set",)
-    return Claimed(Claim.LABELS_NOISY, numbers, cure, is_certain=is_certain)
+    return Claimed(Claim.LABELS_NOISY, numbers, cure)
 
 
 def evaluation_error(signs: Signs) -> float:

@@ -8,6 +8,8 @@ from typing import Any
 
 from gradiometer.drift.spikes.examination import SPREADS
 from gradiometer.integrations.gradients import NEVER
+from gradiometer.integrations.watch.requests.kept_updates import COST as COST_OF_STATES
+from gradiometer.integrations.watch.requests.kept_updates import PAID
 from gradiometer.integrations.watch.requests.newest_updates import IncidentUpdates, NewestUpdates
 from gradiometer.integrations.watch.shield import Shield, attempt, reason_of
 from gradiometer.loop.branch import BranchResult
@@ -34,11 +36,13 @@ COST = "trials"
 # Student's intervals of two orders are 2.6 times as wide, and four cost a third more.
 REPLICATES = 3
 
-# Orders of the data in the trial of a cut, whose worth shows soon. Half of the interval of five cuts
-# that a tenth of the training paid for was 9.3 % of the loss in the median, at the ends of branches in
-# three orders; by means over their second halves 4.6 % in three, 6.0 % in four, 3.5 % in six and 5.3 %
-# in eight.
-REPLICATES_OF_CUT = 6
+# Orders of the data in the trial of a cut, whose worth shows soon, and the fewest updates of its
+# branches if there are more than the first number of orders. Half of the interval of five cuts that a
+# tenth of the training paid for was 9.3 % of the loss in the median, at the ends of branches in three
+# orders; by means over their second halves 4.6 % in three, 6.0 % in four, 3.5 % in six and 5.3 % in
+# eight. In branches of 12 updates a cut by which 24 % are gained was not shown yet.
+ORDERS_OF_CUT = (4, 6)
+SHOWS_CUT = 25
 
 # Fewest branches of a trial: of one change, and of going on as it is.
 BRANCHES = 2 * REPLICATES
@@ -183,7 +187,7 @@ class Trials:
         self._budget.settle(COST)
         spent = self._budget.spent_on[COST]
         pair = 2 * (spent - self._before_branches) / done
-        return done % 2 == 1 or spent + pair <= self._share * self._budget.training
+        return done % 2 == 1 or pair <= self._left(self._share)
 
     def _seconds(self, step: int) -> float:
         return max(self._budget.training, 1e-9) / max(step, 1)
@@ -191,9 +195,15 @@ class Trials:
     def _updates(self, step: int, *, is_over: bool = True) -> int:
         """Updates of each branch that the share pays for; on the way half of it, since at the end
         all is known that a trial can be about."""
-        share = self._share if is_over else self._share / 2
-        left = PLANNED * (share * self._budget.training - self._budget.spent_on[COST])
+        left = PLANNED * self._left(self._share if is_over else self._share / 2)
         return int((left - self._besides(step)) / self._seconds(step) / BRANCHES)
+
+    def _left(self, share: float) -> float:
+        """Seconds that are left of a share for trials. The states that they need count, too, beyond
+        what any watch may spend on states."""
+        training, spent = self._budget.training, self._budget.spent_on
+        states = max(spent[COST_OF_STATES] - PAID * training, 0.0)
+        return share * training - spent[COST] - states
 
     def _besides(self, step: int) -> float:
         """Seconds that a trial takes besides the updates of its branches."""
@@ -203,6 +213,15 @@ class Trials:
         # branch for its copy and its readout. With 0.05 s one of 14 trainings of small networks
         # took 0.116 of its time for 0.1.
         return 0.08 + BRANCHES * 4 * self._seconds(step)
+
+    def wants_state(self, step: int) -> bool:
+        """True if a trial may use the state of a step: an early one, or one of the later part whose
+        updates are compared with those of a copy. Those of all powers of two took 6 to 9 % of five
+        trainings of 1,500 to 6,000 updates."""
+        total: int | None = self._watched._updates_in_all(self.data)
+        if total is None:
+            return True
+        return total // EARLIEST <= step <= total // EARLY or step >= total // 3
 
     def _updates_ahead(self, step: int) -> int | None:
         """Updates that are left of the training; None if that is not known."""
@@ -234,11 +253,13 @@ class Trials:
             left = step - early
         else:
             settings["left"] = f"{left} updates"
-        replicates = REPLICATES
+        in_all, replicates = updates * REPLICATES, REPLICATES
         if isinstance(change, CoolNow):
             settings["tail"] = "none"
-            replicates = min(REPLICATES_OF_CUT, max(updates * REPLICATES // FEWEST, REPLICATES))
-        updates = updates * REPLICATES // replicates
+            few, many = ORDERS_OF_CUT
+            replicates = many if in_all >= many * SHOWS_CUT else few
+            replicates = min(replicates, in_all // FEWEST)
+        updates = in_all // replicates
         self._watched._fork(
             batches=self.data,
             alternatives=[change],
@@ -294,8 +315,7 @@ def _first(run: Run) -> Alternative | None:
     none has tried."""
     signs = replace(Signs.of(run), has_ended=True)  # what it would be told if it ended now
     tried = {change.name for record in forks_of(run) for change in record.fork.alternatives}
-    triage = triage_of(signs)
-    for claimed in (*triage.claims, *triage.suspects):
+    for claimed in triage_of(signs).claims:
         for change in changes_of_claim(claimed):
             if change.name not in tried and beats_its_lean(change):
                 return change
@@ -312,30 +332,25 @@ def _changes_at_end(run: Run, *, has_early: bool) -> list[Alternative]:
     late = effects_by_change(run, since=run.steps // 2)
     found: dict[str, Alternative] = {}
     triage = triage_of(signs)
-    # what no claim names comes last
-    told = sorted(
-        (*triage.claims, *triage.suspects),
-        key=lambda each: each.claim in (Claim.UNDECIDED, Claim.HEALTHY),
-    )
-    for claimed in told:
-        changes = [*changes_of_claim(claimed)]
-        if claimed.claim is Claim.STOPPED_EARLY:
+    changes = [change for claimed in triage.claims for change in changes_of_claim(claimed)]
+    if any(claimed.claim is Claim.STOPPED_EARLY for claimed in triage.claims):
+        changes.append(CoolNow())
+    if triage.passes:
+        for claimed in triage.claims:
+            changes += map(alternative_of, changes_that_settle(claimed, signs))
+        changes.append(alternative_of(HIGHER))
+        # Whatever the doubt: two constant rates with another doubt were not cut, and both would
+        # have gained by it.
+        if is_constant(signs):
             changes.append(CoolNow())
-        if claimed.claim in (Claim.UNDECIDED, Claim.HEALTHY):
-            changes = [*map(alternative_of, changes_that_settle(claimed, signs))]
-            changes.append(alternative_of(HIGHER))
-            # Whatever the doubt: two constant rates with another doubt were not cut, and both would
-            # have gained by it.
-            if is_constant(signs):
-                changes.append(CoolNow())
-        for change in changes:
-            # a fork of the first half settles nothing about the end
-            is_cut = isinstance(change, CoolNow)
-            is_known = change.name in (late if is_cut else known)
-            # a rate of zero shows nothing
-            shows_nothing = is_low and (is_cut or not has_early)
-            if beats_its_lean(change) and not (is_known or shows_nothing):
-                found.setdefault(change.name, change)
+    for change in changes:
+        # a fork of the first half settles nothing about the end
+        is_cut = isinstance(change, CoolNow)
+        is_known = change.name in (late if is_cut else known)
+        # a rate of zero shows nothing
+        shows_nothing = is_low and (is_cut or not has_early)
+        if beats_its_lean(change) and not (is_known or shows_nothing):
+            found.setdefault(change.name, change)
     # a cut is short, and its gain is the largest
     return sorted(found.values(), key=lambda change: not isinstance(change, CoolNow))[:2]
 
