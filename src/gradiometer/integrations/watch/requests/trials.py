@@ -209,10 +209,10 @@ class Trials:
         """Seconds that a trial takes besides the updates of its branches."""
         if self._beside is not None:
             return self._beside
-        # Until one was made: 0.08 s for reading the run, its triage and its record, and 4 updates a
-        # branch for its copy and its readout. With 0.05 s one of 14 trainings of small networks
-        # took 0.116 of its time for 0.1.
-        return 0.08 + BRANCHES * 4 * self._seconds(step)
+        # Until one was made: 0.06 s for reading the run, its triage, the comparison with a copy and
+        # the record, and 4 updates a branch for its copy and its readout. It took 0.045 s and 5
+        # updates in a small network; branches end when the share is spent.
+        return 0.06 + BRANCHES * 4 * self._seconds(step)
 
     def wants_state(self, step: int) -> bool:
         """True if a trial may use the state of a step: an early one, or one of the later part whose
