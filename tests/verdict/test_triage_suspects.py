@@ -85,6 +85,11 @@ SUSPECTS: dict[str, tuple[Claim, Signs, Signs]] = {
         turning(40, product=constant(0.1), **ADAM),
         turning(40, product=constant(0.1), **ADAM | {"rates": CONSTANT}),
     ),
+    "low rate of what has learnt something": (
+        Claim.RATE_LOW,
+        turning(40, losses=falling(0.88), **ADAM),
+        turning(40, losses=falling(0.92), **ADAM),
+    ),
     "low rate by agreement": (
         Claim.RATE_LOW,
         turning(67, product=constant(0.31), **ADAM),

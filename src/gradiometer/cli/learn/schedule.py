@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 # Steps drawn without --steps, and the length of a named schedule.
 DRAWN = 1000
 
-# Schedules with a name, as in `gradiometer train`, and their first rate, which is its default.
-NAMES, RATE = ("constant", "cosine", "linear", "trapezoid"), 0.1
+# The first rate of a schedule with a name, which is the default of `gradiometer train`.
+RATE = 0.1
 
 WORDS = {True: "yes", False: "no", None: "undecided"}
 
@@ -69,7 +69,7 @@ def schedule(
     shapes = list[Schedule]()
     for expression in expressions:
         name = expression.strip().lower()
-        found = schedule_by_name(name, RATE, steps or DRAWN) if name in NAMES else None
+        found = schedule_by_name(name, RATE, steps or DRAWN)
         shapes.append(found or read(expression))
     verdicts = [
         replace(theorem(shape), expression=expression)

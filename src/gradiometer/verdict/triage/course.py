@@ -13,7 +13,6 @@ from gradiometer.verdict.triage.thresholds import (
     DECAY_MOSTLY,
     DECAY_SHARE,
     DIED,
-    DIED_BY_SGD,
     EXPLODED,
     FAR_AT_A_GUESS,
     FEW_ENTRIES,
@@ -158,9 +157,8 @@ def usual_stride(signs: Signs) -> float:
 def killed(signs: Signs, died: float) -> bool:
     """True if units died of the steps of SGD, or of one leap of an adaptive optimizer: under that
     they also die slowly, of labels without meaning or inputs that are not scaled."""
-    if signs.family == "sgd":
-        return died < DIED_BY_SGD
-    return died < DIED and bool(np.nanmax(signs.strides, initial=0) > LEAPT_TO_DEATH)
+    leapt = signs.family == "sgd" or np.nanmax(signs.strides, initial=0) > LEAPT_TO_DEATH
+    return died < DIED and bool(leapt)
 
 
 def overshot(signs: Signs) -> bool:

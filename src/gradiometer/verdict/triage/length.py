@@ -20,7 +20,6 @@ from gradiometer.verdict.triage.thresholds import (
     SEEN_AGAIN,
     SHORT_REACH,
     SMALL_BATCH,
-    SMALL_FOR_BATCH_NORM,
     STEPS_OF_REACH,
     STILL_FALLS,
     STILL_LEARNS,
@@ -55,8 +54,7 @@ def still_falls(signs: Signs) -> bool:
 
 def batch_small(signs: Signs, level: Level) -> Claimed | None:
     """Successive gradients of tiny batches share next to nothing."""
-    small = SMALL_FOR_BATCH_NORM if has_batch_norm(signs) else SMALL_BATCH
-    if signs.is_short or not 0 < signs.batch_size <= small:
+    if signs.is_short or not 0 < signs.batch_size <= SMALL_BATCH:
         return None
     if (signs.series("labels") > FEW_LABELS).any():
         return None
@@ -69,11 +67,6 @@ def batch_small(signs: Signs, level: Level) -> Claimed | None:
     # with as many updates all ended better.
     cure = f"batch_size = {8 * signs.batch_size}; lr = 2.8 * lr"
     return Claimed(Claim.BATCH_SMALL, numbers, (cure,))
-
-
-def has_batch_norm(signs: Signs) -> bool:
-    """True if a layer takes moments from the batch."""
-    return any(str(layer).startswith("BatchNorm") for layer in signs.facts.get("layers", []))
 
 
 def batch_large(signs: Signs, level: Level) -> Claimed | None:

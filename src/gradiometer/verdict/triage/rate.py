@@ -88,7 +88,9 @@ def may_be_low(signs: Signs, late: float) -> bool:
     loss must have fallen for the way, away from the edge of stability.
     """
     share = signs.reach / usual_reach(signs)
-    if not (share < (SHORT_FOR_AGREEING if agrees(signs) else SHORT_WAY) and late > LEARNT):
+    limit = SHORT_FOR_AGREEING if agrees(signs) else SHORT_WAY
+    # where nothing was learnt, a short way is no sign of the reason
+    if not (share < limit and LEARNT < late < AT_A_GUESS):
         return False
     if signs.family == "adaptive":
         return not is_constant(signs)

@@ -88,11 +88,10 @@ FEW_ENTRIES = 32
 FAR_AT_A_GUESS = 40.0
 
 # Share of the entries of a gradient that were not zero at the start and still are not at the end,
-# for the tensor with fewest, below which steps have killed units, with an adaptive optimizer and
-# with SGD. At four times the rate of a grid: 0.00 to 0.6 wherever a quarter of it gained 20 % or
-# more and weights did not diverge; at that rate: 0.45 and more with Adam, 0.18 in a narrow network,
-# and 0.89 and more with SGD.
-DIED, DIED_BY_SGD = 0.12, 0.35
+# for the tensor with fewest, below which steps have killed units. At four times the rate of a grid:
+# 0.00 to 0.6 wherever a quarter of it gained 20 % or more and weights did not diverge; at that
+# rate: 0.45 and more with Adam, 0.18 in a narrow network, and 0.89 and more with SGD.
+DIED = 0.12
 
 # Stride that one in fifty steps of SGD exceeds, above which the rate is too high without
 # normalisation. At four times the rate of a grid: 0.5 to 3; at that rate: up to 0.53; residual
@@ -153,9 +152,9 @@ DECAYED, DECAYED_FOR = 0.02, 0.4
 # after so many steps.
 FLAT, LONG_ENOUGH = 0.01, 200
 
-# Batches of at most so many examples (with BatchNorm, which takes moments from them, of so many)
-# and labels (four texts of 512 tokens are no small batch) may be too small.
-SMALL_BATCH, SMALL_FOR_BATCH_NORM, FEW_LABELS = 4, 8, 128
+# Batches of at most so many examples and labels (four texts of 512 tokens are no small batch) may
+# be too small.
+SMALL_BATCH, FEW_LABELS = 4, 128
 
 # Share of successive gradients from which a batch with few updates an epoch is too large. Sick:
 # 0.21 to 0.97; small training sets that are overfitted: 0.07 to 0.18.
@@ -186,7 +185,7 @@ SEEN_AGAIN = 2.0
 
 # Evaluations after the best one from which overfitting was not noticed: those who keep the best
 # weights and stop wait for about three, and do not reach the planned end.
-AFTER_THE_BEST, AFTER_THE_BEST_AT_END = 4, 2
+AFTER_THE_BEST = 4
 
 # Share of the parameters that no backward reaches, below which they are a part that the model does
 # not use.
@@ -287,10 +286,9 @@ COMES_BACK = 0.2
 BURST, BURST_SHARE = 5.0, 0.05
 
 # Rise of the loss of one step above all of the eight before it, in guesses, that only a bad batch
-# makes; and the next largest rise at another time, as a share of it: a rate that is too high makes
-# many. All of these eight are below `HALF_A_GUESS`: a rate that is too high leaps before much is
+# makes. All of these eight are below `HALF_A_GUESS`: a rate that is too high leaps before much is
 # learnt. Sick: rise 42 from at most 0.4; too high a rate: 1.6 from 0.3, and 10 from 1.2.
-BAD_RISE, NEXT_RISE = 2.0, 0.33
+BAD_RISE = 2.0
 
 # Fall of the logarithm of the rate at every step, and largest distance from a straight line, of a
 # constant factor: rates are recorded when they have changed by 1 %.
