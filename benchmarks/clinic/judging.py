@@ -264,7 +264,8 @@ def gap_closed(bench: Bench, case: Case, followed: Recipe | None) -> float:
     seeds together."""
     if followed is None:
         return 0.0
-    guess = level_of_a_guess(case)
+    # What a training that ended in NaN is counted as.
+    guess = data_of(case.recipe.data).guess()
 
     def loss(recipe: Recipe) -> float:
         return statistics.fmean(
@@ -273,16 +274,6 @@ def gap_closed(bench: Bench, case: Case, followed: Recipe | None) -> float:
 
     sick, cured = loss(case.recipe), loss(case.healthy)
     return (sick - loss(followed)) / (sick - cured) if sick > cured else 0.0
-
-
-def level_of_a_guess(case: Case) -> float:
-    """The loss of the best constant answer: what a training that ended in NaN is counted as."""
-    data = data_of(case.recipe.data)
-    targets = data.train[1]
-    if data.kind == "values":
-        return float(targets.var(dim=0).mean())
-    frequencies = targets.flatten().bincount().double() / targets.numel()
-    return float(-(frequencies * frequencies.clamp_min(1e-12).log()).sum())
 
 
 def ends_worse(bench: Bench, case: Case, recipe: Recipe) -> bool:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from clinic.bench import Bench, Wanted, gain
 from clinic.cases import HALVES, MILD, partly_cured, sick_cases, well_cases
-from clinic.catalogue import DATA, NETWORKS
+from clinic.catalogue import DATA, NETWORKS, data_of
 from clinic.earning import EARNED
 from clinic.illnesses import BY_A_PERSON, CURES, ILLNESSES, follow
 from clinic.judging import Said, marks_of
@@ -118,6 +118,18 @@ def test_every_case_has_its_network_and_its_data():
             assert case.recipe.network in NETWORKS and case.recipe.data in DATA, case.name
 
 
+@pytest.mark.parametrize("name", ["symptoms", "visits", "fares", "terrain"])
+def test_a_guess_is_the_best_constant_answer(name):
+    """Gaps are measured from the level of a guess, which a loss of its own must say itself."""
+    data = data_of(name)
+    targets = data.train[1]
+    constant = data.constant() if hasattr(data, "constant") else targets.mean(dim=0)
+    best = float(data.loss(constant.expand_as(targets), targets))
+    assert data.guess() == pytest.approx(best, rel=1e-3)
+    for change in (-0.05, 0.05):
+        assert best < float(data.loss((constant + change).expand_as(targets), targets))
+
+
 def test_names_and_trainings_are_different_within_a_half():
     for half in HALVES:
         cases = [*sick_cases(half), *well_cases(half)]
@@ -208,8 +220,6 @@ def test_some_cases_have_five_million_parameters():
     large = [case for case in SICK if case.recipe.network in ("wide", "broad")]
     assert len(large) >= 3
     for case in large:
-        from clinic.catalogue import data_of
-
         model = build(case.recipe, data_of(case.recipe.data))
         assert sum(parameter.numel() for parameter in model.parameters()) >= 5_000_000
         assert case.recipe.steps * case.recipe.batch <= 5_000
