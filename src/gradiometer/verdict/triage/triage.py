@@ -200,8 +200,8 @@ def triage_of(run: Run | Signs) -> Triage:
 
 
 def shown_by(forked: Run, suspects: tuple[Claimed, ...], passed: Claimed) -> tuple[Claimed, ...]:
-    """The suspects after what forks have shown: those with the cure that ended best are certain, and
-    without one it is a claim of its own. Without suspects, what is left of a training without a
+    """The suspects after what forks have shown: those with the cure that ended best are certain. If
+    none has it, it is a claim itself. Without suspects, what is left of a training without a
     claim."""
     better = better_change(forked)
     if better is None:

@@ -81,7 +81,7 @@ class Trials:
     A short fork prefers small rates. So only what this cannot explain is tried: a higher rate, and
     the rate taken down at the end of a training at a constant rate. At the end a rate is tried from
     an early state, since the schedule may have taken it to zero, and little is left to be learnt.
-    One question gets all of the share: another is asked only with what the first one leaves. The
+    One change gets all of the share: a second one is tried with what the first one leaves. The
     cause of an incident comes first, if its updates are kept.
 
     Args:
@@ -357,8 +357,8 @@ def _changes_at_end(run: Run, *, has_early: bool) -> list[Alternative]:
 
 def changes_of_claim(claimed: Claimed) -> list[Alternative]:
     """The changes among the cures of a claim. The signs of a large batch are also those of a low
-    rate, and a fork separates the two. Of a suspect the rate is doubled, which shows sooner than
-    what is four times as high."""
+    rate, and a fork separates the two. The rate of a suspect is doubled, which shows sooner than
+    four times the rate."""
     cures = ("rate 4x", *claimed.cure) if claimed.claim is Claim.BATCH_LARGE else claimed.cure
     if claimed.claim is Claim.RATE_LOW and not claimed.is_certain:
         cures = (HIGHER,)
