@@ -123,7 +123,8 @@ def show_trials(bench: Bench, cases: Sequence[Case], trials: float) -> None:
                 f"{case.name} (seed {case.seed}): said {', '.join(before.cures)}; after "
                 f"{len(forks)} trials {', '.join(after.cures)}"
             )
-        if without.seconds > 0:
+        # in two lines the watch without trials has no loss and no batches
+        if without.seconds > 0 and not case.alone:
             ratios.append(tried.seconds / without.seconds)
         spent.append(tried.spent)
         equal += without.bits == tried.bits and without.losses == tried.losses

@@ -161,7 +161,7 @@ def test_no_trial_judges_a_rate_by_the_last_updates_of_a_training(
 ) -> None:
     asked = []
     monkeypatch.setattr(Watch, "_fork", lambda self, **given: asked.append((self.steps, given)))
-    monkeypatch.setattr(Watch, "_updates_in_all", lambda self, _: self.steps + 7)
+    monkeypatch.setattr(Watch, "_updates_in_all", lambda self, _: max(self.steps, 420) + 7)
     trained(tmp_path, 0.5, steps=420)
     ((step, given),) = asked
     assert step >= 420 and given["at"] == 64  # at the end, from an early state
@@ -321,6 +321,15 @@ def test_only_states_that_a_trial_can_use_are_kept_if_the_length_is_known(
     watched = SimpleNamespace(budget=Budget(0.02), _updates_in_all=lambda _: total)
     trials = Trials(0.1, watched, say=lambda _: None)
     assert [step for step in (4 * 2**k for k in range(11)) if trials.wants_state(step)] == kept
+
+
+@pytest.mark.parametrize(("steps", "states"), [(300, 0), (5_000, 4)])
+def test_no_states_are_kept_for_a_trial_that_the_share_will_not_pay_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int, states: int
+) -> None:
+    monkeypatch.setattr(Watch, "_updates_in_all", lambda self, _: max(self.steps, steps))
+    w, _ = trained(tmp_path, 0.1, steps=200)
+    assert w.kept_updates.states == states
 
 
 def test_trials_need_a_loss_and_a_share(tmp_path: Path) -> None:

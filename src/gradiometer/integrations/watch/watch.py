@@ -250,6 +250,7 @@ def watch(
     if isinstance(sampling, DataLoader):
         watched.trials.draw_from(sampling)
     watched.kept_updates.states = max(checkpoints, watched.trials.states)
+    watched.trials.checkpoints = checkpoints
     if trials and not checkpoints:
         watched.kept_updates.is_wanted = watched.trials.wants_state
     if checkpoints:

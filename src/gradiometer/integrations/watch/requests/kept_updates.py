@@ -333,7 +333,7 @@ class KeptUpdatesOfLoop:
 
     def _end_stretch(self, step: int) -> None:
         self._close_stretch()
-        while self._start <= step + 1 or not self.is_wanted(self._start):
+        while self._start <= step + 1 or (self.states and not self.is_wanted(self._start)):
             # 4, 32, 256, ...: from step 300 on fewer than one update in 20 is kept.
             self._start *= 2 if self.states else 8
         self.next = self._start - 1
