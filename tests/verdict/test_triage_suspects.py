@@ -133,6 +133,15 @@ def test_signs_of_the_data_are_certain_from_a_limit(name: str) -> None:
     assert certain(weak) == {claim} and claim not in claims(weaker)
 
 
+@pytest.mark.parametrize(("product", "is_certain"), [(-0.07, True), (-0.09, False)])
+def test_a_low_rate_of_plain_sgd_near_its_edge_is_never_certain(
+    product: float, is_certain: bool
+) -> None:
+    short = {"movement": striding(60 / STEPS), "momentum": 0.0, "losses": falling(0.55)}
+    found = certain(healthy(**short, product=constant(product)))
+    assert (Claim.RATE_LOW in found) is is_certain
+
+
 def test_suspects_wait_for_the_end() -> None:
     for name in ("low rate", "stopped early"):
         assert not triage_of(replace(SUSPECTS[name][1], has_ended=False)).suspects

@@ -16,7 +16,7 @@ from gradiometer.run.rules import SCHEDULES, check_values, largest_rate, typed
 from gradiometer.storage.disk import read_toml
 
 
-class Kind(NamedTuple):
+class OptimizerKind(NamedTuple):
     """A kind of optimizer: the name of its class, its default η, and what is measured by
     default."""
 
@@ -27,9 +27,9 @@ class Kind(NamedTuple):
 
 # Batch sharpness is for SGD, whose edge of stability is known.
 OPTIMIZERS = {
-    "sgd": Kind("SGD", 0.1, "noise,batch_sharpness,trajectory"),
-    "adamw": Kind("AdamW", 0.001, "noise,preconditioned_noise,trajectory"),
-    "schedulefree": Kind("SGDScheduleFree", 1.0, "noise,trajectory"),
+    "sgd": OptimizerKind("SGD", 0.1, "noise,batch_sharpness,trajectory"),
+    "adamw": OptimizerKind("AdamW", 0.001, "noise,preconditioned_noise,trajectory"),
+    "schedulefree": OptimizerKind("SGDScheduleFree", 1.0, "noise,trajectory"),
 }
 
 # names of 0.1.0

@@ -113,9 +113,11 @@ def rate_high(signs: Signs, level: Level) -> Claimed | None:
     moved, late, died = mean_movement(signs), ended_at(signs, level), late_deaths(signs)
     jumps = len(jumps_of(signs, level)) if usual_stride(signs) > CALM else 0
     # large steps do no harm to a loss that has come down to nearly nothing
-    harmful = (overshot(signs) or killed(signs, died)) and not late < LEARNT
+    large = overshot(signs) and not late < LEARNT
+    # a network often learns as well with the units that are left
+    deadly = killed(signs, died) and late > HALF_A_GUESS
     stuck = learns_once_it_falls(signs, level)
-    if not (diverged or harmful or stuck or jumps >= JUMPS):
+    if not (diverged or large or deadly or stuck or jumps >= JUMPS):
         return None
     numbers = {
         "movement": moved,
@@ -176,7 +178,9 @@ def learns_once_it_falls(signs: Signs, level: Level) -> bool:
     """True if the loss was at a guess while the rate was high, though the weights went far, and
     came below when the rate fell."""
     until = signs.high_until
-    if not level.value > 0 or until is None or is_constant(signs):
+    # a first loss is no guess: the outputs of a network may begin small or large
+    is_known = level.known_by in (Known.LABELS, Known.TARGETS)
+    if not is_known or until is None or is_constant(signs):
         return False
     stayed = signs.losses[until * 3 // 4 : until + 1].mean() > AT_A_GUESS * level.value
     went_far = signs.strides[:until].sum() > FAR_AT_A_GUESS

@@ -19,7 +19,6 @@ from gradiometer.verdict.triage.thresholds import (
     AGREE,
     APART,
     AT_A_GUESS,
-    FALLS_BY_RATE,
     FALLS_MUCH,
     FAR_TOO_LOW,
     FEWEST_PARTS,
@@ -44,8 +43,8 @@ from gradiometer.verdict.triage.thresholds import (
 
 
 def rate_low(signs: Signs, level: Level) -> Claimed | None:
-    """The network has come next to nowhere; or not far, and its loss was still falling or is
-    above half of a guess; or its path goes straight on while the loss falls."""
+    """The network has come next to nowhere; or not far, and its loss is above half of a guess; or
+    its path goes straight on while the loss falls."""
     late = ended_at(signs, level)
     # 5 % of its first loss left a physics-informed network 57 times more to gain
     if signs.is_short or not late > LITTLE_LEFT:
@@ -95,7 +94,7 @@ def may_be_low(signs: Signs, late: float) -> bool:
     if signs.family == "adaptive":
         return not is_constant(signs)
     is_at_edge = is_plain(signs) and (signs.cosine < MOSTLY_OPPOSED or signs.is_normalised)
-    falls = fall_by_rate(signs) > FALLS_MUCH * share
+    falls = fall_by_rate(signs) > FALLS_MUCH * max(share, 1.0)
     return bool(doubt_of(signs, late)) and falls and not is_at_edge
 
 
@@ -114,14 +113,12 @@ def is_mild(low: Claimed) -> bool:
 
 
 def came_not_far(signs: Signs, late: float) -> bool:
-    """True if a training that has ended came next to nowhere; or not far, and its loss was still
-    falling or is above half of a guess."""
+    """True if a training that has ended came next to nowhere; or not far, and its loss is above
+    half of a guess."""
     share = signs.reach / usual_reach(signs)
     if stands_at_the_edge(signs, share):
         return False
-    is_high = late > HALF_A_GUESS and is_near(signs)
-    falls = share < NEAR and fall_by_rate(signs) > FALLS_BY_RATE
-    return bool(share < NEXT_TO_NOTHING or is_high or falls)
+    return bool(share < (1 if late > HALF_A_GUESS else NEXT_TO_NOTHING))
 
 
 def comes_nowhere(signs: Signs) -> bool:
@@ -168,15 +165,14 @@ def doubt_of(signs: Signs, late: float) -> str:
     """
     if not late > LITTLE_LEFT:
         return ""
+    enough = usual_reach(signs) * (SHORT_FOR_AGREEING if agrees(signs) else 1)
+    if signs.reach < enough and late > LEARNT:
+        return "rate_not_tried"
     direction = direction_of(signs)
     if direction is None:
         # runs before version 0.3 have no path
         return "few_looks" if len(signs.distances) else ""
-    enough = usual_reach(signs) * (SHORT_FOR_AGREEING if agrees(signs) else 1)
-    came_short = signs.reach < enough and late > LEARNT
-    if came_short or direction.value > SOME_DIRECTION:
-        return "rate_not_tried"
-    return ""
+    return "rate_not_tried" if direction.value > SOME_DIRECTION else ""
 
 
 def shows_its_rate(signs: Signs) -> bool:

@@ -154,7 +154,7 @@ class Trials:
     def _try(self, step: int, *, is_over: bool) -> None:
         self.next = step + max(step // 8, 16)
         if not is_over:
-            # trainings of 120 to 400 updates took 8 % longer by states for no trial
+            # trainings of 60 to 800 updates took 8 % longer by states for no trial
             kept = self.states if self._will_pay(step) else 0
             self._watched.kept_updates.states = max(kept, self.checkpoints)
         # 400: with a hundredth of the steps so far, no loop of small networks made a trial before
