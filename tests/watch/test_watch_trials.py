@@ -196,7 +196,7 @@ def tried_at_end(
     claimed: Claimed,
     *,
     end: float = 1.0,
-    has_early: bool = True,
+    early: int | None = 128,
     suspects: tuple[Claimed, ...] = (),
     **forked: int,
 ) -> list[str]:
@@ -210,7 +210,7 @@ def tried_at_end(
     for change, step in forked.items():
         ends = {"go on": [0.5, 0.51, 0.52], change.replace("_", " "): [0.3, 0.31, 0.32]}
         kept(run, ends, step=step, tail="none")
-    return [one.name for one in trials_of_loops._changes_at_end(run, has_early=has_early)]
+    return [one.name for one in trials_of_loops._changes_at_end(run, early=early)]
 
 
 @pytest.mark.parametrize(
@@ -260,12 +260,24 @@ def test_a_training_that_stopped_early_is_cut_in_a_trial_as_it_looks_like_a_miss
     assert tried_at_end(tmp_path, monkeypatch, stopped) == ["cool now"]
 
 
-@pytest.mark.parametrize(("has_early", "tried"), [(True, ["rate 4x"]), (False, [])])
+def test_a_rate_that_nothing_speaks_against_is_not_tried_from_the_first_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    healthy = Claimed(Claim.HEALTHY, {"steps": 200.0})
+    assert tried_at_end(tmp_path / "1", monkeypatch, healthy, end=0.0, early=32) == []
+    assert tried_at_end(tmp_path / "2", monkeypatch, healthy, early=32) == ["cool now"]
+    low = (Claimed(Claim.RATE_LOW, {}, ("rate 8x",), is_certain=False),)
+    assert tried_at_end(tmp_path / "3", monkeypatch, healthy, end=0.0, early=32, suspects=low) == [
+        "rate 2x"
+    ]
+
+
+@pytest.mark.parametrize(("early", "tried"), [(128, ["rate 4x"]), (None, [])])
 def test_at_the_end_of_a_schedule_a_rate_is_tried_from_an_early_state_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_early: bool, tried: list[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, early: int | None, tried: list[str]
 ) -> None:
     low = Claimed(Claim.RATE_LOW, {"reach": 1.0}, ("rate 4x",))
-    found = tried_at_end(tmp_path, monkeypatch, low, end=1e-9, has_early=has_early)
+    found = tried_at_end(tmp_path, monkeypatch, low, end=1e-9, early=early)
     assert found == tried
 
 
