@@ -157,7 +157,7 @@ def test_an_illness_trains_and_differs_from_its_cure(case):
 
 def test_watch_leaves_a_training_of_the_clinic_as_it_was(tmp_path):
     case = next(case for case in ON_GENERATED_DATA if case.claims == ("rate_low",))
-    recipe = replace(case.recipe, steps=40)
+    recipe = replace(case.recipe, steps=40, schedule="constant")
     bench = Bench(tmp_path, processes=1)
     wanted = [Wanted(recipe, 3, watched=is_watched) for is_watched in (False, True)]
     wanted.append(replace(wanted[1], trials=50.0))

@@ -130,13 +130,17 @@ def _bits(words: Tensor, device: torch.device) -> Tensor:
     return torch.stack([(each * _weights(each.numel(), device)).sum() for each in sums])
 
 
-@lru_cache(maxsize=64)
 def _weights(count: int, device: torch.device) -> Tensor:
     """An odd number for each place."""
-    return 2 * torch.arange(count, device=device) + 1
+    return _odd(device)[:count] if count <= SMALL else 2 * torch.arange(count, device=device) + 1
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=16)
+def _odd(device: torch.device) -> Tensor:
+    """The first odd numbers."""
+    return 2 * torch.arange(SMALL, device=device) + 1
+
+
 def _places(count: int, device: torch.device) -> Tensor:
     """The places of a sample."""
     # a prime: spread over the tensor without a period that its rows may have
