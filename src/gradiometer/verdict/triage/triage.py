@@ -23,7 +23,12 @@ from gradiometer.verdict.triage.thresholds import (
     LONG_ENOUGH,
     SEEN_AGAIN,
 )
-from gradiometer.verdict.triage.tried import after_trials, as_tried, better_change
+from gradiometer.verdict.triage.tried import (
+    after_trials,
+    as_tried,
+    better_change,
+    says_the_same,
+)
 
 Rule = Callable[[Signs, Level], Claimed | None]
 
@@ -188,20 +193,25 @@ def triage_of(run: Run | Signs) -> Triage:
     claims = tuple(each for each in told if each.is_certain)
     # weak signs count where nothing is certain
     if not claims:
-        claims = told if forked is None else shown_by(forked, told)
+        claims = told if forked is None else shown_by(forked, told, passed)
     if not claims:
-        claims = (passed if forked is None else after_trials(passed, forked),)
+        claims = (passed,)
     return Triage(_with_doubts(claims), level, unseen_by(signs, level))
 
 
-def shown_by(forked: Run, suspects: tuple[Claimed, ...]) -> tuple[Claimed, ...]:
-    """The suspects after what ended best in forks: those with this cure are certain, and without
-    one it is a claim of its own."""
+def shown_by(forked: Run, suspects: tuple[Claimed, ...], passed: Claimed) -> tuple[Claimed, ...]:
+    """The suspects after what forks have shown: those with the cure that ended best are certain. If
+    none has it, it is a claim itself. Without suspects, what is left of a training without a
+    claim."""
     better = better_change(forked)
     if better is None:
-        return suspects
-    shown = [each for each in suspects if better.cure[0] in each.cure]
-    others = [each for each in suspects if each not in shown]
+        better = after_trials(passed, forked)
+        if better.claim in (passed.claim, Claim.HEALTHY):
+            return suspects or (better,)
+        shown = []
+    else:
+        shown = [each for each in suspects if better.cure[0] in each.cure]
+    others = [each for each in suspects if each not in shown and not says_the_same(each, better)]
     return (*([replace(each, is_certain=True) for each in shown] or [better]), *others)
 
 
