@@ -77,7 +77,8 @@ class Cadence:
         self._others = [gauge for gauge in working if gauge.one_in > 1] if cheap else []
         self._every = self._asked_every
         if self._every is not None and self._elsewhere and self.turn:
-            self._every *= 2 * min(gauge.one_in for gauge in self.turn)
+            seldom = min(gauge.one_in for gauge in self.turn)
+            self._every *= 2 * seldom if seldom > 1 else 1
 
     def refuse(self, name: str) -> None:
         """A gauge cannot measure this training."""
