@@ -5,12 +5,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.optim import SGD, Adam, Adamax, AdamW, NAdam, Optimizer
 
 from gradiometer.estimation.noise import GradientNoise
 from gradiometer.estimation.preconditioned_noise import PreconditionedNoise
+from gradiometer.estimation.products import left_by_scaler
 from gradiometer.integrations.gradients import NEVER, Flat, LastGradient, Products
 from gradiometer.integrations.watch.accelerator import Copied
 from gradiometer.integrations.watch.losses import first_size, value_of
@@ -350,6 +352,8 @@ class Successive:
                 if "memory" in moments and not self._rule.adaptive:
                     # SGD's buffer is a sum, Adam's a mean
                     moments["memory"] *= 1 - pair.known["momentum"]
+                if moments.get("applied", 1.0) < 1:
+                    _take_scale_out(moments)
                 pairs_read.append((pair, moments))
                 if len(pairs_read) >= max(PAIRS_A_READING, pair.step / READINGS_A_RUN):
                     self._write(pair.gauge)
@@ -414,6 +418,15 @@ class Successive:
         self._weights = None
         self._open.clear()
         self._stopped(why)
+
+
+def _take_scale_out(moments: dict[str, float]) -> None:
+    """Divide by the factor of a scaler that was not given: neither the loss nor what an optimizer
+    remembers has it."""
+    left = float(left_by_scaler(np.array([moments["applied"]]))[0])
+    for name, factors in (("squared", 2), ("product", 2), ("memory", 1), ("applied", -1)):
+        if name in moments:
+            moments[name] *= left**factors
 
 
 def longest_pause(step: int) -> int:
