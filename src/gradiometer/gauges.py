@@ -20,9 +20,9 @@ from gradiometer.estimation.preconditioned_noise import PreconditionedNoise
 from gradiometer.exploration.temperature.thermometer import Temperature
 from gradiometer.measurement.finding import Issue
 from gradiometer.measurement.gauge import Gauge
-from gradiometer.measurement.optimizer.groups import Group
+from gradiometer.measurement.optimizer.groups import Group, family_of
 from gradiometer.problems.user_code import user_code, user_module
-from gradiometer.run.configuration import Configuration, WatchedConfiguration
+from gradiometer.run.configuration import OPTIMIZERS, Configuration, WatchedConfiguration
 from gradiometer.run.reader import Run
 
 GAUGES: dict[str, type[Gauge]] = {
@@ -102,7 +102,8 @@ class Asked:
             BadArgument: A gauge needs another optimizer.
         """
         for kind in self.kinds:
-            if kind.needs_preconditioner and optimizer != "adamw":
+            is_adaptive = family_of([OPTIMIZERS[optimizer].class_name]) == "adaptive"
+            if kind.needs_preconditioner and not is_adaptive:
                 raise BadArgument(
                     f"`gauges` names {kind.name}, which needs the preconditioner of Adam or its "
                     f"kind, and `optimizer` is {optimizer}: leave it out, or use adamw."

@@ -152,8 +152,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
 SITES = ("problem", "model", "forward", "loss", "correct", "data")
 OWN = {"own gauge": ("measure", "estimate", "judge"), "show --gauge": ("estimate", "judge")}
 EVERY = [(command, site) for command in COMMANDS for site in OWN.get(command, SITES)]
-FEW = ("problem", "model")  # sites that are called a few times only
-QUICK = (8,)
+FEW = ("problem", "model", "estimate", "judge")  # sites that are called a few times only
 SEVERAL = (1, 40, 170)  # the first call, one in the middle, and one of the last; by night every one
 
 
@@ -237,8 +236,7 @@ def check(
 def test_what_raises_at_some_call_is_the_users(
     module: Any, capsys: pytest.CaptureFixture[str], command: str, site: str
 ) -> None:
-    for number in QUICK:
-        check(module, capsys, COMMANDS[command], site, number)
+    check(module, capsys, COMMANDS[command], site, 2 if site in FEW else 8)
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import pytest
 
 from gradiometer import BadArgument
 from gradiometer.cli.options import configuration_from
-from gradiometer.estimation.batch_advice import SHAPES
+from gradiometer.convergence.schedules.shapes import schedule_by_name
 from gradiometer.run import Configuration
 from gradiometer.run.planned import planned
 from gradiometer.run.rules import SCHEDULES
@@ -194,5 +194,6 @@ def test_a_trapezoid_keeps_the_rate_for_half_of_the_run_and_falls_to_zero_in_a_l
     assert [schedule(step) for step in range(steps + 1)] == pytest.approx([0.2] * kept + line)
 
 
-def test_advice_scales_the_rate_of_every_schedule_with_a_name() -> None:
-    assert SHAPES == SCHEDULES
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_every_schedule_with_a_name_can_be_made(name: str) -> None:
+    assert schedule_by_name(name, 0.1, 100, snapshots=2) is not None

@@ -274,10 +274,8 @@ def test_schedulers_are_searched_for_once_and_again_after_another_took_over(
     parameter = nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([parameter], lr=1.0)
     searches = []
-    found_by = exact._found_schedulers
-    monkeypatch.setattr(
-        exact, "_found_schedulers", lambda given: searches.append(1) or found_by(given)
-    )
+    owners_of = exact._owners
+    monkeypatch.setattr(exact, "_owners", lambda given: searches.append(1) or owners_of(given))
     seen, schedulers = exact.SchedulersSeen(), torch.optim.lr_scheduler
     first: Any = schedulers.ExponentialLR(optimizer, 0.9)
     for step in (4, 8, 8, 16):

@@ -60,18 +60,15 @@ def list_runs(folder: Path, sort: str | None, match: str, page: Path | None, as_
 
 def _print_list(found: "Sequence[RunRow]", folder: Path) -> None:
     """Print a table, with optimizer and verdict of each run below its line."""
-    from gradiometer.report.page.page import STATUS_SYMBOLS
+    from gradiometer.report.overview import COLUMNS
 
     if not found:
         click.echo(f"No such runs in `{folder}`.")
         return
-    rows = [("run", "steps", "loss", "test", "age")] + [
+    rows = [("run", *COLUMNS)] + [
         (
-            f"{STATUS_SYMBOLS[run.status]} {run.path.name}",
-            f"{run.steps:,}",
-            run.loss_words,
-            run.score_words,
-            run.age_words,
+            f"{run.symbol} {run.path.name}",
+            *(words(run) for words in COLUMNS.values()),
         )
         for run in found
     ]

@@ -19,7 +19,6 @@ from gradiometer.loop.changes.replacements import Custom
 from gradiometer.loop.changes.text import alternative_of
 from gradiometer.loop.checks import check_trainable
 from gradiometer.loop.comparison.racing import (
-    FEWEST_REPLICATES,
     REPLICATES,
     Rung,
     Stop,
@@ -200,10 +199,9 @@ def check_asked(horizon: str | None, budget: float | None, replicates: int | Non
     if replicates is not None:
         check_whole("replicates", replicates, 1)
     if horizon == END:
-        if replicates is not None and not replicates >= FEWEST_REPLICATES:
+        if replicates is not None and not replicates >= 2:
             raise BadArgument(
-                f"`replicates` must be at least {FEWEST_REPLICATES} with the horizon 'end', got "
-                f"{replicates}."
+                f"`replicates` must be at least 2 with the horizon 'end', got {replicates}."
             )
     elif horizon is not None:
         Horizon.parse(horizon)

@@ -16,6 +16,7 @@ from gradiometer.report.charts.blocks import blocks
 from gradiometer.report.charts.interval_strip import Sparkline, interval, number, sparkline
 from gradiometer.report.charts.theme import LISTS
 from gradiometer.report.page.document import document, write_document
+from gradiometer.report.page.page import STATUS_SYMBOLS
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.folder import run_folders
 from gradiometer.run.reader import Run, Status
@@ -67,6 +68,11 @@ class RunRow:
     age: float
 
     @property
+    def symbol(self) -> str:
+        """Its status as one letter."""
+        return STATUS_SYMBOLS[self.status]
+
+    @property
     def loss_words(self) -> str:
         """The last loss with its interval; empty without one."""
         return f"{number(self.loss.value)} {interval(self.loss)}" if self.loss.samples else ""
@@ -106,6 +112,15 @@ class RunRow:
         key = "test_accuracy" if self.is_accuracy else "test_loss"
         numbers = {"loss": self.loss.to_dict(), key: score}
         return {"run": str(self.path), **{name: getattr(self, name) for name in kept}, **numbers}
+
+
+# What the list says of a run beside its name.
+COLUMNS: dict[str, Callable[[RunRow], str]] = {
+    "steps": lambda run: f"{run.steps:,}",
+    "loss": lambda run: run.loss_words,
+    "test": lambda run: run.score_words,
+    "age": lambda run: run.age_words,
+}
 
 
 def _lower(value: float) -> float:
@@ -218,5 +233,11 @@ def write_overview(runs: Sequence[RunRow], path: Path) -> Path:
     links = [
         quote(os.path.relpath(report, path.parent)) if report.exists() else "" for report in reports
     ]
-    page = document(CONTENT, folder.resolve().name, (), runs=list(zip(runs, links, strict=True)))
+    page = document(
+        CONTENT,
+        folder.resolve().name,
+        (),
+        runs=list(zip(runs, links, strict=True)),
+        columns=COLUMNS,
+    )
     return write_document(page, path)

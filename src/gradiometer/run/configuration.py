@@ -4,7 +4,7 @@ Python."""
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 import tomli_w
@@ -15,17 +15,21 @@ from gradiometer.measurement.optimizer.groups import Group, family_of
 from gradiometer.run.rules import SCHEDULES, check_values, largest_rate, typed
 from gradiometer.storage.disk import read_toml
 
-# Default of η.
-DEFAULT_RATES = {"sgd": 0.1, "adamw": 0.001, "schedulefree": 1.0}
 
-# Class names of the optimizers.
-OPTIMIZERS = {"sgd": "SGD", "adamw": "AdamW", "schedulefree": "SGDScheduleFree"}
+class OptimizerKind(NamedTuple):
+    """A kind of optimizer: the name of its class, its default η, and what is measured by
+    default."""
 
-# What is measured by default. Batch sharpness is for SGD, whose edge of stability is known.
-GAUGES = {
-    "sgd": "noise,batch_sharpness,trajectory",
-    "adamw": "noise,preconditioned_noise,trajectory",
-    "schedulefree": "noise,trajectory",
+    class_name: str
+    rate: float
+    gauges: str
+
+
+# Batch sharpness is for SGD, whose edge of stability is known.
+OPTIMIZERS = {
+    "sgd": OptimizerKind("SGD", 0.1, "noise,batch_sharpness,trajectory"),
+    "adamw": OptimizerKind("AdamW", 0.001, "noise,preconditioned_noise,trajectory"),
+    "schedulefree": OptimizerKind("SGDScheduleFree", 1.0, "noise,trajectory"),
 }
 
 # names of 0.1.0
@@ -157,7 +161,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
                 self, "learning_rate", largest_rate(self.schedule, self.learning_rate)
             )
         elif self.learning_rate is None:
-            msgspec.structs.force_setattr(self, "learning_rate", DEFAULT_RATES[self.optimizer])
+            msgspec.structs.force_setattr(self, "learning_rate", OPTIMIZERS[self.optimizer].rate)
         check_values(self)
 
     @property
@@ -169,7 +173,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     @property
     def group(self) -> Group:
         """The settings of its optimizer at the start."""
-        name = OPTIMIZERS[self.optimizer]
+        name = OPTIMIZERS[self.optimizer].class_name
         return Group(
             name,
             family_of([name]),
@@ -182,7 +186,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     @property
     def measured(self) -> str:
         """Comma-separated names of the gauges: `gauges`, or the default for the optimizer."""
-        return GAUGES[self.optimizer] if self.gauges is None else self.gauges
+        return OPTIMIZERS[self.optimizer].gauges if self.gauges is None else self.gauges
 
     @property
     def penalty(self) -> float:

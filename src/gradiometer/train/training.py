@@ -2,7 +2,7 @@
 the run around it."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.optim import SGD, AdamW, Optimizer
+from torch.optim import Optimizer
 
 from gradiometer.convergence.averaging import REFRESHED, refresh_batch_norm
 from gradiometer.convergence.formulas.number import Amount
@@ -55,10 +55,6 @@ def name_of_run(problem: Problem) -> str:
     return file_name(f"{problem.name}-{problem.model_name}", "run")
 
 
-# The optimizers of torch that have a name.
-CLASSES: Mapping[str, Any] = {"sgd": SGD, "adamw": AdamW}
-
-
 def optimizer_of(
     name: str,
     parameters: Iterable[Tensor],
@@ -68,14 +64,15 @@ def optimizer_of(
     clip: float | None = None,
     **settings: Any,
 ) -> Optimizer:
-    """The optimizer with a name, one of `CLASSES` or "schedulefree", and with further settings of
+    """The optimizer with a name, one of `OPTIMIZERS`, and with further settings of
     its class. It clips all gradients together to the norm `clip` before each step, if that is
     given."""
     optimizer: Optimizer
     if name == "schedulefree":
         optimizer = schedule_free(parameters, rate, float(weight_decay))
     else:
-        optimizer = CLASSES[name](parameters, lr=rate, weight_decay=weight_decay, **settings)
+        kind = getattr(torch.optim, OPTIMIZERS[name].class_name)
+        optimizer = kind(parameters, lr=rate, weight_decay=weight_decay, **settings)
     if clip is not None:
         optimizer.register_step_pre_hook(Clipping(clip))
     return optimizer
@@ -493,7 +490,9 @@ def sharpness_finding(training: Training, found: Survey) -> Finding:
     """Compare the sharpness of a survey with the edge of the training's learning rate."""
     settings = training.configuration
     if settings.optimizer != "sgd":
-        return no_edge_finding(found.sharpness, found.step, (OPTIMIZERS[settings.optimizer],))
+        return no_edge_finding(
+            found.sharpness, found.step, (OPTIMIZERS[settings.optimizer].class_name,)
+        )
     kind = MomentumRule(settings.momentum, settings.nesterov)
     return edge_finding(
         found.sharpness, rate_ahead(training), kind, weight_decay=settings.weight_decay

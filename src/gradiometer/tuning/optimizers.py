@@ -15,13 +15,14 @@ from gradiometer.errors import BadArgument
 from gradiometer.loop import Alternative, Custom, Using
 from gradiometer.measurement.optimizer.steps import Clipping, schedule_free_class
 from gradiometer.problems.user_code import user_code
-from gradiometer.train.training import CLASSES, optimizer_of
+from gradiometer.run.configuration import OPTIMIZERS
+from gradiometer.train.training import optimizer_of
 
 # Makes an optimizer: called as `make(parameters, learning_rate)`.
 MakeOptimizer = Callable[[Iterable[nn.Parameter], float], torch.optim.Optimizer]
 
 SCHEDULE_FREE = "schedulefree"
-NAMES = (*CLASSES, SCHEDULE_FREE)
+NAMES = tuple(OPTIMIZERS)
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,9 @@ class Made:
 
     @property
     def _class(self) -> Any:
-        return schedule_free_class() if self.is_schedule_free else CLASSES[self.name]
+        if self.is_schedule_free:
+            return schedule_free_class()
+        return getattr(torch.optim, OPTIMIZERS[self.name].class_name)
 
     @property
     def words(self) -> str:

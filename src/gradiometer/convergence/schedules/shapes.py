@@ -420,7 +420,7 @@ def schedule_by_name(name: str, initial: float, steps: int, snapshots: int = 0) 
             return Linear(initial, steps=steps)
         case "trapezoid":
             return trapezoid(initial, steps)
-        case "cycles":
+        case "cycles" if snapshots:
             return SnapshotCycle(initial, steps, snapshots)
     return None
 

@@ -13,7 +13,8 @@ from gradiometer.arguments import check_level
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.estimate import LEVEL, Estimate
 
-# Largest number of pairs to report. A difference that needs more pairs is negligible.
+# Largest number of pairs. A difference that needs more is negligible, and more branches would fill
+# the memory before the first one is trained.
 MOST_PAIRS = 10_000
 
 # Simulated sets of pairs behind a quantile: its level is known to ±0.5 %.
@@ -259,12 +260,16 @@ def over_examples_too(
     examples = checked[0].shape[1]
     if not examples >= 2:
         raise BadArgument(f"`differences` must hold at least 2 examples, got {examples}.")
-    across = np.stack([each.mean(axis=0) for each in checked], axis=1)
-    level = _single_level(across, estimates[0].level)
+    means = np.stack([each.mean(axis=0) for each in checked], axis=1)
+    level = _single_level(means, estimates[0].level)
     quantile = float(stdtrit(examples - 1, (1 + level) / 2))
     found = []
-    for estimate, each in zip(estimates, checked, strict=True):
-        wider = quantile * math.sqrt(_variance_of_sampling(each))
+    for estimate, each, mean in zip(estimates, checked, means.T, strict=True):
+        # the variance that the sampling of the examples gives, beyond that within pairs
+        within = each - mean - each.mean(axis=1, keepdims=True) + each.mean()
+        freedom = (len(each) - 1) * (examples - 1)
+        counted = (within**2).sum() / freedom / (len(each) * examples)
+        wider = quantile * math.sqrt(max(float(mean.var(ddof=1) / examples - counted), 0.0))
         low, high = estimate.value - estimate.low, estimate.high - estimate.value
         found.append(
             Estimate.interval(
@@ -278,15 +283,6 @@ def over_examples_too(
             )
         )
     return tuple(found)
-
-
-def _variance_of_sampling(differences: Float[np.ndarray, "pairs examples"]) -> float:
-    """The variance that the sampling of the examples gives the mean, beyond that within pairs."""
-    pairs, examples = differences.shape
-    across = differences.mean(axis=0)
-    within = differences - across - differences.mean(axis=1, keepdims=True) + differences.mean()
-    counted = (within**2).sum() / ((pairs - 1) * (examples - 1)) / (pairs * examples)
-    return max(float(across.var(ddof=1) / examples - counted), 0.0)
 
 
 def _single_level(across: Float[np.ndarray, "examples alternatives"], level: float) -> float:

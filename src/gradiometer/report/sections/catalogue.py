@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 
-from gradiometer.errors import ran_out_of_memory, summary
+from gradiometer.errors import UserCodeFailed, ran_out_of_memory, summary
 from gradiometer.report.sections.convergence import convergence_section
 from gradiometer.report.sections.drift import drift_section
 from gradiometer.report.sections.ensemble import ensemble_section
@@ -61,12 +61,18 @@ METHODS = {
 
 
 def sections(run: Run, diagnosis: Diagnosis) -> tuple[Section, ...]:
-    """Every section of the page. One that cannot be drawn says so in its place."""
+    """Every section of the page. One that cannot be drawn says so in its place.
+
+    Raises:
+        UserCodeFailed: If a gauge of the person raises where its curve is made.
+    """
     shown = []
     for section in SECTIONS:
         try:
             drawn = section(run, diagnosis)
             shown.append(replace(drawn, method=METHODS.get(drawn.name, "")))
+        except UserCodeFailed:
+            raise
         except Exception as error:
             if ran_out_of_memory(error):
                 raise

@@ -8,7 +8,6 @@ from typing import Any
 from gradiometer.estimation.batch_advice import (
     AHEAD,
     RECENT,
-    SHAPES,
     age,
     carrying,
     examples_factor,
@@ -18,6 +17,7 @@ from gradiometer.estimation.preconditioned_noise import VALID
 from gradiometer.measurement.estimate import Estimate, about, counted, significant
 from gradiometer.measurement.finding import Doubt, Finding
 from gradiometer.measurement.optimizer.hyperparameters import list_values, number
+from gradiometer.run.rules import SCHEDULES
 from gradiometer.verdict.words.sentences import Sentences, Words, always, fill, sentence
 
 # Factors of the best learning rate seen when B is doubled under AdamW: 2^p with p from −0.03 to
@@ -260,7 +260,7 @@ def _terms(finding: Finding) -> tuple[tuple[str, ...], str]:
     size, factor, schedule = facts["size"], facts["rate_factor"], facts["schedule"]
     peaks: tuple[float, ...] = facts["peaks"]
     times = significant(factor)
-    if schedule in SHAPES:
+    if schedule in SCHEDULES:
         return (f"--batch-size {size} --lr {number(factor * max(peaks))}",), ""
     if schedule is not None:
         return (f"--batch-size {size} --schedule '{times} * ({schedule})'",), ""

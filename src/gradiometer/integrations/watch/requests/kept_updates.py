@@ -31,11 +31,9 @@ from gradiometer.measurement.optimizer.steps import as_one
 from gradiometer.measurement.untouched import Surroundings
 from gradiometer.randomness import GlobalStates
 
-# Number of updates that are kept together, each of which must be the same on a copy.
+# Number of updates that are kept together, each of which must be the same on a copy. The first are
+# kept after as many.
 IN_A_ROW = 4
-
-# The first that is kept.
-FIRST = 4
 
 # Most numbers in a state that is kept, and in the parameters at the start of training, which the
 # certificate needs: 64 MiB in single precision.
@@ -72,7 +70,7 @@ class KeptUpdatesOfLoop:
         self.schedulers = SchedulersSeen()
         # Why there are none, as the end of a sentence.
         self.why_none = "the loop has not made enough updates yet"
-        self._start = FIRST
+        self._start = IN_A_ROW
         self._first = 0
         self._count = 0
         self._is_open = False
@@ -95,7 +93,7 @@ class KeptUpdatesOfLoop:
             and not (subject.sharded or subject.is_own)
         )
         # The next step at which `at_step` has something to do.
-        self.next = FIRST - 1 if can_keep else NEVER
+        self.next = IN_A_ROW - 1 if can_keep else NEVER
         # True if `updated` has something to do after the coming update.
         self.awaits_update = False
         if not can_keep:
