@@ -51,6 +51,8 @@ class Cadence:
         self._asked_every = every
         self._every = every
         self._elsewhere = elsewhere
+        # True if the interval between measured steps doubles with the steps.
+        self._doubles = False
         self._share = share
         # Names of gauges that cannot measure this training.
         self.refused: set[str] = set()
@@ -77,8 +79,10 @@ class Cadence:
         self.turn = cheap or working
         self._others = [gauge for gauge in working if gauge.one_in > 1] if cheap else []
         self._every = self._asked_every
+        self._doubles = False
         if self._every is not None and self._elsewhere and self.turn:
             self._every *= min(gauge.one_in for gauge in self.turn)
+            self._doubles = not cheap
 
     def refuse(self, name: str) -> None:
         """A gauge cannot measure this training."""
@@ -99,7 +103,9 @@ class Cadence:
             due = False
             self.next_look = step + FARTHEST
         elif self._every is not None:
-            every = self._every_at(self._every, step)
+            every = self._every
+            if self._doubles:
+                every <<= max(step.bit_length() - 9, 0)
             due = step % every == 0
             self.next_look = step + (1 if due else every - step % every)
         else:
@@ -115,13 +121,6 @@ class Cadence:
                 self.next_look = step + min(ahead, FARTHEST)
         self._late = time.perf_counter() + LOOK_SECONDS
         return due
-
-    def _every_at(self, every: int, step: int) -> int:
-        """The interval between measured steps: it doubles with the steps if only expensive gauges
-        are left."""
-        if not self._elsewhere or any(gauge.one_in == 1 for gauge in self.turn):
-            return every
-        return every << max(step.bit_length() - 9, 0)
 
     @property
     def is_late(self) -> bool:
@@ -160,8 +159,7 @@ class Cadence:
             under_way: Seconds that measuring it took so far.
         """
         if self._every is not None:
-            every = self._every_at(self._every, steps)
-            return (steps // every + 1) * every
+            return int((steps // self._every + 1) * self._every)
         self._count(steps)
         return steps + self._budget.steps_until(under_way, saving=self._saving)
 
