@@ -127,7 +127,8 @@ def watch(
         scaler: The GradScaler, if there is one.
         budget: Share of the training time that measuring may use; 0 switches measuring off.
         every: Measure at every `every`-th step instead of keeping to the budget. With 1 the noise
-            is read from the gradients of all steps, and gauges that run the model run at one in 16.
+            is read from the gradients of all steps, and gauges that run the model run at one in 16
+            (after step 512 as often in each doubling).
         steps: Number of updates of the whole training, if you know it: the first 40 readings are
             then spread over the run, up to 1,000 steps, in place of the first 300 steps.
         trials: Share of the training time that forks may use to try the cure of what limits the

@@ -324,17 +324,21 @@ class TriageRecorder:
 
     def _norm_applied(self) -> Tensor:
         """‖ĝ‖ as the update has it, or had it, and the share of it that clipping left."""
-        made: Tensor = self._look["gradient"].norm()
-        self.applied = 1.0
-        # a scaler divides gradients in a way that their versions do not show
-        if self._subject.scaler is None and self._backwards.is_unchanged:
-            return made
-        norm: Tensor = together(
-            torch._foreach_norm(gradients_of(self._objective.parameters))
-        ).norm()
-        share = norm / made * self._look.get("scale", 1.0)
+        norms: Tensor = self._look["gradient"]
+        made = norms.norm()
+        gradients = gradients_of(self._objective.parameters)
+        is_unchanged = self._subject.scaler is None and self._backwards.is_unchanged
+        if is_unchanged:
+            # a scaler that was not given divides in a way that versions do not show, but one
+            # gradient shows it
+            sizes = [one.numel() or math.inf for one in gradients]
+            place = sizes.index(min(sizes))
+            gradients = [gradients[place]]
+            norms = norms[place]
+        norm: Tensor = together(torch._foreach_norm(gradients)).norm()
+        share = norm / norms.norm() * self._look.get("scale", 1.0)
         self.applied = share.nan_to_num(nan=1.0, posinf=1.0)
-        return norm
+        return made * self.applied if is_unchanged else norm
 
     def _keep_parameters(self) -> None:
         """Keep the parameters, to see how far the update moves them."""
