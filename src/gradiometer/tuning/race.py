@@ -91,7 +91,7 @@ class LaneRace:
         return 3 * self.kinds * (FIRST + self.readout)
 
     @property
-    def left(self) -> float:
+    def rest(self) -> float:
         """The rest of the budget."""
         return self.budget - self.spent
 
@@ -102,7 +102,7 @@ class LaneRace:
         if share > 2 * FIRST:
             return 0.0, 0, share
         lanes, cost = self._next_lanes() if share == FIRST else (0, 0.0)
-        last = max(self._last_share(self.left - cost, 2 * FIRST), 2 * FIRST)
+        last = max(self._last_share(self.rest - cost, 2 * FIRST), 2 * FIRST)
         return cost - lanes * self.readout + 2 * (last - 2 * FIRST), lanes + 2, last
 
     def run(self) -> Entry:
@@ -116,7 +116,7 @@ class LaneRace:
         self._second_rung()
         # The best two, as long as the budget pays.
         rung = self.rungs[-1]
-        share = self._last_share(self.left, rung.share)
+        share = self._last_share(self.rest, rung.share)
         if len(self.rungs) > 1 and share > rung.share:
             self.rungs.append(LaneRung(share, self._go(rung.ranking[:2], share)))
         for rung in reversed(self.rungs):
@@ -136,7 +136,7 @@ class LaneRace:
         lane = FIRST + self.readout
         for kind in kinds:
             # The two rungs to come cost as much as six lanes of this one.
-            while (edge := rung.edge(kind)) and self.left >= 7 * lane:
+            while (edge := rung.edge(kind)) and self.rest >= 7 * lane:
                 octaves = [entry.octave for entry in ends if entry.kind == kind]
                 end = max(octaves) if edge > 0 else min(octaves)
                 if abs(end) >= FARTHEST:
@@ -148,7 +148,7 @@ class LaneRace:
         best, other, *_ = self.rungs[0].ranking
         lanes, cost = self._next_lanes()
         entries = [best, other, *(Entry(best.octave + step, best.kind) for step in (-1, 1))]
-        if cost <= self.left + 2 * FIRST:
+        if cost <= self.rest + 2 * FIRST:
             self.rungs.append(LaneRung(2 * FIRST, self._go(entries[:lanes], 2 * FIRST)))
 
     def _next_lanes(self) -> tuple[int, float]:
@@ -157,7 +157,7 @@ class LaneRace:
         cost = 2 * (FIRST + self.readout)
         for new in (2, 1, 0):
             whole = cost + new * (2 * FIRST + self.readout)
-            if self._last_share(self.left - whole, 2 * FIRST) >= 4 * FIRST:
+            if self._last_share(self.rest - whole, 2 * FIRST) >= 4 * FIRST:
                 break
         return 2 + new, whole
 

@@ -190,7 +190,7 @@ class Tuning:
         self.race = race = LaneRace(
             self._train, len(self.contenders), readout, float(self.budget), paid
         )
-        if race.least > race.left:
+        if race.least > race.rest:
             needed = math.ceil(100 * (race.least + paid) + 1e-6) / 100
             raise BadArgument(
                 f"`budget` {self.budget:g} pays for no three lanes of each kind: give at least "

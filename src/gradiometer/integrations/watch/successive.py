@@ -240,7 +240,7 @@ class Successive:
         if follows and (is_plain or weights is not None):
             gauge = GradientNoise.name if is_plain else PreconditionedNoise.name
             self._pairs.append(
-                Pair(gauge, step, size, self._known(size), self._numbers(products, loss))
+                Pair(gauge, step, size, self._facts(size), self._numbers(products, loss))
             )
         self.next = step + 1
         if len(self._pairs) == CHAIN:
@@ -284,7 +284,7 @@ class Successive:
             numbers.append(self._triage.applied)
         return [one.item() if isinstance(one, Tensor) and one.is_cpu else one for one in numbers]
 
-    def _known(self, size: int) -> dict[str, float]:
+    def _facts(self, size: int) -> dict[str, float]:
         """What is known of one pair without its gradients."""
         momentum = 0.0
         if self._rule.buffer:

@@ -115,7 +115,7 @@ def rate_high(signs: Signs, level: Level) -> Claimed | None:
     # large steps do no harm to a loss that has come down to nearly nothing
     large = overshot(signs) and not late < LEARNT
     # a network often learns as well with the units that are left
-    deadly = killed(signs, died) and late > HALF_A_GUESS
+    deadly = died_of_steps(signs, died) and late > HALF_A_GUESS
     stuck = learns_once_it_falls(signs, level)
     if not (diverged or large or deadly or stuck or jumps >= JUMPS):
         return None
@@ -156,7 +156,7 @@ def usual_stride(signs: Signs) -> float:
     return float(np.quantile(signs.strides, 0.9)) if signs.steps else float("nan")
 
 
-def killed(signs: Signs, died: float) -> bool:
+def died_of_steps(signs: Signs, died: float) -> bool:
     """True if units died of the steps of SGD, or of one leap of an adaptive optimizer: under that
     they also die slowly, of labels without meaning or inputs that are not scaled."""
     leapt = signs.family == "sgd" or np.nanmax(signs.strides, initial=0) > LEAPT_TO_DEATH
