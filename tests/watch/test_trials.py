@@ -15,8 +15,8 @@ from gradiometer.loop.recorded.record import ForkRecord, Plan
 from gradiometer.loop.recorded.trials import (
     alike,
     alternatives_of,
+    by_late_loss,
     judged,
-    settled,
     with_trials,
 )
 from gradiometer.run import Run
@@ -250,7 +250,7 @@ def cut(readout: str, tail: Tail) -> Fork:
 def test_a_cut_is_judged_by_means_over_the_second_halves_of_its_branches() -> None:
     noisy = cut("train_loss", "none")
     assert noisy.effects()[0].verdict == "open"
-    (effect,) = settled(noisy).effects()
+    (effect,) = by_late_loss(noisy).effects()
     assert effect.verdict == "better"
     assert effect.estimate.value == pytest.approx(-0.1)
 
@@ -260,7 +260,7 @@ def test_held_out_examples_and_rates_that_fall_to_zero_are_judged_at_the_end(
     readout: str, tail: Tail
 ) -> None:
     fork = cut(readout, tail)
-    assert settled(fork) is fork
+    assert by_late_loss(fork) is fork
 
 
 @pytest.mark.parametrize(

@@ -245,7 +245,7 @@ def end_of(fork: Fork, readout: str) -> float:
     return sum(ends) / len(ends) if ends else 0.0
 
 
-def by_late_losses(fork: Fork) -> Fork:
+def by_late_loss(fork: Fork) -> Fork:
     """A fork whose rates stay constant with the mean loss over the second half of each branch as
     its readout: at a constant rate the end of a branch varies with the order of the data, and the
     branches of a pair see the same batches.

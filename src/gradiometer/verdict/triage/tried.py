@@ -13,7 +13,7 @@ from gradiometer.loop.changes.alternative import Alternative, CoolNow, Rate
 from gradiometer.loop.changes.text import alternative_of
 from gradiometer.loop.comparison.effects import Effect
 from gradiometer.loop.recorded.record import ForkRecord, forks_of
-from gradiometer.loop.recorded.trials import by_late_losses, end_of, is_beyond_lean
+from gradiometer.loop.recorded.trials import by_late_loss, end_of, is_beyond_lean
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.optimizer.groups import largest_rate
 from gradiometer.run.configuration import Configuration
@@ -114,7 +114,7 @@ def cut_at_end(run: Run) -> tuple[Effect, float] | None:
             continue
         for effect in effects_of_record(record):
             if isinstance(change_of(effect.alternative), CoolNow):
-                end = abs(end_of(by_late_losses(record.fork), effect.readout))
+                end = abs(end_of(by_late_loss(record.fork), effect.readout))
                 gained = abs(effect.estimate.value) if effect.verdict == "better" else 0.0
                 return effect, gained / end if end > 0 else 0.0
     return None
@@ -323,7 +323,7 @@ def effects_of_record(record: ForkRecord, *, also_short: bool = True) -> Sequenc
     not explain; none without `also_short`, since what is gained in a short fork may be nothing at
     the end of the training.
     """
-    fork = by_late_losses(record.fork)
+    fork = by_late_loss(record.fork)
     try:
         effects = fork.effects()
         if not fork.leans:
