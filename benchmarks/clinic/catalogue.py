@@ -2,11 +2,13 @@
 
 from functools import cache
 
-from clinic import data, fifth, fourth, networks, seventh, sixth, third
+from clinic import data, eighth, fifth, fourth, networks, seventh, sixth, third
 from clinic.data import Data
 from clinic.networks import Network
 
-DATA = data.EARLIER | third.DATA | fourth.DATA | fifth.DATA | sixth.DATA | seventh.DATA
+DATA = (
+    data.EARLIER | third.DATA | fourth.DATA | fifth.DATA | sixth.DATA | seventh.DATA | eighth.DATA
+)
 NETWORKS = (
     networks.EARLIER
     | third.NETWORKS
@@ -14,6 +16,7 @@ NETWORKS = (
     | fifth.NETWORKS
     | sixth.NETWORKS
     | seventh.NETWORKS
+    | eighth.NETWORKS
 )
 
 

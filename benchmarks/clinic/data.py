@@ -57,6 +57,14 @@ class Data:
             return functional.cross_entropy(outputs.flatten(0, 1), targets.flatten())
         return functional.cross_entropy(outputs, targets)
 
+    def guess(self) -> float:
+        """The loss of the best constant answer on the rows to train on."""
+        targets = self.train[1]
+        if self.kind == "values":
+            return float(targets.var(dim=0).mean())
+        frequencies = targets.flatten().bincount().double() / targets.numel()
+        return float(-(frequencies * frequencies.clamp_min(1e-12).log()).sum())
+
 
 def parts(inputs: Tensor, targets: Tensor, *, held_out: int) -> tuple[Pairs, Pairs, Pairs]:
     """All rows but the last 2 × `held_out` to train on, and so many to evaluate on and as fresh

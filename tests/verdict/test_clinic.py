@@ -10,7 +10,7 @@ import pytest
 import torch
 from clinic.bench import Bench, Wanted, gain
 from clinic.cases import HALVES, MILD, partly_cured, sick_cases, well_cases
-from clinic.catalogue import DATA, NETWORKS
+from clinic.catalogue import DATA, NETWORKS, data_of
 from clinic.earning import EARNED
 from clinic.illnesses import BY_A_PERSON, CURES, ILLNESSES, follow
 from clinic.judging import Said, marks_of
@@ -18,6 +18,7 @@ from clinic.rates import trainings, until
 from clinic.recipe import build, train
 
 from gradiometer import Run
+from gradiometer.loop import forks_of
 from gradiometer.problems.images import fashion_mnist
 from gradiometer.verdict.triage.signs import Signs
 
@@ -117,6 +118,18 @@ def test_every_case_has_its_network_and_its_data():
             assert case.recipe.network in NETWORKS and case.recipe.data in DATA, case.name
 
 
+@pytest.mark.parametrize("name", ["symptoms", "visits", "fares", "terrain"])
+def test_a_guess_is_the_best_constant_answer(name):
+    """Gaps are measured from the level of a guess, which a loss of its own must say itself."""
+    data = data_of(name)
+    targets = data.train[1]
+    constant = data.constant() if hasattr(data, "constant") else targets.mean(dim=0)
+    best = float(data.loss(constant.expand_as(targets), targets))
+    assert data.guess() == pytest.approx(best, rel=1e-3)
+    for change in (-0.05, 0.05):
+        assert best < float(data.loss((constant + change).expand_as(targets), targets))
+
+
 def test_names_and_trainings_are_different_within_a_half():
     for half in HALVES:
         cases = [*sick_cases(half), *well_cases(half)]
@@ -144,13 +157,16 @@ def test_an_illness_trains_and_differs_from_its_cure(case):
 
 def test_watch_leaves_a_training_of_the_clinic_as_it_was(tmp_path):
     case = next(case for case in ON_GENERATED_DATA if case.claims == ("rate_low",))
-    recipe = replace(case.recipe, steps=40)
+    recipe = replace(case.recipe, steps=40, schedule="constant")
     bench = Bench(tmp_path, processes=1)
-    wanted = Wanted(recipe, 3), Wanted(recipe, 3, watched=True)
+    wanted = [Wanted(recipe, 3, watched=is_watched) for is_watched in (False, True)]
+    wanted.append(replace(wanted[1], trials=50.0))
     bench.train(wanted)
-    plain, watched = (bench.outcome(each) for each in wanted)
-    assert plain == watched
+    plain, watched, tried = (bench.outcome(each) for each in wanted)
+    assert plain == watched == tried
     assert bench.run(wanted[1]).is_dir()
+    assert forks_of(Run.open(bench.run(wanted[2])))
+    assert tried.spent > 0 == watched.spent
 
 
 def test_an_outcome_is_trained_once(tmp_path):
@@ -204,8 +220,6 @@ def test_some_cases_have_five_million_parameters():
     large = [case for case in SICK if case.recipe.network in ("wide", "broad")]
     assert len(large) >= 3
     for case in large:
-        from clinic.catalogue import data_of
-
         model = build(case.recipe, data_of(case.recipe.data))
         assert sum(parameter.numel() for parameter in model.parameters()) >= 5_000_000
         assert case.recipe.steps * case.recipe.batch <= 5_000

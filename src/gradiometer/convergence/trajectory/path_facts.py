@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.special import stdtrit
 
 from gradiometer.measurement.estimate import LEVEL, Estimate, Estimates
-from gradiometer.measurement.uncertainty.means import mean
+from gradiometer.measurement.uncertainty.means import mean, student_quantile
 
 # Groups of three consecutive iterates per doubling of time; the sixteenth stored iterate is its
 # last.
@@ -263,7 +262,7 @@ def _slope_of_line(
     """Slope of a straight line, with Student's interval."""
     slope, squares, spread = _line(x, y)
     error = math.sqrt(squares / (len(x) - 2) / spread)
-    margin = float(stdtrit(len(x) - 2, (1 + level) / 2)) * error
+    margin = student_quantile(level, len(x) - 2) * error
     return Estimate.interval(
         slope, slope - margin, slope + margin, level=level, method=METHOD, samples=len(x)
     )

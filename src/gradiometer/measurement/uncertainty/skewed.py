@@ -11,10 +11,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
-from scipy.special import stdtrit
 
 from gradiometer.measurement.estimate import LEVEL, Estimate
-from gradiometer.measurement.uncertainty.means import FEWEST_READINGS, mean
+from gradiometer.measurement.uncertainty.means import FEWEST_READINGS, mean, student_quantile
 
 Readings = Float[np.ndarray, " steps"]
 
@@ -41,7 +40,7 @@ def skewed_mean(
         return plain
     size = len(samples)
     skewness = float((((samples - plain.value) / spread) ** 3).mean()) / math.sqrt(size)
-    quantile = float(stdtrit(size - 1, (1 + level) / 2))
+    quantile = student_quantile(level, size - 1)
     below, above = (
         _inverse_transform(end, skewness) * spread / math.sqrt(size)
         for end in (quantile, -quantile)
