@@ -3,13 +3,16 @@ cost?
 
     .venv/bin/python benchmarks/tuning.py --out bank.jsonl
     .venv/bin/python benchmarks/tuning.py --out bank.jsonl --method none     # the grids alone
-    .venv/bin/python benchmarks/tuning.py --out second.jsonl --second        # the second judgement
+    .venv/bin/python benchmarks/tuning.py --out second.jsonl --bank second   # the second judgement
+    .venv/bin/python benchmarks/tuning.py --out third.jsonl --bank third     # the third
     .venv/bin/python benchmarks/tuning.py --out bank.jsonl --clip            # does clipping ever cost?
     .venv/bin/python benchmarks/tuning.py --out bank.jsonl --time-left       # is the forecast right?
     .venv/bin/python benchmarks/tuning.py --out bank.jsonl --laws            # offsets and factors
     .venv/bin/python benchmarks/tuning.py --out bank.jsonl --lanes           # did the best lane win?
+    .venv/bin/python benchmarks/tuning.py --out bank.jsonl --again           # the grid's best again
 
-Sixteen tasks (`tasks/bank.py`), or fourteen others (`tasks/second.py`). The grid has 13 rates a
+Sixteen tasks (`tasks/bank.py`), fourteen others (`tasks/second.py`), or sixteen more
+(`tasks/third.py`). The grid has 13 rates a
 factor of 2 apart, each linear and cosine to zero, SGD with Nesterov momentum 0.9, and is extended
 while its best rate is near an end. Its best is chosen with hindsight: the smallest mean over three
 seeds of the final training loss. Every method gets the same seeds, batches and steps. Its end is
@@ -24,7 +27,8 @@ the work with that of the rest, by a clock that counts examples and in processor
 20 to each loss or takes it away, which must change no choice of SGD alone, and multiplies it by 8
 or 1/8, which must divide the rate by that within a factor of 2. `--lanes` takes every lane of a
 race to its own end: which one should have won, and does a training end above the lowest loss at
-which a lane was judged?
+which a lane was judged? `--again` trains at the best rate and shape of the grid with six other
+seeds: how much of the grid's score is hindsight?
 
 The results of every training are kept in `--out`, and a study that was stopped goes on from there.
 """
@@ -59,9 +63,11 @@ from tasks.runs import (
     tuned,
 )
 from tasks.second import SECOND
+from tasks.third import THIRD
 from torch import Tensor, nn
 
 SEEDS = (0, 1, 2)
+OTHER_SEEDS = ((3, 4, 5), (6, 7, 8))
 COARSE_SEED = 1000
 
 # Exponents of 2 of the rates among which the centre of a grid is found.
@@ -70,6 +76,8 @@ COARSE = range(-18, 9, 2)
 # Rates of a grid on either side of its centre, and those that the best one has at least there.
 EACH_WAY = 6
 MARGIN = 2
+
+BANKS = {"first": TASKS, "second": SECOND, "third": THIRD}
 
 OURS: Mapping[str, Method] = {
     "SGD alone": tuned,
@@ -169,7 +177,7 @@ def ended(run: Method, cell: Cell, seed: int) -> dict[str, float]:
 @cache
 def cell_of(name: str) -> Cell:
     """A task."""
-    return {**TASKS, **SECOND}[name]()
+    return {**TASKS, **SECOND, **THIRD}[name]()
 
 
 def interval(values: list[float], of: Callable[..., Any]) -> str:
@@ -280,6 +288,30 @@ def ends_of_lanes(cell: Cell, optimizer: str) -> tuple[float, float, float]:
     return ends[found.lane.name], min(known), judged
 
 
+def again(results: Results, names: list[str]) -> None:
+    """Print where trainings end at the best rate and shape of the grid, with other seeds."""
+    print("| training loss | best of grid | at | with three other seeds | with three more |")
+    print("| --- | --- | --- | --- | --- |")
+    scores: list[list[float]] = [[] for _ in OTHER_SEEDS]
+    for name in names:
+        task = cell_of(name)
+        table = grid(results, name, task)
+        (exponent, shape), best = table.best, table.losses[table.best]
+        floor = floor_of(results, name, task, table.best)
+        for each, seeds in zip(scores, OTHER_SEEDS, strict=True):
+            ends = [
+                results.of(
+                    f"{name}/again seed {seed}", partial(rows, task, seed, [exponent], [shape])
+                )
+                for seed in seeds
+            ]
+            loss = statistics.fmean(end for [[_, _, end]] in ends)
+            each.append(100 * (loss - best) / (best - floor))
+        values = " | ".join(shown(each[-1]) for each in scores)
+        print(f"| {task.name} | {best:.4g} | 2^{exponent} {shape} | {values} |", flush=True)
+    summary(scores)
+
+
 def laws(results: Results, names: list[str]) -> None:
     """Print the rates that are chosen for a loss with a constant, or in another unit."""
     print("| training loss | rate | - 20 | + 20 | x 8 | x 1/8 |")
@@ -310,23 +342,32 @@ def shown(value: float) -> str:
     return f"{value:+.1f}" if value <= 1000 else "> 1000"
 
 
+def summary(columns: list[list[float]]) -> None:
+    """Print the median, the worst and the tasks within 1 % of each column of scores."""
+    print(f"| median | | | {' | '.join(interval(each, np.median) for each in columns)} |")
+    print(f"| worst | | | {' | '.join(shown(max(each)) for each in columns)} |")
+    near = [f"{sum(value <= 1 for value in each)} of {len(each)}" for each in columns]
+    print(f"| at most +1 % | | | {' | '.join(near)} |")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     known = {**OURS, **installed()}
     parser.add_argument("--out", type=Path, required=True, help="file of finished trainings")
-    parser.add_argument("--only", action="append", choices=[*TASKS, *SECOND])
-    parser.add_argument("--second", action="store_true", help="the tasks of the second judgement")
+    parser.add_argument("--only", action="append", choices=[*TASKS, *SECOND, *THIRD])
+    parser.add_argument("--bank", choices=BANKS, default="first", help="the tasks of a judgement")
     parser.add_argument("--method", action="append", choices=[*known, "none"])
     parser.add_argument("--clip", action="store_true", help="with and without clipping")
     parser.add_argument("--laws", action="store_true", help="losses with a constant or a factor")
     parser.add_argument("--lanes", action="store_true", help="did the best lane win?")
+    parser.add_argument("--again", action="store_true", help="the best of the grid, other seeds")
     parser.add_argument("--time-left", action="store_true", help="is the time that is left right?")
     given = parser.parse_args()
     torch.set_num_threads(1)
     results = Results(given.out)
-    names = given.only or list(SECOND if given.second else TASKS)
+    names = given.only or list(BANKS[given.bank])
     if given.laws:
         laws(results, names)
         return
@@ -335,6 +376,9 @@ def main() -> None:
         return
     if given.clip:
         unclipped(results, names)
+        return
+    if given.again:
+        again(results, names)
         return
     if given.time_left:
         time_left(names)
@@ -365,11 +409,7 @@ def main() -> None:
         print(f"| {task.name} | {best:.4g} | 2^{exponent} {shape} | {values} |", flush=True)
     if not methods:
         return
-    columns = list(scores.values())
-    print(f"| median | | | {' | '.join(interval(each, np.median) for each in columns)} |")
-    print(f"| worst | | | {' | '.join(shown(max(each)) for each in columns)} |")
-    near = [f"{sum(value <= 1 for value in each)} of {len(each)}" for each in columns]
-    print(f"| at most +1 % | | | {' | '.join(near)} |")
+    summary(list(scores.values()))
     means = [f"{statistics.fmean(each):.2f} (at most {max(each):.2f})" for each in costs.values()]
     print(f"| cost in trainings | 26 | | {' | '.join(means)} |")
 

@@ -120,6 +120,10 @@ def claims(signs: Signs) -> set[Claim]:
     return {each.claim for each in triage_of(signs).claims}
 
 
+def certain(signs: Signs) -> set[Claim]:
+    return {each.claim for each in triage_of(signs).claims if each.is_certain}
+
+
 def half_zero(share: float) -> np.ndarray:
     return tensors(100 * (1 - share), 10, 100)
 

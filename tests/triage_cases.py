@@ -53,7 +53,9 @@ ALIKE: dict[str, Any] = {
 BY_A_QUARTER = GUESS * np.linspace(0.8, 0.4, STEPS)
 BY_AND_BY = GUESS * np.linspace(1, 0.1, STEPS)
 LATE, FAR, NOT_FAR = slow_start(0.7, 220), striding(0.21), striding(0.19)
-LEAP, NO_LEAP = (np.vstack([striding(stride)[:1], striding(0.1)[1:]]) for stride in (5.2, 5.0))
+LEAP, NO_LEAP, DEADLY_LEAP, SMALL_LEAP = (
+    np.vstack([striding(stride)[:1], striding(0.1)[1:]]) for stride in (8.1, 7.9, 3.8, 3.6)
+)
 NO_SIGNAL = tensors(0.005, 0.1, 0.6)
 DIES = np.vstack([tensors(0.6, 0.1, 0.6)[:3], NO_SIGNAL[3:]])
 ONE_STRIDE, ONE_OVERSHOT = (
@@ -84,6 +86,15 @@ FALLING: dict[str, Any] = {
     "losses": GUESS * np.linspace(1, 0.5, STEPS),
     "movement": striding(0.06),
 }
+SLOWLY: dict[str, Any] = {"losses": GUESS * np.linspace(1, 0.65, STEPS)}
+
+
+def in_steps(steps: int) -> dict[str, Any]:
+    """The losses and rates of a training of this length."""
+    return {"losses": falling(steps=steps), "rates": cosine_rates(steps=steps)}
+
+
+DIES_OF = {**ADAMW, "nonzero": half_zero(0.89), "movement": DEADLY_LEAP, "losses": falling(0.55)}
 
 CASES: dict[Claim, list[tuple[dict[str, Any], dict[str, Any]]]] = {
     Claim.NAN_EXAMPLE: [
@@ -240,14 +251,21 @@ CASES: dict[Claim, list[tuple[dict[str, Any], dict[str, Any]]]] = {
         # a small BERT at four times its best rate, which learnt in the last tenth of a linear decay
         ({"losses": LATE, "movement": FAR}, {"losses": LATE, "movement": NOT_FAR}),
         ({"losses": LATE, "movement": FAR}, {"losses": slow_start(0.7, 120), "movement": FAR}),
-        ({"nonzero": half_zero(0.66)}, {"nonzero": half_zero(0.64)}),
         (
-            {"family": "adaptive", "nonzero": half_zero(0.89), "losses": falling(0.55)},
-            {"family": "adaptive", "nonzero": half_zero(0.87), "losses": falling(0.55)},
+            {"nonzero": half_zero(0.89), "losses": falling(0.55)},
+            {"nonzero": half_zero(0.87), "losses": falling(0.55)},
         ),
         (
-            {"family": "adaptive", "nonzero": half_zero(0.89), "losses": falling(0.52)},
-            {"family": "adaptive", "nonzero": half_zero(0.89), "losses": falling(0.48)},
+            {**DIES_OF, "nonzero": half_zero(0.89)},
+            {**DIES_OF, "nonzero": half_zero(0.87)},
+        ),
+        (  # units also die slowly: of labels at random, or inputs that are not scaled
+            DIES_OF,
+            {**DIES_OF, "movement": SMALL_LEAP},
+        ),
+        (  # a network often learns as well with the units that are left
+            {**DIES_OF, "losses": falling(0.52)},
+            {**DIES_OF, "losses": falling(0.48)},
         ),
         ({"movement": ONE_OVERSHOT}, {"movement": ONE_STRIDE}),
         # the loss of what a tuning chose: at 4 % of a guess steps this large have done no harm
@@ -277,16 +295,11 @@ CASES: dict[Claim, list[tuple[dict[str, Any], dict[str, Any]]]] = {
             {"momentum": 0.96, "movement": ONE_OVERSHOT},
             {"momentum": 0.94, "movement": ONE_OVERSHOT},
         ),
-        (
-            {"momentum": 0.96, "nonzero": half_zero(0.66)},
-            {"momentum": 0.96, "nonzero": half_zero(0.64)},
-        ),
     ],
     Claim.RATE_LOW: [
-        ({"movement": striding(13.7 / STEPS)}, {"movement": striding(14.3 / STEPS)}),
         (
-            {"movement": striding(18.6 / STEPS), "family": "adaptive"},
-            {"movement": striding(19.2 / STEPS), "family": "adaptive"},
+            {"movement": striding(39.5 / STEPS), "family": "adaptive"},
+            {"movement": striding(41.5 / STEPS), "family": "adaptive"},
         ),
         (
             {"movement": striding(19.5 / STEPS), "losses": falling(0.55)},
@@ -301,10 +314,6 @@ CASES: dict[Claim, list[tuple[dict[str, Any], dict[str, Any]]]] = {
             {"movement": striding(5 / STEPS), "losses": falling(0.02)},
         ),
         (
-            {"movement": striding(60 / STEPS), "momentum": 0.0, "product": constant(-0.07)},
-            {"movement": striding(60 / STEPS), "momentum": 0.0, "product": constant(-0.09)},
-        ),
-        (
             {"movement": striding(21 / STEPS), "momentum": 0.0, "product": constant(-0.6)},
             {"movement": striding(23 / STEPS), "momentum": 0.0, "product": constant(-0.6)},
         ),
@@ -316,22 +325,10 @@ CASES: dict[Claim, list[tuple[dict[str, Any], dict[str, Any]]]] = {
     ],
     Claim.BATCH_SMALL: [
         (
-            {"batch_size": 4, "product": constant(0.09)},
-            {"batch_size": 4, "product": constant(0.11)},
+            {"batch_size": 4, "product": constant(0.29)},
+            {"batch_size": 4, "product": constant(0.31)},
         ),
         ({"batch_size": 4, "product": constant(0.0)}, {"batch_size": 5, "product": constant(0.0)}),
-        (
-            {
-                "batch_size": 8,
-                "product": constant(0.0),
-                "facts": {"layers": ["Linear", "BatchNorm1d", "Linear"]},
-            },
-            {
-                "batch_size": 9,
-                "product": constant(0.0),
-                "facts": {"layers": ["Linear", "BatchNorm1d", "Linear"]},
-            },
-        ),
         (
             {"batch_size": 4, "product": constant(0.0), "labels": constant(128)},
             {"batch_size": 4, "product": constant(0.0), "labels": constant(129)},
@@ -347,7 +344,10 @@ CASES: dict[Claim, list[tuple[dict[str, Any], dict[str, Any]]]] = {
             {**ONE_BATCH, "losses": falling().clip(0.5)},
         ),
         ({"examples": 950, "product": constant(0.9)}, {"examples": 970, "product": constant(0.9)}),
-        ({**SHORT, "movement": striding(21 / 200)}, {**SHORT, "movement": striding(23 / 200)}),
+        (  # of a long training it is none, as that of 500 updates on the 1,437 digits
+            {**SHORT, **in_steps(399), "examples": 64 * 29},
+            {**SHORT, **in_steps(401), "examples": 64 * 29},
+        ),
         (
             {**SHORT, "movement": striding(0.1)},
             {**SHORT, "movement": striding(0.1), "examples": 1984},
@@ -364,12 +364,12 @@ CASES: dict[Claim, list[tuple[dict[str, Any], dict[str, Any]]]] = {
         ),
         (FALLING, {**FALLING, "examples": 6000}),
         (
-            {**FALLING, "movement": striding(29.5 / STEPS)},
-            {**FALLING, "movement": striding(30.5 / STEPS)},
+            {**FALLING, **SLOWLY, "movement": striding(29.5 / STEPS)},
+            {**FALLING, **SLOWLY, "movement": striding(30.5 / STEPS)},
         ),
         (  # far or not, what falls by so much is still learning, and a decay would end it
-            {**FALLING, "movement": striding(0.2), "losses": GUESS * np.linspace(1, 0.35, STEPS)},
-            {**FALLING, "movement": striding(0.2), "losses": GUESS * np.linspace(1, 0.5, STEPS)},
+            {**FALLING, "movement": striding(0.2)},
+            {**FALLING, **SLOWLY, "movement": striding(0.2)},
         ),
     ],
     Claim.NO_DECAY: [

@@ -24,6 +24,12 @@ def main() -> None:
     parser.add_argument("--processes", type=int, help="Trainings at a time. By default one a core.")
     parser.add_argument("--followed", action="store_true", help="Also follow each headline's cure.")
     parser.add_argument(
+        "--trials",
+        type=float,
+        default=0.0,
+        help="Judge also with this share of the training time for trials, such as 0.1.",
+    )
+    parser.add_argument(
         "--gate", action="store_true", help="Fail if a number is not as it must be."
     )
     parser.add_argument(
@@ -44,7 +50,13 @@ def main() -> None:
         elif asked.command == "rates":
             missed = judge_rates(bench, verbose=asked.verbose)
         else:
-            missed = judge(bench, asked.half, follow=asked.followed, verbose=asked.verbose)
+            missed = judge(
+                bench,
+                asked.half,
+                follow=asked.followed,
+                verbose=asked.verbose,
+                trials=asked.trials,
+            )
     print(f"{time.perf_counter() - began:.0f} s")
     if missed:
         print(f"not as it must be: {', '.join(missed)}")

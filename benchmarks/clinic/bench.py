@@ -23,16 +23,19 @@ class Wanted:
     Args:
         watched: True if the training is under `watch` and its run is kept.
         alone: True if the watch gets the model and the optimizer alone, and `step` the loss.
+        trials: Share of the training time for trials.
     """
 
     recipe: Recipe
     seed: int
     watched: bool = False
     alone: bool = False
+    trials: float = 0.0
 
     def folder(self, runs: Path) -> Path:
         """Where its outcome and its run are."""
         kind = "alone" if self.alone else "watched" if self.watched else "plain"
+        kind += f" with trials {self.trials:g}" if self.trials else ""
         return runs / kind / self.recipe.digest(self.seed)
 
 
@@ -95,7 +98,7 @@ def perform(wanted: Wanted, runs: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     out = folder if wanted.watched else None
-    outcome = train(wanted.recipe, wanted.seed, out, alone=wanted.alone)
+    outcome = train(wanted.recipe, wanted.seed, out, alone=wanted.alone, trials=wanted.trials)
     # Python's own notation of NaN and inf is read back by json.loads.
     (folder / "outcome.json").write_text(json.dumps(vars(outcome)))
 

@@ -3,7 +3,7 @@
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from clinic.bench import Bench, Wanted, gain
@@ -35,7 +35,7 @@ class Said:
 
     Args:
         headline: The first claim.
-        cures: The cure of each claim and of each suspect as the verdict writes it, by claim.
+        cures: The cure of each claim as the verdict writes it, by claim.
         suspects: Those of them whose signs are weak. They count as claims, right and false.
     """
 
@@ -58,45 +58,85 @@ class Said:
         return follow(claim, self.cures.get(claim, ()), recipe)
 
 
-def watched(case: Case) -> Wanted:
+def watched(case: Case, trials: float = 0.0) -> Wanted:
     """The training of a case under `watch`."""
-    return Wanted(case.recipe, case.seed, watched=True, alone=case.alone)
+    return Wanted(case.recipe, case.seed, watched=True, alone=case.alone, trials=trials)
 
 
-def said_of(bench: Bench, case: Case) -> Said:
+def said_of(bench: Bench, case: Case, trials: float = 0.0) -> Said:
     """The verdict of the run of a case, from its folder."""
-    diagnosis = diagnose(Run.open(bench.run(watched(case))))
+    diagnosis = diagnose(Run.open(bench.run(watched(case, trials))))
     triage = diagnosis.triage
-    claims, suspects = ((), ()) if triage is None else (triage.claims, triage.suspects)
+    claims = () if triage is None else triage.claims
     headline = "undecided" if diagnosis.headline is None else str(diagnosis.headline.claim)
     return Said(
         headline,
-        {str(each.claim): tuple(each.cure) for each in (*claims, *suspects)},
-        frozenset(str(each.claim) for each in suspects),
+        {str(each.claim): tuple(each.cure) for each in claims},
+        frozenset(str(each.claim) for each in claims if not each.is_certain),
     )
 
 
-def judge(bench: Bench, half: str, *, follow: bool, verbose: bool) -> list[str]:
+def judge(
+    bench: Bench, half: str, *, follow: bool, verbose: bool, trials: float = 0.0
+) -> list[str]:
     """Print the table of a half: sick cases by illness, alarms on healthy ones, and what following
-    is worth.
+    is worth. With trials first the table without them, and then what they change and cost.
 
     Returns:
         The names of the numbers that are not as they must be.
     """
     sick, well = sick_cases(half), well_cases(half)
-    bench.train(watched(case) for case in (*sick, *well))
-    said = {case: said_of(bench, case) for case in (*sick, *well)}
-    if verbose:
-        show_cases(said)
-    numbers = show_sick([(case, said[case]) for case in sick])
-    numbers |= show_alarms(bench, [(case, said[case]) for case in well])
-    if follow:
-        numbers |= show_followed(bench, [(case, said[case]) for case in (*sick, *well)])
+    cases = (*sick, *well)
+    # in turns, so that a machine that becomes busy is so for both
+    shares = dict.fromkeys((0.0, trials))
+    bench.train(watched(case, share) for case in cases for share in shares)
+    numbers = {}
+    for share in shares:
+        if trials:
+            print(f"\nwith trials={share:g}" if share else "without trials")
+        said = {case: said_of(bench, case, share) for case in cases}
+        if verbose:
+            show_cases(said)
+        numbers = show_sick([(case, said[case]) for case in sick])
+        numbers |= show_alarms(bench, [(case, said[case]) for case in well])
+        if follow:
+            numbers |= show_followed(bench, [(case, said[case]) for case in cases])
+    if trials:
+        show_trials(bench, cases, trials)
     return [
         name
         for name, value in numbers.items()
         if value < AT_LEAST.get(name, -math.inf) or value > AT_MOST.get(name, math.inf)
     ]
+
+
+def show_trials(bench: Bench, cases: Sequence[Case], trials: float) -> None:
+    """What trials changed in the verdicts, and what they cost."""
+    made, ratios, spent, equal = 0, [], [], 0
+    for case in cases:
+        without, tried = (bench.outcome(watched(case)), bench.outcome(watched(case, trials)))
+        before, after = said_of(bench, case), said_of(bench, case, trials)
+        forks = [*(bench.run(watched(case, trials)) / "forks").glob("*/fork.json")]
+        made += bool(forks)
+        if (before.headline, [*before.cures]) != (after.headline, [*after.cures]):
+            print(
+                f"{case.name} (seed {case.seed}): said {', '.join(before.cures)}; after "
+                f"{len(forks)} trials {', '.join(after.cures)}"
+            )
+        # in two lines the watch without trials has no loss and no batches
+        if without.seconds > 0 and not case.alone:
+            ratios.append(tried.seconds / without.seconds)
+        spent.append(tried.spent)
+        equal += without.bits == tried.bits and without.losses == tried.losses
+    print(
+        f"a trial was made in {made} of {len(cases)}; they took at most {max(spent):.3f} of the "
+        f"training time by their own account; bits equal in {equal} of {len(cases)}"
+    )
+    if ratios:
+        print(
+            f"processor time {statistics.median(ratios):.3f} of that without in the median, from "
+            f"{min(ratios):.3f} to {max(ratios):.3f}"
+        )
 
 
 def show_share(name: str, count: int, cases: int) -> dict[str, float]:
@@ -137,8 +177,9 @@ def show_sick(pairs: list[tuple[Case, Said]]) -> dict[str, float]:
     names = ("headline right", "some claim right", "another cause first", "silent")
     for name, count in zip(names, counts_of(pairs), strict=True):
         numbers |= show_share(name, count, len(pairs))
-    weak = [said for case, said in pairs if is_named_by_a_suspect(case, said)]
-    show_share("named by a suspect alone", len(weak), len(pairs))
+    certain = [(case, without_suspects(said)) for case, said in pairs]
+    for name, count in zip(names, counts_of(certain), strict=True):
+        show_share(f"{name}, without suspects", count, len(pairs))
     beside = [said for case, said in pairs if set(said.causes) - set(case.claims)]
     show_share("with a claim that is no cause", len(beside), len(pairs))
     double = [(case, said) for case, said in pairs if len(case.claims) > 1]
@@ -146,10 +187,10 @@ def show_sick(pairs: list[tuple[Case, Said]]) -> dict[str, float]:
     return numbers | show_share("both of two illnesses named", both, len(double))
 
 
-def is_named_by_a_suspect(case: Case, said: Said) -> bool:
-    """True if a suspect is right, and no claim."""
-    right = set(case.claims) & set(said.cures)
-    return bool(right) and right <= said.suspects
+def without_suspects(said: Said) -> Said:
+    """What was said from signs that are not weak."""
+    cures = {claim: cure for claim, cure in said.cures.items() if claim not in said.suspects}
+    return Said("undecided" if said.headline in said.suspects else said.headline, cures)
 
 
 def counts_of(pairs: list[tuple[Case, Said]]) -> list[int]:

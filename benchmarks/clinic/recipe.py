@@ -4,14 +4,16 @@ without."""
 import hashlib
 import json
 import math
+import time
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from clinic.catalogue import data_of, network_of
 from clinic.data import Data, Pairs
@@ -205,14 +207,18 @@ def in_units(recipe: Recipe, inputs: Tensor) -> Tensor:
 def batches(recipe: Recipe, rows: Pairs, seed: int) -> Iterator[Pairs]:
     """Batches in shuffled epochs, or in the order of the rows, without end."""
     generator = torch.Generator().manual_seed(2_000 + seed)
-    count = len(rows[0])
-    size = min(max(recipe.batch // recipe.pieces, 1), count)
+    count, size = len(rows[0]), size_of(recipe, rows)
     while True:
         order = (
             torch.randperm(count, generator=generator) if recipe.shuffled else torch.arange(count)
         )
         for chosen in order[: count - count % size].split(size):
             yield rows[0][chosen], rows[1][chosen]
+
+
+def size_of(recipe: Recipe, rows: Pairs) -> int:
+    """The examples of a backward."""
+    return min(max(recipe.batch // recipe.pieces, 1), len(rows[0]))
 
 
 def damaged(recipe: Recipe, batch: Pairs) -> Pairs:
@@ -231,11 +237,17 @@ class Outcome:
         fresh: Loss on rows that the training never saw.
         evaluations: (step, loss of the evaluation, loss of training rows).
         losses: Losses of the batches.
+        bits: Digits that identify the parameters at the end, bit for bit.
+        seconds: Processor time of the training and its watch.
+        spent: Share of the training time that trials took, by their own account.
     """
 
     fresh: float
     evaluations: list[tuple[int, float, float]]
     losses: list[float]
+    bits: str = ""
+    seconds: float = field(default=0.0, compare=False)
+    spent: float = field(default=0.0, compare=False)
 
 
 @torch.no_grad()
@@ -253,32 +265,42 @@ def watched(
     model: nn.Module,
     optimizer: Any,
     data: Data,
-    examples: int,
+    rows: Pairs,
     out: Path | None,
     *,
     alone: bool,
+    trials: float,
 ) -> Any:
-    """The watch of a training on so many examples, or nothing."""
+    """The watch of a training on these rows, or nothing."""
     if out is None:
         return nullcontext()
-    if alone:
-        return watch(model, optimizer, out=out, page=False, quiet=True)
-    return watch(
-        model,
-        optimizer,
-        loss=lambda model, batch: data.loss(model(batch[0]), batch[1]),
-        out=out,
-        steps=recipe.steps,
-        examples=examples,
-        accumulation=recipe.pieces,
-        page=False,
-        quiet=True,
-    )
+    settings: dict[str, Any] = {"out": out, "page": False, "quiet": True}
+    if not alone or trials:
+        settings["loss"] = lambda model, batch: data.loss(model(batch[0]), batch[1])
+    if not alone:
+        settings |= {
+            "steps": recipe.steps,
+            "examples": len(rows[0]),
+            "accumulation": recipe.pieces,
+        }
+    w = watch(model, optimizer, trials=trials, **settings)
+    if trials:
+        loader = DataLoader(TensorDataset(*rows), size_of(recipe, rows), shuffle=recipe.shuffled)
+        w.trials.draw_from(loader)
+    return w
 
 
-def train(recipe: Recipe, seed: int, out: Path | None = None, *, alone: bool = False) -> Outcome:
+def train(
+    recipe: Recipe,
+    seed: int,
+    out: Path | None = None,
+    *,
+    alone: bool = False,
+    trials: float = 0.0,
+) -> Outcome:
     """Train a recipe, under `watch` if there is a folder for the run: in two lines, without batch
-    and evaluations, if it is watched alone."""
+    and evaluations, if it is watched alone. With trials such a watch has what trials need, too: the
+    loss, the data and the batches."""
     torch.manual_seed(seed)
     data = data_of(recipe.data)
     rows, shown = rows_of(recipe, data, seed)
@@ -291,9 +313,10 @@ def train(recipe: Recipe, seed: int, out: Path | None = None, *, alone: bool = F
     evaluate_every = max(recipe.steps // EVALUATIONS, 1)
     evaluations = Evaluations(recipe, model, data, shown, (rows[0][:SHOWN], rows[1][:SHOWN]))
     losses: list[float] = []
+    began = time.process_time()
 
     model.train()
-    with watched(recipe, model, optimizer, data, len(rows[0]), out, alone=alone) as w:
+    with watched(recipe, model, optimizer, data, rows, out, alone=alone, trials=trials) as w:
         for step in range(recipe.steps):
             if step % recipe.zero_every == 0:
                 optimizer.zero_grad()
@@ -308,7 +331,7 @@ def train(recipe: Recipe, seed: int, out: Path | None = None, *, alone: bool = F
                     continue
                 (loss / recipe.pieces if recipe.divided else loss).backward()
                 losses.append(float(loss.detach()))
-                if w is not None and alone:
+                if w is not None and alone and not trials:
                     w.step(loss)
                 elif w is not None:
                     w.step(loss, batch)
@@ -324,9 +347,19 @@ def train(recipe: Recipe, seed: int, out: Path | None = None, *, alone: bool = F
             seen = None if alone else w
             if (step + 1) % evaluate_every == 0 and evaluations.evaluate(step + 1, seen):
                 break
+    seconds = time.process_time() - began
     evaluations.restore_best()
     fresh = loss_on(model, data, (in_units(recipe, data.fresh[0]), data.fresh[1]))
-    return Outcome(fresh, evaluations.taken, losses)
+    spent = w.budget.spent_on["trials"] / w.budget.training if trials else 0.0
+    return Outcome(fresh, evaluations.taken, losses, bits_of(model), seconds, spent)
+
+
+def bits_of(model: nn.Module) -> str:
+    """Digits that identify the parameters and buffers of a model, bit for bit."""
+    digest = hashlib.sha256()
+    for tensor in model.state_dict().values():
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def update(

@@ -46,6 +46,27 @@ def test_a_fork_that_was_stopped_continues_from_its_finished_branches(tmp_path: 
     assert record.finished and len(record.fork.results) == 6
 
 
+def test_a_fork_is_finished_with_the_branches_that_it_has_when_progress_says_that_it_is_enough(
+    tmp_path: Path,
+) -> None:
+    seen: list[int] = []
+
+    def is_to_go_on(result: Any, done: int, total: int) -> bool:
+        seen.append(done)
+        return done < 6
+
+    settings: dict[str, Any] = {"out": tmp_path / "kept", "batches": LISTED, "replicates": 4}
+    found = OwnLoop().fork(progress=is_to_go_on, **settings)
+    assert seen == [1, 2, 3, 4, 5, 6]
+    assert found.replicates == 2 and len(found.results) == 6
+    (record,) = (ForkRecord.open(path) for path in (tmp_path / "kept" / "forks").iterdir())
+    assert record.finished
+    whole = OwnLoop().fork(batches=LISTED, replicates=2)
+    assert found.effects() == whole.effects()
+    again = OwnLoop().fork(progress=is_to_go_on, **settings)
+    assert len(seen) == 6 and again.effects() == found.effects()
+
+
 def test_another_state_is_another_fork(tmp_path: Path) -> None:
     loop = OwnLoop()
     loop.fork(out=tmp_path)

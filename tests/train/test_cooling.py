@@ -24,6 +24,7 @@ from gradiometer.loop import Effect, Fork, Hold, Loop, engine, forking, forks_of
 from gradiometer.loop.branch import Branch
 from gradiometer.loop.changes.alternative import GoOn
 from gradiometer.loop.engine import train_branch
+from gradiometer.loop.loop import TRAIN_EXAMPLES
 from gradiometer.measurement import Estimate, Objective, State
 from gradiometer.problems import Examples
 from gradiometer.report.sections.convergence import rates_of
@@ -34,7 +35,7 @@ from gradiometer.run.checkpoints import load_latest
 from gradiometer.run.folder import RunFolder
 from gradiometer.train import loop as loops
 from gradiometer.train import loop_at, policies, train
-from gradiometer.train.cooling import PROBE, Cooling, TrainProbe
+from gradiometer.train.cooling import Cooling, TrainProbe
 from gradiometer.train.policies import Cool
 from gradiometer.train.restoring import state_at
 from gradiometer.train.training import Training
@@ -315,7 +316,7 @@ def test_a_moving_loss_is_compared_with_the_gain_of_a_cut() -> None:
 def test_the_probe_of_a_training_set_gives_the_gradient_of_its_loss() -> None:
     problem = quadratic()
     objective = Objective(problem.model(), problem.loss)
-    probe = TrainProbe(objective, problem.train, PROBE, seed=0)
+    probe = TrainProbe(objective, problem.train, TRAIN_EXAMPLES, seed=0)
     chosen = Examples(torch.cat(probe.parts))  # 496 of 500, so that its eight parts are equal
     exact = Quadratic(CURVATURES, [0.5, 0.5, 0.5]).on(chosen)
     point = torch.tensor([[1.0, -2.0, 0.5]], dtype=torch.float64)
@@ -384,7 +385,7 @@ def test_cooling_and_a_schedule_that_ends_at_zero_are_refused_together(schedule:
 def test_too_few_examples_to_compare_points_on_are_refused() -> None:
     problem = Quadratic(CURVATURES, [0.5, 0.5, 0.5]).problem(examples=30)
     with pytest.raises(BadArgument, match="`cool` needs at least 64 training examples, got 30"):
-        TrainProbe(Objective(problem.model(), problem.loss), problem.train, PROBE, seed=0)
+        TrainProbe(Objective(problem.model(), problem.loss), problem.train, TRAIN_EXAMPLES, seed=0)
 
 
 GAIN = Estimate.interval(0.1, 0.08, 0.12, level=0.9, method="", samples=8)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from tasks.bank import TASKS, Cell
 from tasks.runs import SHAPES, End, losses_of, sgd, stacked, trained, trapezoid
+from tasks.third import THIRD
 
 from gradiometer.run import Configuration
 from gradiometer.run.planned import planned
@@ -19,9 +20,9 @@ def cell_of(name: str, steps: int) -> Cell:
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", [*TASKS, *THIRD])
 def test_every_task_loads_and_can_learn(name: str) -> None:
-    cell = TASKS[name]()
+    cell = {**TASKS, **THIRD}[name]()
     batch = next(cell.batches(0))
     assert cell.loss(cell.model(0), batch).shape == (cell.batch,)
     before = losses_of(cell, cell.model(0))[0]
@@ -69,6 +70,26 @@ def test_the_command_prints_one_row_a_task_over_the_floor(
     printed = capsys.readouterr().out
     assert "| autoencoder, loss + 20 | 22 | 2^0 linear | +60.0 |" in printed
     assert "| at most +1 % | | | 0 of 1 |" in printed
+
+
+def test_the_best_of_a_grid_is_trained_again_with_other_seeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The best of the grid is 22 at 2^0, 2 above the floor. Each seed above 2 adds 0.1."""
+    asked: list[tuple[int, list[int], list[str]]] = []
+
+    def rows(cell: Cell, seed: int, each: list[int], shapes: list[str]) -> list[list[object]]:
+        asked.append((seed, each, shapes))
+        return [[k, "cosine", 22.0 + abs(k) + 0.1 * max(seed % 1000 - 2, 0)] for k in each]
+
+    monkeypatch.setattr("tuning.rows", rows)
+    out = str(tmp_path / "bank.jsonl")
+    arguments = ["--bank", "first", "--only", "autoencoder", "--again", "--out", out]
+    monkeypatch.setattr("sys.argv", ["tuning.py", *arguments])
+    main()
+    assert asked[-6:] == [(seed, [0], ["cosine"]) for seed in range(3, 9)]
+    printed = capsys.readouterr().out
+    assert "| autoencoder, loss + 20 | 22 | 2^0 cosine | +10.0 | +25.0 |" in printed
 
 
 def test_a_grid_is_extended_until_its_best_rate_lies_inside(

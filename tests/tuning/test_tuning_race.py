@@ -42,7 +42,7 @@ def race(loss_of: Callable[[Entry, float], float], left: float = 1.0, kinds: int
     def train(entries: Sequence[Entry], share: float) -> list[Readout]:
         return [Readout(loss_of(entry, share)) for entry in entries]
 
-    return LaneRace(train, kinds, readout=0.01, left=left)
+    return LaneRace(train, kinds, readout=0.01, budget=left)
 
 
 @pytest.mark.parametrize("off", [-9, -4, 0, 3])
@@ -77,7 +77,7 @@ def test_what_is_trained_costs_no_more_than_the_budget_and_the_winners_steps(
         return
     winner = made.run()
     assert cost <= left + trained[winner] + 1e-9
-    assert left - made.left == pytest.approx(cost)
+    assert made.spent == pytest.approx(cost)
     assert trained[winner] <= 0.5
 
 
@@ -91,7 +91,7 @@ def test_what_is_ahead_is_what_comes_if_no_more_rates_are_tried(left: float, kin
         trained.append((sum(share - made.reached.get(one, 0.0) for one in entries), len(entries)))
         return [Readout(1 + one.octave**2 / 10 + one.kind) for one in entries]
 
-    made = LaneRace(train, kinds, readout=0.01, left=left)
+    made = LaneRace(train, kinds, readout=0.01, budget=left)
     last = made.reached[made.run()]
     for place, (updates, lanes, end) in enumerate(said):
         assert updates == pytest.approx(sum(each for each, _ in trained[place + 1 :]))
@@ -132,7 +132,7 @@ def test_a_constant_in_the_loss_and_its_unit_change_no_choice(offset: float, sca
             ]
             return [Readout.of(scale * each + offset) for each in values]
 
-        made = LaneRace(train, 1, readout=0.01, left=1.0)
+        made = LaneRace(train, 1, readout=0.01, budget=1.0)
         return made.run(), [rung.ranking for rung in made.rungs]
 
     for place in range(10):
@@ -180,7 +180,6 @@ def test_a_search_for_a_better_rate_ends_where_rates_differ_from_none_in_nothing
         return 1.0 + 0.01 * slope * entry.octave
 
     made = race(loss_of, left=1e308, kinds=2)
-    made.left = most = made.most
     made.run()
     assert {abs(entry.octave) for entry in tried} <= {*range(26)}
-    assert 0 <= made.left < most
+    assert 0 < made.spent < 10

@@ -18,6 +18,7 @@ from clinic.rates import trainings, until
 from clinic.recipe import build, train
 
 from gradiometer import Run
+from gradiometer.loop import forks_of
 from gradiometer.problems.images import fashion_mnist
 from gradiometer.verdict.triage.signs import Signs
 
@@ -158,13 +159,16 @@ def test_an_illness_trains_and_differs_from_its_cure(case):
 
 def test_watch_leaves_a_training_of_the_clinic_as_it_was(tmp_path):
     case = next(case for case in ON_GENERATED_DATA if case.claims == ("rate_low",))
-    recipe = replace(case.recipe, steps=40)
+    recipe = replace(case.recipe, steps=40, schedule="constant")
     bench = Bench(tmp_path, processes=1)
-    wanted = Wanted(recipe, 3), Wanted(recipe, 3, watched=True)
+    wanted = [Wanted(recipe, 3, watched=is_watched) for is_watched in (False, True)]
+    wanted.append(replace(wanted[1], trials=50.0))
     bench.train(wanted)
-    plain, watched = (bench.outcome(each) for each in wanted)
-    assert plain == watched
+    plain, watched, tried = (bench.outcome(each) for each in wanted)
+    assert plain == watched == tried
     assert bench.run(wanted[1]).is_dir()
+    assert forks_of(Run.open(bench.run(wanted[2])))
+    assert tried.spent > 0 == watched.spent
 
 
 def test_an_outcome_is_trained_once(tmp_path):

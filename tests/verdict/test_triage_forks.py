@@ -15,10 +15,17 @@ from gradiometer.measurement.optimizer.hyperparameters import Hyperparameters
 from gradiometer.run import Run
 from gradiometer.verdict import say
 from gradiometer.verdict.claims import Claim, Claimed
+from gradiometer.verdict.triage import triage
 from gradiometer.verdict.triage.level import Known, Level
 from gradiometer.verdict.triage.signs import Signs
 from gradiometer.verdict.triage.triage import Triage, findings_of, triage_of
-from gradiometer.verdict.triage.tried import after_trials, as_tried, better_change, was_followed
+from gradiometer.verdict.triage.tried import (
+    after_trials,
+    as_tried,
+    better_change,
+    says_the_same,
+    was_followed,
+)
 from report_run import run_in
 
 LOW = Claimed(Claim.RATE_LOW, {"travel": 0.1}, ("rate 4x",))
@@ -75,6 +82,32 @@ def test_a_fork_tells_confused_claims_apart(run: Run) -> None:
 def test_without_a_gain_of_cooling_the_other_of_two_confused_claims_stays(run: Run) -> None:
     fork(run, "cool now", 0.7, 0.71, 0.72)
     assert [each.claim for each in as_tried((NO_DECAY, STOPPED), run)] == [Claim.STOPPED_EARLY]
+
+
+def test_a_cut_that_ended_worse_takes_a_missing_decay_back_as_short_branches_prefer_it(
+    run: Run,
+) -> None:
+    fork(run, "cool now", 0.505, 0.512, 0.518, tail="none")
+    assert as_tried((NO_DECAY,), run) == (NO_DECAY,)
+    fork(run, "cool now", 0.7, 0.71, 0.72, tail="none", seed=1)
+    assert as_tried((NO_DECAY,), run) == ()
+
+
+def test_a_suspect_whose_cure_a_trial_shows_to_gain_becomes_the_claim(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suspect = replace(LOW, cure=("rate 2x",), is_certain=False)
+    monkeypatch.setattr(triage, "ORDER", (lambda *_: suspect,))
+    assert triage_of(run).suspects == (suspect,)
+    fork(run, "rate 2x", 0.3, 0.312, 0.318, step=16, left=8_000)
+    found = triage_of(run)
+    assert [each.claim for each in found.claims] == [Claim.RATE_LOW] and found.suspects == ()
+
+
+def test_a_trial_settles_both_of_two_confused_suspects_and_no_other() -> None:
+    assert says_the_same(STOPPED, NO_DECAY) and says_the_same(NO_DECAY, STOPPED)
+    assert says_the_same(LOW, LOW) and not says_the_same(LOW, NO_DECAY)
+    assert not says_the_same(STOPPED, DOUBTED)
 
 
 DOUBTED = Claimed(Claim.UNDECIDED, {"steps": 200.0}, doubts=("still_falls",))

@@ -47,7 +47,7 @@ def test_an_iteration_goes_through_few_files(
             batch = inputs[chosen], labels[chosen]
             if index == step:
                 # losses are written at the latest after a quarter of a second, readings after one
-                w._between.late = float("inf")
+                w._between.until = w._between.late = float("inf")
                 assert w._recorder is not None
                 w._recorder._written = float("inf")
                 sys.setprofile(note)

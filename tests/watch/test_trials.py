@@ -9,10 +9,16 @@ import pytest
 from finished_forks import kept
 from gradiometer import Estimate, Finding, Issue, State
 from gradiometer.loop import Effect, Fork, alternative_of
-from gradiometer.loop.branch import BranchResult
+from gradiometer.loop.branch import BranchResult, Tail
 from gradiometer.loop.readout import Readout
 from gradiometer.loop.recorded.record import ForkRecord, Plan
-from gradiometer.loop.recorded.trials import alike, alternatives_of, judged, with_trials
+from gradiometer.loop.recorded.trials import (
+    alike,
+    alternatives_of,
+    judged,
+    settled,
+    with_trials,
+)
 from gradiometer.run import Run
 from gradiometer.verdict import say
 from gradiometer.verdict.words.forks import verdict_in_words
@@ -218,6 +224,43 @@ def test_what_findings_advise_is_each_tried_once() -> None:
         "batch 2x, rate 1.29x",
         "cool now",
     ]
+
+
+def cut(readout: str, tail: Tail) -> Fork:
+    """A fork that cuts the rate: its ends are noisy, and the second half of each branch is lower."""
+    ends = {"go on": (0.40, 0.52, 0.46), "cool now": (0.41, 0.40, 0.44)}
+    lower = {"go on": 0.0, "cool now": 0.1}
+    results = tuple(
+        BranchResult(
+            name,
+            place,
+            640,
+            20,
+            640,
+            1.0,
+            tuple((end, 0.5 - lower[name] * (end > 320)) for end in range(20, 641, 20)),
+            {readout: Readout(ends[name][place])},
+        )
+        for place in range(3)
+        for name in ends
+    )
+    return Fork(100, (alternative_of("cool now"),), 3, 640, results, tail)
+
+
+def test_a_cut_is_judged_by_means_over_the_second_halves_of_its_branches() -> None:
+    noisy = cut("train_loss", "none")
+    assert noisy.effects()[0].verdict == "open"
+    (effect,) = settled(noisy).effects()
+    assert effect.verdict == "better"
+    assert effect.estimate.value == pytest.approx(-0.1)
+
+
+@pytest.mark.parametrize(("readout", "tail"), [("test_loss", "none"), ("train_loss", "linear")])
+def test_held_out_examples_and_rates_that_fall_to_zero_are_judged_at_the_end(
+    readout: str, tail: Tail
+) -> None:
+    fork = cut(readout, tail)
+    assert settled(fork) is fork
 
 
 @pytest.mark.parametrize(

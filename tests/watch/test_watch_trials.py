@@ -2,6 +2,7 @@
 keeps its bits."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from gradiometer.integrations.watch.requests.trials import Trials
 from gradiometer.integrations.watch.triage import exact
 from gradiometer.loop import forks_of
 from gradiometer.problems import load
+from gradiometer.run.budget import Budget
 from gradiometer.verdict.claims import Claim, Claimed
 from gradiometer.verdict.triage.level import Known, Level
 from gradiometer.verdict.triage.signs import Signs
@@ -49,6 +51,7 @@ def trained(
     gives_data: bool = True,
     noise: float = 0.0,
     shrinks: bool = False,
+    price: float = 0.0,
     quiet: bool = True,
 ) -> tuple[Watch, list[float]]:
     """A loop on digits whose rate is far too low for its batch and length."""
@@ -61,10 +64,16 @@ def trained(
         list[float](),
     )
     sampling = loader if gives_data else None
+    clock = Clock()
+
+    def priced(model: nn.Module, batch: Any) -> Tensor:
+        clock.seconds += price
+        return loss(model, batch)
+
     with watch(
         model,
         optimizer,
-        loss=loss,
+        loss=priced if price else loss,
         out=out,
         page=False,
         quiet=quiet,
@@ -72,7 +81,7 @@ def trained(
         sampling=sampling,
         gauges=[],
     ) as w:
-        w.budget.clock = clock = Clock()
+        w.budget.clock = clock
         while len(losses) < steps:
             for batch in loader:
                 optimizer.zero_grad()
@@ -152,7 +161,7 @@ def test_no_trial_judges_a_rate_by_the_last_updates_of_a_training(
 ) -> None:
     asked = []
     monkeypatch.setattr(Watch, "_fork", lambda self, **given: asked.append((self.steps, given)))
-    monkeypatch.setattr(Watch, "_updates_in_all", lambda self, _: self.steps + 7)
+    monkeypatch.setattr(Watch, "_updates_in_all", lambda self, _: max(self.steps, 420) + 7)
     trained(tmp_path, 0.5, steps=420)
     ((step, given),) = asked
     assert step >= 420 and given["at"] == 64  # at the end, from an early state
@@ -187,20 +196,21 @@ def tried_at_end(
     claimed: Claimed,
     *,
     end: float = 1.0,
-    has_early: bool = True,
+    early: int | None = 128,
+    suspects: tuple[Claimed, ...] = (),
     **forked: int,
 ) -> list[str]:
     """What is tried at the end of a training with one claim, whose rate went linearly to `end`."""
-    found = Triage((claimed,), Level(2.3, Known.LABELS), unseen={})
+    found = Triage(suspects or (claimed,), Level(2.3, Known.LABELS), unseen={})
     monkeypatch.setattr(trials_of_loops, "triage_of", lambda _: found)
     rates = np.linspace(1.0, end, 200)
     monkeypatch.setattr(Signs, "of", lambda _: Signs(losses=np.ones(200), rates=rates))
     run = run_in(tmp_path, steps=200)
-    assert trials_of_loops._first(run, shows_end=False) is None or claimed.cure
+    assert trials_of_loops._first(run) is None or claimed.cure or suspects
     for change, step in forked.items():
         ends = {"go on": [0.5, 0.51, 0.52], change.replace("_", " "): [0.3, 0.31, 0.32]}
         kept(run, ends, step=step, tail="none")
-    return [one.name for one in trials_of_loops._changes_at_end(run, has_early=has_early)]
+    return [one.name for one in trials_of_loops._changes_at_end(run, early=early)]
 
 
 @pytest.mark.parametrize(
@@ -250,13 +260,88 @@ def test_a_training_that_stopped_early_is_cut_in_a_trial_as_it_looks_like_a_miss
     assert tried_at_end(tmp_path, monkeypatch, stopped) == ["cool now"]
 
 
-@pytest.mark.parametrize(("has_early", "tried"), [(True, ["rate 4x"]), (False, [])])
+def test_a_rate_that_nothing_speaks_against_is_not_tried_from_the_first_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    healthy = Claimed(Claim.HEALTHY, {"steps": 200.0})
+    assert tried_at_end(tmp_path / "1", monkeypatch, healthy, end=0.0, early=32) == []
+    assert tried_at_end(tmp_path / "2", monkeypatch, healthy, early=32) == ["cool now"]
+    low = (Claimed(Claim.RATE_LOW, {}, ("rate 8x",), is_certain=False),)
+    assert tried_at_end(tmp_path / "3", monkeypatch, healthy, end=0.0, early=32, suspects=low) == [
+        "rate 2x"
+    ]
+
+
+@pytest.mark.parametrize(("early", "tried"), [(128, ["rate 4x"]), (None, [])])
 def test_at_the_end_of_a_schedule_a_rate_is_tried_from_an_early_state_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_early: bool, tried: list[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, early: int | None, tried: list[str]
 ) -> None:
     low = Claimed(Claim.RATE_LOW, {"reach": 1.0}, ("rate 4x",))
-    found = tried_at_end(tmp_path, monkeypatch, low, end=1e-9, has_early=has_early)
+    found = tried_at_end(tmp_path, monkeypatch, low, end=1e-9, early=early)
     assert found == tried
+
+
+@pytest.mark.parametrize(
+    ("suspect", "end", "tried"),
+    [
+        (Claimed(Claim.RATE_LOW, {}, ("rate 8x",), is_certain=False), 0.0, ["rate 2x"]),
+        (Claimed(Claim.RATE_LOW, {}, ("rate 8x",), is_certain=False), 1.0, ["cool now", "rate 2x"]),
+        (Claimed(Claim.STOPPED_EARLY, {}, is_certain=False), 1.0, ["cool now", "rate 2x"]),
+        (Claimed(Claim.OVERFIT, {}, ("examples 2x",), is_certain=False), 0.0, ["rate 2x"]),
+    ],
+)
+def test_at_the_end_a_suspect_is_tried_before_the_doubts_of_a_training_without_a_claim(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    suspect: Claimed,
+    end: float,
+    tried: list[str],
+) -> None:
+    undecided = Claimed(Claim.UNDECIDED, {"steps": 200.0}, doubts=("still_falls",))
+    found = tried_at_end(tmp_path, monkeypatch, undecided, end=end, suspects=(suspect,))
+    assert found == tried
+
+
+def test_a_trial_ends_when_its_branches_have_cost_what_the_share_pays_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trials_of_loops.Trials, "at_step", lambda *_: None)
+    # an update of a branch takes 2.5 times as long as one of training
+    w, losses = trained(tmp_path, 0.15, steps=900, price=2.5)
+    assert w.run is not None
+    (record,) = forks_of(w.run)
+    assert record.finished and record.fork.replicates < record.plan.replicates
+    assert 0 < w.budget.spent_on["trials"] <= 0.15 * len(losses)
+
+
+def test_the_share_of_a_training_whose_length_is_known_is_kept_for_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Watch, "_updates_in_all", lambda self, _: max(self.steps, 420))
+    w, _ = trained(tmp_path, 0.5)
+    assert w.run is not None
+    (record,) = forks_of(w.run)
+    assert record.plan.step == 64
+
+
+@pytest.mark.parametrize(
+    ("total", "kept"), [(6_000, [512, 2048, 4096]), (None, [4 * 2**k for k in range(11)])]
+)
+def test_only_states_that_a_trial_can_use_are_kept_if_the_length_is_known(
+    total: int | None, kept: list[int]
+) -> None:
+    watched = SimpleNamespace(budget=Budget(0.02), _updates_in_all=lambda _: total)
+    trials = Trials(0.1, watched, say=lambda _: None)
+    assert [step for step in (4 * 2**k for k in range(11)) if trials.wants_state(step)] == kept
+
+
+@pytest.mark.parametrize(("steps", "states"), [(300, 0), (5_000, 4)])
+def test_no_states_are_kept_for_a_trial_that_the_share_will_not_pay_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int, states: int
+) -> None:
+    monkeypatch.setattr(Watch, "_updates_in_all", lambda self, _: max(self.steps, steps))
+    w, _ = trained(tmp_path, 0.1, steps=200)
+    assert w.kept_updates.states == states
 
 
 def test_trials_need_a_loss_and_a_share(tmp_path: Path) -> None:
@@ -274,10 +359,8 @@ def test_schedulers_are_searched_for_once_and_again_after_another_took_over(
     parameter = nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([parameter], lr=1.0)
     searches = []
-    found_by = exact._found_schedulers
-    monkeypatch.setattr(
-        exact, "_found_schedulers", lambda given: searches.append(1) or found_by(given)
-    )
+    owners_of = exact._owners
+    monkeypatch.setattr(exact, "_owners", lambda given: searches.append(1) or owners_of(given))
     seen, schedulers = exact.SchedulersSeen(), torch.optim.lr_scheduler
     first: Any = schedulers.ExponentialLR(optimizer, 0.9)
     for step in (4, 8, 8, 16):

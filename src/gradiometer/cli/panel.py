@@ -1,6 +1,7 @@
 """The view of a run during training: a live panel on a terminal, otherwise a plain line every 5
 seconds."""
 
+import gc
 import textwrap
 import time
 from collections import deque
@@ -84,6 +85,9 @@ class Panel:
     def begin(self, training: "Training", recorder: "Recorder", folder: "RunFolder") -> None:
         """Print what will be trained, and start the panel."""
         self.close()
+        # A search for garbage in all modules of torch takes a quarter of a second, and would count
+        # as the cost of the measured step that it comes in.
+        gc.freeze()
         self.shown_at = self.began_at = time.monotonic()
         self.began_step = training.step
         self.path = folder.path
@@ -115,7 +119,17 @@ class Panel:
             if self.live is not None:
                 self.live.update(self._draw(training, recorder), refresh=True)
             else:
-                self.console.print(self._line(training, recorder), highlight=False, soft_wrap=True)
+                parts = [f"step {training.step:,}/{training.steps:,}", f"loss {self.loss:.4f}"]
+                parts.append(f"learning rate {training.learning_rate:.3g}")
+                for _, estimates in _estimates(training, recorder):
+                    # the first estimate of a gauge is the one that it is about
+                    name, estimate = next(iter(estimates.items()))
+                    parts.append(f"{name.replace('_', ' ')} {_with_interval(estimate)}")
+                self.console.print(
+                    " · ".join([*parts, f"{self._time_left(training)} left"]),
+                    highlight=False,
+                    soft_wrap=True,
+                )
 
     def warn(self, text: str) -> None:
         """Print a warning, which stays above the panel."""
@@ -148,22 +162,6 @@ class Panel:
         used = time_used({**overhead, "used": of_the_budget(overhead)}, recorder.every)
         measured = f"measured {counted(overhead['measured_steps'], 'step')}, using {used}"
         cost = f"{measured}\n{too_few(overhead, recorder.every)}"
-        return Box(
-            Group(
-                bar,
-                self._numbers(training, estimated, width),
-                self._questions(training, estimated, width),
-                Text(cost.rstrip(), style="dim"),
-            ),
-            title=Text(f"gradiometer · {training.problem.name}"),
-            title_align="left",
-            width=width,
-        )
-
-    def _numbers(
-        self, training: "Training", estimated: "list[tuple[Gauge, Estimates]]", width: int
-    ) -> Table:
-        """The loss with its curve, the present learning rate, and the noise scale now."""
         scales = [found["noise_scale"] for _, found in estimated if "noise_scale" in found]
         known = bool(scales) and scales[0].tells
         noise = _with_interval(scales[0]) if known else "cannot tell yet"
@@ -174,7 +172,17 @@ class Panel:
         table.add_row("loss", Text(f"{self.loss:<10.4f}{curve}"))
         table.add_row("learning rate", f"{training.learning_rate:.3g}")
         table.add_row("noise scale now", f"{noise}, B = {training.configuration.batch_size:,}")
-        return table
+        return Box(
+            Group(
+                bar,
+                table,
+                self._questions(training, estimated, width),
+                Text(cost.rstrip(), style="dim"),
+            ),
+            title=Text(f"gradiometer · {training.problem.name}"),
+            title_align="left",
+            width=width,
+        )
 
     def _questions(
         self, training: "Training", estimated: "list[tuple[Gauge, Estimates]]", width: int
@@ -223,15 +231,6 @@ class Panel:
         if spikes:
             add("spikes", spikes_finding(spikes, explain))
         return table
-
-    def _line(self, training: "Training", recorder: "Recorder") -> str:
-        parts = [f"step {training.step:,}/{training.steps:,}", f"loss {self.loss:.4f}"]
-        parts.append(f"learning rate {training.learning_rate:.3g}")
-        for _, estimates in _estimates(training, recorder):
-            # the first estimate of a gauge is the one that it is about
-            name, estimate = next(iter(estimates.items()))
-            parts.append(f"{name.replace('_', ' ')} {_with_interval(estimate)}")
-        return " · ".join([*parts, f"{self._time_left(training)} left"])
 
     def _time_left(self, training: "Training") -> str:
         done = max(training.step - self.began_step, 1)

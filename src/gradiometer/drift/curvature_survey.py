@@ -8,12 +8,11 @@ from typing import ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Float
-from scipy.special import stdtrit
 
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.artifact import Artifact
 from gradiometer.measurement.estimate import Estimate
-from gradiometer.measurement.uncertainty.means import mean
+from gradiometer.measurement.uncertainty.means import mean, student_quantile
 from gradiometer.measurement.uncertainty.proportions import wilson
 
 # Distance, as a share of the largest node, within which two curvatures count as equal: single
@@ -143,7 +142,7 @@ class SpectralDensity:
         value = by_probe.mean(axis=1)
         probes = len(self.nodes)
         margin = (
-            stdtrit(probes - 1, (1 + self.level) / 2)
+            student_quantile(self.level, probes - 1)
             * by_probe.std(axis=1, ddof=1)
             / np.sqrt(probes)
         )

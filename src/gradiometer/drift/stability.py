@@ -7,7 +7,7 @@ from gradiometer.errors import BadArgument
 from gradiometer.measurement import Estimate, Finding, Issue, State
 
 # Training is at the edge between these shares of it: sharpness oscillates about the edge.
-BELOW, BEYOND = 0.8, 1.25
+BELOW, BEYOND = 0.8, 1 / 0.8
 
 # The change that tries a smaller learning rate.
 HALF_THE_RATE = "rate 0.5x"

@@ -365,6 +365,20 @@ def _error(samples: Steps) -> float:
     return float(means.std(ddof=1)) / math.sqrt(len(means)) if len(means) > 1 else math.inf
 
 
+def left_by_scaler(left: Float[np.ndarray, " looks"]) -> Float[np.ndarray, " looks"]:
+    """The part of what is left of a gradient at the update that is one over the factor of a scaler
+    that was not given: all of it if it is a power of two, 1 otherwise.
+
+    >>> left_by_scaler(np.array([2.0**-16, 0.3, 1.0]))
+    array([1.52587891e-05, 1.00000000e+00, 1.00000000e+00])
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        powers = np.log2(left)
+        is_exact = (np.abs(powers - powers.round()) < 1e-3) & (powers.round() < 0)
+    found: np.ndarray = np.where(is_exact, left, 1.0)
+    return found
+
+
 # The moment that readings from products have, and others have not.
 PRODUCT = "product"
 

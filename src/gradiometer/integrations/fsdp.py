@@ -27,8 +27,8 @@ Place = tuple[int, nn.Module, str]
 # Squared norms of micro-batches, and of their mean.
 Norms = tuple[Float[Tensor, "parts parameters"], Float[Tensor, "1 parameters"]]
 
-# Relative difference of training's gradient from the mean over processes that is more than rounding
-# to bfloat16.
+# Largest relative difference of two gradients, or of a loss from a multiple of another one, that may
+# be rounding to bfloat16.
 OFF = 0.02
 
 

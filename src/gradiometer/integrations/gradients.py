@@ -403,9 +403,9 @@ class LastGradient:
             kept.copy_(piece)
         self._step = step
         self._products = Products(
-            torch.stack(squared).sum(),
-            torch.stack(product).sum() if product else None,
-            torch.stack(remembered).sum() if remembered else None,
+            _sum(squared),
+            _sum(product) if product else None,
+            _sum(remembered) if remembered else None,
         )
         return self._products
 
@@ -459,20 +459,24 @@ def stretches(tensors: Sequence[Tensor], *, whole: bool) -> Iterator[Tensor]:
         if small and entries + size > longest:
             yield _joined(small)
             small, entries = [], 0
-        vector = tensor.reshape(-1)
-        if tensor.device != device:
-            vector = vector.to(device)
+        near = tensor if tensor.device == device else tensor.to(device)
         if size >= longest:
+            vector = near.reshape(-1)
             yield from map(_at_least_single, [vector] if whole else vector.split(longest))
         else:
-            small.append(vector)
+            small.append(near)
             entries += size
     if small:
         yield _joined(small)
 
 
-def _joined(vectors: Sequence[Tensor]) -> Tensor:
-    return _at_least_single(vectors[0] if len(vectors) == 1 else torch.cat(list(vectors)))
+def _sum(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.stack(parts).sum()
+
+
+def _joined(tensors: list[Tensor]) -> Tensor:
+    # one call, where to reshape each takes as long as the product
+    return _at_least_single(torch._C._nn.flatten_dense_tensors(tensors))
 
 
 def _at_least_single(vector: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from gradiometer.errors import BadArgument, Interrupted, Unsupported
 from gradiometer.integrations.watch.description import sampling_of
 from gradiometer.integrations.watch.recording import Findings
 from gradiometer.integrations.watch.shield import Hook
+from gradiometer.integrations.watch.triage.batches import IGNORED
 from gradiometer.integrations.watch.watch import watch
 from gradiometer.integrations.watch.watching import Watch
 from gradiometer.measurement.batch import Batch
@@ -178,24 +179,21 @@ class HuggingFaceCallback(TrainerCallback):
 
         def stepping(*arguments: Any, **named: Any) -> Tensor:
             loss = training_step(*arguments, **named)
-            self._backward()
+            with self.watch.shield:
+                if self._made is None:
+                    raise Unsupported(
+                        "`model` returned no loss in training, and the Trainer did not call "
+                        "`compute_loss`: put `gradiometer.watch` into its `training_step`."
+                    )
+                made, self._made = self._made, None
+                self._inside = True
+                try:
+                    self.watch.step(*made)
+                finally:
+                    self._inside = False
             return loss
 
         return stepping
-
-    def _backward(self) -> None:
-        with self.watch.shield:
-            if self._made is None:
-                raise Unsupported(
-                    "`model` returned no loss in training, and the Trainer did not call "
-                    "`compute_loss`: put `gradiometer.watch` into its `training_step`."
-                )
-            (loss, batch), self._made = self._made, None
-            self._inside = True
-            try:
-                self.watch.step(loss, batch)
-            finally:
-                self._inside = False
 
 
 class _OwnLoss:
@@ -231,7 +229,7 @@ class _OwnLoss:
     def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
         """The loss that the Trainer computes."""
         labels = batch.get("labels") if isinstance(batch, Mapping) else None
-        items = labels.ne(-100).sum() if self._counts and isinstance(labels, Tensor) else None
+        items = labels.ne(IGNORED).sum() if self._counts and isinstance(labels, Tensor) else None
         loss: Tensor = _first(self._compute(model, _copy(batch), num_items_in_batch=items))
         return loss
 

@@ -7,8 +7,8 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -29,8 +29,8 @@ ADDRESS = re.compile(r"auto|(?:ray://)?\[?([^\[\]/]+?)\]?:(\d+)")
 # Without `max_retries=0` Ray starts a lost task again: `WorkerPool` does that, and counts losses.
 TASK = ray.remote(max_retries=0)(perform_task)
 
-# Time between two looks at the cluster while nothing finishes.
-LOOK_SECONDS = 2
+# Time between two looks at the cluster while nothing finishes, and to reach a part of it.
+SECONDS = 2
 
 
 class Ray(WorkerPool):
@@ -147,15 +147,33 @@ class Ray(WorkerPool):
         ray._private.worker._worker_logs_enabled = False
         self._connected = True
 
-    def _prepare(self, jobs: Sequence[Job]) -> None:
+    @contextmanager
+    def _submission(
+        self, jobs: Sequence[Job], content: bytes | None, running: Mapping[Any, object]
+    ) -> Iterator[Shared | None]:
         self._connect()
-        self.has_ended = False
+        self._warn_of_waiting(jobs)
+        shared = None
+        if content is not None:
+            reference = ray.put(content)
+            # In a list Ray leaves the reference as it is, and does not fetch the object for every
+            # task.
+            shared = reference.hex(), partial(_fetch, [reference])
+        try:
+            yield shared
+        finally:
+            for task in running:
+                ray.cancel(task, force=True)
+
+    def _warn_of_waiting(self, jobs: Sequence[Job]) -> None:
+        """Warn if a job has to wait for a machine, or for other programs."""
+        warn = logging.getLogger(__name__).warning
         have = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         for job in jobs:
             if not any(
                 job.cpus <= each.get("CPU", 0) and job.gpus <= each.get("GPU", 0) for each in have
             ):
-                logging.getLogger(__name__).warning(
+                warn(
                     "The job %r asks for %g cpus and %g gpus, which no machine of the cluster has "
                     "now. It waits for one.",
                     job.name,
@@ -167,44 +185,30 @@ class Ray(WorkerPool):
         last = time.monotonic() + 1
         while ray.available_resources().get("CPU", 0) < min(job.cpus for job in jobs):
             if time.monotonic() > last:
-                logging.getLogger(__name__).warning(
+                warn(
                     "The cluster of Ray has no free processor. The jobs wait until other programs "
                     "that use it end."
                 )
                 return
             time.sleep(0.1)
 
-    def _share(self, content: bytes) -> Shared:
-        reference = ray.put(content)
-        # In a list Ray leaves the reference as it is, and does not fetch the object for every task.
-        return reference.hex(), partial(_fetch, [reference])
-
     def _begin(self, job: Job, others: Sequence[Job], *arguments: Any) -> Any:
         return TASK.options(name=job.name, num_cpus=job.cpus, num_gpus=job.gpus).remote(*arguments)
 
-    def _wait_for_some(self, tasks: Sequence[Any]) -> Sequence[Any]:
-        finished, _ = ray.wait(list(tasks), num_returns=1, timeout=LOOK_SECONDS)
-        self.has_ended = not finished and not is_there()
-        return tasks if self.has_ended else finished
-
-    def _answer(self, task: Any) -> bytes:
-        reason = "the cluster of Ray has ended"
-        if not self.has_ended:
+    def _answers(self, tasks: Sequence[Any]) -> Iterator[tuple[Any, bytes | BaseException]]:
+        finished, _ = ray.wait(list(tasks), num_returns=1, timeout=SECONDS)
+        ended = WorkerLost("was lost (the cluster of Ray has ended)", is_last=True)
+        if not finished and not is_there():
+            yield from ((task, ended) for task in tasks)
+        for task in finished:
             try:
-                answer: bytes = ray.get(task)
-                return answer
-            except ray.exceptions.RayTaskError:
+                yield task, ray.get(task)
+            except ray.exceptions.RayTaskError as error:
                 # the task itself, such as a package that is missing there
-                raise
+                yield task, error
             except ray.exceptions.RayError as error:
-                self.has_ended = not is_there()
-                if not self.has_ended:
-                    reason = str(error).strip().partition("\n")[0].rstrip(".")
-        raise WorkerLost(f"was lost ({reason})")
-
-    def _stop(self, tasks: Sequence[Any], place: Shared | None) -> None:
-        for task in tasks:
-            ray.cancel(task, force=True)
+                reason = str(error).strip().partition("\n")[0].rstrip(".")
+                yield task, WorkerLost(f"was lost ({reason})") if is_there() else ended
 
 
 def _is_same(address: str | None, connected: str) -> bool:
@@ -212,9 +216,9 @@ def _is_same(address: str | None, connected: str) -> bool:
     cluster will do. Unknown for a client."""
     if address in (None, "auto") or address.startswith("ray://"):
         return True
-    (host, _, port), (other, _, its_port) = (text.rpartition(":") for text in (address, connected))
+    parts = [text.rpartition(":") for text in (address, connected)]
     with suppress(OSError):
-        return (socket.gethostbyname(host), port) == (socket.gethostbyname(other), its_port)
+        return len({(socket.gethostbyname(host), port) for host, _, port in parts}) == 1
     return False
 
 
@@ -240,7 +244,7 @@ def is_there() -> bool:
 
 def _answers(host: str, port: int | str) -> bool:
     try:
-        socket.create_connection((host, int(port)), timeout=LOOK_SECONDS).close()
+        socket.create_connection((host, int(port)), timeout=SECONDS).close()
     except OSError:
         return False
     return True

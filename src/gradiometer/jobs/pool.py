@@ -4,8 +4,8 @@ ledger."""
 import logging
 from abc import ABC, abstractmethod
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -109,9 +109,7 @@ class Ledger:
             result = self._encode(outcome.result)
             writer.append({"name": outcome.name, "result": result, "seconds": outcome.seconds})
             writer.sync()
-            return Outcome(
-                outcome.name, self._decode(restored(plain(result))), seconds=outcome.seconds
-            )
+            return replace(outcome, result=self._decode(restored(plain(result))))
 
         try:
             yield keep
@@ -270,14 +268,20 @@ class Here(Pool):
 
 
 class WorkerLost(Exception):
-    """The process or machine of a job is lost. The message says how, as the end of a sentence."""
+    """The process or machine of a job is lost.
+
+    Args:
+        reason: How, as the end of a sentence.
+        is_last: True if there is no other one, and none will come.
+    """
+
+    def __init__(self, reason: str, *, is_last: bool = False) -> None:
+        super().__init__(reason)
+        self.is_last = is_last
 
 
 class WorkerPool(Pool, ABC):
     """Runs jobs in other processes. A job whose process is lost is given to another one."""
-
-    # True if there is no worker any more, and none will come.
-    has_ended = False
 
     def _outcomes(self, jobs: Sequence[Job], shared: Any) -> Outcomes:
         """The outcomes of these jobs, as they finish. What cannot be sent is refused at once."""
@@ -287,43 +291,37 @@ class WorkerPool(Pool, ABC):
         content = None
         if shared is not None:
             content = pack_given(f"`shared` ({type(shared).__name__})", shared)
-        return self._dispatch(jobs, parcels, content)
+        return self._dispatch(zip(jobs, parcels, strict=True), content)
 
-    def _dispatch(
-        self, jobs: Sequence[Job], parcels: Sequence[bytes], content: bytes | None
-    ) -> Outcomes:
+    def _dispatch(self, jobs: Iterable[tuple[Job, bytes]], content: bytes | None) -> Outcomes:
         """The outcomes of jobs, as they finish. At the end, jobs that still run are stopped.
 
         Args:
-            jobs: The jobs.
-            parcels: The same as bytes.
+            jobs: The jobs, and the same as bytes.
             content: What they share.
         """
-        waiting = deque(zip(jobs, parcels, strict=True))
-        running: dict[Any, tuple[Job, bytes]] = {}
-        losses = Counter[str]()
-        settings, place = settings_here(), None
-        try:
-            self._prepare(jobs)
-            if content is not None:
-                place = self._share(content)
+        waiting, running = deque(jobs), dict[Any, tuple[Job, bytes]]()
+        losses, settings = Counter[str](), settings_here()
+        with self._submission([job for job, _ in waiting], content, running) as shared:
             while waiting or running:
                 while waiting:
                     job, parcel = waiting[0]
                     others = [other for other, _ in running.values()]
-                    task = self._begin(job, others, settings, place, parcel)
+                    task = self._begin(job, others, settings, shared, parcel)
                     if task is None:
                         break
                     running[task] = waiting.popleft()
-                for task in self._wait_for_some(list(running)):
+                for task, answer in self._answers(list(running)):
                     job, parcel = running.pop(task)
                     try:
-                        outcome = unpack(self._answer(task))
+                        if isinstance(answer, BaseException):
+                            raise answer
+                        outcome = unpack(answer)
                     except WorkerLost as loss:
                         losses[job.name] += 1
                         text = f"the process of the job {job.name!r} {loss}"
                         # A job that is lost three times is likely to be the reason.
-                        if losses[job.name] < 3 and not self.has_ended:
+                        if losses[job.name] < 3 and not loss.is_last:
                             logging.getLogger(__name__).warning(
                                 "%s: the job starts again in another one.", text
                             )
@@ -336,16 +334,13 @@ class WorkerPool(Pool, ABC):
                         # such as a class that only the other process could import
                         outcome = failure(job.name, error)
                     yield replace(outcome, name=job.name)
-        finally:
-            self._stop(list(running), place)
 
     @abstractmethod
-    def _prepare(self, jobs: Sequence[Job]) -> None:
-        """Prepare for these jobs."""
-
-    @abstractmethod
-    def _share(self, content: bytes) -> Shared:
-        """Put what the jobs share where every process can read it."""
+    def _submission(
+        self, jobs: Sequence[Job], content: bytes | None, running: Mapping[Any, object]
+    ) -> AbstractContextManager[Shared | None]:
+        """Prepare for these jobs, and put what they share where every process can read it. At the
+        end the tasks that still run are stopped."""
 
     @abstractmethod
     def _begin(self, job: Job, others: Sequence[Job], *arguments: Any) -> Any:
@@ -353,20 +348,9 @@ class WorkerPool(Pool, ABC):
         no worker is free."""
 
     @abstractmethod
-    def _wait_for_some(self, tasks: Sequence[Any]) -> Iterable[Any]:
-        """Wait for some of these tasks, and return those that are finished."""
-
-    @abstractmethod
-    def _answer(self, task: Any) -> bytes:
-        """What a finished task returned.
-
-        Raises:
-            WorkerLost: Its process was lost.
-        """
-
-    @abstractmethod
-    def _stop(self, tasks: Sequence[Any], place: Shared | None) -> None:
-        """Stop these tasks, and remove what the jobs shared."""
+    def _answers(self, tasks: Sequence[Any]) -> Iterable[tuple[Any, bytes | BaseException]]:
+        """Wait for some of these tasks. Returns what the finished ones returned, or why they
+        failed."""
 
 
 def _delivery(

@@ -8,9 +8,9 @@ import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -103,15 +103,23 @@ class Processes(WorkerPool):
             self._remove = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         return self._folder
 
-    def _prepare(self, jobs: Sequence[Job]) -> None:
+    @contextmanager
+    def _submission(
+        self, jobs: Sequence[Job], content: bytes | None, running: "Mapping[Future[bytes], object]"
+    ) -> Iterator[Shared | None]:
         self.start(most=len(jobs))
-
-    def _share(self, content: bytes) -> Shared:
         file = self._scratch() / uuid4().hex
-        with writing(file.parent, REMEDY):
-            file.write_bytes(content)
-        # Its tensors are pages of the file, so that all processes use the same memory.
-        return file.name, partial(torch.load, file, mmap=True, weights_only=False)
+        shared = None
+        try:
+            if content is not None:
+                with writing(file.parent, REMEDY):
+                    file.write_bytes(content)
+                # Its tensors are pages of the file, so that all processes use the same memory.
+                shared = file.name, partial(torch.load, file, mmap=True, weights_only=False)
+            yield shared
+        finally:
+            stop_workers([self._busy.pop(task) for task in running])
+            file.unlink(missing_ok=True)
 
     def _begin(self, job: Job, others: Sequence[Job], *arguments: Any) -> "Future[bytes] | None":
         costs = [min(one.threads, self.count) for one in (job, *others)]
@@ -119,37 +127,29 @@ class Processes(WorkerPool):
             return None
         worker = self._idle.pop() if self._idle else Worker(self._scratch())
         try:
-            task = worker.submit(perform_task, *arguments)
+            task: Future[bytes] = worker.submit(perform_task, *arguments)
         except BrokenProcessPool:  # killed since its last job
             worker.shutdown(kill_workers=True)
             return self._begin(job, others, *arguments)
         self._busy[task] = worker
         return task
 
-    def _wait_for_some(self, tasks: "Sequence[Future[bytes]]") -> "Iterable[Future[bytes]]":
-        finished = wait(tasks, return_when=FIRST_COMPLETED).done
-        for task in finished:
+    def _answers(
+        self, tasks: "Sequence[Future[bytes]]"
+    ) -> "Iterator[tuple[Future[bytes], bytes | BaseException]]":
+        for task in wait(tasks, return_when=FIRST_COMPLETED).done:
             unready = self._busy[task].ready.exception()
             if unready is not None:
                 raise Interrupted(
                     f"a process of the pool could not start: it {_ending(unready)}."
                 ) from unready
-        return finished
-
-    def _answer(self, task: "Future[bytes]") -> bytes:
-        worker = self._busy.pop(task)
-        try:
-            answer: bytes = task.result()
-        except BrokenProcessPool as error:
-            worker.shutdown(kill_workers=True)
-            raise WorkerLost(_ending(error)) from error
-        self._idle.append(worker)
-        return answer
-
-    def _stop(self, tasks: "Sequence[Future[bytes]]", place: Shared | None) -> None:
-        stop_workers([self._busy.pop(task) for task in tasks])
-        if place is not None and self._folder is not None:  # else it is removed already
-            (self._folder / place[0]).unlink(missing_ok=True)
+            worker, error = self._busy.pop(task), task.exception()
+            if isinstance(error, BrokenProcessPool):
+                worker.shutdown(kill_workers=True)
+                yield task, WorkerLost(_ending(error))
+            else:
+                self._idle.append(worker)
+                yield task, task.result() if error is None else error
 
 
 class Worker(ProcessPoolExecutor):  # type: ignore[misc]
@@ -168,6 +168,9 @@ class Worker(ProcessPoolExecutor):  # type: ignore[misc]
         super().__init__(1, env=ONE_THREAD, initializer=_settle, initargs=(os.getpid(), folder))
         # Without it, a program that ends while a job runs would wait for the job.
         self._flags.kill_workers = True
+        # Ctrl-C is for this program, which then stops the process. A new process inherits what is
+        # blocked.
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             self.ready = self.submit(
                 exec, "import " + ", ".join(("gradiometer.jobs.job", *modules))
@@ -176,19 +179,6 @@ class Worker(ProcessPoolExecutor):  # type: ignore[misc]
             raise Interrupted(
                 f"a process of the pool could not start: {reason_of(error)}."
             ) from error
-
-    def submit(self, work: Callable[..., Any], *arguments: Any) -> "Future[Any]":
-        """Call a function in the process.
-
-        Raises:
-            BrokenProcessPool: The process has ended.
-        """
-        # Ctrl-C is for this program, which then stops the process. A new process inherits what is
-        # blocked.
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            task: Future[Any] = super().submit(work, *arguments)
-            return task
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 

@@ -11,8 +11,9 @@ from jaxtyping import Float, Int
 
 from gradiometer.arguments import check_level
 from gradiometer.drift.spikes.cause import explain, spikes_finding
-from gradiometer.drift.spikes.detection import find_spikes
+from gradiometer.drift.spikes.detection import SMALLEST, find_spikes
 from gradiometer.logs.log import Column, Log
+from gradiometer.measurement.estimate import LEVEL
 from gradiometer.measurement.finding import Doubt, Finding, Issue, State
 from gradiometer.measurement.uncertainty.means import FEWEST_READINGS, mean
 from gradiometer.verdict.claims import Claim
@@ -130,9 +131,6 @@ def spike_finding(log: Log) -> Finding | None:
 
 STAIRCASE = "log_staircase"
 
-# The smallest fall at the beginning of an epoch that is reported, relative to the loss.
-SHARE = 0.05
-
 
 def staircase_finding(log: Log, level: float) -> Finding | None:
     """The fall of the loss at the beginning of epochs, minus its trend; None without losses or
@@ -147,9 +145,9 @@ def staircase_finding(log: Log, level: float) -> Finding | None:
     if len(falls) < FEWEST_READINGS:
         return None
     fall = mean(falls, level=level, batches=len(falls))
-    if fall.low > 0 and fall.value >= SHARE * size:
+    if fall.low > 0 and fall.value >= SMALLEST * size:
         claim, state = "log_staircase", State.LOOK
-    elif fall.high < SHARE * size:
+    elif fall.high < SMALLEST * size:
         claim, state = "log_no_staircase", State.OK
     else:
         claim, state = "log_staircase_unclear", State.CANNOT_TELL
@@ -247,7 +245,7 @@ def _leaps(rates: Column, *, upwards: bool) -> Int[np.ndarray, " leaps"]:
     return np.array(kept, dtype=np.int64)
 
 
-def log_findings(log: Log, level: float = 0.9) -> tuple[Finding, ...]:
+def log_findings(log: Log, level: float = LEVEL) -> tuple[Finding, ...]:
     """The findings about a log, the most urgent first. The last one lists what the log cannot show.
 
     Example:

@@ -19,7 +19,6 @@ from gradiometer.loop.changes.replacements import Custom
 from gradiometer.loop.changes.text import alternative_of
 from gradiometer.loop.checks import check_trainable
 from gradiometer.loop.comparison.racing import (
-    FEWEST_REPLICATES,
     REPLICATES,
     Rung,
     Stop,
@@ -48,8 +47,9 @@ COOLED = 0.11
 TIMED = 8
 
 
-# Called with a result, and the numbers of finished branches and of all planned branches.
-Progress = Callable[[BranchResult, int, int], None]
+# Called with a result, and the numbers of finished branches and of all planned branches. No more
+# branches are trained if it returns False.
+Progress = Callable[[BranchResult, int, int], bool | None]
 
 
 @bounded
@@ -104,7 +104,7 @@ def fork(
         begin: Called with the plan before the first branch; not if all of them were finished
             before.
         progress: Called after every branch with its result, the number of finished branches and of
-            all.
+            all. If it returns False, no more branches are trained.
 
     Raises:
         BadArgument: An argument cannot be used, an alternative does not fit the training, or the
@@ -200,10 +200,9 @@ def check_asked(horizon: str | None, budget: float | None, replicates: int | Non
     if replicates is not None:
         check_whole("replicates", replicates, 1)
     if horizon == END:
-        if replicates is not None and not replicates >= FEWEST_REPLICATES:
+        if replicates is not None and not replicates >= 2:
             raise BadArgument(
-                f"`replicates` must be at least {FEWEST_REPLICATES} with the horizon 'end', got "
-                f"{replicates}."
+                f"`replicates` must be at least 2 with the horizon 'end', got {replicates}."
             )
     elif horizon is not None:
         Horizon.parse(horizon)
@@ -386,15 +385,17 @@ def train_plan(
     if begin is not None:
         begin(plan)
     ledger = None if record is None else record.ledger()
-    total, done = len(plan.branches), 0
+    total, done, is_stopped = len(plan.branches), 0, False
 
     def train(branches: Sequence[Branch]) -> Iterator[BranchResult]:
-        nonlocal done
+        nonlocal done, is_stopped
         for result in train_branches(pool, loop, branches, ledger=ledger, threads=threads):
             done += 1
-            if progress is not None:
-                progress(result, done, max(total, done))
+            if progress is not None and progress(result, done, max(total, done)) is False:
+                is_stopped = True
             yield result
+            if is_stopped:
+                return
 
     results, stops = list[BranchResult](), list[Stop]()
     if plan.rungs:

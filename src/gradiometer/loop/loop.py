@@ -45,7 +45,7 @@ from gradiometer.problems.evaluation import AT_ONCE
 from gradiometer.problems.user_code import user_code
 from gradiometer.randomness import untouched_randomness
 
-# Most training examples of the readout "train_loss".
+# Most training examples on which points of a training are compared, as by "train_loss".
 TRAIN_EXAMPLES = 2048
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -17,6 +18,9 @@ WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 # Whole numbers that are added up together. Two that change places are in other rows, or in other
 # columns.
 ROW = 256
+
+# Whole numbers of a tensor that are added up without rows and columns, from a copy.
+SMALL = 16_384
 
 # Values of a tensor that are kept to see how far it is from another one.
 SAMPLE = 1024
@@ -101,29 +105,46 @@ def mark_of(tensor: Tensor) -> Mark:
     flat = torch.view_as_real(flat).reshape(-1) if flat.is_complex() else flat
     values = flat if flat.is_floating_point() else flat.double()
     dtype = torch.promote_types(values.dtype, torch.float32)
-    largest = torch.linalg.vector_norm(values, math.inf) if values.numel() else values.sum()
-    places = torch.arange(min(len(values), SAMPLE), device=values.device)
-    if len(values) > SAMPLE:
-        # a prime: spread over the tensor without a period that its rows may have
-        places = places * 15_485_863 % len(values)
-    # Sums of whole numbers by rows and by columns of 256, weighted by their place: two passes, and
-    # no copy.
-    words = flat.view(WORDS[flat.element_size()])
-    whole = len(words) // ROW * ROW
+    size, device = values.numel(), values.device
+    return Mark(
+        _bits(flat.view(WORDS[flat.element_size()]), device),
+        torch.linalg.vector_norm(values, dtype=dtype).double(),
+        (torch.linalg.vector_norm(values, math.inf) if size else values.sum()).double(),
+        (values if size <= SAMPLE else values[_places(size, device)]).to(torch.double, copy=True),
+        size,
+    )
+
+
+def _bits(words: Tensor, device: torch.device) -> Tensor:
+    """Sums of whole numbers that are weighted by their place."""
+    if words.numel() <= SMALL:
+        return (words.to(torch.int64) * _weights(words.numel(), device)).sum()
+    # by rows and by columns of 256: two passes, and no copy
+    whole = words.numel() // ROW * ROW
     rows = words[:whole].view(-1, ROW)
     sums = [
         rows.sum(dim=1, dtype=torch.int64),
         rows.sum(dim=0, dtype=torch.int64),
         words[whole:].to(torch.int64),
     ]
-    weights = [2 * torch.arange(len(each), device=each.device) + 1 for each in sums]
-    return Mark(
-        torch.stack([(each * weight).sum() for each, weight in zip(sums, weights, strict=True)]),
-        torch.linalg.vector_norm(values, dtype=dtype).double(),
-        largest.double(),
-        values[places].double(),
-        len(values),
-    )
+    return torch.stack([(each * _weights(each.numel(), device)).sum() for each in sums])
+
+
+def _weights(count: int, device: torch.device) -> Tensor:
+    """An odd number for each place."""
+    return _odd(device)[:count] if count <= SMALL else 2 * torch.arange(count, device=device) + 1
+
+
+@lru_cache(maxsize=16)
+def _odd(device: torch.device) -> Tensor:
+    """The first odd numbers."""
+    return 2 * torch.arange(SMALL, device=device) + 1
+
+
+def _places(count: int, device: torch.device) -> Tensor:
+    """The places of a sample."""
+    # a prime: spread over the tensor without a period that its rows may have
+    return torch.arange(SAMPLE, device=device) * 15_485_863 % count
 
 
 def relative(one: float, two: float) -> float:

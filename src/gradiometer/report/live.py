@@ -43,6 +43,7 @@ from gradiometer.report.page.page import CONTENT, content
 from gradiometer.report.sections.catalogue import sections
 from gradiometer.report.sections.section import Figure
 from gradiometer.run.reader import Run
+from gradiometer.run.recorder import SECONDS_BETWEEN_WRITES
 from gradiometer.storage.journal import being_written
 from gradiometer.verdict.diagnosis import diagnose
 
@@ -101,9 +102,6 @@ SHARE, SHARE_OF_LONG = 0.05, 0.004
 
 # Number of steps above which a run is long.
 LONG = 100_000
-
-# Minimum time between two checks of the files, in seconds.
-SOONEST = 1.0
 
 
 @dataclass(frozen=True)
@@ -187,7 +185,9 @@ class Followed:
                 began = time.thread_time()  # the first reading from the start is not counted
             self.view = self._draw(run)
             self._seen = seen
-            self.not_before = time.monotonic() + max(SOONEST, (time.thread_time() - began) / share)
+            self.not_before = time.monotonic() + max(
+                SECONDS_BETWEEN_WRITES, (time.thread_time() - began) / share
+            )
             return True
 
     def _draw(self, run: Run) -> View:
@@ -305,7 +305,7 @@ class Live:
     async def _watch(self) -> None:
         """Check every run whose page is open."""
         while True:
-            await asyncio.sleep(SOONEST)
+            await asyncio.sleep(SECONDS_BETWEEN_WRITES)
             for followed, listeners in zip(self.followed, self._listeners, strict=True):
                 if bool(listeners) and await asyncio.to_thread(_look_again, followed):
                     for listener in listeners:

@@ -16,7 +16,7 @@ from gradiometer.run.rules import SCHEDULES, check_values, largest_rate, typed
 from gradiometer.storage.disk import read_toml
 
 
-class Kind(NamedTuple):
+class OptimizerKind(NamedTuple):
     """A kind of optimizer: the name of its class, its default η, and what is measured by
     default."""
 
@@ -27,9 +27,9 @@ class Kind(NamedTuple):
 
 # Batch sharpness is for SGD, whose edge of stability is known.
 OPTIMIZERS = {
-    "sgd": Kind("SGD", 0.1, "noise,batch_sharpness,trajectory"),
-    "adamw": Kind("AdamW", 0.001, "noise,preconditioned_noise,trajectory"),
-    "schedulefree": Kind("SGDScheduleFree", 1.0, "noise,trajectory"),
+    "sgd": OptimizerKind("SGD", 0.1, "noise,batch_sharpness,trajectory"),
+    "adamw": OptimizerKind("AdamW", 0.001, "noise,preconditioned_noise,trajectory"),
+    "schedulefree": OptimizerKind("SGDScheduleFree", 1.0, "noise,trajectory"),
 }
 
 # names of 0.1.0
@@ -96,7 +96,8 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         check_endpoint: After the last step, search for a saddle, dead units and an unbroken
             symmetry. A fixed cost.
         every: Measure at every n-th step and ignore the budget. With 1 the noise is read from the
-            gradients of all steps, and gauges that run the model run at one in 16.
+            gradients of all steps, and gauges that run the model run at one in 16 (after
+            step 512 as often in each doubling).
         level: Confidence level of every interval.
         seed: Seed of the initial parameters, of the order of the examples and of the probes.
         threads: Number of CPU threads of one process.
@@ -298,7 +299,8 @@ class WatchedConfiguration(msgspec.Struct, frozen=True, kw_only=True, forbid_unk
         budget: Share of the training time that measuring may use.
         gauges: Comma-separated gauge names.
         every: Measure at every n-th step and ignore the budget. With 1 the noise is read from the
-            gradients of all steps, and gauges that run the model run at one in 16.
+            gradients of all steps, and gauges that run the model run at one in 16 (after
+            step 512 as often in each doubling).
         level: Confidence level of every interval.
         seed: Seed of the random numbers that measuring draws.
         threads: Number of CPU threads of one process.

@@ -24,6 +24,7 @@ from gradiometer.storage.disk import interrupted_by_disk
 from gradiometer.storage.journal import JournalWriter
 
 LOSSES_A_LINE = 1000
+# A page looks at the files as often.
 SECONDS_BETWEEN_WRITES = 1.0
 FOLLOWED = 64
 

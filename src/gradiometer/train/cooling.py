@@ -21,6 +21,7 @@ from gradiometer.convergence.plateau.noise_floor import CUT, FINISH, forecast, g
 from gradiometer.errors import BadArgument
 from gradiometer.loop.branch import tail_factor
 from gradiometer.loop.changes.alternative import Hold
+from gradiometer.loop.loop import TRAIN_EXAMPLES
 from gradiometer.measurement.batch import Batch, chunks
 from gradiometer.measurement.estimate import LEVEL, Estimate
 from gradiometer.measurement.gradient_graph import flat, unflat
@@ -28,9 +29,7 @@ from gradiometer.measurement.objective import Objective
 from gradiometer.problems.examples import Examples
 from gradiometer.randomness import untouched_randomness
 
-# Most training examples on which the points of a run are compared.
-PROBE = 2048
-
+# Training examples on which the points of a run are compared, at least; `TRAIN_EXAMPLES` at most.
 FEWEST = 64
 
 # Number of equal parts that these examples are run in.
@@ -118,9 +117,9 @@ def paid_examples(share: float | None, length: tuple[int, int], *, needed: bool)
         BadArgument: There must be one, and the share does not pay for 64 examples.
     """
     if share is None:
-        return PROBE
+        return TRAIN_EXAMPLES
     steps, batch_size = length
-    for count in range(PROBE, FEWEST - 1, -FEWEST):
+    for count in range(TRAIN_EXAMPLES, FEWEST - 1, -FEWEST):
         # half of what measuring may use
         if cost_of_looks(count, batch_size) <= share * steps / 2:
             return count

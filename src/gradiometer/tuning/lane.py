@@ -168,11 +168,9 @@ class LoopLane(Lane):
     def batches(self) -> Stream:
         """The batches from here on. In a new process they are drawn again."""
         if self.stream is None:
-            loop = self.loop
-            device = next(loop.model.parameters()).device
-            batches = loop.data.replicate(loop.seed, 0)
-            self.stream = Stream(batches, accumulation=loop.accumulation, device=device)
-            for _ in range(loop.index):
+            self.loop.begin(0)
+            self.stream = self.loop.stream
+            for _ in range(self.loop.index):
                 self.stream.take()
         return self.stream
 

@@ -15,7 +15,6 @@ from gradiometer.convergence.formulas.number import Amount
 from gradiometer.errors import BadArgument, Diverged, bounded
 from gradiometer.jobs.job import Job, threads
 from gradiometer.jobs.pool import Here, Pool
-from gradiometer.loop.branch import Branch, BranchResult
 from gradiometer.loop.changes.alternative import Alternative, BatchSize
 from gradiometer.loop.data import Ordered
 from gradiometer.loop.loop import Loop
@@ -309,21 +308,20 @@ def keep_forks(out: Path, tuned: Tuned) -> None:
             continue
         # the ledger has some of them, if a tuning was stopped here
         jobs = [
-            Job(branch.name, result_as, (branch, one.result))
+            Job(
+                branch.name,
+                partial(
+                    replace,
+                    one.result,
+                    alternative=branch.alternative.name,
+                    replicate=branch.replicate,
+                    horizon=branch.horizon,
+                ),
+            )
             for branch, one in zip(plan.branches, rung, strict=True)
         ]
         list(Here().run(jobs, ledger=record.ledger()))
         record.finish()
-
-
-def result_as(branch: Branch, result: BranchResult) -> BranchResult:
-    """The end of a lane as that of a branch."""
-    return replace(
-        result,
-        alternative=branch.alternative.name,
-        replicate=branch.replicate,
-        horizon=branch.horizon,
-    )
 
 
 def seen_from(best: Lane, lane: Lane) -> Alternative:

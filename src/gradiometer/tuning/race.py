@@ -36,7 +36,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class LaneRung:
-    """Where lanes of one length have ended.
+    """The ends of lanes of one length.
 
     Args:
         share: Their length, as a share of the training.
@@ -71,15 +71,17 @@ class LaneRace:
     Args:
         train: Trains lanes.
         kinds: Number of optimizers or batch sizes.
-        readout: What reading the loss of a lane costs, as a share of the training.
-        left: What the race may cost besides the training, in units of the training. The steps of
-            the winner are those of the training, and cost nothing.
+        readout: The cost of reading the loss of a lane, as a share of the training.
+        budget: The most that the race may cost besides the training, in units of the training. The
+            steps of the winner are those of the training, and cost nothing.
+        spent: Its cost so far, and that of the start.
     """
 
     train: Train
     kinds: int
     readout: float
-    left: float
+    budget: float
+    spent: float = 0.0
     rungs: list[LaneRung] = field(default_factory=list)
     reached: dict[Entry, float] = field(default_factory=dict)
 
@@ -89,10 +91,9 @@ class LaneRace:
         return 3 * self.kinds * (FIRST + self.readout)
 
     @property
-    def most(self) -> float:
-        """More than a race can cost: all rates of each kind take less than four trainings, and the
-        two rungs to come less than two more."""
-        return 4.0 * self.kinds + 2
+    def left(self) -> float:
+        """The rest of the budget."""
+        return self.budget - self.spent
 
     def ahead(self, share: float) -> tuple[float, int, float]:
         """What comes after the lanes that are trained to this share now, if no more rates are
@@ -170,7 +171,7 @@ class LaneRace:
         return math.fsum(share - self.reached.get(entry, 0.0) + self.readout for entry in entries)
 
     def _go(self, entries: Sequence[Entry], share: float) -> dict[Entry, Readout]:
-        self.left -= self._cost(entries, share)
+        self.spent += self._cost(entries, share)
         ends = self.train(entries, share)
         self.reached |= dict.fromkeys(entries, share)
         return dict(zip(entries, ends, strict=True))

@@ -168,7 +168,9 @@ class Tuning:
             seed=self.seed,
             out=self.out,
         )
-        spent = len(start.batches) + sum(gradients for _, gradients in probes) + self.paces.cost
+        # The start and the probes are paid for, too.
+        gradients = len(start.batches) + sum(each for _, each in probes)
+        paid = (gradients + self.paces.cost) / self.steps
         # The optimizer, the batch size and the rate in the middle of each kind of lanes.
         self.contenders = [
             (kind, size, BELOW * rate)
@@ -180,23 +182,20 @@ class Tuning:
         # those of everything.
         self.trained = list[tuple[float, float, float]]()
         self.began = time.monotonic()
-        left = float(self.budget) - spent / self.steps
         # A forward pass costs a third of a gradient.
         examples = self.examples + (0 if self.held_out is None else len(self.held_out))
         if tracking_layers(self.model):  # whole batches, from which its statistics are measured
             examples += math.ceil(self.examples / self.size) * self.size
         readout = examples / (3 * self.size * self.steps)
-        race = LaneRace(self._train, len(self.contenders), readout, left)
-        # The start and the probes are paid for, too.
-        if race.least > left:
-            needed = math.ceil(100 * (race.least + spent / self.steps) + 1e-6) / 100
+        self.race = race = LaneRace(
+            self._train, len(self.contenders), readout, float(self.budget), paid
+        )
+        if race.least > race.left:
+            needed = math.ceil(100 * (race.least + paid) + 1e-6) / 100
             raise BadArgument(
                 f"`budget` {self.budget:g} pays for no three lanes of each kind: give at least "
                 f"{needed:g}."
             )
-        # What is left of a huge budget is no longer a number to calculate with.
-        left = race.left = min(left, race.most)
-        self.race = race
         with guarded_copy(loop, self.seed):
             winner = race.run()
         return Tuned(
@@ -205,8 +204,8 @@ class Tuning:
                 tuple(self.tried[entry, rung.share] for entry in rung.ranking)
                 for rung in race.rungs
             ),
-            spent / self.steps + left - race.left - race.reached[winner],
-            float(self.budget),
+            min(race.spent - race.reached[winner], race.budget),  # not above it by rounding
+            race.budget,
             self.aim,
             self.paces.times,
             has_length,

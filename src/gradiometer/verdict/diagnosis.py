@@ -315,7 +315,9 @@ def leading(run: Run, findings: Sequence[Finding]) -> Finding | None:
         return Finding(
             "loss", Issue.ESTIMATION, "another_loss", State.CANNOT_TELL, facts={"reason": reason}
         )
-    passed = [each for each in findings if is_without_illness(each)]
+    passed = [
+        each for each in findings if is_without_illness(each) or each.facts.get("is_possible")
+    ]
     if passed:
         # what a gauge advises then makes such a training cheaper
         return passed[0]

@@ -17,11 +17,9 @@ if TYPE_CHECKING:
     from gradiometer.convergence.schedules.schedule import Schedule
     from gradiometer.convergence.theorem.theorem import TheoremVerdict
 
-# Steps drawn without --steps, and the length of a named schedule.
+# Steps drawn without --steps, and the length of a named schedule, which starts at the default rate
+# of `gradiometer train`.
 DRAWN = 1000
-
-# The first rate of a schedule with a name, which is the default of `gradiometer train`.
-RATE = 0.1
 
 WORDS = {True: "yes", False: "no", None: "undecided"}
 
@@ -63,13 +61,14 @@ def schedule(
     from gradiometer.convergence.schedules.schedule import Schedule
     from gradiometer.convergence.schedules.shapes import schedule_by_name
     from gradiometer.convergence.theorem.theorem import read, theorem
+    from gradiometer.run.configuration import OPTIMIZERS
 
     if tuned is not None and steps is None:
         raise BadArgument("`--tuned` needs the length of the run. Add --steps.")
     shapes = list[Schedule]()
     for expression in expressions:
         name = expression.strip().lower()
-        found = schedule_by_name(name, RATE, steps or DRAWN)
+        found = schedule_by_name(name, OPTIMIZERS["sgd"].rate, steps or DRAWN)
         shapes.append(found or read(expression))
     verdicts = [
         replace(theorem(shape), expression=expression)

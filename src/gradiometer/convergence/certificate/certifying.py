@@ -11,7 +11,6 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from scipy.special import stdtrit
 from torch import Tensor
 
 from gradiometer.arguments import check_level, check_number, check_whole
@@ -27,6 +26,7 @@ from gradiometer.measurement.batch import TrainingSet, leaves
 from gradiometer.measurement.gradient_graph import flat
 from gradiometer.measurement.objective import Traits
 from gradiometer.measurement.uncertainty.arithmetic import transform
+from gradiometer.measurement.uncertainty.means import student_quantile
 from gradiometer.randomness import untouched_randomness
 
 UNIT = "(loss / parameter)²"
@@ -114,7 +114,7 @@ def squared_norm(
     square = float(np.square(centred).sum()) / (count * (count - 1))
     along = left * 4 * spread / count
     across = left * 2 * square / count**2
-    quantile = float(stdtrit(count - 1, (1 + level) / 2))
+    quantile = student_quantile(level, count - 1)
     low, _ = _within(value, along, across, quantile)
     _, high = _within(max(value, 0.0), along, across, quantile)
     return Estimate.interval(

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.special import stdtrit
 from torch import Tensor
 
 from gradiometer.arguments import check_level
@@ -19,6 +18,7 @@ from gradiometer.drift.curvature import Curvature
 from gradiometer.drift.lanczos import UNIT
 from gradiometer.errors import BadArgument
 from gradiometer.measurement import Batch, Estimate, Objective
+from gradiometer.measurement.uncertainty.means import student_quantile
 
 # A tolerance that is never reached: Lanczos then makes all its products, and the theorem counts
 # them.
@@ -223,9 +223,5 @@ def _student(values: Sequence[float], level: float) -> tuple[float, float, float
     if not count >= 2:
         raise BadArgument(f"`samples` after the first must have at least 2 parts, got {count}.")
     middle = float(np.mean(values))
-    margin = (
-        float(stdtrit(count - 1, (1 + level) / 2))
-        * float(np.std(values, ddof=1))
-        / math.sqrt(count)
-    )
+    margin = student_quantile(level, count - 1) * float(np.std(values, ddof=1)) / math.sqrt(count)
     return middle, middle - margin, middle + margin

@@ -18,7 +18,7 @@ BLOCKS_PER_OCTAVE = 4
 
 # Number of blocks of steps whose mean iterates span the subspace: the last four doublings of the
 # run.
-BLOCKS = 16
+BLOCKS = 4 * BLOCKS_PER_OCTAVE
 
 # Iterates per block whose loss is measured; all of them in a block of fewer steps.
 PER_BLOCK = 4

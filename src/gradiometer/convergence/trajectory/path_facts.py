@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.special import stdtrit
 
 from gradiometer.measurement.estimate import LEVEL, Estimate, Estimates
-from gradiometer.measurement.uncertainty.means import mean
+from gradiometer.measurement.uncertainty.means import mean, student_quantile
 
 # Groups of three consecutive iterates per doubling of time; the sixteenth stored iterate is its
 # last.
@@ -25,12 +24,8 @@ FEWEST_DOUBLINGS = 4
 # Only so many of the latest doublings are used.
 LONGEST_MEMORY = 10
 
-# log₂ of the move length, change per doubling. Below this, only a few such moves are left; above,
-# perhaps no end.
-RECEDING = -0.2
-
-# log₂ of the growth of ‖Φ‖ in a doubling, change per doubling: above this, its sum has no end in
-# sight.
+# log₂ of the length of a move, or of the growth of ‖Φ‖ in a doubling, change per doubling. Above
+# this, their sum has no end in sight; below, only a few such moves are left.
 NO_END = -0.2
 
 # Cosine between the last doubling's move and Φ from which the norm says where the parameters go.
@@ -201,16 +196,16 @@ def kind_of(facts: Estimates) -> Kind:
     # Each step undoes the one before, the centre stays within two steps, and the steps do not get
     # smaller.
     shakes = facts["step_correlation"].high < -0.8 and facts["travel"].value < 2
-    if shakes and not facts["step_slope"].low < RECEDING:
+    if shakes and not facts["step_slope"].low < NO_END:
         return Kind.SHAKING
     # At least one whole turn without turning back, on a path that does not contract.
     circles = abs(facts["turns"].value) >= 1 and abs(facts["turn_consistency"].value) >= 0.95
-    if circles and not facts["move_slope"].high < RECEDING:
+    if circles and not facts["move_slope"].high < NO_END:
         return Kind.CIRCLING
     moves = facts["move_slope"]
     # Noise about a point gives about 0.1.
     straight = facts["straightness"].value >= 0.6
-    if moves.high < (RECEDING if straight else 0):
+    if moves.high < (NO_END if straight else 0):
         # The moves get shorter, but if they lead away from zero, and the norm grows without an end
         # in sight, their sum has no limit.
         growth = facts.get("norm_growth")
@@ -267,7 +262,7 @@ def _slope_of_line(
     """Slope of a straight line, with Student's interval."""
     slope, squares, spread = _line(x, y)
     error = math.sqrt(squares / (len(x) - 2) / spread)
-    margin = float(stdtrit(len(x) - 2, (1 + level) / 2)) * error
+    margin = student_quantile(level, len(x) - 2) * error
     return Estimate.interval(
         slope, slope - margin, slope + margin, level=level, method=METHOD, samples=len(x)
     )

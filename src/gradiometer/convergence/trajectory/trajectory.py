@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Float
-from scipy.special import stdtrit
 
 from gradiometer.convergence.trajectory.path_facts import (
     GROUPS,
@@ -24,6 +23,7 @@ from gradiometer.convergence.trajectory.path_facts import (
 from gradiometer.measurement import Estimate, Estimates, Finding, Issue, Moments, Series, State
 from gradiometer.measurement.estimate import LEVEL
 from gradiometer.measurement.gauge import NOTHING_KNOWN, Gauge, RunFacts
+from gradiometer.measurement.uncertainty.means import student_quantile
 
 if TYPE_CHECKING:  # runs are read on machines without torch
     from torch import Tensor
@@ -243,7 +243,7 @@ def _root_mean_square(
     relative = 1.4 / 0.9 * float(squares.var(ddof=1)) / count / square**2 + (
         2 / NUMBERS if sketched else 0.0
     )
-    factor = math.exp(float(stdtrit(count - 1, (1 + level) / 2)) * math.sqrt(relative) / 2)
+    factor = math.exp(student_quantile(level, count - 1) * math.sqrt(relative) / 2)
     length = math.sqrt(square)
     return Estimate.interval(
         length,

@@ -21,7 +21,7 @@ SIDE = 6
 # that last.
 SCALES = (1, 4, 16, 64)
 
-# The smallest rise that is reported, relative to the loss.
+# The smallest rise that is reported, relative to the loss; in logs also the smallest fall.
 SMALLEST = 0.05
 
 # Number of blocks before a spike, at least.

@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from scipy.linalg import eigh
-from scipy.special import fdtri, ndtri, stdtrit
+from scipy.special import fdtri, ndtri
 from scipy.stats import rankdata
 from torch import Tensor
 
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.estimate import LEVEL, Estimate, significant
+from gradiometer.measurement.uncertainty.means import student_quantile
 
 
 def rank_rhat(draws: Float[np.ndarray, "draws chains"], level: float = LEVEL) -> Estimate:
@@ -249,9 +250,7 @@ def _size_estimate(
     window = 2 * int(negative[0]) if len(negative) else size_of_half
     by_window = 4 * max(window + 0.5 - draws.size / value / 2, 0.5) / draws.size
     freedom = (by_chain + by_window) ** 2 / max(by_chain**2 / (chains - 1), 1e-9 * by_window**2)
-    factor = math.exp(
-        float(stdtrit(freedom, (1 + level) / 2)) * math.sqrt((by_chain + by_window) / 2)
-    )
+    factor = math.exp(student_quantile(level, freedom) * math.sqrt((by_chain + by_window) / 2))
     return Estimate.interval(
         value,
         value / factor,
@@ -383,7 +382,7 @@ def _mean(draws: Draws, size: float, level: float) -> Estimate:
     from arviz_stats.base.array import array_stats  # noqa: PLC0415 (half a second, only for this)
 
     def margin(error: float, freedom: float) -> float:
-        return float(stdtrit(freedom, (1 + level) / 2)) * error
+        return student_quantile(level, freedom) * error
 
     error, chains = float(array_stats.mcse(draws.T, method="mean")), draws.shape[1]
     by_chain = math.sqrt(float(draws.mean(axis=0).var(ddof=1)) / chains)

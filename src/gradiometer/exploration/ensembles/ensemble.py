@@ -22,7 +22,6 @@ from torch.optim.swa_utils import AveragedModel
 
 from gradiometer.arguments import check_number, check_whole
 from gradiometer.errors import BadArgument, StorageFailed, Unsupported, of_user
-from gradiometer.exploration.ensembles.ensemble_report import FEWEST
 from gradiometer.exploration.ensembles.snapshots import Snapshot
 from gradiometer.measurement.gradient_graph import flat
 
@@ -65,9 +64,9 @@ class Ensemble(nn.Module):
         super().__init__()
         self.members = nn.ModuleList(members)
         count = len(self.members)
-        if not count >= FEWEST:
+        if not count >= 2:
             raise BadArgument(
-                f"`members` must be at least {FEWEST} models, got {count}: an average needs two."
+                f"`members` must be at least 2 models, got {count}: an average needs two."
             )
         check_number("temperature", temperature, positive=True)
         # Buffers, so that exporters and moves to a device take them along.
@@ -100,9 +99,9 @@ class Ensemble(nn.Module):
 
     def last(self, count: int, temperature: float = 1.0) -> "Ensemble":
         """The ensemble of the last `count` members, the same models."""
-        if not FEWEST <= count <= len(self):
+        if not 2 <= count <= len(self):
             raise BadArgument(
-                f"`count` must lie between {FEWEST} and the {len(self)} members, got {count}."
+                f"`count` must lie between 2 and the {len(self)} members, got {count}."
             )
         return Ensemble(list(self.members)[-count:], temperature=temperature).train(self.training)
 

@@ -11,9 +11,6 @@ from gradiometer.measurement.artifact import Artifact
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.finding import Doubt, Finding, Issue, State
 
-# Least number of members of an ensemble: the average of one model is that model.
-FEWEST = 2
-
 
 @dataclass(frozen=True)
 class EnsembleSize:
@@ -95,8 +92,8 @@ class EnsembleReport(Artifact):
     deep_ensemble_equivalent: Estimate | None = None
 
     def __post_init__(self) -> None:
-        check_whole("snapshots", self.snapshots, FEWEST)
-        check_whole("chosen", self.chosen, FEWEST)
+        check_whole("snapshots", self.snapshots, 2)
+        check_whole("chosen", self.chosen, 2)
         if not self.chosen <= self.snapshots == len(self.sizes):
             raise BadArgument(
                 f"`chosen` must be at most the number of `sizes`, one for each of {self.snapshots} "

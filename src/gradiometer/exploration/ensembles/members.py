@@ -16,7 +16,7 @@ from torch import nn
 
 from gradiometer.arguments import check_whole
 from gradiometer.errors import BadArgument
-from gradiometer.exploration.ensembles.ensemble_report import FEWEST, EnsembleSize, LinearPath
+from gradiometer.exploration.ensembles.ensemble_report import EnsembleSize, LinearPath
 from gradiometer.exploration.ensembles.scores import (
     Labels,
     LogProbabilities,
@@ -233,7 +233,7 @@ def ensemble_sizes(
 def chosen_count(members: Sequence[LogProbabilities], labels: Labels) -> int:
     """The m ≥ 2 with the smallest calibrated log-loss on these validation examples. Early snapshots
     can hurt."""
-    check_whole("members", len(members), FEWEST, why="there is nothing to choose")
+    check_whole("members", len(members), 2, why="there is nothing to choose")
 
     def loss(count: int) -> float:
         found = averaged(members[-count:])
@@ -243,7 +243,7 @@ def chosen_count(members: Sequence[LogProbabilities], labels: Labels) -> int:
             .mean()
         )
 
-    return min(range(FEWEST, len(members) + 1), key=loss)
+    return min(range(2, len(members) + 1), key=loss)
 
 
 def validation_mask(examples: int) -> Bool[np.ndarray, " examples"]:

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from gradiometer.arguments import check_whole
 from gradiometer.convergence.schedules.shapes import SnapshotCycle
 from gradiometer.errors import BadArgument, RunDamaged
-from gradiometer.exploration.ensembles.ensemble_report import FEWEST
 
 # First entry of a snapshot's metadata: the kind of file, and the version of its layout.
 KIND = "gradiometer snapshot 1"
@@ -236,12 +235,12 @@ def checked_cycle(cycle: SnapshotCycle) -> SnapshotCycle:
     A cycle is ⌈T/M⌉ steps, so the last one may be up to M − 1 steps shorter.
     """
     steps, wanted = cycle.steps, cycle.snapshots
-    check_whole("snapshots", wanted, FEWEST, why="the average of one model is that model")
+    check_whole("snapshots", wanted, 2, why="the average of one model is that model")
     # ⌈T/M⌉ steps a cycle leave a last one that may be short, and so still hot.
     last = _last_length(steps, wanted)
     if not last >= COOLED * cycle.length:
         fitting = [
-            m for m in range(FEWEST, steps + 1) if _last_length(steps, m) >= COOLED * -(-steps // m)
+            m for m in range(2, steps + 1) if _last_length(steps, m) >= COOLED * -(-steps // m)
         ]
         nearest = min(fitting, key=lambda m: abs(m - wanted), default=None)
         way_out = "train longer" if nearest is None else f"use {nearest}, or train longer"

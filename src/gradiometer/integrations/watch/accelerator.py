@@ -1,7 +1,7 @@
 """What an accelerator needs so that training does not wait for it: copies and clocks that are read
 later."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -22,6 +22,12 @@ class Copied:
         tensor = tensor.detach()
         self._near = tensor.to("cpu", non_blocking=True)
         self._event = None if tensor.is_cpu else recorded(tensor.device)
+
+    @classmethod
+    def of(cls, numbers: Sequence[Tensor]) -> "Copied":
+        """The copy of some single numbers, in the type and on the device of the first."""
+        place = numbers[0].device, numbers[0].dtype
+        return cls(torch.stack([one.detach().reshape(()).to(*place) for one in numbers]))
 
     def __call__(self) -> Tensor:
         """The numbers. Waits only if the copy is not complete."""

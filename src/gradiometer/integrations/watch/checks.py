@@ -19,10 +19,6 @@ from gradiometer.measurement.batch import Batch, batch_size, tensors_of
 from gradiometer.measurement.objective import Gradients
 from gradiometer.measurement.parts import inner_products, squared_norms
 
-# Relative difference of a factor from the expected one that may be rounding of a loss in half
-# precision.
-NEAR = 0.02
-
 
 class Shares:
     """Compares the numbers that `backward` was called on with the losses given to `step`, at the
@@ -101,13 +97,13 @@ class Shares:
         # half precision.
         if any(abs(factor - mean) > 4e-3 * abs(mean) for factor in factors):
             return  # another term was added to the loss, or the micro-batches have weights
-        if not abs(mean / self._accumulation - 1) >= NEAR:
+        if not abs(mean / self._accumulation - 1) >= OFF:
             raise BadArgument(
                 f"`loss` of the step was divided by {self._accumulation}, and what `backward` was "
                 "called on was not: give `step` the mean loss of the micro-batch, before it is "
                 "divided for accumulation."
             )
-        if abs(mean - 1) < NEAR and not (self._plain or self._is_checked):
+        if abs(mean - 1) < OFF and not (self._plain or self._is_checked):
             self.multiple = None
             self._warn(
                 "`backward` was called on the losses given to `step` as they are, so that they "
@@ -115,7 +111,7 @@ class Shares:
                 "measured; give `step` the mean loss of the micro-batch, and call `backward` on a "
                 f"{self._accumulation}th of it"
             )
-        elif abs(mean * self._accumulation - 1) > NEAR:
+        elif abs(mean * self._accumulation - 1) > OFF:
             self.multiple = mean * self._accumulation
             self._warn(
                 f"gradients are accumulated as {self.multiple:.3g} times their mean, since "
@@ -279,12 +275,7 @@ def _near(one: float, other: float, tolerance: float) -> bool:
 LOOKS = 4
 
 
-# Number of rows that came back after which that is no coincidence.
-BACK = 8
-
-
-# Number of measured batches with the same rows after which they are taken for the whole training
-# set.
+# Rows that came back, or measured batches with the same rows, after which that is no coincidence.
 REPEATED = 8
 
 
@@ -354,7 +345,7 @@ class Rows:
         # Of n draws from N, about n²/2N pairs are equal.
         # Training sets above this size get no warning: ‖g‖² is within 5 % there if the noise scale
         # is below 2,500.
-        if self._back >= BACK and (about := self._drawn**2 / (2 * self._back)) <= 50_000:
+        if self._back >= REPEATED and (about := self._drawn**2 / (2 * self._back)) <= 50_000:
             self._warn(
                 f"{self._back} rows of measured batches came back later, so that the training set "
                 f"has only about {float(f'{about:.1g}'):,.0f} examples, and `sampling` was not "
@@ -362,7 +353,7 @@ class Rows:
                 "noise scale / N"
             )
         # Largest number of rows that are remembered.
-        self._has_looked_back = self._back >= BACK or len(self._seen) > 50_000
+        self._has_looked_back = self._back >= REPEATED or len(self._seen) > 50_000
 
 
 def fingerprints(batch: Batch) -> set[int]:

@@ -10,7 +10,6 @@ from functools import wraps
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from gradiometer.compiler import as_written
@@ -107,8 +106,7 @@ class Arriving:
         # True if nothing has to be copied.
         self.on_cpu = not far
         if far:
-            place = far[0].device, far[0].dtype
-            self._copy = Copied(torch.stack([one.detach().reshape(()).to(*place) for one in far]))
+            self._copy = Copied.of(far)
 
     def values(self) -> list[float]:
         """The mean loss of every step, over its backwards. Waits for the end of the copy, if it is
@@ -277,9 +275,10 @@ def no_loss(model: nn.Module, batch: Batch) -> Tensor:
 class Between:
     """Keeps the losses of all steps, and knows the next step at which there is more to do.
 
-    They come in stretches of at most 64 steps, or a quarter of a second. At the end of a stretch
-    losses are written. If its last step is not measured, it is timed and stands for the others that
-    were not, and all are charged.
+    They come in stretches of at most 64 steps, and of about a quarter of a second at the pace of
+    the stretch before: to read the clock at every step took a quarter of the time of `step`. At the
+    end of a stretch losses are written. If its last step is not measured, it is timed and stands
+    for the others that were not, and all are charged.
 
     Args:
         subject: The training.
@@ -312,7 +311,8 @@ class Between:
         self.is_certain = False
         # The last step of the stretch.
         self.until = 0
-        # The stretch ends at this time at the latest.
+        # The stretch began at this time, and should end at `late`.
+        self._began = 0.0
         self.late = 0.0
 
     def end(self) -> None:
@@ -343,7 +343,8 @@ class Between:
             self._are_numbers = False
             value = value_of(loss)
         if value.__class__ is float:
-            if -math.inf < value < losses.examiner.limit:
+            # finite without a name that has to be looked up, which takes a tenth of the time
+            if value < losses.examiner.limit and value - value == 0.0:
                 losses.before = batch, value
             else:
                 part = Part(batch, batch_size(batch), value)
@@ -399,8 +400,12 @@ class Between:
         if self.timed and backwards > 0:
             self._budget.charge(BOOKKEEPING, statistics.median(self.timed) * backwards)
         losses.fetch(1 if losses.on_cpu else WAITING)
+        ahead = min(losses.examiner.awaits, WAITING) if losses.on_cpu else WAITING
+        now = time.perf_counter()
+        steps = step - self._from
+        in_time = int(min(steps * LOOK_SECONDS / max(now - self._began, 1e-9), 2 * steps))
+        self.until = step + max(min(ahead, in_time), 1) - 1
         self._from = step
         self._measured = 0
-        ahead = min(losses.examiner.awaits, WAITING) if losses.on_cpu else WAITING
-        self.until = step + ahead - 1
-        self.late = time.perf_counter() + LOOK_SECONDS
+        self._began = now
+        self.late = now + LOOK_SECONDS

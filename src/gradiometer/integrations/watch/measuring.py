@@ -50,7 +50,7 @@ class Measuring(Beginning):
             with self.shield:
                 inputs.remove()
         between = self._between
-        is_due = step >= between.due or time.perf_counter() >= between.late
+        is_due = step >= between.due
         if is_due and not self._handles:
             raise BadArgument(OUTSIDE)
         try:

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from datetime import timedelta
+from enum import IntEnum
 
 import numpy as np
 import torch
@@ -103,8 +104,13 @@ class Exchange:
         self._ranks.gathered(rows)
 
 
-# The next thing that a process exchanges.
-GRADIENT, MOMENTS, FAILED = 0.0, 1.0, 2.0
+class Content(IntEnum):
+    """The next thing that a process exchanges."""
+
+    GRADIENT = 0
+    MOMENTS = 1
+    FAILED = 2
+
 
 # Most numbers in the moments of such a gauge.
 MOST = 62
@@ -169,10 +175,10 @@ class OverProcesses:
         except _ElsewhereFailed as error:
             return str(error)
         except Exception as error:
-            self._exchange(FAILED)
+            self._exchange(Content.FAILED)
             return reason_of(error)
         try:
-            averaged = iter(self._exchange(MOMENTS, numbers))
+            averaged = iter(self._exchange(Content.MOMENTS, numbers))
         except _ElsewhereFailed as error:
             return str(error)
         return {
@@ -182,12 +188,12 @@ class OverProcesses:
 
     def _mean(self, gradients: Gradients) -> Gradients:
         """The mean over the processes: the gradient of the whole batch."""
-        self._exchange(GRADIENT)
+        self._exchange(Content.GRADIENT)
         whole = flat(gradients).to(self._device)
         self._ranks.add(whole)
         return unflat(whole.div_(self._ranks.count), gradients)
 
-    def _exchange(self, state: float, numbers: Sequence[float] = ()) -> list[float]:
+    def _exchange(self, state: Content, numbers: Sequence[float] = ()) -> list[float]:
         """The means of these numbers over the processes. Raises if another one exchanges something
         else, unless this one has failed itself."""
         row = torch.zeros(1, 2 + MOST, dtype=torch.float64, device=self._device)
@@ -195,8 +201,8 @@ class OverProcesses:
             [state, len(numbers), *numbers], dtype=torch.float64
         )
         rows = self._ranks.gathered(row).cpu()
-        if state != FAILED and (rows[:, :2] != rows[0, :2]).any():
-            failed = (rows[:, 0] == FAILED).nonzero().flatten().tolist()
+        if state != Content.FAILED and (rows[:, :2] != rows[0, :2]).any():
+            failed = (rows[:, 0] == Content.FAILED).nonzero().flatten().tolist()
             who = f"rank {failed[0]}" if failed else "another process"
             raise _ElsewhereFailed(f"{who} could not measure its share of the batch")
         return rows[:, 2 : 2 + len(numbers)].mean(dim=0).tolist()

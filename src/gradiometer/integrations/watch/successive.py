@@ -5,12 +5,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.optim import SGD, Adam, Adamax, AdamW, NAdam, Optimizer
 
 from gradiometer.estimation.noise import GradientNoise
 from gradiometer.estimation.preconditioned_noise import PreconditionedNoise
+from gradiometer.estimation.products import left_by_scaler
 from gradiometer.integrations.gradients import NEVER, Flat, LastGradient, Products
 from gradiometer.integrations.watch.accelerator import Copied
 from gradiometer.integrations.watch.losses import first_size, value_of
@@ -95,14 +97,14 @@ def _rule(optimizer: Optimizer, group: dict[str, Any]) -> Rule | str:
 
 
 class Pair(NamedTuple):
-    """Two successive steps: what is known of them, and the numbers of their gradients, which are on
-    the device."""
+    """Two successive steps: what is known of them, and the numbers of their gradients, which may
+    be on the device."""
 
     gauge: str
     step: int
     size: int
     known: dict[str, float]
-    numbers: Tensor
+    numbers: list[float | Tensor]
 
 
 class Successive:
@@ -150,7 +152,7 @@ class Successive:
             lambda error: self._end(f"{what}: {reason_of(error)}"), before_first_update=False
         )
         self._pairs: list[Pair] = []
-        self._waiting: tuple[list[Pair], Copied] | None = None
+        self._waiting: tuple[list[Pair], Copied | None] | None = None
         self._open: dict[str, list[tuple[Pair, dict[str, float]]]] = {}
         # P of the pairs that are read with it, and the step from before which it is.
         self._weights: Flat | None = None
@@ -214,7 +216,8 @@ class Successive:
         self.next = NEVER
 
     def _read(self, step: int, loss: Tensor | float, batch: Batch) -> None:
-        if not first_size(batch):
+        size = first_size(batch)
+        if not size:
             return  # without examples there is no pair
         rate = max(float(group["lr"]) for one in self._optimizers for group in one.param_groups)
         self._travelled += (step - self._step_before) * self._rate_before
@@ -236,7 +239,9 @@ class Successive:
         self._under_way = True
         if follows and (is_plain or weights is not None):
             gauge = GradientNoise.name if is_plain else PreconditionedNoise.name
-            self._add(gauge, step, batch, self._numbers(products, loss))
+            self._pairs.append(
+                Pair(gauge, step, size, self._known(size), self._numbers(products, loss))
+            )
         self.next = step + 1
         if len(self._pairs) == CHAIN:
             self._pause(step)
@@ -270,35 +275,29 @@ class Successive:
         self._weights_of = step
         return True
 
-    def _numbers(self, products: Products, loss: Tensor | float) -> Tensor:
-        """The numbers of one pair, in the order of `_names`."""
-        like = products.squared
-        further = {"loss": value_of(loss), "applied": self._triage.applied}
-        return torch.stack(
-            [
-                *(one for one in products if one is not None),
-                *(
-                    torch.as_tensor(value, dtype=like.dtype, device=like.device)
-                    for name, value in further.items()
-                    if name in self._names
-                ),
-            ]
-        )
+    def _numbers(self, products: Products, loss: Tensor | float) -> list[float | Tensor]:
+        """The numbers of one pair, in the order of `_names`: tensors only on an accelerator."""
+        numbers: list[float | Tensor] = [one for one in products if one is not None]
+        if self._has_slope:
+            numbers.append(value_of(loss))
+        if "applied" in self._names:
+            numbers.append(self._triage.applied)
+        return [one.item() if isinstance(one, Tensor) and one.is_cpu else one for one in numbers]
 
-    def _add(self, gauge: str, step: int, batch: Batch, numbers: Tensor) -> None:
-        """Add one pair to the chain."""
-        size = first_size(batch)
-        # μ, or β₁
-        group = self._optimizers[0].param_groups[0]
-        momentum = group["betas"][0] if "betas" in group else group.get("momentum", 0.0)
+    def _known(self, size: int) -> dict[str, float]:
+        """What is known of one pair without its gradients."""
+        momentum = 0.0
+        if self._rule.buffer:
+            group = self._optimizers[0].param_groups[0]
+            momentum = float(group["betas"][0] if "betas" in group else group["momentum"])
         known = {
-            "momentum": float(momentum) if self._rule.buffer else 0.0,
+            "momentum": momentum,  # μ, or β₁
             "nesterov": float(self._rule.nesterov),
             "inverse_size": 1 / size,
         }
         if self._has_slope:
             known["travelled"] = self._travelled
-        self._pairs.append(Pair(gauge, step, size, known, numbers))
+        return known
 
     def _pause(self, step: int) -> None:
         """End the chain, and choose the step of the next one."""
@@ -312,11 +311,11 @@ class Successive:
         self._under_way = False
         if not pairs:
             return
-        numbers = torch.stack([pair.numbers for pair in pairs])
         self._fetch()
-        self._waiting = pairs, Copied(numbers)
+        far = [one for pair in pairs for one in pair.numbers if isinstance(one, Tensor)]
+        self._waiting = pairs, Copied.of(far) if far else None
         self._chains += 1
-        if numbers.is_cpu:
+        if not far:
             self._fetch()
 
     def _fetch(self) -> None:
@@ -325,16 +324,14 @@ class Successive:
             return
         pairs, copied = self._waiting
         self._waiting = None
-        rows = copied().double()
-        if "applied" in self._names:
-            applied = rows[:, self._names.index("applied")]
-            if applied.isnan().any():  # of the first steps it was not known before the first look
-                applied.nan_to_num_(nan=float(self._triage.applied))
-        known = [
-            (pair, row)
-            for pair, row in zip(pairs, rows.tolist(), strict=True)
-            if all(map(math.isfinite, row))
-        ]
+        fetched = iter(() if copied is None else copied().tolist())
+        known = []
+        for pair in pairs:
+            row = [next(fetched) if isinstance(one, Tensor) else one for one in pair.numbers]
+            if "applied" in self._names and math.isnan(row[-1]):
+                row[-1] = float(self._triage.applied)  # not known before the first look
+            if all(map(math.isfinite, row)):
+                known.append((pair, row))
         # Several steps with the largest norm were clipped to it.
         squares = [row[0] for pair, row in known if pair.gauge == GradientNoise.name]
         largest = max(squares, default=0.0)
@@ -355,6 +352,8 @@ class Successive:
                 if "memory" in moments and not self._rule.adaptive:
                     # SGD's buffer is a sum, Adam's a mean
                     moments["memory"] *= 1 - pair.known["momentum"]
+                if moments.get("applied", 1.0) < 1:
+                    _take_scale_out(moments)
                 pairs_read.append((pair, moments))
                 if len(pairs_read) >= max(PAIRS_A_READING, pair.step / READINGS_A_RUN):
                     self._write(pair.gauge)
@@ -419,6 +418,15 @@ class Successive:
         self._weights = None
         self._open.clear()
         self._stopped(why)
+
+
+def _take_scale_out(moments: dict[str, float]) -> None:
+    """Divide by the factor of a scaler that was not given: neither the loss nor what an optimizer
+    remembers has it."""
+    left = float(left_by_scaler(np.array([moments["applied"]]))[0])
+    for name, factors in (("squared", 2), ("product", 2), ("memory", 1), ("applied", -1)):
+        if name in moments:
+            moments[name] *= left**factors
 
 
 def longest_pause(step: int) -> int:

@@ -127,13 +127,15 @@ def watch(
         scaler: The GradScaler, if there is one.
         budget: Share of the training time that measuring may use; 0 switches measuring off.
         every: Measure at every `every`-th step instead of keeping to the budget. With 1 the noise
-            is read from the gradients of all steps, and gauges that run the model run at one in 16.
+            is read from the gradients of all steps, and gauges that run the model run at one in 16
+            (after step 512 as often in each doubling).
         steps: Number of updates of the whole training, if you know it: the first 40 readings are
             then spread over the run, up to 1,000 steps, in place of the first 300 steps.
         trials: Share of the training time that forks may use to try the cure of what limits the
-            run, such as 0.1: at a few marks and at the end, on copies; the next headline uses what
-            they show. Four earlier states are kept, as with `checkpoints`. Needs `loss`, and the
-            data: sampling=loader, or a loop over `w.batches(loader)`.
+            run, such as 0.1: at the end, and at a few marks if the length of the training is not
+            known, on copies; the next headline uses what they show. Up to four earlier states are
+            kept, as with `checkpoints`. Needs `loss`, and the data: sampling=loader, or a loop over
+            `w.batches(loader)`.
         checkpoints: Number of earlier states of model and optimizer that are kept in memory, the
             newest of steps 4, 8, 16, 32, ..., so that `w.fork(at=STEP)` can start from them later,
             also after the last update. Each is a copy of at most 16 million numbers. Above 0, the
@@ -249,6 +251,9 @@ def watch(
     if isinstance(sampling, DataLoader):
         watched.trials.draw_from(sampling)
     watched.kept_updates.states = max(checkpoints, watched.trials.states)
+    watched.trials.checkpoints = checkpoints
+    if trials and not checkpoints:
+        watched.kept_updates.is_wanted = watched.trials.wants_state
     if checkpoints:
         watched.newest_updates.begin()
     return watched

@@ -22,6 +22,7 @@ from gradiometer.jobs.pool import Pool
 from gradiometer.lab.selftest.known import KnownProblem, KnownQuadratic, Weights, known_problems
 from gradiometer.measurement import Objective, TrainingStep
 from gradiometer.measurement.batch import Batch, batch_size, chunks
+from gradiometer.measurement.estimate import LEVEL
 from gradiometer.measurement.parts import SpreadBuilder
 from gradiometer.measurement.reading import Draw, Reading, Sampling, Series, Spread
 from gradiometer.measurement.uncertainty import proportion, ratio_of_means
@@ -59,8 +60,6 @@ class SelfTest:
 NUMBERS = SimpleNamespace(
     **tomllib.loads((files("gradiometer.lab.selftest") / "settings.toml").read_text("utf-8"))
 )
-
-LEVEL = 0.9
 
 
 @dataclass(frozen=True)

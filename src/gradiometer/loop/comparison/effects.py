@@ -12,7 +12,7 @@ from gradiometer.arguments import check_level
 from gradiometer.errors import BadArgument
 from gradiometer.loop.branch import BranchResult
 from gradiometer.loop.readout import Readout
-from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement.estimate import LEVEL, Estimate
 from gradiometer.measurement.uncertainty.differences import (
     PairsNeeded,
     mean_over_pairs,
@@ -92,7 +92,7 @@ def effects_of(
     baseline: str,
     readout: str | None = None,
     *,
-    level: float = 0.9,
+    level: float = LEVEL,
     horizon: int | None = None,
 ) -> tuple[Effect, ...]:
     """The effects of all alternatives among these branches, in their order.

@@ -17,8 +17,8 @@ from gradiometer.loop.comparison.effects import Effect, effects_of, readout_name
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.uncertainty.differences import simultaneous_means
 
-# Most horizons, and the replicates that are planned for, at most and at least.
-MOST_RUNGS, REPLICATES, FEWEST_REPLICATES = 3, 4, 2
+# Replicates that are planned for, at most.
+REPLICATES = 4
 
 # Share of what is left of the training, below which a horizon leans to small rates.
 SHORT = 0.2
@@ -68,21 +68,15 @@ def rungs_for(
     wanted = shortest if left is None else max(SHORT * left, shortest)
     if left is not None and budget >= FEWEST_TO_END * alternatives * left:
         return (Rung(left, min(budget // (alternatives * left), REPLICATES)),)
-    plans = [
-        (REPLICATES, MOST_RUNGS),
-        (3, MOST_RUNGS),
-        (3, 2),
-        (FEWEST_REPLICATES, 2),
-        (FEWEST_REPLICATES, 1),
-    ]
-    for replicates, rungs in plans:
+    # the first that the budget pays for, or the last; an interval needs two replicates
+    for replicates, rungs in [(REPLICATES, 3), (3, 3), (3, 2), (2, 2), (2, 1)]:
         # Each horizon is this many times the one before.
         shares = [2**-back for back in reversed(range(rungs))]
         last = int(min(budget / (alternatives * replicates * sum(shares)), most))
-        if last >= wanted or (replicates, rungs) == plans[-1]:
+        if last >= wanted:
             break
     if not last >= shortest:
-        needed = shortest * alternatives * FEWEST_REPLICATES
+        needed = shortest * alternatives * 2
         raise BadArgument(
             f"`budget` pays for branches of {last:,} examples, fewer than {shortest:,}: give at "
             f"least {needed:,} examples, or fewer alternatives."

@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.special import stdtrit
 
 from gradiometer.arguments import check_level, check_number, check_whole
 from gradiometer.convergence.formulas.number import Amount
@@ -33,6 +32,7 @@ from gradiometer.loop.loop import Loop
 from gradiometer.loop.recorded.record import FOLDER
 from gradiometer.measurement.estimate import LEVEL, Estimate, significant
 from gradiometer.measurement.uncertainty.arithmetic import ratio_of_estimates
+from gradiometer.measurement.uncertainty.means import student_quantile
 
 # Trains branches and gives their results, in any order.
 Grow = Callable[[Sequence[Branch]], Iterable[BranchResult]]
@@ -274,7 +274,7 @@ def critical_batch_by(
     logs = np.log([each.critical for each in fits])
     pseudo = replicates * math.log(fit.critical) - (replicates - 1) * logs
     reach = float(
-        stdtrit(replicates - 1, (1 + level) / 2) * pseudo.std(ddof=1) / math.sqrt(replicates)
+        student_quantile(level, replicates - 1) * pseudo.std(ddof=1) / math.sqrt(replicates)
     )
     sizes = [cell.batch_size for cell in cells]
     # An end outside of what these batches can show is 0 or infinite.

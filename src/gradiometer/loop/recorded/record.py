@@ -19,6 +19,7 @@ from gradiometer.loop.branches import Fork
 from gradiometer.loop.changes.alternative import Alternative, GoOn
 from gradiometer.loop.changes.text import alternative_of
 from gradiometer.loop.comparison.racing import Rung, Stop
+from gradiometer.measurement.uncertainty.differences import MOST_PAIRS
 from gradiometer.run.reader import Run, check_run
 from gradiometer.storage.disk import (
     check_inside,
@@ -33,10 +34,6 @@ from gradiometer.storage.journal import JournalWriter, being_written, plain, rea
 
 if TYPE_CHECKING:  # a run is read on a machine without torch
     from gradiometer.jobs.pool import Ledger
-
-
-# More would fill the memory before the first branch is trained.
-MOST_REPLICATES = 10_000
 
 
 @dataclass(frozen=True)
@@ -91,9 +88,9 @@ class Plan:
             ("own_until", 0),
         ):
             check_whole(name, getattr(self, name), least)
-        if not self.replicates <= MOST_REPLICATES:
+        if not self.replicates <= MOST_PAIRS:
             raise BadArgument(
-                f"`replicates` must be at most {MOST_REPLICATES:,}, got {self.replicates:,}."
+                f"`replicates` must be at most {MOST_PAIRS:,}, got {self.replicates:,}."
             )
         if self.tail not in tuple(HELD):
             raise BadArgument(f"`tail` must be one of {', '.join(HELD)}, got {self.tail!r}.")

@@ -10,7 +10,10 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+import numpy as np
+
 from gradiometer.errors import BadArgument
+from gradiometer.loop.branch import BranchResult
 from gradiometer.loop.branches import Fork
 from gradiometer.loop.changes.alternative import (
     Alternative,
@@ -22,6 +25,7 @@ from gradiometer.loop.changes.alternative import (
 )
 from gradiometer.loop.changes.text import alternative_of
 from gradiometer.loop.comparison.effects import Effect, effects_of
+from gradiometer.loop.readout import Readout
 from gradiometer.loop.recorded.record import ForkRecord, forks_of
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.finding import Doubt, Finding, Issue, State, Trial
@@ -239,6 +243,39 @@ def end_of(fork: Fork, readout: str) -> float:
         if readout in result.readouts
     ]
     return sum(ends) / len(ends) if ends else 0.0
+
+
+def settled(fork: Fork) -> Fork:
+    """A fork whose rates stay constant with the mean loss over the second half of each branch as
+    its readout: at a constant rate the end of a branch varies with the order of the data, and the
+    branches of a pair see the same batches.
+
+    Half of the interval of five cuts was 9.3 % of the loss in the median at the ends in three
+    orders of the data, which showed four of them to be better, and 3.5 % by these means in six, as
+    long in all, which showed five.
+
+    Returns:
+        The fork itself if it has another readout than the training loss, or a branch without a
+        curve.
+    """
+    if fork.tail != "none" or fork.readouts != ("train_loss",):
+        return fork
+    if not all(result.curve and result.diverged is None for result in fork.results):
+        return fork
+    results = tuple(
+        replace(result, readouts={"train_loss": Readout(_late_loss(result))})
+        for result in fork.results
+    )
+    return replace(fork, results=results)
+
+
+def _late_loss(result: BranchResult) -> float:
+    """The mean loss over the second half of a branch, of the points of its curve that end
+    there."""
+    ends = np.array([0, *(examples for examples, _ in result.curve)])
+    losses = np.array([loss for _, loss in result.curve])
+    weights = np.diff(ends) * (ends[1:] > ends[-1] / 2)
+    return float(np.average(losses, weights=weights))
 
 
 def alike(one: Alternative, other: Alternative) -> bool:

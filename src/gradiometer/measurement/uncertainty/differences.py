@@ -12,8 +12,10 @@ from scipy.special import chdtri, ndtr, polygamma, psi, stdtrit
 from gradiometer.arguments import check_level
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.estimate import LEVEL, Estimate
+from gradiometer.measurement.uncertainty.means import student_quantile
 
-# Largest number of pairs to report. A difference that needs more pairs is negligible.
+# Largest number of pairs. A difference that needs more is negligible, and more branches would fill
+# the memory before the first one is trained.
 MOST_PAIRS = 10_000
 
 # Simulated sets of pairs behind a quantile: its level is known to ±0.5 %.
@@ -58,7 +60,9 @@ def mean_over_pairs(differences: Sequence[float], level: float = LEVEL) -> Estim
     0.0250 [0.0167, 0.0333]
     """
     pairs = _few(differences, "differences", 2)
-    margin = _quantile(level, len(pairs) - 1) * float(pairs.std(ddof=1)) / math.sqrt(len(pairs))
+    margin = (
+        student_quantile(level, len(pairs) - 1) * float(pairs.std(ddof=1)) / math.sqrt(len(pairs))
+    )
     value = float(pairs.mean())
     return Estimate.interval(
         value,
@@ -90,7 +94,7 @@ def difference_over_runs(
     pooled = math.sqrt(
         float(((one - one.mean()) ** 2).sum() + ((two - two.mean()) ** 2).sum()) / freedom
     )
-    margin = _quantile(level, freedom) * pooled * math.sqrt(1 / len(one) + 1 / len(two))
+    margin = student_quantile(level, freedom) * pooled * math.sqrt(1 / len(one) + 1 / len(two))
     value = float(one.mean() - two.mean())
     return Estimate.interval(
         value,
@@ -153,11 +157,6 @@ def _few(values: Sequence[float], name: str, least: int) -> np.ndarray:
     if not np.isfinite(found).all():
         raise BadArgument(f"`{name}` must be finite, got {found.tolist()}.")
     return found
-
-
-def _quantile(level: float, freedom: int) -> float:
-    check_level(level)
-    return float(stdtrit(freedom, (1 + level) / 2))
 
 
 def simultaneous_means(differences: Differences, *, level: float = LEVEL) -> tuple[Estimate, ...]:
@@ -259,12 +258,16 @@ def over_examples_too(
     examples = checked[0].shape[1]
     if not examples >= 2:
         raise BadArgument(f"`differences` must hold at least 2 examples, got {examples}.")
-    across = np.stack([each.mean(axis=0) for each in checked], axis=1)
-    level = _single_level(across, estimates[0].level)
-    quantile = float(stdtrit(examples - 1, (1 + level) / 2))
+    means = np.stack([each.mean(axis=0) for each in checked], axis=1)
+    level = _single_level(means, estimates[0].level)
+    quantile = student_quantile(level, examples - 1)
     found = []
-    for estimate, each in zip(estimates, checked, strict=True):
-        wider = quantile * math.sqrt(_variance_of_sampling(each))
+    for estimate, each, mean in zip(estimates, checked, means.T, strict=True):
+        # the variance that the sampling of the examples gives, beyond that within pairs
+        within = each - mean - each.mean(axis=1, keepdims=True) + each.mean()
+        freedom = (len(each) - 1) * (examples - 1)
+        counted = (within**2).sum() / freedom / (len(each) * examples)
+        wider = quantile * math.sqrt(max(float(mean.var(ddof=1) / examples - counted), 0.0))
         low, high = estimate.value - estimate.low, estimate.high - estimate.value
         found.append(
             Estimate.interval(
@@ -278,15 +281,6 @@ def over_examples_too(
             )
         )
     return tuple(found)
-
-
-def _variance_of_sampling(differences: Float[np.ndarray, "pairs examples"]) -> float:
-    """The variance that the sampling of the examples gives the mean, beyond that within pairs."""
-    pairs, examples = differences.shape
-    across = differences.mean(axis=0)
-    within = differences - across - differences.mean(axis=1, keepdims=True) + differences.mean()
-    counted = (within**2).sum() / ((pairs - 1) * (examples - 1)) / (pairs * examples)
-    return max(float(across.var(ddof=1) / examples - counted), 0.0)
 
 
 def _single_level(across: Float[np.ndarray, "examples alternatives"], level: float) -> float:

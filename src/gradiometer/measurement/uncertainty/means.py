@@ -62,7 +62,7 @@ def mean(
     size = largest(means)
     margin = (
         size
-        * _quantile(level, len(means))
+        * student_quantile(level, len(means) - 1)
         * math.sqrt(float((means / size).var(ddof=1)) * length / readings)
     )
     return Estimate.interval(
@@ -168,7 +168,7 @@ def ratio_of_means(
     length = readings // batches if batches else batch_length(deciding)
     means, center = batch_means(pairs, length, batches), pairs.mean(axis=0)
     covariance = np.cov(means, rowvar=False) * length / readings
-    quantile = _quantile(level, len(means))
+    quantile = student_quantile(level, len(means) - 1)
     unit_size = min(sizes[0] / sizes[1], sys.float_info.max)
     value, low, high = (
         unit_size * each for each in ratio_interval(center, covariance, quantile, nonnegative)
@@ -187,8 +187,10 @@ def largest(samples: Float[np.ndarray, " steps"]) -> float:
     return float(max(samples.max(), -samples.min())) or 1.0
 
 
-def _quantile(level: float, batches: int) -> float:
-    return float(stdtrit(batches - 1, (1 + level) / 2))
+def student_quantile(level: float, freedom: float | int) -> float:
+    """Half the width of Student's two-sided interval, in standard errors."""
+    check_level(level)
+    return float(stdtrit(freedom, (1 + level) / 2))
 
 
 def _too_few(

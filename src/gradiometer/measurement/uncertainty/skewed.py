@@ -11,10 +11,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
-from scipy.special import stdtrit
 
 from gradiometer.measurement.estimate import LEVEL, Estimate
-from gradiometer.measurement.uncertainty.means import FEWEST_READINGS, mean
+from gradiometer.measurement.uncertainty.means import FEWEST_READINGS, mean, student_quantile
 
 Readings = Float[np.ndarray, " steps"]
 
@@ -41,7 +40,7 @@ def skewed_mean(
         return plain
     size = len(samples)
     skewness = float((((samples - plain.value) / spread) ** 3).mean()) / math.sqrt(size)
-    quantile = float(stdtrit(size - 1, (1 + level) / 2))
+    quantile = student_quantile(level, size - 1)
     below, above = (
         _inverse_transform(end, skewness) * spread / math.sqrt(size)
         for end in (quantile, -quantile)
@@ -150,7 +149,12 @@ class Tails:
         >>> Tails.of(np.array([1.0] * 19 + [20.0]))
         Tails(excess=0.487..., variation=4.5...)
         """
-        relative = variance / _running_medians(np.abs(variance))
+        sizes = np.abs(variance)
+        # 15: readings in the running median that a reading is compared with.
+        room = min(15 // 2, len(sizes) - 1)
+        padded = np.pad(sizes, room, mode="reflect")
+        medians = np.median(np.lib.stride_tricks.sliding_window_view(padded, 2 * room + 1), axis=1)
+        relative = variance / np.maximum(medians, 1e-6 * float(sizes.mean()) or 1.0)
         total, squares = float(relative.sum()), float((relative**2).sum())
         if not total > 0:
             return cls(0.0, 0.0)
@@ -188,13 +192,3 @@ def with_unseen_pairs(
     # noise in half a batch.
     half = margin * margin * max(part - 0.6 * spread, 0.0)
     return value + half + math.hypot(margin * max(spread, part), half)
-
-
-def _running_medians(sizes: Float[np.ndarray, " steps"]) -> Float[np.ndarray, " steps"]:
-    """The median of the neighbours of each reading, above zero."""
-    # 15: readings in the running median that a reading is compared with.
-    room = min(15 // 2, len(sizes) - 1)
-    padded = np.pad(sizes, room, mode="reflect")
-    medians = np.median(np.lib.stride_tricks.sliding_window_view(padded, 2 * room + 1), axis=1)
-    result: np.ndarray = np.maximum(medians, 1e-6 * float(sizes.mean()) or 1.0)
-    return result

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from gradiometer.arguments import check_whole
-from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement.estimate import LEVEL, Estimate
 from gradiometer.measurement.uncertainty.means import mean
 from gradiometer.report.charts.theme import POINTS
 
@@ -45,7 +45,7 @@ class Block:
 def blocks(
     steps: Int[np.ndarray, " steps"],
     values: Float[np.ndarray, " steps"],
-    level: float = 0.9,
+    level: float = LEVEL,
     most: int = MOST,
 ) -> tuple[Block, ...]:
     """Split a series into blocks of equal length, each with its mean, the interval of the mean, and

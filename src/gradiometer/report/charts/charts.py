@@ -1,7 +1,6 @@
 """The charts of a run, one function each, and how they are written: for the page, as PNG or as
 SVG."""
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
@@ -42,7 +41,7 @@ from gradiometer.report.charts.marks import (
     tooltip,
     upright,
 )
-from gradiometer.report.charts.theme import CHARTS, DASHES, HEIGHT, LIGHT, THEME, Palette, config
+from gradiometer.report.charts.theme import CHARTS, DASHES, HEIGHT, LIGHT, THEME, config
 from gradiometer.storage.disk import replace_file
 
 # Most series of a chart: each has its own colour, shape and dash.
@@ -409,17 +408,10 @@ def members_chart(sizes: Sequence[tuple[int, Estimate]]) -> alt.LayerChart:
     return in_usual_width(bars(base, linear_y("log-loss, calibrated, nats")))
 
 
-def save_png(chart: alt.LayerChart, path: Path, title: str = "", palette: Palette = LIGHT) -> Path:
+def save_png(chart: alt.LayerChart, path: Path, title: str = "") -> Path:
     """Write a chart as PNG, at twice the usual resolution."""
-    spec = _with_title(chart, title, palette)
+    spec = (chart.properties(title=title) if title else chart).to_dict() | {"config": config(LIGHT)}
     replace_file(path, vl_convert.vegalite_to_png(spec, vl_version(), scale=2))
-    return path
-
-
-def save_svg(chart: alt.LayerChart, path: Path, title: str = "", palette: Palette = LIGHT) -> Path:
-    """Write a chart as SVG."""
-    spec = _with_title(chart, title, palette)
-    replace_file(path, vl_convert.vegalite_to_svg(spec, vl_version()).encode())
     return path
 
 
@@ -458,11 +450,6 @@ def _shorten(value: Any) -> Any:
 def vl_version() -> str:
     """Version of Vega-Lite in which the charts are written, in the format of vl-convert: 6.4."""
     return ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
-
-
-def _with_title(chart: alt.LayerChart, title: str, palette: Palette) -> str:
-    spec = (chart.properties(title=title) if title else chart).to_dict()
-    return json.dumps(spec | {"config": config(palette)})
 
 
 def _is_steep(estimates: Sequence[Estimate], axis: LogAxis) -> bool:

@@ -188,6 +188,31 @@ def render(groups: Sequence[RunGroup], contrasts: Sequence[Contrast]) -> str:
     if forks:
         words = f"{counted(len(tried), 'trial')} in forks"
         others.insert(0, _fold("forks", "What would have happened", forks, words))
+    rows = [
+        (
+            " against ".join(reversed(contrast.names)),
+            QUANTITIES[each.quantity],
+            "ratio" if each.is_ratio else "difference",
+            *cells(each.estimate),
+            f"{each.estimate.level:.0%}",
+            f"{each.estimate.samples:,} {each.over}"
+            if each.over != "seeds"
+            else each.estimate.method,
+            "" if each.needed is None else str(each.needed),
+        )
+        for contrast in contrasts
+        for each in contrast.differences
+    ]
+    columns = (
+        "runs",
+        "quantity",
+        "kind",
+        "estimate",
+        "interval",
+        "level",
+        "samples",
+        "pairs of seeds needed",
+    )
     return document(
         CONTENT,
         " · ".join(group.name for group in groups[: LISTS.compared]),
@@ -220,7 +245,7 @@ def render(groups: Sequence[RunGroup], contrasts: Sequence[Contrast]) -> str:
             for first, second in [contrast.names]
             for difference in contrast.differences
         },
-        differences=_differences_table(contrasts),
+        differences=Numbers(columns, tuple(rows)),
         caveat=CAVEAT,
         others=others,
     )
@@ -295,35 +320,6 @@ def groups_table(groups: Sequence[RunGroup]) -> Numbers:
     )
     headings = (QUANTITIES[name] for name in measured)
     return Numbers(("", "runs", *(name.replace("_", " ") for name in differing), *headings), rows)
-
-
-def _differences_table(contrasts: Sequence[Contrast]) -> Numbers:
-    rows = [
-        (
-            " against ".join(reversed(contrast.names)),
-            QUANTITIES[each.quantity],
-            "ratio" if each.is_ratio else "difference",
-            *cells(each.estimate),
-            f"{each.estimate.level:.0%}",
-            f"{each.estimate.samples:,} {each.over}"
-            if each.over != "seeds"
-            else each.estimate.method,
-            "" if each.needed is None else str(each.needed),
-        )
-        for contrast in contrasts
-        for each in contrast.differences
-    ]
-    columns = (
-        "runs",
-        "quantity",
-        "kind",
-        "estimate",
-        "interval",
-        "level",
-        "samples",
-        "pairs of seeds needed",
-    )
-    return Numbers(columns, tuple(rows))
 
 
 def _figures(groups: Sequence[RunGroup]) -> tuple[Figure, ...]:

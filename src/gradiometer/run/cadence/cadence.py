@@ -32,7 +32,9 @@ class Cadence:
         every: Measure at every n-th step.
         share: Share of the training time; None to measure every step, or every n-th.
         elsewhere: True if cheap gauges are read elsewhere at every step. Expensive ones then run at
-            one in `one_in` steps.
+            one in `one_in` steps, and after step 512 at as many in each doubling of the steps: the
+            demo's batch sharpness took a fifth of its time with three times as many readings, and
+            its interval was not narrower.
     """
 
     def __init__(
@@ -49,6 +51,8 @@ class Cadence:
         self._asked_every = every
         self._every = every
         self._elsewhere = elsewhere
+        # True if the interval between measured steps doubles with the steps.
+        self._doubles = False
         self._share = share
         # Names of gauges that cannot measure this training.
         self.refused: set[str] = set()
@@ -75,8 +79,10 @@ class Cadence:
         self.turn = cheap or working
         self._others = [gauge for gauge in working if gauge.one_in > 1] if cheap else []
         self._every = self._asked_every
+        self._doubles = False
         if self._every is not None and self._elsewhere and self.turn:
             self._every *= min(gauge.one_in for gauge in self.turn)
+            self._doubles = not cheap
 
     def refuse(self, name: str) -> None:
         """A gauge cannot measure this training."""
@@ -97,8 +103,11 @@ class Cadence:
             due = False
             self.next_look = step + FARTHEST
         elif self._every is not None:
-            due = step % self._every == 0
-            self.next_look = step + (1 if due else self._every - step % self._every)
+            every = self._every
+            if self._doubles:
+                every <<= max(step.bit_length() - 9, 0)
+            due = step % every == 0
+            self.next_look = step + (1 if due else every - step % every)
         else:
             # of a gauge that runs alone, the first measurement is expected to be expensive
             guess = None

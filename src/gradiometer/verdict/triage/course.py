@@ -13,7 +13,6 @@ from gradiometer.verdict.triage.thresholds import (
     DECAY_MOSTLY,
     DECAY_SHARE,
     DIED,
-    DIED_BY_SGD,
     EXPLODED,
     FAR_AT_A_GUESS,
     FEW_ENTRIES,
@@ -24,6 +23,7 @@ from gradiometer.verdict.triage.thresholds import (
     JUMPED_IN_NOISE,
     JUMPS,
     LEAPT,
+    LEAPT_TO_DEATH,
     LEARNT,
     LITTLE_EXCESS,
     LITTLE_LEFT,
@@ -112,13 +112,10 @@ def rate_high(signs: Signs, level: Level) -> Claimed | None:
         return None
     moved, late, died = mean_movement(signs), ended_at(signs, level), late_deaths(signs)
     jumps = len(jumps_of(signs, level)) if usual_stride(signs) > CALM else 0
-    # a network under an adaptive optimizer often learns as well with the units that are left
-    if signs.family == "sgd":
-        deadly = died < DIED_BY_SGD and late > LEARNT
-    else:
-        deadly = died < DIED and late > HALF_A_GUESS
     # large steps do no harm to a loss that has come down to nearly nothing
     large = overshot(signs) and not late < LEARNT
+    # a network often learns as well with the units that are left
+    deadly = killed(signs, died) and late > HALF_A_GUESS
     stuck = learns_once_it_falls(signs, level)
     if not (diverged or large or deadly or stuck or jumps >= JUMPS):
         return None
@@ -159,6 +156,13 @@ def usual_stride(signs: Signs) -> float:
     return float(np.quantile(signs.strides, 0.9)) if signs.steps else float("nan")
 
 
+def killed(signs: Signs, died: float) -> bool:
+    """True if units died of the steps of SGD, or of one leap of an adaptive optimizer: under that
+    they also die slowly, of labels without meaning or inputs that are not scaled."""
+    leapt = signs.family == "sgd" or np.nanmax(signs.strides, initial=0) > LEAPT_TO_DEATH
+    return died < DIED and bool(leapt)
+
+
 def overshot(signs: Signs) -> bool:
     """True if steps of SGD changed the network by about itself, with which normalisation does no
     harm; or the largest step of an adaptive optimizer, which is its first at a high rate, by many
@@ -174,7 +178,9 @@ def learns_once_it_falls(signs: Signs, level: Level) -> bool:
     """True if the loss was at a guess while the rate was high, though the weights went far, and
     came below when the rate fell."""
     until = signs.high_until
-    if not level.value > 0 or until is None or is_constant(signs):
+    # a first loss is no guess: the outputs of a network may begin small or large
+    is_known = level.known_by in (Known.LABELS, Known.TARGETS)
+    if not is_known or until is None or is_constant(signs):
         return False
     stayed = signs.losses[until * 3 // 4 : until + 1].mean() > AT_A_GUESS * level.value
     went_far = signs.strides[:until].sum() > FAR_AT_A_GUESS

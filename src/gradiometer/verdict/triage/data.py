@@ -3,14 +3,13 @@
 import numpy as np
 
 from gradiometer.verdict.claims import Claim, Claimed
-from gradiometer.verdict.triage.course import AFTER_A_RISE, rises_of, stays_up
+from gradiometer.verdict.triage.course import rises_of, stays_up
 from gradiometer.verdict.triage.level import Level
 from gradiometer.verdict.triage.rate import is_near
 from gradiometer.verdict.triage.signs import Signs
 from gradiometer.verdict.triage.thresholds import (
     ABOVE_TRAINING,
     AFTER_THE_BEST,
-    AFTER_THE_BEST_AT_END,
     AT_A_GUESS,
     BAD_RISE,
     BEST_BEFORE,
@@ -22,7 +21,6 @@ from gradiometer.verdict.triage.thresholds import (
     HALF_LEARNT,
     LEAKED,
     NEARLY_ALL,
-    NEXT_RISE,
     NO_SIGNAL,
     NOISY_BY,
     RANDOM,
@@ -40,8 +38,10 @@ def overfit(signs: Signs, _: Level) -> Claimed | None:
     best = int(test.argmin())
     training = training_loss(signs)
     planned = signs.facts.get("steps")
-    later = AFTER_THE_BEST if planned is None or signs.steps < planned else AFTER_THE_BEST_AT_END
-    if not steps[best] < BEST_BEFORE * signs.steps or len(test) - 1 - best < later:
+    is_over = planned is not None and signs.steps >= planned
+    if not steps[best] < BEST_BEFORE * signs.steps:
+        return None
+    if not is_over and len(test) - 1 - best < AFTER_THE_BEST:
         return None
     rose = test[-1] > ROSE * test[best] and test[-1] > ABOVE_TRAINING * training
     if not (rose or (test[-1] > test[best] and test[-1] > FAR_ABOVE_TRAINING * training)):
@@ -54,7 +54,7 @@ def overfit(signs: Signs, _: Level) -> Claimed | None:
         "train": training,
     }
     cure = (f"stop at step {step:,}", "weight decay 0.1")
-    return Claimed(Claim.OVERFIT, numbers, cure, is_certain=bool(rose))
+    return Claimed(Claim.OVERFIT, numbers, cure)
 
 
 def leak(signs: Signs, _: Level) -> Claimed | None:
@@ -122,14 +122,14 @@ def labels_noisy(signs: Signs, level: Level) -> Claimed | None:
     training = training_loss(signs)
     below, learnt = training - test[-1], level.value - test[-1]
     errors = below / evaluation_error(signs)
-    is_certain = bool(below > NOISY_BY * level.value and errors > ERRORS)
+    is_far_below = below > NOISY_BY * level.value and errors > ERRORS
     # a wrong label costs a guess at least: this share of them would leave such a distance
-    may_be = learnt > 0 and below > WRONG_SHARE * learnt and errors > FEWER_ERRORS
-    if not (is_certain or may_be):
+    is_wrong_share = learnt > 0 and below > WRONG_SHARE * learnt and errors > FEWER_ERRORS
+    if not (is_far_below or is_wrong_share):
         return None
     numbers = {"ratio": float(test[-1] / training)}
     cure = ("check the labels of the training set",)
-    return Claimed(Claim.LABELS_NOISY, numbers, cure, is_certain=is_certain)
+    return Claimed(Claim.LABELS_NOISY, numbers, cure)
 
 
 def evaluation_error(signs: Signs) -> float:
@@ -147,8 +147,8 @@ def evaluation_error(signs: Signs) -> float:
 
 
 def bad_batch(signs: Signs, level: Level) -> Claimed | None:
-    """After something was learnt, the loss of one step alone is far above its neighbours, and it or
-    the test loss stays up."""
+    """After something was learnt, the loss of one step is far above its neighbours, and it or the
+    test loss stays up."""
     losses = signs.losses
     if signs.is_short or not level.value > 0:
         return None
@@ -159,10 +159,7 @@ def bad_batch(signs: Signs, level: Level) -> Claimed | None:
     step = int(high[0])
     if not losses[step - 8 : step].max() < HALF_A_GUESS * level.value:
         return None
-    others = rises.copy()
-    others[step - 10 : step + AFTER_A_RISE] = -np.inf
-    is_alone = others.max() <= NEXT_RISE * rises[step] or not np.isfinite(losses[-10:]).all()
-    if not is_alone or not (stays_up(losses, step) or test_rises_at(signs, step)):
+    if not (stays_up(losses, step) or test_rises_at(signs, step)):
         return None
     first, after = signs.step_of(step - 1) + 1, signs.step_of(step) + 1
     return Claimed(

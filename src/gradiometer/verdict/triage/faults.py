@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from gradiometer.estimation.products import left_by_scaler
 from gradiometer.verdict.claims import Claim, Claimed
 from gradiometer.verdict.triage.level import Level, trained_loss
 from gradiometer.verdict.triage.signs import NORMALISATIONS, Signs
@@ -222,11 +223,8 @@ def clipped_shares(signs: Signs) -> np.ndarray:
     before = np.sqrt((signs.tensors["gradient"] ** 2).sum(axis=1))
     with np.errstate(divide="ignore", invalid="ignore"):
         shares = after / before
-        # a scaler that was not given divides by its factor, a power of two, between `backward` and
-        # the update
-        powers = np.log2(shares)
-        exact = (np.abs(powers - powers.round()) < 1e-3) & (powers.round() < 0)
-    shares = np.where(exact, 1.0, shares * signs.single.get("scale", np.ones(len(shares))))
+    is_scaled = left_by_scaler(shares) < 1
+    shares = np.where(is_scaled, 1.0, shares * signs.single.get("scale", np.ones(len(shares))))
     return shares[np.isfinite(shares)]
 
 

@@ -9,9 +9,6 @@ from gradiometer.verdict.triage.schedule import ends_high
 from gradiometer.verdict.triage.signs import Signs
 from gradiometer.verdict.triage.thresholds import (
     AGREE,
-    ALL_NOISE,
-    FAR_ENOUGH,
-    FAR_ENOUGH_FOR_ADAM,
     FEW_AN_EPOCH,
     FEW_LABELS,
     FLAT,
@@ -23,7 +20,6 @@ from gradiometer.verdict.triage.thresholds import (
     SEEN_AGAIN,
     SHORT_REACH,
     SMALL_BATCH,
-    SMALL_FOR_BATCH_NORM,
     STEPS_OF_REACH,
     STILL_FALLS,
     STILL_LEARNS,
@@ -31,20 +27,19 @@ from gradiometer.verdict.triage.thresholds import (
 
 
 def stopped_early(signs: Signs, level: Level) -> Claimed | None:
-    """The rate is still high, and the loss still falls, after few passes over the data."""
+    """The rate is still high, and the loss still falls, after few passes over the data. It is never
+    certain: a missing decay looks the same."""
     if signs.is_short or not signs.has_ended or not ends_high(signs):
         return None
     epochs = signs.epochs
     fell, error = late_fall(signs)
     if not (epochs < SEEN_AGAIN and ended_at(signs, level) > LITTLE_LEFT):
         return None
-    is_short_way = signs.reach < SHORT_REACH
-    is_certain = fell > 1.645 * error and (is_short_way or fell > STILL_LEARNS)
-    if not (is_certain or (fell > error and (is_short_way or fell > STILL_FALLS))):
+    if not (fell > error and (signs.reach < SHORT_REACH or fell > STILL_FALLS)):
         return None
     numbers = {"fell": fell, "epochs": epochs}
     cure = (f"train for {4 * signs.length:,} steps",)
-    return Claimed(Claim.STOPPED_EARLY, numbers, cure, ("no_decay",), is_certain=bool(is_certain))
+    return Claimed(Claim.STOPPED_EARLY, numbers, cure, ("no_decay",), is_certain=False)
 
 
 def still_falls(signs: Signs) -> bool:
@@ -59,8 +54,7 @@ def still_falls(signs: Signs) -> bool:
 
 def batch_small(signs: Signs, level: Level) -> Claimed | None:
     """Successive gradients of tiny batches share next to nothing."""
-    small = SMALL_FOR_BATCH_NORM if has_batch_norm(signs) else SMALL_BATCH
-    if signs.is_short or not 0 < signs.batch_size <= small:
+    if signs.is_short or not 0 < signs.batch_size <= SMALL_BATCH:
         return None
     if (signs.series("labels") > FEW_LABELS).any():
         return None
@@ -72,17 +66,12 @@ def batch_small(signs: Signs, level: Level) -> Claimed | None:
     # eighth of the updates. All six of the clinic then ended worse, at √8 and at 8 times the rate;
     # with as many updates all ended better.
     cure = f"batch_size = {8 * signs.batch_size}; lr = 2.8 * lr"
-    return Claimed(Claim.BATCH_SMALL, numbers, (cure,), is_certain=bool(signs.cosine < ALL_NOISE))
-
-
-def has_batch_norm(signs: Signs) -> bool:
-    """True if a layer takes moments from the batch."""
-    return any(str(layer).startswith("BatchNorm") for layer in signs.facts.get("layers", []))
+    return Claimed(Claim.BATCH_SMALL, numbers, (cure,))
 
 
 def batch_large(signs: Signs, level: Level) -> Claimed | None:
-    """Several passes over the data have few updates, whose gradients are nearly the same, or which
-    do not lead far."""
+    """Several passes over the data have few updates, whose gradients are nearly the same, or of
+    which there are few in all."""
     if signs.is_short or not signs.epochs >= SEEN_AGAIN:
         return None
     if not signs.updates_an_epoch <= FEW_AN_EPOCH or not ended_at(signs, level) > LITTLE_LEFT:
@@ -92,7 +81,6 @@ def batch_large(signs: Signs, level: Level) -> Claimed | None:
     if signs.is_one_batch and not late_fall(signs)[0] > FLAT:
         return None
     alike = signs.cosine > NO_NOISE
-    limit = FAR_ENOUGH if signs.family == "sgd" else FAR_ENOUGH_FOR_ADAM
     large = signs.has_ended and signs.batch_size >= LARGE_BATCH and signs.steps < STEPS_OF_REACH
     if not (alike or large) or generalises_worse(signs):
         return None
@@ -101,9 +89,7 @@ def batch_large(signs: Signs, level: Level) -> Claimed | None:
         "updates": signs.updates_an_epoch,
         "steps": float(signs.steps),
     }
-    return Claimed(
-        Claim.BATCH_LARGE, numbers, ("batch 0.125x",), is_certain=bool(alike or signs.reach < limit)
-    )
+    return Claimed(Claim.BATCH_LARGE, numbers, ("batch 0.125x",))
 
 
 def generalises_worse(signs: Signs) -> bool:

@@ -13,12 +13,12 @@ from gradiometer.verdict.claims import Claim, Claimed
 from gradiometer.verdict.triage.course import ended_at, late_fall
 from gradiometer.verdict.triage.length import generalises_worse
 from gradiometer.verdict.triage.level import Level
+from gradiometer.verdict.triage.schedule import is_constant
 from gradiometer.verdict.triage.signs import Signs
 from gradiometer.verdict.triage.thresholds import (
     AGREE,
     APART,
     AT_A_GUESS,
-    FALLS_BY_RATE,
     FALLS_MUCH,
     FAR_TOO_LOW,
     FEWEST_PARTS,
@@ -43,8 +43,8 @@ from gradiometer.verdict.triage.thresholds import (
 
 
 def rate_low(signs: Signs, level: Level) -> Claimed | None:
-    """The network has come next to nowhere; or not far, and its loss was still falling or has not
-    left a guess; or its path goes straight on while the loss falls."""
+    """The network has come next to nowhere; or not far, and its loss is above half of a guess; or
+    its path goes straight on while the loss falls."""
     late = ended_at(signs, level)
     # 5 % of its first loss left a physics-informed network 57 times more to gain
     if signs.is_short or not late > LITTLE_LEFT:
@@ -80,16 +80,22 @@ def rate_low(signs: Signs, level: Level) -> Claimed | None:
 
 
 def may_be_low(signs: Signs, late: float) -> bool:
-    """True if a training that has ended may have had too low a rate: gradients and updates agree;
-    or its way was short, the loss fell for it with the sum of the rates, and it was not at its
-    edge."""
-    doubt, direction = doubt_of(signs, late), direction_of(signs)
-    if direction is not None and agrees(signs) and direction.value > SOME_DIRECTION:
-        return doubt == "rate_not_tried"
+    """True if a training that has ended may have had too low a rate: its way was short.
+
+    The steps of an adaptive optimizer are as long as its rate, whatever is left to learn; at a
+    constant rate its way is twice as long. Those of SGD are short as well where little is left: the
+    loss must have fallen for the way, away from the edge of stability.
+    """
     share = signs.reach / usual_reach(signs)
+    limit = SHORT_FOR_AGREEING if agrees(signs) else SHORT_WAY
+    # where nothing was learnt, a short way is no sign of the reason
+    if not (share < limit and LEARNT < late < AT_A_GUESS):
+        return False
+    if signs.family == "adaptive":
+        return not is_constant(signs)
     is_at_edge = is_plain(signs) and (signs.cosine < MOSTLY_OPPOSED or signs.is_normalised)
-    falls = fall_by_rate(signs) > FALLS_MUCH * share
-    return bool(doubt) and share < SHORT_WAY and falls and not is_at_edge
+    falls = fall_by_rate(signs) > FALLS_MUCH * max(share, 1.0)
+    return bool(doubt_of(signs, late)) and falls and not is_at_edge
 
 
 def agrees(signs: Signs) -> bool:
@@ -107,12 +113,12 @@ def is_mild(low: Claimed) -> bool:
 
 
 def came_not_far(signs: Signs, late: float) -> bool:
-    """True if a training that has ended came next to nowhere; or not far, and its loss was still
-    falling or has not left a guess."""
+    """True if a training that has ended came next to nowhere; or not far, and its loss is above
+    half of a guess."""
     share = signs.reach / usual_reach(signs)
-    if not share < (1 if late > HALF_A_GUESS else NEAR) or stands_at_the_edge(signs, share):
+    if stands_at_the_edge(signs, share):
         return False
-    return bool(share < NEXT_TO_NOTHING or late > AT_A_GUESS or fall_by_rate(signs) > FALLS_BY_RATE)
+    return bool(share < (1 if late > HALF_A_GUESS else NEXT_TO_NOTHING))
 
 
 def comes_nowhere(signs: Signs) -> bool:
@@ -159,15 +165,14 @@ def doubt_of(signs: Signs, late: float) -> str:
     """
     if not late > LITTLE_LEFT:
         return ""
+    enough = usual_reach(signs) * (SHORT_FOR_AGREEING if agrees(signs) else 1)
+    if signs.reach < enough and late > LEARNT:
+        return "rate_not_tried"
     direction = direction_of(signs)
     if direction is None:
         # runs before version 0.3 have no path
         return "few_looks" if len(signs.distances) else ""
-    enough = usual_reach(signs) * (SHORT_FOR_AGREEING if agrees(signs) else 1)
-    came_short = signs.reach < enough and late > LEARNT
-    if came_short or direction.value > SOME_DIRECTION:
-        return "rate_not_tried"
-    return ""
+    return "rate_not_tried" if direction.value > SOME_DIRECTION else ""
 
 
 def shows_its_rate(signs: Signs) -> bool:

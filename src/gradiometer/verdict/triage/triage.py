@@ -23,7 +23,12 @@ from gradiometer.verdict.triage.thresholds import (
     LONG_ENOUGH,
     SEEN_AGAIN,
 )
-from gradiometer.verdict.triage.tried import after_trials, as_tried, better_change
+from gradiometer.verdict.triage.tried import (
+    after_trials,
+    as_tried,
+    better_change,
+    says_the_same,
+)
 
 Rule = Callable[[Signs, Level], Claimed | None]
 
@@ -115,18 +120,6 @@ EXPLAINED: dict[Claim, frozenset[Claim]] = {
     Claim.LABELS_RANDOM: frozenset({Claim.OVERFIT, Claim.LABELS_NOISY}),
 }
 
-# How far and how long the steps went. A claim about this is enough: no suspect is named after it.
-# Of seven, three were right or gained.
-OF_THE_WAY = frozenset({Claim.RATE_LOW, Claim.STOPPED_EARLY, Claim.NO_DECAY})
-ABOUT_THE_WAY = OF_THE_WAY | {
-    Claim.SCHEDULE_UNIT,
-    Claim.DECAY_EARLY,
-    Claim.RATE_HIGH,
-    Claim.MOMENTUM_RATE,
-    Claim.BATCH_SMALL,
-    Claim.BATCH_LARGE,
-}
-
 
 @dataclass(frozen=True)
 class Triage:
@@ -135,8 +128,6 @@ class Triage:
     Args:
         claims: The claims, the most certain first. The first one is the headline; never empty.
         level: The level of a guess.
-        suspects: Illnesses whose signs are weak, in the same order: no headline, and no reason to
-            take back what a gauge advises.
         unseen: Claims that could not have been seen, by what is missing: "labels", "batch",
             "evaluations", "examples", "rate", "looks" or "end".
     """
@@ -144,12 +135,18 @@ class Triage:
     claims: tuple[Claimed, ...]
     level: Level
     unseen: dict[str, tuple[Claim, ...]]
-    suspects: tuple[Claimed, ...] = ()
+
+    @property
+    def suspects(self) -> tuple[Claimed, ...]:
+        """Those of the claims whose signs are weak. They are made where nothing is certain."""
+        return tuple(each for each in self.claims if not each.is_certain)
 
     @property
     def passes(self) -> bool:
-        """True if nothing is wrong, so that a gauge's advice about batch and rate may be given."""
-        return self.claims[0].claim in (Claim.HEALTHY, Claim.UNDECIDED)
+        """True if nothing is certain to be wrong, so that a gauge's advice about batch and rate may
+        be given."""
+        first = self.claims[0]
+        return first.claim in (Claim.HEALTHY, Claim.UNDECIDED) or not first.is_certain
 
 
 def triage_of(run: Run | Signs) -> Triage:
@@ -177,12 +174,10 @@ def triage_of(run: Run | Signs) -> Triage:
         made = [rule(signs, level) for rule in ORDER]
         passed = _pass(signs, level)
     seen = [each for each in made if each is not None and (each.is_certain or signs.has_ended)]
-    found = [each for each in seen if each.is_certain]
-    if any(each.claim is Claim.BATCH_SMALL for each in found):
+    if any(each.claim is Claim.BATCH_SMALL for each in seen):
         # its cure has the higher rate, unless that is far too low
-        found = [
-            each for each in found if not (each.claim is Claim.RATE_LOW and rate.is_mild(each))
-        ]
+        seen = [each for each in seen if not (each.claim is Claim.RATE_LOW and rate.is_mild(each))]
+    found = [each for each in seen if each.is_certain]
     explained = frozenset[Claim]().union(
         *(EXPLAINED.get(each.claim, frozenset()) for each in found)
     )
@@ -191,26 +186,33 @@ def triage_of(run: Run | Signs) -> Triage:
     ):
         # left over if nothing else says why nothing is learnt
         explained |= {Claim.LABELS_RANDOM}
-    claims = tuple(each for each in found if each.claim not in explained)
-    if any(each.claim in ABOUT_THE_WAY for each in claims):
-        explained |= OF_THE_WAY
-    suspects = tuple(each for each in seen if not each.is_certain and each.claim not in explained)
+    told = tuple(each for each in seen if each.claim not in explained)
     forked = run if isinstance(run, Run) and forks_of(run) else None
-    better = None
     if forked is not None:
-        claims, suspects = as_tried(claims, forked), as_tried(suspects, forked)
-        better = None if claims else better_change(forked)
-    if better is not None:
-        # a fork shows what weak signs leave open
+        told = as_tried(told, forked)
+    claims = tuple(each for each in told if each.is_certain)
+    # weak signs count where nothing is certain
+    if not claims:
+        claims = told if forked is None else shown_by(forked, told, passed)
+    if not claims:
+        claims = (passed,)
+    return Triage(_with_doubts(claims), level, unseen_by(signs, level))
+
+
+def shown_by(forked: Run, suspects: tuple[Claimed, ...], passed: Claimed) -> tuple[Claimed, ...]:
+    """The suspects after what forks have shown: those with the cure that ended best are certain. If
+    none has it, it is a claim itself. Without suspects, what is left of a training without a
+    claim."""
+    better = better_change(forked)
+    if better is None:
+        better = after_trials(passed, forked)
+        if better.claim in (passed.claim, Claim.HEALTHY):
+            return suspects or (better,)
+        shown = []
+    else:
         shown = [each for each in suspects if better.cure[0] in each.cure]
-        claims = tuple(replace(each, is_certain=True) for each in shown)
-        suspects = tuple(each for each in suspects if each not in shown)
-    if forked is not None and better is None:
-        passed = after_trials(passed, forked)
-    if suspects and passed.claim is Claim.HEALTHY:
-        passed = replace(passed, claim=Claim.UNDECIDED, doubts=("suspected",))
-    unseen = unseen_by(signs, level)
-    return Triage(_with_doubts(claims) or (better or passed,), level, unseen, suspects)
+    others = [each for each in suspects if each not in shown and not says_the_same(each, better)]
+    return (*([replace(each, is_certain=True) for each in shown] or [better]), *others)
 
 
 def _with_doubts(claims: tuple[Claimed, ...]) -> tuple[Claimed, ...]:
@@ -319,7 +321,7 @@ def unseen_by(signs: Signs, level: Level) -> dict[str, tuple[Claim, ...]]:
 def findings_of(
     triage: Triage, settings: Hyperparameters | None = None, *, at_keyboard: bool = False
 ) -> tuple[Finding, ...]:
-    """The claims as findings, in their order, and then the suspects.
+    """The claims as findings, in their order.
 
     Args:
         triage: The claims.
@@ -327,8 +329,7 @@ def findings_of(
             rate; None if unknown.
         at_keyboard: True for a training of the command line, whose rate is a flag.
     """
-    told = (*triage.claims, *triage.suspects)
-    return tuple(_finding(claimed, triage, settings, at_keyboard) for claimed in told)
+    return tuple(_finding(claimed, triage, settings, at_keyboard) for claimed in triage.claims)
 
 
 def changes_of(claimed: Claimed) -> tuple[str, ...]:
@@ -362,7 +363,7 @@ def _finding(
             "unseen": {
                 name: [claim.value for claim in claims] for name, claims in triage.unseen.items()
             }
-            if passes
+            if passes or not claimed.is_certain
             else {},
         },
         cure=changes,

@@ -13,7 +13,7 @@ from gradiometer.loop.changes.alternative import Alternative, CoolNow, Rate
 from gradiometer.loop.changes.text import alternative_of
 from gradiometer.loop.comparison.effects import Effect
 from gradiometer.loop.recorded.record import ForkRecord, forks_of
-from gradiometer.loop.recorded.trials import end_of, is_beyond_lean
+from gradiometer.loop.recorded.trials import end_of, is_beyond_lean, settled
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.optimizer.groups import largest_rate
 from gradiometer.run.configuration import Configuration
@@ -114,7 +114,7 @@ def cut_at_end(run: Run) -> tuple[Effect, float] | None:
             continue
         for effect in effects_of_record(record):
             if isinstance(change_of(effect.alternative), CoolNow):
-                end = abs(end_of(record.fork, effect.readout))
+                end = abs(end_of(settled(record.fork), effect.readout))
                 gained = abs(effect.estimate.value) if effect.verdict == "better" else 0.0
                 return effect, gained / end if end > 0 else 0.0
     return None
@@ -323,11 +323,12 @@ def effects_of_record(record: ForkRecord, *, also_short: bool = True) -> Sequenc
     not explain; none without `also_short`, since what is gained in a short fork may be nothing at
     the end of the training.
     """
+    fork = settled(record.fork)
     try:
-        effects = record.fork.effects()
-        if not record.fork.leans:
+        effects = fork.effects()
+        if not fork.leans:
             return effects
-        return tuple(effect for effect in effects if also_short and is_shown(effect, record.fork))
+        return tuple(effect for effect in effects if also_short and is_shown(effect, fork))
     except BadArgument:  # a fork that has just begun has no branch of the baseline
         return ()
 
@@ -335,7 +336,16 @@ def effects_of_record(record: ForkRecord, *, also_short: bool = True) -> Sequenc
 def is_shown(effect: Effect, fork: Fork) -> bool:
     """True if the lean of a short fork to small rates does not explain an effect.
 
-    That a constant rate gains by a cut at the end of the training is what the claim says.
+    That a constant rate gains by a cut at the end of the training is what the claim says, and that
+    it loses is against the lean.
     """
     is_cut = isinstance(change_of(effect.alternative), CoolNow) and fork.tail == "none"
-    return is_beyond_lean(effect, fork) or (is_cut and effect.verdict == "better")
+    return is_beyond_lean(effect, fork) or (is_cut and effect.verdict in ("better", "worse"))
+
+
+def says_the_same(suspect: Claimed, claimed: Claimed) -> bool:
+    """True if a claim that trials have shown settles a suspect: it is the same, or the other of two
+    that readings take for each other."""
+    if suspect.claim in CONFUSED:
+        return claimed.claim in CONFUSED
+    return suspect.claim is claimed.claim

@@ -343,7 +343,7 @@ def limits(finding: Finding) -> Sentences:
 
 
 # Before the words of a suspect.
-POSSIBLY = "This may be: "
+POSSIBLY = "Perhaps "
 
 
 def _is_code(line: str) -> bool:
@@ -386,7 +386,6 @@ DOUBTS: Mapping[str, Callable[[Doubt], str]] = {
     "stopped_early": always(
         "A training that stopped early looks the same: only a fork can tell (`go on`)."
     ),
-    "suspected": always("Weak signs of an illness were seen: a trial of its cure decides."),
     "few_looks": always("Too few steps were seen at this learning rate to judge it."),
     "decay_not_tried": always(
         "The learning rate never fell: the noise of the last steps may keep the loss up. Only a "

@@ -22,6 +22,7 @@ from gradiometer.loop.incident_cause import cause_of, rise_of_rate
 from gradiometer.loop.recorded.incidents import BEFORE, LEAD, IncidentCause, incident_at
 from gradiometer.loop.replay import WAY_OUT, KeptUpdates, check_replay
 from gradiometer.measurement.estimate import significant
+from gradiometer.measurement.optimizer.hyperparameters import SAME
 from gradiometer.measurement.optimizer.steps import as_one
 from gradiometer.run.reader import Run
 from gradiometer.verdict.triage.faults import clipped_shares
@@ -30,9 +31,6 @@ from gradiometer.verdict.triage.signs import Signs
 # Largest relative difference of a recorded norm that counts as rounding: norms are recorded in six
 # digits, and 1 % of clipping changes an effect by less than its interval.
 RECORDED = 0.01
-
-# The largest relative difference of two rates that are the same.
-SAME_RATE = 1e-6
 
 # Arguments of `Loop`; the others are those of `fork`.
 OF_LOOP = frozenset(inspect.signature(Loop).parameters)
@@ -277,7 +275,7 @@ class Forks(Looks):
             known |= {"scheduler": found, "scheduler_each": each}
             return ()
         newest = rates[-32:]  # do they show that the loop sets them itself?
-        moved = int((np.abs(np.diff(newest)) > SAME_RATE * np.abs(newest[1:])).sum())
+        moved = int((np.abs(np.diff(newest)) > SAME * np.abs(newest[1:])).sum())
         if not (found or moved):
             return ()
         why = why or f"it changed at {moved} of the last {len(newest):,} updates, by your own code"
@@ -322,7 +320,7 @@ def _why_not(schedulers: Sequence[Any], each: str, data: Data) -> str:
         if isinstance(scheduler, ReduceLROnPlateau):
             return f"{kind} needs a metric at every step"
         if any(
-            abs(float(group["lr"]) - float(rate)) > SAME_RATE * abs(float(rate))
+            abs(float(group["lr"]) - float(rate)) > SAME * abs(float(rate))
             for group, rate in zip(groups, planned, strict=True)
         ):
             return f"it is not that of its {kind}"

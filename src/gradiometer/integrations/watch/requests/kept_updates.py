@@ -31,15 +31,17 @@ from gradiometer.measurement.optimizer.steps import as_one
 from gradiometer.measurement.untouched import Surroundings
 from gradiometer.randomness import GlobalStates
 
-# Number of updates that are kept together, each of which must be the same on a copy.
+# Number of updates that are kept together, each of which must be the same on a copy. The first are
+# kept after as many.
 IN_A_ROW = 4
-
-# The first that is kept.
-FIRST = 4
 
 # Most numbers in a state that is kept, and in the parameters at the start of training, which the
 # certificate needs: 64 MiB in single precision.
 MOST_NUMBERS = 2**24
+
+# The share of the training that pays for updates after the first ones: in 300 steps of a small
+# transformer those that were kept at 4, 32 and 256 took 8 %.
+PAID = 0.03
 
 # The name under which its time is charged.
 COST = "updates kept for forks"
@@ -68,11 +70,13 @@ class KeptUpdatesOfLoop:
         self.stretches: list[KeptUpdates] = []
         # Number of states that are kept, twice as far apart each time, to fork from them later.
         self.states = 0
+        # False for the steps of states that nobody will fork from.
+        self.is_wanted: Callable[[int], bool] = lambda _: True
         # The schedulers of the loop when the newest state was kept.
         self.schedulers = SchedulersSeen()
         # Why there are none, as the end of a sentence.
         self.why_none = "the loop has not made enough updates yet"
-        self._start = FIRST
+        self._start = IN_A_ROW
         self._first = 0
         self._count = 0
         self._is_open = False
@@ -95,7 +99,7 @@ class KeptUpdatesOfLoop:
             and not (subject.sharded or subject.is_own)
         )
         # The next step at which `at_step` has something to do.
-        self.next = FIRST - 1 if can_keep else NEVER
+        self.next = IN_A_ROW - 1 if can_keep else NEVER
         # True if `updated` has something to do after the coming update.
         self.awaits_update = False
         if not can_keep:
@@ -205,10 +209,8 @@ class KeptUpdatesOfLoop:
             return True
         cost = self._budget.spent_on[COST]
         a_step = self._budget.training / (step + 1)
-        # 3 % of the training, of 300 steps at least, pay for further updates after the first ones:
-        # in 300 steps of a small transformer those that were kept at 4, 32 and 256 took 8 %. They
-        # may take 0.05 s however short the steps are.
-        if cost + cost / self._count <= max(0.03 * a_step * max(step, 300), 0.05):
+        # of 300 steps at least; and 0.05 s however short the steps are
+        if cost + cost / self._count <= max(PAID * a_step * max(step, 300), 0.05):
             return True
         self._start = step + 1 + max(step // 8, IN_A_ROW)
         self.next = self._start - 1
@@ -329,7 +331,7 @@ class KeptUpdatesOfLoop:
 
     def _end_stretch(self, step: int) -> None:
         self._close_stretch()
-        while self._start <= step + 1:
+        while self._start <= step + 1 or (self.states and not self.is_wanted(self._start)):
             # 4, 32, 256, ...: from step 300 on fewer than one update in 20 is kept.
             self._start *= 2 if self.states else 8
         self.next = self._start - 1

@@ -31,7 +31,7 @@ from gradiometer.integrations.watch.losses import no_loss
 from gradiometer.integrations.watch.measuring import Measuring
 from gradiometer.integrations.watch.subject import OnDevice, examples_of
 from gradiometer.measurement.artifact import Artifact, Evaluation, PerExample
-from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement.estimate import LEVEL, Estimate
 from gradiometer.measurement.uncertainty.means import mean
 from gradiometer.measurement.uncertainty.skewed import skewed_mean
 from gradiometer.problems.problem import Problem
@@ -247,7 +247,7 @@ class Looks(Measuring):
             return path
 
     def ensemble(
-        self, test: Any, *, train: Any = None, points: int = 9, level: float = 0.9
+        self, test: Any, *, train: Any = None, points: int = 9, level: float = LEVEL
     ) -> "EnsembleReport | None":
         """Average the predictions of the run's snapshots and score the average on examples that
         were not trained on.

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
+from torch.nn import CrossEntropyLoss, functional
 
 from gradiometer.measurement.batch import Batch
 
@@ -16,7 +16,7 @@ LOSSES = ("NllLoss", "MseLoss", "BinaryCrossEntropy", "SmoothL1Loss", "HuberLoss
 
 
 # The label that torch leaves out by default.
-IGNORED = -100
+IGNORED = CrossEntropyLoss().ignore_index
 
 
 def compared_by(loss: Tensor) -> tuple[Tensor, Tensor] | None:

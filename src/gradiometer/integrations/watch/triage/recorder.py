@@ -324,17 +324,21 @@ class TriageRecorder:
 
     def _norm_applied(self) -> Tensor:
         """‖ĝ‖ as the update has it, or had it, and the share of it that clipping left."""
-        made: Tensor = self._look["gradient"].norm()
-        self.applied = 1.0
-        # a scaler divides gradients in a way that their versions do not show
-        if self._subject.scaler is None and self._backwards.is_unchanged:
-            return made
-        norm: Tensor = together(
-            torch._foreach_norm(gradients_of(self._objective.parameters))
-        ).norm()
-        share = norm / made * self._look.get("scale", 1.0)
+        norms: Tensor = self._look["gradient"]
+        made = norms.norm()
+        gradients = gradients_of(self._objective.parameters)
+        is_unchanged = self._subject.scaler is None and self._backwards.is_unchanged
+        if is_unchanged:
+            # a scaler that was not given divides in a way that versions do not show, but one
+            # gradient shows it
+            sizes = [one.numel() or math.inf for one in gradients]
+            place = sizes.index(min(sizes))
+            gradients = [gradients[place]]
+            norms = norms[place]
+        norm: Tensor = together(torch._foreach_norm(gradients)).norm()
+        share = norm / norms.norm() * self._look.get("scale", 1.0)
         self.applied = share.nan_to_num(nan=1.0, posinf=1.0)
-        return norm
+        return made * self.applied if is_unchanged else norm
 
     def _keep_parameters(self) -> None:
         """Keep the parameters, to see how far the update moves them."""
@@ -383,8 +387,8 @@ class TriageRecorder:
         return step + distance
 
     def _write(self, before: float | int = math.inf) -> None:
-        """Write what has been fetched at the steps before one: for that of this step training would
-        wait."""
+        """Write what has been fetched at the steps before one, and the learning rates since the last
+        look. For the numbers of this step training would wait."""
         fetched = [one for one in self._waiting if one[0] < before]
         self._waiting = self._waiting[len(fetched) :]
         for step, counts, layout, copied in fetched:
@@ -397,21 +401,16 @@ class TriageRecorder:
                 signs[name] = part if name in LISTS else part[0]
             if self._recorder is not None:
                 self._recorder.signs(step, signs)
-        self._write_rates()
-
-    def _write_rates(self) -> None:
-        """Write the learning rates since the last look. The last one stays, to compare the next
-        with."""
-        if self._recorder is None or not self._rates or self._rate_changes == self._written:
-            return
-        signs = {
-            "rate_steps": [float(step) for step, _ in self._rates],
-            "rates": [rate for _, rate in self._rates],
-            "rate_changes": float(self._rate_changes),
-        }
-        self._recorder.signs(self._rates[-1][0], signs)
-        self._rates = self._rates[-1:]
-        self._written = self._rate_changes
+        if self._recorder is not None and self._rates and self._rate_changes != self._written:
+            signs = {
+                "rate_steps": [float(step) for step, _ in self._rates],
+                "rates": [rate for _, rate in self._rates],
+                "rate_changes": float(self._rate_changes),
+            }
+            self._recorder.signs(self._rates[-1][0], signs)
+            # the last one stays, to compare the next with
+            self._rates = self._rates[-1:]
+            self._written = self._rate_changes
 
     def _remove_hooks(self) -> None:
         while self._handles:
