@@ -30,12 +30,20 @@ HALVES = (
     "sixth_fresh",
     "seventh_fresh",
     "eighth_fresh",
+    "ninth_fresh",
 )
-MILD = ("fourth_fresh", "fifth_fresh", "sixth_fresh", "seventh_fresh", "eighth_fresh")
+MILD = (
+    "fourth_fresh",
+    "fifth_fresh",
+    "sixth_fresh",
+    "seventh_fresh",
+    "eighth_fresh",
+    "ninth_fresh",
+)
 """The parts whose illnesses are mild to strong: a cure that gains 2 % on two seeds earns a place, where
 it is 10 % in the others. Of their sick trainings every second one is also judged after its cure, of
-the three newest every fourth."""
-SHORT = ("sixth_fresh", "seventh_fresh", "eighth_fresh")
+the four newest every fourth."""
+SHORT = ("sixth_fresh", "seventh_fresh", "eighth_fresh", "ninth_fresh")
 """The parts for a figure that a busy machine reproduces in minutes. Every second healthy training is
 watched in two lines."""
 SEEDS = (1, 2)

@@ -2,12 +2,19 @@
 
 from functools import cache
 
-from clinic import data, eighth, fifth, fourth, networks, seventh, sixth, third
+from clinic import data, eighth, fifth, fourth, networks, ninth, seventh, sixth, third
 from clinic.data import Data
 from clinic.networks import Network
 
 DATA = (
-    data.EARLIER | third.DATA | fourth.DATA | fifth.DATA | sixth.DATA | seventh.DATA | eighth.DATA
+    data.EARLIER
+    | third.DATA
+    | fourth.DATA
+    | fifth.DATA
+    | sixth.DATA
+    | seventh.DATA
+    | eighth.DATA
+    | ninth.DATA
 )
 NETWORKS = (
     networks.EARLIER
@@ -17,6 +24,7 @@ NETWORKS = (
     | sixth.NETWORKS
     | seventh.NETWORKS
     | eighth.NETWORKS
+    | ninth.NETWORKS
 )
 
 
