@@ -475,7 +475,7 @@ def _sum(parts: list[Tensor]) -> Tensor:
 
 
 def _joined(tensors: list[Tensor]) -> Tensor:
-    # one call, where to reshape each takes as long as the product
+    # one call: to reshape each takes as long as the product
     return _at_least_single(torch._C._nn.flatten_dense_tensors(tensors))
 
 

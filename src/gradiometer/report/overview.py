@@ -114,7 +114,7 @@ class RunRow:
         return {"run": str(self.path), **{name: getattr(self, name) for name in kept}, **numbers}
 
 
-# What the list says of a run beside its name.
+# The columns of the list after the name of the run.
 COLUMNS: dict[str, Callable[[RunRow], str]] = {
     "steps": lambda run: f"{run.steps:,}",
     "loss": lambda run: run.loss_words,

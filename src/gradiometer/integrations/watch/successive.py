@@ -285,7 +285,7 @@ class Successive:
         return [one.item() if isinstance(one, Tensor) and one.is_cpu else one for one in numbers]
 
     def _facts(self, size: int) -> dict[str, float]:
-        """What is known of one pair without its gradients."""
+        """The numbers of one pair that need no gradient."""
         momentum = 0.0
         if self._rule.buffer:
             group = self._optimizers[0].param_groups[0]

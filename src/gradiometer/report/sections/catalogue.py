@@ -64,7 +64,7 @@ def sections(run: Run, diagnosis: Diagnosis) -> tuple[Section, ...]:
     """Every section of the page. One that cannot be drawn says so in its place.
 
     Raises:
-        UserCodeFailed: If a gauge of the person raises where its curve is made.
+        UserCodeFailed: If a gauge of the person raises when its curve is made.
     """
     shown = []
     for section in SECTIONS:

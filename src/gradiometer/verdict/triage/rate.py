@@ -88,7 +88,7 @@ def may_be_low(signs: Signs, late: float) -> bool:
     """
     share = signs.reach / usual_reach(signs)
     limit = SHORT_FOR_AGREEING if agrees(signs) else SHORT_WAY
-    # where nothing was learnt, a short way is no sign of the reason
+    # if nothing was learnt, a short way is no sign of the reason
     if not (share < limit and LEARNT < late < AT_A_GUESS):
         return False
     if signs.family == "adaptive":

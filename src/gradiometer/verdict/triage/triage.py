@@ -138,7 +138,7 @@ class Triage:
 
     @property
     def suspects(self) -> tuple[Claimed, ...]:
-        """Those of the claims whose signs are weak. They are made where nothing is certain."""
+        """Those of the claims whose signs are weak. They are made if nothing is certain."""
         return tuple(each for each in self.claims if not each.is_certain)
 
     @property
@@ -191,7 +191,7 @@ def triage_of(run: Run | Signs) -> Triage:
     if forked is not None:
         told = as_tried(told, forked)
     claims = tuple(each for each in told if each.is_certain)
-    # weak signs count where nothing is certain
+    # weak signs count if nothing is certain
     if not claims:
         claims = told if forked is None else shown_by(forked, told, passed)
     if not claims:
