@@ -23,6 +23,7 @@ from gradiometer.estimation import PreconditionedNoise
 from gradiometer.integrations.gradients import LastGradient
 from gradiometer.integrations.watch.subject import Batches, Subject
 from gradiometer.integrations.watch.successive import Successive, reads_products
+from gradiometer.integrations.watch.triage.recorder import TriageRecorder
 from gradiometer.measurement import Batch
 from gradiometer.measurement.batch import chunks
 from gradiometer.run.budget import Budget
@@ -135,7 +136,8 @@ def with_products(problem: Problem, *, adam: bool = False) -> Step:
         tell=print,
     )
     last = LastGradient(objective.parameters, optimizers, None)
-    reader = Successive(subject, last, chosen[0], chosen[1][:1])
+    triage = TriageRecorder(subject, last, print, lambda: 0)
+    reader = Successive(subject, last, triage, chosen[0], chosen[1][:1], all_steps=True)
     steps = count()
     reader.attach(lambda reading: None, lambda why: None, 0)
 
