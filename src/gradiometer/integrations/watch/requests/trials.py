@@ -37,10 +37,10 @@ COST = "trials"
 REPLICATES = 3
 
 # Orders of the data in the trial of a cut, whose worth shows soon, and the fewest updates of its
-# branches if there are more than the first number of orders. Half of the interval of five cuts that a
-# tenth of the training paid for was 9.3 % of the loss in the median, at the ends of branches in three
-# orders; by means over their second halves 4.6 % in three, 6.0 % in four, 3.5 % in six and 5.3 % in
-# eight. In branches of 12 updates a cut by which 24 % are gained was not shown yet.
+# branches if there are more than the first number of orders. Half of the interval of five cuts
+# that a tenth of the training paid for was 9.3 % of the loss in the median, at the ends of branches
+# in three orders; by means over their second halves 4.6 % in three, 6.0 % in four, 3.5 % in six and
+# 5.3 % in eight. In branches of 12 updates a cut by which 24 % are gained was not shown yet.
 ORDERS_OF_CUT = (4, 6)
 SHOWS_CUT = 25
 
@@ -69,9 +69,9 @@ STATES = 4
 # in none of 8 at the right one; from a quarter on in none.
 EARLY = 6
 
-# The earliest step whose state shows if a rate is too low that nothing speaks against. From steps 16
-# and 32 of trainings of 100 to 300 updates twice the rate was better in branches of 8 healthy ones, and
-# ended better in 4.
+# The earliest step whose state shows if a rate is too low that nothing speaks against. From steps
+# 16 and 32 of trainings of 100 to 300 updates twice the rate was better in branches of 8 healthy
+# ones, and ended better in 4.
 SETTLED = 100
 
 # The rate that is tried if nothing is wrong. Four times the rate gains more if it is right, but its
@@ -187,7 +187,7 @@ class Trials:
                 self._beside = max(self._budget.clock() - began - branches, 0.0)
                 self._made += 1
 
-    def _begins(self, _: object) -> None:
+    def _begin(self, _: object) -> None:
         """The branches of a trial begin."""
         self._budget.settle(COST)
         self._before_branches = self._budget.spent_on[COST]
@@ -198,7 +198,7 @@ class Trials:
         self._budget.settle(COST)
         spent = self._budget.spent_on[COST]
         pair = 2 * (spent - self._before_branches) / done
-        return done % 2 == 1 or pair <= self._left(self._share)
+        return done % 2 == 1 or pair <= self._rest(self._share)
 
     def _will_pay(self, step: int) -> bool:
         """False if the length of the training is known, and the share will not pay for a trial at
@@ -215,10 +215,10 @@ class Trials:
     def _updates(self, step: int, *, is_over: bool = True) -> int:
         """Updates of each branch that the share pays for; on the way half of it, since at the end
         all is known that a trial can be about."""
-        left = PLANNED * self._left(self._share if is_over else self._share / 2)
+        left = PLANNED * self._rest(self._share if is_over else self._share / 2)
         return int((left - self._besides(step)) / self._seconds(step) / BRANCHES)
 
-    def _left(self, share: float) -> float:
+    def _rest(self, share: float) -> float:
         """Seconds that are left of a share for trials. The states that they need count, too, beyond
         what any watch may spend on states."""
         training, spent = self._budget.training, self._budget.spent_on
@@ -289,7 +289,7 @@ class Trials:
             replicates=replicates,
             readout_examples=256,
             charged_to=COST,
-            begin=self._begins,
+            begin=self._begin,
             progress=self._goes_on,
             **settings,
         )
