@@ -10,6 +10,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -84,7 +85,7 @@ def is_run(folder: Path) -> bool:
     """True if this is the folder of a run. A `run.toml` without `format` is a configuration that
     somebody named so."""
     try:
-        return "format" in tomllib.loads(read_file(folder / "run.toml").decode())
+        return _has_format(read_file(folder / "run.toml"))
     except (
         FileNotFoundError,
         NotADirectoryError,
@@ -95,6 +96,12 @@ def is_run(folder: Path) -> bool:
         return False
     except OSError:
         return True
+
+
+# every file that is written asks for it, and to parse it takes longer than to write
+@lru_cache(maxsize=8)
+def _has_format(content: bytes) -> bool:
+    return "format" in tomllib.loads(content.decode())
 
 
 def write_new(path: Path, content: bytes) -> None:
