@@ -20,6 +20,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from command_line import called
 from gradiometer import BadArgument, RunNotFound
 from gradiometer.report.live import SHARE, Followed, Live
 from gradiometer.run import Run
@@ -258,3 +259,24 @@ def test_the_command_prints_an_address_that_answers_and_ends_with_ctrl_c(run: Ru
             _, told = shown.communicate(timeout=20)
     assert shown.returncode == 0
     assert told == "Press Ctrl-C to end.\n"
+
+
+def test_ctrl_c_before_the_first_page_is_the_normal_end_too(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The port answers before the pages are served."""
+    taken: list[socket.socket] = []
+    create = socket.create_server
+
+    def kept(address: tuple[str, int]) -> socket.socket:
+        taken.append(create(address))
+        return taken[0]
+
+    def stopped(*_: object, **__: object) -> None:
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(socket, "create_server", kept)
+    monkeypatch.setattr("click.echo", stopped)  # the address is about to be printed
+    assert called(capsys, "show", "--live", str(run.path), "--no-open")[0] == 0
+    taken[0].close()

@@ -59,13 +59,13 @@ def show(
             raise BadArgument("`--live` serves the page: leave out --png, --gauge and --json.")
         from gradiometer.report.live import Live
 
-        # The address is one that nobody can guess.
-        served = Live(runs or _newest(), port or 0)
-        names = ", ".join(followed.name for followed in served.followed)
-        click.echo(f"{names}  {served.address}")
-        click.echo("Press Ctrl-C to end.", err=True)
-        open_in_browser(served.address, no_open=no_open)
-        with suppress(KeyboardInterrupt):  # the normal end
+        with suppress(KeyboardInterrupt):  # the normal end, also before the first page
+            # The address is one that nobody can guess.
+            served = Live(runs or _newest(), port or 0)
+            names = ", ".join(followed.name for followed in served.followed)
+            click.echo(f"{names}  {served.address}")
+            click.echo("Press Ctrl-C to end.", err=True)
+            open_in_browser(served.address, no_open=no_open)
             served.serve()
         return 0
     if port is not None:
