@@ -119,17 +119,7 @@ class Panel:
             if self.live is not None:
                 self.live.update(self._draw(training, recorder), refresh=True)
             else:
-                parts = [f"step {training.step:,}/{training.steps:,}", f"loss {self.loss:.4f}"]
-                parts.append(f"learning rate {training.learning_rate:.3g}")
-                for _, estimates in _estimates(training, recorder):
-                    # the first estimate of a gauge is the one that it is about
-                    name, estimate = next(iter(estimates.items()))
-                    parts.append(f"{name.replace('_', ' ')} {_with_interval(estimate)}")
-                self.console.print(
-                    " · ".join([*parts, f"{self._time_left(training)} left"]),
-                    highlight=False,
-                    soft_wrap=True,
-                )
+                self.console.print(self._line(training, recorder), highlight=False, soft_wrap=True)
 
     def warn(self, text: str) -> None:
         """Print a warning, which stays above the panel."""
@@ -162,6 +152,22 @@ class Panel:
         used = time_used({**overhead, "used": of_the_budget(overhead)}, recorder.every)
         measured = f"measured {counted(overhead['measured_steps'], 'step')}, using {used}"
         cost = f"{measured}\n{too_few(overhead, recorder.every)}"
+        return Box(
+            Group(
+                bar,
+                self._numbers(training, estimated, width),
+                self._questions(training, estimated, width),
+                Text(cost.rstrip(), style="dim"),
+            ),
+            title=Text(f"gradiometer · {training.problem.name}"),
+            title_align="left",
+            width=width,
+        )
+
+    def _numbers(
+        self, training: "Training", estimated: "list[tuple[Gauge, Estimates]]", width: int
+    ) -> Table:
+        """The loss with its curve, the present learning rate, and the noise scale now."""
         scales = [found["noise_scale"] for _, found in estimated if "noise_scale" in found]
         known = bool(scales) and scales[0].tells
         noise = _with_interval(scales[0]) if known else "cannot tell yet"
@@ -172,17 +178,7 @@ class Panel:
         table.add_row("loss", Text(f"{self.loss:<10.4f}{curve}"))
         table.add_row("learning rate", f"{training.learning_rate:.3g}")
         table.add_row("noise scale now", f"{noise}, B = {training.configuration.batch_size:,}")
-        return Box(
-            Group(
-                bar,
-                table,
-                self._questions(training, estimated, width),
-                Text(cost.rstrip(), style="dim"),
-            ),
-            title=Text(f"gradiometer · {training.problem.name}"),
-            title_align="left",
-            width=width,
-        )
+        return table
 
     def _questions(
         self, training: "Training", estimated: "list[tuple[Gauge, Estimates]]", width: int
@@ -231,6 +227,15 @@ class Panel:
         if spikes:
             add("spikes", spikes_finding(spikes, explain))
         return table
+
+    def _line(self, training: "Training", recorder: "Recorder") -> str:
+        parts = [f"step {training.step:,}/{training.steps:,}", f"loss {self.loss:.4f}"]
+        parts.append(f"learning rate {training.learning_rate:.3g}")
+        for _, estimates in _estimates(training, recorder):
+            # the first estimate of a gauge is the one that it is about
+            name, estimate = next(iter(estimates.items()))
+            parts.append(f"{name.replace('_', ' ')} {_with_interval(estimate)}")
+        return " · ".join([*parts, f"{self._time_left(training)} left"])
 
     def _time_left(self, training: "Training") -> str:
         done = max(training.step - self.began_step, 1)

@@ -179,21 +179,24 @@ class HuggingFaceCallback(TrainerCallback):
 
         def stepping(*arguments: Any, **named: Any) -> Tensor:
             loss = training_step(*arguments, **named)
-            with self.watch.shield:
-                if self._made is None:
-                    raise Unsupported(
-                        "`model` returned no loss in training, and the Trainer did not call "
-                        "`compute_loss`: put `gradiometer.watch` into its `training_step`."
-                    )
-                made, self._made = self._made, None
-                self._inside = True
-                try:
-                    self.watch.step(*made)
-                finally:
-                    self._inside = False
+            self._backward()
             return loss
 
         return stepping
+
+    def _backward(self) -> None:
+        with self.watch.shield:
+            if self._made is None:
+                raise Unsupported(
+                    "`model` returned no loss in training, and the Trainer did not call "
+                    "`compute_loss`: put `gradiometer.watch` into its `training_step`."
+                )
+            (loss, batch), self._made = self._made, None
+            self._inside = True
+            try:
+                self.watch.step(loss, batch)
+            finally:
+                self._inside = False
 
 
 class _OwnLoss:

@@ -131,15 +131,7 @@ class Trackers:
         self._sent_at = now
         if not logs:
             return
-        estimates: dict[str, Estimate] = {}
-        step = -1
-        for gauge in recorder.gauges:
-            series = recorder.recent(gauge.name)
-            # Fewest readings of a gauge whose estimates are sent.
-            if series is None or len(series) < 5 or not isinstance(gauge, Gauge):
-                continue
-            estimates |= estimates_of(gauge, series.at_newest(by_layer=False), self._level)
-            step = max(step, int(series.steps[-1]))
+        estimates, step = self._estimates(recorder)
         if step <= self._sent_step:
             return
         self._sent_step = step
@@ -152,3 +144,16 @@ class Trackers:
                     f"the tracker {name} failed and gets no more estimates: {summary(error)}"
                     f"{user_line(error)}"
                 )
+
+    def _estimates(self, recorder: Recorder) -> tuple[dict[str, Estimate], int]:
+        """The estimates at the newest readings, and the step of the last reading."""
+        estimates: dict[str, Estimate] = {}
+        step = -1
+        for gauge in recorder.gauges:
+            series = recorder.recent(gauge.name)
+            # Fewest readings of a gauge whose estimates are sent.
+            if series is None or len(series) < 5 or not isinstance(gauge, Gauge):
+                continue
+            estimates |= estimates_of(gauge, series.at_newest(by_layer=False), self._level)
+            step = max(step, int(series.steps[-1]))
+        return estimates, step

@@ -77,8 +77,9 @@ class Job:
                 f"`work` of the job {self.name!r} must be a function, got "
                 f"{type(self.work).__name__}."
             )
-        kind = type(self.arguments).__name__
-        if kind != "tuple":
+        given: Any = self.arguments
+        if not isinstance(given, tuple):
+            kind = type(given).__name__
             raise BadArgument(
                 f"`arguments` of the job {self.name!r} must be a tuple, got {kind}: write (value,)."
             )

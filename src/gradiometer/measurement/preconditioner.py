@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.optim import Adagrad, Adam, Adamax, AdamW, NAdam, Optimizer, RAdam, RMSprop
 
@@ -107,20 +107,7 @@ def preconditioner_of(
             for piece in map(local, parameters)
         ]
     with torch.no_grad():
-        states = [
-            {} if place is None else place[0].state.get(p, {})
-            for p, place in zip(parameters, places, strict=True)
-        ]
-        # √v̂ + ε of every parameter; None for one without state
-        found = [
-            None
-            # Before the first update nothing is known. Of a count on a device P is NaN then.
-            if place is None or not state or (not isinstance(step, Tensor) and step == 0)
-            else _rule_of(place[0])(state, place[1], step, written)
-            for state, place, step, written in zip(
-                states, places, _steps(states, places), into, strict=True
-            )
-        ]
+        found = _denominators(parameters, places, into)
         floor = _floor(*_entries(found, places), sample_of_all)
         if floor is None:
             return None
@@ -146,13 +133,7 @@ def _floor(
     """The least √v̂ + ε, at which P is clipped; None if it is not known. A tensor on an accelerator
     if possible."""
     if not entries.is_cpu and sample_of_all is None:
-        # The median of what counts; NaN if there is none. The CPU does not wait for it.
-        values = 1 / entries
-        counted = ~(entries <= least)
-        count, ordered = counted.sum(), values.masked_fill(~counted, torch.inf).sort().values
-        middle = torch.stack([count - 1, count]).div(2, rounding_mode="floor").clamp(min=0)
-        unknown = (count == 0) | (values.isnan() & counted).any()
-        return 1 / (CLIP * ordered.index_select(0, middle).mean().masked_fill(unknown, torch.nan))
+        return 1 / (CLIP * _median(1 / entries, ~(entries <= least)))
     sample: Sample = entries.cpu().numpy()
     sample = sample[~(sample <= least.cpu().numpy())]  # NaN stays
     if sample_of_all is not None:
@@ -160,9 +141,40 @@ def _floor(
     return 1 / (CLIP * float(np.median(1 / sample))) if len(sample) else None
 
 
+def _median(
+    values: Float[Tensor, " entries"], counted: Bool[Tensor, " entries"]
+) -> Float[Tensor, ""]:
+    """The median of the values that count; NaN if there is none, or if one is NaN. The CPU does not
+    wait for it."""
+    count, ordered = counted.sum(), values.masked_fill(~counted, torch.inf).sort().values
+    middle = torch.stack([count - 1, count]).div(2, rounding_mode="floor").clamp(min=0)
+    unknown = (count == 0) | (values.isnan() & counted).any()
+    return ordered.index_select(0, middle).mean().masked_fill(unknown, torch.nan)
+
+
 def local(tensor: Tensor) -> Tensor:
     """The tensor itself, or this process's piece of a sharded one."""
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
+
+def _denominators(
+    parameters: Sequence[Tensor], places: Sequence[Place | None], into: Sequence[Tensor]
+) -> list[Tensor | None]:
+    """√v̂ + ε of every parameter, written into these tensors; None for a parameter without
+    state."""
+    states = [
+        {} if place is None else place[0].state.get(p, {})
+        for p, place in zip(parameters, places, strict=True)
+    ]
+    return [
+        None
+        # Before the first update nothing is known. Of a count on a device P is NaN then.
+        if place is None or not state or (not isinstance(step, Tensor) and step == 0)
+        else _rule_of(place[0])(state, place[1], step, written)
+        for state, place, step, written in zip(
+            states, places, _steps(states, places), into, strict=True
+        )
+    ]
 
 
 def _rule_of(optimizer: Optimizer) -> Rule:

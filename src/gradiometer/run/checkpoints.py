@@ -109,12 +109,7 @@ def save(
     final = folder.checkpoints_path / f"step_{step:06d}"
     with interrupted_by_disk(final, folder.path, _safe(folder)):
         check_inside(final)
-        for path, name in _matching(folder, _HIDDEN):
-            whole = path.with_name(f"step_{name[1]}")
-            if name[2] == "replaced" and not whole.exists():
-                path.rename(whole)  # killed between the two renames: this is still the newest
-            else:
-                remove_folder(path)
+        _clear_leftovers(folder)
         _write_aside_and_rename(final, {**files, SUMS: sums.encode()})
         _prune(folder, step, keep, lasting)
     return final
@@ -218,6 +213,15 @@ def _write_aside_and_rename(final: Path, files: Mapping[str, bytes]) -> None:
     aside.rename(final)
     sync_folder(final.parent)
     remove_folder(replaced)
+
+
+def _clear_leftovers(folder: RunFolder) -> None:
+    for path, name in _matching(folder, _HIDDEN):
+        final = path.with_name(f"step_{name[1]}")
+        if name[2] == "replaced" and not final.exists():
+            path.rename(final)  # killed between the two renames: this is still the newest
+        else:
+            remove_folder(path)
 
 
 def _prune(folder: RunFolder, step: int, keep: int, lasting: Collection[int]) -> None:

@@ -78,13 +78,7 @@ class Accumulator:
             self._share(batch), batch_size(batch), builder if measured else None, where
         )
         if not self._ranks.alone:
-            parts = [part.reshape(-1) for part in self._mean]
-            flat = torch.cat([*parts, parts[0].new_tensor([loss])])
-            self._ranks.add(flat)
-            *sums, loss_sum = flat.split([part.numel() for part in parts] + [1])
-            for mean, total in zip(self._mean, sums, strict=True):
-                mean.copy_(total.view_as(mean))
-            loss = float(loss_sum)
+            loss = self._add_up(loss)
         for parameter, gradient in zip(self._objective.parameters, self._mean, strict=True):
             parameter.grad = gradient
         if not measured:
@@ -136,6 +130,16 @@ class Accumulator:
     def _each(self) -> int:
         """Most micro-batches of one process."""
         return -(-self._accumulation // self._ranks.count)
+
+    def _add_up(self, loss: float) -> float:
+        """Add up the gradients and losses of all processes in one exchange. Returns the loss."""
+        parts = [part.reshape(-1) for part in self._mean]
+        flat = torch.cat([*parts, parts[0].new_tensor([loss])])
+        self._ranks.add(flat)
+        *sums, loss_sum = flat.split([part.numel() for part in parts] + [1])
+        for mean, total in zip(self._mean, sums, strict=True):
+            mean.copy_(total.view_as(mean))
+        return float(loss_sum)
 
     def _join(self, builder: SpreadBuilder) -> SpreadBuilder:
         """The norms of the micro-batches of all processes."""

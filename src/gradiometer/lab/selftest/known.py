@@ -143,18 +143,7 @@ class KnownNetwork(KnownProblem):
         chains, sets, examples = weights.shape
         # The whole training set is one more set of examples.
         weights = torch.cat([weights, weights.new_full((chains, 1, examples), 1 / examples)], dim=1)
-        # forward and back: inputs [chains, in + 1, examples], errors [chains, out, examples]
-        features, labels = self.examples.data
-        matrices = self._matrices(points)
-        ones = points.new_ones(len(points), 1, len(features))
-        inputs = [torch.cat([features.T.expand(len(points), -1, -1), ones], dim=1)]
-        for matrix in matrices[:-1]:
-            inputs.append(torch.cat([torch.tanh(matrix @ inputs[-1]), ones], dim=1))
-        # p − y, the gradient of the cross-entropy at the logits.
-        errors = [torch.softmax(matrices[-1] @ inputs[-1], dim=1) - F.one_hot(labels).T]
-        for matrix, leaving in zip(matrices[:0:-1], inputs[:0:-1], strict=True):
-            units = leaving[:, :-1]
-            errors.insert(0, (matrix[:, :, :-1].mT @ errors[0]) * (1 - units.square()))
+        inputs, errors = self._propagate(points)
         sums, squared = [], points.new_zeros(chains, examples)
         for entering, error in zip(inputs, errors, strict=True):
             weighted = (weights[:, :, None] * error[:, None]).reshape(chains, -1, examples)
@@ -198,6 +187,22 @@ class KnownNetwork(KnownProblem):
             points[:, columns].unflatten(1, (outside, inside + 1))
             for columns, (inside, outside) in shapes
         ]
+
+    def _propagate(self, points: Points) -> tuple[list[Tensor], list[Tensor]]:
+        """Forward and back: every layer's inputs [chains, in + 1, examples] and errors [chains,
+        out, examples]."""
+        features, labels = self.examples.data
+        matrices = self._matrices(points)
+        ones = points.new_ones(len(points), 1, len(features))
+        inputs = [torch.cat([features.T.expand(len(points), -1, -1), ones], dim=1)]
+        for matrix in matrices[:-1]:
+            inputs.append(torch.cat([torch.tanh(matrix @ inputs[-1]), ones], dim=1))
+        # p − y, the gradient of the cross-entropy at the logits.
+        errors = [torch.softmax(matrices[-1] @ inputs[-1], dim=1) - F.one_hot(labels).T]
+        for matrix, leaving in zip(matrices[:0:-1], inputs[:0:-1], strict=True):
+            units = leaving[:, :-1]
+            errors.insert(0, (matrix[:, :, :-1].mT @ errors[0]) * (1 - units.square()))
+        return inputs, errors
 
 
 def known_problems() -> tuple[KnownProblem, ...]:

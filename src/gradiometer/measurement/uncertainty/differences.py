@@ -258,16 +258,12 @@ def over_examples_too(
     examples = checked[0].shape[1]
     if not examples >= 2:
         raise BadArgument(f"`differences` must hold at least 2 examples, got {examples}.")
-    means = np.stack([each.mean(axis=0) for each in checked], axis=1)
-    level = _single_level(means, estimates[0].level)
+    across = np.stack([each.mean(axis=0) for each in checked], axis=1)
+    level = _single_level(across, estimates[0].level)
     quantile = student_quantile(level, examples - 1)
     found = []
-    for estimate, each, mean in zip(estimates, checked, means.T, strict=True):
-        # the variance that the sampling of the examples gives, beyond that within pairs
-        within = each - mean - each.mean(axis=1, keepdims=True) + each.mean()
-        freedom = (len(each) - 1) * (examples - 1)
-        counted = (within**2).sum() / freedom / (len(each) * examples)
-        wider = quantile * math.sqrt(max(float(mean.var(ddof=1) / examples - counted), 0.0))
+    for estimate, each in zip(estimates, checked, strict=True):
+        wider = quantile * math.sqrt(_variance_of_sampling(each))
         low, high = estimate.value - estimate.low, estimate.high - estimate.value
         found.append(
             Estimate.interval(
@@ -281,6 +277,15 @@ def over_examples_too(
             )
         )
     return tuple(found)
+
+
+def _variance_of_sampling(differences: Float[np.ndarray, "pairs examples"]) -> float:
+    """The variance that the sampling of the examples gives the mean, beyond that within pairs."""
+    pairs, examples = differences.shape
+    across = differences.mean(axis=0)
+    within = differences - across - differences.mean(axis=1, keepdims=True) + differences.mean()
+    counted = (within**2).sum() / ((pairs - 1) * (examples - 1)) / (pairs * examples)
+    return max(float(across.var(ddof=1) / examples - counted), 0.0)
 
 
 def _single_level(across: Float[np.ndarray, "examples alternatives"], level: float) -> float:

@@ -164,11 +164,7 @@ def power_law(
     centers = values.sum() / total
     residuals = values - centers[:, None] * expected
     count = min(MOST_BATCHES, len(values) // 2)
-    sums = _batch_sums(residuals, count)
-    squares = (sums**2).sum(axis=1)
-    products = (sums[:, 1:] * sums[:, :-1]).sum(axis=1)
-    # the lag-one correlation of the batch sums, if it is positive
-    correlation = np.divide(products, squares, out=np.zeros(len(sums)), where=squares > 0).clip(0)
+    squares, correlation = _spread(_batch_sums(residuals, count))
     noise = squares * (1 + 2 * correlation) * count / (count - 1) / total**2
     # What wanders shows in the batches, so it is not larger than their spread.
     wandered = np.minimum((wander * centers) ** 2, squares * count / total**2)
@@ -248,6 +244,15 @@ def _batch_sums(
 ) -> Float[np.ndarray, "powers batches"]:
     starts = np.linspace(0, readings.shape[1], count, endpoint=False).astype(int)
     return np.add.reduceat(readings, starts, axis=1)
+
+
+def _spread(sums: Float[np.ndarray, "powers batches"]) -> tuple[np.ndarray, np.ndarray]:
+    """The sum of squares of the batch sums, and their lag-one correlation if it is positive."""
+    squares = (sums**2).sum(axis=1)
+    products = (sums[:, 1:] * sums[:, :-1]).sum(axis=1)
+    return squares, np.maximum(
+        np.divide(products, squares, out=np.zeros(len(sums)), where=squares > 0), 0.0
+    )
 
 
 def _chi_square(scores: Float[np.ndarray, "clocks powers batches"]) -> Float[np.ndarray, " powers"]:

@@ -81,8 +81,6 @@ def difference_of_proportions(
     >>> print(difference_of_proportions(right, right & (np.arange(200) >= 6)))  # the second fails on 6 more
     0.0300 [0.0156, 0.0570]
     """
-    from scipy.optimize import brentq  # noqa: PLC0415 (a quarter of a second, only for this)
-
     first, second = np.asarray(first), np.asarray(second)
     if not (first.dtype == bool and second.dtype == bool):
         raise BadArgument(
@@ -94,26 +92,38 @@ def difference_of_proportions(
             f"{len(second)}."
         )
     check_level(level)
-    n, b, c = len(first), int((first & ~second).sum()), int((second & ~first).sum())
-    value, z = (b - c) / n, float(ndtri((1 + level) / 2))
-
-    def beyond(difference: float, quantile: float) -> float:
-        # the standard deviation of b − c − n·difference at the likeliest nuisance
-        linear = -b - c + (2 * n - b + c) * difference
-        constant = -c * difference * (1 - difference)
-        only_second = (math.sqrt(max(linear**2 - 8 * n * constant, 0.0)) - linear) / (4 * n)
-        variance = n * (2 * only_second + difference * (1 - difference))
-        return (b - c - n * difference) - quantile * math.sqrt(max(variance, 0.0))
-
-    # The smallest and the largest difference that the score test does not reject. If the two never
-    # differ, the value itself is also a root, but not the wanted one.
-    low = -1.0 if c == n else brentq(beyond, -1.0, value - STEP, args=(z,))
-    high = 1.0 if b == n else brentq(beyond, value + STEP, 1.0, args=(-z,))
+    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
+    low, high = _score_interval(only_first, only_second, len(first), float(ndtri((1 + level) / 2)))
     return Estimate.interval(
-        value,
-        min(float(low), value),
-        max(float(high), value),
+        (only_first - only_second) / len(first),
+        low,
+        high,
         level=level,
         method="Tango score",
-        samples=n,
+        samples=len(first),
     )
+
+
+def _score_interval(b: int, c: int, n: int, z: float) -> tuple[float, float]:
+    """The smallest and largest difference that the score test does not reject; b and c count the
+    trials that differ."""
+    from scipy.optimize import brentq  # noqa: PLC0415 (a quarter of a second, only for this)
+
+    value = (b - c) / n
+
+    def beyond(difference: float, quantile: float) -> float:
+        return (b - c - n * difference) - quantile * _spread(difference, b, c, n)
+
+    # If the two never differ, the value itself is also a root, but not the wanted one.
+    low = -1.0 if c == n else brentq(beyond, -1.0, value - STEP, args=(z,))
+    high = 1.0 if b == n else brentq(beyond, value + STEP, 1.0, args=(-z,))
+    return min(float(low), value), max(float(high), value)
+
+
+def _spread(difference: float, b: int, c: int, n: int) -> float:
+    """Standard deviation of b − c − n·difference if that is the true difference, at the likeliest
+    nuisance."""
+    linear = -b - c + (2 * n - b + c) * difference
+    constant = -c * difference * (1 - difference)
+    only_second = (math.sqrt(max(linear**2 - 8 * n * constant, 0.0)) - linear) / (4 * n)
+    return math.sqrt(max(n * (2 * only_second + difference * (1 - difference)), 0.0))

@@ -149,12 +149,7 @@ class Tails:
         >>> Tails.of(np.array([1.0] * 19 + [20.0]))
         Tails(excess=0.487..., variation=4.5...)
         """
-        sizes = np.abs(variance)
-        # 15: readings in the running median that a reading is compared with.
-        room = min(15 // 2, len(sizes) - 1)
-        padded = np.pad(sizes, room, mode="reflect")
-        medians = np.median(np.lib.stride_tricks.sliding_window_view(padded, 2 * room + 1), axis=1)
-        relative = variance / np.maximum(medians, 1e-6 * float(sizes.mean()) or 1.0)
+        relative = variance / _running_medians(np.abs(variance))
         total, squares = float(relative.sum()), float((relative**2).sum())
         if not total > 0:
             return cls(0.0, 0.0)
@@ -192,3 +187,13 @@ def with_unseen_pairs(
     # noise in half a batch.
     half = margin * margin * max(part - 0.6 * spread, 0.0)
     return value + half + math.hypot(margin * max(spread, part), half)
+
+
+def _running_medians(sizes: Float[np.ndarray, " steps"]) -> Float[np.ndarray, " steps"]:
+    """The median of the neighbours of each reading, above zero."""
+    # 15: readings in the running median that a reading is compared with.
+    room = min(15 // 2, len(sizes) - 1)
+    padded = np.pad(sizes, room, mode="reflect")
+    medians = np.median(np.lib.stride_tricks.sliding_window_view(padded, 2 * room + 1), axis=1)
+    result: np.ndarray = np.maximum(medians, 1e-6 * float(sizes.mean()) or 1.0)
+    return result

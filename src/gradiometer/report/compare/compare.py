@@ -35,8 +35,8 @@ from gradiometer.report.compare.contrast import QUANTITIES, Compared, Contrast, 
 from gradiometer.run.artifacts import read_examples
 from gradiometer.run.reader import Run, check_run
 
-# Maximum number of runs in a comparison.
-MOST = 200
+# Minimum and maximum number of runs in a comparison.
+FEWEST, MOST = 2, 200
 
 
 class Comparison(NamedTuple):
@@ -67,8 +67,8 @@ def compare(runs: Sequence[Run], level: float | None = None) -> Comparison:
             a common step.
     """
     given = len(runs) if isinstance(runs, Sequence) else type_name(runs)
-    if not (isinstance(given, int) and 2 <= given <= MOST):
-        raise BadArgument(f"`runs` must be 2 to {MOST} runs, got {given}.")
+    if not (isinstance(given, int) and FEWEST <= given <= MOST):
+        raise BadArgument(f"`runs` must be {FEWEST} to {MOST} runs, got {given}.")
     first, fingerprints = runs[0], list[Any]()
     for place, run in enumerate(runs):
         check_run(run, "runs")
@@ -87,7 +87,7 @@ def compare(runs: Sequence[Run], level: float | None = None) -> Comparison:
     for each in (Compared(run, level) for run in runs):
         group = next((group for group in found if group[0].settings == each.settings), None)
         found.append([each]) if group is None else group.append(each)
-    if len(found) == 1 and len(runs) == 2:
+    if len(found) == 1 and len(runs) == FEWEST:
         found = [[each] for each in found[0]]
     step = min(run.steps for run in runs)
     # A to Z, AA, AB, …
@@ -195,19 +195,10 @@ def _of_two_runs(
     quantity: str, first: Compared, second: Compared, step: int, level: float
 ) -> Difference | None:
     if quantity == "training_loss":
-        (steps, losses), (other_steps, other_losses) = first.run.losses, second.run.losses
-        # the finite losses of both at the same steps, over the last quarter of these steps
-        _, places, other_places = np.intersect1d(
-            steps, other_steps, assume_unique=True, return_indices=True
-        )
-        losses, other_losses = losses[places], other_losses[other_places]
-        kept = (steps[places] <= step) & np.isfinite(losses) & np.isfinite(other_losses)
-        losses, other_losses = losses[kept], other_losses[kept]
-        count = max(len(losses) // 4, min(len(losses), 40))
-        if count < 4:
+        losses, other_losses = _common_losses(first.run, second.run, step)
+        if len(losses) < 4:
             return None
-        estimate = difference_of_means(other_losses[-count:], losses[-count:], level=level)
-        return Difference(quantity, estimate, "steps")
+        return Difference(quantity, difference_of_means(other_losses, losses, level=level), "steps")
     pairs = _pairs_of_examples(quantity, first, second, step)
     if pairs is not None:
         before, after = pairs
@@ -236,6 +227,17 @@ def _pairs_of_examples(
         found.append(values)
     ours, theirs = found
     return (ours, theirs) if len(ours) == len(theirs) else None
+
+
+def _common_losses(first: Run, second: Run, step: int) -> tuple[np.ndarray, np.ndarray]:
+    """The finite losses of both runs at the same steps, over the last quarter of their common
+    steps."""
+    (steps, losses), (other_steps, other_losses) = first.losses, second.losses
+    _, ours, theirs = np.intersect1d(steps, other_steps, assume_unique=True, return_indices=True)
+    kept = (steps[ours] <= step) & np.isfinite(losses[ours]) & np.isfinite(other_losses[theirs])
+    ours, theirs = ours[kept], theirs[kept]
+    start = len(ours) - max(len(ours) // 4, min(len(ours), 40))
+    return losses[ours[start:]], other_losses[theirs[start:]]
 
 
 def _estimate(quantity: str, each: Compared, step: int, level: float) -> Estimate | None:

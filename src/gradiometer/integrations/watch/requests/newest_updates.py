@@ -31,6 +31,9 @@ SPACING = 32
 # updates before they were seen to be high.
 STRETCHES = 3
 
+# Losses of a stretch whose median shows if it rises.
+NEWEST = 16
+
 
 @dataclass
 class Stretch:
@@ -174,16 +177,7 @@ class NewestUpdates:
                 self._end("`w.step` was called without the batch")
                 return
             if step != self._step:
-                self._step = step
-                if not self._stretches or len(self._stretches[-1].rates) == SPACING:
-                    self._begin_stretch(step)
-                if self._stretches:
-                    groups = as_one(self._subject.optimizers).param_groups
-                    newest = self._stretches[-1]
-                    newest.rates.append(max(float(group["lr"]) for group in groups))
-                    newest.batches.append([])
-                    newest.losses.append([])
-                    self.awaits_update = len(newest.rates) == SPACING
+                self._begin_update(step)
             # a state that is too large ends the keeping
             if self._stretches:
                 self._stretches[-1].batches[-1].append(mapped(batch, Tensor.clone))
@@ -202,6 +196,18 @@ class NewestUpdates:
             with self.shield:
                 self._look()
                 self._complete()
+
+    def _begin_update(self, step: int) -> None:
+        self._step = step
+        if not self._stretches or len(self._stretches[-1].rates) == SPACING:
+            self._begin_stretch(step)
+        if self._stretches:
+            groups = as_one(self._subject.optimizers).param_groups
+            newest = self._stretches[-1]
+            newest.rates.append(max(float(group["lr"]) for group in groups))
+            newest.batches.append([])
+            newest.losses.append([])
+            self.awaits_update = len(newest.rates) == SPACING
 
     def _begin_stretch(self, step: int) -> None:
         if self._stretches:
@@ -234,8 +240,7 @@ class NewestUpdates:
         heights = (losses - level) / spread if spread > 0 else np.zeros(len(losses))
         heights[~np.isfinite(losses)] = math.inf
         # in usual deviations: the median of 16 losses of noise is within 0.3 of one
-        newest = SPACING // 2  # losses of a stretch whose median shows if it rises
-        rises = len(heights) >= newest and np.median(heights[-newest:]) > 2
+        rises = len(heights) >= NEWEST and np.median(heights[-NEWEST:]) > 2
         if not self._is_open and (rises or (heights > BEYOND).any()):
             self._is_open = True
             self._opened = stretch.state.step

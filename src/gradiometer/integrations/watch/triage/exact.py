@@ -200,27 +200,34 @@ def schedulers_of(
     if seen is not None and seen.still_set(optimizers, steps):
         found = [*seen]
     else:
-        found = []
-        for optimizer in optimizers:
-            if not any("initial_lr" in group for group in optimizer.param_groups):
-                continue
-            known = [
-                owner
-                for owner in _owners(optimizer)
-                if isinstance(owner, torch.optim.lr_scheduler.LRScheduler)
-                and bare_optimizer(owner.optimizer) is optimizer
-            ]
-            # those that a chain or a sequence is made of are stepped by it
-            inner = {id(part) for one in known for part in getattr(one, "_schedulers", ())}
-            outer = [one for one in known if id(one) not in inner]
-            if outer:
-                found.append(max(outer, key=lambda one: one.last_epoch))
+        found = _found_schedulers(optimizers)
     if seen is not None:
         seen.clear()
         seen.update({one: one.last_epoch for one in found})
         seen.at = steps
     each_update = all(2 * one.last_epoch >= steps for one in found)
     return found, "update" if each_update else "epoch"
+
+
+def _found_schedulers(
+    optimizers: Sequence[torch.optim.Optimizer],
+) -> list[torch.optim.lr_scheduler.LRScheduler]:
+    found = []
+    for optimizer in optimizers:
+        if not any("initial_lr" in group for group in optimizer.param_groups):
+            continue
+        known = [
+            owner
+            for owner in _owners(optimizer)
+            if isinstance(owner, torch.optim.lr_scheduler.LRScheduler)
+            and bare_optimizer(owner.optimizer) is optimizer
+        ]
+        # those that a chain or a sequence is made of are stepped by it
+        inner = {id(part) for one in known for part in getattr(one, "_schedulers", ())}
+        outer = [one for one in known if id(one) not in inner]
+        if outer:
+            found.append(max(outer, key=lambda one: one.last_epoch))
+    return found
 
 
 def _owners(optimizer: torch.optim.Optimizer) -> list[Any]:

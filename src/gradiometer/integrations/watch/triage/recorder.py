@@ -387,8 +387,8 @@ class TriageRecorder:
         return step + distance
 
     def _write(self, before: float | int = math.inf) -> None:
-        """Write what has been fetched at the steps before one, and the learning rates since the last
-        look. For the numbers of this step training would wait."""
+        """Write what has been fetched at the steps before one: for that of this step training would
+        wait."""
         fetched = [one for one in self._waiting if one[0] < before]
         self._waiting = self._waiting[len(fetched) :]
         for step, counts, layout, copied in fetched:
@@ -401,16 +401,21 @@ class TriageRecorder:
                 signs[name] = part if name in LISTS else part[0]
             if self._recorder is not None:
                 self._recorder.signs(step, signs)
-        if self._recorder is not None and self._rates and self._rate_changes != self._written:
-            signs = {
-                "rate_steps": [float(step) for step, _ in self._rates],
-                "rates": [rate for _, rate in self._rates],
-                "rate_changes": float(self._rate_changes),
-            }
-            self._recorder.signs(self._rates[-1][0], signs)
-            # the last one stays, to compare the next with
-            self._rates = self._rates[-1:]
-            self._written = self._rate_changes
+        self._write_rates()
+
+    def _write_rates(self) -> None:
+        """Write the learning rates since the last look. The last one stays, to compare the next
+        with."""
+        if self._recorder is None or not self._rates or self._rate_changes == self._written:
+            return
+        signs = {
+            "rate_steps": [float(step) for step, _ in self._rates],
+            "rates": [rate for _, rate in self._rates],
+            "rate_changes": float(self._rate_changes),
+        }
+        self._recorder.signs(self._rates[-1][0], signs)
+        self._rates = self._rates[-1:]
+        self._written = self._rate_changes
 
     def _remove_hooks(self) -> None:
         while self._handles:
