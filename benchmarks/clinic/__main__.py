@@ -8,7 +8,7 @@ from pathlib import Path
 
 from clinic import earning
 from clinic.bench import Bench
-from clinic.cases import HALVES, sick_cases, well_cases
+from clinic.cases import HALVES, LONGER, sick_cases, well_cases
 from clinic.judging import judge
 from clinic.rates import judge_rates
 
@@ -17,7 +17,7 @@ def main() -> None:
     """Run one of the commands."""
     parser = argparse.ArgumentParser(prog="clinic", description=__doc__)
     parser.add_argument("command", choices=("list", "earn", "judge", "rates"))
-    parser.add_argument("--half", choices=HALVES, default="development")
+    parser.add_argument("--half", choices=(*HALVES, *LONGER), default="development")
     parser.add_argument(
         "--runs", type=Path, help="Folder that keeps the trainings. By default a temporary one."
     )

@@ -1,13 +1,15 @@
 """Does each sick case earn its place? Its cure must lower the loss on fresh rows on two seeds."""
 
 import json
+import statistics
 from collections import Counter
 from pathlib import Path
 
 from clinic.bench import Bench, Wanted, gain
-from clinic.cases import HALVES, MILD, SEEDS, Case, partly_cured, sick_cases
+from clinic.cases import HALVES, LONGER, MILD, SEEDS, Case, partly_cured, sick_cases
 from clinic.catalogue import data_of
-from clinic.recipe import build
+from clinic.illnesses import PAIR, follow
+from clinic.recipe import Recipe, build
 
 EARNED = Path(__file__).with_name("earned.json")
 WORTH = dict.fromkeys(HALVES, 0.1) | dict.fromkeys(MILD, 0.02)
@@ -23,7 +25,7 @@ def earn(bench: Bench, half: str) -> list[dict[str, object]]:
     wanted = []
     for case in cases:
         for seed in SEEDS:
-            recipes = [case.recipe, case.healthy]
+            recipes = [case.recipe, case.healthy, *cures_of_pair(case).values()]
             if len(case.claims) == 2:
                 recipes += partly_cured(case)
             wanted += [Wanted(recipe, seed) for recipe in recipes]
@@ -48,8 +50,25 @@ def row_of(bench: Bench, case: Case) -> dict[str, object]:
         alone = [gains_of(bench, case, recipe) for recipe in partly_cured(case)]
         row["gains of each alone"] = alone
         earns = earns and all(min(each) >= WORTH[case.half] for each in alone)
+    cures = cures_of_pair(case)
+    if cures:
+        ends = {
+            claim: statistics.fmean(bench.fresh_loss(recipe, seed) for seed in SEEDS)
+            for claim, recipe in cures.items()
+        }
+        row["ends after each cure"] = {claim: float(f"{end:.4g}") for claim, end in ends.items()}
+        earns = earns and min(ends, key=lambda claim: ends[claim]) in case.claims
     row["earns"] = earns
     return row
+
+
+def cures_of_pair(case: Case) -> dict[str, Recipe]:
+    """Both cures of a longer training at a constant rate that has one of two illnesses that are
+    confused: it is the one whose cure gains more."""
+    if case.half not in LONGER or not set(case.claims) & set(PAIR):
+        return {}
+    cures = {claim: follow(claim, (), case.recipe) for claim in PAIR}
+    return {claim: recipe for claim, recipe in cures.items() if recipe is not None}
 
 
 def gains_of(bench: Bench, case: Case, sick: object) -> list[float]:

@@ -12,6 +12,8 @@ KAIMING = 2.4
 """√6, the factor between PyTorch's default weights of a layer and Kaiming's for ReLU."""
 GAINS = dict.fromkeys(("deep", "tower", "funnel", "leaky"), KAIMING)
 """Networks that begin with Kaiming's weights. The others begin with PyTorch's."""
+PAIR = ("no_decay", "stopped_early")
+"""Claims that readings take for each other at a constant rate."""
 BY_A_PERSON = {"labels_random", "labels_noisy"}
 """Illnesses that only a person can cure: no setting of the loop mends wrong labels."""
 
