@@ -52,8 +52,8 @@ SHORT = ("sixth_fresh", "seventh_fresh", "eighth_fresh", "ninth_fresh")
 """The parts for a figure that a busy machine reproduces in minutes. Every second healthy training is
 watched in two lines."""
 SEEDS = (1, 2)
-"""The seeds on which gains are measured. They are the same for all cases, which so share their
-cured trainings."""
+"""The seeds on which gains are measured, of longer trainings the first. They are the same for all
+cases, which so share their cured trainings."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +134,11 @@ def sick_case(row: str, half: str, healthy: dict[str, Recipe]) -> Case:
         sick = ILLNESSES[name].spoil(sick, much)
     seed = zlib.crc32(row.encode())
     return Case(f"{base}: {listed}", half, sick, well, tuple(illnesses), seed, alone)
+
+
+def seeds_of(half: str) -> tuple[int, ...]:
+    """The seeds on which the gains of a part are measured."""
+    return SEEDS[:1] if half in LONGER else SEEDS
 
 
 def partly_cured(case: Case) -> list[Recipe]:

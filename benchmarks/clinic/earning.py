@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 from clinic.bench import Bench, Wanted, gain
-from clinic.cases import HALVES, LONGER, MILD, SEEDS, Case, partly_cured, sick_cases
+from clinic.cases import HALVES, LONGER, MILD, Case, partly_cured, seeds_of, sick_cases
 from clinic.catalogue import data_of
 from clinic.illnesses import PAIR, follow
 from clinic.recipe import Recipe, build
@@ -24,7 +24,7 @@ def earn(bench: Bench, half: str) -> list[dict[str, object]]:
     cases = sick_cases(half)
     wanted = []
     for case in cases:
-        for seed in SEEDS:
+        for seed in seeds_of(half):
             recipes = [case.recipe, case.healthy, *cures_of_pair(case).values()]
             if len(case.claims) == 2:
                 recipes += partly_cured(case)
@@ -53,7 +53,7 @@ def row_of(bench: Bench, case: Case) -> dict[str, object]:
     cures = cures_of_pair(case)
     if cures:
         ends = {
-            claim: statistics.fmean(bench.fresh_loss(recipe, seed) for seed in SEEDS)
+            claim: statistics.fmean(bench.fresh_loss(recipe, seed) for seed in seeds_of(case.half))
             for claim, recipe in cures.items()
         }
         row["ends after each cure"] = {claim: float(f"{end:.4g}") for claim, end in ends.items()}
@@ -75,7 +75,7 @@ def gains_of(bench: Bench, case: Case, sick: object) -> list[float]:
     """By how much of the loss on fresh rows the cure is better, on each seed."""
     return [
         round(gain(bench.fresh_loss(sick, seed), bench.fresh_loss(case.healthy, seed)), 4)  # type: ignore[arg-type]
-        for seed in SEEDS
+        for seed in seeds_of(case.half)
     ]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from clinic.bench import Bench, Wanted, gain
-from clinic.cases import SEEDS, Case, sick_cases, well_cases
+from clinic.cases import Case, seeds_of, sick_cases, well_cases
 from clinic.catalogue import data_of
 from clinic.illnesses import follow
 from clinic.recipe import Recipe
@@ -229,7 +229,7 @@ def train_both(bench: Bench, pairs: list[tuple[Case, Recipe]]) -> None:
     """Train cases before and after a change, on their two seeds."""
     wanted = []
     for case, recipe in pairs:
-        for seed in SEEDS:
+        for seed in seeds_of(case.half):
             wanted += [Wanted(case.recipe, seed), Wanted(recipe, seed), Wanted(case.healthy, seed)]
     bench.train(wanted)
 
@@ -237,7 +237,8 @@ def train_both(bench: Bench, pairs: list[tuple[Case, Recipe]]) -> None:
 def gains(bench: Bench, case: Case, recipe: Recipe) -> list[float]:
     """What a change of a case gains on each of its seeds."""
     return [
-        gain(bench.fresh_loss(case.recipe, seed), bench.fresh_loss(recipe, seed)) for seed in SEEDS
+        gain(bench.fresh_loss(case.recipe, seed), bench.fresh_loss(recipe, seed))
+        for seed in seeds_of(case.half)
     ]
 
 
@@ -270,7 +271,7 @@ def gap_closed(bench: Bench, case: Case, followed: Recipe | None) -> float:
 
     def loss(recipe: Recipe) -> float:
         return statistics.fmean(
-            min(bench.fresh_loss(recipe, seed), max(guess, 1e-9)) for seed in SEEDS
+            min(bench.fresh_loss(recipe, seed), max(guess, 1e-9)) for seed in seeds_of(case.half)
         )
 
     sick, cured = loss(case.recipe), loss(case.healthy)
@@ -280,10 +281,11 @@ def gap_closed(bench: Bench, case: Case, followed: Recipe | None) -> float:
 def ends_worse(bench: Bench, case: Case, recipe: Recipe) -> bool:
     """True if the followed run is worse on both seeds, by more than the untouched run differs
     between its seeds."""
-    before = [bench.fresh_loss(case.recipe, seed) for seed in SEEDS]
-    after = [bench.fresh_loss(recipe, seed) for seed in SEEDS]
+    seeds = seeds_of(case.half)
+    before = [bench.fresh_loss(case.recipe, seed) for seed in seeds]
+    after = [bench.fresh_loss(recipe, seed) for seed in seeds]
     if not all(map(math.isfinite, before)):
         return False
-    noise = abs(before[0] - before[1])
+    noise = max(before) - min(before) if len(seeds) > 1 else NOTHING * before[0]
     both = all(second > first for first, second in zip(before, after, strict=True))
     return both and statistics.fmean(after) - statistics.fmean(before) > noise
