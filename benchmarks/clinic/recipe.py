@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from clinic.catalogue import data_of, network_of
 from clinic.data import Data, Pairs
 from gradiometer.integrations.watch import watch
+from gradiometer.loop.data import data_of as data_of_loop
 
 EVALUATIONS = 12
 """Evaluations of a training, spread evenly."""
@@ -285,8 +286,12 @@ def watched(
         }
     w = watch(model, optimizer, trials=trials, **settings)
     if trials:
-        loader = DataLoader(TensorDataset(*rows), size_of(recipe, rows), shuffle=recipe.shuffled)
-        w.trials.draw_from(loader)
+        size = size_of(recipe, rows)
+        # rows are indexed, as in the training: a DataLoader takes a third of an update
+        drawn = (
+            data_of_loop(rows, size) if recipe.shuffled else DataLoader(TensorDataset(*rows), size)
+        )
+        w.trials.draw_from(drawn)
     return w
 
 
