@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -56,7 +56,10 @@ class Bench:
         missing = [
             each
             for each in dict.fromkeys(wanted)
-            if not (each.folder(self.runs) / "outcome.json").exists()
+            if not any(
+                (kept.folder(self.runs) / "outcome.json").exists()
+                for kept in (each, replace(each, watched=True))  # the same training, bit for bit
+            )
         ]
         if not missing:
             return

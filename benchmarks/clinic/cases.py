@@ -132,7 +132,8 @@ def sick_case(row: str, half: str, healthy: dict[str, Recipe]) -> Case:
     sick = well
     for name, much in illnesses:
         sick = ILLNESSES[name].spoil(sick, much)
-    seed = zlib.crc32(row.encode())
+    # the healthy trainings of a longer part are those that its sick ones are compared with
+    seed = seeds_of(half)[0] if half in LONGER else zlib.crc32(row.encode())
     return Case(f"{base}: {listed}", half, sick, well, tuple(illnesses), seed, alone)
 
 
@@ -159,7 +160,7 @@ def well_cases(half: str) -> tuple[Case, ...]:
     another seed."""
     healthy, _ = _tables(half)
     cases = [
-        Case(name, half, recipe, recipe, (), 0, half in SHORT and place % 2 == 0)
+        Case(name, half, recipe, recipe, (), int(half in LONGER), half in SHORT and place % 2 == 0)
         for place, (name, recipe) in enumerate(healthy.items())
     ]
     every = 4 if half in SHORT else 2 if half in MILD else 1

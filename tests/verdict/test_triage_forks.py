@@ -158,6 +158,36 @@ def test_a_higher_rate_that_is_better_right_after_the_start_says_nothing(run: Ru
     assert after_trials(DOUBTED, run) == DOUBTED
 
 
+@pytest.mark.parametrize(
+    ("ends", "is_certain"), [((0.3, 0.312, 0.318), True), ((0.3, 0.47, 0.51), False)]
+)
+def test_a_lower_rate_that_ends_better_from_the_beginning_is_a_rate_too_high(
+    run: Run, ends: tuple[float, ...], is_certain: bool
+) -> None:
+    fork(run, "rate 0.5x", *ends, step=4, left=8_000)
+    settled = after_trials(DOUBTED, run)
+    assert settled.claim is Claim.RATE_HIGH and settled.is_certain is is_certain
+    assert settled.cure == ("rate 0.25x",)
+    (finding,) = findings_of(Triage((settled,), LEVEL, {}))
+    assert "rate is too high: a fork from the first steps at a lower one" in say(finding).seen
+
+
+@pytest.mark.parametrize(
+    ("change", "ends", "step"),
+    [
+        ("rate 0.5x", (0.3, 0.312, 0.318), 16),  # later branches prefer small rates
+        ("rate 0.5x", (0.3, 0.47), 4),  # two orders may agree by chance
+        ("rate 0.5x", (0.495, 0.504, 0.515), 4),  # it gains next to nothing
+    ],
+)
+def test_a_rate_is_no_suspect_after_a_trial_that_shows_nothing(
+    run: Run, change: str, ends: tuple[float, ...], step: int
+) -> None:
+    fork(run, change, *ends, step=step, left=8_000)
+    settled = after_trials(DOUBTED, run)
+    assert settled.claim is DOUBTED.claim
+
+
 def test_a_training_without_a_claim_says_what_its_forks_could_have_shown(run: Run) -> None:
     fork(run, "rate 4x", 0.4, 0.5, 0.6, step=16, left=8_000)
     settled = after_trials(DOUBTED, run)

@@ -19,6 +19,7 @@ from gradiometer.integrations.watch.requests import trials as trials_of_loops
 from gradiometer.integrations.watch.requests.trials import Trials
 from gradiometer.integrations.watch.triage import exact
 from gradiometer.loop import forks_of
+from gradiometer.loop.replay import KeptUpdates
 from gradiometer.problems import load
 from gradiometer.run.budget import Budget
 from gradiometer.verdict.claims import Claim, Claimed
@@ -198,19 +199,26 @@ def tried_at_end(
     end: float = 1.0,
     early: int | None = 128,
     suspects: tuple[Claimed, ...] = (),
+    has_beginning: bool = False,
+    family: str = "other",
     **forked: int,
 ) -> list[str]:
     """What is tried at the end of a training with one claim, whose rate went linearly to `end`."""
     found = Triage(suspects or (claimed,), Level(2.3, Known.LABELS), unseen={})
     monkeypatch.setattr(trials_of_loops, "triage_of", lambda _: found)
     rates = np.linspace(1.0, end, 200)
-    monkeypatch.setattr(Signs, "of", lambda _: Signs(losses=np.ones(200), rates=rates))
+    monkeypatch.setattr(
+        Signs, "of", lambda _: Signs(losses=np.ones(200), rates=rates, family=family)
+    )
     run = run_in(tmp_path, steps=200)
     assert trials_of_loops._first(run) is None or claimed.cure or suspects
     for change, step in forked.items():
         ends = {"go on": [0.5, 0.51, 0.52], change.replace("_", " "): [0.3, 0.31, 0.32]}
         kept(run, ends, step=step, tail="none")
-    return [one.name for one in trials_of_loops._changes_at_end(run, early=early)]
+    return [
+        one.name
+        for one in trials_of_loops._changes_at_end(run, early=early, has_beginning=has_beginning)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -270,6 +278,47 @@ def test_a_rate_that_nothing_speaks_against_is_not_tried_from_the_first_steps(
     assert tried_at_end(tmp_path / "3", monkeypatch, healthy, end=0.0, early=32, suspects=low) == [
         "rate 2x"
     ]
+
+
+@pytest.mark.parametrize(
+    ("family", "stride", "tried"),
+    [
+        ("adaptive", 4.0, ["rate 0.5x", "rate 2x"]),
+        ("adaptive", 0.4, ["rate 2x"]),
+        ("sgd", 0.4, ["rate 0.5x", "rate 2x"]),
+    ],
+)
+def test_after_long_strides_a_lower_rate_is_tried_first_from_the_beginning(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    family: str,
+    stride: float,
+    tried: list[str],
+) -> None:
+    monkeypatch.setattr(Signs, "strides", np.full(200, stride))
+    healthy = Claimed(Claim.HEALTHY, {"steps": 200.0})
+    found = tried_at_end(tmp_path, monkeypatch, healthy, end=0.0, has_beginning=True, family=family)
+    assert found == tried
+
+
+def test_a_state_of_the_first_steps_is_brought_before_all_of_them() -> None:
+    model = nn.Linear(2, 1)
+    start = [one.detach().clone() for one in model.parameters()]
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+    for _ in range(4):
+        model(torch.ones(3, 2)).sum().backward()
+        optimizer.step()
+    kept_state = KeptUpdates(
+        {name: one.detach().clone() for name, one in model.named_parameters()},
+        optimizer.state_dict(),
+        None,
+        step=4,
+    )
+    kept_state.before_all(model, start).put_into(model, optimizer, None)
+    for now, before in zip(model.parameters(), start, strict=True):
+        assert torch.equal(now, before)
+    assert not optimizer.state and optimizer.param_groups[0]["lr"] == 0.1
+    assert kept_state.optimizer["state"]
 
 
 @pytest.mark.parametrize(("early", "tried"), [(128, ["rate 4x"]), (None, [])])

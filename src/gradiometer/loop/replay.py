@@ -5,7 +5,7 @@ import copy
 import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -138,6 +138,21 @@ class KeptUpdates:
         optimizer.load_state_dict(copy.deepcopy(dict(self.optimizer)))
         if scaler is not None and self.scaler is not None:
             scaler.load_state_dict(self.scaler.state_dict())
+
+    def before_all(self, model: nn.Module, start: Sequence[Tensor]) -> "KeptUpdates":
+        """This state of one of the first steps with the parameters before the first update, and an
+        optimizer that has made none.
+
+        Args:
+            model: The model that is trained.
+            start: Its parameters at the start, in their order.
+        """
+        names = [name for name, _ in model.named_parameters()]
+        return replace(
+            self,
+            model={**self.model, **dict(zip(names, start, strict=True))},
+            optimizer={**self.optimizer, "state": {}},
+        )
 
     def brought_back(self, loop: Loop) -> Loop:
         """A copy of the training as it was before the first update. What is left of it is at least

@@ -266,6 +266,14 @@ RAISED_IN_A_FORK = Words(
     "it gains by the end of the training is not known.",
 )
 
+# The words for a rate that only a fork from the beginning showed to be too high.
+LOWERED_IN_A_FORK = Words(
+    "The learning rate is too high: a fork from the first steps at a lower one changed the result by "
+    "{fork}.",
+    "Short forks from the first steps favour large rates, so one at a lower rate that ends better is "
+    "a sign.",
+)
+
 # What forks of a training without a claim could have shown.
 SHOWS = " Its forks can show effects above {shows:%} of the loss."
 
@@ -296,6 +304,8 @@ def limits(finding: Finding) -> Sentences:
         words = STRAIGHT_ON
     if finding.claim == Claim.RATE_LOW and "fork" in numbers and "reach" not in numbers:
         words = RAISED_IN_A_FORK
+    if finding.claim == Claim.RATE_HIGH and "fork" in numbers and "movement" not in numbers:
+        words = LOWERED_IN_A_FORK
     if finding.claim == Claim.NO_DECAY and "fork" in numbers and "movement" not in numbers:
         words = CUT_IN_A_FORK
     if finding.claim == Claim.RATE_HIGH and "fell_at" in numbers:

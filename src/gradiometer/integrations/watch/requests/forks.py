@@ -200,6 +200,7 @@ class Forks(Looks):
         batches: Any,
         alternatives: Sequence[Alternative | str] | Alternative | str,
         at: int | None = None,
+        is_anew: bool = False,
         charged_to: str = "forks on request",
         **settings: Any,
     ) -> Fork | None:
@@ -208,6 +209,8 @@ class Forks(Looks):
                 return None
             of_loop = {name: settings.pop(name) for name in OF_LOOP if name in settings}
             loop, kept = self._own_loop(run, batches, at, **of_loop)
+            if is_anew and kept is not None:
+                kept = kept.before_all(self._objective.model, self._at_start or ())
             if at is not None and kept is not None:
                 loop = kept.brought_back(loop)
             return fork(loop, alternatives, **{"out": run.path, **settings})
