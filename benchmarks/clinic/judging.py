@@ -9,13 +9,18 @@ from dataclasses import dataclass
 from clinic.bench import Bench, Wanted, gain
 from clinic.cases import Case, seeds_of, sick_cases, well_cases
 from clinic.catalogue import data_of
-from clinic.illnesses import follow
+from clinic.illnesses import PAIR, follow
 from clinic.recipe import Recipe
 from gradiometer import Run, diagnose
 from gradiometer.measurement.uncertainty.proportions import proportion
 
 QUIET = {"healthy", "undecided", "may_stop"}
 """Claims that name no cause."""
+CONFUSED = {
+    "no decay or stopped early": PAIR,
+    "rate or batch": ("rate_low", "rate_high", "batch_small", "batch_large"),
+}
+"""Claims that readings take for each other."""
 NOTHING = 0.02
 """An alarm whose cure gains less than this share of the loss is a false one."""
 
@@ -113,6 +118,7 @@ def judge(
 def show_trials(bench: Bench, cases: Sequence[Case], trials: float) -> None:
     """What trials changed in the verdicts, and what they cost."""
     made, ratios, spent, equal = 0, [], [], 0
+    in_all = [0.0, 0.0]
     for case in cases:
         without, tried = (bench.outcome(watched(case)), bench.outcome(watched(case, trials)))
         before, after = said_of(bench, case), said_of(bench, case, trials)
@@ -126,6 +132,7 @@ def show_trials(bench: Bench, cases: Sequence[Case], trials: float) -> None:
         # in two lines the watch without trials has no loss and no batches
         if without.seconds > 0 and not case.alone:
             ratios.append(tried.seconds / without.seconds)
+            in_all = [in_all[0] + without.seconds, in_all[1] + tried.seconds]
         spent.append(tried.spent)
         equal += without.bits == tried.bits and without.losses == tried.losses
     print(
@@ -135,7 +142,7 @@ def show_trials(bench: Bench, cases: Sequence[Case], trials: float) -> None:
     if ratios:
         print(
             f"processor time {statistics.median(ratios):.3f} of that without in the median, from "
-            f"{min(ratios):.3f} to {max(ratios):.3f}"
+            f"{min(ratios):.3f} to {max(ratios):.3f}, {in_all[1] / in_all[0]:.3f} in all"
         )
 
 
@@ -182,6 +189,9 @@ def show_sick(pairs: list[tuple[Case, Said]]) -> dict[str, float]:
         show_share(f"{name}, without suspects", count, len(pairs))
     beside = [said for case, said in pairs if set(said.causes) - set(case.claims)]
     show_share("with a claim that is no cause", len(beside), len(pairs))
+    for name, claims in CONFUSED.items():
+        row = [(case, said) for case, said in pairs if set(case.claims) & set(claims)]
+        show_share(f"headline right, {name}", counts_of(row)[0], len(row))
     double = [(case, said) for case, said in pairs if len(case.claims) > 1]
     both = sum(set(case.claims) <= set(said.cures) for case, said in double)
     return numbers | show_share("both of two illnesses named", both, len(double))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from clinic.bench import Bench, Wanted, gain
-from clinic.cases import HALVES, MILD, partly_cured, sick_cases, well_cases
+from clinic.cases import HALVES, LONGER, MILD, partly_cured, sick_cases, well_cases
 from clinic.catalogue import DATA, NETWORKS, data_of
 from clinic.earning import EARNED
 from clinic.illnesses import BY_A_PERSON, CURES, ILLNESSES, follow
@@ -54,7 +54,7 @@ CLAIMS = {
     "nan_example",
     "unstable",
 }
-SICK = [case for half in HALVES for case in sick_cases(half)]
+SICK = [case for half in (*HALVES, *LONGER) for case in sick_cases(half)]
 SHORT = {"steps": 30}
 ON_GENERATED_DATA = [
     case for case in SICK if case.recipe.data in ("clusters", "friedman", "waves", "tones")
@@ -100,9 +100,10 @@ def test_every_claim_of_an_illness_is_cured_by_a_function_or_by_a_person():
     assert {illness.claim for illness in ILLNESSES.values()} <= set(CURES) | BY_A_PERSON <= CLAIMS
 
 
-def test_the_parts_share_no_network_and_no_data():
+@pytest.mark.parametrize("halves", [HALVES, LONGER], ids=["parts", "longer trainings"])
+def test_the_parts_share_no_network_and_no_data(halves):
     used = []
-    for half in HALVES:
+    for half in halves:
         recipes = [case.recipe for case in (*sick_cases(half), *well_cases(half))]
         used.append(({recipe.network for recipe in recipes}, {recipe.data for recipe in recipes}))
     for one, other in combinations(used, 2):
@@ -110,10 +111,17 @@ def test_the_parts_share_no_network_and_no_data():
         assert not one[1] & other[1]
 
 
+def test_longer_trainings_are_as_many_and_as_long_as_promised():
+    sick = [case for half in LONGER for case in sick_cases(half)]
+    well = [case for half in LONGER for case in well_cases(half)]
+    assert len(sick) >= 24 and len(well) >= 20
+    assert all(3_000 <= case.recipe.steps <= 12_000 for case in (*sick, *well))
+
+
 def test_every_case_has_its_network_and_its_data():
     """A part lost a network and a data set that only one of its healthy rows had, and could not be
     judged any more."""
-    for half in HALVES:
+    for half in (*HALVES, *LONGER):
         for case in (*sick_cases(half), *well_cases(half)):
             assert case.recipe.network in NETWORKS and case.recipe.data in DATA, case.name
 
@@ -133,7 +141,7 @@ def test_a_guess_is_the_best_constant_answer(name):
 
 
 def test_names_and_trainings_are_different_within_a_half():
-    for half in HALVES:
+    for half in (*HALVES, *LONGER):
         cases = [*sick_cases(half), *well_cases(half)]
         assert len({case.name for case in cases}) == len(cases)
         assert len({(case.recipe, case.seed) for case in cases}) == len(cases)

@@ -301,6 +301,25 @@ def test_after_long_strides_a_lower_rate_is_tried_first_from_the_beginning(
     assert found == tried
 
 
+def test_half_of_the_rate_is_tried_from_the_weights_before_the_first_update(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    healthy = Triage((Claimed(Claim.HEALTHY, {}),), Level(2.3, Known.LABELS), unseen={})
+    monkeypatch.setattr(trials_of_loops, "triage_of", lambda _: healthy)
+    monkeypatch.setattr(trials_of_loops, "has_long_strides", lambda _: True)
+    monkeypatch.setattr(Watch, "_updates_in_all", lambda self, _: max(self.steps, 420))
+    _, losses = trained(tmp_path / "plain", 0.0, rate=0.5)
+    w, with_trials = trained(tmp_path / "tried", 1.0, rate=0.5)
+    assert losses == with_trials
+    assert w.run is not None
+    (record,) = (one for one in forks_of(w.run) if one.plan.step == 4)
+    assert [one.name for one in record.fork.alternatives] == ["rate 0.5x"]
+    for result in record.fork.results:
+        assert 40 <= result.updates <= 100
+        # the loss of the first updates; after four of them it begins at 2.18
+        assert result.curve[0][1] > 2.2
+
+
 def test_a_state_of_the_first_steps_is_brought_before_all_of_them() -> None:
     model = nn.Linear(2, 1)
     start = [one.detach().clone() for one in model.parameters()]
