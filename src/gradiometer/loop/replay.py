@@ -140,13 +140,8 @@ class KeptUpdates:
             scaler.load_state_dict(self.scaler.state_dict())
 
     def before_all(self, model: nn.Module, start: Sequence[Tensor]) -> "KeptUpdates":
-        """This state of one of the first steps with the parameters before the first update, and an
-        optimizer that has made none.
-
-        Args:
-            model: The model that is trained.
-            start: Its parameters at the start, in their order.
-        """
+        """This state with the parameters of the model before its first update, in their order, and
+        an optimizer that has made none."""
         names = [name for name, _ in model.named_parameters()]
         return replace(
             self,

@@ -44,8 +44,8 @@ EARLIEST = 12
 BEGINNING = 8
 
 # Orders of the data from which the mean of a trial from the beginning makes a suspect. In three, half
-# of the rate gained 2 % and more in 5 of 8 trainings at 3 to 8 times their rate, and in none of 27 at
-# a good one.
+# of the rate gained 2 % and more in 5 or 6 of 8 trainings at 3 to 8 times their rate, and in none of
+# 26 at a good one.
 FEWEST_ORDERS = 3
 
 # The changes that settle a doubt about a training without a claim.
@@ -250,7 +250,7 @@ def rate_too_low(run: Run) -> Claimed | None:
 
 def rate_too_high(run: Run) -> Claimed | None:
     """That the rate is too high, if branches from the beginning, which prefer large rates, gained
-    more than a little by a smaller one. What is better for so short a training is still high for
+    more than a little by a smaller one. A rate that is better for so short a training is still high for
     all of it.
 
     It is a suspect if the interval has zero in it, with three orders of the data at least.
