@@ -119,7 +119,19 @@ def test_every_case_has_its_network_and_its_data():
 
 
 @pytest.mark.parametrize(
-    "name", ["symptoms", "visits", "fares", "terrain", "grades", "delays", "tariffs"]
+    "name",
+    [
+        "symptoms",
+        "visits",
+        "fares",
+        "terrain",
+        "grades",
+        "delays",
+        "tariffs",
+        "calls",
+        "instruments",
+        "journals",
+    ],
 )
 def test_a_guess_is_the_best_constant_answer(name):
     """Gaps are measured from the level of a guess, which a loss of its own must say itself."""
