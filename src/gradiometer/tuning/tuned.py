@@ -22,7 +22,7 @@ from gradiometer.loop.readout import Readout
 from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.measurement.uncertainty.skewed import skewed_mean
 from gradiometer.storage.journal import plain
-from gradiometer.tuning.lane import HELD_OUT_READOUT, READOUT, Lane, LoopLane
+from gradiometer.tuning.lane import HELD_OUT_READOUT, LIMIT, READOUT, Lane, LoopLane
 from gradiometer.tuning.optimizers import Made
 from gradiometer.tuning.start import Aim, times_to_dict
 
@@ -61,6 +61,17 @@ class Tried:
         """The loss of every example; None if that is not known, or if it diverged."""
         values = self.readout.values
         return None if values is None or len(values) < 2 else values.astype(float)
+
+    @property
+    def is_stuck(self) -> bool:
+        """True if the lane diverged, or if all that it may still gain is less than the standard
+        error of its loss."""
+        if not math.isfinite(self.loss):
+            return True
+        if self.losses is None or LIMIT not in self.result.readouts:
+            return False
+        error = float(np.std(self.losses, ddof=1)) / math.sqrt(len(self.losses))
+        return self.result.readouts[LIMIT].mean < error
 
     def behind(self, best: "Tried") -> Estimate | None:
         """How much higher the loss is than that of the best lane, on the same examples; None if

@@ -24,7 +24,6 @@ from gradiometer.loop.data import Data, Ordered, data_of, first_size
 from gradiometer.loop.engine import guarded_copy
 from gradiometer.loop.evaluation import examples_of
 from gradiometer.loop.loop import TRAIN_EXAMPLES, Loop
-from gradiometer.loop.readout import Readout
 from gradiometer.measurement.objective import Loss
 from gradiometer.problems.examples import Examples
 from gradiometer.tuning.lane import HELD_OUT_READOUT, READOUT, Lane, LoopLane, judge
@@ -36,7 +35,7 @@ from gradiometer.tuning.optimizers import (
     several_of,
     variants,
 )
-from gradiometer.tuning.race import Entry, LaneRace
+from gradiometer.tuning.race import Entry, LaneEnd, LaneRace
 from gradiometer.tuning.start import Aim, check_aim, overshooting_rate, paces_for, start_of
 from gradiometer.tuning.tuned import Tried, Tuned
 
@@ -228,7 +227,7 @@ class Tuning:
             self.lanes[entry] = self.make_lane(loop, made, rate, size, steps)
         return self.lanes[entry]
 
-    def _train(self, entries: Sequence[Entry], share: float) -> list[Readout]:
+    def _train(self, entries: Sequence[Entry], share: float) -> list[LaneEnd]:
         """Train lanes to a share of the training, and judge them, in the pool: those whose end is
         not known yet."""
         names = dict[str, Entry]()
@@ -267,7 +266,8 @@ class Tuning:
                     f"{self._outcome(entry, end).sentence}; about {left} left, the training included"
                 )
         self.tried |= {(entry, share): self._outcome(entry, end) for entry, end in ends.items()}
-        return [self.tried[entry, share].readout for entry in entries]
+        found = [self.tried[entry, share] for entry in entries]
+        return [LaneEnd(one.is_stuck, one.loss) for one in found]
 
     def _outcome(self, entry: Entry, end: BranchResult) -> Tried:
         lane = self.lanes[entry]
