@@ -293,6 +293,23 @@ def test_on_a_plane_the_most_that_may_be_gained_is_what_is_gained() -> None:
     assert end.readouts[LIMIT].mean == pytest.approx(before - after, rel=1e-4)
 
 
+def test_sparse_gradients_can_be_tuned() -> None:
+    """Those of an embedding, without clipping, which torch has not for them."""
+    numbers = torch.randint(50, (256, 4), generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(50, 3, sparse=True), nn.Flatten(), nn.Linear(12, 1))
+    found = tune(
+        model,
+        loss=lambda model, batch: (model(batch).squeeze(1) - batch.float().mean(1) / 25).square(),
+        batches=numbers,
+        batch_size=16,
+        steps=64,
+        momentum=0.0,
+        clip=None,
+    )
+    assert not any(one.is_stuck for rung in found.rungs for one in rung)
+
+
 def test_new_statistics_of_batch_norm_are_paid_for() -> None:
     model = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Linear(8, 1), nn.Flatten(0))
     inputs = torch.randn(256, 3, generator=torch.Generator().manual_seed(1))

@@ -5,6 +5,7 @@ import math
 import time
 import zlib
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from gradiometer.convergence.averaging import refresh_batch_norm, tracking_layers
 from gradiometer.errors import BadArgument, UserCodeFailed
 from gradiometer.integrations.gradients import gradients_of
+from gradiometer.integrations.watch.triage.exact import together
 from gradiometer.loop.branch import BranchResult
 from gradiometer.loop.changes.alternative import GoOn
 from gradiometer.loop.engine import is_finite
@@ -72,7 +74,7 @@ class MeanParameters:
         if not self.count:
             self.sums = [torch.zeros_like(parameter) for parameter in parameters]
         else:
-            distance = norm_of(list(torch._foreach_sub(parameters, self.newest)))
+            distance = norm_of(torch._foreach_sub(parameters, self.newest))
             self.gains.append(distance * norm_of(gradients_of(list(model.parameters()))))
         torch._foreach_add_(self.sums, parameters)
         self.newest = [parameter.clone() for parameter in parameters]
@@ -109,11 +111,11 @@ class MeanParameters:
             parameter.copy_(total / self.count)
 
 
-def norm_of(tensors: list[Tensor]) -> Tensor:
-    """The norm of all these numbers, on the device of the first tensor."""
-    norms = torch._foreach_norm(tensors)
-    total: Tensor = torch.stack([norm.to(norms[0]) for norm in norms]).norm()
-    return total
+def norm_of(tensors: Sequence[Tensor]) -> Tensor:
+    """The norm of all these numbers together, in single precision."""
+    norms = torch._foreach_norm([tensor.to_dense() for tensor in tensors])
+    norm: Tensor = together(norms).norm()
+    return norm
 
 
 class Lane(ABC):
