@@ -373,12 +373,11 @@ def tune(
     of that at which the first update overshoots. Three lanes two octaves apart, and further ones on
     the side of the best, are trained for a sixteenth of the steps; the best two of these and the
     neighbours of the best one for an eighth, with one more rate if the best is the highest or the
-    lowest there; and the best two as long as the budget pays for, up to
-    half of the steps. Lanes are compared by the training loss at the mean of the parameters over
-    their last quarter, on the same examples. A lane whose gradient has vanished is behind: all that
-    it may still gain is less than the standard error of its loss.
-    The winner goes on as the training (`Tuned.go_on`): the rate is kept for the first half, and
-    then falls linearly to zero. The model is not touched.
+    lowest there; and the best two as long as the budget pays for, up to half of the steps. Lanes
+    are compared by the training loss at the mean of the parameters over their last quarter, on the
+    same examples. A lane whose gradient has vanished is behind: all that it may still gain is less
+    than the standard error of its loss. The winner goes on as the training (`Tuned.go_on`): the
+    rate is kept for the first half, and then falls linearly to zero. The model is not touched.
 
     Losses are only compared with each other: a constant added to the loss changes nothing, and
     under SGD a loss that is a times as large has rates that are 1/a as large.
