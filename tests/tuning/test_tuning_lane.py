@@ -80,6 +80,8 @@ def test_a_lane_whose_gradient_has_vanished_is_stuck() -> None:
     vanish with the gradient: it comes down."""
     assert [judged(gain).is_stuck for gain in (-9.0, 0.0, 9.0)] == [True, False, True]
     assert not judged(9.0, "adamw").is_stuck
+    assert "(its gradient has vanished) after 20 of 40 updates" in judged(9.0).sentence
+    assert "vanished" not in judged(0.0).sentence
 
 
 def test_what_a_lane_may_still_gain_is_in_the_unit_of_the_loss() -> None:

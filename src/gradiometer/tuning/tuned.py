@@ -81,13 +81,19 @@ class Tried:
         return skewed_mean(self.losses - best.losses)
 
     @property
+    def end(self) -> str:
+        """Its loss in words."""
+        if not math.isfinite(self.loss):
+            return "diverged"
+        return significant(self.loss) + (" (its gradient has vanished)" if self.is_stuck else "")
+
+    @property
     def sentence(self) -> str:
         """Its end in a sentence, for progress."""
-        loss = f"{WORDS[self.by]} {significant(self.loss)}"
+        kind = f"{WORDS[self.by]} " if math.isfinite(self.loss) else ""
         return (
-            f"{self.lane.made.words} at rate {significant(self.lane.rate)}: "
-            f"{loss if math.isfinite(self.loss) else 'diverged'} after {self.updates:,} of "
-            f"{self.lane.steps:,} updates"
+            f"{self.lane.made.words} at rate {significant(self.lane.rate)}: {kind}{self.end} after "
+            f"{self.updates:,} of {self.lane.steps:,} updates"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -305,7 +311,7 @@ class Tuned:
         return " ".join(words)
 
     def _rung(self, rung: Sequence[Tried]) -> str:
-        losses = [significant(one.loss) if math.isfinite(one.loss) else "diverged" for one in rung]
+        losses = [one.end for one in rung]
         if math.isfinite(rung[0].loss):
             losses[0] = f"has a {WORDS[rung[0].by]} of {losses[0]}"
         ends = [f"{self._words(one)} {loss}" for one, loss in zip(rung, losses, strict=True)]
