@@ -82,7 +82,7 @@ class Tried:
 
     @property
     def end(self) -> str:
-        """Its loss in words."""
+        """Its loss as text, and why it is behind."""
         if not math.isfinite(self.loss):
             return "diverged"
         return significant(self.loss) + (" (its gradient has vanished)" if self.is_stuck else "")
