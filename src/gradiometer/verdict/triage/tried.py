@@ -250,8 +250,8 @@ def rate_too_low(run: Run) -> Claimed | None:
 
 def rate_too_high(run: Run) -> Claimed | None:
     """That the rate is too high, if branches from the beginning, which prefer large rates, gained
-    more than a little by a smaller one. A rate that is better for so short a training is still high for
-    all of it.
+    more than a little by a smaller one. A rate that is better for so short a training is still high
+    for all of it.
 
     It is a suspect if the interval has zero in it, with three orders of the data at least.
     """
