@@ -2,7 +2,6 @@
 update."""
 
 import math
-import operator
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -122,8 +121,7 @@ class Settings:
             for group in optimizer.param_groups:
                 now.append(group)
                 now += map(group.get, NAMES)
-        # The same objects have the same values, which is quick to see.
-        if len(now) != len(self._kept) or not all(map(operator.is_, now, self._kept)):
+        if len(now) != len(self._kept) or not all(map(_is_the_same, now, self._kept)):
             # A tensor may be changed in place.
             self._kept = [] if any(isinstance(one, Tensor) for one in now) else now
             self._groups = self._subject.groups
@@ -140,6 +138,12 @@ class Settings:
         planned = self._subject.budget.planned
         if self._changes is not None and (planned is None or step < planned):
             self.groups(step)
+
+
+def _is_the_same(now: object, before: object) -> bool:
+    """True if a setting has its value of before. A scheduler gives an equal rate as a new number at
+    each step. Tensors are not among those of before."""
+    return now is before or (type(now) is float and now == before)
 
 
 # Number of updates in a row with too few backwards after which that is no exception.
