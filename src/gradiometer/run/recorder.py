@@ -98,6 +98,8 @@ class Recorder:
         cadenced = [
             gauge for gauge in self.gauges if not gauge.own_steps and gauge.name not in elsewhere
         ]
+        # The first step from `_wanted_from` on that one of them wants.
+        self._wanted = self._wanted_from = 0
         self._promises = bool(cadenced)
         # Takes the text of every warning too, before it is written; None to write only.
         self.tell: Callable[[str], object] | None = None
@@ -124,8 +126,12 @@ class Recorder:
         """
         if not self.followers:
             return until
-        until = min(until, step + FOLLOWED)
-        return next((one for one in range(step, until) if self.follows(one)), until)
+        # What a gauge wants depends on the step alone, so that the step found stays the next one.
+        if not self._wanted_from <= step < self._wanted:
+            ahead = range(step, step + FOLLOWED)
+            self._wanted = next((one for one in ahead if self.follows(one)), ahead.stop)
+            self._wanted_from = step
+        return min(until, self._wanted)
 
     def chosen(self) -> list[str]:
         """Names of the gauges that `measure` would run now."""
