@@ -1,6 +1,7 @@
 """The recorder decides when to measure, runs the gauges, and writes their readings into the run
 folder."""
 
+import math
 import sys
 import time
 from collections import deque
@@ -380,7 +381,7 @@ class Recorder:
     def _record(self, reading: Reading) -> None:
         line = {"kind": "reading", **vars(reading)}
         # a single moment that is not finite would make every mean of them so
-        if all(np.isfinite(values).all() for values in reading.moments.values()):
+        if all(map(_is_finite, reading.moments.values())):
             self._recent[reading.gauge].append(reading)
         else:
             line["finite"] = False  # for people; the reader checks the numbers
@@ -400,6 +401,13 @@ class Recorder:
             self._end_losses()
             self._readings.flush()
         self._written = time.perf_counter()
+
+
+def _is_finite(moment: Any) -> bool:
+    # of one number NumPy asks for as long as of a thousand
+    if isinstance(moment, float):
+        return math.isfinite(moment)
+    return bool(np.isfinite(moment).all())
 
 
 def peak_of(parameters: Sequence[Any]) -> int:
