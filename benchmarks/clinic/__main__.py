@@ -10,7 +10,7 @@ from clinic import earning
 from clinic.bench import Bench
 from clinic.cases import HALVES, sick_cases, well_cases
 from clinic.judging import judge
-from clinic.rates import judge_rates
+from clinic.rates import TABLES, judge_rates
 
 
 def main() -> None:
@@ -18,6 +18,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="clinic", description=__doc__)
     parser.add_argument("command", choices=("list", "earn", "judge", "rates"))
     parser.add_argument("--half", choices=HALVES, default="development")
+    parser.add_argument(
+        "--table", choices=TABLES, default=TABLES[-1], help="Good rates for `rates`."
+    )
     parser.add_argument(
         "--runs", type=Path, help="Folder that keeps the trainings. By default a temporary one."
     )
@@ -48,7 +51,7 @@ def main() -> None:
             earning.show(rows)
             earning.write(rows)
         elif asked.command == "rates":
-            missed = judge_rates(bench, verbose=asked.verbose)
+            missed = judge_rates(bench, asked.table, verbose=asked.verbose)
         else:
             missed = judge(
                 bench,

@@ -31,6 +31,7 @@ HALVES = (
     "seventh_fresh",
     "eighth_fresh",
     "ninth_fresh",
+    "tenth_fresh",
 )
 MILD = (
     "fourth_fresh",
@@ -39,11 +40,12 @@ MILD = (
     "seventh_fresh",
     "eighth_fresh",
     "ninth_fresh",
+    "tenth_fresh",
 )
 """The parts whose illnesses are mild to strong: a cure that gains 2 % on two seeds earns a place, where
 it is 10 % in the others. Of their sick trainings every second one is also judged after its cure, of
-the four newest every fourth."""
-SHORT = ("sixth_fresh", "seventh_fresh", "eighth_fresh", "ninth_fresh")
+the five newest every fourth."""
+SHORT = ("sixth_fresh", "seventh_fresh", "eighth_fresh", "ninth_fresh", "tenth_fresh")
 """The parts for a figure that a busy machine reproduces in minutes. Every second healthy training is
 watched in two lines."""
 SEEDS = (1, 2)

@@ -2,7 +2,7 @@
 
 from functools import cache
 
-from clinic import data, eighth, fifth, fourth, networks, ninth, seventh, sixth, third
+from clinic import data, eighth, fifth, fourth, networks, ninth, seventh, sixth, tenth, third
 from clinic.data import Data
 from clinic.networks import Network
 
@@ -15,6 +15,7 @@ DATA = (
     | seventh.DATA
     | eighth.DATA
     | ninth.DATA
+    | tenth.DATA
 )
 NETWORKS = (
     networks.EARLIER
@@ -25,6 +26,7 @@ NETWORKS = (
     | seventh.NETWORKS
     | eighth.NETWORKS
     | ninth.NETWORKS
+    | tenth.NETWORKS
 )
 
 

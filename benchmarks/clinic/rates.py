@@ -1,9 +1,9 @@
 """The readings of the rate, judged on trainings at a good rate, far below it and above it, of which
 no rule was made: `python -m clinic rates`.
 
-Every network and data set of `parts/rates.toml` is trained with plain SGD, momentum and AdamW, at a
-constant rate and with a cosine. What the verdict says after 300 steps is read from the same run as
-what it says at the end.
+Every network and data set of a table, such as `parts/rates.toml`, is trained with plain SGD,
+momentum and AdamW, at a constant rate and with a cosine. What the verdict says after 300 steps is
+read from the same run as what it says at the end.
 """
 
 import statistics
@@ -23,6 +23,9 @@ from gradiometer import Run
 from gradiometer.verdict.triage.signs import Signs
 from gradiometer.verdict.triage.triage import triage_of
 
+TABLES = ("rates", "rates_fresh")
+"""The tables of good rates, the newest last. The first has networks and data that no part has; the
+second has those of the tenth fresh part."""
 AFTER = 300
 """Steps after which the verdict is read for the first time."""
 TOO_HIGH = {"rate_high", "momentum_rate", "unstable"}
@@ -51,14 +54,14 @@ class Trained:
 
 
 @cache
-def trainings() -> tuple[Trained, ...]:
-    """All trainings: at each good rate two seeds, at a 30th one, and at a 10th and above one of the
-    two schedules each."""
-    return tuple(_trainings())
+def trainings(table: str) -> tuple[Trained, ...]:
+    """All trainings of a table: at each good rate two seeds, at a 30th one, and at a 10th and above
+    one of the two schedules each."""
+    return tuple(_trainings(table))
 
 
-def _trainings() -> Iterator[Trained]:
-    tables = tomllib.loads(Path(__file__).with_name("parts").joinpath("rates.toml").read_text())
+def _trainings(table: str) -> Iterator[Trained]:
+    tables = tomllib.loads(Path(__file__).with_name("parts").joinpath(f"{table}.toml").read_text())
     head, *lines = tables["rates"].strip().splitlines()
     for line in lines:
         network, data, steps, *rates = line.split()
@@ -126,14 +129,14 @@ def _claims(signs: Signs) -> dict[str, tuple[str, ...]]:
     return {str(each.claim): tuple(each.cure) for each in triage_of(signs).claims}
 
 
-def judge_rates(bench: Bench, *, verbose: bool) -> list[str]:
+def judge_rates(bench: Bench, table: str, *, verbose: bool) -> list[str]:
     """Print what is said of every kind of training, and check each claim on a good one by its cure.
 
     Returns:
         The names of the numbers that are not as they must be.
     """
-    bench.train(each.wanted for each in trainings())
-    said = {each: said_of(bench, each) for each in trainings()}
+    bench.train(each.wanted for each in trainings(table))
+    said = {each: said_of(bench, each) for each in trainings(table)}
     for title in ("early", "early_without_plan", "at_end"):
         print(f"-- {title.replace('_', ' ')}")
         for kind in KINDS:

@@ -14,7 +14,7 @@ from clinic.catalogue import DATA, NETWORKS, data_of
 from clinic.earning import EARNED
 from clinic.illnesses import BY_A_PERSON, CURES, ILLNESSES, follow
 from clinic.judging import Said, marks_of
-from clinic.rates import trainings, until
+from clinic.rates import TABLES, trainings, until
 from clinic.recipe import build, train
 
 from gradiometer import Run
@@ -119,7 +119,19 @@ def test_every_case_has_its_network_and_its_data():
 
 
 @pytest.mark.parametrize(
-    "name", ["symptoms", "visits", "fares", "terrain", "grades", "delays", "tariffs"]
+    "name",
+    [
+        "symptoms",
+        "visits",
+        "fares",
+        "terrain",
+        "grades",
+        "delays",
+        "tariffs",
+        "calls",
+        "instruments",
+        "journals",
+    ],
 )
 def test_a_guess_is_the_best_constant_answer(name):
     """Gaps are measured from the level of a guess, which a loss of its own must say itself."""
@@ -236,19 +248,31 @@ def test_detached_and_forgotten_parameters_do_not_learn():
         assert train(replace(case.recipe, steps=5), seed=0).losses
 
 
-def test_the_rates_are_judged_on_trainings_that_no_part_has():
-    good = [each for each in trainings() if each.kind == "good"]
+@pytest.mark.parametrize("table", TABLES)
+def test_the_rates_are_judged_on_trainings_that_no_part_has(table):
+    """The newest table has the networks and data of the newest part, which no other part has."""
+    good = [each for each in trainings(table) if each.kind == "good"]
     assert len(good) >= 150
     assert len({(each.recipe.network, each.recipe.data) for each in good}) >= 10
     assert {each.recipe.optimizer for each in good} == {"sgd", "momentum", "adamw"}
-    parts = [case.recipe for half in HALVES for case in (*sick_cases(half), *well_cases(half))]
+    others = [half for half in HALVES if (table, half) != ("rates_fresh", "tenth_fresh")]
+    parts = [case.recipe for half in others for case in (*sick_cases(half), *well_cases(half))]
     assert not {each.recipe.network for each in good} & {recipe.network for recipe in parts}
     assert not {each.recipe.data for each in good} & {recipe.data for recipe in parts}
-    assert all(each.recipe.rate != each.good.rate for each in trainings() if each.kind != "good")
+    others = [each for each in trainings(table) if each.kind != "good"]
+    assert all(each.recipe.rate != each.good.rate for each in others)
+
+
+def test_the_tables_of_rates_share_no_network_and_no_data():
+    used = [
+        {name for each in trainings(table) for name in (each.recipe.network, each.recipe.data)}
+        for table in TABLES
+    ]
+    assert all(not one & other for one, other in combinations(used, 2))
 
 
 def test_the_record_of_the_first_steps_is_that_of_a_shorter_training(tmp_path):
-    recipe = replace(trainings()[0].recipe, schedule="constant", steps=130)
+    recipe = replace(trainings(TABLES[0])[0].recipe, schedule="constant", steps=130)
     longer, shorter = (
         Signs.of(Run.open(next(path for path in folder.iterdir() if path.is_dir())))
         for folder in (tmp_path / "longer", tmp_path / "shorter")
