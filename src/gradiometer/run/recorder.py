@@ -381,7 +381,11 @@ class Recorder:
     def _record(self, reading: Reading) -> None:
         line = {"kind": "reading", **vars(reading)}
         # a single moment that is not finite would make every mean of them so
-        if all(map(_is_finite, reading.moments.values())):
+        # NumPy asks for one number as long as for a thousand
+        if all(
+            math.isfinite(moment) if isinstance(moment, float) else np.isfinite(moment).all()
+            for moment in reading.moments.values()
+        ):
             self._recent[reading.gauge].append(reading)
         else:
             line["finite"] = False  # for people; the reader checks the numbers
@@ -401,13 +405,6 @@ class Recorder:
             self._end_losses()
             self._readings.flush()
         self._written = time.perf_counter()
-
-
-def _is_finite(moment: Any) -> bool:
-    # of one number NumPy asks for as long as of a thousand
-    if isinstance(moment, float):
-        return math.isfinite(moment)
-    return bool(np.isfinite(moment).all())
 
 
 def peak_of(parameters: Sequence[Any]) -> int:

@@ -67,7 +67,7 @@ def sketch(parameters: "Sequence[Tensor]") -> "Float[Tensor, ' sketch']":
     """
     import torch  # noqa: PLC0415
 
-    if sum(parameter.numel() for parameter in parameters) <= NUMBERS:
+    if sum(map(torch.Tensor.numel, parameters)) <= NUMBERS:
         whole = torch.cat([parameter.detach().reshape(-1) for parameter in parameters])
         return whole.double().cpu()
     total = torch.zeros(NUMBERS, dtype=torch.float64, device="cpu")

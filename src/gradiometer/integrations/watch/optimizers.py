@@ -117,11 +117,12 @@ class Settings:
         """The settings at this step. They are recorded, too, if they have changed."""
         now: list[object] = []
         for optimizer in self._optimizers:
-            now.append(optimizer)
+            now.append(id(optimizer))
             for group in optimizer.param_groups:
-                now.append(group)
+                now.append(id(group))
                 now += map(group.get, NAMES)
-        if len(now) != len(self._kept) or not all(map(_is_the_same, now, self._kept)):
+        # Compared by value: a scheduler gives an equal rate as a new number at each step.
+        if now != self._kept:
             # A tensor may be changed in place.
             self._kept = [] if any(isinstance(one, Tensor) for one in now) else now
             self._groups = self._subject.groups
@@ -138,12 +139,6 @@ class Settings:
         planned = self._subject.budget.planned
         if self._changes is not None and (planned is None or step < planned):
             self.groups(step)
-
-
-def _is_the_same(now: object, before: object) -> bool:
-    """True if a setting has its value of before. A scheduler gives an equal rate as a new number at
-    each step. Tensors are not among those of before."""
-    return now is before or (type(now) is float and now == before)
 
 
 # Number of updates in a row with too few backwards after which that is no exception.
