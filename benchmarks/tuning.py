@@ -5,21 +5,22 @@ cost?
     .venv/bin/python benchmarks/tuning.py --out bank.jsonl --method none     # the grids alone
     .venv/bin/python benchmarks/tuning.py --out second.jsonl --bank second   # the second judgement
     .venv/bin/python benchmarks/tuning.py --out third.jsonl --bank third     # the third
+    .venv/bin/python benchmarks/tuning.py --out fourth.jsonl --bank fourth   # the fourth
     .venv/bin/python benchmarks/tuning.py --out bank.jsonl --clip            # does clipping ever cost?
     .venv/bin/python benchmarks/tuning.py --out bank.jsonl --time-left       # is the forecast right?
     .venv/bin/python benchmarks/tuning.py --out bank.jsonl --laws            # offsets and factors
     .venv/bin/python benchmarks/tuning.py --out bank.jsonl --lanes           # did the best lane win?
     .venv/bin/python benchmarks/tuning.py --out bank.jsonl --again           # the grid's best again
 
-Sixteen tasks (`tasks/bank.py`), fourteen others (`tasks/second.py`), or sixteen more
-(`tasks/third.py`). The grid has 13 rates a
-factor of 2 apart, each linear and cosine to zero, SGD with Nesterov momentum 0.9, and is extended
-while its best rate is near an end. Its best is chosen with hindsight: the smallest mean over three
-seeds of the final training loss. Every method gets the same seeds, batches and steps. Its end is
-given in percent above the best of the grid, over the floor: a level that the loss cannot go below,
-or, where none is known, the loss of the best training that is three times as long. The cost counts
-everything in whole trainings, a forward pass as a third of a gradient. Rivals whose packages are
-not installed are left out.
+Sixteen tasks (`tasks/bank.py`), fourteen others (`tasks/second.py`), sixteen more
+(`tasks/third.py`), or the last sixteen (`tasks/fourth.py`). The grid has 13 rates a factor of 2
+apart, each linear and cosine to zero, SGD with Nesterov momentum 0.9, and is extended while its
+best rate is near an end. Its best is chosen with hindsight: the smallest mean over three seeds of
+the final training loss. Every method gets the same seeds, batches and steps. Its end is given in
+percent above the best of the grid, over the floor: a level that the loss cannot go below, or, where
+none is known, the loss of the best training that is three times as long. The cost counts everything
+in whole trainings, a forward pass as a third of a gradient. Rivals whose packages are not installed
+are left out.
 
 `--clip` trains at the rates that SGD alone has chosen without clipping, which is all that acts on a
 training after its choice. `--time-left` compares the time that tuning says is left after a tenth of
@@ -48,6 +49,7 @@ from typing import Any
 import numpy as np
 import torch
 from tasks.bank import TASKS, Cell, Pairs
+from tasks.fourth import FOURTH
 from tasks.rivals import Method, installed
 from tasks.runs import (
     FORWARD,
@@ -77,7 +79,8 @@ COARSE = range(-18, 9, 2)
 EACH_WAY = 6
 MARGIN = 2
 
-BANKS = {"first": TASKS, "second": SECOND, "third": THIRD}
+BANKS = {"first": TASKS, "second": SECOND, "third": THIRD, "fourth": FOURTH}
+KNOWN = {name: make for bank in BANKS.values() for name, make in bank.items()}
 
 OURS: Mapping[str, Method] = {
     "SGD alone": tuned,
@@ -177,7 +180,7 @@ def ended(run: Method, cell: Cell, seed: int) -> dict[str, float]:
 @cache
 def cell_of(name: str) -> Cell:
     """A task."""
-    return {**TASKS, **SECOND, **THIRD}[name]()
+    return KNOWN[name]()
 
 
 def interval(values: list[float], of: Callable[..., Any]) -> str:
@@ -356,7 +359,7 @@ def main() -> None:
     )
     known = {**OURS, **installed()}
     parser.add_argument("--out", type=Path, required=True, help="file of finished trainings")
-    parser.add_argument("--only", action="append", choices=[*TASKS, *SECOND, *THIRD])
+    parser.add_argument("--only", action="append", choices=KNOWN)
     parser.add_argument("--bank", choices=BANKS, default="first", help="the tasks of a judgement")
     parser.add_argument("--method", action="append", choices=[*known, "none"])
     parser.add_argument("--clip", action="store_true", help="with and without clipping")

@@ -54,6 +54,12 @@ def slow_start(end: float, steps: int = 60) -> np.ndarray:
     return np.concatenate([falling(1.0)[:steps], falling(end)[:-steps]])
 
 
+def nearest(share: float) -> np.ndarray:
+    """Four readings of the batch sharpness after the first step, the nearest to the edge at this
+    share of it. The one of the first step is beyond it, as before weights have moved."""
+    return np.array([[0.0, 9.0], [1.0, share / 3], [90.0, share], [200.0, share / 2]])
+
+
 def healthy(**changes: Any) -> Signs:
     """A healthy classification, with some of its signs changed."""
     single = {

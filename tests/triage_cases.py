@@ -15,12 +15,12 @@ from made_up_signs import (
     falling,
     half_zero,
     in_turn,
-    jumping,
     moved,
     slow_start,
     striding,
     tensors,
 )
+from rate_cases import ADAMW, FLAT, RATES
 
 FEW_EVALUATIONS: dict[str, Any] = {
     "evaluated": np.array([100, 200, 300, 400]),
@@ -38,10 +38,8 @@ ONCE = falling()
 ONCE[200] += 2.5 * GUESS
 BEFORE_LEARNING = np.where(np.arange(STEPS) < 200, falling(0.7), falling())
 BEFORE_LEARNING[200:204] += 2.5 * GUESS
-FLAT = np.full(STEPS, 0.4 * GUESS)
 UNSURE = np.random.default_rng(1).normal(0, 0.1, STEPS)
 UP_AND_DOWN = 0.5 + np.where(np.arange(STEPS) % 2, 0.2, -0.2)
-ADAMW = {"optimizer": "AdamW", "family": "adaptive"}
 EVALUATED: dict[str, Any] = {
     "facts": {"dropout": 0.0},
     "evaluated_rows": np.array([[400.0, 400.0]]),
@@ -52,16 +50,8 @@ ALIKE: dict[str, Any] = {
 }
 BY_A_QUARTER = GUESS * np.linspace(0.8, 0.4, STEPS)
 BY_AND_BY = GUESS * np.linspace(1, 0.1, STEPS)
-LATE, FAR, NOT_FAR = slow_start(0.7, 220), striding(0.21), striding(0.19)
-LEAP, NO_LEAP, DEADLY_LEAP, SMALL_LEAP = (
-    np.vstack([striding(stride)[:1], striding(0.1)[1:]]) for stride in (8.1, 7.9, 3.8, 3.6)
-)
 NO_SIGNAL = tensors(0.005, 0.1, 0.6)
 DIES = np.vstack([tensors(0.6, 0.1, 0.6)[:3], NO_SIGNAL[3:]])
-ONE_STRIDE, ONE_OVERSHOT = (
-    np.vstack([striding(0.01)[:20], striding(stride)[20:23], striding(0.01)[23:]])
-    for stride in (0.88, 0.92)
-)
 # The whole training set at every update, whose gradients are alike.
 ONE_BATCH = {"examples": 320, "product": constant(0.9), "same_rows": constant(1)}
 
@@ -93,8 +83,6 @@ def in_steps(steps: int) -> dict[str, Any]:
     """The losses and rates of a training of this length."""
     return {"losses": falling(steps=steps), "rates": cosine_rates(steps=steps)}
 
-
-DIES_OF = {**ADAMW, "nonzero": half_zero(0.89), "movement": DEADLY_LEAP, "losses": falling(0.55)}
 
 CASES: dict[Claim, list[tuple[dict[str, Any], dict[str, Any]]]] = {
     Claim.NAN_EXAMPLE: [
@@ -243,86 +231,7 @@ CASES: dict[Claim, list[tuple[dict[str, Any], dict[str, Any]]]] = {
             {"facts": {"rows": [64, 64, 10]}, "weights_at_start": tensors(0.097, 1, 0.58)},
         ),
     ],
-    Claim.RATE_HIGH: [
-        (
-            {"family": "adaptive", "movement": LEAP},
-            {"family": "adaptive", "movement": NO_LEAP},
-        ),
-        # a small BERT at four times its best rate, which learnt in the last tenth of a linear decay
-        ({"losses": LATE, "movement": FAR}, {"losses": LATE, "movement": NOT_FAR}),
-        ({"losses": LATE, "movement": FAR}, {"losses": slow_start(0.7, 120), "movement": FAR}),
-        (
-            {"nonzero": half_zero(0.89), "losses": falling(0.55)},
-            {"nonzero": half_zero(0.87), "losses": falling(0.55)},
-        ),
-        (
-            {**DIES_OF, "nonzero": half_zero(0.89)},
-            {**DIES_OF, "nonzero": half_zero(0.87)},
-        ),
-        (  # units also die slowly: of labels at random, or inputs that are not scaled
-            DIES_OF,
-            {**DIES_OF, "movement": SMALL_LEAP},
-        ),
-        (  # a network often learns as well with the units that are left
-            {**DIES_OF, "losses": falling(0.52)},
-            {**DIES_OF, "losses": falling(0.48)},
-        ),
-        ({"movement": ONE_OVERSHOT}, {"movement": ONE_STRIDE}),
-        # the loss of what a tuning chose: at 4 % of a guess steps this large have done no harm
-        ({"movement": ONE_OVERSHOT}, {"movement": ONE_OVERSHOT, "losses": falling(0.04)}),
-        (
-            {"movement": ONE_OVERSHOT},
-            {"movement": ONE_OVERSHOT, "facts": {"layers": ["Linear", "BatchNorm1d", "Linear"]}},
-        ),
-        (
-            {"losses": jumping(0.6), "movement": striding(0.12)},
-            {"losses": jumping(0.4), "movement": striding(0.12)},
-        ),
-        ({"losses": np.append(falling()[:-20], np.full(20, np.nan))}, {}),
-    ],
-    Claim.UNSTABLE: [
-        (
-            {"losses": jumping(0.6), "movement": striding(0.09)},
-            {"losses": jumping(0.6), "movement": striding(0.12)},
-        ),
-        (
-            {"losses": jumping(0.6), "movement": striding(0.09)},
-            {"losses": jumping(0.4), "movement": striding(0.09)},
-        ),
-    ],
-    Claim.MOMENTUM_RATE: [
-        (
-            {"momentum": 0.96, "movement": ONE_OVERSHOT},
-            {"momentum": 0.94, "movement": ONE_OVERSHOT},
-        ),
-    ],
-    Claim.RATE_LOW: [
-        (
-            {"movement": striding(39.5 / STEPS), "family": "adaptive"},
-            {"movement": striding(41.5 / STEPS), "family": "adaptive"},
-        ),
-        (
-            {"movement": striding(19.5 / STEPS), "losses": falling(0.55)},
-            {"movement": striding(20.5 / STEPS), "losses": falling(0.55)},
-        ),
-        (
-            {"movement": striding(19 / STEPS), "losses": falling(0.52)},
-            {"movement": striding(19 / STEPS), "losses": falling(0.48)},
-        ),
-        (
-            {"movement": striding(5 / STEPS), "losses": falling(0.06)},
-            {"movement": striding(5 / STEPS), "losses": falling(0.02)},
-        ),
-        (
-            {"movement": striding(21 / STEPS), "momentum": 0.0, "product": constant(-0.6)},
-            {"movement": striding(23 / STEPS), "momentum": 0.0, "product": constant(-0.6)},
-        ),
-        ({"movement": striding(8 / STEPS)}, {"movement": striding(8 / STEPS), "losses": FLAT}),
-        (
-            {"movement": striding(4.8 / STEPS), "losses": FLAT},
-            {"movement": striding(5.2 / STEPS), "losses": FLAT},
-        ),
-    ],
+    **RATES,
     Claim.BATCH_SMALL: [
         (
             {"batch_size": 4, "product": constant(0.29)},

@@ -6,11 +6,12 @@ momentum and AdamW, at a constant rate and with a cosine. What the verdict says 
 read from the same run as what it says at the end.
 """
 
+import math
 import statistics
 import tomllib
 import zlib
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -101,6 +102,7 @@ def until(signs: Signs, step: int) -> Signs:
             for name, values in signs.tensors.items()
         },
         distances=signs.distances[signs.distances[:, 0] < step],
+        edges=signs.edges[signs.edges[:, 0] < step],
         evaluated=signs.evaluated[evaluated],
         test=signs.test[evaluated],
         train=signs.train[evaluated],
@@ -147,12 +149,29 @@ def judge_rates(bench: Bench, table: str, *, verbose: bool) -> list[str]:
             show_share(f"{kind}: too high", high, len(found))
             heads = Counter(next(iter(claims)) for claims in found.values())
             print("  " + ", ".join(f"{claim} {count}" for claim, count in heads.most_common()))
+    _show_edges(bench, list(said))
     numbers = {}
     for title in ("early", "at_end"):
         numbers |= _show_truth(bench, said, title, verbose=verbose)
     limits = {"told early": 0.9, "told at_end": 0.9}
     missed = [name for name, least in limits.items() if numbers[name] < least]
     return missed + [name for name in numbers if name.startswith("false") and numbers[name] > 0.02]
+
+
+def _show_edges(bench: Bench, trained: Sequence[Trained]) -> None:
+    """How near the steps came to the edge of stability, at good rates and at others: the least, the
+    median and the largest over trainings of the largest share of the edge."""
+    shares = defaultdict(list)
+    for each in trained:
+        edge = Signs.of(Run.open(bench.run(each.wanted))).edge
+        if math.isfinite(edge):
+            shares[each.recipe.optimizer, each.kind].append(edge)
+    print("-- largest share of the edge of small batches")
+    for (optimizer, kind), found in sorted(shares.items()):
+        print(
+            f"{optimizer}, {kind}: {min(found):.2g}, {statistics.median(found):.2g}, "
+            f"{max(found):.2g} of {len(found)}"
+        )
 
 
 def _show_truth(

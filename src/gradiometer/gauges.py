@@ -11,7 +11,7 @@ from typing import Any
 from msgspec import structs
 
 from gradiometer.convergence.trajectory.trajectory import Trajectory
-from gradiometer.drift.batch_sharpness import BatchSharpness
+from gradiometer.drift.batch_sharpness import BatchSharpness, PreconditionedSharpness
 from gradiometer.drift.one_step import CurvatureAlongGradient, LossChange, StepDrift
 from gradiometer.errors import BadArgument
 from gradiometer.estimation.noise import GradientNoise, NoiseSources
@@ -29,7 +29,8 @@ GAUGES: dict[str, type[Gauge]] = {
     gauge.name: gauge
     for gauge in (
         *(GradientNoise, PreconditionedNoise, NoiseShape, NoiseSources, HeavyExamples),
-        *(BatchSharpness, CurvatureAlongGradient, StepDrift, LossChange),
+        *(BatchSharpness, PreconditionedSharpness),
+        *(CurvatureAlongGradient, StepDrift, LossChange),
         Temperature,
         Trajectory,
     )

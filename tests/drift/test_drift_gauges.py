@@ -12,7 +12,13 @@ from torch import Tensor, nn
 
 from conftest import CASES, Case
 from gradiometer import BadArgument
-from gradiometer.drift import BatchSharpness, CurvatureAlongGradient, LossChange, StepDrift
+from gradiometer.drift import (
+    BatchSharpness,
+    CurvatureAlongGradient,
+    LossChange,
+    PreconditionedSharpness,
+    StepDrift,
+)
 from gradiometer.drift.curvature import Curvature, edge_warning
 from gradiometer.drift.stability import (
     MomentumRule,
@@ -32,6 +38,8 @@ from gradiometer.measurement import (
     TrainingStep,
     supervised,
 )
+from gradiometer.measurement.optimizer.groups import Group
+from gradiometer.measurement.preconditioner import preconditioner_of
 from gradiometer.problems import load
 from gradiometer.verdict.words.say import say
 
@@ -270,6 +278,110 @@ def test_steps_of_torch_on_a_quadratic_stop_shrinking_at_the_edge(kind: Momentum
             (curvature * point**2 / 2).backward()
             optimizer.step()
         assert (point.abs().item() < 1e-6) == stable
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.5, 0.9])
+def test_steps_along_a_mean_of_gradients_stop_shrinking_at_their_edge(momentum: float) -> None:
+    kind = MomentumRule(momentum, averaged=True)
+    limit = stability_limit(0.1, kind)
+    assert kind.limit_of_small_batches == 2 and (momentum != 0.9 or limit == pytest.approx(380))
+    for curvature, stable in ((0.98 * limit, True), (1.02 * limit, False)):
+        point = nn.Parameter(torch.ones((), dtype=torch.float64))
+        # with a second moment that stays 1, Adam's step is η times the mean of the gradients
+        optimizer = torch.optim.Adam([point], lr=0.1, betas=(momentum, 1 - 1e-15), eps=0.0)
+        optimizer.state[point] = {
+            "step": torch.tensor(1e18),
+            "exp_avg": torch.zeros_like(point),
+            "exp_avg_sq": torch.ones_like(point),
+        }
+        for _ in range(1500):
+            optimizer.zero_grad()
+            (curvature * point**2 / 2).backward()
+            optimizer.step()
+            optimizer.state[point]["exp_avg_sq"].fill_(1.0)
+        assert (point.abs().item() < 1e-6) == stable
+
+
+def adam_step(step: int = 5) -> tuple[TrainingStep, torch.optim.Optimizer, Small]:
+    """A step of Adam on the small network, whose state comes from this many updates."""
+    small = Small()
+    optimizer = torch.optim.Adam(small.model.parameters(), lr=1e-3, betas=(0.9, 0.99))
+    for start in range(step):
+        index = torch.arange(start, start + BATCH)
+        optimizer.zero_grad()
+        small.objective.loss(
+            small.model, (small.inputs[index], small.labels[index])
+        ).mean().backward()
+        optimizer.step()
+    small.here = torch.cat([p.detach().reshape(-1) for p in small.objective.parameters])
+    index = torch.arange(20, 20 + BATCH)
+    made = TrainingStep(
+        small.objective,
+        (small.inputs[index], small.labels[index]),
+        index=step,
+        learning_rate=1e-3,
+        groups=(Group("Adam", "adaptive", 1e-3, momentum=0.9),),
+        sampling=SAMPLING,
+        preconditioner=lambda: preconditioner_of(optimizer, small.objective.parameters),
+    )
+    return made, optimizer, small
+
+
+def test_the_preconditioned_sharpness_is_that_of_sgd_in_divided_parameters() -> None:
+    step, optimizer, small = adam_step()
+    moments = PreconditionedSharpness().measure(step)
+    assert moments is not None
+    factors = preconditioner_of(optimizer, small.objective.parameters)
+    assert factors is not None
+    root = torch.cat([factor.reshape(-1) for factor in factors]).double().sqrt()
+    index = torch.arange(20, 20 + BATCH)
+
+    def loss(scaled: Tensor) -> Tensor:
+        return small.loss(root * scaled, index)
+
+    at = (small.here / root).detach()
+    gradient = torch.autograd.functional.jacobian(loss, at)
+    hessian = torch.autograd.functional.hessian(loss, at)
+    assert moments["norm_squared"] == pytest.approx(float(gradient @ gradient))
+    assert moments["curvature"] == pytest.approx(float(gradient @ hessian @ gradient))
+    assert moments["momentum"] == 0.9 and moments["averaged"] == 1.0
+
+
+def test_the_preconditioned_sharpness_needs_a_state() -> None:
+    step, _, _ = adam_step(0)
+    assert PreconditionedSharpness().measure(step) is None
+
+
+def preconditioned(share: float) -> Series:
+    """Twelve readings at this share of the edge of small batches, 2/η."""
+    moments = {
+        "curvature": 2 * share / 1e-3,
+        "norm_squared": 1.0,
+        "momentum": 0.9,
+        "nesterov": 0.0,
+        "averaged": 1.0,
+    }
+    name = PreconditionedSharpness.name
+    return Series.of([Reading(name, 10 * i, 8, 1e-3, moments) for i in range(12)], SAMPLING)
+
+
+@pytest.mark.parametrize(
+    ("share", "claim"),
+    [
+        (0.1, "batch_sharpness_far_below_edge"),
+        (0.5, "batch_sharpness_below_edge"),
+        (3.0, "batch_sharpness_at_edge"),
+        (40.0, "batch_sharpness_beyond_edge"),
+    ],
+)
+def test_the_edge_of_adam_is_that_of_a_mean_of_gradients(share: float, claim: str) -> None:
+    gauge, series = PreconditionedSharpness(), preconditioned(share)
+    estimates = gauge.estimate(series)
+    assert estimates["preconditioned_edge"].value == pytest.approx(38 / 1e-3)
+    assert gauge.shares(series) == pytest.approx(np.full(12, share))
+    found = gauge.judge(estimates)
+    assert found is not None and found.claim == claim
+    assert "2(1 + β₁)/((1 − β₁)η) = 38,000" in say(found).seen
 
 
 def test_a_rate_above_the_edge_gives_a_warning() -> None:

@@ -350,7 +350,7 @@ def test_watch_measures_it_by_default_from_the_second_step_and_keeps_the_bits(
     assert (
         run is not None
         and run.warnings == []
-        and run.configuration.gauges == "noise,preconditioned_noise"
+        and run.configuration.gauges == "noise,preconditioned_noise,preconditioned_sharpness"
     )
     series = run.series("preconditioned_noise")
     assert series.steps.tolist() == [*range(1, 15)] and len(run.series("noise")) == 15

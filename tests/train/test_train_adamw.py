@@ -50,7 +50,9 @@ def test_a_run_says_adamw_and_measures_what_fits_it(tmp_path: Path) -> None:
     assert run.path.name == "mine-1" and run.steps == 60 and run.status == "finished"
     assert run.hyperparameters is not None and run.hyperparameters.family == "adaptive"
     assert run.hyperparameters.sentence.startswith("AdamW")
-    assert set(run.gauges) == {"noise", "preconditioned_noise", "trajectory"}
+    assert set(run.gauges) == {
+        *("noise", "preconditioned_noise", "preconditioned_sharpness", "trajectory")
+    }
     assert not [event for event in run.events if event["event"] == "warning"]
     assert compare_for_run(run.path, seconds=None).finding.gauge == "preconditioned_noise"
 

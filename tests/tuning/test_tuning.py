@@ -19,9 +19,8 @@ from torch import nn
 
 from gradiometer import supervised
 from gradiometer.errors import BadArgument, GradiometerError
-from gradiometer.loop import Loop
 from gradiometer.tuning import Tuned, tune
-from gradiometer.tuning.lane import LoopLane, MeanParameters, judge
+from gradiometer.tuning.lane import LoopLane
 from gradiometer.tuning.optimizers import variants
 
 SQUARED = supervised(nn.MSELoss(reduction="none"))
@@ -197,45 +196,6 @@ def test_the_numbers_are_the_same_in_processes() -> None:
     settings = {"loss": SQUARED, "batches": (inputs, inputs.sum(1)), "batch_size": 16, "steps": 48}
     here, there = (tune(with_dropout, **settings, pool=pool) for pool in ("here", "processes:2"))
     assert here.tried == there.tried
-
-
-@pytest.mark.parametrize("frozen", [False, True])
-def test_a_lane_with_batch_norm_is_judged_by_statistics_of_its_mean_parameters(
-    frozen: bool,
-) -> None:
-    """Unless its statistics are kept as they are, here 0 and 1."""
-    torch.manual_seed(0)
-    model = nn.Sequential(
-        nn.Linear(3, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 1), nn.Flatten(0)
-    )
-    model[1].train(not frozen)
-    inputs = 3 + torch.randn(64, 3)
-    targets = inputs.sum(1)
-    [made] = variants("sgd", 0.9, True, 0.0)
-    loop = Loop(
-        model,
-        made(model.parameters(), 0.002),
-        loss=SQUARED,
-        batches=(inputs, targets),
-        batch_size=16,
-    )
-    lane = LoopLane(loop, made, 0.002, 16, 40)
-    lane.stops.append(20)
-    end, _ = judge(lane, 64, None)
-    # the same lane by hand, whose statistics are those of all examples
-    again, mean = LoopLane(loop, made, 0.002, 16, 40), MeanParameters(20, 0)
-    again.stops.append(20)
-    assert again.advance(mean) is not None
-    copy = again.loop.model
-    mean.into(copy)
-    with torch.no_grad():
-        hidden = copy[0](inputs)
-        normed = (hidden - hidden.mean(0)) / (hidden.var(0) + 1e-5).sqrt()
-        if frozen:
-            normed = hidden / math.sqrt(1 + 1e-5)
-        output = copy[4](copy[3](copy[2](copy[1].weight * normed + copy[1].bias)))
-    expected = float((output - targets).square().mean())
-    assert end.readouts["train_loss"].mean == pytest.approx(expected, rel=1e-4)
 
 
 def test_new_statistics_of_batch_norm_are_paid_for() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from tasks.bank import TASKS, Cell
+from tasks.fourth import FOURTH
 from tasks.runs import SHAPES, End, losses_of, sgd, stacked, trained, trapezoid
 from tasks.third import THIRD
 
@@ -20,9 +21,9 @@ def cell_of(name: str, steps: int) -> Cell:
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("name", [*TASKS, *THIRD])
+@pytest.mark.parametrize("name", [*TASKS, *THIRD, *FOURTH])
 def test_every_task_loads_and_can_learn(name: str) -> None:
-    cell = {**TASKS, **THIRD}[name]()
+    cell = {**TASKS, **THIRD, **FOURTH}[name]()
     batch = next(cell.batches(0))
     assert cell.loss(cell.model(0), batch).shape == (cell.batch,)
     before = losses_of(cell, cell.model(0))[0]

@@ -11,7 +11,7 @@ from cases.quadratic_law import QuadraticLaw
 
 from gradiometer.lab.closed_forms import Quadratic
 from gradiometer.loop.readout import Readout
-from gradiometer.tuning.race import FIRST, Entry, LaneRace
+from gradiometer.tuning.race import FIRST, Entry, LaneEnd, LaneRace
 
 CURVATURES = np.geomspace(0.05, 1, 6)
 QUADRATIC = Quadratic(np.diag(CURVATURES), np.diag(CURVATURES))
@@ -36,11 +36,16 @@ def best_exact() -> float:
     return min(exact(rate, STEPS // 2, STEPS // 2) for rate in np.geomspace(1e-3, 0.5, 25))
 
 
+def end(loss: float) -> LaneEnd:
+    """That of a lane which still learns, unless it diverged."""
+    return LaneEnd(not math.isfinite(loss), loss)
+
+
 def race(loss_of: Callable[[Entry, float], float], left: float = 1.0, kinds: int = 1) -> LaneRace:
     """A race whose lanes end at these losses of entry and share."""
 
-    def train(entries: Sequence[Entry], share: float) -> list[Readout]:
-        return [Readout(loss_of(entry, share)) for entry in entries]
+    def train(entries: Sequence[Entry], share: float) -> list[LaneEnd]:
+        return [end(loss_of(entry, share)) for entry in entries]
 
     return LaneRace(train, kinds, readout=0.01, budget=left)
 
@@ -54,8 +59,8 @@ def test_with_exact_losses_the_winner_ends_close_to_the_best_rate(off: int) -> N
         return exact(rate, int(share * STEPS))
 
     winner = race(loss_of, left=1.3).run()
-    end = exact(MIDDLE * 2.0 ** (off + winner.octave), STEPS // 2, STEPS // 2)
-    assert end < 1.02 * best_exact()
+    loss = exact(MIDDLE * 2.0 ** (off + winner.octave), STEPS // 2, STEPS // 2)
+    assert loss < 1.02 * best_exact()
 
 
 @pytest.mark.parametrize("left", [0.25, 0.5, 1.0, 2.0])
@@ -86,16 +91,16 @@ def test_what_is_ahead_is_what_comes_if_no_more_rates_are_tried(left: float, kin
     said: list[tuple[float, int, float]] = []
     trained: list[tuple[float, int]] = []
 
-    def train(entries: Sequence[Entry], share: float) -> list[Readout]:
+    def train(entries: Sequence[Entry], share: float) -> list[LaneEnd]:
         said.append(made.ahead(share))
         trained.append((sum(share - made.reached.get(one, 0.0) for one in entries), len(entries)))
-        return [Readout(1 + one.octave**2 / 10 + one.kind) for one in entries]
+        return [end(1 + one.octave**2 / 10 + one.kind) for one in entries]
 
     made = LaneRace(train, kinds, readout=0.01, budget=left)
     last = made.reached[made.run()]
-    for place, (updates, lanes, end) in enumerate(said):
+    for place, (updates, lanes, share) in enumerate(said):
         assert updates == pytest.approx(sum(each for each, _ in trained[place + 1 :]))
-        assert (lanes, end) == (sum(one for _, one in trained[place + 1 :]), pytest.approx(last))
+        assert (lanes, share) == (sum(one for _, one in trained[place + 1 :]), pytest.approx(last))
 
 
 def test_lanes_go_on_and_are_not_trained_again() -> None:
@@ -123,14 +128,14 @@ def test_a_constant_in_the_loss_and_its_unit_change_no_choice(offset: float, sca
     def winner(place: int, scale: float, offset: float) -> tuple[Entry, list[list[Entry]]]:
         rates = np.random.default_rng(place)
 
-        def train(entries: Sequence[Entry], share: float) -> list[Readout]:
+        def train(entries: Sequence[Entry], share: float) -> list[LaneEnd]:
             values = [
                 0.05 * (entry.octave - 2 + share) ** 2
                 + noise[entry.octave + 20] * 0.3
                 + rates.normal(size=64) * 0.1
                 for entry in entries
             ]
-            return [Readout.of(scale * each + offset) for each in values]
+            return [end(Readout.of(scale * each + offset).mean) for each in values]
 
         made = LaneRace(train, 1, readout=0.01, budget=1.0)
         return made.run(), [rung.ranking for rung in made.rungs]
@@ -144,6 +149,43 @@ def test_lanes_that_diverge_lose_and_lower_rates_are_tried() -> None:
         return math.inf if entry.octave > -5 else 1.0 + (entry.octave + 7) ** 2 / 100
 
     assert -9 <= race(loss_of, left=1.5).run().octave <= -5
+
+
+def test_lanes_that_are_stuck_are_behind_and_lower_rates_are_tried() -> None:
+    """They are ahead by their losses, at every length. The best rate is 16 times lower than the
+    middle."""
+
+    def train(entries: Sequence[Entry], share: float) -> list[LaneEnd]:
+        return [
+            LaneEnd(one.octave >= -1, 0.5 if one.octave >= -1 else 1 + (one.octave + 4) ** 2 / 10)
+            for one in entries
+        ]
+
+    made = LaneRace(train, 1, readout=0.01, budget=1.0)
+    assert made.run() == Entry(-4)
+
+
+def test_if_all_lanes_are_stuck_the_lowest_loss_wins() -> None:
+    def train(entries: Sequence[Entry], share: float) -> list[LaneEnd]:
+        return [LaneEnd(True, 1 + (one.octave - 1) ** 2 / 10) for one in entries]
+
+    assert LaneRace(train, 1, readout=0.01, budget=1.0).run() == Entry(1)
+
+
+@pytest.mark.parametrize(("left", "lanes"), [(1.0, [3, 5, 2]), (0.7, [3, 4, 2])])
+def test_a_further_rate_is_tried_beside_the_best_of_the_second_rung(
+    left: float, lanes: list[int]
+) -> None:
+    """If that is the lowest there, and if a last rung of twice the length can still be paid."""
+
+    def loss_of(entry: Entry, share: float) -> float:
+        best = 0.1 if share == FIRST else -2.0
+        return 1 + (entry.octave - best) ** 2 / 10
+
+    made = race(loss_of, left=left)
+    winner = made.run()
+    assert [len(rung.ends) for rung in made.rungs] == lanes
+    assert winner == Entry(-2 if len(made.rungs[1].ends) == 5 else -1)
 
 
 def test_if_both_of_the_last_rung_diverge_the_best_of_the_rung_before_wins() -> None:

@@ -1,5 +1,6 @@
 """The readings of the rate: how far the network came, and how long its path keeps its direction."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from made_up_signs import (
     evaluations,
     falling,
     healthy,
+    nearest,
     striding,
 )
 
@@ -124,6 +126,35 @@ def test_a_path_that_goes_straight_on_has_a_rate_that_is_too_low(has_ended: bool
 def test_plain_sgd_may_stand_at_the_edge_on_a_straight_path(momentum: float, warns: bool) -> None:
     (found,) = findings_of(triage_of(on(0.5, family="sgd", momentum=momentum)))
     assert ("edge of stability" in say(found).caveat) == warns
+
+
+@pytest.mark.parametrize(
+    ("share", "has_ended", "factor"),
+    [(0.01, True, 8), (0.15, True, 4), (0.24, True, 4), (0.01, False, 8), (0.15, False, 2)],
+)
+def test_the_rate_that_is_advised_does_not_pass_the_edge(
+    share: float, has_ended: bool, factor: int
+) -> None:
+    low = healthy(edges=nearest(share), movement=striding(1 / STEPS), has_ended=has_ended)
+    (found,) = triage_of(low).claims
+    assert found.claim is Claim.RATE_LOW and found.cure == (f"rate {factor}x",)
+    (finding,) = findings_of(triage_of(low))
+    assert (
+        "none that was measured" in say(finding).seen
+        and f"{share:.0%}".rstrip("%") in say(finding).seen
+    )
+
+
+@pytest.mark.parametrize(("momentum", "limit"), [(0.0, 0.25), (0.9, 0.5)])
+def test_near_the_edge_neither_a_straight_path_nor_a_short_way_is_certain(
+    momentum: float, limit: float
+) -> None:
+    near, far = nearest(1.02 * limit), nearest(0.98 * limit)
+    sgd = {"family": "sgd", "momentum": momentum}
+    for signs in (on(0.5, **sgd), healthy(movement=striding(4 / STEPS), **sgd)):
+        assert Claim.RATE_LOW in certain(signs)
+        assert Claim.RATE_LOW in certain(replace(signs, edges=far))
+        assert Claim.RATE_LOW not in certain(replace(signs, edges=near))
 
 
 def test_a_straight_path_on_which_the_test_loss_has_risen_needs_no_higher_rate() -> None:

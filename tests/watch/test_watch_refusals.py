@@ -135,7 +135,10 @@ def test_what_cannot_be_watched_is_refused_by_name(tmp_path: Path) -> None:
             lambda: watch(model, torch.optim.Rprop(model.parameters()), gauges="noise"),
         ),
         ("`accumulation` must be at least 1", lambda: watch(model, sgd, loss=loss, accumulation=0)),
-        ("not for Adam", lambda: watch(model, adam, loss=loss, gauges="batch_sharpness")),
+        (
+            "under Adam it is preconditioned_sharpness",
+            lambda: watch(model, adam, loss=loss, gauges="batch_sharpness"),
+        ),
         (
             "which runs the model: give `loss`, or leave it out",
             lambda: watch(model, sgd, accumulation=2, gauges="noise,step_drift"),

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from gradiometer.errors import BadArgument
 from gradiometer.measurement import Estimate, Finding, Issue, State
+from gradiometer.measurement.optimizer.groups import Group
 
 # Training is at the edge between these shares of it: sharpness oscillates about the edge.
 BELOW, BEYOND = 0.8, 1 / 0.8
@@ -15,11 +16,13 @@ HALF_THE_RATE = "rate 0.5x"
 
 @dataclass(frozen=True)
 class MomentumRule:
-    """The kind of SGD: plain, heavy-ball or Nesterov, as in `torch.optim.SGD`.
+    """What an optimizer makes of successive gradients: nothing, or a momentum.
 
     Args:
-        momentum: μ, in [0, 1).
+        momentum: μ, in [0, 1); β₁ of Adam and its kind.
         nesterov: True for Nesterov's momentum.
+        averaged: True if the velocity is a mean of the gradients, as in Adam, and not a sum, as in
+            `torch.optim.SGD`.
 
     Example:
         >>> MomentumRule(0.9).limit, MomentumRule(0.9).formula
@@ -28,38 +31,51 @@ class MomentumRule:
 
     momentum: float = 0.0
     nesterov: bool = False
+    averaged: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.momentum < 1:
             raise BadArgument(f"`momentum` must be at least 0 and below 1, got {self.momentum}.")
 
+    @classmethod
+    def of(cls, group: Group) -> "MomentumRule":
+        """The rule of a parameter group."""
+        is_mean = group.family == "adaptive" and group.optimizer != "RMSprop"
+        return cls(group.momentum, group.nesterov, averaged=is_mean)
+
     @property
     def limit(self) -> float:
         """η λ above which full-batch steps along an eigenvector of curvature λ grow.
 
-        2 for gradient descent, 2(1 + μ) for the heavy ball, 2(1 + μ)/(1 + 2μ) for Nesterov.
+        2 for gradient descent, 2(1 + μ) for the heavy ball, 2(1 + μ)/(1 + 2μ) for Nesterov; of a
+        mean of gradients 1/(1 − μ) times as much: 38 for Adam's usual β₁ = 0.9.
 
         Source: Cohen, Kaur, Li, Kolter & Talwalkar (2021), Gradient Descent on Neural Networks
-        Typically Occurs at the Edge of Stability, app. B; Polyak (1964).
+        Typically Occurs at the Edge of Stability, app. B; Polyak (1964); Cohen et al. (2022),
+        Adaptive Gradient Methods at the Edge of Stability.
         """
-        heavy_ball = 2 * (1 + self.momentum)
-        return heavy_ball / (1 + 2 * self.momentum) if self.nesterov else heavy_ball
+        limit = 2 * (1 + self.momentum)
+        if self.nesterov:
+            limit /= 1 + 2 * self.momentum
+        return limit / (1 - self.momentum) if self.averaged else limit
 
     @property
     def limit_of_small_batches(self) -> float:
         """η times the batch sharpness at which small batches are reported to settle: 2(1 − μ); 2
-        without momentum.
+        without momentum, and for a mean of gradients.
 
         A heavy-ball velocity is a sum over about 1/(1 − μ) noisy gradients, so a step is that much
         longer than ηĝ.
         """
-        return 2 * (1 - self.momentum)
+        return 2.0 if self.averaged else 2 * (1 - self.momentum)
 
     @property
     def formula(self) -> str:
         """The edge as a formula."""
         if not self.momentum:
             return "2/η"
+        if self.averaged:
+            return "2(1 + β₁)/((1 − β₁)η)"
         return "2(1 + μ)/((1 + 2μ)η)" if self.nesterov else "2(1 + μ)/η"
 
 

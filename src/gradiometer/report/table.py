@@ -53,7 +53,7 @@ def write_table(table: Table, path: Path) -> int:
 
     >>> import tempfile
     >>> import numpy as np
-    >>> from gradiometer.report import write_table
+    >>> from gradiometer.report.table import write_table
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     write_table({"step": np.arange(3), "loss": np.array([2.3, 1.1, 0.7])}, Path(folder) / "losses.csv")
     3

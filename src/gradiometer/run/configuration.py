@@ -25,10 +25,11 @@ class OptimizerKind(NamedTuple):
     gauges: str
 
 
-# Batch sharpness is for SGD, whose edge of stability is known.
 OPTIMIZERS = {
     "sgd": OptimizerKind("SGD", 0.1, "noise,batch_sharpness,trajectory"),
-    "adamw": OptimizerKind("AdamW", 0.001, "noise,preconditioned_noise,trajectory"),
+    "adamw": OptimizerKind(
+        "AdamW", 0.001, "noise,preconditioned_noise,preconditioned_sharpness,trajectory"
+    ),
     "schedulefree": OptimizerKind("SGDScheduleFree", 1.0, "noise,trajectory"),
 }
 
@@ -90,7 +91,8 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         budget: Share of the training time that measuring may use, in [0, 1). 0 switches it off.
         gauges: Comma-separated gauge names. Expensive gauges run only at every 16th measured step.
             Default: noise,batch_sharpness,trajectory, with adamw
-            noise,preconditioned_noise,trajectory, and with schedulefree noise,trajectory.
+            noise,preconditioned_noise,preconditioned_sharpness,trajectory, and with schedulefree
+            noise,trajectory.
         check_edge: Compare the learning rate with the sharpness before the first step. A fixed
             cost, which later readings pay back.
         check_endpoint: After the last step, search for a saddle, dead units and an unbroken

@@ -5,6 +5,7 @@ import math
 import time
 import zlib
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -14,10 +15,13 @@ from torch import Tensor, nn
 
 from gradiometer.convergence.averaging import refresh_batch_norm, tracking_layers
 from gradiometer.errors import BadArgument, UserCodeFailed
+from gradiometer.integrations.gradients import gradients_of
+from gradiometer.integrations.watch.triage.exact import together
 from gradiometer.loop.branch import BranchResult
 from gradiometer.loop.changes.alternative import GoOn
 from gradiometer.loop.engine import is_finite
 from gradiometer.loop.loop import Loop
+from gradiometer.loop.readout import Readout
 from gradiometer.loop.stream import Stream
 from gradiometer.measurement.batch import mapped
 from gradiometer.measurement.optimizer.steps import averages_itself
@@ -33,10 +37,14 @@ from gradiometer.tuning.optimizers import Made
 READOUT = "train_loss"
 HELD_OUT_READOUT = "test_loss"
 
+# How much the training loss may still fall: a limit, from the gradient that a lane has at its end.
+LIMIT = "limit_of_gain"
+
 
 class MeanParameters:
     """The mean of the parameters over the last quarter of a lane, in which most of the noise is
-    gone, and the time of its updates. It watches a lane that is a run.
+    gone, what an update gains there at most, and the time of its updates. It watches a lane that is
+    a run.
 
     Args:
         stop: Length of the lane.
@@ -46,7 +54,9 @@ class MeanParameters:
     def __init__(self, stop: int, before: int) -> None:
         self.since = max(stop - max(stop // 4, 1), before)
         self.sums: list[Tensor] = []
+        self.newest: list[Tensor] = []
         self.count = 0
+        self.gains: list[Tensor] = []
         self.times = (time.perf_counter(),) * 2
         self.timed = 0
 
@@ -63,8 +73,18 @@ class MeanParameters:
         parameters = [parameter.detach() for parameter in model.parameters()]
         if not self.count:
             self.sums = [torch.zeros_like(parameter) for parameter in parameters]
+        else:
+            distance = norm_of(torch._foreach_sub(parameters, self.newest))
+            self.gains.append(distance * norm_of(gradients_of(list(model.parameters()))))
         torch._foreach_add_(self.sums, parameters)
+        self.newest = [parameter.clone() for parameter in parameters]
         self.count += 1
+
+    @property
+    def gain(self) -> float:
+        """The most that an update gains to first order: the norm of the gradient times the distance
+        that the parameters go, in the mean. NaN if the last quarter is a single update."""
+        return float(torch.stack(self.gains).mean()) if self.gains else math.nan
 
     @property
     def seconds(self) -> float:
@@ -89,6 +109,13 @@ class MeanParameters:
             return
         for parameter, total in zip(model.parameters(), self.sums, strict=True):
             parameter.copy_(total / self.count)
+
+
+def norm_of(tensors: Sequence[Tensor]) -> Tensor:
+    """The norm of all these numbers together, in single precision."""
+    norms = torch._foreach_norm([tensor.to_dense() for tensor in tensors])
+    norm: Tensor = together(norms).norm()
+    return norm
 
 
 class Lane(ABC):
@@ -224,7 +251,10 @@ def judge(lane: Lane, examples: int, held_out: Examples | None) -> tuple[BranchR
     else:
         mean.into(copy.model)
     refresh_statistics(copy)
-    readouts = copy.readouts(copy.model)
+    readouts = {
+        **copy.readouts(copy.model),
+        LIMIT: Readout(mean.gain * (lane.steps - stop)),
+    }
     loss = readouts[READOUT if held_out is None else HELD_OUT_READOUT].mean
     diverged = None if math.isfinite(loss) else f"the loss is {loss}"
     return end(stop, examples_so_far, seconds, (), readouts, diverged), lane

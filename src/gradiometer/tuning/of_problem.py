@@ -31,7 +31,7 @@ from gradiometer.run.trust import SIGNATURE
 from gradiometer.storage.disk import one_at_a_time, remove_folder, replace_file, writing
 from gradiometer.train import loop_at, resume, train
 from gradiometer.train.training import device_of, hold_out, name_of_run
-from gradiometer.tuning.lane import Lane, MeanParameters
+from gradiometer.tuning.lane import LIMIT, Lane, MeanParameters
 from gradiometer.tuning.optimizers import Amounts, Made, Optimizers
 from gradiometer.tuning.start import Aim
 from gradiometer.tuning.tuned import Tuned
@@ -316,6 +316,11 @@ def keep_forks(out: Path, tuned: Tuned) -> None:
                     alternative=branch.alternative.name,
                     replicate=branch.replicate,
                     horizon=branch.horizon,
+                    readouts={
+                        name: readout
+                        for name, readout in one.result.readouts.items()
+                        if name != LIMIT
+                    },
                 ),
             )
             for branch, one in zip(plan.branches, rung, strict=True)

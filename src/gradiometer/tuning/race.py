@@ -2,10 +2,8 @@
 as the training."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-
-from gradiometer.loop.readout import Readout
 
 # Length of the first rung, as a share of the training. The second is twice as long, and the last at
 # least twice as long as that, up to the half of the training in which the rate is kept. With a 12th
@@ -34,33 +32,48 @@ class Entry:
     kind: int = 0
 
 
+@dataclass(frozen=True, order=True)
+class LaneEnd:
+    """How a lane stands at the end of a rung. The lower one is ahead.
+
+    Args:
+        stuck: True for a lane that learns nothing more. It is behind all others, since they do.
+        loss: Its loss; inf if it diverged.
+    """
+
+    stuck: bool
+    loss: float
+
+
 @dataclass(frozen=True)
 class LaneRung:
     """The ends of lanes of one length.
 
     Args:
         share: Their length, as a share of the training.
-        ends: The loss of each, on the same examples; inf if it diverged.
+        ends: How each of them stands, by its loss on the same examples.
     """
 
     share: float
-    ends: Mapping[Entry, Readout]
+    ends: dict[Entry, LaneEnd]
 
     @property
     def ranking(self) -> list[Entry]:
-        """The lanes, the best first: by their loss, and of equal losses the lower rate."""
-        return sorted(self.ends, key=lambda entry: (self.ends[entry].mean, entry))
+        """The lanes, the best first: by their ends, and of equal ends the lower rate."""
+        return sorted(self.ends, key=lambda entry: (self.ends[entry], entry))
 
-    def edge(self, kind: int) -> int:
-        """1 if the best rate of a kind is the highest that was tried, −1 if it is the lowest, else
-        0."""
-        octaves = [entry.octave for entry in self.ranking if entry.kind == kind]
-        return (octaves[0] == max(octaves)) - (octaves[0] == min(octaves))
+    def beyond(self, kind: int, octaves: int) -> Entry | None:
+        """The rate of a kind that is so far beyond its best one, if the best one is the highest or
+        the lowest that was tried; else None."""
+        tried = [entry.octave for entry in self.ranking if entry.kind == kind]
+        side = (tried[0] == max(tried)) - (tried[0] == min(tried))
+        far = abs(tried[0]) >= FARTHEST
+        return Entry(tried[0] + side * octaves, kind) if side and not far else None
 
 
-# Trains lanes, which continue from their last step, to a share of the training. Returns the loss of
-# each at the mean of its last parameters.
-Train = Callable[[Sequence[Entry], float], Sequence[Readout]]
+# Trains lanes, which continue from their last step, to a share of the training. Returns how each
+# stands there, by its loss at the mean of its last parameters.
+Train = Callable[[Sequence[Entry], float], Sequence[LaneEnd]]
 
 
 @dataclass
@@ -121,7 +134,7 @@ class LaneRace:
             self.rungs.append(LaneRung(share, self._go(rung.ranking[:2], share)))
         for rung in reversed(self.rungs):
             best = rung.ranking[0]
-            if math.isfinite(rung.ends[best].mean):
+            if math.isfinite(rung.ends[best].loss):
                 return best
         return best
 
@@ -130,26 +143,27 @@ class LaneRace:
         two others."""
         kinds = range(self.kinds)
         rates = [Entry(octave, kind) for kind in kinds for octave in (-APART, 0, APART)]
-        ends = self._go(rates, FIRST)
-        rung = LaneRung(FIRST, ends)
+        rung = LaneRung(FIRST, self._go(rates, FIRST))
         self.rungs.append(rung)
         lane = FIRST + self.readout
         for kind in kinds:
             # The two rungs to come cost as much as six lanes of this one.
-            while (edge := rung.edge(kind)) and self.rest >= 7 * lane:
-                octaves = [entry.octave for entry in ends if entry.kind == kind]
-                end = max(octaves) if edge > 0 else min(octaves)
-                if abs(end) >= FARTHEST:
-                    break
-                ends |= self._go([Entry(end + edge * APART, kind)], FIRST)
+            while self.rest >= 7 * lane and (further := rung.beyond(kind, APART)) is not None:
+                rung.ends.update(self._go([further], FIRST))
 
     def _second_rung(self) -> None:
-        """The best two lanes and the neighbours of the best one."""
+        """The best two lanes and the neighbours of the best one, and a further rate if the best is
+        between no two others then."""
         best, other, *_ = self.rungs[0].ranking
         lanes, cost = self._next_lanes()
         entries = [best, other, *(Entry(best.octave + step, best.kind) for step in (-1, 1))]
-        if cost <= self.rest + 2 * FIRST:
-            self.rungs.append(LaneRung(2 * FIRST, self._go(entries[:lanes], 2 * FIRST)))
+        if cost > self.rest + 2 * FIRST:
+            return
+        rung = LaneRung(2 * FIRST, self._go(entries[:lanes], 2 * FIRST))
+        self.rungs.append(rung)
+        further = rung.beyond(rung.ranking[0].kind, 1)
+        if further is not None and self._leaves_a_last_rung(2 * FIRST + self.readout):
+            rung.ends.update(self._go([further], 2 * FIRST))
 
     def _next_lanes(self) -> tuple[int, float]:
         """The number of lanes of the second rung, and their cost: two that go on, and as many new
@@ -157,9 +171,13 @@ class LaneRace:
         cost = 2 * (FIRST + self.readout)
         for new in (2, 1, 0):
             whole = cost + new * (2 * FIRST + self.readout)
-            if self._last_share(self.rest - whole, 2 * FIRST) >= 4 * FIRST:
+            if self._leaves_a_last_rung(whole):
                 break
         return 2 + new, whole
+
+    def _leaves_a_last_rung(self, cost: float) -> bool:
+        """True if after this cost two lanes can become twice as long as in the second rung."""
+        return self._last_share(self.rest - cost, 2 * FIRST) >= 4 * FIRST
 
     def _last_share(self, left: float, share: float) -> float:
         """The share to which two lanes can go on from this one, if so much is left. The steps of
@@ -170,7 +188,7 @@ class LaneRace:
         """What it costs to train lanes to a share of the training, and to judge them."""
         return math.fsum(share - self.reached.get(entry, 0.0) + self.readout for entry in entries)
 
-    def _go(self, entries: Sequence[Entry], share: float) -> dict[Entry, Readout]:
+    def _go(self, entries: Sequence[Entry], share: float) -> dict[Entry, LaneEnd]:
         self.spent += self._cost(entries, share)
         ends = self.train(entries, share)
         self.reached |= dict.fromkeys(entries, share)

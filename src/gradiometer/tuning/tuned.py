@@ -22,7 +22,7 @@ from gradiometer.loop.readout import Readout
 from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.measurement.uncertainty.skewed import skewed_mean
 from gradiometer.storage.journal import plain
-from gradiometer.tuning.lane import HELD_OUT_READOUT, READOUT, Lane, LoopLane
+from gradiometer.tuning.lane import HELD_OUT_READOUT, LIMIT, READOUT, Lane, LoopLane
 from gradiometer.tuning.optimizers import Made
 from gradiometer.tuning.start import Aim, times_to_dict
 
@@ -62,6 +62,17 @@ class Tried:
         values = self.readout.values
         return None if values is None or len(values) < 2 else values.astype(float)
 
+    @property
+    def is_stuck(self) -> bool:
+        """True if the lane diverged, or if all that it may still gain is less than the standard
+        error of its loss."""
+        if not math.isfinite(self.loss):
+            return True
+        if self.losses is None or LIMIT not in self.result.readouts:
+            return False
+        error = float(np.std(self.losses, ddof=1)) / math.sqrt(len(self.losses))
+        return self.result.readouts[LIMIT].mean < error
+
     def behind(self, best: "Tried") -> Estimate | None:
         """How much higher the loss is than that of the best lane, on the same examples; None if
         that is not known."""
@@ -70,13 +81,19 @@ class Tried:
         return skewed_mean(self.losses - best.losses)
 
     @property
+    def end(self) -> str:
+        """Its loss as text, and why it is behind."""
+        if not math.isfinite(self.loss):
+            return "diverged"
+        return significant(self.loss) + (" (its gradient has vanished)" if self.is_stuck else "")
+
+    @property
     def sentence(self) -> str:
         """Its end in a sentence, for progress."""
-        loss = f"{WORDS[self.by]} {significant(self.loss)}"
+        kind = f"{WORDS[self.by]} " if math.isfinite(self.loss) else ""
         return (
-            f"{self.lane.made.words} at rate {significant(self.lane.rate)}: "
-            f"{loss if math.isfinite(self.loss) else 'diverged'} after {self.updates:,} of "
-            f"{self.lane.steps:,} updates"
+            f"{self.lane.made.words} at rate {significant(self.lane.rate)}: {kind}{self.end} after "
+            f"{self.updates:,} of {self.lane.steps:,} updates"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -294,7 +311,7 @@ class Tuned:
         return " ".join(words)
 
     def _rung(self, rung: Sequence[Tried]) -> str:
-        losses = [significant(one.loss) if math.isfinite(one.loss) else "diverged" for one in rung]
+        losses = [one.end for one in rung]
         if math.isfinite(rung[0].loss):
             losses[0] = f"has a {WORDS[rung[0].by]} of {losses[0]}"
         ends = [f"{self._words(one)} {loss}" for one, loss in zip(rung, losses, strict=True)]

@@ -24,7 +24,6 @@ from gradiometer.loop.data import Data, Ordered, data_of, first_size
 from gradiometer.loop.engine import guarded_copy
 from gradiometer.loop.evaluation import examples_of
 from gradiometer.loop.loop import TRAIN_EXAMPLES, Loop
-from gradiometer.loop.readout import Readout
 from gradiometer.measurement.objective import Loss
 from gradiometer.problems.examples import Examples
 from gradiometer.tuning.lane import HELD_OUT_READOUT, READOUT, Lane, LoopLane, judge
@@ -36,7 +35,7 @@ from gradiometer.tuning.optimizers import (
     several_of,
     variants,
 )
-from gradiometer.tuning.race import Entry, LaneRace
+from gradiometer.tuning.race import Entry, LaneEnd, LaneRace
 from gradiometer.tuning.start import Aim, check_aim, overshooting_rate, paces_for, start_of
 from gradiometer.tuning.tuned import Tried, Tuned
 
@@ -228,7 +227,7 @@ class Tuning:
             self.lanes[entry] = self.make_lane(loop, made, rate, size, steps)
         return self.lanes[entry]
 
-    def _train(self, entries: Sequence[Entry], share: float) -> list[Readout]:
+    def _train(self, entries: Sequence[Entry], share: float) -> list[LaneEnd]:
         """Train lanes to a share of the training, and judge them, in the pool: those whose end is
         not known yet."""
         names = dict[str, Entry]()
@@ -267,7 +266,8 @@ class Tuning:
                     f"{self._outcome(entry, end).sentence}; about {left} left, the training included"
                 )
         self.tried |= {(entry, share): self._outcome(entry, end) for entry, end in ends.items()}
-        return [self.tried[entry, share].readout for entry in entries]
+        found = [self.tried[entry, share] for entry in entries]
+        return [LaneEnd(one.is_stuck, one.loss) for one in found]
 
     def _outcome(self, entry: Entry, end: BranchResult) -> Tried:
         lane = self.lanes[entry]
@@ -372,11 +372,12 @@ def tune(
     A lane is the training at one rate, with clipped gradients. The rate in the middle is an eighth
     of that at which the first update overshoots. Three lanes two octaves apart, and further ones on
     the side of the best, are trained for a sixteenth of the steps; the best two of these and the
-    neighbours of the best one for an eighth; and the best two as long as the budget pays for, up to
-    half of the steps. Lanes are compared by the training loss at the mean of the parameters over
-    their last quarter, on the same examples.
-    The winner goes on as the training (`Tuned.go_on`): the rate is kept for the first half, and
-    then falls linearly to zero. The model is not touched.
+    neighbours of the best one for an eighth, with one more rate if the best is the highest or the
+    lowest there; and the best two as long as the budget pays for, up to half of the steps. Lanes
+    are compared by the training loss at the mean of the parameters over their last quarter, on the
+    same examples. A lane whose gradient has vanished is behind: all that it may still gain is less
+    than the standard error of its loss. The winner goes on as the training (`Tuned.go_on`): the
+    rate is kept for the first half, and then falls linearly to zero. The model is not touched.
 
     Losses are only compared with each other: a constant added to the loss changes nothing, and
     under SGD a loss that is a times as large has rates that are 1/a as large.

@@ -348,7 +348,7 @@ def _explain(run: Run, gauges: Sequence[Gauge], spike: Spike) -> Explanation:
         if series is None:
             continue
         if isinstance(gauge, BatchSharpness):
-            evidence.append(sharpness_near(spike, series, gauge.kind))
+            evidence.append(sharpness_near(spike, series, gauge.kinds(series)[-1]))
         elif isinstance(gauge, GradientNoise):
             usual = usual_norms(spike.first, series)
             layer = (

@@ -19,7 +19,7 @@ from torch.utils.data import (
 )
 from torch.utils.data.distributed import DistributedSampler
 
-from gradiometer.drift.batch_sharpness import BatchSharpness
+from gradiometer.drift.batch_sharpness import BatchSharpness, PreconditionedSharpness
 from gradiometer.errors import BadArgument, Unsupported
 from gradiometer.estimation.noise import GradientNoise
 from gradiometer.estimation.preconditioned_noise import PreconditionedNoise
@@ -175,13 +175,18 @@ def gauges_for(
         chosen = [GradientNoise.name]
         if not not_adaptive and not sharded:
             chosen.append(PreconditionedNoise.name)
-        if has_loss and alone and not sharded and not others_than_sgd:
-            chosen.append(BatchSharpness.name)
+        if has_loss and alone and not sharded and not (others_than_sgd and not_adaptive):
+            sharpness = PreconditionedSharpness if others_than_sgd else BatchSharpness
+            chosen.append(sharpness.name)
         gauges = chosen
     asked = Asked.of(gauges)
     for kind in asked.kinds:
         why = ""
-        if kind.sgd_only and others_than_sgd:
+        if kind is BatchSharpness and others_than_sgd and not not_adaptive:
+            why = (
+                f"which is for SGD: under {others_than_sgd[0]} it is {PreconditionedSharpness.name}"
+            )
+        elif kind.sgd_only and others_than_sgd:
             why = (
                 f"whose {kind.sgd_only} is known for SGD and not for {others_than_sgd[0]}: leave "
                 "it out"

@@ -175,12 +175,11 @@ def _unknown_law(question: Question, run: Run) -> str:
     """A sentence if the gauges of the question rest on a law of SGD and the run has another
     optimizer; else empty."""
     settings = run.hyperparameters
-    laws = [
-        kind.sgd_only
-        for kind in GAUGES.values()
-        if kind.question == question.words and kind.sgd_only
-    ]
+    kinds = [kind for kind in GAUGES.values() if kind.question == question.words]
+    laws = [kind.sgd_only for kind in kinds if kind.sgd_only]
     if not run.watched or not laws or settings is None or settings.family == "sgd":
+        return ""
+    if settings.family == "adaptive" and any(kind.needs_preconditioner for kind in kinds):
         return ""
     return f"The {laws[0]} is known for SGD, and not for {' and '.join(settings.names)}."
 

@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterable
 from itertools import chain
 
+from gradiometer.drift.batch_sharpness import BatchSharpness, PreconditionedSharpness
 from gradiometer.drift.curvature_survey import Survey
 from gradiometer.drift.stability import MomentumRule, edge_finding, no_edge_finding, stability_limit
 from gradiometer.gauges import labels_of
@@ -39,7 +40,10 @@ def drift_section(run: Run, diagnosis: Diagnosis) -> Section:
         "curvature?"
     )
     labels = {**labels_of(diagnosis.gauges, Issue.DRIFT), **Survey.labels}
-    batch = history.get("batch_sharpness", ())
+    quantities = PreconditionedSharpness.quantities
+    if quantities[0] not in history:
+        quantities = BatchSharpness.quantities
+    batch, edge = (history.get(quantity, ()) for quantity in quantities)
     if not batch and not surveys:
         how = (
             f": {run.call('sharpness', 'train')} measures it" if run.has_program_with_model else ""
@@ -47,7 +51,6 @@ def drift_section(run: Run, diagnosis: Diagnosis) -> Section:
         lead += f" The sharpness has not been measured yet{how}."
         return Section("drift", TITLE, lead, (), quantity_table(labels, diagnosis.estimates))
     is_known = surveys or any(estimate.tells for _, estimate in batch)
-    edge = history.get("edge", ())
     figures = [_sharpness_figure(batch, surveys, edge, run)] if is_known else []
     if surveys:
         figures.append(density_figure(surveys[-1], _edge_at_peak(run)))
@@ -63,7 +66,10 @@ def drift_section(run: Run, diagnosis: Diagnosis) -> Section:
         finding = no_edge_finding(survey.sharpness, survey.step, settings.names)
         if math.isfinite(_edge(group)):
             finding = edge_finding(
-                survey.sharpness, group.learning_rate, _rule(group), weight_decay=group.weight_decay
+                survey.sharpness,
+                group.learning_rate,
+                MomentumRule.of(group),
+                weight_decay=group.weight_decay,
             )
         answers = (Answer(finding, finding.numbers),)
     return Section("drift", TITLE, lead, tuple(figures), quantity_table(labels, estimates), answers)
@@ -168,21 +174,17 @@ def _fastest_of_all(settings: Hyperparameters) -> Group:
     return _fastest(group for group in groups if group.optimizer in settings.names)
 
 
-def _rule(group: Group) -> MomentumRule:
-    return MomentumRule(group.momentum, group.nesterov)
-
-
 def _edge(group: Group) -> float:
     """The edge of one group; infinite for η = 0 and for an optimizer whose edge is not known."""
     if group.family != "sgd" or not group.learning_rate > 0:
         return math.inf
-    return stability_limit(group.learning_rate, _rule(group))
+    return stability_limit(group.learning_rate, MomentumRule.of(group))
 
 
 def _edge_at_peak(run: Run) -> tuple[str, float]:
     """Formula and value of the edge at the largest η of the run."""
     group = _fastest_of_all(_settings(run))
-    return _rule(group).formula, _edge(group)
+    return MomentumRule.of(group).formula, _edge(group)
 
 
 def _moving_edge(run: Run) -> tuple[float, Curve]:

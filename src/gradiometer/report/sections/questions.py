@@ -101,7 +101,7 @@ QUESTIONS = (
         others=("sharpness",),
         needs="The sharpness at the current parameters, compared with the edge of stability.",
         command="gradiometer measure sharpness {run}",
-        in_a_loop='watch(…, gauges="noise,batch_sharpness")',
+        in_a_loop="watch(…, loss=loss)",
     ),
     Question(
         name="plateau",

@@ -8,6 +8,7 @@ from gradiometer.verdict.triage.schedule import is_constant
 from gradiometer.verdict.triage.signs import SMALL, Array, Signs
 from gradiometer.verdict.triage.thresholds import (
     AT_A_GUESS,
+    BEYOND_THE_EDGE,
     CALM,
     DEAD,
     DECAY_MOSTLY,
@@ -105,27 +106,20 @@ def weight_decay(signs: Signs, level: Level) -> Claimed | None:
 
 
 def rate_high(signs: Signs, level: Level) -> Claimed | None:
-    """Steps changed the network by itself, killed units, made the loss jump, or kept it at a guess
-    until the rate fell."""
+    """Steps changed the network by itself, killed units, or kept the loss at a guess until the rate
+    fell."""
     diverged = not np.isfinite(signs.losses[-10:]).all()
     if signs.is_short and not diverged:
         return None
     moved, late, died = mean_movement(signs), ended_at(signs, level), late_deaths(signs)
-    jumps = len(jumps_of(signs, level)) if usual_stride(signs) > CALM else 0
     # large steps do no harm to a loss that has come down to nearly nothing
     large = overshot(signs) and not late < LEARNT
     # a network often learns as well with the units that are left
     deadly = died_of_steps(signs, died) and late > HALF_A_GUESS
     stuck = learns_once_it_falls(signs, level)
-    if not (diverged or large or deadly or stuck or jumps >= JUMPS):
+    if not (diverged or large or deadly or stuck):
         return None
-    numbers = {
-        "movement": moved,
-        "growth": signs.growth,
-        "loss": late,
-        "alive": died,
-        "jumps": float(jumps),
-    }
+    numbers = {"movement": moved, "growth": signs.growth, "loss": late, "alive": died}
     if stuck and signs.high_until is not None:
         numbers["fell_at"] = float(signs.step_of(signs.high_until))
     if signs.family == "sgd" and signs.momentum >= MOMENTUM_COUNTS:
@@ -169,18 +163,19 @@ def overshot(signs: Signs) -> bool:
     times itself."""
     if signs.family != "sgd":
         return bool(np.nanmax(signs.strides, initial=0) > LEAPT)
-    if not signs.steps or signs.is_normalised:
+    # below the edge a step that is large in the weights is one along flat directions
+    if not signs.steps or signs.is_normalised or signs.edge < BEYOND_THE_EDGE:
         return False
     return bool(np.quantile(signs.strides, 0.98) > OVERSHOT)
 
 
 def learns_once_it_falls(signs: Signs, level: Level) -> bool:
     """True if the loss was at a guess while the rate was high, though the weights went far, and
-    came below when the rate fell."""
+    came below when the rate fell; and steps were not below the edge."""
     until = signs.high_until
     # a first loss is no guess: the outputs of a network may begin small or large
     is_known = level.known_by in (Known.LABELS, Known.TARGETS)
-    if not is_known or until is None or is_constant(signs):
+    if not is_known or until is None or is_constant(signs) or signs.edge < BEYOND_THE_EDGE:
         return False
     stayed = signs.losses[until * 3 // 4 : until + 1].mean() > AT_A_GUESS * level.value
     went_far = signs.strides[:until].sum() > FAR_AT_A_GUESS

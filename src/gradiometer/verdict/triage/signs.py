@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from gradiometer.drift.batch_sharpness import BatchSharpness, PreconditionedSharpness
 from gradiometer.run.reader import Run
-from gradiometer.verdict.triage.thresholds import FEWEST_LOGGED, FEWEST_STEPS
+from gradiometer.verdict.triage.thresholds import FEWEST_LOGGED, FEWEST_READINGS, FEWEST_STEPS
 
 # Signs with one number for every parameter tensor.
 BY_TENSOR = ("gradient", "nonzero", "weights", "movement", "nonzero_at_start", "weights_at_start")
@@ -44,6 +45,8 @@ class Signs:
         tensors: Numbers of every look and tensor, by name.
         distances: A row for every two points of the path that were compared: the step, the earlier
             step, and the squared distance between the parameters at both, over some entries.
+        edges: A row for every reading of the batch sharpness: the step, and the share of the edge
+            of small batches.
         facts: What does not change: names, sizes, axes and rows of the tensors, layers, dropout,
             planned length.
         rates: The largest learning rate of every step.
@@ -68,6 +71,7 @@ class Signs:
     single: Mapping[str, Array] = field(default_factory=dict)
     tensors: Mapping[str, Float[np.ndarray, "_ _"]] = field(default_factory=dict)
     distances: Float[np.ndarray, "pairs 3"] = field(default_factory=lambda: np.empty((0, 3)))
+    edges: Float[np.ndarray, "readings 2"] = field(default_factory=lambda: np.empty((0, 2)))
     facts: Mapping[str, Any] = field(default_factory=dict)
     rates: Array = field(default_factory=lambda: np.array([]))
     momentum: float = 0.0
@@ -131,6 +135,7 @@ class Signs:
             single=single,
             tensors=tensors,
             distances=_distances(run.signs),
+            edges=_edges(run),
             facts=facts,
             rates=rates,
             momentum=momentum,
@@ -254,6 +259,14 @@ class Signs:
         by_layer = moved * np.sqrt(np.maximum(widths / USUAL_WIDTH, 1)) * persistence
         deep = min(len(places), DEEPEST) if self.is_normalised else len(places)
         return self._at_every_step(_median(by_layer) * deep)
+
+    @property
+    def edge(self) -> float:
+        """The largest batch sharpness so far, as a share of the edge of small batches; NaN with few
+        readings."""
+        shares = self.edges[self.edges[:, 0] > 0, 1]
+        known = shares[np.isfinite(shares)]
+        return float(known.max()) if len(known) >= FEWEST_READINGS else float("nan")
 
     @property
     def is_normalised(self) -> bool:
@@ -409,6 +422,15 @@ def _distances(lines: list[tuple[int, dict[str, Any]]]) -> np.ndarray:
         for earlier, square in zip(signs.get("path_steps", ()), signs.get("path", ()), strict=True)
     ]
     return np.array(pairs, dtype=float).reshape(-1, 3)
+
+
+def _edges(run: Run) -> np.ndarray:
+    """The readings of the batch sharpness, of SGD or of Adam's kind, as shares of the edge."""
+    for gauge in (BatchSharpness(), PreconditionedSharpness()):
+        series = run.series(gauge.name)
+        if series is not None:
+            return np.stack([series.steps, gauge.shares(series)], axis=1)
+    return np.empty((0, 2))
 
 
 def _evaluations(run: Run) -> tuple[np.ndarray, Array, Array]:

@@ -56,7 +56,10 @@ def no_edge(optimizers: tuple[str, ...]) -> str:
 
 def formula(finding: Finding) -> Mapping[str, str]:
     """The formula of the edge."""
-    return {"formula": MomentumRule(finding.facts["momentum"], finding.facts["nesterov"]).formula}
+    facts = finding.facts
+    # records before version 0.3 know no mean
+    averaged = facts.get("averaged", False)
+    return {"formula": MomentumRule(facts["momentum"], facts["nesterov"], averaged).formula}
 
 
 def _sharpness(means: str, **parts: Any) -> Words:

@@ -115,8 +115,7 @@ WORDS: Mapping[Claim, Words] = {
     Claim.RATE_HIGH: Words(
         "The learning rate is too high: a step changes the weights by {movement:%} of their size, "
         "and they are now {growth} times as large as at the start.",
-        "Steps this large overshoot what the gradient can tell: the loss stays up or jumps, or "
-        "units die.",
+        "Steps this large overshoot what the gradient can tell: the loss stays up, or units die.",
         brief="rate too high",
     ),
     Claim.MOMENTUM_RATE: Words(
@@ -231,6 +230,14 @@ STRAIGHT_ON = Words(
     "same path in less time.",
 )
 
+# The words for a rate that is too low by the curvature that its steps meet.
+BELOW_THE_EDGE = Words(
+    "The learning rate is too low: of {steps} steps none that was measured came to more than "
+    "{edge:%} of the edge of stability.",
+    "At a good rate some steps come to a quarter of it and more; below that, four times the rate "
+    "does not overshoot.",
+)
+
 # The words for a rate that is too high by what came when it fell.
 LEARNT_LATE = Words(
     "The learning rate is too high: until it fell, from step {fell_at} on, the loss stayed at that "
@@ -294,6 +301,8 @@ def limits(finding: Finding) -> Sentences:
     numbers = {**finding.facts.get("numbers", {}), **finding.numbers}
     if finding.claim == Claim.RATE_LOW and "direction" in numbers:
         words = STRAIGHT_ON
+    if finding.claim == Claim.RATE_LOW and "edge" in numbers:
+        words = BELOW_THE_EDGE
     if finding.claim == Claim.RATE_LOW and "fork" in numbers and "reach" not in numbers:
         words = RAISED_IN_A_FORK
     if finding.claim == Claim.NO_DECAY and "fork" in numbers and "movement" not in numbers:

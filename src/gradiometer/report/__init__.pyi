@@ -1,1 +1,0 @@
-from .table import write_table as write_table

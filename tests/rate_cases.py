@@ -1,0 +1,138 @@
+"""Made-up records just below and just above the thresholds of the claims about the rate."""
+
+from typing import Any
+
+import numpy as np
+
+from gradiometer.verdict.claims import Claim
+from made_up_signs import (
+    GUESS,
+    STEPS,
+    constant,
+    falling,
+    half_zero,
+    jumping,
+    nearest,
+    slow_start,
+    striding,
+)
+
+ADAMW = {"optimizer": "AdamW", "family": "adaptive"}
+FLAT = np.full(STEPS, 0.4 * GUESS)
+LATE, FAR, NOT_FAR = slow_start(0.7, 220), striding(0.21), striding(0.19)
+LEAP, NO_LEAP, DEADLY_LEAP, SMALL_LEAP = (
+    np.vstack([striding(stride)[:1], striding(0.1)[1:]]) for stride in (8.1, 7.9, 3.8, 3.6)
+)
+UNKNOWN = constant(np.nan)
+"""A sign that was not recorded."""
+
+ONE_STRIDE, ONE_OVERSHOT = (
+    np.vstack([striding(0.01)[:20], striding(stride)[20:23], striding(0.01)[23:]])
+    for stride in (0.88, 0.92)
+)
+DIES_OF = {**ADAMW, "nonzero": half_zero(0.89), "movement": DEADLY_LEAP, "losses": falling(0.55)}
+
+Signs = dict[str, Any]
+RATES: dict[Claim, list[tuple[Signs, Signs]]] = {
+    Claim.RATE_HIGH: [
+        (
+            {"family": "adaptive", "movement": LEAP},
+            {"family": "adaptive", "movement": NO_LEAP},
+        ),
+        # a small BERT at four times its best rate, which learnt in the last tenth of a linear decay
+        ({"losses": LATE, "movement": FAR}, {"losses": LATE, "movement": NOT_FAR}),
+        ({"losses": LATE, "movement": FAR}, {"losses": slow_start(0.7, 120), "movement": FAR}),
+        (
+            {"nonzero": half_zero(0.89), "losses": falling(0.55)},
+            {"nonzero": half_zero(0.87), "losses": falling(0.55)},
+        ),
+        (
+            {**DIES_OF, "nonzero": half_zero(0.89)},
+            {**DIES_OF, "nonzero": half_zero(0.87)},
+        ),
+        (  # units also die slowly: of labels at random, or inputs that are not scaled
+            DIES_OF,
+            {**DIES_OF, "movement": SMALL_LEAP},
+        ),
+        (  # a network often learns as well with the units that are left
+            {**DIES_OF, "losses": falling(0.52)},
+            {**DIES_OF, "losses": falling(0.48)},
+        ),
+        ({"movement": ONE_OVERSHOT}, {"movement": ONE_STRIDE}),
+        # the loss of what a tuning chose: at 4 % of a guess steps this large have done no harm
+        ({"movement": ONE_OVERSHOT}, {"movement": ONE_OVERSHOT, "losses": falling(0.04)}),
+        (
+            {"movement": ONE_OVERSHOT},
+            {"movement": ONE_OVERSHOT, "facts": {"layers": ["Linear", "BatchNorm1d", "Linear"]}},
+        ),
+        # below the edge a large step is one along flat directions
+        (
+            {"movement": ONE_OVERSHOT, "edges": nearest(2.6)},
+            {"movement": ONE_OVERSHOT, "edges": nearest(2.4)},
+        ),
+        (
+            {"losses": LATE, "movement": FAR, "edges": nearest(2.6)},
+            {"losses": LATE, "movement": FAR, "edges": nearest(2.4)},
+        ),
+        ({"losses": np.append(falling()[:-20], np.full(20, np.nan))}, {}),
+    ],
+    Claim.UNSTABLE: [
+        (
+            {"losses": jumping(0.6), "movement": striding(0.09)},
+            {"losses": jumping(0.6), "movement": striding(0.12)},
+        ),
+        (
+            {"losses": jumping(0.6), "movement": striding(0.09)},
+            {"losses": jumping(0.4), "movement": striding(0.09)},
+        ),
+    ],
+    Claim.MOMENTUM_RATE: [
+        (
+            {"momentum": 0.96, "movement": ONE_OVERSHOT},
+            {"momentum": 0.94, "movement": ONE_OVERSHOT},
+        ),
+    ],
+    Claim.RATE_LOW: [
+        (
+            {"movement": striding(39.5 / STEPS), "family": "adaptive"},
+            {"movement": striding(41.5 / STEPS), "family": "adaptive"},
+        ),
+        (
+            {"movement": striding(19.5 / STEPS), "losses": falling(0.55)},
+            {"movement": striding(20.5 / STEPS), "losses": falling(0.55)},
+        ),
+        (
+            {"movement": striding(19 / STEPS), "losses": falling(0.52)},
+            {"movement": striding(19 / STEPS), "losses": falling(0.48)},
+        ),
+        (
+            {"movement": striding(5 / STEPS), "losses": falling(0.06)},
+            {"movement": striding(5 / STEPS), "losses": falling(0.02)},
+        ),
+        (
+            {"movement": striding(21 / STEPS), "momentum": 0.0, "product": constant(-0.6)},
+            {"movement": striding(23 / STEPS), "momentum": 0.0, "product": constant(-0.6)},
+        ),
+        ({"movement": striding(8 / STEPS)}, {"movement": striding(8 / STEPS), "losses": FLAT}),
+        (
+            {"movement": striding(4.8 / STEPS), "losses": FLAT},
+            {"movement": striding(5.2 / STEPS), "losses": FLAT},
+        ),
+        # steps that are far below the edge of stability
+        ({"edges": nearest(0.24)}, {"edges": nearest(0.26)}),
+        (
+            {"edges": nearest(0.24), "losses": falling(0.06)},
+            {"edges": nearest(0.24), "losses": falling(0.04)},
+        ),
+        (  # a loss of a kind that is not known may not be curved in the outputs
+            {"edges": nearest(0.1)},
+            {"edges": nearest(0.1), "as_cross_entropy": constant(0.0), "label_entropy": UNKNOWN},
+        ),
+        ({"edges": nearest(0.1)}, {"edges": nearest(0.1)[:2]}),
+        (  # beyond the edge a short way is no sign, not even a weak one
+            {"movement": striding(19 / STEPS), "edges": nearest(0.9)},
+            {"movement": striding(19 / STEPS), "edges": nearest(1.1)},
+        ),
+    ],
+}
+"""For every claim pairs of records: the first has it, the second does not."""
