@@ -15,7 +15,13 @@ from gradiometer.convergence.trajectory import Trajectory
 from gradiometer.convergence.trajectory.dead_units import dead_units_of, twin_units_of
 from gradiometer.convergence.trajectory.endpoint import NAME, Endpoint, endpoint_of
 from gradiometer.convergence.trajectory.path_facts import Kind, Trail, facts_of, kind_of
-from gradiometer.convergence.trajectory.trajectory import CLAIMS, sketch
+from gradiometer.convergence.trajectory.trajectory import (
+    CLAIMS,
+    NUMBERS,
+    PERIOD,
+    _signs,
+    sketch,
+)
 from gradiometer.lab.closed_forms import Quadratic
 from gradiometer.measurement import Estimate, Finding, Objective, State, supervised
 from gradiometer.problems import load
@@ -159,6 +165,20 @@ def test_a_sketch_is_the_point_itself_if_small_and_keeps_inner_products_if_not()
     assert sketch([long]).norm() in (torch.tensor(5.0).double().sqrt(), 1.0, 3.0)
     combined = sketch([one[0] - 2 * other[0]])
     torch.testing.assert_close(combined, sketch([one[0]]) - 2 * sketch([other[0]]))
+
+
+def test_a_sketch_is_that_of_the_entries_however_they_lie_in_tensors() -> None:
+    torch.manual_seed(0)
+    whole = torch.randn(600_000)
+    signs = _signs()
+    expected = torch.zeros(NUMBERS, dtype=torch.float64)
+    for place, part in enumerate(whole.split(PERIOD)):
+        signed = (part * signs[place * 7919 % PERIOD :][: len(part)]).double()
+        expected.index_add_(0, torch.arange(len(part)) % NUMBERS, signed)
+    for sizes in ([600_000], [1, 124_927, 0, 124_928, 350_144], [300_000, 7, 299_993]):
+        before = whole.clone()
+        torch.testing.assert_close(sketch(whole.split(sizes)), expected, rtol=1e-12, atol=1e-10)
+        assert torch.equal(whole, before)
 
 
 class Functional(nn.Module):

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from conftest import CASES, Case, TinyTransformer
 from gradiometer import BadArgument, Unsupported, UserCodeFailed
 from gradiometer.drift import Curvature
+from gradiometer.drift.curvature import edge_warning
 from gradiometer.drift.curvature_survey import SpectralDensity
 from gradiometer.measurement import Objective, supervised
+from gradiometer.problems import load
 
 
 def in_double(case: Case) -> tuple[Objective, object]:
@@ -358,3 +360,25 @@ def test_one_part_of_the_examples_finds_the_start_for_the_largest_eigenvalue(sha
     assert found.converged and found.sharpness.low <= exact <= found.sharpness.high
     if sharpest == "in every part":
         assert found.products < whole.products
+
+
+def test_far_below_the_edge_a_rough_look_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    curvatures = []
+    products = Curvature.products
+
+    def counting(curvature: Curvature, vectors: Tensor) -> Tensor:
+        curvatures.append(curvature)
+        return products(curvature, vectors)
+
+    monkeypatch.setattr(Curvature, "products", counting)
+    torch.manual_seed(0)
+    digits = load("digits")
+    objective = Objective(digits.model(), digits.loss)
+    batch = digits.train.batch(torch.arange(256))
+    needed = Curvature.of(objective, batch, seed=0).eigenvalues().products
+    curvatures.clear()
+    assert edge_warning(objective, batch, learning_rate=0.05) is None
+    assert len(curvatures) <= needed / 2
+    curvatures.clear()
+    assert edge_warning(objective, batch, learning_rate=10.0) is not None
+    assert len(curvatures) > needed / 2

@@ -19,6 +19,7 @@ from gradiometer.cli.measure.batch import batch
 from gradiometer.cli.show import show
 from gradiometer.estimation import PreconditionedNoise
 from gradiometer.integrations.watch import Watch
+from gradiometer.integrations.watch.subject import Subject
 from gradiometer.measurement import Finding, supervised
 from gradiometer.measurement.optimizer.hyperparameters import Hyperparameters
 from gradiometer.report.page import write_page
@@ -370,3 +371,26 @@ def test_the_report_in_the_terminal_names_the_settings(tmp_path: Path) -> None:
         told.stdout.split()
     )
     assert json.loads(asked.stdout)["hyperparameters"]["optimizer"] == "AdamW"
+
+
+def test_an_equal_rate_that_a_scheduler_writes_anew_is_not_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+    groups_now = Subject.groups.fget
+    assert groups_now is not None
+    monkeypatch.setattr(Subject, "groups", property(lambda one: read.append(1) or groups_now(one)))
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    factors = [1.0] * 40 + [0.5] * 40
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0 * factors[step])
+    with watch(model, optimizer, out=tmp_path, page=False, quiet=True) as w:
+        for _ in range(60):
+            optimizer.zero_grad()
+            loss = model(torch.randn(8, 2)).square().mean()
+            loss.backward()
+            w.step(loss)
+            optimizer.step()
+            scheduler.step()
+    assert len(read) < 10
+    assert {group.learning_rate for group in settings_of(w.run).now} == {0.05}

@@ -4,7 +4,6 @@ import os
 import shutil
 import sys
 import textwrap
-import webbrowser
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -70,6 +69,8 @@ def conclude(
 def open_in_browser(address: str, *, no_open: bool) -> None:
     """Open a page, if a person is at the terminal and wants it."""
     if not no_open and sys.stdout.isatty():
+        import webbrowser
+
         webbrowser.open(address)
 
 

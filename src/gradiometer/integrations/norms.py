@@ -21,6 +21,7 @@ from gradiometer.errors import BadArgument
 from gradiometer.estimation.noise import GradientNoise, moments_of_norms
 from gradiometer.integrations.watch.recording import Announcements, Recording, check_place
 from gradiometer.integrations.watch.shield import attempt, log, reason_of
+from gradiometer.measurement.estimate import LEVEL
 from gradiometer.measurement.reading import Draw, Reading, Sampling
 from gradiometer.run.folder import WATCHED, versions
 from gradiometer.run.rules import MOST_STEPS
@@ -239,7 +240,7 @@ class NormsWatch(Recording):
         name: str = "norms",
         optimizer: str | None = None,
         sampling: Sampling | None = None,
-        level: float = 0.9,
+        level: float = LEVEL,
         to: Sequence[Any] = (),
         page: bool = True,
         quiet: bool = False,

@@ -47,11 +47,16 @@ def evaluate(
     right: list[Tensor] = []
     # 10: the smallest number of parts: a loss that is a mean has its interval over the parts.
     count = min(max(-(-len(held_out) // AT_ONCE), 10), len(held_out))
+    indices = list(torch.arange(len(held_out)).tensor_split(count))
     with torch.no_grad(), untouched_randomness(0, [device]), in_eval_mode(model):
-        for index in torch.arange(len(held_out)).tensor_split(count):
-            batch = held_out.batch(index)
+        while indices:
+            batch = held_out.batch(indices.pop(0))
             with user_code("loss", "on held-out examples"):
-                parts.append(checked_loss(problem.loss(model, batch), batch).reshape(-1).double())
+                value = checked_loss(problem.loss(model, batch), batch)
+            # A loss for every example needs no more parts than memory asks for.
+            if value.dim() and indices and not parts:
+                indices = list(torch.cat(indices).split(AT_ONCE))
+            parts.append(value.reshape(-1).double())
             correct = correctness(problem, model, batch)
             if correct is not None:
                 right.append(correct)

@@ -4,8 +4,10 @@ import sys
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
+from typing import NamedTuple
 
 from gradiometer.errors import BadArgument, GradiometerError, UserCodeFailed, summary, user_line
+from gradiometer.measurement.batch import Batch, batch_size
 
 
 class user_code:  # noqa: N801 (used as a function is; a generator costs three times as much at each call)
@@ -13,7 +15,7 @@ class user_code:  # noqa: N801 (used as a function is; a generator costs three t
 
     Args:
         name: Name of the argument that is run.
-        where: End of the message: the examples or the time.
+        where: End of the message: the examples or the time. It is only formatted if there is one.
 
     Raises:
         UserCodeFailed: Something was raised inside; the message quotes it.
@@ -26,7 +28,7 @@ class user_code:  # noqa: N801 (used as a function is; a generator costs three t
 
     __slots__ = ("name", "where")
 
-    def __init__(self, name: str, where: str = "") -> None:
+    def __init__(self, name: str, where: object = "") -> None:
         self.name = name
         self.where = where
 
@@ -40,6 +42,17 @@ class user_code:  # noqa: N801 (used as a function is; a generator costs three t
         raise UserCodeFailed(
             f"`{self.name}` raised {summary(error)}{user_line(error)}{place}."
         ) from error
+
+
+class Where(NamedTuple):
+    """The step and the batch at which a loss is run, as the end of a message."""
+
+    step: int
+    batch: Batch
+
+    def __str__(self) -> str:
+        size = batch_size(self.batch)
+        return f"at step {self.step:,}, of {size:,} example{'s' if size > 1 else ''}"
 
 
 def user_module(name: str) -> ModuleType:

@@ -139,11 +139,17 @@ def write_examples(folder: Path, examples: Mapping[str, PerExample]) -> dict[str
 
     Numbers that are not finite are left out, since their mean says nothing.
     """
+    kept = {name: values for name, values in examples.items() if np.isfinite(values).all()}
+    if not kept:
+        return {}
+    # once for all of them: to open the file takes longer than to write
+    begin = append(
+        folder / FILE, b"".join(values.astype(KIND).tobytes() for values in kept.values())
+    )
     places: dict[str, list[int]] = {}
-    for name, values in examples.items():
-        if np.isfinite(values).all():
-            begin = append(folder / FILE, values.astype(KIND).tobytes())
-            places[name] = [begin, len(values)]
+    for name, values in kept.items():
+        places[name] = [begin, len(values)]
+        begin += len(values) * KIND.itemsize
     return places
 
 

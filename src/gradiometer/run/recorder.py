@@ -1,6 +1,7 @@
 """The recorder decides when to measure, runs the gauges, and writes their readings into the run
 folder."""
 
+import math
 import sys
 import time
 from collections import deque
@@ -98,6 +99,8 @@ class Recorder:
         cadenced = [
             gauge for gauge in self.gauges if not gauge.own_steps and gauge.name not in elsewhere
         ]
+        # The first step from `_wanted_from` on that one of them wants.
+        self._wanted = self._wanted_from = 0
         self._promises = bool(cadenced)
         # Takes the text of every warning too, before it is written; None to write only.
         self.tell: Callable[[str], object] | None = None
@@ -124,8 +127,12 @@ class Recorder:
         """
         if not self.followers:
             return until
-        until = min(until, step + FOLLOWED)
-        return next((one for one in range(step, until) if self.follows(one)), until)
+        # What a gauge wants depends on the step alone, so that the step found stays the next one.
+        if not self._wanted_from <= step < self._wanted:
+            ahead = range(step, step + FOLLOWED)
+            self._wanted = next((one for one in ahead if self.follows(one)), ahead.stop)
+            self._wanted_from = step
+        return min(until, self._wanted)
 
     def chosen(self) -> list[str]:
         """Names of the gauges that `measure` would run now."""
@@ -374,7 +381,11 @@ class Recorder:
     def _record(self, reading: Reading) -> None:
         line = {"kind": "reading", **vars(reading)}
         # a single moment that is not finite would make every mean of them so
-        if all(np.isfinite(values).all() for values in reading.moments.values()):
+        # NumPy asks for one number as long as for a thousand
+        if all(
+            math.isfinite(moment) if isinstance(moment, float) else np.isfinite(moment).all()
+            for moment in reading.moments.values()
+        ):
             self._recent[reading.gauge].append(reading)
         else:
             line["finite"] = False  # for people; the reader checks the numbers

@@ -69,12 +69,16 @@ def check_inside(path: Path) -> None:
         OSError: A folder between the run's folder and the path is a link.
     """
     path = Path(os.path.abspath(path))  # noqa: PTH100 (`resolve` would follow the links)
-    # A fork of a run has files three levels deep; six folders are looked at.
+    # A fork of a run has files three levels deep; six folders are looked at. Most have no
+    # `run.toml`, which is quick to see.
+    parents = path.parents[:6]
     roots = [
-        place for place in range(6) if place < len(path.parents) and is_run(path.parents[place])
+        place
+        for place, folder in enumerate(parents)
+        if os.path.lexists(f"{folder}/run.toml") and is_run(folder)
     ]
     # The outermost one counts: a link may lead to a folder that looks like a run, too.
-    for parent in path.parents[: max(roots, default=0)]:
+    for parent in parents[: max(roots, default=0)]:
         if parent.is_symlink():
             raise OSError(
                 errno.ELOOP, "a symbolic link leads out of the folder of the run", str(parent)

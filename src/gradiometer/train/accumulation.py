@@ -55,7 +55,7 @@ class Accumulator:
         self._mean = [torch.zeros_like(parameter) for parameter in objective.parameters]
 
     def __call__(
-        self, batch: Batch, measured: bool, index: int, where: Callable[[Batch], str]
+        self, batch: Batch, measured: bool, index: int, where: Callable[[Batch], object]
     ) -> tuple[float, Spread | None]:
         """Put ĝ into `.grad`. Returns the loss and, at a measured step, the spread of the
         micro-batches.
@@ -91,7 +91,7 @@ class Accumulator:
         parts: Sequence[Batch],
         size: int,
         builder: SpreadBuilder | None,
-        where: Callable[[Batch], str],
+        where: Callable[[Batch], object],
     ) -> float:
         """Add up this process's part of the mean gradient, and return its part of the mean loss."""
         mean_loss, parameters = 0.0, self._objective.parameters

@@ -378,13 +378,18 @@ class Trainer:
         configuration, training = self.training.configuration, self.training
         if not (configuration.budget and configuration.check_endpoint):
             return
-        self.watch.state_dict()  # which writes everything
-        run = Run.reopen(self.folder.path)
-        examined = any(
-            event["event"] == ENDPOINT and event["step"] == training.step for event in run.events
-        )
-        series = run.series(Trajectory.name)
-        if examined or series is None:  # it was examined before the run was killed and resumed
+        if self.losses:  # it was resumed, and may have been examined before it was killed
+            self.watch.state_dict()  # which writes everything
+            run = Run.reopen(self.folder.path)
+            if any(
+                event["event"] == ENDPOINT and event["step"] == training.step
+                for event in run.events
+            ):
+                return
+            series = run.series(Trajectory.name)
+        else:
+            series = self.recorder.recent(Trajectory.name)
+        if series is None:
             return
         try:
             with training.budget.spending("check of the endpoint", fixed=True), user_code("loss"):

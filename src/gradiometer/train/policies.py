@@ -215,8 +215,9 @@ class RateForks(Policy):
 
     def due(self, step: int) -> bool:
         """True if there is something to decide before this step."""
-        pays = self.spent + self.cost(step) <= self.budget * (1 + 1e-9)
-        return step in self.marks and step != self.asked and pays
+        if step not in self.marks or step == self.asked:
+            return False
+        return self.spent + self.cost(step) <= self.budget * (1 + 1e-9)
 
     def decide(self, training: Training, folder: RunFolder) -> dict[str, Any]:
         """Decide, and change the rate of the training.

@@ -35,7 +35,7 @@ from gradiometer.measurement.reading import Draw, Reading, Sampling, Series, Spr
 from gradiometer.measurement.step import TrainingStep
 from gradiometer.problems.examples import Examples
 from gradiometer.problems.problem import Problem, new_model
-from gradiometer.problems.user_code import user_code
+from gradiometer.problems.user_code import Where, user_code
 from gradiometer.randomness import seed_everything
 from gradiometer.run.budget import COOLING, Budget
 from gradiometer.run.clock import clock_for
@@ -307,11 +307,11 @@ class Training:
         # One example cannot be shared out: it has no parts to accumulate.
         if self._accumulator is not None and not (self.ranks.alone and batch_size(batch) == 1):
             loss, self.spread = self._accumulator(
-                batch, measured, self.step, partial(_where, self.step)
+                batch, measured, self.step, partial(Where, self.step)
             )
             return loss
         self.optimizer.zero_grad(set_to_none=True)
-        with user_code("loss", _where(self.step, batch)):
+        with user_code("loss", Where(self.step, batch)):
             each = self.problem.loss(self.model, batch)
             value = checked_loss(each, batch, has_graph=True).mean()
             value.backward()
@@ -420,11 +420,6 @@ class Training:
                 "description": self.problem.description,
             },
         }
-
-
-def _where(step: int, batch: Batch) -> str:
-    size = batch_size(batch)
-    return f"at step {step:,}, of {size:,} example{'s' if size > 1 else ''}"
 
 
 def start_training(configuration: Configuration) -> Training:

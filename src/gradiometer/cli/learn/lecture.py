@@ -10,7 +10,6 @@ import click
 
 from gradiometer.cli.options import json_option, pool_option
 from gradiometer.cli.outcome import fill, printed_json
-from gradiometer.report.charts.interval_strip import number
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -83,6 +82,7 @@ def _test(
     """
     from gradiometer.lab.lecture.site import prediction
     from gradiometer.lab.lecture.statement import Result
+    from gradiometer.report.charts.interval_strip import number
 
     console.print(f"\n[bold]{statement.name}[/bold]  {statement.title}  ({place})", soft_wrap=True)
     measured = []

@@ -18,6 +18,9 @@ from gradiometer.measurement.uncertainty.arithmetic import transform
 # count as zero.
 TOLERANCE = 0.01
 
+# The confidence level of a certificate, unless another one is asked for: that of its verdict, too.
+CERTAINTY = 0.95
+
 
 class PointKind(StrEnum):
     """The kind of point.
@@ -90,7 +93,7 @@ class Certificate(Artifact):
     curved: int
     of: int
     tolerance: float = TOLERANCE
-    level: float = 0.95
+    level: float = CERTAINTY
 
     def __post_init__(self) -> None:
         check_whole("step", self.step, 0)

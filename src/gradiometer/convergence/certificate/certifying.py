@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gradiometer.arguments import check_level, check_number, check_whole
-from gradiometer.convergence.certificate.certificate import TOLERANCE, Certificate
+from gradiometer.convergence.certificate.certificate import CERTAINTY, TOLERANCE, Certificate
 from gradiometer.convergence.certificate.lowest_curvature import (
     of_all_examples,
     of_samples,
@@ -39,7 +39,7 @@ def squared_norm(
     gram: Float[np.ndarray, "batches batches"],
     batch_size: int,
     sampling: Sampling,
-    level: float = 0.95,
+    level: float = CERTAINTY,
 ) -> Estimate:
     """‖g‖², g the gradient over the training set (or the population), from the inner products of
     batch gradients.
@@ -162,7 +162,7 @@ def certify(
     examples: int = EXAMPLES,
     weight_decay: float = 0.0,
     tolerance: float = TOLERANCE,
-    level: float = 0.95,
+    level: float = CERTAINTY,
     step: int = 0,
     seed: int = 0,
 ) -> Certificate:
@@ -255,7 +255,7 @@ def gradient_squared(
     batches: int = BATCHES,
     batch_size: int = 32,
     weight_decay: float = 0.0,
-    level: float = 0.95,
+    level: float = CERTAINTY,
     seed: int = 0,
     at: Sequence[Tensor] | None = None,
 ) -> tuple[Estimate, int]:

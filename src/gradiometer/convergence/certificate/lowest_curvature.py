@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gradiometer.arguments import check_level
+from gradiometer.convergence.certificate.certificate import CERTAINTY
 from gradiometer.drift.curvature import Curvature
 from gradiometer.drift.lanczos import UNIT
 from gradiometer.errors import BadArgument
@@ -79,7 +80,7 @@ def products_for(dimension: int, resolution: float, failure: float) -> int:
 
 
 def of_all_examples(
-    curvature: Curvature, *, resolution: float = 0.005, level: float = 0.95
+    curvature: Curvature, *, resolution: float = 0.005, level: float = CERTAINTY
 ) -> LowestCurvature:
     """λ_min of the Hessian of exactly these examples.
 
@@ -115,7 +116,7 @@ def of_samples(
     samples: Sequence[Sequence[Batch]],
     *,
     resolution: float = 0.005,
-    level: float = 0.95,
+    level: float = CERTAINTY,
     seed: int = 0,
 ) -> LowestCurvature:
     """λ_min of the Hessian H of a whole training set, from independent samples of its examples.

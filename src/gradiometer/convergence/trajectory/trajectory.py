@@ -2,7 +2,7 @@
 they follow, and how far it moves in each doubling."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -67,22 +67,48 @@ def sketch(parameters: "Sequence[Tensor]") -> "Float[Tensor, ' sketch']":
     """
     import torch  # noqa: PLC0415
 
-    whole = torch.cat([parameter.detach().reshape(-1) for parameter in parameters])
-    if len(whole) <= NUMBERS:
+    if sum(map(torch.Tensor.numel, parameters)) <= NUMBERS:
+        whole = torch.cat([parameter.detach().reshape(-1) for parameter in parameters])
         return whole.double().cpu()
     total = torch.zeros(NUMBERS, dtype=torch.float64, device="cpu")
     signs = _signs()
-    for place, part in enumerate(whole.split(PERIOD)):
+    # On a CPU half a period stays in the cache: for 536,000 parameters a copy of all of them at
+    # once took 3.7 times as long. On an accelerator the work goes in few calls.
+    parts = PERIOD // 2 if parameters[0].is_cpu else PERIOD
+    for place, part in enumerate(_stretches(parameters, parts)):
+        period, begin = divmod(place * parts, PERIOD)
         # The shift is no multiple of 61, so no two entries of one sum share a sign: they would not
         # cancel on average. 7919: the signs shift by this many places after every period.
-        first = place * 7919 % PERIOD
+        first = period * 7919 % PERIOD + begin
         # A change of sign is exact, and the sum widens each entry on its way: a copy in double
         # precision took three times as long.
-        signed = part * signs[first : first + len(part)].to(part.device)
+        signed = part.mul_(signs[first : first + len(part)].to(part.device))
         rows = len(signed) // NUMBERS * NUMBERS
         total += signed[:rows].reshape(-1, NUMBERS).sum(dim=0, dtype=torch.float64).cpu()
         total[: len(signed) - rows] += signed[rows:].cpu()
     return total
+
+
+def _stretches(parameters: "Sequence[Tensor]", length: int) -> "Iterator[Tensor]":
+    """All entries in their order, copied into vectors of this length. The last one may be shorter."""
+    import torch  # noqa: PLC0415
+
+    pieces: list[Tensor] = []
+    room = length
+    for parameter in parameters:
+        for piece in (
+            parameter.detach()
+            .reshape(-1)
+            .tensor_split(tuple(range(room, parameter.numel(), length)))
+        ):
+            pieces.append(piece)
+            room -= len(piece)
+            if not room:
+                yield torch.cat(pieces)
+                pieces = []
+                room = length
+    if pieces:
+        yield torch.cat(pieces)
 
 
 @cache

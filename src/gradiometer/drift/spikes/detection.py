@@ -10,6 +10,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from scipy.special import ndtri, stdtrit
 
 from gradiometer.errors import BadArgument
+from gradiometer.measurement.uncertainty.means import OF_MEDIAN_DEVIATION
 
 # Values per block. The level and the spread are medians over blocks.
 BLOCK = 8
@@ -213,7 +214,9 @@ def _surroundings(series: _Values) -> tuple[_Values, _Values, _Values]:
     medians = np.median(blocks, axis=1)
     before, after = _sides(medians)
     before[:FEWEST] = np.nan
-    spread = np.fmax(*_sides(1.4826 * np.median(np.abs(blocks - medians[:, None]), axis=1)))
+    spread = np.fmax(
+        *_sides(OF_MEDIAN_DEVIATION * np.median(np.abs(blocks - medians[:, None]), axis=1))
+    )
     block = np.maximum(np.arange(len(series)) - start, 0) // BLOCK
     return before[block], after[block], spread[block]
 
@@ -282,7 +285,7 @@ def noise_limit(scores: _Scores, false_alarms: float, *, together: int, gap: flo
         gap: Ratio of successive peaks.
     """
     centre = float(np.median(scores))
-    usual = centre + float(-ndtri(1 / len(scores))) * 1.4826 * float(
+    usual = centre + float(-ndtri(1 / len(scores))) * OF_MEDIAN_DEVIATION * float(
         np.median(np.abs(scores - centre))
     )
     stretches = groups_of(scores > usual, together)

@@ -17,6 +17,7 @@ from gradiometer.drift.spikes.cause import Examined
 from gradiometer.measurement.batch import Batch, batch_size, mapped, span
 from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.parts import squared_norms
+from gradiometer.measurement.uncertainty.means import OF_MEDIAN_DEVIATION
 
 # A loss is examined if it is above the usual one by so many spreads.
 SPREADS = 8.0
@@ -70,7 +71,9 @@ class Examiner:
         self._new = 0
         if self._count < 5 and len(self._recent) >= 64:
             self._usual = median_high(self._recent)
-            spread = 1.4826 * median_high([abs(recent - self._usual) for recent in self._recent])
+            spread = OF_MEDIAN_DEVIATION * median_high(
+                [abs(recent - self._usual) for recent in self._recent]
+            )
             self.limit = self._usual + max(SPREADS * spread, 0.2 * abs(self._usual))
 
     def repeat(self, losses: Sequence[float]) -> None:

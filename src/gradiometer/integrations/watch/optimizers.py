@@ -2,7 +2,6 @@
 update."""
 
 import math
-import operator
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -118,12 +117,12 @@ class Settings:
         """The settings at this step. They are recorded, too, if they have changed."""
         now: list[object] = []
         for optimizer in self._optimizers:
-            now.append(optimizer)
+            now.append(id(optimizer))
             for group in optimizer.param_groups:
-                now.append(group)
+                now.append(id(group))
                 now += map(group.get, NAMES)
-        # The same objects have the same values, which is quick to see.
-        if len(now) != len(self._kept) or not all(map(operator.is_, now, self._kept)):
+        # Compared by value: a scheduler gives an equal rate as a new number at each step.
+        if now != self._kept:
             # A tensor may be changed in place.
             self._kept = [] if any(isinstance(one, Tensor) for one in now) else now
             self._groups = self._subject.groups

@@ -30,6 +30,7 @@ from gradiometer.integrations.watch.subject import Batches, Probe, Subject
 from gradiometer.integrations.watch.successive import reads_products
 from gradiometer.integrations.watch.watching import Watch
 from gradiometer.measurement.batch import Batch
+from gradiometer.measurement.estimate import LEVEL
 from gradiometer.measurement.objective import Loss, Objective
 from gradiometer.measurement.optimizer.steps import bare, bare_optimizer
 from gradiometer.measurement.reading import Draw, Sampling
@@ -61,7 +62,7 @@ def watch(
     checkpoints: int = 0,
     gauges: GaugesAsked | None = None,
     parts: int | None = None,
-    level: float = 0.9,
+    level: float = LEVEL,
     seed: int = 0,
     to: Sequence[Any] = (),
     page: bool = True,

@@ -17,6 +17,7 @@ from gradiometer.loop.recorded.record import ForkRecord, forks_of
 from gradiometer.measurement.artifact import Artifact
 from gradiometer.measurement.estimate import significant
 from gradiometer.measurement.reading import Draw
+from gradiometer.measurement.uncertainty.means import OF_MEDIAN_DEVIATION
 from gradiometer.run.reader import Run
 
 
@@ -181,8 +182,7 @@ def usual(losses: Float[np.ndarray, " steps"]) -> tuple[float, float]:
     if len(losses) < FEWEST:
         return math.nan, math.nan
     level = float(np.median(losses))
-    # 1.4826: the standard deviation of normal noise over its median deviation
-    return level, 1.4826 * float(np.median(np.abs(losses - level)))
+    return level, OF_MEDIAN_DEVIATION * float(np.median(np.abs(losses - level)))
 
 
 Cause = Literal["example", "batch", "batches", "layer", "rate", "chance", "unknown"]

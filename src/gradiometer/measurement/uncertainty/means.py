@@ -17,6 +17,9 @@ from gradiometer.arguments import check_level
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.estimate import LEVEL, Estimate
 
+# The standard deviation of normal noise over its median absolute deviation.
+OF_MEDIAN_DEVIATION = 1.4826
+
 # Smallest number of readings and batches. Student's 90 % quantile is 6.3 with two and 2.4 with
 # four.
 FEWEST_READINGS = 4

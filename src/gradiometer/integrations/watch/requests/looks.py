@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gradiometer.compiler import as_written
 from gradiometer.convergence.averaging import tracking_layers
-from gradiometer.convergence.certificate.certificate import TOLERANCE, Certificate
+from gradiometer.convergence.certificate.certificate import CERTAINTY, TOLERANCE, Certificate
 from gradiometer.convergence.certificate.certifying import (
     BATCHES,
     EXAMPLES,
@@ -108,7 +108,7 @@ class Looks(Measuring):
         examples: int = EXAMPLES,
         weight_decay: float | None = None,
         tolerance: float = TOLERANCE,
-        level: float = 0.95,
+        level: float = CERTAINTY,
         start: Estimate | None = None,
         seed: int = 0,
     ) -> Certificate | None:
@@ -400,5 +400,5 @@ def losses_given(name: str, value: Any) -> PerExample:
 def mean_loss(losses: PerExample) -> Estimate:
     """The mean, with an interval if these are the losses of single examples."""
     if not np.isfinite(losses).all():
-        return Estimate.unknown(level=0.9, method="a loss is not finite", samples=losses.size)
+        return Estimate.unknown(level=LEVEL, method="a loss is not finite", samples=losses.size)
     return Estimate.exact(float(losses[0])) if losses.size == 1 else skewed_mean(losses)

@@ -338,17 +338,14 @@ class SharedRows:
             rows = self._fingerprints(inputs)
             if self._trained:
                 signs["repeated_rows"] = self._repeats(rows)
+            if rows.is_cpu:
+                self._seen.update(rows.tolist())
             self._trained.append(rows)
             self._count += len(rows)
         if not compares or self._hook is not None or not self._calls:
             return signs
-        trained = torch.cat(self._trained)
-        found = [torch.isin(rows.to(trained.device), trained).sum() for rows in self._calls]
         lengths = [torch.full((), float(len(rows)), device=rows.device) for rows in self._calls]
-        return signs | {
-            "evaluated_rows": torch.stack(lengths),
-            "shared_rows": torch.stack(found).float(),
-        }
+        return signs | {"evaluated_rows": torch.stack(lengths), "shared_rows": self._in_training()}
 
     def _with_the_first(self, inputs: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
         """Whether some inputs and labels are those of the first batch, as in a loop whose batch is
@@ -370,12 +367,17 @@ class SharedRows:
         of them."""
         if not rows.is_cpu:
             return torch.isin(rows, torch.cat(self._trained)).sum()
-        if not self._seen:
-            self._seen.update(self._trained[0].tolist())
-        numbers = rows.tolist()
-        count = len(self._seen.intersection(numbers))
-        self._seen.update(numbers)
+        count = len(self._seen.intersection(rows.tolist()))
         return torch.tensor(float(count), device="cpu")
+
+    def _in_training(self) -> Tensor:
+        """How many rows of each call of the evaluation are trained on."""
+        if self._trained[0].is_cpu:
+            counts = [sum(map(self._seen.__contains__, rows.tolist())) for rows in self._calls]
+            return torch.tensor(counts, dtype=torch.float32, device="cpu")
+        trained = torch.cat(self._trained)
+        found = [torch.isin(rows.to(trained.device), trained).sum() for rows in self._calls]
+        return torch.stack(found).float()
 
     def _on_call(self, _: nn.Module, arguments: Sequence[Any]) -> None:
         if torch.is_grad_enabled() or self._budget.is_spending:

@@ -54,7 +54,7 @@ class PathPoints:
             ]
         )
         steps = list(self._steps)
-        squares = (self._points[: len(steps)] - now).square().sum(dim=1)
+        squares = (self._points[: len(steps)] - now).square_().sum(dim=1)
         self._points[len(steps)] = now
         self._steps.append(step)
         if len(self._steps) == KEPT:
