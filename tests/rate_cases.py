@@ -119,10 +119,10 @@ RATES: dict[Claim, list[tuple[Signs, Signs]]] = {
             {"movement": striding(5.2 / STEPS), "losses": FLAT},
         ),
         # steps that are far below the edge of stability
-        ({"edges": nearest(0.24)}, {"edges": nearest(0.26)}),
+        ({"edges": nearest(0.12)}, {"edges": nearest(0.13)}),
         (
-            {"edges": nearest(0.24), "losses": falling(0.06)},
-            {"edges": nearest(0.24), "losses": falling(0.04)},
+            {"edges": nearest(0.12), "losses": falling(0.06)},
+            {"edges": nearest(0.12), "losses": falling(0.04)},
         ),
         (  # a loss of a kind that is not known may not be curved in the outputs
             {"edges": nearest(0.1)},

@@ -130,7 +130,7 @@ def test_plain_sgd_may_stand_at_the_edge_on_a_straight_path(momentum: float, war
 
 @pytest.mark.parametrize(
     ("share", "has_ended", "factor"),
-    [(0.01, True, 8), (0.15, True, 4), (0.24, True, 4), (0.01, False, 8), (0.15, False, 2)],
+    [(0.01, True, 8), (0.12, True, 8), (0.01, False, 8), (0.05, False, 4), (0.1, False, 2)],
 )
 def test_the_rate_that_is_advised_does_not_pass_the_edge(
     share: float, has_ended: bool, factor: int

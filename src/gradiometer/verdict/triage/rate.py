@@ -32,6 +32,7 @@ from gradiometer.verdict.triage.thresholds import (
     LONG_ENOUGH,
     MOSTLY_OPPOSED,
     NEAR,
+    NEAR_THE_EDGE,
     NEXT_TO_NOTHING,
     OPPOSED,
     REACH,
@@ -101,19 +102,19 @@ def is_far_below_the_edge(signs: Signs, level: Level) -> bool:
 def reaches_the_edge(signs: Signs) -> bool:
     """True if steps at a higher rate would overshoot: at four times the rate of plain SGD, whose
     steps then grow, and at twice the rate under a momentum."""
-    return signs.edge >= (FAR_BELOW if is_plain(signs) else HALF_OF_THE_EDGE)
+    return signs.edge >= (NEAR_THE_EDGE if is_plain(signs) else HALF_OF_THE_EDGE)
 
 
 def room_of(signs: Signs) -> int:
     """By how much the rate may rise before steps reach the edge of stability, as a power of two
     from 2 to 8.
 
-    Before the end it is the edge that good rates reach at last, since curvature rises on the way:
-    twice the rate of two slow starters gained 36 to 90 %, and four times of it diverged.
+    Before the end a quarter of the edge has to be left, since curvature rises on the way: twice the
+    rate of two slow starters gained 36 to 90 %, and four times of it diverged.
     """
     if not signs.edge > 0:
         return 8
-    room = (1 if signs.has_ended else FAR_BELOW) / signs.edge
+    room = (1 if signs.has_ended else NEAR_THE_EDGE) / signs.edge
     return 8 if room >= 8 else 4 if room >= 4 else 2
 
 

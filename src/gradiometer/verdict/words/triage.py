@@ -234,8 +234,8 @@ STRAIGHT_ON = Words(
 BELOW_THE_EDGE = Words(
     "The learning rate is too low: of {steps} steps none that was measured came to more than "
     "{edge:%} of the edge of stability.",
-    "At a good rate some steps come to a quarter of it and more; below that, four times the rate "
-    "does not overshoot.",
+    "At a good rate some steps come to an eighth of it and more; below that, even eight times the "
+    "rate does not overshoot.",
 )
 
 # The words for a rate that is too high by what came when it fell.
