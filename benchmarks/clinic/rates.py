@@ -24,9 +24,9 @@ from gradiometer import Run
 from gradiometer.verdict.triage.signs import Signs
 from gradiometer.verdict.triage.triage import triage_of
 
-TABLES = ("rates", "rates_fresh")
+TABLES = ("rates", "rates_fresh", "rates_pairs")
 """The tables of good rates, the newest last. The first has networks and data that no part has; the
-second has those of the tenth fresh part."""
+second has those of the tenth fresh part, and the third pairs that are new of what parts have."""
 AFTER = 300
 """Steps after which the verdict is read for the first time."""
 TOO_HIGH = {"rate_high", "momentum_rate", "unstable"}

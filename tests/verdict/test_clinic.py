@@ -258,15 +258,19 @@ def test_detached_and_forgotten_parameters_do_not_learn():
 
 @pytest.mark.parametrize("table", TABLES)
 def test_the_rates_are_judged_on_trainings_that_no_part_has(table):
-    """The newest table has the networks and data of the newest part, which no other part has."""
+    """The second table has the networks and data of the newest part, which no other part has, and
+    the third one pairs of what parts have."""
     good = [each for each in trainings(table) if each.kind == "good"]
     assert len(good) >= 150
     assert len({(each.recipe.network, each.recipe.data) for each in good}) >= 10
     assert {each.recipe.optimizer for each in good} == {"sgd", "momentum", "adamw"}
     others = [half for half in HALVES if (table, half) != ("rates_fresh", "tenth_fresh")]
     parts = [case.recipe for half in others for case in (*sick_cases(half), *well_cases(half))]
-    assert not {each.recipe.network for each in good} & {recipe.network for recipe in parts}
-    assert not {each.recipe.data for each in good} & {recipe.data for recipe in parts}
+    pairs = {(recipe.network, recipe.data) for recipe in parts}
+    assert not {(each.recipe.network, each.recipe.data) for each in good} & pairs
+    if table != "rates_pairs":
+        assert not {each.recipe.network for each in good} & {recipe.network for recipe in parts}
+        assert not {each.recipe.data for each in good} & {recipe.data for recipe in parts}
     others = [each for each in trainings(table) if each.kind != "good"]
     assert all(each.recipe.rate != each.good.rate for each in others)
 
@@ -291,4 +295,5 @@ def test_the_record_of_the_first_steps_is_that_of_a_shorter_training(tmp_path):
     assert first.losses.tolist() == shorter.losses.tolist()
     assert first.looks.tolist() == shorter.looks.tolist()
     assert first.distances.tolist() == shorter.distances.tolist()
+    assert first.edges[:, 0].max() < 80 < longer.edges[:, 0].max()
     assert first.strides == pytest.approx(shorter.strides)
