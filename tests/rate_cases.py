@@ -74,6 +74,10 @@ RATES: dict[Claim, list[tuple[Signs, Signs]]] = {
             {"losses": LATE, "movement": FAR, "edges": nearest(2.6)},
             {"losses": LATE, "movement": FAR, "edges": nearest(2.4)},
         ),
+        # under Adam's kind far beyond the edge, unless the loss came down to nearly nothing
+        ({**ADAMW, "edges": nearest(77)}, {**ADAMW, "edges": nearest(75)}),
+        ({**ADAMW, "edges": nearest(77)}, {"edges": nearest(77)}),
+        ({**ADAMW, "edges": nearest(77)}, {**ADAMW, "edges": nearest(77), "losses": falling(0.04)}),
         ({"losses": np.append(falling()[:-20], np.full(20, np.nan))}, {}),
     ],
     Claim.UNSTABLE: [

@@ -16,6 +16,7 @@ from gradiometer.verdict.triage.thresholds import (
     DIED,
     EXPLODED,
     FAR_AT_A_GUESS,
+    FAR_BEYOND_THE_EDGE,
     FEW_ENTRIES,
     FEWEST_LOOKS,
     FLAT_IN_A_LOG,
@@ -106,14 +107,15 @@ def weight_decay(signs: Signs, level: Level) -> Claimed | None:
 
 
 def rate_high(signs: Signs, level: Level) -> Claimed | None:
-    """Steps changed the network by itself, killed units, or kept the loss at a guess until the rate
-    fell."""
+    """Steps changed the network by itself, were far beyond the edge of stability, killed units, or
+    kept the loss at a guess until the rate fell."""
     diverged = not np.isfinite(signs.losses[-10:]).all()
     if signs.is_short and not diverged:
         return None
     moved, late, died = mean_movement(signs), ended_at(signs, level), late_deaths(signs)
+    far_beyond = signs.family == "adaptive" and signs.edge > FAR_BEYOND_THE_EDGE
     # large steps do no harm to a loss that has come down to nearly nothing
-    large = overshot(signs) and not late < LEARNT
+    large = (overshot(signs) or far_beyond) and not late < LEARNT
     # a network often learns as well with the units that are left
     deadly = died_of_steps(signs, died) and late > HALF_A_GUESS
     stuck = learns_once_it_falls(signs, level)
@@ -122,6 +124,8 @@ def rate_high(signs: Signs, level: Level) -> Claimed | None:
     numbers = {"movement": moved, "growth": signs.growth, "loss": late, "alive": died}
     if stuck and signs.high_until is not None:
         numbers["fell_at"] = float(signs.step_of(signs.high_until))
+    if large and far_beyond:
+        numbers["edge"] = signs.edge
     if signs.family == "sgd" and signs.momentum >= MOMENTUM_COUNTS:
         factor = 1 - signs.momentum
         return Claimed(

@@ -78,6 +78,12 @@ FEWEST_READINGS, NEAR_THE_EDGE, HALF_OF_THE_EDGE = 3, 0.25, 0.5
 # or a loss at a guess; 0.7 to 2.1 in twelve at a good rate that were called too high without it.
 BEYOND_THE_EDGE = 2.5
 
+# The same under an adaptive optimizer, above which the rate is too high: four times the edge of
+# large batches of Adam, 38/η, so that a quarter of the rate still comes to it. Of 33 trainings at 4
+# to 10 times a good rate 12 passed it, six of which nothing else named; of 231 healthy ones none,
+# whose highest was 72.
+FAR_BEYOND_THE_EDGE = 76.0
+
 # Updates that are compared are this part of the time at a high rate apart; and parts of the path
 # that are compared at least.
 APART, FEWEST_PARTS = 4, 6

@@ -238,6 +238,14 @@ BELOW_THE_EDGE = Words(
     "rate does not overshoot.",
 )
 
+# The words for a rate that is too high by the curvature that its steps meet.
+BEYOND_THE_EDGE = Words(
+    "The learning rate is too high: a step came to {edge} times the edge of stability of small "
+    "batches.",
+    "With Adam's usual momentum, four times the edge of large batches is 76. Trainings at a good "
+    "rate stayed below it.",
+)
+
 # The words for a rate that is too high by what came when it fell.
 LEARNT_LATE = Words(
     "The learning rate is too high: until it fell, from step {fell_at} on, the loss stayed at that "
@@ -319,6 +327,8 @@ def limits(finding: Finding) -> Sentences:
         words = BELOW_THE_EDGE
     if "fork" in numbers and not {"reach", "movement"} & numbers.keys():
         words = SHOWN_BY_A_FORK.get(Claim(finding.claim), words)
+    if finding.claim == Claim.RATE_HIGH and "edge" in numbers:
+        words = BEYOND_THE_EDGE
     if finding.claim == Claim.RATE_HIGH and "fell_at" in numbers:
         words = LEARNT_LATE
     if finding.claim == Claim.BATCH_SMALL and numbers["shared"] <= 0:
