@@ -4,10 +4,8 @@ import sys
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
 
 from gradiometer.errors import BadArgument, GradiometerError, UserCodeFailed, summary, user_line
-from gradiometer.measurement.batch import Batch, batch_size
 
 
 class user_code:  # noqa: N801 (used as a function is; a generator costs three times as much at each call)
@@ -42,17 +40,6 @@ class user_code:  # noqa: N801 (used as a function is; a generator costs three t
         raise UserCodeFailed(
             f"`{self.name}` raised {summary(error)}{user_line(error)}{place}."
         ) from error
-
-
-class Where(NamedTuple):
-    """The step and the batch at which a loss is run, as the end of a message."""
-
-    step: int
-    batch: Batch
-
-    def __str__(self) -> str:
-        size = batch_size(self.batch)
-        return f"at step {self.step:,}, of {size:,} example{'s' if size > 1 else ''}"
 
 
 def user_module(name: str) -> ModuleType:

@@ -3,6 +3,7 @@
 import zlib
 from collections.abc import Callable, Sequence
 from fractions import Fraction
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,17 @@ from gradiometer.problems.user_code import user_code
 from gradiometer.randomness import seed_everything
 from gradiometer.run.budget import READINGS, Budget
 from gradiometer.run.ranks import Ranks
+
+
+class Where(NamedTuple):
+    """The step and the batch at which a loss is run, as the end of a message."""
+
+    step: int
+    batch: Batch
+
+    def __str__(self) -> str:
+        size = batch_size(self.batch)
+        return f"at step {self.step:,}, of {size:,} example{'s' if size > 1 else ''}"
 
 
 class Accumulator:

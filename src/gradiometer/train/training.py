@@ -35,7 +35,7 @@ from gradiometer.measurement.reading import Draw, Reading, Sampling, Series, Spr
 from gradiometer.measurement.step import TrainingStep
 from gradiometer.problems.examples import Examples
 from gradiometer.problems.problem import Problem, new_model
-from gradiometer.problems.user_code import Where, user_code
+from gradiometer.problems.user_code import user_code
 from gradiometer.randomness import seed_everything
 from gradiometer.run.budget import COOLING, Budget
 from gradiometer.run.clock import clock_for
@@ -46,7 +46,7 @@ from gradiometer.run.problem import problem_for
 from gradiometer.run.ranks import Ranks
 from gradiometer.run.recorder import Mode
 from gradiometer.run.rules import MOST_STEPS
-from gradiometer.train.accumulation import Accumulator
+from gradiometer.train.accumulation import Accumulator, Where
 from gradiometer.train.cooling import Cooling
 
 

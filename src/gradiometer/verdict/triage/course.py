@@ -113,7 +113,7 @@ def rate_high(signs: Signs, level: Level) -> Claimed | None:
     if signs.is_short and not diverged:
         return None
     moved, late, died = mean_movement(signs), ended_at(signs, level), late_deaths(signs)
-    far_beyond = signs.family == "adaptive" and signs.edge > FAR_BEYOND_THE_EDGE
+    far_beyond = signs.family == "adaptive" and signs.highest_edge > FAR_BEYOND_THE_EDGE
     # large steps do no harm to a loss that has come down to nearly nothing
     large = (overshot(signs) or far_beyond) and not late < LEARNT
     # a network often learns as well with the units that are left
@@ -125,7 +125,7 @@ def rate_high(signs: Signs, level: Level) -> Claimed | None:
     if stuck and signs.high_until is not None:
         numbers["fell_at"] = float(signs.step_of(signs.high_until))
     if large and far_beyond:
-        numbers["edge"] = signs.edge
+        numbers["edge"] = signs.highest_edge
     if signs.family == "sgd" and signs.momentum >= MOMENTUM_COUNTS:
         factor = 1 - signs.momentum
         return Claimed(
@@ -168,7 +168,7 @@ def overshot(signs: Signs) -> bool:
     if signs.family != "sgd":
         return bool(np.nanmax(signs.strides, initial=0) > LEAPT)
     # below the edge a step that is large in the weights is one along flat directions
-    if not signs.steps or signs.is_normalised or signs.edge < BEYOND_THE_EDGE:
+    if not signs.steps or signs.is_normalised or signs.highest_edge < BEYOND_THE_EDGE:
         return False
     return bool(np.quantile(signs.strides, 0.98) > OVERSHOT)
 
@@ -179,7 +179,7 @@ def learns_once_it_falls(signs: Signs, level: Level) -> bool:
     until = signs.high_until
     # a first loss is no guess: the outputs of a network may begin small or large
     is_known = level.known_by in (Known.LABELS, Known.TARGETS)
-    if not is_known or until is None or is_constant(signs) or signs.edge < BEYOND_THE_EDGE:
+    if not is_known or until is None or is_constant(signs) or signs.highest_edge < BEYOND_THE_EDGE:
         return False
     stayed = signs.losses[until * 3 // 4 : until + 1].mean() > AT_A_GUESS * level.value
     went_far = signs.strides[:until].sum() > FAR_AT_A_GUESS

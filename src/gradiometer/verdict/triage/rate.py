@@ -28,11 +28,11 @@ from gradiometer.verdict.triage.thresholds import (
     HALF_A_GUESS,
     HALF_OF_THE_EDGE,
     LEARNT,
+    LEFT_BEFORE_THE_END,
     LITTLE_LEFT,
     LONG_ENOUGH,
     MOSTLY_OPPOSED,
     NEAR,
-    NEAR_THE_EDGE,
     NEXT_TO_NOTHING,
     OPPOSED,
     REACH,
@@ -100,9 +100,8 @@ def is_far_below_the_edge(signs: Signs, level: Level) -> bool:
 
 
 def reaches_the_edge(signs: Signs) -> bool:
-    """True if steps at a higher rate would overshoot: at four times the rate of plain SGD, whose
-    steps then grow, and at twice the rate under a momentum."""
-    return signs.edge >= (NEAR_THE_EDGE if is_plain(signs) else HALF_OF_THE_EDGE)
+    """True if steps at twice the rate would overshoot."""
+    return signs.edge >= HALF_OF_THE_EDGE
 
 
 def room_of(signs: Signs) -> int:
@@ -114,7 +113,7 @@ def room_of(signs: Signs) -> int:
     """
     if not signs.edge > 0:
         return 8
-    room = (1 if signs.has_ended else NEAR_THE_EDGE) / signs.edge
+    room = (1 if signs.has_ended else LEFT_BEFORE_THE_END) / signs.edge
     return 8 if room >= 8 else 4 if room >= 4 else 2
 
 

@@ -263,10 +263,24 @@ class Signs:
     @property
     def edge(self) -> float:
         """The largest batch sharpness so far, as a share of the edge of small batches; NaN with few
-        readings."""
-        shares = self.edges[self.edges[:, 0] > 0, 1]
-        known = shares[np.isfinite(shares)]
+        readings. Of more than seven it is the largest median of seven stretches, since the largest
+        of many readings is an outlier."""
+        known = self._shares_of_the_edge
+        if len(known) < FEWEST_READINGS:
+            return float("nan")
+        return max(float(np.median(part)) for part in np.array_split(known, 7) if len(part))
+
+    @property
+    def highest_edge(self) -> float:
+        """The same of the largest reading, such as that of a first step that leapt."""
+        known = self._shares_of_the_edge
         return float(known.max()) if len(known) >= FEWEST_READINGS else float("nan")
+
+    @property
+    def _shares_of_the_edge(self) -> Array:
+        """The readings after the first step that are finite."""
+        shares = self.edges[self.edges[:, 0] > 0, 1]
+        return np.asarray(shares[np.isfinite(shares)])
 
     @property
     def is_normalised(self) -> bool:
