@@ -129,3 +129,9 @@ def test_an_undefined_first_step_is_named_and_later_steps_are_judged() -> None:
     verdict = theorem("1/(t*log(t)**2)")
     assert conditions(verdict) == FINITE
     assert "undefined at t = 1 (division by zero): the verdict is about later steps" in verdict.why
+
+
+def test_a_constant_whose_square_leaves_the_range_of_doubles_is_not_squared() -> None:
+    verdict = theorem("max(7, 1e300) - pi")
+    assert verdict.limit_zero is False and verdict.sum_of_squares_converges is None
+    assert verdict.theorem is False

@@ -378,6 +378,8 @@ def test_a_watch_is_entered_once_and_step_called_within(tmp_path: Path) -> None:
     again = watched(tmp_path, made)
     with pytest.raises(BadArgument, match="`state` is not the state_dict of a watch"):
         again.load_state_dict({})
+    with pytest.raises(BadArgument, match=r"`state\['steps'\]` must be a whole number"):
+        again.load_state_dict({"steps": "\x00"})
     again.load_state_dict(kept)
     model.zero_grad()
     with again:

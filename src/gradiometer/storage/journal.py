@@ -79,10 +79,8 @@ class JournalWriter:
         status = os.fstat(self._descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise StorageFailed(f"`{self.path}` cannot be written: not a regular file. Remove it.")
-        if status.st_size > 0:
-            os.lseek(self._descriptor, -1, os.SEEK_END)
-            if os.read(self._descriptor, 1) != b"\n":
-                self._buffer += b"\n"
+        if status.st_size > 0 and not _ends_in_newline(self._descriptor):
+            self._buffer += b"\n"
 
     def _open(self) -> None:
         with self._guard():
@@ -173,6 +171,12 @@ class Line(NamedTuple):
 
     number: int
     record: Any
+
+
+def _ends_in_newline(descriptor: int) -> bool:
+    """True if the last byte of a file that is not empty ends a line."""
+    os.lseek(descriptor, -1, os.SEEK_END)
+    return os.read(descriptor, 1) == b"\n"
 
 
 def read_journal(

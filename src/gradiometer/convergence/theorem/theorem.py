@@ -54,7 +54,10 @@ class Conditions:
     @property
     def sum_of_squares_converges(self) -> bool | None:
         """True if Σ η_t² < ∞."""
-        return _sum_is_finite(self.rate * self.rate)
+        try:
+            return _sum_is_finite(self.rate * self.rate)
+        except Undecided:  # the square of a constant may leave the range of doubles
+            return None
 
     @property
     def order(self) -> str:

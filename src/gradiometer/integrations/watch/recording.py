@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gradiometer.arguments import folder_of, shown, type_name
+from gradiometer.arguments import check_whole, folder_of, shown, type_name
 from gradiometer.errors import BadArgument, GradiometerError, summary
 from gradiometer.integrations.trackers import Trackers
 from gradiometer.integrations.watch.shield import Shield, WarningLog, reason_of
@@ -305,6 +305,7 @@ class Recording:
             raise BadArgument(
                 "`state` is not the state_dict of a watch: give what `state_dict()` returned."
             )
+        check_whole("state['steps']", state["steps"], 0)
         self.steps = int(state["steps"])
         self._restored = state
 
