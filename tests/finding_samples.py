@@ -94,9 +94,10 @@ def drift() -> Iterator[Finding]:
         about(2, 0.1),
         unknown(),
     ):
-        for momentum in (0.0, 0.5):
+        for momentum, averaged in ((0.0, 0.0), (0.5, 0.0), (0.9, 1.0)):
             yield from judged(
                 BatchSharpness(),
+                averaged=exact(averaged),
                 edge_share=share,
                 batch_sharpness=about(11, 2),
                 edge=exact(20),

@@ -301,6 +301,14 @@ def test_steps_along_a_mean_of_gradients_stop_shrinking_at_their_edge(momentum: 
         assert (point.abs().item() < 1e-6) == stable
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "limit"), [("RMSprop", 0.2), ("MyRMSprop", 0.2), ("NAdam", 2)]
+)
+def test_the_momentum_of_rmsprop_is_a_sum(optimizer: str, limit: float) -> None:
+    kind = MomentumRule.of(Group(optimizer, "adaptive", 1e-3, momentum=0.9))
+    assert kind.limit_of_small_batches == pytest.approx(limit)
+
+
 def adam_step(step: int = 5) -> tuple[TrainingStep, torch.optim.Optimizer, Small]:
     """A step of Adam on the small network, whose state comes from this many updates."""
     small = Small()

@@ -126,3 +126,14 @@ def test_sparse_gradients_can_be_tuned() -> None:
         clip=None,
     )
     assert not any(one.is_stuck for rung in found.rungs for one in rung)
+
+
+def test_the_mean_of_a_lane_leaves_out_frozen_parameters_of_any_type() -> None:
+    model = nn.Linear(2, 1)
+    model.codes = nn.Parameter(torch.tensor([3, 7], dtype=torch.uint8), requires_grad=False)
+    mean = MeanParameters(4, 0)
+    for update in range(1, 5):
+        model(torch.ones(3, 2)).sum().backward()
+        mean.take(model, update)
+    mean.into(model)
+    assert math.isnan(mean.gain) and model.codes.tolist() == [3, 7]

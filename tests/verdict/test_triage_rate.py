@@ -140,7 +140,7 @@ def test_the_rate_that_is_advised_does_not_pass_the_edge(
     assert found.claim is Claim.RATE_LOW and found.cure == (f"rate {factor}x",)
     (finding,) = findings_of(triage_of(low))
     assert (
-        "none that was measured" in say(finding).seen
+        "the steepest time came to" in say(finding).seen
         and f"{share:.0%}".rstrip("%") in say(finding).seen
     )
 
@@ -153,6 +153,16 @@ def test_near_the_edge_neither_a_straight_path_nor_a_short_way_is_certain(moment
         assert Claim.RATE_LOW in certain(signs)
         assert Claim.RATE_LOW in certain(replace(signs, edges=far))
         assert Claim.RATE_LOW not in certain(replace(signs, edges=near))
+
+
+def test_negative_curvature_says_nothing_of_the_edge() -> None:
+    saddle = np.array([[1.0, -0.5], [90.0, -0.1], [200.0, -0.2]])
+    assert Claim.RATE_LOW not in claims(healthy(edges=saddle))
+
+
+def test_a_small_batch_leaves_the_claim_of_a_rate_far_below_the_edge() -> None:
+    small = {"batch_size": 4, "product": constant(0.2)}
+    assert claims(on(0.5, edges=nearest(0.05), **small)) == {Claim.RATE_LOW, Claim.BATCH_SMALL}
 
 
 def test_of_many_readings_of_the_edge_an_outlier_counts_only_as_the_highest() -> None:

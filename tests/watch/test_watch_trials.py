@@ -20,6 +20,7 @@ from gradiometer.integrations.watch.requests.trials import Trials
 from gradiometer.integrations.watch.triage import exact
 from gradiometer.loop import forks_of
 from gradiometer.loop.replay import KeptUpdates
+from gradiometer.measurement.optimizer.steps import SeveralOptimizers
 from gradiometer.problems import load
 from gradiometer.run.budget import Budget
 from gradiometer.verdict.claims import Claim, Claimed
@@ -320,10 +321,18 @@ def test_half_of_the_rate_is_tried_from_the_weights_before_the_first_update(
         assert result.curve[0][1] > 2.2
 
 
-def test_a_state_of_the_first_steps_is_brought_before_all_of_them() -> None:
-    model = nn.Linear(2, 1)
-    start = [one.detach().clone() for one in model.parameters()]
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+@pytest.mark.parametrize("of", ["one", "two"])
+def test_a_state_of_the_first_steps_is_brought_before_all_of_them(of: str) -> None:
+    model = nn.Sequential(nn.Linear(2, 2).requires_grad_(False), nn.Linear(2, 1))
+    trained = {
+        name: one.detach().clone() for name, one in model.named_parameters() if one.requires_grad
+    }
+    parts: list[torch.optim.Optimizer] = [
+        torch.optim.Adam(parameters, lr=0.1)
+        for parameters in ([*model[1].parameters()],) * (of == "one")
+        or ([model[1].weight], [model[1].bias])
+    ]
+    optimizer = parts[0] if of == "one" else SeveralOptimizers(parts)
     for _ in range(4):
         model(torch.ones(3, 2)).sum().backward()
         optimizer.step()
@@ -333,10 +342,10 @@ def test_a_state_of_the_first_steps_is_brought_before_all_of_them() -> None:
         None,
         step=4,
     )
-    kept_state.before_all(model, start).put_into(model, optimizer, None)
-    for now, before in zip(model.parameters(), start, strict=True):
-        assert torch.equal(now, before)
-    assert not optimizer.state and optimizer.param_groups[0]["lr"] == 0.1
+    kept_state.before_all(trained).put_into(model, optimizer, None)
+    for name, before in trained.items():
+        assert torch.equal(model.get_parameter(name), before)
+    assert not any(one.state for one in parts) and parts[0].param_groups[0]["lr"] == 0.1
     assert kept_state.optimizer["state"]
 
 

@@ -40,7 +40,7 @@ class MomentumRule:
     @classmethod
     def of(cls, group: Group) -> "MomentumRule":
         """The rule of a parameter group."""
-        is_mean = group.family == "adaptive" and group.optimizer != "RMSprop"
+        is_mean = group.family == "adaptive" and "rmsprop" not in group.optimizer.lower()
         return cls(group.momentum, group.nesterov, averaged=is_mean)
 
     @property

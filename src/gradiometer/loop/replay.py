@@ -139,14 +139,15 @@ class KeptUpdates:
         if scaler is not None and self.scaler is not None:
             scaler.load_state_dict(self.scaler.state_dict())
 
-    def before_all(self, model: nn.Module, start: Sequence[Tensor]) -> "KeptUpdates":
-        """This state with the parameters of the model before its first update, in their order, and
+    def before_all(self, start: Mapping[str, Tensor]) -> "KeptUpdates":
+        """This state with the trained parameters as they were before the first update, by name, and
         an optimizer that has made none."""
-        names = [name for name, _ in model.named_parameters()]
+        # several optimizers have a state each, by a name
+        none: dict[str, Any] = {
+            name: {} for name in self.optimizer["state"] if isinstance(name, str)
+        }
         return replace(
-            self,
-            model={**self.model, **dict(zip(names, start, strict=True))},
-            optimizer={**self.optimizer, "state": {}},
+            self, model={**self.model, **start}, optimizer={**self.optimizer, "state": none}
         )
 
     def brought_back(self, loop: Loop) -> Loop:

@@ -70,20 +70,22 @@ class MeanParameters:
         self.timed += 1
         if updates <= self.since:
             return
-        parameters = [parameter.detach() for parameter in model.parameters()]
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        parameters = [parameter.detach() for parameter in trained]
         if not self.count:
             self.sums = [torch.zeros_like(parameter) for parameter in parameters]
         else:
             distance = norm_of(torch._foreach_sub(parameters, self.newest))
-            self.gains.append(distance * norm_of(gradients_of(list(model.parameters()))))
+            self.gains.append(distance * norm_of(gradients_of(trained)))
         torch._foreach_add_(self.sums, parameters)
         self.newest = [parameter.clone() for parameter in parameters]
         self.count += 1
 
     @property
     def gain(self) -> float:
-        """The most that an update gains to first order: the norm of the gradient times the distance
-        that the parameters go, in the mean. NaN if the last quarter is a single update."""
+        """The most that an update gains to first order: the norm of the gradient, after clipping,
+        times the distance that the parameters go, in the mean. NaN if the last quarter is a single
+        update."""
         return float(torch.stack(self.gains).mean()) if self.gains else math.nan
 
     @property
@@ -107,7 +109,8 @@ class MeanParameters:
         """Put the mean into a model. In a training of a few updates it may have none."""
         if not self.count:
             return
-        for parameter, total in zip(model.parameters(), self.sums, strict=True):
+        trained = (parameter for parameter in model.parameters() if parameter.requires_grad)
+        for parameter, total in zip(trained, self.sums, strict=True):
             parameter.copy_(total / self.count)
 
 

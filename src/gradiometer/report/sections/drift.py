@@ -40,18 +40,20 @@ def drift_section(run: Run, diagnosis: Diagnosis) -> Section:
         "curvature?"
     )
     labels = {**labels_of(diagnosis.gauges, Issue.DRIFT), **Survey.labels}
-    quantities = PreconditionedSharpness.quantities
-    if quantities[0] not in history:
-        quantities = BatchSharpness.quantities
-    batch, edge = (history.get(quantity, ()) for quantity in quantities)
+    is_of_adam = PreconditionedSharpness.quantities[0] in history
+    kind = PreconditionedSharpness if is_of_adam else BatchSharpness
+    batch, edge = (history.get(quantity, ()) for quantity in kind.quantities)
     if not batch and not surveys:
         how = (
             f": {run.call('sharpness', 'train')} measures it" if run.has_program_with_model else ""
         )
         lead += f" The sharpness has not been measured yet{how}."
         return Section("drift", TITLE, lead, (), quantity_table(labels, diagnosis.estimates))
-    is_known = surveys or any(estimate.tells for _, estimate in batch)
-    figures = [_sharpness_figure(batch, surveys, edge, run)] if is_known else []
+    # λ_max has another unit than a sharpness in the geometry of Adam, and no edge there
+    beside = () if is_of_adam else surveys
+    is_known = beside or any(estimate.tells for _, estimate in batch)
+    name = "preconditioned batch sharpness" if is_of_adam else "batch sharpness"
+    figures = [_sharpness_figure(name, batch, beside, edge, run)] if is_known else []
     if surveys:
         figures.append(density_figure(surveys[-1], _edge_at_peak(run)))
     estimates = {**diagnosis.estimates, **(surveys[-1].estimates if surveys else {})}
@@ -114,7 +116,9 @@ def density_figure(survey: Survey, edge: tuple[str, float] | None) -> Figure:
     )
 
 
-def _sharpness_figure(batch: Curve, surveys: tuple[Survey, ...], edge: Curve, run: Run) -> Figure:
+def _sharpness_figure(
+    name: str, batch: Curve, surveys: tuple[Survey, ...], edge: Curve, run: Run
+) -> Figure:
     full = tuple((survey.step, survey.sharpness) for survey in surveys)
     formula, limit = _edge_at_peak(run)
     if not edge and math.isfinite(limit):
@@ -122,7 +126,7 @@ def _sharpness_figure(batch: Curve, surveys: tuple[Survey, ...], edge: Curve, ru
     lowest, moving = _moving_edge(run)
     parts = []
     if batch:
-        parts.append(f"The batch sharpness {change(batch)}.")
+        parts.append(f"The {name} {change(batch)}.")
     if full:
         parts.append(f"The sharpness λ_max of {surveys[-1].what} {change(full)}.")
     if moving:
@@ -133,10 +137,10 @@ def _sharpness_figure(batch: Curve, surveys: tuple[Survey, ...], edge: Curve, ru
         parts.append(f"The edge {formula} is {significant(edge[-1][1].value)}.")
     else:
         parts.append(no_edge(_settings(run).names))
-    quantities = {"batch sharpness": batch, "sharpness λ_max": full, f"edge {formula}": edge}
+    quantities = {name: batch, "sharpness λ_max": full, f"edge {formula}": edge}
     rows = [
-        (f"{step:,}", name, *cells(estimate))
-        for name, curve in quantities.items()
+        (f"{step:,}", quantity, *cells(estimate))
+        for quantity, curve in quantities.items()
         for step, estimate in curve
     ]
     if edge:  # drawn from the start to the current step

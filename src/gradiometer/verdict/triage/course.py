@@ -175,11 +175,13 @@ def overshot(signs: Signs) -> bool:
 
 def learns_once_it_falls(signs: Signs, level: Level) -> bool:
     """True if the loss was at a guess while the rate was high, though the weights went far, and
-    came below when the rate fell; and steps were not below the edge."""
+    came below when the rate fell; under SGD only if steps were beyond the edge."""
     until = signs.high_until
     # a first loss is no guess: the outputs of a network may begin small or large
     is_known = level.known_by in (Known.LABELS, Known.TARGETS)
-    if not is_known or until is None or is_constant(signs) or signs.highest_edge < BEYOND_THE_EDGE:
+    if not is_known or until is None or is_constant(signs):
+        return False
+    if signs.family == "sgd" and signs.highest_edge < BEYOND_THE_EDGE:
         return False
     stayed = signs.losses[until * 3 // 4 : until + 1].mean() > AT_A_GUESS * level.value
     went_far = signs.strides[:until].sum() > FAR_AT_A_GUESS

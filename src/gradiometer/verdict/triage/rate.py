@@ -96,7 +96,7 @@ def is_far_below_the_edge(signs: Signs, level: Level) -> bool:
     The loss must be one that is curved in the outputs. That of quantiles or of absolute errors is
     not, so its batch sharpness is that of the network alone: 0.03 to 0.09 at three good rates.
     """
-    return level.known_by in (Known.LABELS, Known.TARGETS) and signs.edge < FAR_BELOW
+    return level.known_by in (Known.LABELS, Known.TARGETS) and 0 < signs.edge < FAR_BELOW
 
 
 def reaches_the_edge(signs: Signs) -> bool:
@@ -143,11 +143,11 @@ def agrees(signs: Signs) -> bool:
 
 
 def is_mild(low: Claimed) -> bool:
-    """True if a rate that is too low brought the network to some distance, and its path turns: the
-    cure of a small batch raises it by 2.8."""
+    """True if a rate that is too low brought the network to some distance, its path turns, and its
+    steps are not far below the edge: the cure of a small batch raises it by 2.8."""
     share = low.numbers["share"]
     is_far = isinstance(share, float) and share >= NEXT_TO_NOTHING
-    return is_far and "direction" not in low.numbers
+    return is_far and not {"direction", "edge"} & low.numbers.keys()
 
 
 def came_not_far(signs: Signs, late: float) -> bool:

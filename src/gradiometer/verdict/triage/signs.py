@@ -9,9 +9,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from gradiometer.drift.batch_sharpness import BatchSharpness, PreconditionedSharpness
+from gradiometer.drift.batch_sharpness import (
+    FEWEST_READINGS,
+    BatchSharpness,
+    PreconditionedSharpness,
+    reached,
+)
 from gradiometer.run.reader import Run
-from gradiometer.verdict.triage.thresholds import FEWEST_LOGGED, FEWEST_READINGS, FEWEST_STEPS
+from gradiometer.verdict.triage.thresholds import FEWEST_LOGGED, FEWEST_STEPS
 
 # Signs with one number for every parameter tensor.
 BY_TENSOR = ("gradient", "nonzero", "weights", "movement", "nonzero_at_start", "weights_at_start")
@@ -262,17 +267,13 @@ class Signs:
 
     @property
     def edge(self) -> float:
-        """The largest batch sharpness so far, as a share of the edge of small batches; NaN with few
-        readings. Of more than seven it is the largest median of seven stretches, since the largest
-        of many readings is an outlier."""
-        known = self._shares_of_the_edge
-        if len(known) < FEWEST_READINGS:
-            return float("nan")
-        return max(float(np.median(part)) for part in np.array_split(known, 7) if len(part))
+        """The share of the edge of small batches that steps come to after the first one; NaN with
+        few readings. See `reached`."""
+        return reached(self._shares_of_the_edge)
 
     @property
     def highest_edge(self) -> float:
-        """The same of the largest reading, such as that of a first step that leapt."""
+        """The same of the largest reading, such as that of a leap."""
         known = self._shares_of_the_edge
         return float(known.max()) if len(known) >= FEWEST_READINGS else float("nan")
 

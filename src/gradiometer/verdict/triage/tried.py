@@ -392,7 +392,9 @@ def is_shown(effect: Effect, fork: Fork) -> bool:
 
 def says_the_same(suspect: Claimed, claimed: Claimed) -> bool:
     """True if a claim that trials have shown settles a suspect: it is the same, or the other of two
-    that readings take for each other."""
+    that readings take for each other, or the opposite."""
     if suspect.claim in CONFUSED:
         return claimed.claim in CONFUSED
+    if suspect.claim is Claim.RATE_LOW:
+        return claimed.claim in (Claim.RATE_LOW, Claim.RATE_HIGH)
     return suspect.claim is claimed.claim

@@ -213,6 +213,9 @@ DOUBTS = {
         "The edge is that of a quadratic; batch sharpness usually rises to it and stays there, "
         "which is not a failure."
     ),
+    "lower_edge_of_a_mean": sentence(
+        "In the geometry of Adam and with small batches it is compared with 2/η = {edge:3}."
+    ),
     "lower_edge_of_momentum": sentence(
         "With momentum and small batches it is reported to settle at 2(1 − μ)/η = {edge:3}."
     ),

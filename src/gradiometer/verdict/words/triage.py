@@ -232,10 +232,10 @@ STRAIGHT_ON = Words(
 
 # The words for a rate that is too low by the curvature that its steps meet.
 BELOW_THE_EDGE = Words(
-    "The learning rate is too low: of {steps} steps none that was measured came to more than "
-    "{edge:%} of the edge of stability.",
-    "At a good rate some steps come to an eighth of it and more; below that, even eight times the "
-    "rate does not overshoot.",
+    "The learning rate is too low: in {steps} steps the steepest time came to {edge:%} of the edge "
+    "of stability.",
+    "At a good rate it comes to an eighth and more; below that, even eight times the rate does not "
+    "overshoot.",
 )
 
 # The words for a rate that is too high by the curvature that its steps meet.

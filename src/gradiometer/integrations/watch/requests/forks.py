@@ -210,7 +210,8 @@ class Forks(Looks):
             of_loop = {name: settings.pop(name) for name in OF_LOOP if name in settings}
             loop, kept = self._own_loop(run, batches, at, **of_loop)
             if is_anew and kept is not None:
-                kept = kept.before_all(self._objective.model, self._at_start or ())
+                start = zip(self._objective.names, self._at_start or (), strict=True)
+                kept = kept.before_all(dict(start))
             if at is not None and kept is not None:
                 loop = kept.brought_back(loop)
             return fork(loop, alternatives, **{"out": run.path, **settings})

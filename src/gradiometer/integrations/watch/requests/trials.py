@@ -105,8 +105,9 @@ class Trials:
     """Tries the cure of the first claim or suspect of triage that a short fork can judge: at the
     end, also of a training without a claim, and at a few marks if the end is not known.
 
-    A short fork prefers small rates. So only what this cannot explain is tried: a higher rate, and
-    the rate taken down at the end of a training at a constant rate. At the end a rate is tried from
+    A short fork prefers small rates. So only what this cannot explain is tried: a higher rate, the
+    rate taken down at the end of a training at a constant rate, and half of the rate from the first
+    weights, from where branches prefer large rates. At the end a rate is tried from
     an early state, since the schedule may have taken it to zero, and little is left to be learnt.
     One change gets all of the share: a second one is tried with what the first one leaves. The
     cause of an incident comes first, if its updates are kept.
