@@ -432,3 +432,8 @@ def test_the_batches_of_a_ratio_follow_the_dependence_of_its_error(size: float) 
     assert cancels.method.startswith("Fieller, 24 batches"), "shared variation cancels in the ratio"
     remains = ratio_of_means(size * (3 * slow + white[0]), 5 + white[1])
     assert remains.method.startswith(("Fieller, 6 batches", "Fieller, 12 batches"))
+
+
+def test_the_mean_of_readings_whose_sum_is_beyond_doubles_is_unknown() -> None:
+    assert not mean(np.full(5, -1e308)).tells
+    assert mean(np.full(5, -1e307)).value == -1e307

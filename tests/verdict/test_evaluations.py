@@ -65,6 +65,7 @@ def test_evaluations_are_recorded_with_their_intervals(tmp_path: Path) -> None:
             {"train": [[0.5], [0.5, 0.6]]},
             "`train` must be a loss or the losses of single examples, got a list",
         ),
+        ({"test": 10**400}, "`test` must be a loss or the losses of single examples, got a int"),
     ],
 )
 def test_an_evaluation_that_is_none_is_refused(

@@ -61,7 +61,10 @@ def mean(
     if unknown is not None:
         return unknown
     length = readings // batches if batches else batch_length(samples)
-    means, value = batch_means(samples, length, batches), float(samples.mean())
+    with np.errstate(over="ignore"):
+        means, value = batch_means(samples, length, batches), float(samples.mean())
+    if not (math.isfinite(value) and np.isfinite(means).all()):  # their sum is beyond doubles
+        return Estimate.unknown(level=level, method="mean", samples=readings, unit=unit)
     size = largest(means)
     margin = (
         size

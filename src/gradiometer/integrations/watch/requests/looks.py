@@ -387,7 +387,8 @@ def losses_given(name: str, value: Any) -> PerExample:
         if isinstance(value, Tensor):
             value = value.detach().cpu().double().numpy()
         losses = np.asarray(value, dtype=np.float64).reshape(-1)
-    except (TypeError, ValueError, NotImplementedError) as error:  # the last is of a meta tensor
+    # NotImplementedError is of a meta tensor, OverflowError of a whole number of 400 digits
+    except (TypeError, ValueError, NotImplementedError, OverflowError) as error:
         raise BadArgument(
             f"`{name}` must be a loss or the losses of single examples, got a "
             f"{type(value).__name__}: give a number, a tensor or a list of numbers."
