@@ -8,7 +8,7 @@ import os
 import pickle
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -327,3 +327,39 @@ def test_an_odd_loop_ends_with_the_bits_of_the_loop_alone(
     assert all(map(torch.equal, made, plain))
     readings = w.run.series("noise")
     assert w.findings().warnings or (readings is not None and len(readings) >= STEPS - 2)
+
+
+def test_a_loss_with_gradients_inside_is_watched_under_adam_as_if_no_loss_was_given(
+    tmp_path: Path,
+) -> None:
+    """Such a loss cannot be run apart from training, and by default nothing else needs it."""
+
+    def penalized(model: nn.Module, batch: Tensor) -> Tensor:
+        inputs = batch.clone().requires_grad_()
+        outputs = model(inputs)
+        (slopes,) = torch.autograd.grad(outputs.sum(), inputs, create_graph=True)
+        return outputs.square().mean() + slopes.square().mean()
+
+    ends = []
+    for is_watched in (False, True):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1))
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+        with (
+            watch(model, optimizer, loss=penalized, out=tmp_path, page=False, quiet=True)
+            if is_watched
+            else nullcontext() as w
+        ):
+            for _ in range(40):
+                batch = torch.randn(16, 3)
+                optimizer.zero_grad()
+                loss = penalized(model, batch)
+                loss.backward()
+                if w is not None:
+                    w.step(loss, batch)
+                optimizer.step()
+        ends.append([parameter.detach().clone() for parameter in model.parameters()])
+    assert all(map(torch.equal, *ends))
+    assert w is not None and w.run is not None
+    assert w.run.series("noise") is not None and w.run.series("preconditioned_sharpness") is None
+    assert any("preconditioned_sharpness is not measured" in each for each in w.run.warnings)

@@ -85,9 +85,12 @@ class Beginning(Recording):
             # Early readings of gauges beside the noise, if products show the noise: with 20 batch
             # sharpnesses a run of 300 steps of a small network paid 29 % for them alone.
             subject.budget.promised = 6
-        self._cadenced = bool(self.budget.share) and any(
-            not kind.own_steps and kind.name not in self.read_elsewhere for kind in gauges.kinds
-        )
+        self._cadenced_names = [
+            kind.name
+            for kind in gauges.kinds
+            if not kind.own_steps and kind.name not in self.read_elsewhere
+        ]
+        self._cadenced = bool(self.budget.share) and bool(self._cadenced_names)
         if self._cadenced and subject.spread is None:
             check_spread(subject)
         self._updates: Updates | None = None

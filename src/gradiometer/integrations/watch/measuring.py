@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from gradiometer.compiler import as_written
-from gradiometer.errors import BadArgument
+from gradiometer.drift.batch_sharpness import PreconditionedSharpness
+from gradiometer.errors import BadArgument, UserCodeFailed
 from gradiometer.integrations.watch.beginning import Beginning
 from gradiometer.integrations.watch.losses import NO_PART, Part, value_of
 from gradiometer.integrations.watch.shield import attempt, reason_of
@@ -354,15 +355,26 @@ class Measuring(Beginning):
         if self._updates is not None:
             rate = self._settings.rate
             motion = partial(self._updates.motion, index=self.steps, learning_rate=rate)
-        step = self._capture.step(
-            self._parts,
-            index=self.steps,
-            groups=groups,
-            learning_rate=self._settings.rate,
-            proposal=proposal,
-            chosen=() if recorder is None or self.ranks.alone else recorder.chosen(),
-            motion=motion,
-        )
+        try:
+            step = self._capture.step(
+                self._parts,
+                index=self.steps,
+                groups=groups,
+                learning_rate=self._settings.rate,
+                proposal=proposal,
+                chosen=() if recorder is None or self.ranks.alone else recorder.chosen(),
+                motion=motion,
+            )
+        except UserCodeFailed as error:
+            name = PreconditionedSharpness.name
+            if recorder is None or self._cadenced_names != [name]:
+                raise
+            # A loss that calls `autograd.grad` cannot be run apart from training. Nobody asked for
+            # that: without this gauge, products of gradients are all that is read.
+            recorder.cadence.refuse(name)
+            text = f"{name} is not measured: {error}"
+            recorder.event("warning", self.steps, text=text, stopped=name)
+            return
         if step is None or recorder is None:
             return
         if motion is None:
