@@ -8,6 +8,7 @@ import torch
 
 from gradiometer import watch
 from gradiometer.errors import BadArgument
+from gradiometer.integrations.watch.requests.looks import losses_given
 from gradiometer.verdict.claims import Claim
 from small_classifier import INPUTS, LABELS, STEPS, loss_of, network, sgd
 
@@ -65,7 +66,6 @@ def test_evaluations_are_recorded_with_their_intervals(tmp_path: Path) -> None:
             {"train": [[0.5], [0.5, 0.6]]},
             "`train` must be a loss or the losses of single examples, got a list",
         ),
-        ({"test": 10**400}, "`test` must be a loss or the losses of single examples, got a int"),
     ],
 )
 def test_an_evaluation_that_is_none_is_refused(
@@ -75,3 +75,8 @@ def test_an_evaluation_that_is_none_is_refused(
     w = watch(model, sgd(model), loss=loss_of, out=tmp_path, page=False, quiet=True)
     with w, pytest.raises(BadArgument, match=message):
         w.evaluated(**losses)
+
+
+def test_a_whole_number_beyond_doubles_is_no_loss() -> None:
+    with pytest.raises(BadArgument, match="`test` must be a loss or the losses of single examples"):
+        losses_given("test", 10**400)
