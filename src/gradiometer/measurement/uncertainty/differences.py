@@ -86,11 +86,6 @@ def difference_over_runs(
     """
     one, two = _few(first, "first", 1), _few(second, "second", 1)
     freedom = len(one) + len(two) - 2
-    if not freedom >= 1:
-        raise BadArgument(
-            "`first` and `second` have one run each, which shows no spread between seeds: add a "
-            "run."
-        )
     pooled = math.sqrt(
         float(((one - one.mean()) ** 2).sum() + ((two - two.mean()) ** 2).sum()) / freedom
     )
@@ -127,8 +122,6 @@ def pairs_needed(
     >>> print(pairs_needed(difference=0.02, spread=0.03, freedom=4))
     about 16 [8, 80]
     """
-    if not freedom >= 1:
-        raise BadArgument(f"`freedom` must be at least 1, got {freedom}: one pair shows no spread.")
     # The interval of the spread: χ² with this many degrees of freedom.
     widths = [
         spread * math.sqrt(freedom / chdtri(freedom, 1 - tail))
