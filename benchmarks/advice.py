@@ -337,6 +337,8 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="keep the scores in the package")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    # a shell that starts this in the background has SIGINT ignored, and no training would stop
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as temporary:
         keep = arguments.keep or Path(temporary)
