@@ -80,3 +80,15 @@ def test_the_edge_of_groups_with_several_momenta_is_the_lowest() -> None:
     )
     moments = BatchSharpness().measure(step)
     assert moments is not None and moments["momentum"] == 0.5
+
+
+def test_what_steps_come_to_leaves_out_the_first_one() -> None:
+    """Curvature at the start of a network may be far above what follows, as many rates rise."""
+    readings = [
+        Reading(
+            "batch_sharpness", 10 * number, BATCH, RATE, {"curvature": size, "norm_squared": 1.0}
+        )
+        for number, size in enumerate([100.0, 1.0, 4.0, 2.0])
+    ]
+    series = Series.of(readings, Sampling(Draw.REPLACEMENT, EXAMPLES))
+    assert BatchSharpness().estimate(series)["reached"].value == pytest.approx(4 * RATE / 2)
