@@ -1,4 +1,4 @@
-"""The intervals of the batch sharpness cover at their level, where its value is known."""
+"""The batch sharpness: its intervals cover where its value is known, and its edge is the lowest."""
 
 import math
 
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from gradiometer.drift import BatchSharpness, PreconditionedSharpness
 from gradiometer.measurement import Draw, Objective, Reading, Sampling, Series, TrainingStep
+from gradiometer.measurement.optimizer.groups import Group
 
 EXAMPLES, BATCH, RATE = 64, 8, 0.1
 WINDOWS, READINGS = 200, 30
@@ -65,3 +66,29 @@ def test_the_intervals_of_batch_sharpness_cover(gauge: BatchSharpness) -> None:
     covered = np.mean([each.low <= exact <= each.high for each in found])
     # 90 % ± 3 standard errors of 200 windows
     assert abs(covered - 0.9) < 3 * math.sqrt(0.9 * 0.1 / WINDOWS)
+
+
+def test_the_edge_of_groups_with_several_momenta_is_the_lowest() -> None:
+    model = nn.Linear(4, 1, bias=False).double()
+    step = TrainingStep(
+        Objective(model, logistic),
+        (torch.ones(BATCH, 4, dtype=torch.float64), torch.ones(BATCH, dtype=torch.float64)),
+        index=0,
+        learning_rate=RATE,
+        sampling=Sampling(Draw.REPLACEMENT, EXAMPLES),
+        groups=(Group("SGD", "sgd", RATE, momentum=0.9), Group("SGD", "sgd", RATE, momentum=0.5)),
+    )
+    moments = BatchSharpness().measure(step)
+    assert moments is not None and moments["momentum"] == 0.5
+
+
+def test_what_steps_come_to_leaves_out_the_first_one() -> None:
+    """Curvature at the start of a network may be far above what follows, as many rates rise."""
+    readings = [
+        Reading(
+            "batch_sharpness", 10 * number, BATCH, RATE, {"curvature": size, "norm_squared": 1.0}
+        )
+        for number, size in enumerate([100.0, 1.0, 4.0, 2.0])
+    ]
+    series = Series.of(readings, Sampling(Draw.REPLACEMENT, EXAMPLES))
+    assert BatchSharpness().estimate(series)["reached"].value == pytest.approx(4 * RATE / 2)
