@@ -167,7 +167,7 @@ def tune(
 ) -> None:
     """Choose the optimizer and the learning rate for training PROBLEM by a race.
 
-    The rate at which the first update overshoots gives the scale. Lanes at several rates are
+    The rate at which an update overshoots gives the scale. Lanes at several rates are
     trained from the start and stopped by their loss; the best of them is the training, as
     far as it has come. SGD with Nesterov momentum 0.9 and AdamW race unless --optimizer is given,
     and so do several momenta, weight decays, or batch sizes for an --aim. The choice is written as
