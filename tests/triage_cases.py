@@ -66,8 +66,8 @@ BURST = cosine_rates()
 BURST[200:206] *= 8
 SLIGHT = cosine_rates()
 SLIGHT[200:206] *= 4
-DROPPED_AT = [np.where(np.arange(STEPS) < step, 0.1, 0.001) for step in (230, 250)]
-FAST, SLOW = 0.99 ** np.arange(STEPS), 0.991 ** np.arange(STEPS)
+DROPPED_AT = [np.where(np.arange(STEPS) < step, 0.1, 0.001) for step in (270, 290)]
+FAST, SLOW = 0.9915 ** np.arange(STEPS), 0.9922 ** np.arange(STEPS)
 STAIRS = 0.5 ** (np.arange(STEPS) // 20)
 
 FALLING: dict[str, Any] = {
@@ -76,7 +76,6 @@ FALLING: dict[str, Any] = {
     "losses": GUESS * np.linspace(1, 0.5, STEPS),
     "movement": striding(0.06),
 }
-SLOWLY: dict[str, Any] = {"losses": GUESS * np.linspace(1, 0.65, STEPS)}
 
 
 def in_steps(steps: int) -> dict[str, Any]:
@@ -146,7 +145,11 @@ CASES: dict[Claim, list[tuple[dict[str, Any], dict[str, Any]]]] = {
         ),
     ],
     Claim.UNSHUFFLED: [
-        ({"classes": constant(4)}, {"classes": constant(5)}),
+        ({"classes": constant(6.3)}, {"classes": constant(6.6)}),
+        (  # of two classes in turn each batch has one
+            {"classes": constant(1), "classes_expected": constant(1.9)},
+            {"classes": constant(1.5), "classes_expected": constant(1.9)},
+        ),
         (
             {"classes": constant(4), "labels": constant(32)},
             {"classes": constant(4), "labels": constant(640)},
@@ -272,13 +275,9 @@ CASES: dict[Claim, list[tuple[dict[str, Any], dict[str, Any]]]] = {
             {**FALLING, "losses": GUESS * np.linspace(1, 0.99, STEPS) + UNSURE},
         ),
         (FALLING, {**FALLING, "examples": 6000}),
-        (
-            {**FALLING, **SLOWLY, "movement": striding(29.5 / STEPS)},
-            {**FALLING, **SLOWLY, "movement": striding(30.5 / STEPS)},
-        ),
-        (  # far or not, what falls by so much is still learning, and a decay would end it
-            {**FALLING, "movement": striding(0.2)},
-            {**FALLING, **SLOWLY, "movement": striding(0.2)},
+        (  # of a training that came far, a decay may be what is missing
+            {**FALLING, "movement": striding(59.5 / STEPS)},
+            {**FALLING, "movement": striding(60.5 / STEPS)},
         ),
     ],
     Claim.NO_DECAY: [
@@ -289,20 +288,6 @@ CASES: dict[Claim, list[tuple[dict[str, Any], dict[str, Any]]]] = {
         (
             {"rates": CONSTANT, "losses": BY_A_QUARTER, "movement": striding(0.412)},
             {"rates": CONSTANT, "losses": BY_A_QUARTER, "movement": striding(0.398)},
-        ),
-        (
-            {
-                "rates": CONSTANT,
-                "momentum": 0.0,
-                "product": constant(-0.04),
-                "movement": moved(0.03),
-            },
-            {
-                "rates": CONSTANT,
-                "momentum": 0.0,
-                "product": constant(-0.02),
-                "movement": moved(0.03),
-            },
         ),
         (
             {"rates": CONSTANT, "losses": FLAT, "movement": striding(0.2)},
@@ -357,12 +342,12 @@ CASES: dict[Claim, list[tuple[dict[str, Any], dict[str, Any]]]] = {
     ],
     Claim.LABELS_RANDOM: [
         (
-            {**evaluations([0.98 * GUESS] * 10, GUESS), "product": constant(0.02)},
-            {**evaluations([0.96 * GUESS] * 10, GUESS), "product": constant(0.02)},
+            evaluations([0.96 * GUESS] * 10, GUESS),
+            evaluations([0.94 * GUESS] * 10, GUESS),
         ),
-        (
-            {**evaluations([GUESS] * 10, GUESS), "product": constant(0.02)},
-            {**evaluations([GUESS] * 10, GUESS), "product": constant(0.04)},
+        (  # before the end the loss may be about to fall
+            evaluations([GUESS] * 10, GUESS),
+            {**evaluations([GUESS] * 10, GUESS), "has_ended": False},
         ),
         (  # what is learnt by heart is overfitted
             {**evaluations([GUESS] * 10, 0.91 * GUESS), "product": constant(0.02)},
@@ -379,12 +364,12 @@ CASES: dict[Claim, list[tuple[dict[str, Any], dict[str, Any]]]] = {
     ],
     Claim.LABELS_NOISY: [
         (  # the batch losses vary by 0.2: the error is 0.08
-            {**EVALUATED, **evaluations([0.28] * 10, 0.5), "losses": UP_AND_DOWN},
-            {**EVALUATED, **evaluations([0.31] * 10, 0.5), "losses": UP_AND_DOWN},
+            {**EVALUATED, **evaluations([0.25] * 10, 0.5), "losses": UP_AND_DOWN},
+            {**EVALUATED, **evaluations([0.265] * 10, 0.5), "losses": UP_AND_DOWN},
         ),
         (  # the same ratio where both are small
             {**EVALUATED, **evaluations([0.3] * 10, 0.5)},
-            {**EVALUATED, **evaluations([0.15] * 10, 0.25)},
+            {**EVALUATED, **evaluations([0.09] * 10, 0.15)},
         ),
         (  # nobody knows how many rows were evaluated
             {**EVALUATED, **evaluations([0.3] * 10, 0.5)},

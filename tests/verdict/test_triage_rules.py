@@ -1,5 +1,6 @@
 """The rules of triage, on made-up records just below and just above every threshold."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +211,26 @@ def test_a_rate_has_a_cure_that_a_fork_can_try() -> None:
     for claim in claims_with_changes:
         found = triage_of(healthy(**dict(CASES[claim][0][0]))).claims
         assert changes_of(next(each for each in found if each.claim is claim))
+
+
+@pytest.mark.parametrize(
+    ("variances", "is_sorted"),
+    [
+        ([0.6], True),
+        ([0.73], False),
+        # of targets with a heavy tail most batches vary less than all of them, and some far more
+        ([0.4, 0.4, 0.4, 1.6], False),
+    ],
+)
+def test_batches_of_numbers_vary_less_than_all_of_them_if_they_are_sorted(
+    variances: list[float], is_sorted: bool
+) -> None:
+    made = healthy()
+    single = {name: made.single[name] for name in made.single if not name.startswith("classes")}
+    varied = np.resize(variances, len(LOOKS))
+    numbers = single | {"batch_variance": varied, "target_variance": constant(1.0)}
+    found = claims(replace(made, single=numbers))
+    assert (Claim.UNSHUFFLED in found) is is_sorted
 
 
 def test_zeros_at_the_end_of_a_schedule_are_no_burst() -> None:

@@ -14,15 +14,11 @@ from gradiometer.verdict.triage.thresholds import (
     BAD_RISE,
     BEST_BEFORE,
     COMES_BACK,
-    ERRORS,
     FAR_ABOVE_TRAINING,
-    FEWER_ERRORS,
     HALF_A_GUESS,
     HALF_LEARNT,
     LEAKED,
     NEARLY_ALL,
-    NO_SIGNAL,
-    NOISY_BY,
     RANDOM,
     ROSE,
     SEEN_AGAIN,
@@ -94,8 +90,8 @@ def labels_random(signs: Signs, level: Level) -> Claimed | None:
         # rows that are learnt by heart: right labels would have shown in the test loss on the way
         if not is_half_learnt(signs, level, steps):
             return None
-    elif signs.cosine > NO_SIGNAL:
-        return None  # gradients that agree are about to learn
+    elif not signs.has_ended:
+        return None  # the loss may be about to fall
     return Claimed(
         Claim.LABELS_RANDOM, {"lowest": lowest, "travel": signs.travel}, ("check the labels",)
     )
@@ -121,11 +117,7 @@ def labels_noisy(signs: Signs, level: Level) -> Claimed | None:
         return None
     training = training_loss(signs)
     below, learnt = training - test[-1], level.value - test[-1]
-    errors = below / evaluation_error(signs)
-    is_far_below = below > NOISY_BY * level.value and errors > ERRORS
-    # a wrong label costs a guess at least: this share of them would leave such a distance
-    is_wrong_share = learnt > 0 and below > WRONG_SHARE * learnt and errors > FEWER_ERRORS
-    if not (is_far_below or is_wrong_share):
+    if not (learnt > 0 and below - 2 * evaluation_error(signs) > WRONG_SHARE * learnt):
         return None
     numbers = {"ratio": float(test[-1] / training)}
     cure = ("check the labels of the training set",)

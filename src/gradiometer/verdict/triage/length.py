@@ -9,6 +9,7 @@ from gradiometer.verdict.triage.schedule import ends_high
 from gradiometer.verdict.triage.signs import Signs
 from gradiometer.verdict.triage.thresholds import (
     AGREE,
+    FAR,
     FEW_AN_EPOCH,
     FEW_LABELS,
     FLAT,
@@ -18,10 +19,8 @@ from gradiometer.verdict.triage.thresholds import (
     NO_NOISE,
     RISEN,
     SEEN_AGAIN,
-    SHORT_REACH,
     SMALL_BATCH,
     STEPS_OF_REACH,
-    STILL_FALLS,
     STILL_LEARNS,
 )
 
@@ -35,7 +34,7 @@ def stopped_early(signs: Signs, level: Level) -> Claimed | None:
     fell, error = late_fall(signs)
     if not (epochs < SEEN_AGAIN and ended_at(signs, level) > LITTLE_LEFT):
         return None
-    if not (fell > error and (signs.reach < SHORT_REACH or fell > STILL_FALLS)):
+    if not (fell > error and signs.reach < FAR):
         return None
     numbers = {"fell": fell, "epochs": epochs}
     cure = (f"train for {4 * signs.length:,} steps",)

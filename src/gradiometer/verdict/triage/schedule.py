@@ -10,7 +10,6 @@ from gradiometer.verdict.triage.thresholds import (
     BURST,
     BURST_SHARE,
     DECAYED,
-    DECAYED_FOR,
     FADED,
     FADED_FOR,
     FEWEST_FALLS,
@@ -61,7 +60,7 @@ def decay_early(signs: Signs, _: Level) -> Claimed | None:
         return None
     low = rates < DECAYED * rates.max()
     first = int(np.argmax(low)) if low.any() else len(rates)
-    if not low.mean() > DECAYED_FOR or (first < int(np.argmax(rates)) and low[0]):
+    if not low.mean() > FADED_FOR or (first < int(np.argmax(rates)) and low[0]):
         return None
     return Claimed(
         Claim.DECAY_EARLY,
