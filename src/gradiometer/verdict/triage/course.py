@@ -31,7 +31,6 @@ from gradiometer.verdict.triage.thresholds import (
     MOMENTUM_COUNTS,
     OVERSHOT,
     SMALL_SHARE,
-    STAYS_FOR,
     USUAL_DECAY,
     VANISHED,
     WIDE_OUTPUTS,
@@ -80,8 +79,6 @@ def vanishing(signs: Signs, level: Level) -> Claimed | None:
     if signal < VANISHED:
         return Claimed(Claim.VANISHING, {"signal": signal}, cure)
     at_a_guess = steps_at_a_guess(signs, level)
-    if not at_a_guess > STAYS_FOR * signs.steps:
-        return None
     ratio = first_over_last(signs, until=at_a_guess // 10)
     # units that died on the way pass no gradient either
     if not ratio < VANISHED or late_deaths(signs) < DIED:

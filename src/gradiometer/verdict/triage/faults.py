@@ -16,7 +16,6 @@ from gradiometer.verdict.triage.thresholds import (
     OFF_CENTRE,
     SORTED,
     STALE,
-    UNDIVIDED,
     UNREACHED,
     WIDE,
 )
@@ -115,10 +114,7 @@ def accumulation(signs: Signs, _: Level) -> Claimed | None:
     known = [_ratio(root, signs.single[name]) for name in signs.single if name.startswith("as_")]
     from_mean = min((abs(ratio - 1) for ratio in known), default=np.nan)
     from_part = min((abs(backwards * ratio - 1) for ratio in known), default=np.nan)
-    is_mean = from_mean < min(UNDIVIDED, from_part)
-    # if several steps share an update, a look has the loss of its last one
-    is_given = signs.steps_an_update > 1 or abs(_ratio(root, signs.given) - 1) < UNDIVIDED
-    if not (is_mean and is_given):
+    if not from_mean < from_part:
         return None
     return Claimed(
         Claim.ACCUMULATION, {"backwards": backwards}, (f"(loss / {backwards:.0f}).backward()",)

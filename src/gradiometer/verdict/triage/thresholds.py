@@ -160,10 +160,6 @@ FLAT, LONG_ENOUGH = 0.01, 200
 # be too small.
 SMALL_BATCH, FEW_LABELS = 4, 128
 
-# Share of successive gradients from which a batch with few updates an epoch is too large. Sick:
-# 0.21 to 0.97; small training sets that are overfitted: 0.07 to 0.18.
-NO_NOISE = 0.18
-
 # Updates in an epoch, and batch from which it may be called large, after several epochs of fewer
 # steps than `STEPS_OF_REACH`. Of 66 trainings in 8 epochs of 3,000 examples with batches of 128 to
 # 512, a batch of 32 gained 8 to 84 % in 46 that had not come far.
@@ -217,10 +213,6 @@ VANISHED = 0.02
 # that ended no lower with the usual start: 1.
 SMALL_SHARE = 0.7
 
-# Share of the run that the loss stays at a guess, below which vanishing gradients did not delay
-# it. Sick: 0.076 and more; a small sigmoid network that learnt at its rate for 2,000 steps: 0.016.
-STAYS_FOR = 0.05
-
 # First loss in units of a guess, and spread of the first outputs, above which the start is too
 # large.
 EXPLODED, WIDE_OUTPUTS = 3.0, 2.0
@@ -249,11 +241,6 @@ FADED, FEWEST_FALLS = 0.1, 4
 # inputs: 0.96 and more.
 RANDOM = 0.95
 
-# Training loss in guesses below which more may be learnt by heart than shows in the test loss.
-# Right labels, few rows: a test loss of 0.72 to 0.89 where training is between this and 0.9; labels
-# at random: 1.05 to 1.9 in five of five. At 0.58, right labels of 300 noisy images had 1.19.
-HALF_LEARNT = 0.65
-
 # How far the test loss lies below training, less two of its standard errors, as a share of what it
 # has fallen below a guess, from which the training labels are noisier than those of the test: a
 # wrong label costs a guess at least. In 24 trainings with 10 to 50 % of wrong labels that had learnt
@@ -270,25 +257,20 @@ DROPPED, DROPPED_IN_VAIN = 0.7, 0.5
 # `.grad` before `backward`, in units of that after it, below which it was zero.
 STALE = 1e-3
 
-# The number that `backward` was called on is the mean loss of a micro-batch, not a part of it,
-# within this.
-UNDIVIDED = 0.3
-
 # Share of the rows that come back in later epochs, below which training rows are changed at random
 # each time.
 COMES_BACK = 0.2
 
-# A rate this many times its neighbours, for less than this share of the run, is a burst.
-BURST, BURST_SHARE = 5.0, 0.05
+# A rate this many times its neighbours, a tenth of the run to each side, is a burst.
+BURST = 5.0
 
 # Rise of the loss of one step above all of the eight before it, in guesses, that only a bad batch
 # makes. All of these eight are below `HALF_A_GUESS`: a rate that is too high leaps before much is
 # learnt. Sick: rise 42 from at most 0.4; too high a rate: 1.6 from 0.3, and 10 from 1.2.
 BAD_RISE = 2.0
 
-# Fall of the logarithm of the rate at every step, and largest distance from a straight line, of a
-# constant factor: rates are recorded when they have changed by 1 %.
-PER_STEP, STRAIGHT = 0.002, 0.05
+# Fall of the logarithm of the rate at every step, from which a constant factor is in the wrong unit.
+PER_STEP = 0.002
 
 # Share of the looks at which `.grad` still held earlier gradients, from which that is the loop's
 # habit.
