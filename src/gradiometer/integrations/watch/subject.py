@@ -362,8 +362,8 @@ class Inputs:
 
     def _is_one_example(self, inputs: Tensor) -> bool:
         """True for a sequence, and for a vector of as many numbers as a layer takes of one example,
-        such as the state that a policy sees: it has no axis of examples. Whole numbers are a batch of indices, of
-        users or words, as many as the width of a layer by chance."""
+        such as the state that a policy sees: it has no axis of examples. Whole numbers are a batch
+        of indices, of users or words, as many as the width of a layer by chance."""
         if inputs.dim() != 1:
             return False
         if self._is_sequence or not inputs.is_floating_point():
