@@ -84,7 +84,8 @@ def labels_random(signs: Signs, level: Level) -> Claimed | None:
     lowest = float(test.min() / level.value)
     if not lowest > RANDOM or is_near(signs) or not np.isfinite(signs.reach):
         return None
-    # rows that were learnt by heart are overfitted, and before the end the loss may be about to fall
+    # rows that were learnt by heart are overfitted, and before the end the loss may be about to
+    # fall
     if training_loss(signs) < AT_A_GUESS * level.value or not signs.has_ended:
         return None
     return Claimed(

@@ -17,14 +17,15 @@ SAME_LOSS = 0.01
 REACH, REACH_OF_ADAM, STEPS_OF_REACH = 20.0, 27.0, 400
 
 # Share of the usual reach below which nothing else is asked. A loss that is still above half of a
-# guess needs all of the usual reach. Of 41 trainings below 0.7 whose loss could be lowered, 36 gained
-# with a higher rate, and 5 stood at the edge of stability, of which `OPPOSED` shows four; between 0.7
-# and 1, all 6 above half of a guess gained, and 4 of 9 below it. How much higher a short way alone
-# does not show: twice the rate gained 11 % at 0.22, and four and eight times of it lost 28 and 14 %.
+# guess needs all of the usual reach. Of 41 trainings below 0.7 whose loss could be lowered, 36
+# gained with a higher rate, and 5 stood at the edge of stability, of which `OPPOSED` shows four;
+# between 0.7 and 1, all 6 above half of a guess gained, and 4 of 9 below it. How much higher a
+# short way alone does not show: twice the rate gained 11 % at 0.22, and four and eight times of it
+# lost 28 and 14 %.
 #
-# Below half of a guess, too, a network whose units have died is often as good as at a lower rate: one
-# at 0.09 lost 29 % with a quarter of it. Above it, text and classes that overlap leave a loss that no
-# decay lowers (two of two).
+# Below half of a guess, too, a network whose units have died is often as good as at a lower rate:
+# one at 0.09 lost 29 % with a quarter of it. Above it, text and classes that overlap leave a loss
+# that no decay lowers (two of two).
 NEXT_TO_NOTHING, HALF_A_GUESS = 0.25, 0.5
 
 # Share of successive gradients below which they point against each other: with plain SGD, the rate
@@ -48,18 +49,18 @@ FAR_TOO_LOW = 0.5
 
 # Mean cosine of updates that are far apart: by its lower end, above which the path goes straight
 # on; and above which a good rate is not certain, and is too low if the loss is above
-# `HALF_A_GUESS`. In 26 trainings of 300 steps: -0.08 to 0.16 at a
-# good rate, and above the second in two; at a 30th of it 0.14 to 0.9, and above the first in 23,
-# where the others came next to nowhere; at a tenth 0.04 to 0.84. In 39 more at a good rate: 0.25 at
-# most. Below the usual reach, and where steps stay below half of the edge, the second alone is a weak
-# sign: of 963 trainings at a good rate it names two, one of which gained 22 % at twice the rate and
-# one lost 13 %, and 17 at rates that are 4 to 30 times too low.
+# `HALF_A_GUESS`. In 26 trainings of 300 steps: -0.08 to 0.16 at a good rate, and above the second
+# in two; at a 30th of it 0.14 to 0.9, and above the first in 23, where the others came next to
+# nowhere; at a tenth 0.04 to 0.84. In 39 more at a good rate: 0.25 at most. Below the usual reach,
+# and where steps stay below half of the edge, the second alone is a weak sign: of 963 trainings at
+# a good rate it names two, one of which gained 22 % at twice the rate and one lost 13 %, and 17 at
+# rates that are 4 to 30 times too low.
 SAME_DIRECTION, SOME_DIRECTION = 0.3, 0.13
 
-# Shares of the edge of small batches from which twice the rate has no room, and that have to be left
-# before the end, since curvature rises. At 0.56 and 0.68 four times a good rate lost 7 and 23 %;
-# below a half twice the rate gained 3 to 30 % on each of the five networks under plain SGD that went
-# straight on, and four times of it often diverged. See also `FAR_BELOW`.
+# Shares of the edge of small batches from which twice the rate has no room, and that have to be
+# left before the end, since curvature rises. At 0.56 and 0.68 four times a good rate lost 7 and 23
+# %; below a half twice the rate gained 3 to 30 % on each of the five networks under plain SGD that
+# went straight on, and four times of it often diverged. See also `FAR_BELOW`.
 HALF_OF_THE_EDGE, LEFT_BEFORE_THE_END = 0.5, 0.25
 
 # Share of the edge of small batches that SGD passes where its large steps do harm. On three tables
@@ -115,8 +116,8 @@ OVERSHOT, LEAPT, LEAPT_TO_DEATH = 0.9, 8.0, 3.7
 # Rise of the loss, in guesses, and in units of its usual change from step to step, of a jump, and
 # the number of jumps of an unstable training, whose steps are small: the stride that one step in
 # ten exceeds is below the last number. With larger steps jumps show no rate that is too high: plain
-# SGD at its best rate jumps twice on its way in 8 of 380 trainings, where a quarter of the rate lost
-# 36 % and more.
+# SGD at its best rate jumps twice on its way in 8 of 380 trainings, where a quarter of the rate
+# lost 36 % and more.
 JUMPED, JUMPED_IN_NOISE, JUMPS, CALM = 0.5, 6.0, 2, 0.1
 
 # Momentum from which it is the likely reason of a rate that is too high: that was meant for less.
@@ -127,9 +128,9 @@ MOMENTUM_COUNTS = 0.95
 # a decay gains more than it leaves unlearnt: a cosine makes half of the way of a constant rate. Of
 # 84 trainings at constant rates, a cosine gained 5 to 70 % in 19 of the 22 above both (the others:
 # two of -8 and -13 %, one of -3 % with a gain on another seed); it lost up to 540 % below, and
-# gained more than 10 % in 4. Of 138 other healthy ones, all 18 above both gained 8 to 67 %; of those
-# below, a cosine lost in 66 and gained more than 10 % in 29. Gradients of plain SGD that oppose each
-# other decide nothing below: it gained less than 2 % in 12 of 29, and lost up to 69 %.
+# gained more than 10 % in 4. Of 138 other healthy ones, all 18 above both gained 8 to 67 %; of
+# those below, a cosine lost in 66 and gained more than 10 % in 29. Gradients of plain SGD that
+# oppose each other decide nothing below: it gained less than 2 % in 12 of 29, and lost up to 69 %.
 WORTH_OF_A_DECAY, LITTLE_EXCESS = 1.5, 0.06
 
 # Fall of the loss in the second half from which more steps gain much: a decay lost up to 740 %
@@ -140,17 +141,17 @@ STILL_LEARNS, LITTLE_LEFT = 0.36, 0.015
 # missing: 0.016 at a plateau; 0.06 in two logs of healthy trainings at a constant rate.
 FLAT_IN_A_LOG = 0.03
 
-# `Signs.reach` from which a training came far: below it a loss that still falls speaks for more steps,
-# and from it on clipping does no harm. Stopped after a half to a tenth of the steps: 6 to 54; all
-# steps at a constant rate where a decay was missing: 47 to 224, all but two above 80.
+# `Signs.reach` from which a training came far: below it a loss that still falls speaks for more
+# steps, and from it on clipping does no harm. Stopped after a half to a tenth of the steps: 6 to
+# 54; all steps at a constant rate where a decay was missing: 47 to 224, all but two above 80.
 FAR = 60.0
 
 # A rate below this share of its height decayed too early if it is so for more than `FADED_FOR`.
 DECAYED = 0.02
 
 # The share of the run that a rate is low for if its schedule was made for another length or unit. A
-# cosine that ended at 70 % of the run, and was below 2 % of its height for 36 %, cost 3 to 11 %; one
-# that ended at 55 %, 19 and 21 %. A step schedule with its last step at 75 % is so for 25 %.
+# cosine that ended at 70 % of the run, and was below 2 % of its height for 36 %, cost 3 to 11 %;
+# one that ended at 55 %, 19 and 21 %. A step schedule with its last step at 75 % is so for 25 %.
 FADED_FOR = 0.3
 
 # Fall of the loss in the second half, and its error, below which a training that goes on may stop,
@@ -193,8 +194,8 @@ AFTER_THE_BEST = 4
 UNREACHED = 0.01
 
 # Classes in a batch, or the variance of its targets, over those expected from a shuffled order, by
-# the mean of the looks and two standard errors, below which the data are not shuffled. Of twelve sick
-# trainings nine are at 0.65 and less; of 668 others the least is 0.71.
+# the mean of the looks and two standard errors, below which the data are not shuffled. Of twelve
+# sick trainings nine are at 0.65 and less; of 668 others the least is 0.71.
 SORTED = 0.67
 
 # Spread of the inputs, and their mean in spreads, above which they are not scaled. Sick: 7.1 with
@@ -219,9 +220,9 @@ SMALL_SHARE = 0.7
 EXPLODED, WIDE_OUTPUTS = 3.0, 2.0
 
 # Median norm of the gradient after clipping over before, below which clipping acts too much, if the
-# network did not come `FAR` in spite of it. Of 41 trainings with SGD between 0.04 and 0.5, all ended
-# 9 to 82 % better without it; at 0.54 and more, none to 16 %. The steps of adaptive optimizers do not
-# depend on the norm.
+# network did not come `FAR` in spite of it. Of 41 trainings with SGD between 0.04 and 0.5, all
+# ended 9 to 82 % better without it; at 0.54 and more, none to 16 %. The steps of adaptive
+# optimizers do not depend on the norm.
 HALF_CLIPPED = 0.5
 
 # Share of the movement that is weight decay alone, above which it is too large for SGD with a decay
@@ -270,7 +271,8 @@ BURST = 5.0
 # learnt. Sick: rise 42 from at most 0.4; too high a rate: 1.6 from 0.3, and 10 from 1.2.
 BAD_RISE = 2.0
 
-# Fall of the logarithm of the rate at every step, from which a constant factor is in the wrong unit.
+# Fall of the logarithm of the rate at every step, from which a constant factor is in the wrong
+# unit.
 PER_STEP = 0.002
 
 # Share of the looks at which `.grad` still held earlier gradients, from which that is the loop's
