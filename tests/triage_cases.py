@@ -49,12 +49,8 @@ ALIKE: dict[str, Any] = {
     "shared_rows": np.array([[50.0, 50.0]]),
 }
 BY_A_QUARTER = GUESS * np.linspace(0.8, 0.4, STEPS)
-BY_AND_BY = GUESS * np.linspace(1, 0.1, STEPS)
 NO_SIGNAL = tensors(0.005, 0.1, 0.6)
 DIES = np.vstack([tensors(0.6, 0.1, 0.6)[:3], NO_SIGNAL[3:]])
-# The whole training set at every update, whose gradients are alike.
-ONE_BATCH = {"examples": 320, "product": constant(0.9), "same_rows": constant(1)}
-
 SHORT = {
     "losses": falling(steps=200),
     "rates": cosine_rates(steps=200),
@@ -62,12 +58,14 @@ SHORT = {
     "examples": 1600,
     "product": constant(0.1),
 }
+# The whole training set at every update.
+ONE_BATCH = {**SHORT, "examples": 64, "same_rows": constant(1)}
 BURST = cosine_rates()
 BURST[200:206] *= 8
 SLIGHT = cosine_rates()
 SLIGHT[200:206] *= 4
-DROPPED_AT = [np.where(np.arange(STEPS) < step, 0.1, 0.001) for step in (230, 250)]
-FAST, SLOW = 0.99 ** np.arange(STEPS), 0.991 ** np.arange(STEPS)
+DROPPED_AT = [np.where(np.arange(STEPS) < step, 0.1, 0.001) for step in (270, 290)]
+FAST, SLOW = 0.9915 ** np.arange(STEPS), 0.9922 ** np.arange(STEPS)
 STAIRS = 0.5 ** (np.arange(STEPS) // 20)
 
 FALLING: dict[str, Any] = {
@@ -76,7 +74,6 @@ FALLING: dict[str, Any] = {
     "losses": GUESS * np.linspace(1, 0.5, STEPS),
     "movement": striding(0.06),
 }
-SLOWLY: dict[str, Any] = {"losses": GUESS * np.linspace(1, 0.65, STEPS)}
 
 
 def in_steps(steps: int) -> dict[str, Any]:
@@ -146,7 +143,11 @@ CASES: dict[Claim, list[tuple[dict[str, Any], dict[str, Any]]]] = {
         ),
     ],
     Claim.UNSHUFFLED: [
-        ({"classes": constant(4)}, {"classes": constant(5)}),
+        ({"classes": constant(6.3)}, {"classes": constant(6.6)}),
+        (  # of two classes in turn each batch has one
+            {"classes": constant(1), "classes_expected": constant(1.9)},
+            {"classes": constant(1.5), "classes_expected": constant(1.9)},
+        ),
         (
             {"classes": constant(4), "labels": constant(32)},
             {"classes": constant(4), "labels": constant(640)},
@@ -245,14 +246,13 @@ CASES: dict[Claim, list[tuple[dict[str, Any], dict[str, Any]]]] = {
     ],
     Claim.BATCH_LARGE: [
         (
-            {"examples": 320, "product": constant(0.19)},
-            {"examples": 320, "product": constant(0.17)},
+            {**ONE_BATCH, "losses": falling(steps=200) + np.linspace(0.1, 0, 200)},
+            {**ONE_BATCH, "losses": falling(steps=200).clip(0.5)},
         ),
-        (
-            {**ONE_BATCH, "losses": falling() + np.linspace(0.1, 0, STEPS)},
-            {**ONE_BATCH, "losses": falling().clip(0.5)},
+        (  # with many steps, and before the end, gradients that are alike are no reason
+            {**SHORT, "product": constant(0.9)},
+            {**SHORT, "product": constant(0.9), "has_ended": False},
         ),
-        ({"examples": 950, "product": constant(0.9)}, {"examples": 970, "product": constant(0.9)}),
         (  # of a long training it is none, as that of 500 updates on the 1,437 digits
             {**SHORT, **in_steps(399), "examples": 64 * 29},
             {**SHORT, **in_steps(401), "examples": 64 * 29},
@@ -272,13 +272,9 @@ CASES: dict[Claim, list[tuple[dict[str, Any], dict[str, Any]]]] = {
             {**FALLING, "losses": GUESS * np.linspace(1, 0.99, STEPS) + UNSURE},
         ),
         (FALLING, {**FALLING, "examples": 6000}),
-        (
-            {**FALLING, **SLOWLY, "movement": striding(29.5 / STEPS)},
-            {**FALLING, **SLOWLY, "movement": striding(30.5 / STEPS)},
-        ),
-        (  # far or not, what falls by so much is still learning, and a decay would end it
-            {**FALLING, "movement": striding(0.2)},
-            {**FALLING, **SLOWLY, "movement": striding(0.2)},
+        (  # of a training that came far, a decay may be what is missing
+            {**FALLING, "movement": striding(59.5 / STEPS)},
+            {**FALLING, "movement": striding(60.5 / STEPS)},
         ),
     ],
     Claim.NO_DECAY: [
@@ -289,20 +285,6 @@ CASES: dict[Claim, list[tuple[dict[str, Any], dict[str, Any]]]] = {
         (
             {"rates": CONSTANT, "losses": BY_A_QUARTER, "movement": striding(0.412)},
             {"rates": CONSTANT, "losses": BY_A_QUARTER, "movement": striding(0.398)},
-        ),
-        (
-            {
-                "rates": CONSTANT,
-                "momentum": 0.0,
-                "product": constant(-0.04),
-                "movement": moved(0.03),
-            },
-            {
-                "rates": CONSTANT,
-                "momentum": 0.0,
-                "product": constant(-0.02),
-                "movement": moved(0.03),
-            },
         ),
         (
             {"rates": CONSTANT, "losses": FLAT, "movement": striding(0.2)},
@@ -357,34 +339,26 @@ CASES: dict[Claim, list[tuple[dict[str, Any], dict[str, Any]]]] = {
     ],
     Claim.LABELS_RANDOM: [
         (
-            {**evaluations([0.98 * GUESS] * 10, GUESS), "product": constant(0.02)},
-            {**evaluations([0.96 * GUESS] * 10, GUESS), "product": constant(0.02)},
+            evaluations([0.96 * GUESS] * 10, GUESS),
+            evaluations([0.94 * GUESS] * 10, GUESS),
         ),
-        (
-            {**evaluations([GUESS] * 10, GUESS), "product": constant(0.02)},
-            {**evaluations([GUESS] * 10, GUESS), "product": constant(0.04)},
+        (  # before the end the loss may be about to fall
+            evaluations([GUESS] * 10, GUESS),
+            {**evaluations([GUESS] * 10, GUESS), "has_ended": False},
         ),
         (  # what is learnt by heart is overfitted
             {**evaluations([GUESS] * 10, 0.91 * GUESS), "product": constant(0.02)},
             {**evaluations([GUESS] * 10, 0.89 * GUESS), "product": constant(0.02)},
         ),
-        (  # unless the test loss stayed at a guess while the training loss came down
-            {**evaluations([GUESS] * 10, 0.1 * GUESS), "losses": BY_AND_BY},
-            {**evaluations([GUESS] * 10, 0.1 * GUESS), "losses": falling()},
-        ),
-        (
-            {**evaluations([GUESS] * 10, 0.1 * GUESS), "losses": np.full(STEPS, 0.66 * GUESS)},
-            {**evaluations([GUESS] * 10, 0.1 * GUESS), "losses": np.full(STEPS, 0.64 * GUESS)},
-        ),
     ],
     Claim.LABELS_NOISY: [
         (  # the batch losses vary by 0.2: the error is 0.08
-            {**EVALUATED, **evaluations([0.28] * 10, 0.5), "losses": UP_AND_DOWN},
-            {**EVALUATED, **evaluations([0.31] * 10, 0.5), "losses": UP_AND_DOWN},
+            {**EVALUATED, **evaluations([0.25] * 10, 0.5), "losses": UP_AND_DOWN},
+            {**EVALUATED, **evaluations([0.265] * 10, 0.5), "losses": UP_AND_DOWN},
         ),
         (  # the same ratio where both are small
             {**EVALUATED, **evaluations([0.3] * 10, 0.5)},
-            {**EVALUATED, **evaluations([0.15] * 10, 0.25)},
+            {**EVALUATED, **evaluations([0.09] * 10, 0.15)},
         ),
         (  # nobody knows how many rows were evaluated
             {**EVALUATED, **evaluations([0.3] * 10, 0.5)},

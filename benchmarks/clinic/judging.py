@@ -42,11 +42,13 @@ class Said:
         headline: The first claim.
         cures: The cure of each claim as the verdict writes it, by claim.
         suspects: Those of them whose signs are weak. They count as claims, right and false.
+        unseen: Claims that could not have been made, for want of labels, batches or evaluations.
     """
 
     headline: str
     cures: Mapping[str, tuple[str, ...]]
     suspects: frozenset[str] = frozenset()
+    unseen: frozenset[str] = frozenset()
 
     @property
     def silent(self) -> bool:
@@ -78,6 +80,9 @@ def said_of(bench: Bench, case: Case, trials: float = 0.0) -> Said:
         headline,
         {str(each.claim): tuple(each.cure) for each in claims},
         frozenset(str(each.claim) for each in claims if not each.is_certain),
+        frozenset(str(each) for missing in triage.unseen.values() for each in missing)
+        if triage is not None
+        else frozenset(),
     )
 
 
@@ -194,6 +199,12 @@ def show_sick(pairs: list[tuple[Case, Said]]) -> dict[str, float]:
         show_share(f"headline right, {name}", counts_of(row)[0], len(row))
     double = [(case, said) for case, said in pairs if len(case.claims) > 1]
     both = sum(set(case.claims) <= set(said.cures) for case, said in double)
+    seen = [(case, said) for case, said in double if not set(case.claims) & said.unseen]
+    show_share(
+        "both of two illnesses named that can both be seen",
+        sum(set(case.claims) <= set(said.cures) for case, said in seen),
+        len(seen),
+    )
     return numbers | show_share("both of two illnesses named", both, len(double))
 
 

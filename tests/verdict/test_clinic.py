@@ -13,7 +13,7 @@ from clinic.cases import HALVES, LONGER, MILD, partly_cured, sick_cases, well_ca
 from clinic.catalogue import DATA, NETWORKS, data_of
 from clinic.earning import EARNED
 from clinic.illnesses import BY_A_PERSON, CURES, ILLNESSES, follow
-from clinic.judging import Said, marks_of
+from clinic.judging import Said, marks_of, show_sick
 from clinic.rates import TABLES, trainings, until
 from clinic.recipe import build, train
 
@@ -67,6 +67,20 @@ def first_of_each_illness():
     for case in ON_GENERATED_DATA:
         found.setdefault(case.name.split(": ")[1].split()[0], case)
     return list(found.values())
+
+
+def test_two_illnesses_that_cannot_both_be_seen_are_also_counted_apart(capsys):
+    first, second = [case for case in SICK if len(case.claims) == 2][:2]
+    one, other = second.claims
+    show_sick(
+        [
+            (first, Said(first.claims[0], dict.fromkeys(first.claims, ()))),
+            (second, Said(one, {one: ()}, unseen=frozenset({other}))),
+        ]
+    )
+    printed = capsys.readouterr().out
+    assert "both of two illnesses named: 1 of 2" in printed
+    assert "both of two illnesses named that can both be seen: 1 of 1" in printed
 
 
 def test_the_clinic_has_what_it_promises():

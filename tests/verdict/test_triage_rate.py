@@ -67,7 +67,7 @@ def direction(signs: Signs) -> Estimate:
 
 @pytest.mark.parametrize(
     ("reach", "agree", "doubts"),
-    [(65, 0.35, ("fine_tuning",)), (65, 0.25, ()), (70, 0.35, ())],
+    [(65, 0.35, ("rate_not_tried",)), (65, 0.25, ()), (70, 0.35, ())],
 )
 def test_a_short_way_of_gradients_that_agree_is_not_healthy_under_adam(
     reach: float, agree: float, doubts: tuple[str, ...]

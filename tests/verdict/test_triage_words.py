@@ -55,15 +55,6 @@ def test_the_second_sentence_has_its_numbers_too() -> None:
     )
 
 
-def test_a_rate_under_which_nothing_was_learnt_is_called_too_high_for_that() -> None:
-    claimed = Claimed(Claim.RATE_HIGH, {"movement": 0.01, "fell_at": 500.0}, ("rate 0.25x",))
-    (finding,) = findings_of(Triage((claimed,), Level(2.3, Known.LABELS), unseen={}))
-    assert say(finding).seen == (
-        "The learning rate is too high: until it fell, from step 500 on, the loss stayed at that of a "
-        "guess, although the weights went far."
-    )
-
-
 def test_a_training_that_may_end_lower_is_not_said_to_be_checked_for_what_is_in_doubt() -> None:
     claimed = Claimed(Claim.UNDECIDED, {"steps": 500.0}, doubts=("decay_not_tried",))
     (finding,) = findings_of(Triage((claimed,), Level(2.3, Known.LABELS), unseen={}))

@@ -105,8 +105,8 @@ def trained(
 def test_a_trial_tells_a_low_rate_from_a_large_batch_and_training_keeps_its_bits(
     tmp_path: Path,
 ) -> None:
-    plain, losses = trained(tmp_path / "plain", 0.0)
-    w, with_trials = trained(tmp_path / "tried", 0.5)
+    plain, losses = trained(tmp_path / "plain", 0.0, steps=396)
+    w, with_trials = trained(tmp_path / "tried", 0.5, steps=396)
     assert losses == with_trials
     assert plain.run is not None and w.run is not None
     before, after = diagnose(plain.run), diagnose(w.run)

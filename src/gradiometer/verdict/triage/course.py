@@ -15,7 +15,6 @@ from gradiometer.verdict.triage.thresholds import (
     DECAY_SHARE,
     DIED,
     EXPLODED,
-    FAR_AT_A_GUESS,
     FAR_BEYOND_THE_EDGE,
     FEW_ENTRIES,
     FEWEST_LOOKS,
@@ -32,9 +31,6 @@ from gradiometer.verdict.triage.thresholds import (
     MOMENTUM_COUNTS,
     OVERSHOT,
     SMALL_SHARE,
-    STAYS_FOR,
-    STILL_LEARNS,
-    TO_AND_FRO,
     USUAL_DECAY,
     VANISHED,
     WIDE_OUTPUTS,
@@ -83,8 +79,6 @@ def vanishing(signs: Signs, level: Level) -> Claimed | None:
     if signal < VANISHED:
         return Claimed(Claim.VANISHING, {"signal": signal}, cure)
     at_a_guess = steps_at_a_guess(signs, level)
-    if not at_a_guess > STAYS_FOR * signs.steps:
-        return None
     ratio = first_over_last(signs, until=at_a_guess // 10)
     # units that died on the way pass no gradient either
     if not ratio < VANISHED or late_deaths(signs) < DIED:
@@ -107,8 +101,8 @@ def weight_decay(signs: Signs, level: Level) -> Claimed | None:
 
 
 def rate_high(signs: Signs, level: Level) -> Claimed | None:
-    """Steps changed the network by itself, were far beyond the edge of stability, killed units, or
-    kept the loss at a guess until the rate fell."""
+    """Steps changed the network by itself, were far beyond the edge of stability, or killed
+    units."""
     diverged = not np.isfinite(signs.losses[-10:]).all()
     if signs.is_short and not diverged:
         return None
@@ -118,12 +112,9 @@ def rate_high(signs: Signs, level: Level) -> Claimed | None:
     large = (overshot(signs) or far_beyond) and not late < LEARNT
     # a network often learns as well with the units that are left
     deadly = died_of_steps(signs, died) and late > HALF_A_GUESS
-    stuck = learns_once_it_falls(signs, level)
-    if not (diverged or large or deadly or stuck):
+    if not (diverged or large or deadly):
         return None
     numbers = {"movement": moved, "growth": signs.growth, "loss": late, "alive": died}
-    if stuck and signs.high_until is not None:
-        numbers["fell_at"] = float(signs.step_of(signs.high_until))
     if large and far_beyond:
         numbers["edge"] = signs.highest_edge
     if signs.family == "sgd" and signs.momentum >= MOMENTUM_COUNTS:
@@ -173,21 +164,6 @@ def overshot(signs: Signs) -> bool:
     return bool(np.quantile(signs.strides, 0.98) > OVERSHOT)
 
 
-def learns_once_it_falls(signs: Signs, level: Level) -> bool:
-    """True if the loss was at a guess while the rate was high, though the weights went far, and
-    came below when the rate fell; under SGD only if steps were beyond the edge."""
-    until = signs.high_until
-    # a first loss is no guess: the outputs of a network may begin small or large
-    is_known = level.known_by in (Known.LABELS, Known.TARGETS)
-    if not is_known or until is None or is_constant(signs):
-        return False
-    if signs.family == "sgd" and signs.highest_edge < BEYOND_THE_EDGE:
-        return False
-    stayed = signs.losses[until * 3 // 4 : until + 1].mean() > AT_A_GUESS * level.value
-    went_far = signs.strides[:until].sum() > FAR_AT_A_GUESS
-    return bool(stayed and went_far and ended_at(signs, level) < AT_A_GUESS)
-
-
 def jumps_of(signs: Signs, level: Level) -> list[int]:
     """Steps after which the loss stayed far above all of the eight before, well after the start and
     apart in time."""
@@ -233,12 +209,10 @@ def no_decay(signs: Signs, level: Level) -> Claimed | None:
         return None
     left, fell = ended_at(signs, level), late_fall(signs)[0]
     shared, excess = signs.cosine_since(signs.steps // 2), late_excess(signs, level)
-    plain = signs.family == "sgd" and not signs.momentum
-    to_and_fro = plain and shared < TO_AND_FRO and fell < STILL_LEARNS
-    far_above = excess > max(WORTH_OF_A_DECAY * fell, LITTLE_EXCESS)
-    noisy = left < HALF_A_GUESS and (to_and_fro or far_above)
+    # classes that overlap may leave a loss that no decay lowers
+    noisy = left < HALF_A_GUESS and excess > max(WORTH_OF_A_DECAY * fell, LITTLE_EXCESS)
     flat = not len(signs.looks) and fell < FLAT_IN_A_LOG  # all that a log has
-    if not (noisy or flat or to_and_fro) or not left > LITTLE_LEFT:
+    if not (noisy or flat) or not left > LITTLE_LEFT:
         return None
     numbers = {
         "movement": mean_movement(signs, since=0.5),
@@ -246,11 +220,7 @@ def no_decay(signs: Signs, level: Level) -> Claimed | None:
         "shared": shared,
         "excess": excess,
     }
-    # classes that overlap may leave a loss that no decay lowers
-    is_certain = bool(noisy or flat)
-    return Claimed(
-        Claim.NO_DECAY, numbers, ("cool now",), ("stopped_early",), is_certain=is_certain
-    )
+    return Claimed(Claim.NO_DECAY, numbers, ("cool now",), ("stopped_early",))
 
 
 def late_excess(signs: Signs, level: Level) -> float:

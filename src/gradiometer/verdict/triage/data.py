@@ -14,15 +14,10 @@ from gradiometer.verdict.triage.thresholds import (
     BAD_RISE,
     BEST_BEFORE,
     COMES_BACK,
-    ERRORS,
     FAR_ABOVE_TRAINING,
-    FEWER_ERRORS,
     HALF_A_GUESS,
-    HALF_LEARNT,
     LEAKED,
     NEARLY_ALL,
-    NO_SIGNAL,
-    NOISY_BY,
     RANDOM,
     ROSE,
     SEEN_AGAIN,
@@ -82,31 +77,20 @@ def alike_by_chance(signs: Signs) -> float:
 
 
 def labels_random(signs: Signs, level: Level) -> Claimed | None:
-    """The weights travelled far, and the test loss never came below a guess, not even while the
-    training loss did."""
-    steps, test = _tests(signs)
+    """The weights travelled far, and neither loss came below a guess to the end."""
+    test = _tests(signs)[1]
     if len(test) < 2 or signs.is_short or not level.value > 0:
         return None
     lowest = float(test.min() / level.value)
     if not lowest > RANDOM or is_near(signs) or not np.isfinite(signs.reach):
         return None
-    if training_loss(signs) < AT_A_GUESS * level.value:
-        # rows that are learnt by heart: right labels would have shown in the test loss on the way
-        if not is_half_learnt(signs, level, steps):
-            return None
-    elif signs.cosine > NO_SIGNAL:
-        return None  # gradients that agree are about to learn
+    # rows that were learnt by heart are overfitted, and before the end the loss may be about to
+    # fall
+    if training_loss(signs) < AT_A_GUESS * level.value or not signs.has_ended:
+        return None
     return Claimed(
         Claim.LABELS_RANDOM, {"lowest": lowest, "travel": signs.travel}, ("check the labels",)
     )
-
-
-def is_half_learnt(signs: Signs, level: Level, steps: np.ndarray) -> bool:
-    """True if the training loss was clearly below a guess, and not yet far, at one of these
-    steps."""
-    around = [signs.losses[max(int(step) - 10, 0) : int(step) + 10].mean() for step in steps]
-    shares = np.array(around) / level.value
-    return bool(((shares > HALF_LEARNT) & (shares < AT_A_GUESS)).any())
 
 
 def labels_noisy(signs: Signs, level: Level) -> Claimed | None:
@@ -121,11 +105,7 @@ def labels_noisy(signs: Signs, level: Level) -> Claimed | None:
         return None
     training = training_loss(signs)
     below, learnt = training - test[-1], level.value - test[-1]
-    errors = below / evaluation_error(signs)
-    is_far_below = below > NOISY_BY * level.value and errors > ERRORS
-    # a wrong label costs a guess at least: this share of them would leave such a distance
-    is_wrong_share = learnt > 0 and below > WRONG_SHARE * learnt and errors > FEWER_ERRORS
-    if not (is_far_below or is_wrong_share):
+    if not (learnt > 0 and below - 2 * evaluation_error(signs) > WRONG_SHARE * learnt):
         return None
     numbers = {"ratio": float(test[-1] / training)}
     cure = ("check the labels of the training set",)

@@ -12,11 +12,10 @@ from gradiometer.verdict.triage.thresholds import (
     DROPPED,
     DROPPED_IN_VAIN,
     FAR,
-    FAR_IN_SPITE,
     HALF_CLIPPED,
+    OFF_CENTRE,
     SORTED,
     STALE,
-    UNDIVIDED,
     UNREACHED,
     WIDE,
 )
@@ -115,10 +114,7 @@ def accumulation(signs: Signs, _: Level) -> Claimed | None:
     known = [_ratio(root, signs.single[name]) for name in signs.single if name.startswith("as_")]
     from_mean = min((abs(ratio - 1) for ratio in known), default=np.nan)
     from_part = min((abs(backwards * ratio - 1) for ratio in known), default=np.nan)
-    is_mean = from_mean < min(UNDIVIDED, from_part)
-    # if several steps share an update, a look has the loss of its last one
-    is_given = signs.steps_an_update > 1 or abs(_ratio(root, signs.given) - 1) < UNDIVIDED
-    if not (is_mean and is_given):
+    if not from_mean < from_part:
         return None
     return Claimed(
         Claim.ACCUMULATION, {"backwards": backwards}, (f"(loss / {backwards:.0f}).backward()",)
@@ -167,19 +163,19 @@ def unshuffled(signs: Signs, _: Level) -> Claimed | None:
             np.isfinite(found) & (expected > 0) & (signs.looks > signs.steps / 2),
             "variance",
         )
-        rows = _usual(signs.series("rows"))
-        if not rows >= 8:
-            return None
-    if known.sum() < 3:
-        return None
-    ratio = float(np.median(found[known] / expected[known]))
-    if not ratio <= SORTED or (kind == "classes" and np.median(expected[known]) < 2):
+    ratios = found[known] / expected[known]
+    if len(ratios) < 3 or not upper_end(ratios) < SORTED:
         return None
     numbers = {
         kind: float(np.median(found[known])),
         f"{kind}_expected": float(np.median(expected[known])),
     }
     return Claimed(Claim.UNSHUFFLED, numbers, ("DataLoader(..., shuffle=True)",))
+
+
+def upper_end(values: np.ndarray) -> float:
+    """The mean and two standard errors of it."""
+    return float(values.mean() + 2 * values.std(ddof=1) / np.sqrt(len(values)))
 
 
 def unscaled(signs: Signs, _: Level) -> Claimed | None:
@@ -190,7 +186,7 @@ def unscaled(signs: Signs, _: Level) -> Claimed | None:
     if not len(spread) or str(first).startswith(NORMALISATIONS):
         return None
     wide, middle = float(np.median(spread)), abs(float(np.median(mean)))
-    if not (wide > WIDE or middle > FAR * wide > 0):
+    if not (wide > WIDE or middle > OFF_CENTRE * wide > 0):
         return None
     return Claimed(
         Claim.UNSCALED,
@@ -209,7 +205,7 @@ def clip_small(signs: Signs, _: Level) -> Claimed | None:
         return None
     left = float(np.median(shares))
     # a rate that was chosen together with the clipping leads far in spite of it
-    if not left < HALF_CLIPPED or signs.reach >= FAR_IN_SPITE:
+    if not left < HALF_CLIPPED or signs.reach >= FAR:
         return None
     return Claimed(Claim.CLIP_SMALL, {"left": left}, (f"clip {_norm(signs):.2g}",))
 

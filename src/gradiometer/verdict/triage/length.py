@@ -9,19 +9,17 @@ from gradiometer.verdict.triage.schedule import ends_high
 from gradiometer.verdict.triage.signs import Signs
 from gradiometer.verdict.triage.thresholds import (
     AGREE,
+    FAR,
     FEW_AN_EPOCH,
     FEW_LABELS,
     FLAT,
     LARGE_BATCH,
     LEARNT,
     LITTLE_LEFT,
-    NO_NOISE,
     RISEN,
     SEEN_AGAIN,
-    SHORT_REACH,
     SMALL_BATCH,
     STEPS_OF_REACH,
-    STILL_FALLS,
     STILL_LEARNS,
 )
 
@@ -35,7 +33,7 @@ def stopped_early(signs: Signs, level: Level) -> Claimed | None:
     fell, error = late_fall(signs)
     if not (epochs < SEEN_AGAIN and ended_at(signs, level) > LITTLE_LEFT):
         return None
-    if not (fell > error and (signs.reach < SHORT_REACH or fell > STILL_FALLS)):
+    if not (fell > error and signs.reach < FAR):
         return None
     numbers = {"fell": fell, "epochs": epochs}
     cure = (f"train for {4 * signs.length:,} steps",)
@@ -70,9 +68,8 @@ def batch_small(signs: Signs, level: Level) -> Claimed | None:
 
 
 def batch_large(signs: Signs, level: Level) -> Claimed | None:
-    """Several passes over the data have few updates, whose gradients are nearly the same, or of
-    which there are few in all."""
-    if signs.is_short or not signs.epochs >= SEEN_AGAIN:
+    """Several passes over the data have few updates, and there are few in all."""
+    if signs.is_short or not signs.has_ended or not signs.epochs >= SEEN_AGAIN:
         return None
     if not signs.updates_an_epoch <= FEW_AN_EPOCH or not ended_at(signs, level) > LITTLE_LEFT:
         return None
@@ -80,9 +77,8 @@ def batch_large(signs: Signs, level: Level) -> Claimed | None:
     # noise, gained 0.1 % from three times as many updates on an eighth of its batch.
     if signs.is_one_batch and not late_fall(signs)[0] > FLAT:
         return None
-    alike = signs.cosine > NO_NOISE
-    large = signs.has_ended and signs.batch_size >= LARGE_BATCH and signs.steps < STEPS_OF_REACH
-    if not (alike or large) or generalises_worse(signs):
+    is_large = signs.batch_size >= LARGE_BATCH and signs.steps < STEPS_OF_REACH
+    if not is_large or generalises_worse(signs):
         return None
     numbers = {
         "batch": float(signs.batch_size),

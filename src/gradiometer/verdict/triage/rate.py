@@ -22,7 +22,6 @@ from gradiometer.verdict.triage.thresholds import (
     AGREE,
     APART,
     AT_A_GUESS,
-    FALLS_MUCH,
     FAR_TOO_LOW,
     FEWEST_PARTS,
     HALF_A_GUESS,
@@ -31,8 +30,6 @@ from gradiometer.verdict.triage.thresholds import (
     LEFT_BEFORE_THE_END,
     LITTLE_LEFT,
     LONG_ENOUGH,
-    MOSTLY_OPPOSED,
-    NEAR,
     NEXT_TO_NOTHING,
     OPPOSED,
     REACH,
@@ -41,7 +38,6 @@ from gradiometer.verdict.triage.thresholds import (
     SAME_DIRECTION,
     SEEN_OF_PLAN,
     SHORT_FOR_AGREEING,
-    SHORT_WAY,
     SOME_DIRECTION,
     STEPS_OF_REACH,
 )
@@ -67,9 +63,8 @@ def rate_low(signs: Signs, level: Level) -> Claimed | None:
     too_low = is_below or is_straight
     if not has_no_room:
         too_low |= came_not_far(signs, late) if signs.has_ended else comes_nowhere(signs)
-    too_low &= signs.has_ended or shows_its_rate(signs)
-    may_be = signs.has_ended and may_be_low(signs, late)
-    if not (too_low or may_be):
+    may_be = not has_no_room and may_be_low(signs, direction, late)
+    if not (too_low or may_be) or not (signs.has_ended or shows_its_rate(signs)):
         return None
     share = signs.reach / usual_reach(signs)
     numbers: dict[str, Estimate | float] = {
@@ -77,13 +72,12 @@ def rate_low(signs: Signs, level: Level) -> Claimed | None:
         "share": share,
         "steps": float(signs.steps),
     }
-    factor = 8 if share < NEXT_TO_NOTHING else 4 if share < NEAR or is_straight or is_below else 2
-    if not too_low:
-        factor = 2
-    elif is_below:
+    if is_below:
         numbers["edge"] = signs.edge
     elif is_straight and direction is not None:
         numbers["direction"] = direction
+    is_sure = is_below or (is_straight and keeps(direction, SAME_DIRECTION))
+    factor = 2 if not is_sure else 8 if share < NEXT_TO_NOTHING else 4
     is_steep = is_straight and is_plain(signs) and not is_below
     doubts = ("fine_tuning", "steep") if is_steep else ("fine_tuning",)
     factor = min(factor, room_of(signs))
@@ -115,25 +109,6 @@ def room_of(signs: Signs) -> int:
         return 8
     room = (1 if signs.has_ended else LEFT_BEFORE_THE_END) / signs.edge
     return 8 if room >= 8 else 4 if room >= 4 else 2
-
-
-def may_be_low(signs: Signs, late: float) -> bool:
-    """True if a training that has ended may have had too low a rate: its way was short.
-
-    The steps of an adaptive optimizer are as long as its rate, whatever is left to learn; at a
-    constant rate its way is twice as long. Those of SGD are short as well where little is left: the
-    loss must have fallen for the way. Steps beyond the edge of stability are not too short.
-    """
-    share = signs.reach / usual_reach(signs)
-    limit = SHORT_FOR_AGREEING if agrees(signs) else SHORT_WAY
-    # if nothing was learnt, a short way is no sign of the reason
-    if not (share < limit and LEARNT < late < AT_A_GUESS) or signs.edge > 1:
-        return False
-    if signs.family == "adaptive":
-        return not is_constant(signs)
-    is_at_edge = is_plain(signs) and (signs.cosine < MOSTLY_OPPOSED or signs.is_normalised)
-    falls = fall_by_rate(signs) > FALLS_MUCH * max(share, 1.0)
-    return bool(doubt_of(signs, late)) and falls and not is_at_edge
 
 
 def agrees(signs: Signs) -> bool:
@@ -185,12 +160,22 @@ def goes_straight_on(signs: Signs, direction: Estimate | None, late: float) -> b
     """True if the path has kept its direction, and the loss fell on it, beyond its error where that
     is at a guess although the network came far; some of its direction, if the loss is still
     high."""
-    if direction is None:
-        return False
-    limit = SOME_DIRECTION if late > HALF_A_GUESS else SAME_DIRECTION
     fell, error = late_fall(signs)
     is_lost = late > AT_A_GUESS and not is_near(signs)
-    return bool(direction.low > limit and fell > (1.645 * error if is_lost else 0))
+    limit = SOME_DIRECTION if late > HALF_A_GUESS else SAME_DIRECTION
+    return keeps(direction, limit) and bool(fell > (1.645 * error if is_lost else 0))
+
+
+def keeps(direction: Estimate | None, limit: float) -> bool:
+    """True if the lower end of the direction is above this."""
+    return direction is not None and bool(direction.low > limit)
+
+
+def may_be_low(signs: Signs, direction: Estimate | None, late: float) -> bool:
+    """True if a training that has ended came not far at a rate that fell, and its path kept some of
+    its direction: at a constant rate it may have stopped early as well."""
+    is_short = signs.has_ended and is_near(signs) and not is_constant(signs)
+    return bool(is_short and late > LEARNT) and keeps(direction, SOME_DIRECTION)
 
 
 def doubt_of(signs: Signs, late: float) -> str:
@@ -237,22 +222,6 @@ def usual_reach(signs: Signs) -> float:
     """
     limit = REACH if signs.family == "sgd" else REACH_OF_ADAM
     return limit * min(signs.steps / STEPS_OF_REACH, 1.0)
-
-
-def fall_by_rate(signs: Signs) -> float:
-    """The relative fall of the loss while the sum of all rates about doubled, from 35–50 % of it to
-    75–95 %."""
-    losses = signs.losses
-    if len(signs.rates) != len(losses) or not signs.rates.sum() > 0:
-        return float("nan")
-    sums = signs.rates.cumsum() / signs.rates.sum()
-    before, after = (
-        (sums >= low) & (sums < high) & np.isfinite(losses)
-        for low, high in ((0.35, 0.5), (0.75, 0.95))
-    )
-    if not (before.any() and after.any()):
-        return float("nan")
-    return float(1 - losses[after].mean() / losses[before].mean())
 
 
 def direction_of(signs: Signs) -> Estimate | None:

@@ -8,15 +8,12 @@ from gradiometer.verdict.triage.level import Level
 from gradiometer.verdict.triage.signs import Signs
 from gradiometer.verdict.triage.thresholds import (
     BURST,
-    BURST_SHARE,
     DECAYED,
-    DECAYED_FOR,
     FADED,
     FADED_FOR,
     FEWEST_FALLS,
     FEWEST_LOGGED,
     PER_STEP,
-    STRAIGHT,
 )
 
 
@@ -61,7 +58,7 @@ def decay_early(signs: Signs, _: Level) -> Claimed | None:
         return None
     low = rates < DECAYED * rates.max()
     first = int(np.argmax(low)) if low.any() else len(rates)
-    if not low.mean() > DECAYED_FOR or (first < int(np.argmax(rates)) and low[0]):
+    if not low.mean() > FADED_FOR or (first < int(np.argmax(rates)) and low[0]):
         return None
     return Claimed(
         Claim.DECAY_EARLY,
@@ -79,7 +76,7 @@ def rate_burst(signs: Signs, _: Level) -> Claimed | None:
     # a schedule that ends at zero has neighbours of zero there
     burst = (rates >= BURST * usual) & (rates > 0)
     count = int(burst.sum())
-    if not count or not count < max(BURST_SHARE * len(rates), 2):
+    if not count:
         return None
     first = int(np.argmax(burst))
     steps = float(signs.step_of(first + count) - signs.step_of(first))
@@ -119,9 +116,8 @@ def _constant_factor(rates: np.ndarray) -> tuple[float, float]:
         return 0.0, 0.0
     slope, start = np.polyfit(steps, logs, 1)
     # a staircase leaves its line by half a stair
-    if not slope < -PER_STEP or not np.abs(logs - (start + slope * steps)).max() < max(
-        STRAIGHT, -0.6 * falls.min()
-    ):
+    away = np.abs(logs - (start + slope * steps)).max()
+    if not (slope < -PER_STEP and away < -0.6 * falls.min()):
         return 0.0, 0.0
     return float(np.exp(slope)), len(positive) / len(falls)
 

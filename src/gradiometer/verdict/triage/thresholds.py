@@ -16,18 +16,17 @@ SAME_LOSS = 0.01
 # losses below `LEARNT`, and it lost.
 REACH, REACH_OF_ADAM, STEPS_OF_REACH = 20.0, 27.0, 400
 
-# Shares of the usual reach below which nothing else is asked, and below which four times the rate
-# is advised. A loss that is still above half of a guess needs all of the usual reach. Of 41
-# trainings below 0.7 whose loss could be lowered, 36 gained with a higher rate, and 5 stood at the
-# edge of stability, of which `OPPOSED` shows four; between 0.7 and 1, all 6 above half of a guess
-# gained, and 4 of 9 below it. Below half of it a short way alone is a weak sign: of four others
-# between 0.25 and 0.7, two healthy ones lost 1 % with four times the rate or diverged.
+# Share of the usual reach below which nothing else is asked. A loss that is still above half of a
+# guess needs all of the usual reach. Of 41 trainings below 0.7 whose loss could be lowered, 36
+# gained with a higher rate, and 5 stood at the edge of stability, of which `OPPOSED` shows four;
+# between 0.7 and 1, all 6 above half of a guess gained, and 4 of 9 below it. How much higher a
+# short way alone does not show: twice the rate gained 11 % at 0.22, and four and eight times of it
+# lost 28 and 14 %.
 #
-# Below it, too, a network whose units have died is often as good as at a lower rate: one at 0.09
-# lost 29 % with a quarter of it.
-# Above half of a guess, text and classes that overlap leave a loss that no decay lowers (two of
-# two).
-NEXT_TO_NOTHING, NEAR, HALF_A_GUESS = 0.25, 0.7, 0.5
+# Below half of a guess, too, a network whose units have died is often as good as at a lower rate:
+# one at 0.09 lost 29 % with a quarter of it. Above it, text and classes that overlap leave a loss
+# that no decay lowers (two of two).
+NEXT_TO_NOTHING, HALF_A_GUESS = 0.25, 0.5
 
 # Share of successive gradients below which they point against each other: with plain SGD, the rate
 # is then at its edge and not too low, although the weights moved little. At right rates that did
@@ -43,16 +42,6 @@ OPPOSED = -0.08
 # few examples, are too small.
 AGREE, SHORT_FOR_AGREEING = 0.3, 2.5
 
-# `Signs.reach` in units of the usual one, and for SGD fall of the loss while the sum of all rates
-# doubled (in the same units beyond the usual reach: a longer way must have brought more), and share
-# of successive gradients of plain SGD, of a training whose rate may be too low. Of 866 trainings,
-# nine at rates that are 2 to 6 times too low under an adaptive optimizer reached 1 to 1.5, and none
-# at a good rate that ended above `LEARNT`, but for constant rates: twice of one lost 5 %. Under SGD
-# twice the rate gained 4 % and more in 10 of 11 healthy trainings within these limits, and lost 5 %
-# at a fall of 0.11; of 59 others with a doubt about the rate, it gained less than 2 % in 31. With
-# normalisation, plain SGD at half of the usual reach and a fall of 0.21 lost 4 %.
-SHORT_WAY, FALLS_MUCH, MOSTLY_OPPOSED = 1.5, 0.2, -0.25
-
 # Share of the usual reach, as far as it is forecast for the planned end, below which a training
 # that goes on comes nowhere. After 300 steps of 272 healthy trainings the least was 0.6, and at a
 # 30th of their rates 0.01 to 0.5 in 66 of 78.
@@ -60,16 +49,18 @@ FAR_TOO_LOW = 0.5
 
 # Mean cosine of updates that are far apart: by its lower end, above which the path goes straight
 # on; and above which a good rate is not certain, and is too low if the loss is above
-# `HALF_A_GUESS`. In 26 trainings of 300 steps: -0.08 to 0.16 at a
-# good rate, and above the second in two; at a 30th of it 0.14 to 0.9, and above the first in 23,
-# where the others came next to nowhere; at a tenth 0.04 to 0.84. In 39 more at a good rate: 0.25 at
-# most.
+# `HALF_A_GUESS`. In 26 trainings of 300 steps: -0.08 to 0.16 at a good rate, and above the second
+# in two; at a 30th of it 0.14 to 0.9, and above the first in 23, where the others came next to
+# nowhere; at a tenth 0.04 to 0.84. In 39 more at a good rate: 0.25 at most. Below the usual reach,
+# and where steps stay below half of the edge, the second alone is a weak sign: of 963 trainings at
+# a good rate it names two, one of which gained 22 % at twice the rate and one lost 13 %, and 17 at
+# rates that are 4 to 30 times too low.
 SAME_DIRECTION, SOME_DIRECTION = 0.3, 0.13
 
-# Shares of the edge of small batches from which twice the rate has no room, and that have to be left
-# before the end, since curvature rises. At 0.56 and 0.68 four times a good rate lost 7 and 23 %;
-# below a half twice the rate gained 3 to 30 % on each of the five networks under plain SGD that went
-# straight on, and four times of it often diverged. See also `FAR_BELOW`.
+# Shares of the edge of small batches from which twice the rate has no room, and that have to be
+# left before the end, since curvature rises. At 0.56 and 0.68 four times a good rate lost 7 and 23
+# %; below a half twice the rate gained 3 to 30 % on each of the five networks under plain SGD that
+# went straight on, and four times of it often diverged. See also `FAR_BELOW`.
 HALF_OF_THE_EDGE, LEFT_BEFORE_THE_END = 0.5, 0.25
 
 # Share of the edge of small batches that SGD passes where its large steps do harm. On three tables
@@ -104,10 +95,6 @@ DEAD = 0.95
 # is flat.
 FEW_ENTRIES = 32
 
-# `Signs.reach` of the steps at a high rate above which a loss that stayed at a guess meanwhile
-# shows that it was too high, and not too low or short.
-FAR_AT_A_GUESS = 40.0
-
 # Share of the entries of a gradient that were not zero at the start and still are not at the end,
 # for the tensor with fewest, below which steps have killed units. At four times the rate of a grid:
 # 0.00 to 0.6 wherever a quarter of it gained 20 % or more and weights did not diverge; at that
@@ -129,24 +116,21 @@ OVERSHOT, LEAPT, LEAPT_TO_DEATH = 0.9, 8.0, 3.7
 # Rise of the loss, in guesses, and in units of its usual change from step to step, of a jump, and
 # the number of jumps of an unstable training, whose steps are small: the stride that one step in
 # ten exceeds is below the last number. With larger steps jumps show no rate that is too high: plain
-# SGD at its best rate jumps twice on its way in 8 of 380 trainings, where a quarter of the rate lost
-# 36 % and more.
+# SGD at its best rate jumps twice on its way in 8 of 380 trainings, where a quarter of the rate
+# lost 36 % and more.
 JUMPED, JUMPED_IN_NOISE, JUMPS, CALM = 0.5, 6.0, 2, 0.1
 
 # Momentum from which it is the likely reason of a rate that is too high: that was meant for less.
 # At the usual 0.9, a rate that is too high for it looks the same and is as likely.
 MOMENTUM_COUNTS = 0.95
 
-# Share of successive gradients in the second half below which plain SGD at a constant rate goes to
-# and fro: a cosine gained 3 to 55 % in all 13 such trainings. In small regressions without noise a
-# constant rate learns on: a cosine lost in 12 of 18 others, which nothing here claims.
-TO_AND_FRO = -0.03
-
 # `late_excess` over the fall of the loss in the second half, and `late_excess` itself, above which
 # a decay gains more than it leaves unlearnt: a cosine makes half of the way of a constant rate. Of
 # 84 trainings at constant rates, a cosine gained 5 to 70 % in 19 of the 22 above both (the others:
 # two of -8 and -13 %, one of -3 % with a gain on another seed); it lost up to 540 % below, and
-# gained more than 10 % in 4.
+# gained more than 10 % in 4. Of 138 other healthy ones, all 18 above both gained 8 to 67 %; of
+# those below, a cosine lost in 66 and gained more than 10 % in 29. Gradients of plain SGD that
+# oppose each other decide nothing below: it gained less than 2 % in 12 of 29, and lost up to 69 %.
 WORTH_OF_A_DECAY, LITTLE_EXCESS = 1.5, 0.06
 
 # Fall of the loss in the second half from which more steps gain much: a decay lost up to 740 %
@@ -157,20 +141,18 @@ STILL_LEARNS, LITTLE_LEFT = 0.36, 0.015
 # missing: 0.016 at a plateau; 0.06 in two logs of healthy trainings at a constant rate.
 FLAT_IN_A_LOG = 0.03
 
-# Fall of the loss in the second half from which a training may have stopped early at any reach, if
-# that is more than its error. Twice the steps gained 10 to 40 % in all 12 at a constant rate that
-# are above it or below `SHORT_REACH`; -4 to 25 % in 14 of 17 others, and -1 % at a fall of 0.20.
-STILL_FALLS = 0.22
+# `Signs.reach` from which a training came far: below it a loss that still falls speaks for more
+# steps, and from it on clipping does no harm. Stopped after a half to a tenth of the steps: 6 to
+# 54; all steps at a constant rate where a decay was missing: 47 to 224, all but two above 80.
+FAR = 60.0
 
-# `Signs.reach` below which a loss that still falls speaks for more steps, and above which for a
-# decay. Stopped after a sixth of the steps: 5; all steps at a constant rate: 15 to 49 with
-# momentum, 38 to 116 with Adam.
-SHORT_REACH = 30.0
+# A rate below this share of its height decayed too early if it is so for more than `FADED_FOR`.
+DECAYED = 0.02
 
-# A rate below this share of its height, for more than this share of the run, decayed too early. A
-# cosine that ended at 55 % of the run, and was below it for 49 %, cost 19 and 21 %; a step schedule
-# with its last step at 80 % is below it for 20 %.
-DECAYED, DECAYED_FOR = 0.02, 0.4
+# The share of the run that a rate is low for if its schedule was made for another length or unit. A
+# cosine that ended at 70 % of the run, and was below 2 % of its height for 36 %, cost 3 to 11 %;
+# one that ended at 55 %, 19 and 21 %. A step schedule with its last step at 75 % is so for 25 %.
+FADED_FOR = 0.3
 
 # Fall of the loss in the second half, and its error, below which a training that goes on may stop,
 # after so many steps.
@@ -179,10 +161,6 @@ FLAT, LONG_ENOUGH = 0.01, 200
 # Batches of at most so many examples and labels (four texts of 512 tokens are no small batch) may
 # be too small.
 SMALL_BATCH, FEW_LABELS = 4, 128
-
-# Share of successive gradients from which a batch with few updates an epoch is too large. Sick:
-# 0.21 to 0.97; small training sets that are overfitted: 0.07 to 0.18.
-NO_NOISE = 0.18
 
 # Updates in an epoch, and batch from which it may be called large, after several epochs of fewer
 # steps than `STEPS_OF_REACH`. Of 66 trainings in 8 epochs of 3,000 examples with batches of 128 to
@@ -215,13 +193,14 @@ AFTER_THE_BEST = 4
 # not use.
 UNREACHED = 0.01
 
-# Classes in a batch over those expected from a shuffled order, below which the data are not
-# shuffled. Sick: at most a third.
-SORTED = 0.5
+# Classes in a batch, or the variance of its targets, over those expected from a shuffled order, by
+# the mean of the looks and two standard errors, below which the data are not shuffled. Of twelve
+# sick trainings nine are at 0.65 and less; of 668 others the least is 0.71.
+SORTED = 0.67
 
 # Spread of the inputs, and their mean in spreads, above which they are not scaled. Sick: 7.1 with
 # every second column ten times as large.
-WIDE, FAR = 5.0, 3.0
+WIDE, OFF_CENTRE = 5.0, 3.0
 
 # Gradient norm in the first half of the layers over that of the last one, at the start, below
 # which gradients vanish. Sick: at most 0.002; healthy: 0.1 and more, also with attention and at a
@@ -236,19 +215,15 @@ VANISHED = 0.02
 # that ended no lower with the usual start: 1.
 SMALL_SHARE = 0.7
 
-# Share of the run that the loss stays at a guess, below which vanishing gradients did not delay
-# it. Sick: 0.076 and more; a small sigmoid network that learnt at its rate for 2,000 steps: 0.016.
-STAYS_FOR = 0.05
-
 # First loss in units of a guess, and spread of the first outputs, above which the start is too
 # large.
 EXPLODED, WIDE_OUTPUTS = 3.0, 2.0
 
-# Median norm of the gradient after clipping over before, below which clipping acts too much, and
-# `Signs.reach` from which it then does no harm. Of 41 trainings with SGD between 0.04 and 0.5, all
+# Median norm of the gradient after clipping over before, below which clipping acts too much, if the
+# network did not come `FAR` in spite of it. Of 41 trainings with SGD between 0.04 and 0.5, all
 # ended 9 to 82 % better without it; at 0.54 and more, none to 16 %. The steps of adaptive
 # optimizers do not depend on the norm.
-HALF_CLIPPED, FAR_IN_SPITE = 0.5, 60.0
+HALF_CLIPPED = 0.5
 
 # Share of the movement that is weight decay alone, above which it is too large for SGD with a decay
 # that is not usual; and the share from which it is so for every optimizer. Sick: 0.045 to 0.46 with
@@ -260,34 +235,20 @@ DECAY_SHARE, DECAY_MOSTLY = 0.04, 0.25
 USUAL_DECAY = 1e-3
 
 # A rate that falls by one factor again and again, at least so often, and is below this share of its
-# height for more than this share of the run, falls in the wrong unit: meant once an epoch. It has
-# less than half of the way of a cosine. Sick: 0.42 to 0.9 of the run.
-FADED, FADED_FOR, FEWEST_FALLS = 0.1, 0.4, 4
+# height for more than `FADED_FOR`, falls in the wrong unit: meant once an epoch. It has less than
+# half of the way of a cosine. Sick: 0.42 to 0.9 of the run.
+FADED, FEWEST_FALLS = 0.1, 4
 
 # Share of a guess that the test loss never falls below if the labels have nothing to do with the
-# inputs.
-RANDOM = 0.97
+# inputs: 0.96 and more.
+RANDOM = 0.95
 
-# Training loss in guesses below which more may be learnt by heart than shows in the test loss.
-# Right labels, few rows: a test loss of 0.72 to 0.89 where training is between this and 0.9; labels
-# at random: 1.05 to 1.9 in five of five. At 0.58, right labels of 300 noisy images had 1.19.
-HALF_LEARNT = 0.65
-
-# Share of successive gradients above which a loss at a guess is about to fall. Labels at random:
-# -0.02; at a guess for a third of the run with right labels: 0.07 and more.
-NO_SIGNAL = 0.03
-
-# How far the test loss lies below training, in units of a guess and of `evaluation_error`, from
-# which the training labels are noisier than those of the test. Sick: by 0.1 and more, and 2.7 to
-# 8.3 errors; healthy: by at most 0.06 if it is more errors than that. In ten trainings that shared
-# 400 easy rows of a test it was 1.5 to 2.4 errors.
-NOISY_BY, ERRORS = 0.07, 2.6
-
-# The same distance as a share of what the test loss has fallen below a guess, and in errors, from
-# which labels may be noisy. In 17 trainings with 10 to 50 % of wrong labels that had learnt
-# anything: 0.23 to 0.7, and 2.4 errors and more, but for two with 10 % (0.1 and 0.15, 0.9 and 1.9
-# errors). In others at most 0.15 if it was more than one error: those that shared easy rows.
-WRONG_SHARE, FEWER_ERRORS = 0.2, 2.0
+# How far the test loss lies below training, less two of its standard errors, as a share of what it
+# has fallen below a guess, from which the training labels are noisier than those of the test: a
+# wrong label costs a guess at least. Of 37 evaluated trainings with wrong labels 21 have 0.045 and
+# more; the others have 10 % of them or less, or learnt next to nothing. Of 468 others that were
+# evaluated, one with labels at random has 0.66, and all 467 have 0.037 and less.
+WRONG_SHARE = 0.04
 
 # Share of dropout above which too little is left; that from which it is too much if the test loss
 # is not above that on training examples by more than `ABOVE_TRAINING`. Of 36 trainings with a share
@@ -298,25 +259,21 @@ DROPPED, DROPPED_IN_VAIN = 0.7, 0.5
 # `.grad` before `backward`, in units of that after it, below which it was zero.
 STALE = 1e-3
 
-# The number that `backward` was called on is the mean loss of a micro-batch, not a part of it,
-# within this.
-UNDIVIDED = 0.3
-
 # Share of the rows that come back in later epochs, below which training rows are changed at random
 # each time.
 COMES_BACK = 0.2
 
-# A rate this many times its neighbours, for less than this share of the run, is a burst.
-BURST, BURST_SHARE = 5.0, 0.05
+# A rate this many times its neighbours, a tenth of the run to each side, is a burst.
+BURST = 5.0
 
 # Rise of the loss of one step above all of the eight before it, in guesses, that only a bad batch
 # makes. All of these eight are below `HALF_A_GUESS`: a rate that is too high leaps before much is
 # learnt. Sick: rise 42 from at most 0.4; too high a rate: 1.6 from 0.3, and 10 from 1.2.
 BAD_RISE = 2.0
 
-# Fall of the logarithm of the rate at every step, and largest distance from a straight line, of a
-# constant factor: rates are recorded when they have changed by 1 %.
-PER_STEP, STRAIGHT = 0.002, 0.05
+# Fall of the logarithm of the rate at every step, from which a constant factor is in the wrong
+# unit.
+PER_STEP = 0.002
 
 # Share of the looks at which `.grad` still held earlier gradients, from which that is the loop's
 # habit.

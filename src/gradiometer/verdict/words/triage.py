@@ -246,13 +246,6 @@ BEYOND_THE_EDGE = Words(
     "rate stayed below it.",
 )
 
-# The words for a rate that is too high by what came when it fell.
-LEARNT_LATE = Words(
-    "The learning rate is too high: until it fell, from step {fell_at} on, the loss stayed at that "
-    "of a guess, although the weights went far.",
-    "What it learnt since then shows that the network can learn at a lower rate.",
-)
-
 # The words for a batch whose gradients share so little that the measured share is below zero.
 SHARE_NOTHING = Words(
     "The batch is too small: successive gradients of {batch} examples have nothing in common.",
@@ -329,8 +322,6 @@ def limits(finding: Finding) -> Sentences:
         words = SHOWN_BY_A_FORK.get(Claim(finding.claim), words)
     if finding.claim == Claim.RATE_HIGH and "edge" in numbers:
         words = BEYOND_THE_EDGE
-    if finding.claim == Claim.RATE_HIGH and "fell_at" in numbers:
-        words = LEARNT_LATE
     if finding.claim == Claim.BATCH_SMALL and numbers["shared"] <= 0:
         words = SHARE_NOTHING
     if finding.claim == Claim.VANISHING and "signal" in numbers:
