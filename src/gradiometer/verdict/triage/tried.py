@@ -43,9 +43,9 @@ EARLIEST = 12
 # and so prefer large rates, as later ones prefer small rates.
 BEGINNING = 8
 
-# Orders of the data from which the mean of a trial from the beginning makes a suspect. In three, half
-# of the rate gained 2 % and more in 5 or 6 of 8 trainings at 3 to 8 times their rate, and in none of
-# 26 at a good one.
+# Orders of the data from which the mean of a trial from the beginning makes a suspect. In three,
+# half of the rate gained 2 % and more in 5 or 6 of 8 trainings at 3 to 8 times their rate, and in
+# none of 26 at a good one.
 FEWEST_ORDERS = 3
 
 # The changes that settle a doubt about a training without a claim.
@@ -59,6 +59,10 @@ SETTLED_BY: dict[str, tuple[str, ...]] = {
 # the higher rate made 34 % worse on fresh rows; of trainings at a quarter of their rate it was 1.2
 # to 7 %.
 LITTLE = 0.02
+
+# The share of the loss that four times the rate must gain from the first weights: 21 % and more at a
+# quarter of a good rate under Adam, and nothing at six good ones.
+MUCH = 0.1
 
 # A rate that fell by more than the square root of this since a fork was cooled.
 COOLED = 0.01
@@ -126,6 +130,23 @@ def cut_at_end(run: Run) -> tuple[Effect, float] | None:
                 end = abs(end_of(by_late_loss(record.fork), effect.readout))
                 gained = abs(effect.estimate.value) if effect.verdict == "better" else 0.0
                 return effect, gained / end if end > 0 else 0.0
+    return None
+
+
+def decay_in_the_mean(run: Run) -> Claimed | None:
+    """The suspect that a constant rate must fall, if the newest cut at the end gained more than a
+    little in the mean of several orders of the data, and its interval has zero in it."""
+    for record in reversed(forks_of(run)):
+        if record.plan.step < run.steps // 2 or record.fork.tail != "none":
+            continue
+        with suppress(BadArgument):  # a fork that has just begun has no branch of the baseline
+            fork = by_late_loss(record.fork)
+            for effect in fork.effects():
+                is_cut = isinstance(change_of(effect.alternative), CoolNow)
+                gain = -effect.estimate.value / abs(end_of(fork, effect.readout))
+                enough = effect.estimate.samples >= FEWEST_ORDERS
+                if is_cut and effect.verdict == "open" and enough and gain > LITTLE:
+                    return replace(decay_shown(effect), is_certain=False)
     return None
 
 
@@ -217,6 +238,8 @@ def after_trials(passed: Claimed, run: Run) -> Claimed:
     cut = cut_at_end(run)
     if cut is not None and cut[0].verdict == "better" and is_constant(signs):
         return more_steps_gain_more(signs, cut[1]) or decay_shown(cut[0])
+    if cut is None and is_constant(signs) and (suspect := decay_in_the_mean(run)) is not None:
+        return suspect
     for effect in effects:
         if effect.verdict == "better":
             return Claimed(Claim.FORK_BETTER, {"fork": effect.estimate}, (effect.alternative,))
@@ -231,9 +254,13 @@ def after_trials(passed: Claimed, run: Run) -> Claimed:
 
 
 def rate_too_low(run: Run) -> Claimed | None:
-    """That the rate is too low, if the newest fork that tried a higher one, and not of the
-    beginning, gained more than a little."""
+    """That the rate is too low, if the newest fork that tried a higher one gained more than a
+    little; from the beginning, where branches prefer large rates, much."""
     for record in reversed(forks_of(run)):
+        if record.plan.step <= BEGINNING:
+            if (found := raised_at_beginning(by_late_loss(record.fork))) is not None:
+                return found
+            continue
         if record.plan.step < run.steps // EARLIEST:
             continue
         for effect in effects_of_record(record):
@@ -248,6 +275,25 @@ def rate_too_low(run: Run) -> Claimed | None:
     return None
 
 
+def raised_at_beginning(fork: Fork) -> Claimed | None:
+    """The suspect that the rate is too low, if one that is four times as high gained much from the
+    first weights in the time that the training itself had for as many updates."""
+    if fork.tail != "none":
+        return None
+    with suppress(BadArgument):  # a fork that has just begun has no branch of the baseline
+        for effect in fork.effects():
+            gain = -effect.estimate.value / abs(end_of(fork, effect.readout))
+            if effect.alternative == "rate 4x" and effect.verdict == "better" and gain > MUCH:
+                return Claimed(
+                    Claim.RATE_LOW,
+                    {"fork": effect.estimate},
+                    (effect.alternative,),
+                    ("fine_tuning",),
+                    is_certain=False,
+                )
+    return None
+
+
 def rate_too_high(run: Run) -> Claimed | None:
     """That the rate is too high, if branches from the beginning, which prefer large rates, gained
     more than a little by a smaller one. A rate that is better for so short a training is still high
@@ -259,11 +305,13 @@ def rate_too_high(run: Run) -> Claimed | None:
         if record.plan.step > BEGINNING:
             continue
         with suppress(BadArgument):  # a fork that has just begun has no branch of the baseline
-            for effect in record.fork.effects():
+            fork = by_late_loss(record.fork)
+            for effect in fork.effects():
                 if not (is_lower_rate(effect) and effect.lower_is_better):
                     continue
-                end = abs(end_of(record.fork, effect.readout))
-                is_shown_by_interval = effect.verdict == "better"
+                end = abs(end_of(fork, effect.readout))
+                # one order of the data is no interval
+                is_shown_by_interval = effect.verdict == "better" and record.fork.replicates > 1
                 if effect.estimate.value < -LITTLE * end and (
                     is_shown_by_interval or effect.estimate.samples >= FEWEST_ORDERS
                 ):
@@ -372,7 +420,8 @@ def effects_of_record(record: ForkRecord, *, also_short: bool = True) -> Sequenc
         if not fork.leans:
             return effects
         if record.plan.step <= BEGINNING:
-            shown = [each for each in effects if each.verdict == "better" and is_lower_rate(each)]
+            against = {True: ("better",), False: ("worse", "diverged")}
+            shown = [each for each in effects if each.verdict in against[is_lower_rate(each)]]
         else:
             shown = [each for each in effects if is_shown(each, fork)]
         return shown if also_short else ()

@@ -283,10 +283,10 @@ RAISED_IN_A_FORK = Words(
 
 # The words for a rate that only a fork from the beginning showed to be too high.
 LOWERED_IN_A_FORK = Words(
-    "The learning rate is too high: a fork from the first steps at a lower one changed the result by "
-    "{fork}.",
-    "Short forks from the first steps favour large rates, so one at a lower rate that ends better is "
-    "a sign.",
+    "The learning rate is too high: a fork from the first steps at a lower one changed the result "
+    "by {fork}.",
+    "Short forks from the first steps favour large rates, so one at a lower rate that ends better "
+    "is a sign.",
 )
 
 SHOWN_BY_A_FORK = {
