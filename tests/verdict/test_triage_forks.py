@@ -217,7 +217,8 @@ def test_a_branch_from_the_first_weights_against_the_training_itself_makes_a_sus
         # one order of the data
         assert not settled.is_certain and settled.cure == (change,)
         (finding,) = findings_of(Triage((settled,), LEVEL, {}))
-        assert say(finding).seen.startswith("Perhaps the learning rate is too")
+        change_in_words = {"rate 4x": "four times", "rate 0.25x": "a quarter"}[change]
+        assert f"from the first weights, {change_in_words} of it had a loss" in say(finding).seen
 
 
 @pytest.mark.parametrize(("factor", "stays"), [(1.3, False), (0.8, True)])

@@ -286,8 +286,9 @@ def test_a_rate_that_nothing_speaks_against_is_not_tried_from_the_first_steps(
     [
         ("adaptive", 4.0, ["rate 0.25x from the start", "rate 4x from the start"]),
         ("adaptive", 0.4, ["rate 4x from the start"]),
-        ("sgd", 0.4, ["rate 0.25x from the start", "rate 2x"]),
-        ("sgd", 0.2, ["rate 2x"]),
+        ("sgd", 0.4, ["rate 0.25x from the start", "rate 4x from the start"]),
+        ("sgd", 0.2, ["rate 4x from the start"]),
+        ("other", 0.2, ["rate 2x"]),
     ],
 )
 def test_after_long_strides_a_lower_rate_is_tried_first_from_the_beginning(

@@ -263,10 +263,11 @@ class Forks(Looks):
         if at is not None:
             check_whole("at", at, 0)
         kept = self.kept_updates.newest if at is None else self.kept_updates.before(at)
-        notes = self._schedule(known, batches, Signs.of(run).rates)
+        signs = Signs.of(run)  # which reads the run
+        notes = self._schedule(known, batches, signs.rates)
         loop = Loop(self._objective.model, self._optimizers, batches=batches, **known)
-        loop.warnings = (*notes, *self._replay(loop, kept, run))
-        loop.high_until = Signs.of(run).high_until
+        loop.warnings = (*notes, *self._replay(loop, kept, signs))
+        loop.high_until = signs.high_until
         return loop, kept
 
     def _schedule(
@@ -291,7 +292,7 @@ class Forks(Looks):
             "give scheduler=, a function of the number of an update that returns its rate.",
         )
 
-    def _replay(self, loop: Loop, kept: KeptUpdates | None, run: Run) -> tuple[str, ...]:
+    def _replay(self, loop: Loop, kept: KeptUpdates | None, signs: Signs) -> tuple[str, ...]:
         """Compare updates of the loop with those of a copy. Returns what a reader of the fork
         should know."""
         if kept is None or not kept.is_finite:
@@ -315,7 +316,7 @@ class Forks(Looks):
         # what was recorded is the gradient of the first of two backwards
         if loop.loss is None or loop.ascent is not None:
             return notes
-        return (*notes, *_compare_clipping(loop, Signs.of(run)))
+        return (*notes, *_compare_clipping(loop, signs))
 
 
 def _gave_these_losses(loop: Loop, kept: KeptUpdates, losses: Float[np.ndarray, " steps"]) -> bool:
