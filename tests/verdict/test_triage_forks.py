@@ -202,8 +202,8 @@ def from_start(run: Run, change: str, factor: float) -> ForkRecord:
         ("rate 0.25x", 0.9, Claim.RATE_HIGH),
         ("rate 0.25x", 0.99, None),  # next to nothing
         ("rate 0.25x", 1.3, None),
-        ("rate 4x", 0.8, Claim.RATE_LOW),
-        ("rate 4x", 0.93, None),  # branches from there prefer large rates
+        ("rate 4x", 0.6, Claim.RATE_LOW),
+        ("rate 4x", 0.7, None),  # branches from there prefer large rates
         ("rate 4x", 1.3, None),
     ],
 )
@@ -219,6 +219,22 @@ def test_a_branch_from_the_first_weights_against_the_training_itself_makes_a_sus
         (finding,) = findings_of(Triage((settled,), LEVEL, {}))
         change_in_words = {"rate 4x": "four times", "rate 0.25x": "a quarter"}[change]
         assert f"from the first weights, {change_in_words} of it had a loss" in say(finding).seen
+
+
+@pytest.mark.parametrize(
+    ("family", "factor", "claim"),
+    [
+        ("adaptive", 0.8, Claim.RATE_LOW),
+        ("adaptive", 0.93, DOUBTED.claim),
+        ("other", 0.2, DOUBTED.claim),
+    ],
+)
+def test_under_adam_four_times_the_rate_need_not_gain_as_much_from_the_first_weights(
+    run: Run, monkeypatch: pytest.MonkeyPatch, family: str, factor: float, claim: Claim
+) -> None:
+    monkeypatch.setattr(Hyperparameters, "family", family)
+    from_start(run, "rate 4x", factor)
+    assert after_trials(DOUBTED, run).claim is claim
 
 
 @pytest.mark.parametrize(("factor", "stays"), [(1.3, False), (0.8, True)])
