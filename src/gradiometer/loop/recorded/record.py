@@ -281,7 +281,8 @@ class ForkRecord:
             (stop * branch.horizon // number, float(np.mean(losses[start:stop])))
             for start, stop in pairwise([0, *ends])
         )
-        late = float(np.mean(losses[number // 2 :]))
+        is_finite = bool(np.isfinite(losses).all())
+        late = Readout(float(np.mean(losses[number // 2 :])))
         result = BranchResult(
             branch.alternative.name,
             branch.replicate,
@@ -290,7 +291,8 @@ class ForkRecord:
             branch.horizon,
             0.0,
             curve,
-            {"train_loss": Readout(late)},
+            {"train_loss": late} if is_finite else {},
+            diverged=None if is_finite else "the loss is not finite",
             highest=float(np.max(losses)),
         )
         with self.ledger().opened() as keep:
