@@ -433,7 +433,7 @@ def test_the_share_of_a_training_whose_length_is_known_is_kept_for_its_end(
 
 
 @pytest.mark.parametrize(
-    ("total", "kept"), [(6_000, [512, 2048, 4096]), (None, [4 * 2**k for k in range(11)])]
+    ("total", "kept"), [(6_000, [512, 4096]), (None, [4 * 2**k for k in range(11)])]
 )
 def test_only_states_that_a_trial_can_use_are_kept_if_the_length_is_known(
     total: int | None, kept: list[int]

@@ -340,8 +340,8 @@ def limits(finding: Finding) -> Sentences:
     if finding.claim == Claim.RATE_LOW and "edge" in numbers:
         words = BELOW_THE_EDGE
     if "fork" in numbers and not {"reach", "movement"} & numbers.keys():
-        shown = FROM_THE_FIRST_WEIGHTS if "gained" in numbers else SHOWN_BY_A_FORK
-        words = shown.get(Claim(finding.claim), words)
+        of_fork = FROM_THE_FIRST_WEIGHTS if "gained" in numbers else SHOWN_BY_A_FORK
+        words = of_fork.get(Claim(finding.claim), words)
     if finding.claim == Claim.RATE_HIGH and "edge" in numbers:
         words = BEYOND_THE_EDGE
     if finding.claim == Claim.RATE_HIGH and "fell_at" in numbers:

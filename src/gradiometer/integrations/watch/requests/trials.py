@@ -283,10 +283,10 @@ class Trials:
         """Seconds that a trial takes besides the updates of its branches."""
         if self._beside is not None:
             return self._beside
-        # Until one was made: 0.06 s for reading the run, its triage, the comparison with a copy and
-        # the record, and 4 updates a branch for its copy and its readout. It took 0.045 s and 5
+        # Until one was made: 0.05 s for reading the run, its triage, the comparison with a copy and
+        # the record, and 4 updates a branch for its copy and its readout. It took 0.042 s and 4
         # updates in a small network; branches end when the share is spent.
-        return 0.06 + BRANCHES * 4 * self._seconds(step)
+        return 0.05 + BRANCHES * 4 * self._seconds(step)
 
     def wants_state(self, step: int) -> bool:
         """True if a trial may use the state of a step: an early one, or one of the later part whose
@@ -295,7 +295,7 @@ class Trials:
         total: int | None = self._watched._updates_in_all(self.data)
         if total is None:
             return True
-        return total // EARLIEST <= step <= total // EARLY or step >= total // 3
+        return total // EARLIEST <= step <= total // EARLY or step >= total // 2
 
     def _updates_ahead(self, step: int) -> int | None:
         """Updates that are left of the training; None if that is not known."""
