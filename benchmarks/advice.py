@@ -44,7 +44,7 @@ from gradiometer.loop.forking import train_branches
 from gradiometer.loop.recorded import trials as scores
 from gradiometer.loop.recorded.trials import end_of, judged
 from gradiometer.measurement.uncertainty.arithmetic import transform
-from gradiometer.measurement.uncertainty.differences import mean_over_pairs
+from gradiometer.measurement.uncertainty.differences import mean_of_few
 from gradiometer.problems import Problem, load
 from gradiometer.train import loop_at, train
 from gradiometer.verdict.words.forks import record_of
@@ -168,7 +168,7 @@ def numbers_of(
         length = min(int(looks[-1]["steps"]) // 2, steps)
         ends = ends_of(loop, [GoOn(), wanted], [length * batch], "none")
         gains = ends[GoOn().name, length * batch] - ends[wanted.name, length * batch]
-        yield Estimate(**looks[-1]["predicted"]), mean_over_pairs(gains.tolist(), LEVEL)
+        yield Estimate(**looks[-1]["predicted"]), mean_of_few(gains.tolist(), LEVEL)
 
 
 def ends_of(
@@ -337,6 +337,8 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="keep the scores in the package")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    # a shell that starts this in the background has SIGINT ignored, and no training would stop
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as temporary:
         keep = arguments.keep or Path(temporary)

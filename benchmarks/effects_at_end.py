@@ -33,7 +33,7 @@ from torch.nn import functional
 
 from gradiometer.loop import Fork, Loop, fork
 from gradiometer.loop.comparison.effects import Effect
-from gradiometer.measurement.uncertainty.differences import mean_over_pairs
+from gradiometer.measurement.uncertainty.differences import mean_of_few
 from gradiometer.measurement.uncertainty.proportions import proportion
 
 SHARES = (0.06, 0.3, 0.6)
@@ -165,7 +165,7 @@ class Followed:
         """True if it exceeds the noise between seeds."""
         if not math.isfinite(self.truth):
             return True
-        shown = mean_over_pairs(self.differences)
+        shown = mean_of_few(self.differences)
         return not shown.low <= 0 <= shown.high
 
     @property

@@ -26,7 +26,7 @@ from cases.horizon_networks import NETWORKS, Network
 from gradiometer.loop import Fork, Loop, fork
 from gradiometer.loop.branch import Tail
 from gradiometer.measurement import Estimate
-from gradiometer.measurement.uncertainty.differences import mean_over_pairs
+from gradiometer.measurement.uncertainty.differences import mean_of_few
 
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
 SHARES = (0.05, 0.1, 0.25, 0.5)
@@ -136,8 +136,7 @@ def rows(choices: Sequence[tuple[str, Choices]]) -> list[str]:
             for tail in TAILS
         ]
         lines.append(
-            f"| all | {share:.0%} | "
-            f"{' | '.join(percent(mean_over_pairs(each)) for each in together)} |"
+            f"| all | {share:.0%} | {' | '.join(percent(mean_of_few(each)) for each in together)} |"
         )
     return lines
 
@@ -149,7 +148,7 @@ def _cell(regrets: Sequence[float], chosen: Sequence[float], best: float) -> str
     if relative[0] != relative[-1]:
         text += f" ({relative[0]:g} to {relative[-1]:g})"
     mean = f"{100 * float(np.mean(regrets)):.1f} %"
-    return f"{text}: {percent(mean_over_pairs(regrets)) if len(regrets) >= FEWEST else mean}"
+    return f"{text}: {percent(mean_of_few(regrets)) if len(regrets) >= FEWEST else mean}"
 
 
 def percent(share: Estimate) -> str:

@@ -247,7 +247,7 @@ def gone_on(
     batches = found.lane.batches()
     for _ in range(found.done, found.steps):
         updates.zero_grad()
-        loss(model, batches.take().pieces[0]).mean().backward()
+        loss(model, batches.take()[0]).mean().backward()
         updates.step()
         scheduler.step()
     return model

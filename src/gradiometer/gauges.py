@@ -49,6 +49,7 @@ class Asked:
     Attributes:
         names: Names of all of them, in order, without repeats.
         given: Those that were given as objects.
+        by_default: True if nobody asked, and these are what the loop allows.
 
     >>> Asked.of("noise, trajectory").names
     ('noise', 'trajectory')
@@ -56,6 +57,7 @@ class Asked:
 
     names: tuple[str, ...]
     given: tuple[Gauge, ...] = ()
+    by_default: bool = False
 
     @classmethod
     def of(cls, gauges: GaugesAsked) -> "Asked":

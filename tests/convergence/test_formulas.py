@@ -6,7 +6,7 @@ import pytest
 
 from gradiometer import BadArgument
 from gradiometer.convergence.formulas.expression import formula_in
-from gradiometer.convergence.formulas.number import Undecided, logarithm_ratio, plus
+from gradiometer.convergence.formulas.number import Undecided, plus
 from gradiometer.convergence.theorem import theorem
 
 
@@ -49,14 +49,6 @@ def test_a_formula_is_evaluated_in_doubles_with_whole_steps() -> None:
     assert formula_in("1/t**2")(2**1000) == 0.0
     assert formula_in("t % 7")(2**1000) == (2**1000) % 7
     assert formula_in("3 if t > 2 else log2(t)")(2) == 1.0
-
-
-def test_a_ratio_of_logarithms_is_exact_if_it_is_rational() -> None:
-    half = Fraction(1, 2)
-    assert logarithm_ratio(half, Fraction(4)) == -half
-    assert isinstance(logarithm_ratio(half, Fraction(4)), Fraction)
-    assert logarithm_ratio(Fraction(1), Fraction(3, 2)) == 0
-    assert isinstance(logarithm_ratio(half, Fraction(3)), float)
 
 
 def test_constants_that_cancel_to_rounding_decide_nothing() -> None:

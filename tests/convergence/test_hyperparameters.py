@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gradiometer import BadArgument
 from gradiometer.measurement.optimizer.groups import Changes, Group, read
 from gradiometer.measurement.optimizer.hyperparameters import Hyperparameters
 from gradiometer.run import Run
@@ -137,13 +136,6 @@ def test_several_optimizers_of_different_families_are_of_none() -> None:
         (0,), ((Group("Muon", "other", 0.02), Group("AdamW", "adaptive", 1e-3)),)
     )
     assert settings.family == "other" and settings.optimizer == "Muon and AdamW"
-
-
-def test_settings_without_a_step_are_refused() -> None:
-    with pytest.raises(
-        BadArgument, match="`groups` needs the groups of each step, got 0 of 0 steps"
-    ):
-        Hyperparameters((), ())
 
 
 def test_a_damaged_line_is_skipped_and_the_others_are_read(tmp_path: Path) -> None:

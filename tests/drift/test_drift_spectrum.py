@@ -361,6 +361,6 @@ def test_wrong_arguments_of_operators_are_refused(build, message: str) -> None:
 def test_weights_that_do_not_sum_to_one_are_refused() -> None:
     """They would be drawn on an axis without an end."""
     nodes = np.array([[0.0, 1.0], [0.0, 2.0]])
-    SpectralDensity(nodes, np.full((2, 2), 0.5), 0.1, 0.9, 4)
+    SpectralDensity(nodes, np.full((2, 2), 0.5), 0.1, 0.9, 4, 2)
     with pytest.raises(ValueError, match="`weights` must sum to 1 over a probe, got one of 1e"):
-        SpectralDensity(nodes, np.full((2, 2), 1e308), 0.1, 0.9, 4)
+        SpectralDensity(nodes, np.full((2, 2), 1e308), 0.1, 0.9, 4, 2)

@@ -250,11 +250,6 @@ def test_an_interval_that_the_newest_readings_open_names_no_number_of_steps() ->
             "learning_rate",
         ),
         (lambda: mean_now(np.ones(20), steps=STEPS[:20], level=90.0), "level"),
-        (lambda: Drift(time=(0.0, 0.0), rate=(0.0, 1.0)), "time"),
-        (lambda: Drift(time=(0.0, 1.0), rate=(math.nan, 1.0)), "rate"),
-        (lambda: Drift((0.0, 1.0), (0.0, 1.0), still=1.0), "still"),
-        (lambda: Drift((0.0, 1.0), (0.0, 1.0), share=math.nan), "share"),
-        (lambda: Drift((0.0, 1.0), (0.0, 1.0), wander=-1.0), "wander"),
     ],
 )
 def test_what_cannot_be_used_is_refused_by_name(call: Callable[[], object], argument: str) -> None:

@@ -10,7 +10,6 @@ from gradiometer.estimation.products import (
     PRODUCT_PRIOR,
     GradientMemory,
     Signal,
-    by_lags,
     by_loss,
     combination,
     signal,
@@ -149,21 +148,8 @@ def test_refusals() -> None:
     ones = np.ones(8)
     with pytest.raises(BadArgument, match="`decay` must be at least 0 and below 1, got 1"):
         GradientMemory(1.0)
-    with pytest.raises(BadArgument, match="`momentum` must be above 0"):
-        by_lags(ones, ones, GradientMemory())
-    with pytest.raises(BadArgument, match="`memory` is missing"):
-        by_loss(ones, None, ones, GradientMemory(0.9))
     with pytest.raises(BadArgument, match="`product` alone is not enough"):
         signal(ones, ones, momentum=GradientMemory())
-    with pytest.raises(BadArgument, match="`share_of_examples` must be at least 0 and below"):
-        signal(
-            ones,
-            ones,
-            momentum=GradientMemory(),
-            loss=ones,
-            travelled=np.arange(8.0),
-            share_of_examples=0.7,
-        )
 
 
 def test_the_slope_is_per_unit_of_the_rate() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from gradiometer import BadArgument, Diverged
 from gradiometer.exploration.samplers import SGHMC, SGLD, SGNHT
 from gradiometer.exploration.temperature import Audit, audit
-from gradiometer.exploration.temperature.stationary_law import SGDRule, mode_variance
+from gradiometer.exploration.temperature.stationary_law import SGDRule, stationary_covariance
 
 CURVATURES = (0.3, 1.0, 3.0)
 NAN = math.nan
@@ -55,7 +55,9 @@ def test_sgd_runs_at_the_temperature_of_the_exact_law(momentum: float) -> None:
     asked = rate * noise / (2 * (1 - momentum))
     make = partial(torch.optim.SGD, lr=rate, momentum=momentum)
     found = audit(make, temperature=asked, noise=noise, curvatures=CURVATURES, steps=1200)
-    exact = [h * mode_variance(h, noise, SGDRule(rate, 1, momentum)) for h in CURVATURES]
+    h = np.array(CURVATURES)
+    law = stationary_covariance(np.diag(h), noise * np.eye(len(h)), SGDRule(rate, 1, momentum))
+    exact = (h * np.diag(law)).tolist()
     assert in_standard_errors(found, exact) < 4
     assert (
         found.settled and found.temperature.low <= np.mean(exact) <= found.temperature.high * 1.01

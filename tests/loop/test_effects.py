@@ -12,7 +12,7 @@ from gradiometer.loop import CoolNow, Effect, Fork, Rate
 from gradiometer.loop.branch import BranchResult
 from gradiometer.loop.comparison.effects import effects_of
 from gradiometer.loop.readout import Readout
-from gradiometer.measurement.uncertainty.differences import mean_over_pairs, simultaneous_means
+from gradiometer.measurement.uncertainty.differences import mean_of_few, simultaneous_means
 
 HORIZON = 640
 
@@ -68,7 +68,7 @@ def test_effects_are_means_over_pairs_that_cover_together() -> None:
     expected = simultaneous_means(differences)
     for effect, mean, column in zip(effects, expected, differences.T, strict=True):
         assert effect.estimate.low == pytest.approx(mean.low) and effect.estimate.level == 0.9
-        assert effect.single.high == pytest.approx(mean_over_pairs(column.tolist()).high)
+        assert effect.single.high == pytest.approx(mean_of_few(column.tolist()).high)
         assert (
             effect.replicates == 4 and effect.readout == "test_loss" and effect.in_general is None
         )
@@ -113,7 +113,7 @@ def test_an_alternative_with_fewer_replicates_keeps_its_own_pairs() -> None:
     first, fewer, _ = effects_of(branches(ends), "go on")
     assert (first.replicates, fewer.replicates) == (4, 3)
     assert fewer.estimate.value == pytest.approx(0.08)
-    alone = mean_over_pairs([0.08, 0.08, 0.08 + 1e-9], 1 - 0.1 / 3)
+    alone = mean_of_few([0.08, 0.08, 0.08 + 1e-9], 1 - 0.1 / 3)
     assert fewer.estimate.high == pytest.approx(alone.high, abs=1e-8)
 
 

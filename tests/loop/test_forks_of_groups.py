@@ -66,7 +66,7 @@ def test_a_cut_or_joined_batch_has_both_views_of_each_example_in_the_order_of_th
 ) -> None:
     stream = Stream(iter(loader()), groups=by_row)
     for _ in range(3):
-        (batch,) = stream.take(factor).pieces
+        (batch,) = stream.take(factor)
         assert len(batch) == 2 * SIZE * factor
         one, two = batch.chunk(2)
         places = [int((row == FIRST).all(dim=1).nonzero()) for row in one]
@@ -75,14 +75,15 @@ def test_a_cut_or_joined_batch_has_both_views_of_each_example_in_the_order_of_th
 
 def test_the_end_of_a_branch_cuts_between_examples() -> None:
     stream = Stream(iter([torch.arange(8)]), groups=lambda batch: [0, 1, 2, 3, 0, 1, 2, 3])
-    taken = stream.take(1, most=3)
-    assert taken.examples == 3 and taken.pieces[0].tolist() == [0, 1, 2, 4, 5, 6]
+    before = stream.examples
+    (batch,) = stream.take(1, most=3)
+    assert stream.examples == before + 3 and batch.tolist() == [0, 1, 2, 4, 5, 6]
 
 
 def test_copies_that_follow_each_other_stay_together() -> None:
     stream = Stream(iter([torch.arange(8), torch.arange(8, 16)]), groups=2)
-    assert [stream.take(0.5).pieces[0].tolist() for _ in range(2)] == [[0, 1, 2, 3], [4, 5, 6, 7]]
-    assert stream.take(1).pieces[0].tolist() == list(range(8, 16))
+    assert [stream.take(0.5)[0].tolist() for _ in range(2)] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert stream.take(1)[0].tolist() == list(range(8, 16))
 
 
 def test_a_readout_has_one_value_for_each_example() -> None:

@@ -29,9 +29,7 @@ def batches(count: int = 12, size: int = 4) -> Iterator[torch.Tensor]:
 
 def examples(factor: float, updates: int) -> list[list[int]]:
     stream = Stream(batches())
-    return [
-        [int(one) for piece in stream.take(factor).pieces for one in piece] for _ in range(updates)
-    ]
+    return [[int(one) for piece in stream.take(factor) for one in piece] for _ in range(updates)]
 
 
 @pytest.mark.parametrize("factor", [0.25, 0.5, 1, 1.5, 2, 3])
@@ -43,40 +41,40 @@ def test_batches_of_any_size_see_the_same_examples_in_the_same_order(factor: flo
 
 def test_a_batch_at_the_end_of_an_epoch_keeps_its_size() -> None:
     stream = Stream(iter([torch.arange(4), torch.arange(4, 6), torch.arange(4)]))
-    assert [len(stream.take(1).pieces[0]) for _ in range(3)] == [4, 2, 4]
+    assert [len(stream.take(1)[0]) for _ in range(3)] == [4, 2, 4]
     stream = Stream(iter([torch.arange(4), torch.arange(4, 6), torch.arange(4)]))
-    assert [len(stream.take(0.5).pieces[0]) for _ in range(6)] == [2, 2, 1, 1, 2, 2]
+    assert [len(stream.take(0.5)[0]) for _ in range(6)] == [2, 2, 1, 1, 2, 2]
 
 
 def test_micro_batches_keep_their_size_and_their_number_grows() -> None:
     stream = Stream(batches(), accumulation=2)
-    assert [len(piece) for piece in stream.take(2).pieces] == [4, 4, 4, 4]
-    assert [len(piece) for piece in stream.take(0.5).pieces] == [4]
+    assert [len(piece) for piece in stream.take(2)] == [4, 4, 4, 4]
+    assert [len(piece) for piece in stream.take(0.5)] == [4]
     assert stream.original == 2.5 and stream.examples == 20
 
 
 def test_the_last_batch_is_cut_at_the_horizon() -> None:
     stream = Stream(batches())
-    taken = stream.take(3, most=10)
-    assert taken.examples == 10 and taken.pieces[0].tolist() == list(range(10))
+    (batch,) = stream.take(3, most=10)
+    assert stream.examples == 10 and batch.tolist() == list(range(10))
 
 
 def test_skipped_updates_move_the_data_on() -> None:
     stream = Stream(batches())
     stream.skip(1, 3)
     taken = [stream.take(1) for _ in range(4)]
-    assert [[piece.tolist() for piece in one.pieces] for one in taken] == [
+    assert [[piece.tolist() for piece in one] for one in taken] == [
         [[0, 1, 2, 3]],
         [],
         [],
         [[12, 13, 14, 15]],
     ]
-    assert [one.examples for one in taken] == [4, 4, 4, 4]
+    assert stream.examples == 16
 
 
 def test_batches_that_differ_in_shape_stay_apart() -> None:
     stream = Stream(iter([torch.zeros(2, 3), torch.zeros(2, 5)]))
-    assert [tuple(piece.shape) for piece in stream.take(2).pieces] == [(2, 3), (2, 5)]
+    assert [tuple(piece.shape) for piece in stream.take(2)] == [(2, 3), (2, 5)]
 
 
 def test_data_that_end_are_named() -> None:

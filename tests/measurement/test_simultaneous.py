@@ -8,7 +8,7 @@ from scipy.stats import t
 
 from gradiometer import BadArgument, Estimate
 from gradiometer.measurement.uncertainty.differences import (
-    mean_over_pairs,
+    mean_of_few,
     over_examples_too,
     simultaneous_means,
 )
@@ -40,7 +40,7 @@ def coverage(deviations: np.ndarray, pairs: int, sets: int) -> tuple[float, floa
 
 def test_a_single_alternative_has_students_interval() -> None:
     found = np.array([[0.2], [0.5], [0.1]])
-    assert simultaneous_means(found) == (mean_over_pairs([0.2, 0.5, 0.1]),)
+    assert simultaneous_means(found) == (mean_of_few([0.2, 0.5, 0.1]),)
 
 
 def test_intervals_scale_with_the_differences_and_are_reproducible() -> None:
@@ -85,7 +85,7 @@ def test_a_mean_over_runs_and_examples_covers_the_mean_of_both() -> None:
             + generator.standard_normal(examples)
             + generator.standard_normal((pairs, examples)) * 0.7
         )
-        here = mean_over_pairs(found.mean(axis=1).tolist())
+        here = mean_of_few(found.mean(axis=1).tolist())
         (both,) = over_examples_too([here], [found])
         misses += not both.low <= 0 <= both.high
         narrow += not here.low <= 0 <= here.high
@@ -97,7 +97,7 @@ def test_alternatives_that_differ_on_the_same_examples_need_no_wider_intervals_t
     generator = np.random.default_rng(2)
     hard, own = generator.standard_normal((1, 300)), generator.standard_normal((4, 1, 300))
     noise = 1e-3 * generator.standard_normal((4, 3, 300))
-    here = [mean_over_pairs([0.0, 1e-9, -1e-9])] * 4
+    here = [mean_of_few([0.0, 1e-9, -1e-9])] * 4
 
     def reach(rows: np.ndarray) -> float:
         return over_examples_too(here, [*rows])[0].high
@@ -111,7 +111,7 @@ def test_alternatives_that_differ_on_the_same_examples_need_no_wider_intervals_t
 
 
 def test_examples_that_do_not_differ_widen_nothing() -> None:
-    here = mean_over_pairs([0.1, 0.3, 0.2])
+    here = mean_of_few([0.1, 0.3, 0.2])
     (same,) = over_examples_too([here], [np.repeat([[0.1], [0.3], [0.2]], 50, axis=1)])
     assert (same.low, same.high) == pytest.approx((here.low, here.high))
     assert same.method == "Student over 3 pairs; 50 examples"

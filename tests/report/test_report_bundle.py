@@ -40,7 +40,7 @@ def again() -> Bundle:
 def kept() -> list[Path]:
     folder = cache_folder()
     assert folder is not None
-    return sorted(folder.glob("*.js"))
+    return sorted(folder.glob("*.js.z"))
 
 
 def test_the_script_is_put_together_once_and_ends_no_element_of_a_page(

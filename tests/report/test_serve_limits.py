@@ -70,7 +70,7 @@ def test_a_run_that_cannot_be_drawn_does_not_end_the_updates(
         monkeypatch.setattr(followed, "look", fails)
         assert not serving._look_again(followed)
     assert (
-        caplog.messages[-1].startswith(f"{followed.name}: ")
+        caplog.messages[-1].startswith(f"{followed.run.name}: ")
         and len(caplog.messages[-1].splitlines()) == 1
     )
 

@@ -271,12 +271,6 @@ def test_a_budget_goes_on_from_its_checkpoint() -> None:
     assert 0.0195 < resumed.used < 0.0205
 
 
-@pytest.mark.parametrize("share", [math.nan, -0.1, 1.0, math.inf])
-def test_a_share_that_is_none_is_refused(share: float) -> None:
-    with pytest.raises(BadArgument, match="`share` must be at least 0 and below 1"):
-        Budget(share)
-
-
 def test_a_damaged_state_is_refused() -> None:
     with pytest.raises(BadArgument, match="0 ≤ spent ≤ elapsed"):
         Budget(0.1).load_state_dict({"elapsed": 1.0, "spent": {"readings": math.nan}, "costs": {}})

@@ -78,10 +78,6 @@ def test_a_whole_number_is_a_number_and_dashes_are_underscores(tmp_path: Path) -
             "train.toml:1: unknown key `lerning-rate`: did you mean learning_rate?",
         ),
         (
-            "microbatches = 4\n",
-            "train.toml:1: unknown key `microbatches`: did you mean accumulation",
-        ),
-        (
             "seed = 1\n[telescope]\nx = 1\n",
             "train.toml:2: unknown key `telescope`: the keys are problem, model",
         ),

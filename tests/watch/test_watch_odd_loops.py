@@ -329,8 +329,12 @@ def test_an_odd_loop_ends_with_the_bits_of_the_loop_alone(
     assert w.findings().warnings or (readings is not None and len(readings) >= STEPS - 2)
 
 
-def test_a_loss_with_gradients_inside_is_watched_under_adam_as_if_no_loss_was_given(
-    tmp_path: Path,
+@pytest.mark.parametrize(
+    ("kind", "left_out"),
+    [(torch.optim.Adam, "preconditioned_sharpness"), (torch.optim.SGD, "batch_sharpness")],
+)
+def test_a_loss_with_gradients_inside_is_watched_as_if_no_loss_was_given(
+    tmp_path: Path, kind: type[torch.optim.Optimizer], left_out: str
 ) -> None:
     """Such a loss cannot be run apart from training, and by default nothing else needs it."""
 
@@ -344,7 +348,7 @@ def test_a_loss_with_gradients_inside_is_watched_under_adam_as_if_no_loss_was_gi
     for is_watched in (False, True):
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1))
-        optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+        optimizer = kind(model.parameters(), lr=0.01)
         with (
             watch(model, optimizer, loss=penalized, out=tmp_path, page=False, quiet=True)
             if is_watched
@@ -361,5 +365,5 @@ def test_a_loss_with_gradients_inside_is_watched_under_adam_as_if_no_loss_was_gi
         ends.append([parameter.detach().clone() for parameter in model.parameters()])
     assert all(map(torch.equal, *ends))
     assert w is not None and w.run is not None
-    assert w.run.series("noise") is not None and w.run.series("preconditioned_sharpness") is None
-    assert any("preconditioned_sharpness is not measured" in each for each in w.run.warnings)
+    assert w.run.series("noise") is not None and w.run.series(left_out) is None
+    assert any(f"{left_out} is not measured" in each for each in w.run.warnings)

@@ -270,7 +270,7 @@ def _is_descriptors(error: BaseException) -> bool:
     return False
 
 
-_ERRORS, _ASCII = "spelled_out", "spelled_ascii"
+_ERRORS = "spelled_out"
 _SIGNS = {
     "λ": "lambda",  # Unicode calls it lamda
     "Λ": "Lambda",
@@ -317,14 +317,12 @@ def _name_of(letter: str) -> str:
     name = unicodedata.name(letter, "").split()
     if name[:1] == ["GREEK"] and "LETTER" in name:
         return name[-1].capitalize() if "CAPITAL" in name else name[-1].lower()
-    kind, *parts = unicodedata.decomposition(letter).split() or [""]
-    if kind and not kind.startswith("<"):
-        kind, parts = "", [kind, *parts]
-    letters = "".join(chr(int(part, 16)) for part in parts).replace("\N{FRACTION SLASH}", "/")
-    plain = {"<super>": "^", "<sub>": "_"}.get(kind, "") + "".join(
-        part for part in letters if part.isascii()
-    )
-    return plain if letters and plain else "" if unicodedata.combining(letter) else "?"
+    kind = unicodedata.decomposition(letter).partition(" ")[0]
+    parts = unicodedata.normalize("NFKD", letter).replace("\N{FRACTION SLASH}", "/")
+    plain = "".join(part for part in parts if part.isascii())
+    if plain:
+        return {"<super>": "^", "<sub>": "_"}.get(kind, "") + plain
+    return "" if unicodedata.combining(letter) else "?"
 
 
 def _spell(error: UnicodeError) -> tuple[str, int]:
@@ -333,25 +331,17 @@ def _spell(error: UnicodeError) -> tuple[str, int]:
     return in_ascii(error.object[error.start : error.end]), error.end
 
 
-def _encode(text: str, _: str = "strict") -> tuple[bytes, int]:
-    return codecs.ascii_encode(in_ascii(text))
-
-
-class _Encoder(codecs.IncrementalEncoder):
-    def encode(self, text: str, final: bool = False) -> bytes:
-        return _encode(text)[0]
-
-
-def _codec(name: str) -> codecs.CodecInfo | None:
-    """ASCII under its own name, because click replaces a stream in plain ASCII by one in
-    UTF-8."""
-    if name != _ASCII:
-        return None
-    return codecs.CodecInfo(_encode, codecs.ascii_decode, incrementalencoder=_Encoder, name=_ASCII)
-
-
 codecs.register_error(_ERRORS, _spell)
-codecs.register(_codec)
+
+
+class _AsciiText(io.TextIOWrapper):
+    """A stream in ASCII."""
+
+    # No name that click knows: it replaces a stream in plain ASCII by one in UTF-8.
+    encoding = "spelled_ascii"
+
+    def write(self, text: str) -> int:
+        return super().write(in_ascii(text))
 
 
 class _Sink(io.RawIOBase):
@@ -410,6 +400,7 @@ def _safe(stream: Any, original: Any) -> tuple[Any, _Sink | None]:
         return stream, None
     stream.flush()
     sink = _Sink(getattr(stream.buffer, "raw", stream.buffer))
-    encoding = _ASCII if codecs.lookup(stream.encoding).name == "ascii" else stream.encoding
+    kind = _AsciiText if codecs.lookup(stream.encoding).name == "ascii" else io.TextIOWrapper
     lines = stream.line_buffering or stream.write_through
-    return io.TextIOWrapper(io.BufferedWriter(sink), encoding, _ERRORS, line_buffering=lines), sink
+    buffered = io.BufferedWriter(sink)
+    return kind(buffered, stream.encoding, _ERRORS, line_buffering=lines), sink

@@ -7,7 +7,6 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -214,14 +213,9 @@ class Panel:
                 body = two_lines(f"{NOT_MEASURED} yet\n{command}", room)
                 dim = (Text(words, "dim") for words in (NOT_MEASURED_SYMBOL, question.short))
                 table.add_row(*dim, Text(body))
-        before = training.step - len(self.losses)
+        steps = range(training.step - len(self.losses), training.step)
         spikes = [
-            replace(
-                spike,
-                first=before + spike.first,
-                peak=before + spike.peak,
-                last=before + spike.last,
-            )
+            spike.at(steps)
             for spike in find_spikes(np.array(self.losses), rates=np.array(self.rates))
         ]
         if spikes:

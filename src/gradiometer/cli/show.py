@@ -62,7 +62,7 @@ def show(
         with suppress(KeyboardInterrupt):  # the normal end, also before the first page
             # The address is one that nobody can guess.
             served = Live(runs or _newest(), port or 0)
-            names = ", ".join(followed.name for followed in served.followed)
+            names = ", ".join(followed.run.name for followed in served.followed)
             click.echo(f"{names}  {served.address}")
             click.echo("Press Ctrl-C to end.", err=True)
             open_in_browser(served.address, no_open=no_open)

@@ -132,20 +132,14 @@ def train(
                 )
         configuration = configuration_from(file, {**flags, **one_of(several)})
     with watching(quiet) as panel:
-        from gradiometer.problems.registry import load
+        from gradiometer.run.problem import problem_for
         from gradiometer.train import resume
         from gradiometer.train import train as start
 
         if tuning:
             run = resume(path, panel)
         else:
-            loaded = load(
-                configuration.problem,
-                model=configuration.model,
-                data_dir=configuration.data_dir,
-                seed=configuration.seed,
-            )
-            run = start(loaded, configuration, out, panel, name=name)
+            run = start(problem_for(configuration), configuration, out, panel, name=name)
     return conclude(run, as_json=as_json, no_open=no_open, fail_on=fail_on)
 
 

@@ -250,15 +250,10 @@ def tuned(
 ) -> "ProblemTuned":
     """Tune a problem, and say where each lane has ended and how long the rest will take."""
     from gradiometer.cli.progress import counting
-    from gradiometer.problems.registry import load
+    from gradiometer.run.problem import problem_for
     from gradiometer.tuning.of_problem import tune_problem
 
-    problem = load(
-        configuration.problem,
-        model=configuration.model,
-        data_dir=configuration.data_dir,
-        seed=configuration.seed,
-    )
+    problem = problem_for(configuration)
     try:
         with counting("lanes", quiet=quiet) as counter:
             found = tune_problem(

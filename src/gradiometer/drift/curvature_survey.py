@@ -9,10 +9,11 @@ from typing import ClassVar, Literal
 import numpy as np
 from jaxtyping import Float
 
+from gradiometer.arguments import check_whole
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.artifact import Artifact
 from gradiometer.measurement.estimate import Estimate
-from gradiometer.measurement.uncertainty.means import mean, student_quantile
+from gradiometer.measurement.uncertainty.means import student_quantile
 from gradiometer.measurement.uncertainty.proportions import wilson
 
 # Distance, as a share of the largest node, within which two curvatures count as equal: single
@@ -47,16 +48,17 @@ def bounds_below(
     >>> print(f"{low:.2f} {high:.2f}")
     0.00 1.00
     """
-    # The recurrence works on nodes of size one, so that its tolerances mean shares.
+    # Nodes of size one, so that tolerances mean shares.
     scale = float(np.abs(nodes).max())
     if not scale > 0:
         return (0.0, 0.0) if place < 0 else (1.0, 1.0) if place > 0 else (0.0, 1.0)
-    diagonal, beside = _recurrence(nodes / scale, weights)
     points, shares = nodes, weights
-    if len(diagonal) == len(nodes) and len(nodes) > 1:
+    matrix = _recurrence(nodes / scale, weights)
+    beside = np.diag(matrix, 1)
+    # Without weight at some node, or with equal nodes, this rule is one of fewer nodes.
+    if len(nodes) > 1 and min(weights.min(), np.abs(beside).min()) > TINY:
         # The rule with one node at the place.
-        matrix = np.diag(diagonal) + np.diag(beside, 1) + np.diag(beside, -1)
-        inner = matrix[:-1, :-1] - place / scale * np.eye(len(diagonal) - 1)
+        inner = matrix[:-1, :-1] - place / scale * np.eye(len(nodes) - 1)
         try:
             # The last entry is free: it is chosen so that the place becomes a node.
             ending = beside[-1] ** 2 * np.eye(len(inner))[-1]
@@ -73,25 +75,19 @@ def bounds_below(
 
 def _recurrence(
     nodes: Float[np.ndarray, " iterations"], weights: Float[np.ndarray, " iterations"]
-) -> tuple[Float[np.ndarray, " kept"], Float[np.ndarray, " between"]]:
-    """The tridiagonal matrix with these eigenvalues and first components; shorter if some weights
-    are zero."""
-    held = weights > TINY
-    nodes, vector = nodes[held], np.sqrt(weights[held] / weights[held].sum())
-    basis, diagonal, beside = [vector], [], []
-    for _ in range(len(nodes)):
-        image = nodes * basis[-1]
-        diagonal.append(float(image @ basis[-1]))
-        # Twice, as rounding leaves a part of the earlier vectors after the first time.
-        for _ in range(2):
-            for each in basis:
-                image = image - (image @ each) * each
-        size = float(np.linalg.norm(image))
-        if not size > TINY:
-            break
-        beside.append(size)
-        basis.append(image / size)
-    return np.array(diagonal), np.array(beside[: len(diagonal) - 1])
+) -> Float[np.ndarray, "iterations iterations"]:
+    """The tridiagonal matrix with these eigenvalues, whose eigenvectors have these squared first
+    components.
+
+    Source: Golub & Meurant (2010), Matrices, Moments and Quadrature with Applications, ch. 4, by
+    Householder's reflections.
+    """
+    from scipy.linalg import hessenberg  # noqa: PLC0415 (only a survey needs it)
+
+    arrow = np.diag(np.append(1.0, nodes))
+    arrow[0, 1:] = arrow[1:, 0] = np.sqrt(weights)
+    matrix: np.ndarray = hessenberg(arrow)[1:, 1:]
+    return np.triu(np.tril(matrix, 1), -1)
 
 
 @dataclass(frozen=True)
@@ -106,7 +102,7 @@ class SpectralDensity:
         width: Standard deviation of the smoothing, in loss / parameter².
         level: Confidence level of the interval.
         products: Number of Hessian products.
-        dimension: d, the number of directions; 0 if it is not known.
+        dimension: d, the number of directions.
     """
 
     nodes: Float[np.ndarray, "probes iterations"]
@@ -114,11 +110,12 @@ class SpectralDensity:
     width: float
     level: float
     products: int
-    dimension: int = 0
+    dimension: int
 
     def __post_init__(self) -> None:
         if not self.width > 0:
             raise BadArgument(f"`width` must be positive, got {self.width}.")
+        check_whole("dimension", self.dimension, 1)
         largest = float(np.max(self.weights))
         # room for rounding: they are squares that sum to 1
         if not largest <= 1.001:
@@ -155,8 +152,8 @@ class SpectralDensity:
         The quadrature of each probe leaves the share open between two bounds (see
         `quadrature_bounds`). The interval goes from the low end for the mean of the lower bounds to
         the high end for the mean of the upper ones. A probe is uniform on the sphere, so its share
-        has a Beta law with the variance 2s(1 − s)/(d + 2), which is inverted as Wilson (1927) does;
-        without d the ends are Student's. A node below zero proves one direction.
+        has a Beta law with the variance 2s(1 − s)/(d + 2), which is inverted as Wilson (1927) does.
+        A node below zero proves one direction.
 
         If the bounds are more than a fifth apart, the value is NaN and `method` says "not
         resolved". More iterations resolve more. The share is not smoothed.
@@ -164,27 +161,20 @@ class SpectralDensity:
         bounds = np.array(
             [bounds_below(*each, curvature) for each in zip(self.nodes, self.weights, strict=True)]
         )
-        low, high = bounds.mean(axis=0)
+        low, high = bounds.mean(axis=0).tolist()
         probes = len(bounds)
-        ends = []
-        for shares in bounds.T:
-            if self.dimension:
-                freedom = probes * (self.dimension + 2) / 2
-                ends.append(wilson(float(shares.mean()), freedom, self.level))
-            else:
-                plain = mean(shares, level=self.level, batches=probes)
-                ends.append((min(max(plain.low, 0.0), 1.0), min(max(plain.high, 0.0), 1.0)))
+        freedom = probes * (self.dimension + 2) / 2
         least = 0.0
         # One node below proves one direction below, however small its weight.
-        if self.dimension and (self.nodes < curvature - ROUNDING * np.abs(self.nodes).max()).any():
+        if (self.nodes < curvature - ROUNDING * np.abs(self.nodes).max()).any():
             least = 1 / self.dimension
         resolved = high - low <= 0.2
         value = max((low + high) / 2, least) if resolved else math.nan
         words = "quadrature bounds" if resolved else "not resolved: quadrature bounds"
         return Estimate.interval(
             value,
-            max(ends[0][0], least),
-            max(ends[1][1], least),
+            max(wilson(low, freedom, self.level)[0], least),
+            max(wilson(high, freedom, self.level)[1], least),
             level=self.level,
             method=f"{words} of {probes} probes",
             samples=probes,

@@ -71,11 +71,8 @@ class StepDrift(Gauge):
     def estimate(self, series: Series, level: float = LEVEL) -> Estimates:
         """Squared drift relative to ‖g‖² and absolute, and the batch size of the step."""
         moments, finite = series.moments, series.sampling.one_over_examples(self.gradient_of)
-        drift, norm_squared = moments["drift"], moments["gradient_norm_squared"]
-        # Runs of version 0.1 have no noise of the two.
-        if "drift_variance" in moments:
-            drift = drift + finite * moments["drift_variance"]
-            norm_squared = norm_squared + finite * moments["gradient_variance"]
+        drift = moments["drift"] + finite * moments["drift_variance"]
+        norm_squared = moments["gradient_norm_squared"] + finite * moments["gradient_variance"]
         return {
             "step_drift": series.ratio(drift, norm_squared, level=level, fourth_powers=True),
             "drift_squared": series.mean(drift, level=level, unit=self.unit, fourth_powers=True),

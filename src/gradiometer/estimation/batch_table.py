@@ -28,9 +28,6 @@ from gradiometer.measurement.estimate import LEVEL, Estimate
 from gradiometer.measurement.uncertainty.arithmetic import average, product, transform
 from gradiometer.measurement.uncertainty.means import median
 
-# The table spans a 16th of the present batch to 16 times it.
-LARGEST_FACTOR = 16
-
 
 def relative_updates(noise_scales: Sequence[Estimate], present: int, other: int) -> Estimate:
     """Updates to the same loss at another batch size, against those at the present one.
@@ -191,9 +188,7 @@ def batch_sizes(present: int, examples: int | None = None) -> tuple[int, ...]:
         >>> batch_sizes(32, examples=1000)
         (2, 4, 8, 16, 32, 64, 128, 256, 512)
     """
-    if not present >= 1:
-        raise BadArgument(f"`present` must be at least 1 example, got {present}.")
-    most = present * LARGEST_FACTOR if examples is None else min(present * LARGEST_FACTOR, examples)
+    most = math.inf if examples is None else examples
     powers = [present * 2.0**exponent for exponent in range(-4, 5)]
     return tuple(
         int(size) for size in powers if size == int(size) and (2 <= size <= most or size == present)
@@ -281,11 +276,6 @@ def step_times(
         level: Confidence level, between 0 and 1.
         clock: Seconds from any origin, never going back.
     """
-    if present not in sizes:
-        raise BadArgument(
-            f"`sizes` must include the present batch size {present}, got "
-            f"{', '.join(map(str, sizes))}."
-        )
     if not seconds > 0:
         raise BadArgument(f"`seconds` must be positive, got {seconds}.")
     began, rounds = clock(), list[list[float]]()

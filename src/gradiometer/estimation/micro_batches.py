@@ -11,6 +11,7 @@ from torch import Tensor
 from gradiometer.errors import BadArgument, Unsupported
 from gradiometer.measurement.batch import Batch, batch_size, span, take
 from gradiometer.measurement.objective import Objective
+from gradiometer.measurement.parts import difference
 from gradiometer.measurement.step import PER_EXAMPLE_NUMBERS
 
 if TYPE_CHECKING:
@@ -78,11 +79,8 @@ def noise_of_draws(
     first, second = (
         step.objective.gradient(batch, seed=step.seed_for(f"draws {time}")) for time in range(2)
     )
-    squares = torch.stack(
-        [(a - b).double().square().sum() for a, b in zip(first, second, strict=True)]
-    )
-    by_layer = np.bincount(step.objective.layer_of, weights=squares.cpu().numpy())
-    return by_layer * len(part) / 2
+    apart = difference(first, second)
+    return step.products_by_layer(apart, apart) * len(part) / 2
 
 
 def squared_norms(

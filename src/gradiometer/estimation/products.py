@@ -118,8 +118,6 @@ def by_lags(product: Steps, memory: Steps, momentum: GradientMemory) -> Steps:
     >>> by_lags(np.array([0.8]), np.array([-0.05]), GradientMemory(0.9)).round(2)
     array([1.])
     """
-    if not momentum.remembers:
-        raise BadArgument("`momentum` must be above 0: without it all lags are displaced alike.")
     share = momentum.first / (momentum.mean - momentum.first)
     readings: Steps = product + share * (product - memory)
     return readings
@@ -149,8 +147,6 @@ def by_loss(product: Steps, memory: Steps | None, slope: Steps, momentum: Gradie
     """
     decay = momentum.decay
     if memory is None:
-        if momentum.remembers:
-            raise BadArgument("`memory` is missing: with momentum the loss falls along the buffer.")
         plain: Steps = 2 * slope - product
         return plain
     buffer = memory / (1 - decay)
@@ -313,11 +309,6 @@ def _is_near_the_set(lags: Steps, norm_squared: Steps, share_of_examples: float)
 
 def _without_epochs(readings: Steps, norm_squared: Steps, share_of_examples: float) -> Steps:
     """The readings less tr Σ/N, with tr Σ (1/B − 1/N) = ‖ĝ‖² less the corrected reading."""
-    if not 0 <= share_of_examples < 0.5:
-        raise BadArgument(
-            f"`share_of_examples` must be at least 0 and below 0.5, got {share_of_examples}: in an "
-            "epoch of two steps there is no pair of independent batches."
-        )
     part = share_of_examples / (1 - share_of_examples)
     return (readings - part * norm_squared) / (1 - part)
 

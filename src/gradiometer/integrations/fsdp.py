@@ -164,7 +164,6 @@ class ShardHooks:
         self._hooks: dict[int, torch.utils.hooks.RemovableHandle] = {}
         self._read: dict[int, Float[Tensor, " numbers"]] = {}
         self._in_parts = self._ending = False
-        self.stale = False
         # Seconds that starting took, until they are charged.
         self.seconds = 0.0
         self.whole_is_wanted = False

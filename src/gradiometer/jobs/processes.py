@@ -20,7 +20,6 @@ import torch
 from loky import cpu_count
 from loky.process_executor import BrokenProcessPool, ProcessPoolExecutor
 
-from gradiometer.arguments import check_whole
 from gradiometer.errors import Interrupted, summary
 from gradiometer.jobs.job import Job, Shared, in_pool, perform_task
 from gradiometer.jobs.pool import WorkerLost, WorkerPool
@@ -59,8 +58,6 @@ class Processes(WorkerPool):
     """
 
     def __init__(self, count: int | None = None) -> None:
-        if count is not None:
-            check_whole("count", count, 1)
         self.count = int(count or cpu_count())
         self._given = () if count is None else (count,)
         # Those without a job are used first, and each is put back after a job.

@@ -112,15 +112,8 @@ def spike_finding(log: Log) -> Finding | None:
         return None
     losses = log.losses.latest.finite
     rates = _rates_at(log, losses.steps)
-    found = [
-        replace(
-            spike,
-            first=int(losses.steps[spike.first]),
-            peak=int(losses.steps[spike.peak]),
-            last=int(losses.steps[spike.last]),
-        )
-        for spike in find_spikes(losses.values, rates=rates if len(rates) else None)
-    ]
+    spikes = find_spikes(losses.values, rates=rates if len(rates) else None)
+    found = [spike.at(losses.steps) for spike in spikes]
     if not found:
         return None
     spacing = float(np.median(np.diff(losses.steps)))

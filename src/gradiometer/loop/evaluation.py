@@ -29,7 +29,8 @@ COUPLED = (
     "branches are read out on batches of the size that training has now."
 )
 
-# Keys of the labels in a batch that is a mapping.
+# Names under which dictionaries have their labels, as in Hugging Face's collators and common
+# tutorials.
 LABELS = ("labels", "label", "targets", "target", "y")
 
 

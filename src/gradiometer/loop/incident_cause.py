@@ -1,7 +1,9 @@
 """Why a loss went wrong: the updates before are made again, with less and less left out."""
 
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from operator import itemgetter
 from typing import Any
 
@@ -205,7 +207,7 @@ class _Bisection:
             copy.begin(0)
             for _ in range(self.incident.first - self.loop.index):
                 copy.advance(lambda *_: 1.0, copy.left or copy.size)
-            return broken_layer(copy, copy.stream.take().pieces)
+            return broken_layer(copy, copy.stream.take())
 
 
 def rise_of_rate(rates: Float[np.ndarray, " steps"]) -> float | None:
@@ -220,25 +222,11 @@ def rise_of_rate(rates: Float[np.ndarray, " steps"]) -> float | None:
 def broken_layer(loop: Loop, pieces: Sequence[Batch]) -> str:
     """The first layer whose output is not finite on these batches, else the last one whose gradient
     is not; empty without one."""
-    found: list[str] = []
-
-    def look(name: str) -> Callable[[nn.Module, object, object], None]:
-        def hook(module: nn.Module, _: object, output: object) -> None:
-            if isinstance(output, Tensor) and not output.isfinite().all():
-                found.append(name or type(module).__name__)
-
-        return hook
-
-    handles = [
-        module.register_forward_hook(look(name)) for name, module in loop.model.named_modules()
-    ]
-    try:
+    with layers_not_finite(loop.model) as found:
         loop.backward(pieces)
-    finally:
-        for handle in handles:
-            handle.remove()
     if found:
-        return found[0]
+        name, kind = found[0]
+        return name or kind
     bad = [
         name.rpartition(".")[0]
         for name, one in loop.model.named_parameters()
@@ -246,6 +234,39 @@ def broken_layer(loop: Loop, pieces: Sequence[Batch]) -> str:
     ]
     # the backward goes from the last layer to the first
     return bad[-1] if bad else ""
+
+
+@contextmanager
+def layers_not_finite(model: nn.Module) -> Iterator[list[tuple[str, str]]]:
+    """The layers whose output is not finite inside, in the order of the forward: name and class."""
+    found: list[tuple[str, str]] = []
+
+    def look(name: str, module: nn.Module, _: object, output: object) -> None:
+        if not are_finite(output):
+            found.append((name, type(module).__name__))
+
+    handles = [
+        module.register_forward_hook(partial(look, name)) for name, module in model.named_modules()
+    ]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def are_finite(value: Any) -> bool:
+    """True if all floating-point numbers in a tree of tensors are finite."""
+    verdicts: list[bool] = []
+    tensors = (Tensor, list, tuple, dict)
+    tree = value if isinstance(value, tensors) else getattr(value, "__dict__", None)
+    mapped(
+        tree,
+        lambda tensor: verdicts.append(
+            not tensor.is_floating_point() or bool(tensor.isfinite().all())
+        ),
+    )
+    return all(verdicts)
 
 
 def _frozen(layer: str) -> Custom:

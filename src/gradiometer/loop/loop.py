@@ -338,11 +338,11 @@ class Loop:
         """
         before = self.stream.examples
         original = self.stream.original if self._schedule is not None else Fraction(0)
-        taken = self.stream.take(self.batch_factor, most)
+        pieces = self.stream.take(self.batch_factor, most)
         loss = None
-        if taken.pieces:
+        if pieces:
             if averages_itself(self.optimizer):
-                self._newest.extend(taken.pieces)
+                self._newest.extend(pieces)
             groups = self.optimizer.param_groups
             base = [group["lr"] for group in groups]
             multiplier = self.factor * tail(before, self.stream.examples)
@@ -351,7 +351,7 @@ class Loop:
             for setting, values in self._fixed.items():
                 for group, value in zip(groups, values, strict=True):
                     group[setting] = value
-            loss = self._train(taken.pieces)
+            loss = self._train(pieces)
             for group, rate in zip(groups, base, strict=True):
                 group["lr"] = rate
         self._count(self.stream.updates)

@@ -97,17 +97,6 @@ class Piece:
         rows = ((self.example >= start) & (self.example < stop)).nonzero().flatten()
         return Piece(take(self.batch, rows), self.example[rows] - start)
 
-    @property
-    def copies(self) -> Int[Tensor, " rows"]:
-        """For every row, how many rows of the same example are before it."""
-        assert self.example is not None
-        seen = Counter[int]()
-        numbers = []
-        for example in self.example.tolist():
-            numbers.append(seen[example])
-            seen[example] += 1
-        return torch.tensor(numbers)
-
 
 def join(pieces: Sequence[Piece]) -> Batch:
     """One batch with the rows of these pieces. Where all first copies come before all second ones,
@@ -117,25 +106,20 @@ def join(pieces: Sequence[Piece]) -> Batch:
         BadArgument: The batches differ in structure, or their examples in shape.
     """
     batch = join_batches([piece.batch for piece in pieces])
-    if any(piece.example is None for piece in pieces):
-        return batch
-    copies = [piece.copies for piece in pieces]
-    if not all(bool((each.diff() >= 0).all()) for each in copies):
+    copies = [_copies(piece.example) for piece in pieces if piece.example is not None]
+    if len(copies) < len(pieces) or not all(bool((each.diff() >= 0).all()) for each in copies):
         return batch
     return take(batch, torch.cat(copies).argsort(stable=True))
 
 
-@dataclass(frozen=True)
-class Taken:
-    """The examples of one update.
-
-    Args:
-        pieces: The micro-batches to train on, in order. Empty if all of them are skipped.
-        examples: How far the data went on, skipped examples included.
-    """
-
-    pieces: Sequence[Batch]
-    examples: int
+def _copies(examples: Int[Tensor, " rows"]) -> Int[Tensor, " rows"]:
+    """For every row, how many rows of the same example are before it."""
+    seen = Counter[int]()
+    numbers = []
+    for example in examples.tolist():
+        numbers.append(seen[example])
+        seen[example] += 1
+    return torch.tensor(numbers)
 
 
 class Stream:
@@ -152,7 +136,7 @@ class Stream:
 
     >>> from gradiometer.loop.stream import Stream
     >>> stream = Stream(iter(torch.arange(12).split(4)))
-    >>> [stream.take(0.5).pieces, stream.take(0.5).pieces, stream.take(2).pieces]
+    >>> [stream.take(0.5), stream.take(0.5), stream.take(2)]
     [[tensor([0, 1])], [tensor([2, 3])], [tensor([ 4,  5,  6,  7,  8,  9, 10, 11])]]
     """
 
@@ -193,8 +177,8 @@ class Stream:
         is not skipped."""
         self._skipped.append((start, stop))
 
-    def take(self, factor: Amount | Fraction = 1, most: int | None = None) -> Taken:
-        """The examples of the next update.
+    def take(self, factor: Amount | Fraction = 1, most: int | None = None) -> list[Batch]:
+        """The micro-batches of the next update, in order; none if all of them are skipped.
 
         Args:
             factor: Size of the update, as a multiple of the original one. Rounded to a fraction p/q
@@ -230,7 +214,7 @@ class Stream:
         if self._accumulation == 1 and len(pieces) > 1:
             with suppress(BadArgument):
                 batches = [join(pieces)]
-        return Taken(batches, examples)
+        return batches
 
     def _next(self, parts: int) -> tuple[Piece, bool]:
         """The next batch, or the next of its parts, which is counted; True if it is skipped."""

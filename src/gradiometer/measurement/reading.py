@@ -117,14 +117,6 @@ class Spread:
     mean_squared_norm: Float[np.ndarray, " layers"]
     preconditioned: "Spread | None" = None
 
-    def divided_by(self, factor: float) -> "Spread":
-        """The spread of gradients without this factor, such as that of a gradient scaler."""
-        if factor == 1:
-            return self
-        under, mean = self.preconditioned, self.mean_squared_norm / factor**2
-        under = None if under is None else under.divided_by(factor)
-        return Spread(self.sizes, self.squared_norms / factor**2, mean, under)
-
 
 Moments = Mapping[str, float | list[float]]
 """What a gauge keeps of one step: named numbers, each unbiased and additive over steps."""

@@ -155,11 +155,6 @@ class Followed:
         self._seen: tuple[object, ...] = ()
         self._lock = threading.Lock()
 
-    @property
-    def name(self) -> str:
-        """The name of the run."""
-        return self.run.name
-
     def latest(self) -> View:
         """The latest view. The first call draws it."""
         if self.view is None:
@@ -315,7 +310,7 @@ class Live:
         return RedirectResponse(f"/{self.token}/run/0/")
 
     async def _page(self, request: Request) -> Response:
-        runs = [(self._place(number), each.name) for number, each in enumerate(self.followed)]
+        runs = [(self._place(number), each.run.name) for number, each in enumerate(self.followed)]
         return await self._draw(
             request,
             lambda view, place: HTMLResponse(view.page(place, runs).encode(errors="replace")),
@@ -414,8 +409,6 @@ class AccessGuard:
             return PlainTextResponse(
                 "Wrong token: use the address that gradiometer show --live printed.", 403
             )
-        if scope["method"] not in ("GET", "HEAD"):
-            return PlainTextResponse("Only GET and HEAD are allowed.", 405)
         return None
 
 
@@ -425,7 +418,7 @@ def _look_again(followed: Followed) -> bool:
     try:
         return followed.look()
     except Exception as error:
-        logger.warning("%s: %s", followed.name, _sentence(error))
+        logger.warning("%s: %s", followed.run.name, _sentence(error))
         return False
 
 

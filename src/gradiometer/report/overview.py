@@ -153,7 +153,7 @@ def listing(
         match: A pattern for the names of the runs, such as "digits-*".
 
     Raises:
-        BadArgument: The folder does not exist, or the order is unknown.
+        BadArgument: The folder does not exist.
         StorageFailed: The folder cannot be read.
 
     >>> from gradiometer.report.overview import listing
@@ -163,8 +163,6 @@ def listing(
     >>> runs[0].path.name, runs[0].steps, warnings
     ('empty-1', 0, ())
     """
-    if sort not in ORDERS:
-        raise BadArgument(f"`sort` must be one of {', '.join(ORDERS)}, got {sort!r}.")
     if not folder.is_dir():
         raise BadArgument(f"`folder` is {str(folder)!r}, which is not a folder.")
     found: list[RunRow] = []

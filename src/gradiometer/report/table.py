@@ -38,9 +38,7 @@ def table_of(run: Run, what: str) -> Table:
             for name, estimate in event["estimates"].items()
         ]
         return {key: np.array([row[key] for row in rows]) for key in rows[0]} if rows else {}
-    if what == "readings":
-        return _readings(run)
-    raise BadArgument(f"`what` must be one of readings, losses, evaluations, got {what!r}.")
+    return _readings(run)
 
 
 def write_table(table: Table, path: Path) -> int:

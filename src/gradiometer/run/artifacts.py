@@ -32,9 +32,8 @@ if TYPE_CHECKING:  # a run is read on a machine without torch
 Kind = TypeVar("Kind", bound=Artifact)
 
 
-def save_artifact(run: Run, artifact: Artifact) -> str:
-    """Write an artifact into the run and return the file's name there. One of the same step is
-    replaced.
+def save_artifact(run: Run, artifact: Artifact) -> None:
+    """Write an artifact into the run. One of the same step is replaced.
 
     Raises:
         StorageFailed: It cannot be written.
@@ -44,7 +43,6 @@ def save_artifact(run: Run, artifact: Artifact) -> str:
     with writing(path):
         path.parent.mkdir(exist_ok=True)
         replace_file(path, json.dumps(plain(artifact)).encode())
-    return name
 
 
 def load_artifacts(run: Run, kind: type[Kind]) -> tuple[Kind, ...]:

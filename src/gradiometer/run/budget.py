@@ -73,8 +73,6 @@ class Budget:
     """
 
     def __init__(self, share: float, clock: Callable[[], float] = time.perf_counter) -> None:
-        if not 0 <= share < 1:
-            raise BadArgument(f"`share` must be at least 0 and below 1, got {share}.")
         self.share = share
         self.clock = clock
         # Steps of the whole training, if known: the first 40 readings are spread over at most its

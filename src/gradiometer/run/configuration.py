@@ -33,13 +33,6 @@ OPTIMIZERS = {
     "schedulefree": OptimizerKind("SGDScheduleFree", 1.0, "noise,trajectory"),
 }
 
-# names of 0.1.0
-RENAMED = {
-    "microbatches": "accumulation",
-    "spread": "parts",
-    "check_standing": "check_endpoint",
-}
-
 
 class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The settings of a training run and of its measurements. They are checked when it is made.
@@ -240,11 +233,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         for key, value in mapping.items():
             name = str(key).replace("-", "_")
             if name not in names:
-                nearest = (
-                    [RENAMED[name]]
-                    if name in RENAMED
-                    else difflib.get_close_matches(name, names, n=1)
-                )
+                nearest = difflib.get_close_matches(name, names, n=1)
                 hint = (
                     f"did you mean {nearest[0]}?"
                     if nearest

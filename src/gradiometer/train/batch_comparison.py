@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from gradiometer.arguments import check_level
 from gradiometer.errors import BadArgument
 from gradiometer.estimation.batch_advice import judge_batch_size
 from gradiometer.estimation.batch_table import (
@@ -123,8 +124,7 @@ def compare_for_run(
     if series is None:
         raise BadArgument(f"`{path}` has no readings of the noise: train with a `budget` above 0.")
     level = run.configuration.level if level is None else level
-    if not 0 < level < 1:
-        raise BadArgument(f"`level` must lie between 0 and 1, got {level}.")
+    check_level(level)
     latest = gauge.estimate(series.at_newest(), level)
     scales = []
     if of == "run":

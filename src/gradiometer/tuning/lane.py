@@ -184,7 +184,7 @@ class LoopLane(Lane):
                 stream = self.batches()
                 try:
                     while loop.index < stop:
-                        loop.update(*stream.take().pieces)
+                        loop.update(*stream.take())
                         if mean is not None:
                             mean.take(loop.model, loop.index)
                 # A loss may refuse NaN, which is a rate that is too high and no fault of the loss.

@@ -204,6 +204,8 @@ def _problem_start(name: str, settings: dict[str, Any]) -> ChainStart:
 def _run_start(path: Path, settings: dict[str, Any]) -> ChainStart:
     import copy
 
+    from gradiometer.train.training import rate_ahead
+
     for name in ("model", "data_dir"):
         if settings[name] is not None:
             raise BadArgument(f"`--set` {name} is the run's own: leave it out, or name a problem.")
@@ -211,9 +213,7 @@ def _run_start(path: Path, settings: dict[str, Any]) -> ChainStart:
     load_last_checkpoint(training, path)
     configuration = training.configuration
     defaults = {
-        "learning_rate": training.learning_rate
-        if training.learning_rate > 0
-        else configuration.learning_rate,
+        "learning_rate": rate_ahead(training),
         "batch_size": configuration.batch_size,
         "weight_decay": configuration.weight_decay,
     }

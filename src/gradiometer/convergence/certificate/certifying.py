@@ -91,14 +91,8 @@ def squared_norm(
         )
     if not np.isfinite(gram).all():
         raise Diverged("A gradient of the training loss is not finite: training has diverged here.")
-    check_whole("batch_size", batch_size, 1)
-    check_level(level)
     whole = sampling.examples if sampling.draw is Draw.RESHUFFLED else None
     share = 0.0 if whole is None else batch_size / whole
-    if not count * share <= 1:
-        raise BadArgument(
-            f"`gram` has {count} batches of {batch_size}, more than the {whole} examples there are."
-        )
     own = np.diag(gram)
     # A batch with itself would add its noise.
     pairs = float(gram.sum() - own.sum()) / (count * (count - 1))
@@ -142,7 +136,8 @@ BATCHES = 64
 # Examples for the curvature; all if there are fewer.
 EXAMPLES = 2048
 
-# Independent samples that these are divided into, unless they are all examples.
+# Independent samples that these are divided into, unless they are all examples; with two, Student's
+# quantile is too large to be useful.
 SAMPLES = 4
 
 # Most numbers in the stored batch gradients, 1 GiB in single precision; above it, several batches

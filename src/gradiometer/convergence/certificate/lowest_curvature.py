@@ -6,27 +6,22 @@ lower end comes from a theorem about the random start; every vᵀHv is an upper 
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gradiometer.arguments import check_level
 from gradiometer.convergence.certificate.certificate import CERTAINTY
 from gradiometer.drift.curvature import Curvature
 from gradiometer.drift.lanczos import UNIT
-from gradiometer.errors import BadArgument
 from gradiometer.measurement import Batch, Estimate, Objective
-from gradiometer.measurement.uncertainty.means import student_quantile
+from gradiometer.measurement.uncertainty.differences import mean_of_few
 
 # A tolerance that is never reached: Lanczos then makes all its products, and the theorem counts
 # them.
 NEVER = 1e-12
-
-# Independent samples of the examples; with fewer, Student's quantile is too large to be useful.
-FEWEST_SAMPLES = 3
 
 
 @dataclass(frozen=True)
@@ -65,7 +60,6 @@ def lanczos_deficit(dimension: int, products: int, failure: float) -> float:
     >>> round(lanczos_deficit(dimension=1_000_000, products=100, failure=0.05), 4)
     0.0027
     """
-    check_level(failure, "failure")
     if products >= dimension:
         return 0.0
     return (math.log(1.648 * math.sqrt(dimension) / failure) / (2 * products - 1)) ** 2
@@ -74,7 +68,6 @@ def lanczos_deficit(dimension: int, products: int, failure: float) -> float:
 def products_for(dimension: int, resolution: float, failure: float) -> int:
     """Number of products that makes the deficit at most `resolution`, about
     ln(d/failure²)/(4√resolution)."""
-    check_level(resolution, "resolution")
     needed = (math.log(1.648 * math.sqrt(dimension) / failure) / math.sqrt(resolution) + 1) / 2
     return min(math.ceil(needed), dimension)
 
@@ -135,11 +128,6 @@ def of_samples(
 
     Source: Jensen's inequality; Student's interval.
     """
-    if len(samples) < FEWEST_SAMPLES:
-        raise BadArgument(
-            f"`samples` must be at least {FEWEST_SAMPLES} to measure their spread, got "
-            f"{len(samples)}."
-        )
     # Half of what may fail is for the lower end, and of that one half each for Lanczos and Student.
     failure = (1 - level) / 4
     found: list[_Ends] = []
@@ -154,25 +142,19 @@ def of_samples(
                 for _, part in curvature.parts()
             ]
         found.append(_Ends.of(curvature, resolution, failure / len(samples)))
-    low = _student([ends.below for ends in found], 1 - 2 * failure)[1]
-    value, _, high = _student([pair[1] for pair in along], level)
-    scale, least_scale, largest_scale = _student([pair[0] for pair in along], level)
-    method = f"{len(samples)} samples, each end by Lanczos"
-    count = len(samples)
+    low = mean_of_few([ends.below for ends in found], 1 - 2 * failure).low
+    largest, lowest = (mean_of_few(column, level) for column in zip(*along, strict=True))
+    of_all: dict[str, Any] = {
+        "method": f"{len(samples)} samples, each end by Lanczos",
+        "samples": len(samples),
+        "unit": UNIT,
+    }
     return LowestCurvature(
-        Estimate.interval(
-            max(value, low),
-            low,
-            max(high, low),
-            level=level,
-            method=method,
-            samples=count,
-            unit=UNIT,
+        replace(
+            lowest, value=max(lowest.value, low), low=low, high=max(lowest.high, low), **of_all
         ),
-        Estimate.interval(
-            scale, least_scale, largest_scale, level=level, method=method, samples=count, unit=UNIT
-        ),
-        samples=count,
+        replace(largest, **of_all),
+        samples=len(samples),
         products=sum(ends.products for ends in found) + len(directions),
     )
 
@@ -216,13 +198,3 @@ class _Ends:
             ends.vectors[[0, -1]],
             ends.products,
         )
-
-
-def _student(values: Sequence[float], level: float) -> tuple[float, float, float]:
-    """The mean of independent values, and the ends of its two-sided interval."""
-    count = len(values)
-    if not count >= 2:
-        raise BadArgument(f"`samples` after the first must have at least 2 parts, got {count}.")
-    middle = float(np.mean(values))
-    margin = student_quantile(level, count - 1) * float(np.std(values, ddof=1)) / math.sqrt(count)
-    return middle, middle - margin, middle + margin

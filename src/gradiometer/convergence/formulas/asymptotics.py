@@ -159,10 +159,9 @@ class Asymptotics:
         if order > 0:
             rest = max([*rests, second.size], key=by_size)
             return Asymptotics(self.coefficient, self.monomial, rest)
-        # Without the factor of one of them, the two may cancel, unless their signs are the same.
+        # Without the factor of one of them, the two may cancel.
         if self.size in rests:
-            same_sign = self.coefficient * second.coefficient > 0
-            return Asymptotics(self.coefficient if same_sign else ZERO, self.size, self.size)
+            return Asymptotics(rest=self.size)
         total = plus(self.coefficient, second.coefficient)
         return Asymptotics(total, self.size, max(rests, key=by_size, default=None))
 
@@ -208,19 +207,15 @@ class Asymptotics:
         """f/(c m) − 1 is O(this), with c m the leading term; None if it is 0."""
         return None if self.rest is None else self.rest * self.monomial.power(Fraction(-1))
 
-    def whole(self, rounding: Callable[[Fraction], int]) -> "Asymptotics":
-        """A whole number beside f: exact for an exact constant, else f + O(1)."""
-        constant = self.as_constant
-        if isinstance(constant, Fraction):
-            return Asymptotics.constant(rounding(constant))
+    def __floor__(self) -> "Asymptotics":
         return self + BOUNDED
+
+    __ceil__ = __trunc__ = __floor__
 
     def __floordiv__(self, other: Real) -> "Asymptotics":
         return math.floor(self / other)
 
     def __mod__(self, other: Real) -> "Asymptotics":
-        if self.as_constant is not None:
-            return self - math.floor(self / other) * Asymptotics.constant(other)
         return BOUNDED * other
 
     __radd__ = _on_the_left(operator.add)
@@ -234,9 +229,6 @@ class Asymptotics:
     __le__ = _comparison(operator.le)
     __gt__ = _comparison(operator.gt)
     __ge__ = _comparison(operator.ge)
-    __floor__ = functools.partialmethod(whole, math.floor)
-    __ceil__ = functools.partialmethod(whole, math.ceil)
-    __trunc__ = functools.partialmethod(whole, math.trunc)
 
     def __abs__(self) -> "Asymptotics":
         return -self if self.coefficient < 0 else self

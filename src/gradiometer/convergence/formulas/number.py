@@ -68,17 +68,6 @@ def logarithm_of(value: Constant) -> Constant:
     return math.log1p(value - 1) if value > 1 else -math.log1p(1 / value - 1)
 
 
-def logarithm_ratio(number: Fraction, base: Fraction) -> Constant:
-    """log number / log base: exact if both are small powers of one number, as for 4 and ½."""
-    ratio = math.log(number) / math.log(base)
-    # 16: factors from one cycle to the next such as 32 and ½ are covered.
-    for degree in range(1, 17):
-        whole = round(ratio * degree)
-        if base**whole == number**degree:
-            return Fraction(whole, degree)
-    return ratio
-
-
 def sign(value: Constant) -> int:
     """−1, 0 or 1."""
     return (value > 0) - (value < 0)

@@ -8,13 +8,14 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from gradiometer.arguments import check_whole
-from gradiometer.errors import BadArgument
-
 Losses = Float[Tensor, " runs"]
 Points = Float[Tensor, "runs params"]
 
 BLOCKS_PER_OCTAVE = 4
+
+# The share of what a cut gains below which the rest of the gain counts as none: chosen on sixteen
+# settings of least squares, and judged once on eight others.
+SHARE = 0.5
 
 # Number of blocks of steps whose mean iterates span the subspace: the last four doublings of the
 # run.
@@ -58,7 +59,7 @@ class Look:
         averaged: Loss of the average of the iterates in the last half of the steps.
         fell: By how much the loss of the average fell from the first to the second half of that
             half.
-        stopped: True if X is at most `share` times G.
+        stopped: True if X is at most half of G.
     """
 
     step: int
@@ -68,36 +69,6 @@ class Look:
     averaged: Losses
     fell: Losses
     stopped: Bool[Tensor, " runs"]
-
-
-class LookTimes:
-    """The steps at which a detector decides. Their spacing is geometric, so a run of any length has
-    only a few.
-
-    Args:
-        first: Step of the first look.
-        per_octave: Looks while the number of steps doubles.
-    """
-
-    def __init__(self, first: int, per_octave: int) -> None:
-        check_whole("first", first, 1)
-        check_whole("per_octave", per_octave, 1)
-        self.first = first
-        self.per_octave = per_octave
-        self.taken = 0
-
-    @property
-    def next(self) -> int:
-        """Step of the next look."""
-        # Rounding would put several of the first looks on one step.
-        return max(round(self.first * 2 ** (self.taken / self.per_octave)), self.first + self.taken)
-
-    def due(self, step: int) -> bool:
-        """True if there is a look at this step, which then counts as taken."""
-        if step < self.next:
-            return False
-        self.taken += 1
-        return True
 
 
 class Extrapolation:
@@ -120,35 +91,30 @@ class Extrapolation:
       the run's trajectory. A slow mode counts by the loss it still has to give, not by how little
       it moves in the window.
 
-    Fires if an upper end of X, over the examples of the probe, is at most share · G: too few
+    Fires if an upper end of X, over the examples of the probe, is at most half of G: too few
     examples make it late, not early. It cannot see a loss that lies in directions in which the run
     hardly moved during its last four doublings, in a space of many more than sixteen dimensions.
-    The share was chosen on sixteen settings of least squares and judged once on eight others. It
-    has no significance level from theory; the share of early alarms there, over whole runs and all
-    their looks, stands for one.
+    The half has no significance level from theory; the share of early alarms in the trials that
+    chose it, over whole runs and all their looks, stands for one.
 
     Costs memory for 2 × 16 copies of the parameters, and per block four losses and a gradient of
     the probe; per look another gradient and two losses.
 
     Args:
         probe: The fixed examples.
-        share: Fires if X is at most this share of G, in (0, 1].
-        first: Steps before the first block.
+        first: Steps before the first block, at least 1.
 
     Source: the extrapolation: Sidi (2017), Vector Extrapolation Methods with Applications, ch. 1;
         G: Mandt, Hoffman & Blei (2017), Stochastic Gradient Descent as Approximate Bayesian
         Inference, section 5 (averaging removes it).
     """
 
-    def __init__(self, probe: PlateauProbe, *, share: float = 0.5, first: int = 16) -> None:
-        if not 0 < share <= 1:
-            raise BadArgument(
-                f"`share` of the gain of a cut must lie in (0, 1], got {share}: the default is 0.5."
-            )
+    def __init__(self, probe: PlateauProbe, *, first: int = 16) -> None:
         self.probe = probe
-        self.share = share
-        self.looks = LookTimes(first, BLOCKS_PER_OCTAVE)
+        self.first = first
         self.steps = 0
+        # Blocks that have ended, the steps before the first one among them.
+        self._ended = 0
         self.look: Look | None = None
         self._starts = first
         self._mean: Tensor | None = None
@@ -163,12 +129,12 @@ class Extrapolation:
         look, if any."""
         self.steps += 1
         nothing = torch.zeros(len(position), dtype=torch.bool, device=position.device)
-        if self.steps == self.looks.first and self.looks.due(self.steps):
-            self._starts = self.steps
+        if self.steps < self.first:
             return nothing
-        if self.steps < self.looks.first:
+        if self.steps == self.first:
+            self._ended = 1
             return nothing
-        ends = self.looks.next
+        ends = self._ends
         if (self.steps - self._starts) % self._stride == 0:
             if self._mean is None:
                 self._mean = position.detach().clone()
@@ -176,8 +142,9 @@ class Extrapolation:
                 self._mean.lerp_(position.detach(), self._stride / (self.steps - self._starts))
         if len(self._taken) < (self.steps - self._starts) * PER_BLOCK // self._length:
             self._taken.append(self.probe.loss(position).double())
-        if not self.looks.due(self.steps):
+        if self.steps < ends:
             return nothing
+        self._ended += 1
         mean = position.detach().clone() if self._mean is None else self._mean
         self._losses.append(torch.stack(self._taken, dim=1))
         self._means.append(mean)
@@ -197,19 +164,26 @@ class Extrapolation:
     def needed(self) -> int:
         """The number of the next iterate that changes anything: `skip` may count
         those before it."""
-        if self.steps < self.looks.first:
-            return self.looks.first
+        if self.steps < self.first:
+            return self.first
         averaged = (self.steps - self._starts) // self._stride * self._stride + self._stride
         measured = -(-(len(self._taken) + 1) * self._length // PER_BLOCK)
-        return min(self._starts + min(averaged, measured), self.looks.next)
+        return min(self._starts + min(averaged, measured), self._ends)
 
     def skip(self) -> None:
         """Count an iterate that is not needed."""
         self.steps += 1
 
     @property
+    def _ends(self) -> int:
+        """The last step of the present block. A run of any length has only a few blocks."""
+        spaced = round(self.first * 2 ** (self._ended / BLOCKS_PER_OCTAVE))
+        # Rounding would end several of the first blocks at one step.
+        return max(spaced, self.first + self._ended)
+
+    @property
     def _length(self) -> int:
-        return self.looks.next - self._starts
+        return self._ends - self._starts
 
     @property
     def _stride(self) -> int:
@@ -238,7 +212,7 @@ class Extrapolation:
             torch.einsum("rap,rbp->rab", away, turned).double(),
         )
         fell = self.probe.loss(self._centre(octave, half)).double() - recent_loss
-        return Look(self.steps, left, gain, iterates, averaged, fell, left <= self.share * gain)
+        return Look(self.steps, left, gain, iterates, averaged, fell, left <= SHARE * gain)
 
     def _centre(self, first: int, last: int) -> Points:
         """The average iterate of the newest `first` blocks without the newest `last`, weighted by
@@ -269,7 +243,7 @@ class Extrapolation:
         """The rest of the state, as JSON."""
         return {
             "steps": self.steps,
-            "looks": self.looks.taken,
+            "looks": self._ended,
             "starts": self._starts,
             "lengths": list(self._lengths),
         }
@@ -277,7 +251,7 @@ class Extrapolation:
     def restore(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         """Restore the state that `tensors` and `values` returned."""
         self.steps = values["steps"]
-        self.looks.taken = values["looks"]
+        self._ended = values["looks"]
         self._starts = values["starts"]
         self._lengths = list(values["lengths"])
         self._mean = tensors.get("mean")

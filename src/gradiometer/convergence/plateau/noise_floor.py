@@ -13,8 +13,6 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.special import stdtrit
 
-from gradiometer.arguments import check_level, check_number
-from gradiometer.errors import BadArgument
 from gradiometer.measurement.estimate import LEVEL, Estimate, significant
 from gradiometer.measurement.finding import Doubt, Finding, Issue, State
 from gradiometer.measurement.uncertainty.arithmetic import transform
@@ -75,11 +73,6 @@ def plateau_since(
     >>> plateau_since(steps, losses).since
     4001
     """
-    check_level(level)
-    if not np.isfinite(losses).all():
-        raise BadArgument(
-            "`losses` must be finite: leave out the steps up to the last loss that is not."
-        )
     length = len(losses)
     while length >= FEWEST_STEPS:
         newest = losses[-length:]
@@ -168,11 +161,6 @@ def forecast(gain: Estimate, falling: float, learning_rate: float, cut: float) -
     >>> print(forecast(gain, falling=0.0, learning_rate=0.1, cut=0.01))
     0.0900 [0.0720, 0.108]
     """
-    if not 0 <= cut < learning_rate < math.inf:
-        raise BadArgument(
-            f"`cut` must be at least 0 and below the learning rate {learning_rate}, got {cut}."
-        )
-    check_number("falling", falling)
     share = 1 - cut / learning_rate
     return Estimate.interval(
         share * gain.value + DRIFT * falling,
@@ -205,11 +193,6 @@ def if_cooled(averaged: float, before: float, *, level: float = LEVEL) -> Estima
     >>> print(if_cooled(1.0, before=2.0))
     0.841 [0.640, 1.11]
     """
-    for name, loss in (("averaged", averaged), ("before", before)):
-        if not math.isfinite(loss):
-            raise BadArgument(
-                f"`{name}` must be finite, got {loss}: a training that diverged has no forecast."
-            )
     # A loss below zero has no logarithm, and changes in its own unit.
     if averaged > 0 and before > 0:
         change = math.log(averaged / before)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from gradiometer.convergence.formulas.asymptotics import Asymptotics, Time
 from gradiometer.convergence.formulas.expression import formula_in
-from gradiometer.convergence.formulas.number import Amount, exact, logarithm_ratio
+from gradiometer.convergence.formulas.number import Amount, exact
 from gradiometer.convergence.schedules.schedule import (
     Count,
     CountOrZero,
@@ -327,7 +327,7 @@ class CosineRestarts(Schedule):
             # Cycle k ends after steps (lengthen^k − 1)/(lengthen − 1), which is solved for k.
             ratio = exact(self.lengthen)
             steps = 1 + step * (ratio - 1) / self.steps
-            height = self.initial * steps.power(logarithm_ratio(shrink, ratio))
+            height = self.initial * steps.power(math.log(shrink) / math.log(ratio))
         # A cycle of one step never leaves its height.
         return height if self.steps == self.lengthen == 1 else height + self.final
 

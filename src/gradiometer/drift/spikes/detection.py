@@ -60,6 +60,11 @@ class Spike:
         """Number of losses from the first high one to the last high one."""
         return self.last - self.first + 1
 
+    def at(self, steps: Sequence[int] | Int[np.ndarray, " losses"]) -> "Spike":
+        """The same spike with the steps of its losses as places."""
+        first, peak, last = (int(steps[place]) for place in (self.first, self.peak, self.last))
+        return replace(self, first=first, peak=peak, last=last)
+
 
 def find_spikes(
     losses: Sequence[float] | Float[np.ndarray, " losses"],

@@ -23,7 +23,7 @@ from torch.optim.swa_utils import AveragedModel
 from gradiometer.arguments import check_number, check_whole
 from gradiometer.errors import BadArgument, StorageFailed, Unsupported, of_user
 from gradiometer.exploration.ensembles.snapshots import Snapshot
-from gradiometer.measurement.gradient_graph import flat
+from gradiometer.measurement.gradient_graph import flat, unflat
 
 
 class Ensemble(nn.Module):
@@ -202,11 +202,10 @@ class SWAG:
         if len(deviations) > 1:
             noise += low_rank @ deviations / math.sqrt(len(deviations) - 1)
         drawn = copy.deepcopy(self.average.module)
-        parameters = list(drawn.parameters())
-        weights = (self._mean + math.sqrt(scale / 2) * noise).split([p.numel() for p in parameters])
+        parameters: list[Tensor] = list(drawn.parameters())
+        weights = self._mean + math.sqrt(scale / 2) * noise
         with torch.no_grad():
-            for parameter, values in zip(parameters, weights, strict=True):
-                parameter.copy_(values.reshape(parameter.shape))
+            torch._foreach_copy_(parameters, unflat(weights, parameters))
         return drawn
 
 

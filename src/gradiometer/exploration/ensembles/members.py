@@ -233,7 +233,6 @@ def ensemble_sizes(
 def chosen_count(members: Sequence[LogProbabilities], labels: Labels) -> int:
     """The m ≥ 2 with the smallest calibrated log-loss on these validation examples. Early snapshots
     can hurt."""
-    check_whole("members", len(members), 2, why="there is nothing to choose")
 
     def loss(count: int) -> float:
         found = averaged(members[-count:])
@@ -301,7 +300,6 @@ def deep_ensemble_equivalent(
     Source: Ashukha et al. (2020), Pitfalls of In-Domain Uncertainty Estimation and Ensembling in
     Deep Learning, section 4.1; the percentile bootstrap: Efron & Tibshirani (1993), chapter 13.
     """
-    check_whole("runs", len(runs), 2, why="one run gives no curve")
     # The calibrated log-loss of each scored example, averaged over all ensembles of so many runs.
     curve = np.stack(
         [
@@ -316,10 +314,6 @@ def deep_ensemble_equivalent(
         ]
     )
     own = ensemble.losses["calibrated_nll"]
-    if len(own) != curve.shape[1]:
-        raise BadArgument(
-            f"`ensemble` must be scored on the {curve.shape[1]} examples of `runs`, got {len(own)}."
-        )
     examples, draws = len(own), np.random.default_rng(0)
     resampled = []
     for _ in range(1000):

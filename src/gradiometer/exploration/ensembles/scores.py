@@ -339,7 +339,6 @@ def fitted_temperature(log_probabilities: LogProbabilities, labels: Labels) -> f
 
     Source: Guo et al. (2017), On Calibration of Modern Neural Networks, section 4.2.
     """
-    check_predictions(log_probabilities, labels)
 
     def loss(log_temperature: float) -> float:
         return float(

@@ -16,7 +16,7 @@ from gradiometer.arguments import check_number, check_whole
 from gradiometer.errors import BadArgument
 from gradiometer.exploration.samplers.heat import ROOM, TOLERANCE, Balance, GroupHeat
 from gradiometer.measurement.estimate import Estimate, significant
-from gradiometer.measurement.gradient_graph import flat
+from gradiometer.measurement.gradient_graph import flat, unflat
 
 
 class Noise:
@@ -345,9 +345,7 @@ class Sampler(torch.optim.Optimizer, ABC):
         noise = self._noise.draw(params, place)
         if not by_direction:
             return noise, math.sqrt(injected)
-        colored = own.matrix.colored_noise(flat(noise), group["temperature"], scale)
-        pieces = colored.split([param.numel() for param in params])
-        return [piece.view_as(param) for piece, param in zip(pieces, params, strict=True)], 1.0
+        return unflat(own.matrix.colored_noise(flat(noise), temperature, scale), params), 1.0
 
     def _judge_hottest(
         self,

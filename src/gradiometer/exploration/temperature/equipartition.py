@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gradiometer.arguments import check_number
 from gradiometer.errors import Diverged
 from gradiometer.measurement.estimate import LEVEL, Estimate
 from gradiometer.measurement.uncertainty.means import mean
@@ -126,7 +125,6 @@ class Shape:
         Args:
             temperature: T, positive.
         """
-        check_number("temperature", temperature, positive=True)
         return [
             f"{name} {each}"
             for name, each in self.named.items()

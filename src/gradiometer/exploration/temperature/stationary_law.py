@@ -108,36 +108,6 @@ def update_kick(learning_rate: float, momentum: float, nesterov: bool) -> Float[
     return np.array([-learning_rate * (1 + momentum if nesterov else 1), 1.0])
 
 
-def mode_variance(curvature: float, noise: float, rule: SGDRule) -> float:
-    """The stationary variance along one axis of H, ηc(1 + μ)/(Bh(1 − μ)(2(1 + μ) − ηh)), for
-    curvature h and noise c.
-
-    Without momentum it is ηc/(Bh(2 − ηh)), and with h = 1 the lecture's ησ²/(B(2 − η)). For plain
-    and heavy-ball SGD; for Nesterov use `stationary_covariance`.
-
-    Example:
-        >>> from gradiometer.exploration.temperature.stationary_law import SGDRule
-        >>> from gradiometer.exploration.temperature.stationary_law import mode_variance
-        >>> round(mode_variance(curvature=1.0, noise=4.0, rule=SGDRule(learning_rate=0.1, batch_size=4)), 5)
-        0.05263
-
-    Source: the 2 × 2 equation of `stationary_covariance` solved by hand; without momentum Mandt,
-        Hoffman & Blei (2017), Stochastic Gradient Descent as Approximate Bayesian Inference, before
-        their limit of small η.
-    """
-    if rule.nesterov:
-        raise BadArgument(
-            "`rule` must not be Nesterov's, which has no closed form here: use "
-            "`stationary_covariance`."
-        )
-    check_number("noise", noise)
-    # It refuses a learning rate that has no stationary law.
-    rule.transitions(np.array([curvature]))
-    eta, mu = rule.learning_rate, rule.momentum
-    friction = curvature * (1 - mu) * (2 * (1 + mu) - eta * curvature)
-    return eta * noise * (1 + mu) / (rule.batch_size * friction)
-
-
 def stationary_covariance(curvature: ArrayLike, noise: ArrayLike, rule: SGDRule) -> Square:
     """S, the stationary covariance of the iterates, for batches of independent draws (fresh or with
     replacement).
@@ -155,13 +125,10 @@ def stationary_covariance(curvature: ArrayLike, noise: ArrayLike, rule: SGDRule)
     Example:
         >>> import numpy as np
         >>> from gradiometer.exploration.temperature.stationary_law import SGDRule, stationary_covariance
-        >>> from gradiometer.exploration.temperature.stationary_law import excess_loss
         >>> curvature, noise = np.diag([1.0, 0.1]), np.eye(2)
         >>> covariance = stationary_covariance(curvature, noise, SGDRule(learning_rate=0.1, batch_size=4))
         >>> covariance.diagonal().round(4)
         array([0.0132, 0.1256])
-        >>> round(excess_loss(curvature, covariance), 4)
-        0.0129
 
     Source: McAllester (2020), TTIC 31230, SGD as a form of MCMC; Mandt, Hoffman & Blei (2017),
     section 3.
@@ -206,13 +173,8 @@ def reshuffled_covariance(
     Source: finite populations: Cochran (1977), Sampling Techniques, th. 2.2; the rest is the linear
     recursion.
     """
-    without_replacement(rule.batch_size, examples)
     whole, left = divmod(examples, rule.batch_size)
     sizes = np.array([rule.batch_size] * whole + [left] * bool(left), dtype=np.float64)
-    if not (batches is None or 0 <= batches <= len(sizes)):
-        raise BadArgument(
-            f"`batches` must lie between 0 and the {len(sizes)} batches of an epoch, got {batches}."
-        )
     curvatures, axes, in_axes = _in_axes(curvature, noise)
     transitions, in_axes = rule.transitions(curvatures), in_axes / (examples - 1)
     # P⁰ … P^m of every mode.
@@ -252,17 +214,7 @@ def without_replacement(batch_size: int, examples: int) -> float:
 
     Source: Cochran (1977), Sampling Techniques, th. 2.2.
     """
-    check_whole("examples", examples, 2)
-    if not 1 <= batch_size <= examples:
-        raise BadArgument(
-            f"`batch_size` must lie between 1 and the {examples:,} examples, got {batch_size}."
-        )
     return (examples - batch_size) / (examples - 1)
-
-
-def excess_loss(curvature: Square, covariance: Square) -> float:
-    """½ tr(HS), the mean loss above the minimum."""
-    return float(np.sum(curvature * covariance)) / 2
 
 
 def configurational_temperature(curvature: Square, covariance: Square) -> float:
@@ -281,8 +233,6 @@ def small_rate_temperature(gradient_variance: float, parameters: int, rule: SGDR
 
     Source: the lecture, S11; Mandt, Hoffman & Blei (2017), eq. 11; momentum: their section 4.
     """
-    check_number("gradient_variance", gradient_variance)
-    check_whole("parameters", parameters, 1)
     return rule.heat * gradient_variance / parameters
 
 
@@ -328,8 +278,8 @@ def passage_steps(
     Args:
         gradient: V′.
         learning_rate: η.
-        temperature: T. Gradient noise of variance σ²/B gives T = ησ²/(2B).
-        start: The first position, below `end`.
+        temperature: T, positive. Gradient noise of variance σ²/B gives T = ησ²/(2B).
+        start: The first position, between `lowest` and `end`.
         end: The position to reach.
         lowest: A position below which Φ practically never is.
 
@@ -344,10 +294,6 @@ def passage_steps(
     Source: the equation of a first passage of a Markov chain, Gardiner (2009), section 3.5; solved
     as Nyström (1930).
     """
-    check_number("learning_rate", learning_rate, positive=True)
-    check_number("temperature", temperature, positive=True)
-    if not lowest < start < end:
-        raise BadArgument(f"`lowest` < `start` < `end` must hold, got {lowest}, {start} and {end}.")
     width = math.sqrt(2 * learning_rate * temperature)
     # Four nodes per standard deviation integrate a Gaussian to rounding.
     count = math.ceil(4 * (end - lowest) / width) + 20

@@ -85,12 +85,15 @@ class Beginning(Recording):
             # Early readings of gauges beside the noise, if products show the noise: with 20 batch
             # sharpnesses a run of 300 steps of a small network paid 29 % for them alone.
             subject.budget.promised = 6
-        self._cadenced_names = [
+        cadenced = [
             kind.name
             for kind in gauges.kinds
             if not kind.own_steps and kind.name not in self.read_elsewhere
         ]
-        self._cadenced = bool(self.budget.share) and bool(self._cadenced_names)
+        self._cadenced = bool(self.budget.share) and bool(cadenced)
+        # Gauges that nobody asked for, while the noise needs no loss: they are left out if the loss
+        # cannot be run apart from training, as one that calls `autograd.grad`.
+        self._dispensable = cadenced if gauges.by_default and products is not None else []
         if self._cadenced and subject.spread is None:
             check_spread(subject)
         self._updates: Updates | None = None

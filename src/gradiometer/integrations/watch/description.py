@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -171,6 +172,7 @@ def gauges_for(
     """
     others_than_sgd = [type(one).__name__ for one in optimizers if not isinstance(one, SGD)]
     not_adaptive = [type(one).__name__ for one in optimizers if not is_adaptive(one)]
+    is_default = gauges is None
     if gauges is None:
         chosen = [GradientNoise.name]
         if not not_adaptive and not sharded:
@@ -204,7 +206,7 @@ def gauges_for(
             why = "which works on one process: leave it out"
         if why:
             raise BadArgument(f"`gauges` names {kind.name}, {why}.")
-    return asked
+    return replace(asked, by_default=is_default)
 
 
 def shows_products(subject: Subject, asked: Mapping[str, Any]) -> bool:

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from gradiometer.compiler import as_written
-from gradiometer.drift.batch_sharpness import PreconditionedSharpness
 from gradiometer.errors import BadArgument, UserCodeFailed
 from gradiometer.integrations.watch.beginning import Beginning
 from gradiometer.integrations.watch.losses import NO_PART, Part, value_of
@@ -366,14 +365,12 @@ class Measuring(Beginning):
                 motion=motion,
             )
         except UserCodeFailed as error:
-            name = PreconditionedSharpness.name
-            if recorder is None or self._cadenced_names != [name]:
+            if recorder is None or not self._dispensable:
                 raise
-            # A loss that calls `autograd.grad` cannot be run apart from training. Nobody asked for
-            # that: without this gauge, products of gradients are all that is read.
-            recorder.cadence.refuse(name)
-            text = f"{name} is not measured: {error}"
-            recorder.event("warning", self.steps, text=text, stopped=name)
+            for name in self._dispensable:
+                recorder.cadence.refuse(name)
+                text = f"{name} is not measured: {error}"
+                recorder.event("warning", self.steps, text=text, stopped=name)
             return
         if step is None or recorder is None:
             return

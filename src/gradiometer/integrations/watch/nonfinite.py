@@ -1,14 +1,13 @@
 """Find the layer and the examples that made a loss infinite or NaN."""
 
 from collections.abc import Callable
-from functools import partial
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gradiometer.integrations.watch.shield import reason_of
-from gradiometer.measurement.batch import Batch, batch_size, mapped, span
+from gradiometer.loop.incident_cause import are_finite, layers_not_finite
+from gradiometer.measurement.batch import Batch, batch_size, span
 from gradiometer.measurement.objective import Objective
 
 # Most examples that are listed.
@@ -35,14 +34,14 @@ def culprit(
             text = f"the parameter {name} is not finite: an update before this step made it so"
             return text, "parameters"
     try:
-        examples = _examples(batch, lambda one: not _finite(one))
+        examples = _examples(batch, lambda one: not are_finite(one))
         if examples:
             return f"the batch itself is not finite, in {examples}", "inputs"
         if not has_loss:
             text = "parameters and inputs are finite; give `watch` a `loss` to find the layer"
             return text, "unknown"
         layer = _first_layer(objective, batch, seed)
-        examples = _examples(batch, lambda one: not _finite(_loss(objective, one, seed)))
+        examples = _examples(batch, lambda one: not are_finite(_loss(objective, one, seed)))
     except Exception as error:
         text = f"the batch could not be run again to find the layer ({reason_of(error)})"
         return text, "unknown"
@@ -54,20 +53,9 @@ def culprit(
 def _first_layer(objective: Objective, batch: Batch, seed: int) -> str:
     """The innermost module, in the order of the forward, whose output is not finite; empty if there
     is none."""
-    found: list[str] = []
-
-    def look(name: str, module: nn.Module, _: Any, output: Any) -> None:
-        if not found and not _finite(output):
-            found.append(f"{name or 'the model'} ({type(module).__name__})")
-
-    modules = objective.model.named_modules()
-    handles = [module.register_forward_hook(partial(look, name)) for name, module in modules]
-    try:
+    with layers_not_finite(objective.model) as found:
         _loss(objective, batch, seed)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return found[0] if found else ""
+    return next((f"{name or 'the model'} ({kind})" for name, kind in found), "")
 
 
 def _loss(objective: Objective, batch: Batch, seed: int) -> Tensor:
@@ -85,17 +73,3 @@ def _examples(batch: Batch, bad: Callable[[Batch], bool]) -> str:
         f"example{'s' if len(places) > 1 else ''} {', '.join(map(str, places[:FEW]))}{more} of the "
         "batch"
     )
-
-
-def _finite(value: Any) -> bool:
-    """True if all floating-point numbers in a tree of tensors are finite."""
-    verdicts: list[bool] = []
-    tensors = (Tensor, list, tuple, dict)
-    tree = value if isinstance(value, tensors) else getattr(value, "__dict__", None)
-    mapped(
-        tree,
-        lambda tensor: verdicts.append(
-            not tensor.is_floating_point() or bool(tensor.isfinite().all())
-        ),
-    )
-    return all(verdicts)

@@ -20,49 +20,41 @@ from gradiometer.measurement.estimate import LEVEL, Estimate
 from gradiometer.measurement.uncertainty.means import mean
 from gradiometer.problems import Examples, Problem
 
+# V″ at both minima.
+CURVATURE = 8
+
 
 @dataclass(frozen=True)
 class DoubleWell:
-    """loss(Φ, x) = ΔL((Φ/w)² − 1)² − (x − E x)Φ, with x of variance σ²: V has minima at ±w and a
-    maximum ΔL at 0.
+    """loss(Φ, x) = (Φ² − 1)² − (x − E x)Φ, with x of variance σ²: V has minima at ±1, and between
+    them a barrier of 1 at 0.
 
     The gradient of an example has variance σ² at every Φ, so that SGD runs at the temperature T =
-    ησ²/(2B), and crosses from one minimum to the other in a time exponential in ΔL/T.
+    ησ²/(2B), and crosses from one minimum to the other in a time exponential in 1/T.
 
     Args:
-        barrier: ΔL, positive.
-        half_distance: w, positive.
         variance: σ² of x, positive.
 
     Source: Kramers (1940), Brownian Motion in a Field of Force; the loss is the textbook's quartic.
 
     Example:
         >>> from gradiometer.lab.closed_forms.double_well import DoubleWell
-        >>> well = DoubleWell(barrier=1.0, variance=16.0)
+        >>> well = DoubleWell(variance=16.0)
         >>> well.temperature(0.05, batch_size=2), round(well.exact_steps(0.05, batch_size=2))
         (0.2, 3325)
     """
 
-    barrier: float = 1.0
-    half_distance: float = 1.0
     variance: float = 1.0
 
-    @property
-    def curvature(self) -> float:
-        """8ΔL/w², V″ at both minima."""
-        return 8 * self.barrier / self.half_distance**2
-
     def gradient(self, position: Float[np.ndarray, " walkers"]) -> Float[np.ndarray, " walkers"]:
-        """V′(Φ) = 4ΔL Φ((Φ/w)² − 1)/w²."""
-        scaled = position / self.half_distance
-        return 4 * self.barrier / self.half_distance * scaled * (scaled**2 - 1)
+        """V′(Φ) = 4Φ(Φ² − 1)."""
+        return np.asarray(4 * position * (position**2 - 1))
 
     def losses(
         self, position: Float[Tensor, ""], examples: Float[Tensor, "examples 1"]
     ) -> Float[Tensor, " examples"]:
-        """ΔL((Φ/w)² − 1)² − xΦ of every example x."""
-        loss = self.barrier * ((position / self.half_distance).square() - 1).square()
-        return loss - examples[:, 0] * position
+        """(Φ² − 1)² − xΦ of every example x."""
+        return (position.square() - 1).square() - examples[:, 0] * position
 
     def temperature(self, learning_rate: float, batch_size: int) -> float:
         """T = ησ²/(2B), in units of the loss."""
@@ -76,18 +68,15 @@ class DoubleWell:
             BadArgument: η is not below 2/V″, the limit of the wells.
         """
         temperature = self._checked_temperature(learning_rate, batch_size)
-        spread = math.sqrt(
-            temperature / (self.curvature * (1 - learning_rate * self.curvature / 2))
-        )
-        w = self.half_distance
+        spread = math.sqrt(temperature / (CURVATURE * (1 - learning_rate * CURVATURE / 2)))
         return passage_steps(
             self.gradient,
             learning_rate,
             temperature,
-            start=-w,
-            end=w,
+            start=-1.0,
+            end=1.0,
             # 12 standard deviations of the stationary law around the start
-            lowest=-w - 12 * spread,
+            lowest=-1 - 12 * spread,
         )
 
     def crossing_steps(
@@ -144,17 +133,16 @@ class DoubleWell:
         spread = math.sqrt(2 * learning_rate * self._checked_temperature(learning_rate, batch_size))
         # 20.0: relaxation times 1/(ηV″) before crossings are counted, because the first crossing
         # takes time.
-        settling = math.ceil(20.0 / (learning_rate * self.curvature))
-        generator, w = np.random.default_rng(seed), self.half_distance
-        pull = learning_rate * 4 * self.barrier / w**2
-        position, side = np.full(walkers, -w), np.full(walkers, -1.0)
+        settling = math.ceil(20.0 / (learning_rate * CURVATURE))
+        generator, pull = np.random.default_rng(seed), 4 * learning_rate
+        position, side = np.full(walkers, -1.0), np.full(walkers, -1.0)
         crossings = np.zeros(walkers)
         # A walker that diverges is found below.
         with np.errstate(over="ignore", invalid="ignore"):
             for step in range(-settling, steps):
                 kick = generator.standard_normal(walkers) * spread
-                position = position * (position * position * (-pull / w**2) + (1 + pull)) + kick
-                arrived = position * side <= -w
+                position = position * (1 + pull - pull * position * position) + kick
+                arrived = position * side <= -1
                 side = np.where(arrived, -side, side)
                 if step >= 0:
                     crossings += arrived
@@ -172,30 +160,28 @@ class DoubleWell:
         Args:
             examples: N.
             seed: Seed of the examples.
-            start: Φ_0; the default is −w.
+            start: Φ_0; the default is −1.
         """
         generator = np.random.default_rng(seed)
         drawn = generator.standard_normal((2, examples, 1)) * math.sqrt(self.variance)
         train, test = (torch.from_numpy(part - part.mean()) for part in drawn)
         return Problem(
             name="double-well",
-            model=lambda: Place(-self.half_distance if start is None else start, self.losses),
+            model=lambda: Place(-1.0 if start is None else start, self.losses),
             loss=output_losses,
             train=Examples(train, "train"),
             test=Examples(test, "test"),
             model_name="walker",
-            description=(
-                f"A double well of barrier {self.barrier:g}: {examples:,} examples to train on."
-            ),
+            description=f"A double well of barrier 1: {examples:,} examples to train on.",
         )
 
     def _checked_temperature(self, learning_rate: float, batch_size: int) -> float:
         """The temperature. The learning rate must be below the limit of the wells."""
         temperature = self.temperature(learning_rate, batch_size)
-        if not learning_rate < 2 / self.curvature:
+        if not learning_rate < 2 / CURVATURE:
             raise BadArgument(
-                f"`learning_rate` must lie between 0 and 2/curvature = {2 / self.curvature:.4g}, "
-                f"got {learning_rate}: SGD diverges beyond."
+                f"`learning_rate` must lie between 0 and 2/curvature = {2 / CURVATURE}, got "
+                f"{learning_rate}: SGD diverges beyond."
             )
         return temperature
 

@@ -7,7 +7,6 @@ import torch
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from gradiometer.exploration.temperature.stationary_law import SGDRule, mode_variance
 from gradiometer.lab.closed_forms.quadratic import Quadratic
 from gradiometer.problems import Examples, Problem
 
@@ -74,7 +73,7 @@ class OneDimensional:
         Raises:
             BadArgument: η is not below 2. Beyond, β diverges.
         """
-        return mode_variance(1.0, self.variance, SGDRule(learning_rate, batch_size))
+        return float(self._quadratic.stationary_covariance(learning_rate, batch_size)[0, 0])
 
     def running_mean_variance(self, steps: int, batch_size: int) -> float:
         """σ²/(Bt), the variance of β after t steps at η_t = 1/t, from any start: β is the mean of

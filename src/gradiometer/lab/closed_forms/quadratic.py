@@ -124,7 +124,7 @@ class Quadratic:
     ) -> float:
         """½ tr(HS), the mean loss above its floor at a constant learning rate."""
         covariance = self.stationary_covariance(learning_rate, batch_size, momentum)
-        return stationary_law.excess_loss(self.curvature, covariance)
+        return float(np.sum(self.curvature * covariance)) / 2
 
     def stationary_squared_gradient(
         self, learning_rate: float, batch_size: int, momentum: float = 0.0

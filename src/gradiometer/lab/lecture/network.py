@@ -12,12 +12,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from gradiometer.convergence.schedules.schedule import Schedule
+from gradiometer.convergence.schedules import Constant, Schedule
 from gradiometer.lab.closed_forms.quadratic import Quadratic
-from gradiometer.lab.lecture.statement import LEVEL
+from gradiometer.lab.lecture.statement import LEVEL, mean_estimate
 from gradiometer.measurement import (
     Batch,
     Draw,
+    Estimate,
     Estimates,
     Gauge,
     Objective,
@@ -220,6 +221,33 @@ class Regressions:
             self.weights = self.weights - schedule(step) * self.gradient(self.weights, chosen)
             total += self.weights
         return total / steps
+
+    def stationary_mean(
+        self,
+        rate: float,
+        reading: Callable[[], Float[np.ndarray, " runs"]],
+        *,
+        forgetting: float,
+        looks: int,
+        between: float,
+    ) -> Estimate:
+        """The mean of a number of every run, over looks at them after they have forgotten that they
+        began at the minimum. The runs are independent.
+
+        Args:
+            rate: η.
+            reading: The number, of the runs as they are.
+            forgetting: Steps before the first look, times η.
+            looks: Number of looks.
+            between: Steps from one look to the next, times η.
+        """
+        self.put(minimum().minimum)
+        self.train(Constant(rate), int(forgetting / rate))
+        total = np.zeros(RUNS)
+        for _ in range(looks):
+            self.train(Constant(rate), int(between / rate))
+            total += reading() / looks
+        return mean_estimate(total)
 
     def gradient(
         self, weights: Float[Tensor, "runs inputs classes"], chosen: Int[Tensor, "runs examples"]

@@ -27,8 +27,9 @@ from gradiometer.lab.lecture.statement import (
 )
 from gradiometer.measurement.batch import Batch, batch_size
 from gradiometer.measurement.estimate import Estimate
-from gradiometer.measurement.gradient_graph import flat
+from gradiometer.measurement.gradient_graph import flat, unflat
 from gradiometer.measurement.objective import Gradients, Objective
+from gradiometer.measurement.parts import squared_distance
 from gradiometer.measurement.uncertainty import mean, transform
 from gradiometer.problems.examples import Examples
 
@@ -109,13 +110,8 @@ class Ground:
             away = flat(objective.gradient(batch, seed=seed + place)).double() - g
             squares.append(size * float(away @ away))
         noise = mean(np.array(squares), level=level, batches=batches, unit="(loss / parameter)²")
-        shapes = [parameter.shape for parameter in objective.parameters]
-        sizes = [shape.numel() for shape in shapes]
-        parts = [
-            part.view(shape)
-            for part, shape in zip(curvature.gradient.split(sizes), shapes, strict=True)
-        ]
-        return cls(parts, norm_squared, noise, size, curvatures, np.square(along))
+        gradient = unflat(curvature.gradient, objective.parameters)
+        return cls(gradient, norm_squared, noise, size, curvatures, np.square(along))
 
     def noise_of_mean(self, steps: int) -> Estimate:
         """tr Σ/(BK‖g‖²), the relative squared error of the mean of K batch gradients
@@ -248,14 +244,8 @@ def _move(
         torch._foreach_add_(total, gradient)
         torch._foreach_add_(point, gradient, alpha=-rate)
     torch._foreach_div_(total, steps)
-    error, moved = (
-        float(torch.stack(torch._foreach_norm(parts, dtype=torch.float64)).square().sum())
-        for parts in (
-            torch._foreach_sub(total, ground.gradient),
-            torch._foreach_sub(point, start),
-        )
-    )
-    return error / ground.norm_squared, math.sqrt(moved)
+    error = squared_distance(total, ground.gradient)
+    return error / ground.norm_squared, math.sqrt(squared_distance(point, start))
 
 
 def _moves(

@@ -4,10 +4,9 @@ from functools import partial
 
 import numpy as np
 
-from gradiometer.convergence.schedules.shapes import Constant
 from gradiometer.exploration.temperature.stationary_law import SGDRule, reshuffled_covariance
 from gradiometer.lab.closed_forms.quadratic import Quadratic
-from gradiometer.lab.lecture.network import RUNS, SIZE, Regressions, minimum
+from gradiometer.lab.lecture.network import SIZE, Regressions, minimum
 from gradiometer.lab.lecture.statement import (
     Circumstance,
     Experiment,
@@ -42,15 +41,15 @@ def _spread_of_law(rate: float) -> float:
 
 
 def _on_digits(rate: float) -> Estimate:
-    """tr S of the regressions: the mean over looks at every run; the runs are independent."""
-    runs, center = Regressions(seed=int(1000 * rate)), minimum().minimum
-    runs.put(center)
-    runs.train(Constant(rate), int(NUMBERS.forgetting / rate))
-    looks = np.zeros(RUNS)
-    for _ in range(NUMBERS.looks):
-        runs.train(Constant(rate), int(NUMBERS.between_looks / rate))
-        looks += ((runs.positions - center) ** 2).sum(axis=1) / NUMBERS.looks
-    return mean_estimate(looks)
+    """tr S of the regressions."""
+    runs = Regressions(seed=int(1000 * rate))
+    return runs.stationary_mean(
+        rate,
+        lambda: ((runs.positions - minimum().minimum) ** 2).sum(axis=1),
+        forgetting=NUMBERS.forgetting,
+        looks=NUMBERS.looks,
+        between=NUMBERS.between_looks,
+    )
 
 
 def _variance_at_ends(rate: float) -> Estimate:

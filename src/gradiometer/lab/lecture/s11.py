@@ -1,16 +1,14 @@
 """S11: the learning rate is a temperature."""
 
-from functools import cache, partial
+from functools import partial
 
 import numpy as np
 import torch
 from jaxtyping import Float
 
-from gradiometer.convergence.schedules.shapes import Constant
 from gradiometer.exploration.temperature.stationary_law import (
     SGDRule,
     configurational_temperature,
-    mode_variance,
     small_rate_temperature,
     stationary_covariance,
     without_replacement,
@@ -76,15 +74,6 @@ def _put_in(rate: float, size: int) -> float:
     return minibatch + rate * float(network.gradient.square().sum()) / (2 * parameters)
 
 
-@cache
-def _regressions(size: int) -> Regressions:
-    """Runs from the minimum until they have forgotten it."""
-    runs = Regressions(seed=1100 + size, batch_size=size)
-    runs.put(minimum().minimum)
-    runs.train(Constant(size / NUMBERS.same), int(NUMBERS.forgetting * NUMBERS.same / size))
-    return runs
-
-
 def _law_of_regressions(size: int) -> float:
     return configurational_temperature(
         minimum().curvature, minimum().stationary_covariance(size / NUMBERS.same, size)
@@ -92,14 +81,21 @@ def _law_of_regressions(size: int) -> float:
 
 
 def _temperature_of_regressions(size: int) -> Estimate:
-    """The mean over looks at every run; the runs are independent."""
-    runs, center, looks = _regressions(size), minimum().minimum, np.zeros(RUNS)
+    """⟨Φ − Φ*, g⟩/d of the regressions."""
+    runs = Regressions(seed=1100 + size, batch_size=size)
     everything = torch.arange(len(runs.labels)).expand(RUNS, -1)
-    for _ in range(NUMBERS.looks):
-        runs.train(Constant(size / NUMBERS.same), int(NUMBERS.between_looks * NUMBERS.same / size))
+
+    def temperature() -> Float[np.ndarray, " runs"]:
         slopes = runs.gradient(runs.weights, everything).flatten(1).numpy()
-        looks += ((runs.positions - center) * slopes).mean(axis=1) / NUMBERS.looks
-    return mean_estimate(looks)
+        return np.asarray(((runs.positions - minimum().minimum) * slopes).mean(axis=1))
+
+    return runs.stationary_mean(
+        size / NUMBERS.same,
+        temperature,
+        forgetting=NUMBERS.forgetting,
+        looks=NUMBERS.looks,
+        between=NUMBERS.between_looks,
+    )
 
 
 known = partial(
@@ -203,11 +199,9 @@ S11 = Statement(
             points=NUMBERS.modes,
             predict=lambda mode: (
                 CURVATURES[mode - 1]
-                * mode_variance(
-                    float(CURVATURES[mode - 1]),
-                    float(UNEVEN[mode - 1]),
-                    SGDRule(NUMBERS.rate, NUMBERS.batch),
-                )
+                * Quadratic(CURVATURES, UNEVEN).stationary_covariance(NUMBERS.rate, NUMBERS.batch)[
+                    mode - 1, mode - 1
+                ]
             ),
             measure=lambda mode: mean_estimate(
                 CURVATURES[mode - 1]

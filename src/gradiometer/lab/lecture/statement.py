@@ -16,7 +16,6 @@ from typing import Any, SupportsFloat
 import numpy as np
 from numpy.typing import ArrayLike
 
-from gradiometer.errors import BadArgument
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.uncertainty.means import mean
 
@@ -96,10 +95,6 @@ class Experiment:
     rival: Rival | None = None
     log_dial: bool = True
     log: bool = True
-
-    def __post_init__(self) -> None:
-        if len(self.points) < 1:
-            raise BadArgument(f"`points` of {self.name} must have at least one position, got none.")
 
     @cached_property
     def claimed(self) -> tuple[float, ...]:

@@ -15,7 +15,7 @@ from gradiometer.loop.readout import Readout
 from gradiometer.measurement.estimate import LEVEL, Estimate
 from gradiometer.measurement.uncertainty.differences import (
     PairsNeeded,
-    mean_over_pairs,
+    mean_of_few,
     over_examples_too,
     pairs_needed,
     simultaneous_means,
@@ -221,7 +221,7 @@ def _together(pairs: Mapping[str, _Pairs], level: float) -> dict[str, Estimate]:
     share = (1 - level) / max(len(usable), 1)
     full = [name for name, differences in usable.items() if len(differences) == most]
     found = {
-        name: mean_over_pairs(differences.tolist(), 1 - share)
+        name: mean_of_few(differences.tolist(), 1 - share)
         for name, differences in usable.items()
         if name not in full
     }
@@ -267,5 +267,5 @@ def _effect(
     if estimate.low <= 0 <= estimate.high:
         spread = float(pairs.differences.std(ddof=1))
         needed = pairs_needed(estimate.value, spread, count - 1, 1 - (1 - level) / len(together))
-    single = mean_over_pairs(pairs.differences.tolist(), level)
+    single = mean_of_few(pairs.differences.tolist(), level)
     return Effect(alternative, readout, estimate, single, in_general, *counts, needed)

@@ -2,7 +2,7 @@
 by branching."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +18,7 @@ from gradiometer.jobs.pool import Ledger, Pool
 from gradiometer.loop.branch import Branch, BranchResult
 from gradiometer.loop.changes.alternative import BatchSize
 from gradiometer.loop.comparison.effects import readout_name
-from gradiometer.loop.comparison.racing import REPLICATES
+from gradiometer.loop.comparison.racing import REPLICATES, Grow
 from gradiometer.loop.critical.fit import BatchFit, batch_fit
 from gradiometer.loop.engine import guarded_copy
 from gradiometer.loop.forking import (
@@ -33,9 +33,6 @@ from gradiometer.loop.recorded.record import FOLDER
 from gradiometer.measurement.estimate import LEVEL, Estimate, significant
 from gradiometer.measurement.uncertainty.arithmetic import ratio_of_estimates
 from gradiometer.measurement.uncertainty.means import student_quantile
-
-# Trains branches and gives their results, in any order.
-Grow = Callable[[Sequence[Branch]], Iterable[BranchResult]]
 
 
 @dataclass
@@ -257,10 +254,8 @@ def critical_batch_by(
         the Bootstrap, section 11.5.
     """
     check_level(level)
-    check_whole("batch_size", batch_size, 1)
     check_whole("replicates", replicates, 2)
     check_number("tolerance", tolerance, positive=True)
-    check_factors(factors)
     cells = _cells(batch_size, sorted(set(horizons)), sorted(set(factors)))
     results: list[BranchResult] = []
     centers = {factor: math.sqrt(factor) for factor in factors}
@@ -305,7 +300,6 @@ def critical_batch_by(
 def _cells(batch_size: int, horizons: Sequence[int], factors: Sequence[Amount]) -> list[Cell]:
     cells = []
     for horizon in horizons:
-        check_whole("horizons", horizon, 1)
         for factor in factors:
             # a product may be infinite, which has no size
             if factor * batch_size > horizon:

@@ -51,11 +51,11 @@ def batch_fit(batches: Cells, examples: Cells, losses: Cells) -> BatchFit:
     Args:
         batches: B of every loss.
         examples: D of every loss.
-        losses: The losses, at the best rate for each B and D; at least four, with two batches and
-            two D.
+        losses: The losses, at the best rate for each B and D, all finite; at least four, with two
+            batches and two D.
 
     Raises:
-        BadArgument: There are too few losses, or one is not finite.
+        BadArgument: There are too few losses.
 
     Source: Merrill et al. (2025), Critical Batch Size Revisited; the form: McCandlish et al.
         (2018), eq. 5, in a power law of the loss.
@@ -71,10 +71,6 @@ def batch_fit(batches: Cells, examples: Cells, losses: Cells) -> BatchFit:
     if len(losses) < 4 or len(set(batches.tolist())) < 2 or len(set(examples.tolist())) < 2:
         raise BadArgument(
             "`losses` must be at least four, of at least two batches and two numbers of examples."
-        )
-    if not np.isfinite(losses).all():
-        raise BadArgument(
-            "`losses` must be finite: leave out cells in which every branch diverged."
         )
     middle, center, size = (
         float(np.exp(np.log(examples).mean())),

@@ -3,7 +3,7 @@ start just before a spike; and `IncidentCause`, from updates that were made agai
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -41,16 +41,7 @@ def spikes_of(run: Run) -> tuple[Spike, ...]:
     if is_reshuffled and examples is not None and examples > size and examples % size:
         last = (steps + 1) % (examples // size + 1) == 0
         sizes = np.where(last, float(examples % size), float(size))
-    found = find_spikes(losses, rates=rates, sizes=sizes)
-    return tuple(
-        replace(
-            spike,
-            first=int(steps[spike.first]),
-            peak=int(steps[spike.peak]),
-            last=int(steps[spike.last]),
-        )
-        for spike in found
-    )
+    return tuple(spike.at(steps) for spike in find_spikes(losses, rates=rates, sizes=sizes))
 
 
 Kind = Literal["not finite", "diverged", "spike", "rise"]

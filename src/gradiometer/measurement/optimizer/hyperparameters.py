@@ -8,7 +8,6 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Float, Int
 
-from gradiometer.errors import BadArgument
 from gradiometer.measurement.estimate import counted
 from gradiometer.measurement.optimizer.groups import Family, Group
 
@@ -182,13 +181,6 @@ class Hyperparameters:
     groups: tuple[tuple[Group, ...], ...]
     reached: int = 0
     recorded: bool = True
-
-    def __post_init__(self) -> None:
-        if not len(self.steps) == len(self.groups) > 0:
-            raise BadArgument(
-                f"`groups` needs the groups of each step, got {len(self.groups)} of "
-                f"{counted(len(self.steps), 'step')}."
-            )
 
     def at(self, step: int) -> tuple[Group, ...]:
         """The groups at a step: those of the last line up to it, or of the first line."""

@@ -49,14 +49,14 @@ class PairsNeeded:
         return f"about {about} [{low}, {high}]"
 
 
-def mean_over_pairs(differences: Sequence[float], level: float = LEVEL) -> Estimate:
-    """The mean of the differences of at least two pairs of runs with the same seed, with Student's
-    interval.
+def mean_of_few(differences: Sequence[float], level: float = LEVEL) -> Estimate:
+    """The mean of at least two independent values, such as the differences of pairs of runs with
+    the same seed, with Student's interval.
 
     Source: Student (1908), The Probable Error of a Mean.
 
-    >>> from gradiometer.measurement.uncertainty.differences import mean_over_pairs
-    >>> print(mean_over_pairs([0.021, 0.034, 0.027, 0.018]))
+    >>> from gradiometer.measurement.uncertainty.differences import mean_of_few
+    >>> print(mean_of_few([0.021, 0.034, 0.027, 0.018]))
     0.0250 [0.0167, 0.0333]
     """
     pairs = _few(differences, "differences", 2)
@@ -86,11 +86,6 @@ def difference_over_runs(
     """
     one, two = _few(first, "first", 1), _few(second, "second", 1)
     freedom = len(one) + len(two) - 2
-    if not freedom >= 1:
-        raise BadArgument(
-            "`first` and `second` have one run each, which shows no spread between seeds: add a "
-            "run."
-        )
     pooled = math.sqrt(
         float(((one - one.mean()) ** 2).sum() + ((two - two.mean()) ** 2).sum()) / freedom
     )
@@ -127,8 +122,6 @@ def pairs_needed(
     >>> print(pairs_needed(difference=0.02, spread=0.03, freedom=4))
     about 16 [8, 80]
     """
-    if not freedom >= 1:
-        raise BadArgument(f"`freedom` must be at least 1, got {freedom}: one pair shows no spread.")
     # The interval of the spread: χ² with this many degrees of freedom.
     widths = [
         spread * math.sqrt(freedom / chdtri(freedom, 1 - tail))
@@ -202,7 +195,7 @@ def simultaneous_means(differences: Differences, *, level: float = LEVEL) -> tup
     check_level(level)
     pairs, alternatives = differences.shape
     if alternatives == 1:
-        return (mean_over_pairs(differences[:, 0].tolist(), level),)
+        return (mean_of_few(differences[:, 0].tolist(), level),)
     values, variances = differences.mean(axis=0), differences.var(axis=0, ddof=1)
     largest = float(variances.max())
     margins = np.zeros(alternatives)

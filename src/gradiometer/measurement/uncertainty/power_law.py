@@ -13,8 +13,6 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import log_ndtr, ndtr, ndtri, stdtr
 
-from gradiometer.arguments import check_number
-from gradiometer.errors import BadArgument
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.uncertainty.means import MOST_BATCHES, steps_to_bound
 
@@ -56,18 +54,6 @@ class Drift:
     def of(cls, quantity: str) -> "Drift":
         """What is expected of a quantity of the table."""
         return msgspec.convert(TABLES["drifts"][quantity], cls)
-
-    def __post_init__(self) -> None:
-        for name in ("time", "rate"):
-            center, spread = getattr(self, name)
-            if not math.isfinite(center):
-                raise BadArgument(f"`{name}` must have a finite center, got {center}.")
-            check_number(name, spread, positive=True)
-        if not 0 <= self.still < 1:
-            raise BadArgument(f"`still` must be at least 0 and below 1, got {self.still}.")
-        if not 0 < self.share <= 1:
-            raise BadArgument(f"`share` must be above 0 and at most 1, got {self.share}.")
-        check_number("wander", self.wander)
 
     def log_density(
         self, time: Float[np.ndarray, " powers"], rate: Float[np.ndarray, " powers"]

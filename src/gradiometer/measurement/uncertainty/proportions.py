@@ -81,16 +81,6 @@ def difference_of_proportions(
     >>> print(difference_of_proportions(right, right & (np.arange(200) >= 6)))  # the second fails on 6 more
     0.0300 [0.0156, 0.0570]
     """
-    first, second = np.asarray(first), np.asarray(second)
-    if not (first.dtype == bool and second.dtype == bool):
-        raise BadArgument(
-            f"`first` and `second` must be boolean, got {first.dtype} and {second.dtype}."
-        )
-    if not (len(first) == len(second) and len(first) >= 1):
-        raise BadArgument(
-            f"`first` and `second` must have the same trials, at least one, got {len(first)} and "
-            f"{len(second)}."
-        )
     check_level(level)
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
     low, high = _score_interval(only_first, only_second, len(first), float(ndtri((1 + level) / 2)))

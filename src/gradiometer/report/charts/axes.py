@@ -73,10 +73,6 @@ class LogAxis:
             "interval": str(estimate),
         }
 
-    def rows(self, points: Sequence[tuple[int, Estimate]]) -> list[dict[str, Any]]:
-        """One row per point of a curve."""
-        return [{"step": step, **self.row(estimate)} for step, estimate in points]
-
 
 def round_numbers(low: float, high: float) -> list[float]:
     """Three to six multiples of 1, 2 or 5 times a power of ten between two numbers."""

@@ -27,7 +27,7 @@ from gradiometer.measurement.uncertainty.arithmetic import (
 )
 from gradiometer.measurement.uncertainty.differences import (
     difference_over_runs,
-    mean_over_pairs,
+    mean_of_few,
     pairs_needed,
 )
 from gradiometer.measurement.uncertainty.means import FEWEST_READINGS, difference_of_means, mean
@@ -109,7 +109,7 @@ def _numbers(group: Sequence[Compared], step: int, level: float) -> dict[str, Es
         if len({_key(each) for each in group}) == 1:
             estimate = _estimate(quantity, group[0], step, level)
         else:
-            estimate = mean_over_pairs(values, level) if len(values) >= 2 else None
+            estimate = mean_of_few(values, level) if len(values) >= 2 else None
             if estimate is not None:
                 estimate = replace(estimate, method=f"Student over {len(values)} runs")
                 estimate = _from_logarithm(estimate) if quantity == "noise_scale" else estimate
@@ -148,7 +148,7 @@ def _difference(
     paired = [second[seed] - first[seed] for seed in first.keys() & second.keys()]
     if len(paired) >= 2:
         estimate, spread, freedom = (
-            mean_over_pairs(paired, level),
+            mean_of_few(paired, level),
             float(np.std(paired, ddof=1)),
             len(paired) - 1,
         )

@@ -12,7 +12,7 @@ from gradiometer.loop.branches import label_of, signed
 from gradiometer.loop.recorded.record import ForkRecord, forks_of
 from gradiometer.loop.recorded.trials import alike
 from gradiometer.measurement.estimate import Estimate, counted
-from gradiometer.measurement.uncertainty.differences import mean_over_pairs
+from gradiometer.measurement.uncertainty.differences import mean_of_few
 from gradiometer.report.charts.axes import Curve
 from gradiometer.report.charts.blocks import blocks
 from gradiometer.report.charts.charts import curves_chart
@@ -359,9 +359,7 @@ def _over_seeds(group: RunGroup, quantity: str) -> Curve:
     values = {step: [curve[step].value for curve in (first, *others)] for step in common}
     level = group.runs[0].level
     return tuple(
-        (step, mean_over_pairs(v, level))
-        for step, v in values.items()
-        if all(map(math.isfinite, v))
+        (step, mean_of_few(v, level)) for step, v in values.items() if all(map(math.isfinite, v))
     )
 
 

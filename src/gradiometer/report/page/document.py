@@ -85,13 +85,6 @@ class Bundle(NamedTuple):
     packed: str
     script_hash: str
 
-    @classmethod
-    def of(cls, script: str) -> "Bundle":
-        """Pack a script."""
-        return cls(
-            base64.b64encode(zlib.compress(script.encode(), 9)).decode(), script_hash(script)
-        )
-
 
 @cache
 def bundle() -> Bundle:
@@ -99,22 +92,22 @@ def bundle() -> Bundle:
     folder = cache_folder()
     # the name changes with the version of every part
     asked = hashlib.sha256(SNIPPET.encode()).hexdigest()[:8]
-    name = f"vega-{vl_version()}-by-vl-convert-{version('vl-convert-python')}-{asked}.js"
+    name = f"vega-{vl_version()}-by-vl-convert-{version('vl-convert-python')}-{asked}.js.z"
     path = None if folder is None else folder / name
-    script = None
+    script = b""
     if path is not None:
-        with suppress(OSError):
-            # the first line is the checksum of the rest, so that half a file is not used
-            checksum, _, content = read_file(path).partition(b"\n")
-            script = content.decode() if checksum == _checksum(content) else None
-    if script is None:
-        script = vl_convert.javascript_bundle(SNIPPET, vl_version())
+        # zlib has a checksum, so that half a file is not used
+        with suppress(OSError, zlib.error):
+            packed = read_file(path)
+            script = zlib.decompress(packed)
+    if not script:
+        script = vl_convert.javascript_bundle(SNIPPET, vl_version()).encode()
+        packed = zlib.compress(script, 9)
         if path is not None:
-            content = script.encode()
             with suppress(OSError):
                 path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                replace_file(path, _checksum(content) + b"\n" + content)
-    return Bundle.of(script)
+                replace_file(path, packed)
+    return Bundle(base64.b64encode(packed).decode(), script_hash(script.decode()))
 
 
 def cache_folder() -> Path | None:
@@ -134,10 +127,6 @@ def cache_folder() -> Path | None:
         return Path.home() / below / "gradiometer"
     except RuntimeError:
         return None
-
-
-def _checksum(content: bytes) -> bytes:
-    return f"// {hashlib.sha256(content).hexdigest()}".encode()
 
 
 TEMPLATES = files("gradiometer.report") / "templates"

@@ -54,9 +54,10 @@ def estimation_section(run: Run, diagnosis: Diagnosis) -> Section:
     if variance and norm_squared:
         figures.append(_noise_and_gradient_figure(variance, norm_squared))
     settings = run.hyperparameters
-    is_sgd = settings is not None and settings.family == "sgd"
-    if is_sgd and math.isfinite(latest["noise_scale"].low):
-        figures.append(_batch_figure(latest["noise_scale"], round(batch_size), run))
+    is_known = math.isfinite(latest["noise_scale"].low)
+    if settings is not None and settings.family == "sgd" and is_known:
+        rate = max(settings.peaks)
+        figures.append(_batch_figure(latest["noise_scale"], round(batch_size), rate, run))
     layers = by_layer(latest, "noise_scale/")
     if layers:
         figures.append(_layers_figure(layers, by_layer(latest, "noise_share/"), batch_size))
@@ -104,15 +105,14 @@ def _noise_and_gradient_figure(variance: Curve, norm_squared: Curve) -> Figure:
     )
 
 
-def _batch_figure(noise_scale: Estimate, present: int, run: Run) -> Figure:
+def _batch_figure(noise_scale: Estimate, present: int, rate: float, run: Run) -> Figure:
     """Updates and examples at other batch sizes, with the noise scale of now. The forecast is one
     of SGD."""
-    assert run.hyperparameters is not None
     table = BatchTable.of(
         [noise_scale],
         batch_sizes(present, run.sampling.examples),
         present=present,
-        learning_rate=max(run.hyperparameters.peaks),
+        learning_rate=rate,
     )
     rows = tuple(
         (

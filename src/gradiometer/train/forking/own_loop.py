@@ -134,7 +134,9 @@ def loop_of(training: Training, step: int) -> Loop:
         training.optimizer,
         loss=problem.loss,
         batches=RunData(training.data, order, step),
-        evaluate=None if problem.test is None else _evaluate_on_test(problem, training.device),
+        evaluate=None
+        if problem.test is None
+        else _evaluate_on_test(problem, problem.test, training.device),
         scheduler=training.scheduler,
         index=step,
     )
@@ -148,13 +150,12 @@ def loop_of(training: Training, step: int) -> Loop:
 
 
 def _evaluate_on_test(
-    problem: Problem, device: torch.device
+    problem: Problem, examples: Examples, device: torch.device
 ) -> Callable[[nn.Module], dict[str, Readout]]:
     """The loss and the accuracy on the test examples, as a function of the model."""
 
     def evaluate(model: nn.Module) -> dict[str, Readout]:
-        assert problem.test is not None
-        test = problem.test.to(device)
+        test = examples.to(device)
         found = losses_on(test.batches(AT_ONCE), problem.loss, model, "test")
         right = [correctness(problem, model, batch) for batch in test.batches(AT_ONCE)]
         known = [each for each in right if each is not None]

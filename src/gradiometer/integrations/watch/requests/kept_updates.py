@@ -109,18 +109,17 @@ class KeptUpdatesOfLoop:
     def newest(self) -> KeptUpdates | None:
         """The newest updates; None if there are none."""
         if self._shared is not None:
-            self._take_in_others()
+            self._take_in_others(self._shared)
         return self.stretches[-1] if self.stretches else None
 
-    def _take_in_others(self) -> None:
+    def _take_in_others(self, shared: SharedBatches) -> None:
         """Add the batches of the other processes. Updates that lack some cannot be made again."""
-        assert self._shared is not None
         complete = []
         for stretch in self.stretches:
             updates = []
             for update in stretch.updates:
                 own = update.batches[: self._subject.accumulation]
-                others = self._shared.of_others(update.step, own)
+                others = shared.of_others(update.step, own)
                 if others is not None:
                     updates.append(replace(update, batches=(*own, *others)))
             if len(updates) == len(stretch.updates):
@@ -136,7 +135,7 @@ class KeptUpdatesOfLoop:
             BadArgument: There is none.
         """
         if self._shared is not None:
-            self._take_in_others()
+            self._take_in_others(self._shared)
         found = [one for one in self.stretches if one.step <= step]
         if found:
             return found[-1]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import CrossEntropyLoss, functional
 
+from gradiometer.loop.evaluation import LABELS
 from gradiometer.measurement.batch import Batch
 
 # How the nodes of torch's losses begin their names. Each keeps the two tensors that it compares
@@ -64,10 +65,6 @@ def _nearest_nodes(loss: Tensor) -> list[Any]:
         waiting += new
     return list(nodes)
 
-
-# Names under which dictionaries have their labels, as in Hugging Face's collators and common
-# tutorials.
-LABELS = ("labels", "label", "target", "targets", "y")
 
 # Number of batches at which the loss is compared with the known ones.
 IDENTIFIED_AT = 3
