@@ -304,6 +304,16 @@ def test_after_long_strides_a_lower_rate_is_tried_first_from_the_beginning(
     assert found == tried
 
 
+def test_a_rate_beside_a_small_batch_is_tried_from_an_early_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rate that goes with a small batch is low: from the first weights a higher one is faster."""
+    small = (Claimed(Claim.BATCH_SMALL, {}, ("batch_size = 32",), is_certain=False),)
+    settings: dict[str, Any] = {"end": 0.0, "has_beginning": True, "family": "sgd"}
+    found = tried_at_end(tmp_path, monkeypatch, small[0], suspects=small, **settings)
+    assert found == ["rate 2x"]
+
+
 def from_the_first_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, factor: float = 1.0
 ) -> tuple[Watch, list[float]]:

@@ -63,7 +63,6 @@ PLANNED = 0.9
 # Updates that the search for the cause of an incident takes: 150 to 500 in planted ones.
 SEARCH = 500
 
-
 # States that are kept, of steps 4, 8, 16, 32, ...: one of the newest four is from the twelfth to
 # the sixth of a training at its end.
 STATES = 4
@@ -440,13 +439,14 @@ def _questions_at_end(run: Run, *, early: int | None, has_beginning: bool) -> li
     triage = triage_of(signs)
     # during a warm-up any higher rate is better
     has_beginning = has_beginning and signs.rates[BEGINNING] > signs.rates.max() / 2
-    # Branches of an early state showed none of four rates under Adam that were four times too low;
-    # what is gained at a constant rate from the first weights says nothing about its end.
-    is_raised_there = (
-        triage.passes and has_beginning and signs.family != "other" and not is_constant(signs)
-    )
+    # Branches of an early state showed none of four rates under Adam that were four times too low.
+    # What is gained from the first weights at a constant rate says nothing about its end, and with
+    # a small batch the rate that goes with it is low.
+    made = {claimed.claim for claimed in triage.claims}
+    is_raised_there = triage.passes and has_beginning and signs.family != "other"
+    is_raised_there &= Claim.BATCH_SMALL not in made and not is_constant(signs)
     changes = [change for claimed in triage.claims for change in changes_of_claim(claimed)]
-    if any(claimed.claim is Claim.STOPPED_EARLY for claimed in triage.claims):
+    if Claim.STOPPED_EARLY in made:
         changes.append(CoolNow())
     if triage.passes:
         for claimed in triage.claims:
