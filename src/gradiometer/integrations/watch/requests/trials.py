@@ -84,11 +84,11 @@ HIGHER = "rate 2x"
 # The rates that are tried from the first weights, against the first updates of the training itself;
 # the fewest and the most updates of such a branch, and the part of the training that it has at
 # most. In four orders of the data of 6,000 updates, a quarter of the rate changed the mean loss of
-# updates 100 to 200 by +16 to +322 % in 11 trainings at a good rate under Adam, by −54 to +5 % in 8
-# at three times that rate, and by −78 to −19 % in 8 at six times; four times the rate by +9 to
-# +212 % in 6 at a good rate that fell to zero, and by −76 to −21 % in 6 at a quarter of it. Under SGD
-# that was −62 to +45 %, or a divergence, and −65 to −11 %. After 400 updates a quarter of a good rate
-# was 16 % better once, and after 100 it was 7 % worse than one that was three times too high.
+# updates 100 to 200 by +16 to +322 % in 14 trainings at a good rate under Adam, by −54 to +17 % in
+# 8 at three times that rate, and by −78 to −19 % in 8 at six times; four times the rate by +9 to
+# +212 % in 6 at a good rate that fell to zero, and by −76 to −21 % in 6 at a quarter of it. Under
+# SGD that was −62 to +45 %, or a divergence, and −65 to −11 %. After 400 updates a quarter of a
+# good rate was 16 % better once, and after 100 one of six times a good rate only 8 %.
 LOWER, RAISED = Rate(0.25), Rate(4)
 FEWEST_AT_BEGINNING, MOST_AT_BEGINNING = 100, 200
 PART_AT_BEGINNING = 30
@@ -157,7 +157,7 @@ class Trials:
         # Seconds of all trials when the branches of the newest one began, and their updates.
         self._before_branches = 0.0
         self._branch_updates = 0
-        # Updates of the training that stand for its branch without a change; None if that is trained.
+        # Updates of the training that stand for its branch without a change; None if it is trained.
         self._own: int | None = None
         self._made = 0
         self._explained: IncidentUpdates | None = None
