@@ -62,8 +62,8 @@ LITTLE = 0.02
 
 # The share of the loss that four times the rate must gain from the first weights. Under Adam it was
 # 21 to 76 % at a quarter of six good rates, and nothing at these. Under SGD it was 11 to 65 % at a
-# quarter of eight; at these it diverged or was higher in six, gained 30 % in one where it loses by
-# the end, and 62 % in one where it gains by the end, as 71 % in one with momentum.
+# quarter of eight; at these it diverged or was higher in six, gained 30 % in one and loses by the
+# end, and 62 % in one and gains by the end, as 71 % in one with momentum.
 MUCH = {"adaptive": 0.1, "sgd": 0.35}
 
 # A rate that fell by more than the square root of this since a fork was cooled.
@@ -274,12 +274,12 @@ def rate_too_low(run: Run) -> Claimed | None:
 
 
 def rate_from_beginning(run: Run) -> Claimed | None:
-    """What branches from the beginning, which prefer large rates, say about the rate.
+    """The claim about the rate from branches of the beginning, which prefer large rates.
 
     It is too high if a smaller one gained more than a little: one that is better for so short a
     training is still high for all of it. That is a suspect if the interval has zero in it, with
-    three orders of the data at least. Of one order, which is compared with the training itself,
-    there are suspects alone; the rate may then be too low, too, if four times of it gained much.
+    three orders of the data at least. One order, which is compared with the training itself,
+    makes suspects alone; the rate may then be too low, too, if four times of it gained much.
     """
     family = run.hyperparameters.family if run.hyperparameters else "other"
     for record in reversed(forks_of(run)):

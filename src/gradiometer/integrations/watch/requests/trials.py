@@ -107,7 +107,7 @@ SLOWER = 1.3
 
 @dataclass(frozen=True)
 class Question:
-    """What a trial asks.
+    """The question of a trial.
 
     Args:
         change: The change that is tried.
@@ -233,7 +233,7 @@ class Trials:
                 self._made += 1
 
     def _begin(self, plan: Plan) -> None:
-        """The branches of a trial begin, one of which the training may have made itself."""
+        """The branches of a trial begin; the training may have made one of them itself."""
         self._budget.settle(COST)
         self._before_branches = self._budget.spent_on[COST]
         if self._own is not None:
@@ -302,7 +302,7 @@ class Trials:
         return planned - step if planned is not None and planned > step else None
 
     def _questions(self, step: int, *, is_over: bool) -> list[Question]:
-        """What to try now."""
+        """The questions to try now."""
         run = self._watched.run
         if run is None or self._explain(run, step, is_over=is_over):
             return []
@@ -422,9 +422,9 @@ def _first(run: Run) -> Alternative | None:
 
 
 def _questions_at_end(run: Run, *, early: int | None, has_beginning: bool) -> list[Question]:
-    """What to try at the end: the first cure of each claim and suspect that a short fork can judge,
-    and a cut for one that looks like a rate without a decay; for a training without a claim then
-    the changes that settle its doubt, a lower rate and a higher one. At most three changes.
+    """The questions at the end: the first cure of each claim and suspect that a short fork can
+    judge, and a cut for one that looks like a rate without a decay; for a training without a claim
+    then the changes that settle its doubt, a lower rate and a higher one. At most three changes.
 
     Args:
         run: The run.
