@@ -32,27 +32,20 @@ HALVES = (
     "eighth_fresh",
     "ninth_fresh",
     "tenth_fresh",
+    "eleventh_fresh",
 )
 LONGER = ("longer", "longer_fresh")
 """Trainings of 3,000 and more updates, so that a tenth of their time pays for trials. Their networks and
 data are those of earlier parts, and the two share none. Rules about trials were chosen on the first,
 and the second was judged once."""
-MILD = (
-    *LONGER,
-    "fourth_fresh",
-    "fifth_fresh",
-    "sixth_fresh",
-    "seventh_fresh",
-    "eighth_fresh",
-    "ninth_fresh",
-    "tenth_fresh",
-)
-"""The parts whose illnesses are mild to strong: a cure that gains 2 % on two seeds earns a place, where
-it is 10 % in the others. Of their sick trainings every second one is also judged after its cure, of
-the five newest every fourth."""
-SHORT = ("sixth_fresh", "seventh_fresh", "eighth_fresh", "ninth_fresh", "tenth_fresh")
+FEWER_CURED = ("sixth_fresh", "seventh_fresh", "eighth_fresh", "ninth_fresh", "tenth_fresh")
+SHORT = (*FEWER_CURED, "eleventh_fresh")
 """The parts for a figure that a busy machine reproduces in minutes. Every second healthy training is
 watched in two lines."""
+MILD = (*LONGER, "fourth_fresh", "fifth_fresh", *SHORT)
+"""The parts whose illnesses are mild to strong: a cure that gains 2 % on two seeds earns a place, where
+it is 10 % in the others. Of their sick trainings every second one is also judged after its cure, of
+`FEWER_CURED` every fourth."""
 SEEDS = (1, 2)
 """The seeds on which gains are measured, of longer trainings the first. They are the same for all
 cases, which so share their cured trainings."""
@@ -165,7 +158,7 @@ def well_cases(half: str) -> tuple[Case, ...]:
         Case(name, half, recipe, recipe, (), int(half in LONGER), half in SHORT and place % 2 == 0)
         for place, (name, recipe) in enumerate(healthy.items())
     ]
-    every = 4 if half in SHORT else 2 if half in MILD else 1
+    every = 4 if half in FEWER_CURED else 2 if half in MILD else 1
     # the table of longer trainings has enough
     for case in () if half in LONGER else sick_cases(half)[::every]:
         cases.append(replace(case, name=f"cured {case.name}", recipe=case.healthy, illnesses=()))

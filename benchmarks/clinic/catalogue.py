@@ -2,7 +2,20 @@
 
 from functools import cache
 
-from clinic import data, eighth, fifth, fourth, networks, ninth, seventh, sixth, tenth, third
+from clinic import (
+    data,
+    eighth,
+    eleventh,
+    eleventh_data,
+    fifth,
+    fourth,
+    networks,
+    ninth,
+    seventh,
+    sixth,
+    tenth,
+    third,
+)
 from clinic.data import Data
 from clinic.networks import Network
 
@@ -16,6 +29,7 @@ DATA = (
     | eighth.DATA
     | ninth.DATA
     | tenth.DATA
+    | eleventh_data.DATA
 )
 NETWORKS = (
     networks.EARLIER
@@ -27,6 +41,7 @@ NETWORKS = (
     | eighth.NETWORKS
     | ninth.NETWORKS
     | tenth.NETWORKS
+    | eleventh.NETWORKS
 )
 
 

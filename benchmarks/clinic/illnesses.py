@@ -153,7 +153,8 @@ def _other_momentum(recipe: Recipe) -> Recipe:
 
 
 def _planned_decay(recipe: Recipe) -> Recipe:
-    schedule = recipe.schedule if recipe.schedule in ("cosine", "step") else "cosine"
+    decays = ("cosine", "step", "linear", "polynomial")
+    schedule = recipe.schedule if recipe.schedule in decays else "cosine"
     return replace(recipe, schedule=schedule, schedule_setting=1.0)
 
 

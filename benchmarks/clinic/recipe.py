@@ -5,7 +5,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import lr_scheduler as schedulers
 from torch.utils.data import DataLoader, TensorDataset
 
 from clinic.catalogue import data_of, network_of
@@ -34,13 +35,16 @@ class Recipe:
 
     Args:
         network, data: Names of the network and of the data.
-        optimizer: "sgd", "momentum", "adam" or "adamw".
-        schedule: "constant", "cosine", "step", "onecycle", or one stepped in the wrong unit:
+        optimizer: "sgd", "momentum", "nesterov", "rmsprop", "adam" or "adamw".
+        schedule: "constant", "cosine", "step", "onecycle", "linear", "polynomial" (the square of
+            linear), "warm" (a tenth of warm-up, then a cosine), "geometric" (down to a hundredth),
+            "restarts" (cosines of one, two and four sevenths of the run), "plateau" (a third of the
+            rate when the evaluations no longer improve), or one stepped in the wrong unit:
             "exponential" (a factor that is meant for epochs, at each step), "waves" (a cosine of
             `schedule_setting` steps, over and over) and "onecycle by epoch" (which hardly leaves
             its warm-up).
-        schedule_setting: For "cosine" and "step" the part of the run at whose end they end; for
-            "exponential" the factor; for "waves" the steps down.
+        schedule_setting: For "cosine", "step", "linear" and "polynomial" the part of the run at
+            whose end they end; for "exponential" the factor; for "waves" the steps down.
         steps, batch: Updates of the training, and examples of an update.
         pieces, divided: Backwards of an update, and True if each divides its loss by their number.
         clip: The largest norm of the gradient, or None.
@@ -144,28 +148,45 @@ def optimizer_of(recipe: Recipe, model: nn.Sequential) -> torch.optim.Optimizer:
         return torch.optim.Adam(trained, **settings)
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(trained, **settings)
-    return torch.optim.SGD(
-        trained, momentum=recipe.momentum if recipe.optimizer == "momentum" else 0.0, **settings
-    )
+    if recipe.optimizer == "rmsprop":
+        return torch.optim.RMSprop(trained, **settings)
+    nesterov = recipe.optimizer == "nesterov"
+    momentum = recipe.momentum if nesterov or recipe.optimizer == "momentum" else 0.0
+    return torch.optim.SGD(trained, momentum=momentum, nesterov=nesterov, **settings)
+
+
+def warm(recipe: Recipe, optimizer: torch.optim.Optimizer) -> Any:
+    """A tenth of warm-up, then a cosine."""
+    up = recipe.steps // 10
+    rise = schedulers.LinearLR(optimizer, 0.1, 1.0, total_iters=up)
+    fall = schedulers.CosineAnnealingLR(optimizer, T_max=recipe.steps - up)
+    return schedulers.SequentialLR(optimizer, [rise, fall], milestones=[up])
 
 
 def scheduler_of(recipe: Recipe, optimizer: torch.optim.Optimizer) -> Any:
     """One of PyTorch's schedulers."""
-    schedulers = torch.optim.lr_scheduler
-    end = recipe.schedule_setting * recipe.steps
-    if recipe.schedule == "constant":
-        return schedulers.ConstantLR(optimizer, factor=1.0)
-    if recipe.schedule == "cosine":
-        return schedulers.LambdaLR(
+    setting, steps = recipe.schedule_setting, recipe.steps
+    end = setting * steps
+    kinds: dict[str, Callable[[], Any]] = {
+        "constant": lambda: schedulers.ConstantLR(optimizer, factor=1.0),
+        "cosine": lambda: schedulers.LambdaLR(
             optimizer, lambda step: (1 + math.cos(math.pi * min(step / end, 1.0))) / 2
-        )
-    if recipe.schedule == "step":
-        return schedulers.MultiStepLR(optimizer, [int(0.5 * end), int(0.8 * end)], gamma=0.1)
-    if recipe.schedule == "exponential":
-        return schedulers.ExponentialLR(optimizer, gamma=recipe.schedule_setting)
-    if recipe.schedule == "waves":
-        return schedulers.CosineAnnealingLR(optimizer, T_max=int(recipe.schedule_setting))
-    return schedulers.OneCycleLR(optimizer, max_lr=recipe.rate, total_steps=recipe.steps + 1)
+        ),
+        "step": lambda: schedulers.MultiStepLR(optimizer, [int(0.5 * end), int(0.8 * end)]),
+        "linear": lambda: schedulers.LinearLR(optimizer, 1.0, 0.0, total_iters=int(end)),
+        "polynomial": lambda: schedulers.PolynomialLR(optimizer, int(end), power=2.0),
+        "warm": lambda: warm(recipe, optimizer),
+        "geometric": lambda: schedulers.ExponentialLR(optimizer, gamma=0.01 ** (1 / steps)),
+        "restarts": lambda: schedulers.CosineAnnealingWarmRestarts(
+            optimizer, T_0=math.ceil(steps / 7), T_mult=2
+        ),
+        "plateau": lambda: schedulers.ReduceLROnPlateau(optimizer, factor=1 / 3, patience=0),
+        "exponential": lambda: schedulers.ExponentialLR(optimizer, gamma=setting),
+        "waves": lambda: schedulers.CosineAnnealingLR(optimizer, T_max=int(setting)),
+    }
+    if recipe.schedule.startswith("onecycle"):
+        return schedulers.OneCycleLR(optimizer, max_lr=recipe.rate, total_steps=steps + 1)
+    return kinds[recipe.schedule]()
 
 
 def rows_of(recipe: Recipe, data: Data, seed: int) -> tuple[Pairs, Pairs]:
@@ -347,11 +368,15 @@ def train(
                     optimizer,
                     in_burst=bad_step <= step < bad_step + max(recipe.steps // 50, 3),
                 )
-            if recipe.schedule != "onecycle by epoch" or (step + 1) % epoch == 0:
+            every = epoch if recipe.schedule == "onecycle by epoch" else 1
+            if recipe.schedule != "plateau" and (step + 1) % every == 0:
                 scheduler.step()
             seen = None if alone else w
-            if (step + 1) % evaluate_every == 0 and evaluations.evaluate(step + 1, seen):
-                break
+            if (step + 1) % evaluate_every == 0:
+                if evaluations.evaluate(step + 1, seen):
+                    break
+                if recipe.schedule == "plateau":
+                    scheduler.step(evaluations.taken[-1][1])
     seconds = time.process_time() - began
     evaluations.restore_best()
     fresh = loss_on(model, data, (in_units(recipe, data.fresh[0]), data.fresh[1]))

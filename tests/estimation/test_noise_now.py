@@ -175,3 +175,14 @@ def test_readings_that_ended_early_give_an_outdated_finding() -> None:
         "at the newest reading (step 999 of 3,000" in say(found).seen
         and "no batch is advised" in say(found).means
     )
+
+
+def test_no_half_of_one_example_is_advised() -> None:
+    """ "Half the batch would save 40 % of the examples", where the batch was one sentence."""
+    scale = Estimate.interval(0.26, 0.08, 0.83, level=0.9, method="Fieller", samples=200)
+    settings = Hyperparameters((0,), ((Group("SGD", "sgd", 0.1),),), reached=300)
+    for size, claim in ((1.0, "batch_near"), (2.0, "batch_large")):
+        run = RunFacts(settings=settings)
+        finding = judge_batch_size("noise", Estimate.exact(size), scale, run=run)
+        assert finding.claim == claim
+        assert ("No batch is smaller." in str(say(finding))) == (size == 1)

@@ -105,6 +105,32 @@ def test_it_is_clipped_at_three_times_its_median_over_what_was_touched() -> None
     assert torch.allclose(known[4:].double(), torch.tensor(3 * median), rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("kind", "decay", "seen"),
+    [
+        (torch.optim.Adam, 1e-6, 100),
+        (torch.optim.AdamW, 1e-2, 100),
+        (torch.optim.Adam, 1e-6, 0),  # then the decay is all that there is
+    ],
+)
+def test_rows_with_no_gradient_but_their_decay_do_not_clip_it(
+    kind: Make, decay: float, seen: int
+) -> None:
+    """While most rows of a table were not seen, the clip was the P of their L2 decay: a row that
+    was seen for the first time had a P 200,000 times too large."""
+    torch.manual_seed(0)
+    table = nn.Parameter(0.05 * torch.randn(1000, 4))
+    optimizer = kind([table], weight_decay=decay)
+    for _ in range(5):
+        table.grad = torch.zeros(1000, 4)
+        table.grad[:seen] = 0.01 * torch.randn(seen, 4)
+        optimizer.step()
+    (known,) = preconditioner_of(optimizer, [table])
+    v = optimizer.state[table]["exp_avg_sq"] / (1 - 0.999**5)
+    counted = (v[:seen] if seen else v).sqrt() + 1e-8
+    assert known.max().item() == pytest.approx(3 / counted.median().item(), rel=0.05)
+
+
 def test_a_large_one_is_clipped_by_a_sample() -> None:
     torch.manual_seed(0)
     weights = [nn.Parameter(torch.zeros(shape)) for shape in ((700, 256), (3,), (100, 64))]

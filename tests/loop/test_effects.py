@@ -180,15 +180,10 @@ def test_effects_are_stored_as_json() -> None:
     ("arguments", "message"),
     [
         (
-            {"baseline": "stay"},
-            "`baseline` must have a branch of 640 examples, but 'stay' has none",
-        ),
-        (
             {"baseline": "go on", "readout": "test_los"},
             "`readout` must be one of test_loss, got 'test_los'",
         ),
         ({"baseline": "go on", "level": 90.0}, "`level` must lie between 0 and 1, got 90"),
-        ({"baseline": "go on", "horizon": 64}, "`baseline` must have a branch of 64 examples"),
     ],
 )
 def test_questions_without_an_answer_are_refused(

@@ -89,7 +89,7 @@ def test_a_lower_rate_is_taken_where_it_is_shown_to_end_lower(
     run = train(quadratic(), settings(learning_rate=0.5, momentum=0.98, batch_size=50), tmp_path)
     assert [event["factor"] for event in decisions(run)][1] == 0.5
     before, after = (
-        state_at(run, step, "fork", quadratic()).state["param_groups"][0]["lr"] for step in (60, 61)
+        state_at(run, step, quadratic()).state["param_groups"][0]["lr"] for step in (60, 61)
     )
     assert after == pytest.approx(0.5 * before * (1 - 61 / STEPS) / (1 - 60 / STEPS), rel=1e-6)
 
@@ -156,7 +156,7 @@ def test_a_fork_that_was_stopped_continues_from_its_branches(
 
 
 def test_a_fork_of_the_run_starts_from_the_changed_rate(slow_run: Run) -> None:
-    state = state_at(slow_run, 100, "fork", quadratic())
+    state = state_at(slow_run, 100, quadratic())
     assert not state.warnings and state.state["param_groups"][0]["lr"] == pytest.approx(
         4 * 0.004 * 0.5
     )

@@ -101,7 +101,7 @@ def test_at_its_noise_floor_the_rate_goes_to_zero_where_a_fork_has_tried_it(cool
 @pytest.mark.slow
 def test_until_a_decision_the_bits_are_those_without_cooling(tmp_path: Path, cooled: Run) -> None:
     alone = train(quadratic(), settings(cool="off", checkpoint_at="640"), tmp_path)
-    ours, theirs = (state_at(run, 640, "fork", quadratic()) for run in (cooled, alone))
+    ours, theirs = (state_at(run, 640, quadratic()) for run in (cooled, alone))
     # the shape checker draws from it
     names = [name for name in theirs.tensors if not name.startswith("random.python")]
     assert all(torch.equal(ours.tensors[name], theirs.tensors[name]) for name in names)
@@ -445,10 +445,10 @@ def test_a_branch_of_a_fork_keeps_the_way_to_zero_that_the_run_has_begun(
     cooled: Run, monkeypatch
 ) -> None:
     problem, start = quadratic(), decisions(cooled)[0]["begins"] + 3
-    ended = state_at(cooled, start + 15, "fork", problem)
+    ended = state_at(cooled, start + 15, problem)
     loop = loop_at(cooled, start, problem=problem)
     loop.data.see_own(800)
-    assert state_at(cooled, start, "fork", problem).state["cooling"]["begins"] == 640
+    assert state_at(cooled, start, problem).state["cooling"]["begins"] == 640
     ends = []
     monkeypatch.setattr(Loop, "readouts", lambda self, model: ends.append(model.state_dict()) or {})
     assert train_branch(loop, Branch(GoOn(), 0, horizon=15 * 10, tail="none")).updates == 15

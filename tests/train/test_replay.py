@@ -67,7 +67,7 @@ def test_the_state_at_a_step_is_that_of_a_run_that_was_stopped_there(
     run = train(loaded, asked, tmp_path / "whole")
     assert checkpoint_steps(run) == [run.steps, *first]
     before = torch.get_rng_state()
-    found = state_at(run, 23, "fork", loaded)
+    found = state_at(run, 23, loaded)
     assert torch.equal(torch.get_rng_state(), before)
     assert found.warnings == () and found.state["step"] == 23
     assert same(found, stopped_at(23, asked, tmp_path / "stopped"))
@@ -76,17 +76,8 @@ def test_the_state_at_a_step_is_that_of_a_run_that_was_stopped_there(
 def test_dropout_and_batch_norm_are_repeated_with_the_same_bits(tmp_path: Path) -> None:
     name, asked = "cnn_with_batch_norm_and_dropout", settings(epochs=2)
     run = train(problem(name), asked, tmp_path / "whole")
-    found = state_at(run, 13, "fork", problem(name))
+    found = state_at(run, 13, problem(name))
     assert same(found, stopped_at(13, asked, tmp_path / "stopped", name))
-
-
-def test_a_step_that_was_not_made_is_refused(tmp_path: Path) -> None:
-    run = train(problem(), settings(epochs=1), tmp_path)
-    for step in (-1, 11):
-        with pytest.raises(
-            BadArgument, match=r"`step` must be between 0 and 10, the last step on record, got"
-        ):
-            state_at(run, step, "fork", problem())
 
 
 def test_steps_that_cannot_be_repeated_exactly_are_reported(tmp_path: Path) -> None:
@@ -98,7 +89,7 @@ def test_steps_that_cannot_be_repeated_exactly_are_reported(tmp_path: Path) -> N
         changed.loss,
         Examples(tuple(t * 1.5 for t in changed.train.data[:1]) + changed.train.data[1:]),
     )
-    (warning,) = state_at(run, 7, "fork", changed).warnings
+    (warning,) = state_at(run, 7, changed).warnings
     assert warning.startswith(
         "steps 0 to 7 were repeated with losses that differ from the recorded ones by up to 0."
     )
@@ -145,8 +136,8 @@ def test_a_run_that_a_guard_of_version_0_2_watched_is_read_and_not_repeated(
     )
     run = Run.open(path)
     with trusting():
-        assert state_at(run, 13, "fork", problem()).step == 13
+        assert state_at(run, 13, problem()).step == 13
         with pytest.raises(BadArgument, match="only version 0"):
-            state_at(run, 5, "fork", problem())
+            state_at(run, 5, problem())
         with pytest.raises(BadArgument, match="only version 0"):
             resume(path, problem=problem())

@@ -144,7 +144,7 @@ def test_a_run_that_was_stopped_resumes_to_the_same_bits_and_any_step_can_be_rep
         train(load("digits", model="mlp"), settings(every=4), tmp_path, StopAt(30))
     (folder,) = tmp_path.iterdir()
     assert weights(resume(folder)) == weights(whole)
-    assert not state_at(whole, 33, "fork").warnings
+    assert not state_at(whole, 33).warnings
 
 
 def test_a_branch_is_read_out_at_the_average_with_new_batch_norm_statistics() -> None:

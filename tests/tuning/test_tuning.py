@@ -75,13 +75,14 @@ def stopping(after: int) -> Callable[[str], None]:
 
 
 class Idle(torch.optim.SGD):
-    """It makes one update and no more. A factor on the rate would be found and taken out."""
+    """It makes updates of its first gradient and of no other. A factor on the rate would be found
+    and taken out."""
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        parameters = [p for group in self.param_groups for p in group["params"]]
-        if not any(self.state[p] for p in parameters):
+        moved = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
+        firsts = [self.state[p].setdefault("first", p.grad.clone()) for p in moved]
+        if all(torch.equal(first, p.grad) for first, p in zip(firsts, moved, strict=True)):
             super().step(closure)
-            self.state |= {p: {"moved": torch.ones(())} for p in parameters}
 
 
 def idle(parameters: Any, rate: float) -> torch.optim.Optimizer:
@@ -166,7 +167,7 @@ def test_the_winner_goes_on_to_the_bits_of_a_training_from_the_start() -> None:
         falling.step()
     for _ in range(found.done, found.steps):
         optimizer.zero_grad()
-        loss(model, rest.take().pieces[0]).mean().backward()
+        loss(model, rest.take()[0]).mean().backward()
         optimizer.step()
         scheduler.step()
     assert torch.equal(model.position, whole.position)

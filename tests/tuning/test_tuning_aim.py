@@ -101,9 +101,11 @@ def test_times_are_measured_once_and_not_taken_over_for_other_sizes(tmp_path: Pa
     torch.set_num_threads(threads := torch.get_num_threads() + 1)
     try:
         paces(8, 32)  # measured again: the times of another number of threads do not count
-        assert json.loads((tmp_path / FILE).read_text())["of"][-1] == threads
+        kept = [json.loads(line)["name"] for line in (tmp_path / FILE).read_text().splitlines()]
+        assert [json.loads(what)[-1] for what in kept] == [threads - 1, threads - 1, threads]
     finally:
         torch.set_num_threads(threads - 1)
+    assert paces(8, 64) == first
     (tmp_path / FILE).write_text('{"seconds": 1')
     assert list(paces(8, 64).updates) == [8, 64]
 

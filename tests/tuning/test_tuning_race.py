@@ -11,7 +11,8 @@ from cases.quadratic_law import QuadraticLaw
 
 from gradiometer.lab.closed_forms import Quadratic
 from gradiometer.loop.readout import Readout
-from gradiometer.tuning.race import FIRST, Entry, LaneEnd, LaneRace
+from gradiometer.tuning.race import FIRST, Entry, LaneRace
+from gradiometer.tuning.tuned import Tried
 
 CURVATURES = np.geomspace(0.05, 1, 6)
 QUADRATIC = Quadratic(np.diag(CURVATURES), np.diag(CURVATURES))
@@ -34,6 +35,16 @@ def exact(rate: float, held: int, cooled: int = 0) -> float:
 @cache
 def best_exact() -> float:
     return min(exact(rate, STEPS // 2, STEPS // 2) for rate in np.geomspace(1e-3, 0.5, 25))
+
+
+class LaneEnd(Tried):
+    """Where a lane was, as a race sees it."""
+
+    is_stuck = False
+    loss = 0.0
+
+    def __init__(self, is_stuck: bool, loss: float) -> None:
+        vars(self).update(is_stuck=is_stuck, loss=loss)
 
 
 def end(loss: float) -> LaneEnd:

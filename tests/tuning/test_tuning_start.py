@@ -16,6 +16,7 @@ from gradiometer.tuning.start import overshooting_rate, start_of
 
 SQUARED = supervised(nn.MSELoss(reduction="none"))
 SGD, ADAMW = Made("sgd", 0.9, False, 0.0), Made("adamw", 0.0, False, 0.0)
+PLAIN = Made("sgd", 0.0, False, 0.0)
 
 
 def regression(scale: float = 1.0) -> tuple[nn.Module, tuple[Tensor, Tensor]]:
@@ -71,9 +72,24 @@ def test_inputs_times_c_divide_the_rate_of_a_linear_model_by_c_squared(scale: fl
 def test_on_a_parabola_the_rate_is_that_of_its_minimum() -> None:
     model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Flatten(0))
     data = torch.full((64, 1), 3.0), torch.zeros(64)
-    loop = Loop(model, SGD(model.parameters(), 1.0), loss=SQUARED, batches=data, batch_size=16)
+    loop = Loop(model, PLAIN(model.parameters(), 1.0), loss=SQUARED, batches=data, batch_size=16)
     rate, _ = overshooting_rate(loop, start_of(loop, seed=0))
     assert 1 / math.sqrt(2) < rate * (2 * 9) < math.sqrt(2)
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_an_update_is_as_long_as_momentum_makes_it(nesterov: bool) -> None:
+    """Nearly ten times as long as that of plain SGD, after a few of the same gradient. That of
+    AdamW stays as it is."""
+    longer = found(PLAIN)[0] / found(Made("sgd", 0.9, nesterov, 0.0))[0]
+    assert 7 < longer < 10
+    slow = Made(
+        lambda parameters, rate: torch.optim.Adam(parameters, lr=rate, betas=(0.0, 0.999)),
+        0.0,
+        False,
+        0.0,
+    )
+    assert found(ADAMW)[0] == pytest.approx(found(slow)[0], rel=1e-6)
 
 
 def test_the_training_is_not_touched() -> None:

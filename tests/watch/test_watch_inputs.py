@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -286,6 +287,66 @@ def test_states_that_a_policy_sees_one_at_a_time_are_the_examples(
             with torch.no_grad():
                 model(torch.randn(shape))  # an evaluation is no example
     assert w.run is not None and w.run.configuration.batch_size == calls
+
+
+class Reader(nn.Module):
+    """A recurrent network that is trained on one sequence at a time."""
+
+    def __init__(self, *, batch_first: bool = False) -> None:
+        super().__init__()
+        self.words = nn.Embedding(20, 6)
+        self.recurrent = nn.LSTM(6, 8, batch_first=batch_first)
+        self.out = nn.Linear(8, 3)
+        self.state: Any = None
+
+    def loss(self, sentence: Tensor) -> Tensor:
+        """The whole sentence, by a method of the model, as that of a tagger."""
+        read, _ = self.recurrent(self.words(sentence)[:, None])
+        return LOSS(self.out(read[:, 0]), sentence % 3)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """One time of some sequences, with the state kept, or all times of sequences of words."""
+        if rows.is_floating_point():
+            read, self.state = self.recurrent(rows[None], self.state)
+            return self.out(read[0])
+        read, _ = self.recurrent(self.words(rows))
+        return self.out(read)
+
+
+def losses_of_readers(kind: str) -> tuple[Reader, Callable[[int], Tensor]]:
+    """A model, and its loss at a step."""
+    model = Reader(batch_first=kind == "whole")
+
+    def loss(step: int) -> Tensor:
+        if kind == "words":
+            return model.loss(torch.randint(20, (7 + step % 5,)))
+        if kind == "whole":  # four sentences, each by a call of its own
+            return sum(
+                LOSS(model(torch.randint(20, (1, 9)))[0], torch.randint(3, (9,))) for _ in range(4)
+            )
+        model.state = None
+        rows = 5 if kind == "rows" else 1
+        return sum(model(torch.randn(rows, 6)).square().mean() for _ in range(6 + step % 5))
+
+    return model, loss
+
+
+@pytest.mark.parametrize(("kind", "size"), [("words", 1), ("times", 1), ("rows", 5), ("whole", 4)])
+def test_the_times_of_a_sequence_are_no_examples(tmp_path: Path, kind: str, size: int) -> None:
+    """A tagger's sentence of seven words was a batch of seven, of which half was advised."""
+    torch.manual_seed(0)
+    model, loss_at = losses_of_readers(kind)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with watch(model, optimizer, out=tmp_path, quiet=True, page=False) as w:
+        for step in range(60):
+            optimizer.zero_grad()
+            loss = loss_at(step)
+            loss.backward()
+            w.step(loss)
+            optimizer.step()
+    assert w.run is not None and w.run.configuration.batch_size == size
+    assert set(w.run.series("noise").batch_size.tolist()) <= {size}
+    assert not model.recurrent._forward_pre_hooks
 
 
 def test_calls_without_a_step_keep_a_bounded_number_of_inputs(

@@ -20,7 +20,7 @@ from gradiometer.cli.tune import (
     BUDGET,
     CHOSEN,
     configuration_to_tune,
-    counts,
+    lanes_in,
     one_of,
     say_choice,
     several_in,
@@ -124,11 +124,12 @@ def train(
         path = made.begin(out, name, fork_budget=max(budget - BUDGET, 0.0))
     else:
         # No flag may have several values without a tuning.
-        several = {**several_in(file, flags), "optimizer": flags["optimizer"]}
-        for flag, count in counts(several).items():
-            if count > 1:
+        several = several_in(flags)
+        for flag, values in several.items():
+            if len(values) > 1:
                 raise BadArgument(
-                    f"`{flag}` has {count} values: give --tune, too, which chooses one of them."
+                    f"`{flag}` has {len(values)} values: give --tune, too, which chooses one of "
+                    "them."
                 )
         configuration = configuration_from(file, {**flags, **one_of(several)})
     with watching(quiet) as panel:
@@ -156,14 +157,14 @@ def _tune(
             "`--tune` works in one process: tune first, then give the file that it writes by "
             "--config."
         )
-    several = several_in(file, flags)
-    if counts(several)["batch_size"] > 1:
+    several = lanes_in(file, flags)
+    if len(several["batch_size"]) > 1:
         raise BadArgument(
             "`--tune` takes one batch size: choose it with `gradiometer tune --aim`, and give its "
             "file by --config."
         )
     configuration = configuration_to_tune(file, {**flags, **one_of(several)})
-    made = tuned(configuration, out, budget, "here", quiet=quiet, **several, aim=None)
+    made = tuned(configuration, out, budget, "here", quiet=quiet, several=several, aim=None)
     if not quiet:
         say_choice(made)
         click.echo()

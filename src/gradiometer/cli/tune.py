@@ -52,10 +52,15 @@ UNUSED = (
 BUDGET = 1.0
 
 # The optimizers that race if none is given.
-RACE = "sgd,adamw"
+RACE = ("sgd", "adamw")
 
-# Flags that take several values with commas between them.
-SEVERAL = ("optimizer", "momentum", "weight_decay", "batch_size")
+# Flags that take several values with commas between them, and what each value is.
+SEVERAL: dict[str, Callable[[str], Any]] = {
+    "optimizer": str.strip,
+    "momentum": float,
+    "weight_decay": float,
+    "batch_size": int,
+}
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -162,7 +167,7 @@ def tune(
 ) -> None:
     """Choose the optimizer and the learning rate for training PROBLEM by a race.
 
-    The rate at which the first update overshoots gives the scale. Lanes at several rates are
+    The rate at which an update overshoots gives the scale. Lanes at several rates are
     trained from the start and stopped by their loss; the best of them is the training, as
     far as it has come. SGD with Nesterov momentum 0.9 and AdamW race unless --optimizer is given,
     and so do several momenta, weight decays, or batch sizes for an --aim. The choice is written as
@@ -176,9 +181,9 @@ def tune(
     for name in flags["settings"]:
         if name in UNUSED:
             raise BadArgument(f"`--set` {name}: a tuning chooses or does not use it: leave it out.")
-    several = several_in(file, flags)
+    several = lanes_in(file, flags)
     configuration = configuration_to_tune(file, {"problem": problem, **flags, **one_of(several)})
-    made = tuned(configuration, out, budget, pool, quiet=as_json, **several, aim=aim)
+    made = tuned(configuration, out, budget, pool, quiet=as_json, several=several, aim=aim)
     if as_json:
         with printed_json(
             {**made.tuned.to_dict(), "folder": str(made.path), "file": None}
@@ -197,44 +202,36 @@ def configuration_to_tune(file: Path | None, flags: dict[str, Any]) -> Configura
     return Configuration.from_mapping((MOMENTUM if silent else {}) | given, "")
 
 
-def several_in(file: Path | None, flags: dict[str, Any]) -> dict[str, Any]:
-    """The values of the flags that take several; None for a flag that is not given. Optimizers race
-    by default."""
-    found = {name: flags.get(name) for name in SEVERAL}
-    for name, kind in (("momentum", float), ("weight_decay", float), ("batch_size", int)):
-        given = found[name]
+def several_in(flags: dict[str, Any]) -> dict[str, list[Any]]:
+    """The values of the flags that take several; none for a flag that is not given."""
+    found = {}
+    for name, kind in SEVERAL.items():
+        given = flags.get(name)
         try:
-            found[name] = None if given is None else [kind(part) for part in given.split(",")]
+            found[name] = [] if given is None else [kind(part) for part in given.split(",")]
         except ValueError:
             words = "a whole number" if kind is int else "a number"
             raise BadArgument(
                 f"`{name}` must be {words}, or several with commas between them, got {given!r}."
             ) from None
-    if not given_by(file, flags).keys() & {"optimizer", "momentum", "nesterov"}:
-        sizes = found["batch_size"]
-        found["optimizer"] = "sgd" if sizes is not None and len(sizes) > 1 else RACE
     return found
 
 
-def counts(several: dict[str, Any]) -> dict[str, int]:
-    """How many values each of these flags has; 0 for a flag that is not given."""
-    return {
-        name: len(given.split(",") if isinstance(given, str) else given or ())
-        for name, given in several.items()
-    }
+def lanes_in(file: Path | None, flags: dict[str, Any]) -> dict[str, list[Any]]:
+    """The same for a tuning, in which optimizers race by default."""
+    found = several_in(flags)
+    if not given_by(file, flags).keys() & {"optimizer", "momentum", "nesterov"}:
+        found["optimizer"] = ["sgd"] if len(found["batch_size"]) > 1 else list(RACE)
+    return found
 
 
-def one_of(several: dict[str, Any]) -> dict[str, Any]:
+def one_of(several: dict[str, list[Any]]) -> dict[str, Any]:
     """One value of each flag that is given, which fit together: a configuration has no lists."""
-    one = {}
-    if several["optimizer"] is not None:
-        names = [name.strip() for name in several["optimizer"].split(",")]
-        one["optimizer"] = "sgd" if "sgd" in names else names[0]
-    if several["momentum"] is not None:
+    one = {name: values[0] for name, values in several.items() if values}
+    if "sgd" in several["optimizer"]:
+        one["optimizer"] = "sgd"
+    if several["momentum"]:
         one["momentum"] = max(several["momentum"])  # Nesterov momentum needs one above zero
-    for name in ("weight_decay", "batch_size"):
-        if several[name] is not None:
-            one[name] = several[name][0]
     return one
 
 
@@ -245,8 +242,8 @@ def tuned(
     pool: str,
     *,
     quiet: bool,
-    batch_size: Any,
-    **several: Any,
+    several: dict[str, list[Any]],
+    aim: Any,
 ) -> "ProblemTuned":
     """Tune a problem, and say where each lane has ended and how long the rest will take."""
     from gradiometer.cli.progress import counting
@@ -262,8 +259,8 @@ def tuned(
                 out,
                 budget=budget,
                 pool=pool,
-                **several,
-                batch_size=batch_size or (),
+                **{name: values for name, values in several.items() if values},
+                aim=aim,
                 progress=counter.line,
             )
     except (KeyboardInterrupt, Interrupted):

@@ -104,8 +104,8 @@ def judge_batch_size(
     doubts = (
         (MODEL,) if uneven is None else (Doubt("uneven_noise", {"variation": uneven.value}), MODEL)
     )
-    claim = {"below": "batch_small", "above": "batch_large", "near": "batch_near"}[place]
-    state = State.OK if place == "near" else State.LOOK
+    claim = {"below": "batch_small", "above": "batch_large"}.get(place, "batch_near")
+    state = State.OK if claim == "batch_near" else State.LOOK
     found = Finding(gauge, Issue.ESTIMATION, claim, state, numbers, facts, doubts=doubts)
     return for_the_optimizer(found, run) if kind == "gradient" else found
 
@@ -113,8 +113,8 @@ def judge_batch_size(
 def place_of(  # noqa: PLR0911 (a list of cases, the first of which holds)
     batch_size: Estimate, noise_scale: Estimate, variation: Estimate | None = None
 ) -> str:
-    """Where B is: below, near or above the noise scale; or few, outdated, moving or unknown if that
-    cannot be told."""
+    """Where B is: below, near or above the noise scale, or above it with one example, the least
+    batch; or few, outdated, moving or unknown if that cannot be told."""
     batch = batch_size.value
     uneven = _uneven(noise_scale, variation)
     # 5.0: effective number of readings below which nothing is said about the noise scale.
@@ -127,7 +127,7 @@ def place_of(  # noqa: PLR0911 (a list of cases, the first of which holds)
     if noise_scale.low > batch:
         return "below"
     if noise_scale.high < batch:
-        return "above"
+        return "above" if batch > 1 else "least"
     if noise_scale.low >= batch / NEAR and noise_scale.high <= batch * NEAR:
         return "near"
     return "unknown"

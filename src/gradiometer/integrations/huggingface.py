@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -125,7 +126,7 @@ class HuggingFaceCallback(TrainerCallback):
         self._watch.__enter__()
         # The Trainer has clipped the gradients before it calls any callback.
         self._replaced = vars(self._trainer).get("training_step")
-        self._trainer.training_step = self._stepping(self._trainer.training_step)
+        self._trainer.training_step = partial(self._step, self._trainer.training_step)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """The Trainer has written a checkpoint."""
@@ -174,15 +175,11 @@ class HuggingFaceCallback(TrainerCallback):
         if not self._inside and loss.requires_grad:
             self._made = loss.detach() * (self._accumulation if scaled else 1), batch
 
-    def _stepping(self, training_step: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def _step(self, training_step: Callable[..., Tensor], *arguments: Any, **named: Any) -> Tensor:
         """The Trainer's forward and backward of one micro-batch, and then the watch's step."""
-
-        def stepping(*arguments: Any, **named: Any) -> Tensor:
-            loss = training_step(*arguments, **named)
-            self._backward()
-            return loss
-
-        return stepping
+        loss = training_step(*arguments, **named)
+        self._backward()
+        return loss
 
     def _backward(self) -> None:
         with self.watch.shield:

@@ -61,14 +61,13 @@ def _files(folder: Path) -> list[Path]:
 Row = dict[str, Any]
 
 
-def read_json(path: Path, text: str, loss: str | None, supported: str) -> Log | None:
+def read_json(path: Path, text: str, loss: str | None) -> Log | None:
     """The log in a JSON text; None if it is not JSON.
 
     Args:
         path: Where the text is from.
         text: One object, a list of objects, or one object per line.
         loss: Name of the training loss, if it is an unusual one.
-        supported: The formats to pass instead, for the error.
     """
     whole = _parse(text)
     if isinstance(whole, dict) and isinstance(whole.get("log_history"), list):
@@ -92,7 +91,7 @@ def read_json(path: Path, text: str, loss: str | None, supported: str) -> Log | 
     if isinstance(whole, dict) and "\n" in text.strip():
         raise BadArgument(
             f"`{path}` is one JSON object without a `log_history` or lists of numbers: pass "
-            f"{supported}."
+            f"{SUPPORTED}."
         )
     if isinstance(whole, list):
         rows, torn = [row for row in whole if isinstance(row, dict)], 0
@@ -216,7 +215,7 @@ def read_log(path: Path, loss: str | None = None) -> Log:
         raise BadArgument(f"`{found}` is empty: pass {SUPPORTED}.")
     # JSON, printed lines or CSV, by what the text looks like.
     in_json = text.lstrip()[0] in "{["
-    log = read_json(found, text, loss, SUPPORTED) if in_json else None
+    log = read_json(found, text, loss) if in_json else None
     if log is None and found.suffix.lower() not in TABLES:
         log = read_lines(found, text, loss)
     if log is None and in_json:

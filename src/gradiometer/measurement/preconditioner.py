@@ -50,10 +50,11 @@ def preconditioner_of(
     running mean of squared gradients after bias correction, or its maximum with `amsgrad`. RMSprop
     uses v without the correction, and minus the squared mean gradient if it is centered. Adagrad
     uses the sum of squares, and Adamax 1/u with its running maximum u. P is clipped at three times
-    its median over the entries whose v is not zero. A parameter without state (not trained, or
-    without a gradient so far) gets zero. If the learning rates of the parameter groups differ, P of
-    a group is multiplied by its rate over the largest rate. On an accelerator the CPU waits for
-    nothing; P is NaN there if all v are zero.
+    its median over the entries whose v is not zero; if some have a gradient beyond their L2 decay,
+    only these count. A parameter without state (not trained, or without a gradient so far) gets
+    zero. If the learning rates of the parameter groups differ, P of a group is multiplied by its
+    rate over the largest rate. On an accelerator the CPU waits for nothing; P is NaN there if all v
+    are zero.
 
     Args:
         optimizer: The optimizer of the parameters, or several.
@@ -108,7 +109,7 @@ def preconditioner_of(
         ]
     with torch.no_grad():
         found = _denominators(parameters, places, into)
-        floor = _floor(*_entries(found, places), sample_of_all)
+        floor = _floor(*_entries(found, places, parameters), sample_of_all)
         if floor is None:
             return None
         rates = [0.0 if place is None else float(place[1]["lr"]) for place in places]
@@ -201,27 +202,39 @@ def _steps(
 
 
 def _entries(
-    found: Sequence[Tensor | None], places: Sequence[Place | None]
+    found: Sequence[Tensor | None], places: Sequence[Place | None], parameters: Sequence[Tensor]
 ) -> tuple[Float[Tensor, " entries"], Float[Tensor, " entries"]]:
-    """Evenly spaced entries of √v̂ + ε, and ε for each: an entry of this size has v = 0."""
+    """Evenly spaced entries of √v̂ + ε, and for each the size of one without a gradient: ε, and
+    twice the L2 decay of the weight, which shrinks while v̂ remembers; ε alone if no entry is
+    larger."""
     known = [
-        (one, place[1])
-        for one, place in zip(found, places, strict=True)
+        (one, place, local(parameter).detach())
+        for one, place, parameter in zip(found, places, parameters, strict=True)
         if one is not None and place is not None
     ]
     # An odd distance does not fall into step with rows whose length is a power of two.
-    distance = sum(one.numel() for one, _ in known) // SAMPLE | 1
-    passed, taken, least = 0, [], []
-    for one, group in known:
-        taken.append(
-            one.reshape(-1)[-passed % distance :: distance].double().to(known[0][0].device)
-        )
+    distance = sum(one.numel() for one, _, _ in known) // SAMPLE | 1
+    passed, taken, least, decayed = 0, [], [], []
+    for one, (optimizer, group), parameter in known:
+        chosen = slice(-passed % distance, None, distance)
+        device = known[0][0].device
+        taken.append(one.reshape(-1)[chosen].double().to(device))
         epsilon = torch.tensor(float(group.get("eps", 0.0)), dtype=one.dtype, device="cpu").item()
         least.append(torch.full_like(taken[-1], epsilon))
+        weights = parameter.reshape(-1)[chosen].double().to(device).abs()
+        decayed.append(epsilon + 2 * _decay(optimizer, group) * weights)
         passed += one.numel()
     if not taken:
         return torch.empty(0, device="cpu"), torch.empty(0, device="cpu")
-    return torch.cat(taken), torch.cat(least)
+    entries, without, alone = torch.cat(taken), torch.cat(least), torch.cat(decayed)
+    return entries, torch.where((entries <= alone).all(), without, alone)
+
+
+def _decay(optimizer: Optimizer, group: Group) -> float:
+    """The weight decay that is in v̂, as it is added to the gradient."""
+    if isinstance(optimizer, AdamW) or group.get("decoupled_weight_decay"):
+        return 0.0
+    return float(group.get("weight_decay", 0.0))
 
 
 def _adam(

@@ -110,13 +110,16 @@ def asked_to_stop() -> Iterator[threading.Event]:
 
 @runtime_checkable
 class Watcher(Protocol):
-    """Shows a run while it trains. Its cost counts as the cost of measuring."""
+    """Shows a run while it trains. Its cost counts as the cost of measuring. A class of
+    this one does nothing at the start and with warnings, unless it defines them."""
 
     def begin(self, training: Training, recorder: Recorder, folder: RunFolder) -> None:
         """The run is about to start or to be resumed."""
+        return
 
     def warn(self, text: str) -> None:
         """Show a warning of one sentence."""
+        return
 
     def update(self, training: Training, recorder: Recorder, loss: float) -> None:
         """A step was made."""

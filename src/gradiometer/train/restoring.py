@@ -165,19 +165,18 @@ def set_random_states(
     np.random.set_state(("MT19937", key, values["numpy"]["pos"], *values["numpy"]["gauss"]))  # noqa: NPY002
 
 
-def training_of(run: Run, verb: str, problem: Problem | None = None) -> Training:
+def training_of(run: Run, problem: Problem | None) -> Training:
     """The training of a run before its first step, which measures nothing.
 
     Args:
         run: The run.
-        verb: The command that needs it, for its message about a watched run.
         problem: The problem of the run, if it is loaded already.
     """
-    problem = problem or problem_of(run, verb)
-    return Training(problem, configuration_of(run, verb), Budget(0.0), gauges=())
+    problem = problem or problem_of(run, "fork")
+    return Training(problem, configuration_of(run, "fork"), Budget(0.0), gauges=())
 
 
-def state_at(run: Run, step: int, verb: str, problem: Problem | None = None) -> Checkpoint:
+def state_at(run: Run, step: int, problem: Problem | None = None) -> Checkpoint:
     """The state of a run after `step` updates. Nothing is written, and all random states are
     unchanged.
 
@@ -188,25 +187,18 @@ def state_at(run: Run, step: int, verb: str, problem: Problem | None = None) -> 
     Args:
         run: The run, finished or under way.
         step: Number of updates, from 0 to the last step on record.
-        verb: The command that needs the state, for its message about a watched run.
         problem: The problem of the run, if it is loaded already.
 
     Raises:
-        BadArgument: There is no such step, or the run is a watched one, or its data have changed.
         Diverged: A repeated step diverged.
     """
-    configuration_of(run, verb)
-    if not 0 <= step <= run.steps:
-        raise BadArgument(
-            f"`step` must be between 0 and {run.steps:,}, the last step on record, got {step:,}."
-        )
     checkpoint, warnings = load_latest(run, up_to=step)
     if checkpoint is not None and checkpoint.step == step:
         values = {name: value for name, value in checkpoint.state.items() if name != "recorder"}
         return Checkpoint(step, checkpoint.tensors, values, warnings=tuple(warnings))
     check_repeatable(run)
     with threads(run.configuration.threads), untouched_randomness(0, []):
-        training = training_of(run, verb, problem)
+        training = training_of(run, problem)
         warnings += _repeat_steps(training, run, checkpoint, step)
         return Checkpoint(step, *capture(training), warnings=tuple(warnings))
 
@@ -309,8 +301,8 @@ def loop_at(run: Run, step: int | None = None, *, problem: Problem | None = None
             f"`at` {at:,} is the end of the run, where nothing is left: give an earlier step."
         )
     with untouched_randomness(0, []):
-        training = training_of(run, "fork", problem)
-    loop = _loop_of(training, at, lambda: state_at(run, at, "fork", training.problem))
+        training = training_of(run, problem)
+    loop = _loop_of(training, at, lambda: state_at(run, at, training.problem))
     loop.high_until = Signs.of(run).high_until
     return loop
 

@@ -8,7 +8,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,8 +27,8 @@ from gradiometer.measurement.optimizer.steps import averages_itself
 from gradiometer.measurement.untouched import Surroundings
 from gradiometer.problems import Examples
 from gradiometer.randomness import untouched_randomness
-from gradiometer.run.folder import RunFolder
 from gradiometer.run.recorder import Recorder
+from gradiometer.train.loop import Watcher
 from gradiometer.train.training import Training
 from gradiometer.tuning.optimizers import Made
 
@@ -41,7 +40,7 @@ HELD_OUT_READOUT = "test_loss"
 LIMIT = "limit_of_gain"
 
 
-class MeanParameters:
+class MeanParameters(Watcher):
     """The mean of the parameters over the last quarter of a lane, in which most of the noise is
     gone, what an update gains there at most, and the time of its updates. It watches a lane that is
     a run.
@@ -93,12 +92,6 @@ class MeanParameters:
         """The mean time of an update."""
         first, last = self.times
         return (last - first) / max(self.timed - 1, 1)
-
-    def begin(self, training: Training, recorder: Recorder, folder: RunFolder) -> None:
-        """A run starts."""
-
-    def warn(self, text: str) -> None:
-        """A warning, which the run has on record."""
 
     def update(self, training: Training, recorder: Recorder, loss: float) -> None:
         """Take in the parameters after a step of a run."""
@@ -168,7 +161,6 @@ class LoopLane(Lane):
         super().__init__(made, rate, size, steps)
         self.loop = start.copy()
         self.name = f"{made.words} at {rate:.4g}, batch {size}, {steps} updates, {start.digest()}"
-        self.stream: Stream | None = None
 
     def advance(self, mean: MeanParameters | None = None) -> Loop | None:
         """Train to the last stop. In a new process it is trained again from the start, with the
@@ -197,15 +189,12 @@ class LoopLane(Lane):
 
     def batches(self) -> Stream:
         """The batches from here on. In a new process they are drawn again."""
-        if self.stream is None:
-            self.loop.begin(0)
-            self.stream = self.loop.stream
-            for _ in range(self.loop.index):
-                self.stream.take()
-        return self.stream
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "stream": None}
+        loop = self.loop
+        if loop.stream.updates < loop.index or not loop.index:
+            loop.begin(0)
+            for _ in range(loop.index):
+                loop.stream.take()
+        return loop.stream
 
 
 def refresh_statistics(loop: Loop) -> None:

@@ -5,6 +5,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from gradiometer.tuning.tuned import Tried
+
 # Length of the first rung, as a share of the training. The second is twice as long, and the last at
 # least twice as long as that, up to the half of the training in which the rate is kept. With a 12th
 # 12 of 18 races of SGD and AdamW ended within 1 % of a grid of SGD, and with this it was 14.
@@ -32,35 +34,25 @@ class Entry:
     kind: int = 0
 
 
-@dataclass(frozen=True, order=True)
-class LaneEnd:
-    """How a lane stands at the end of a rung. The lower one is ahead.
-
-    Args:
-        stuck: True for a lane that learns nothing more. It is behind all others, since they do.
-        loss: Its loss; inf if it diverged.
-    """
-
-    stuck: bool
-    loss: float
-
-
 @dataclass(frozen=True)
 class LaneRung:
     """The ends of lanes of one length.
 
     Args:
         share: Their length, as a share of the training.
-        ends: How each of them stands, by its loss on the same examples.
+        ends: What each of them had come to, by its loss on the same examples.
     """
 
     share: float
-    ends: dict[Entry, LaneEnd]
+    ends: dict[Entry, Tried]
 
     @property
     def ranking(self) -> list[Entry]:
-        """The lanes, the best first: by their ends, and of equal ends the lower rate."""
-        return sorted(self.ends, key=lambda entry: (self.ends[entry], entry))
+        """The lanes, the best first: by their losses, and of equal ones the lower rate. One that
+        learns nothing more is behind all others, since they do."""
+        return sorted(
+            self.ends, key=lambda entry: (self.ends[entry].is_stuck, self.ends[entry].loss, entry)
+        )
 
     def beyond(self, kind: int, octaves: int) -> Entry | None:
         """The rate of a kind that is so far beyond its best one, if the best one is the highest or
@@ -71,9 +63,9 @@ class LaneRung:
         return Entry(tried[0] + side * octaves, kind) if side and not far else None
 
 
-# Trains lanes, which continue from their last step, to a share of the training. Returns how each
-# stands there, by its loss at the mean of its last parameters.
-Train = Callable[[Sequence[Entry], float], Sequence[LaneEnd]]
+# Trains lanes, which continue from their last step, to a share of the training. Returns what each
+# has come to, by its loss at the mean of its last parameters.
+Train = Callable[[Sequence[Entry], float], Sequence[Tried]]
 
 
 @dataclass
@@ -188,7 +180,7 @@ class LaneRace:
         """What it costs to train lanes to a share of the training, and to judge them."""
         return math.fsum(share - self.reached.get(entry, 0.0) + self.readout for entry in entries)
 
-    def _go(self, entries: Sequence[Entry], share: float) -> dict[Entry, LaneEnd]:
+    def _go(self, entries: Sequence[Entry], share: float) -> dict[Entry, Tried]:
         self.spent += self._cost(entries, share)
         ends = self.train(entries, share)
         self.reached |= dict.fromkeys(entries, share)

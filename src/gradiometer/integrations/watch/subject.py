@@ -236,6 +236,10 @@ class Inputs:
     A loop may run `model.forward(x)`, or a method of the model, which no hook of the model sees.
     Until the model itself is called, the layer that was first called stands for it.
 
+    The words of a sentence are no examples, and neither are calls with one time of a sequence each:
+    before the first step, the first recurrent layer shows whether it runs over one sequence, and
+    over how many times of it.
+
     Args:
         model: The model as the loop calls it: wrapped or compiled, so that compiled code does not
             see the hook.
@@ -250,6 +254,11 @@ class Inputs:
         self._hook: Any = None
         self._layer: nn.Module | None = None
         self._layer_hooks: list[Any] = []
+        # Times of one sequence that a recurrent layer ran over in the newest call; 0 if it ran over
+        # several sequences, or more than once. Afterwards what the inputs are for good.
+        self._times = self._runs = 0
+        self._is_time = self._is_sequence = False
+        self._recurrent_hooks: list[Any] = []
         if isinstance(model, torch.jit.ScriptModule):  # it takes no hooks, and its layers none
             return
         self._hook = model.register_forward_pre_hook(
@@ -260,6 +269,20 @@ class Inputs:
             layer.register_forward_pre_hook(hook, with_kwargs=True)
             for layer in outermost_layers(model)
         ]
+        recurrent = [layer for layer in model.modules() if isinstance(layer, nn.RNNBase)]
+        look = Hook(shield, self._look_at_times)
+        self._recurrent_hooks = [one.register_forward_pre_hook(look) for one in recurrent[:1]]
+
+    def _look_at_times(self, layer: nn.RNNBase, given: tuple[Any, ...]) -> None:
+        self._runs += 1
+        self._times = 0
+        if self._runs > 1 or not given or not isinstance(given[0], Tensor):
+            return
+        shape = given[0].shape
+        if len(shape) == 2:
+            self._times = shape[0]
+        elif shape[0 if layer.batch_first else 1] == 1:
+            self._times = shape[1 if layer.batch_first else 0]
 
     def _keep_of_model(
         self, model: nn.Module, given: tuple[Any, ...], named: Mapping[str, Any]
@@ -283,6 +306,7 @@ class Inputs:
         self._newest = None
 
     def _keep(self, _: nn.Module, given: tuple[Any, ...], named: Mapping[str, Any]) -> None:
+        self._runs = 0
         for value in (*given, *named.values()):
             if isinstance(value, Tensor) and value.dim():
                 # inputs that another model made hold the graph of that model
@@ -316,6 +340,12 @@ class Inputs:
         newest, self._newest = self._newest, None
         examples, self._examples = self._examples, []
         self._gathered = 0
+        if self._recurrent_hooks and newest is not None:
+            self._recurrent_hooks.pop().remove()
+            self._is_time = self._times == 1
+            self._is_sequence = newest.dim() == 1 and self._times == len(newest) > 1
+        if self._is_time:
+            examples = []
         if has_loss:
             raise BadArgument(
                 "`batch` is missing: `watch` was given `loss`, which needs the batch. Call "
@@ -331,11 +361,13 @@ class Inputs:
         return newest[None] if self._is_one_example(newest) else newest
 
     def _is_one_example(self, inputs: Tensor) -> bool:
-        """True for a vector of as many numbers as a layer takes of one example, such as the state
-        that a policy sees: it has no axis of examples. Whole numbers are a batch of indices, of
-        users or words, as many as the width of a layer by chance."""
-        if inputs.dim() != 1 or not inputs.is_floating_point():
+        """True for a sequence, and for a vector of as many numbers as a layer takes of one example,
+        such as the state that a policy sees: it has no axis of examples. Whole numbers are a batch
+        of indices, of users or words, as many as the width of a layer by chance."""
+        if inputs.dim() != 1:
             return False
+        if self._is_sequence or not inputs.is_floating_point():
+            return self._is_sequence
         return any(
             isinstance(layer, nn.Linear) and layer.in_features == len(inputs)
             for layer in self._model.modules()
@@ -347,6 +379,8 @@ class Inputs:
             self._hook.remove()
             self._forget_layers()
             self._hook = None
+            while self._recurrent_hooks:
+                self._recurrent_hooks.pop().remove()
             self._examples = []
 
 

@@ -30,8 +30,8 @@ class OneDimensional:
 
     Example:
         >>> from gradiometer.lab.closed_forms import OneDimensional
-        >>> OneDimensional(variance=4.0).stationary_variance(0.5, batch_size=8)
-        0.16666666666666666
+        >>> round(OneDimensional(variance=4.0).stationary_variance(0.5, batch_size=8), 4)
+        0.1667
     """
 
     mean: float = 0.0

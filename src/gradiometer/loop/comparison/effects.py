@@ -111,7 +111,7 @@ def effects_of(
         horizon: Branches of this length in examples; by default the longest.
 
     Raises:
-        BadArgument: There is no branch of the baseline, or no branch has this readout.
+        BadArgument: No branch has this readout.
 
     >>> from gradiometer.loop.branch import BranchResult
     >>> from gradiometer.loop.comparison.effects import effects_of
@@ -133,10 +133,6 @@ def effects_of(
         if result.horizon == horizon:
             branches.setdefault(result.alternative, {})[result.replicate] = result
     base = branches.pop(baseline)
-    if not base:
-        raise BadArgument(
-            f"`baseline` must have a branch of {horizon:,} examples, but {baseline!r} has none."
-        )
     name = readout_name(
         [*base.values(), *(each for found in branches.values() for each in found.values())], readout
     )

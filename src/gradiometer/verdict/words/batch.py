@@ -41,6 +41,7 @@ SEEN = {
     "below, one side": "The {name} is at least {scale.low:3}, above B = {size}; {bound}.",
     "above": "The batch is large: B = {size} is {over:2} times the {name} {value}.",
     "above, zero": "The {name} is {below}, and B = {size} is above it.",
+    "least": "B = {size} is {over:2} times the {name} {value}.",
     "near": "B = {size} is near the {name} {value}.",
     "unknown": "The {name} is not known yet; {interval}.",
     "unclear": "The {name} {value} is too uncertain for B = {size}.",
@@ -73,7 +74,7 @@ def place_of(finding: Finding) -> str:
     place: str = finding.facts.get("place", "near")
     if place not in SEEN or place == "unknown":
         place = "unclear" if scale.low > 0 else "unknown"
-    if place == "above" and not scale.value > 0:
+    if place in ("above", "least") and not scale.value > 0:
         return "above, zero"
     one_side = f"{place}, one side"
     return one_side if one_side in SEEN and not math.isfinite(scale.high) else place
@@ -160,7 +161,9 @@ def large(finding: Finding) -> Sentences:
 def trade(finding: Finding) -> Mapping[str, Any]:
     """What a batch near the noise scale costs, as far as the optimizer lets one say."""
     scale, batch = _numbers(finding)
-    if "optimizers" in finding.facts:
+    if finding.facts.get("place") == "least":
+        means = "No batch is smaller."
+    elif "optimizers" in finding.facts:
         means = _under_adam(finding)
     else:
         means = (

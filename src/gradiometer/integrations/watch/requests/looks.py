@@ -159,7 +159,7 @@ class Looks(Measuring):
         with self._looking() as run:
             if run is None:
                 return None
-            data = self._on_device(train, "train")
+            data = self._on_device(train)
             size = (
                 min(run.configuration.batch_size, len(data)) if batch_size is None else batch_size
             )
@@ -216,7 +216,7 @@ class Looks(Measuring):
         with self._looking() as run:
             if run is None:
                 return None
-            data = self._on_device(train, "train")
+            data = self._on_device(train)
             found = survey_examples(
                 self._objective, data, examples, step=self.steps, top=top, probes=probes, seed=seed
             )
@@ -304,14 +304,14 @@ class Looks(Measuring):
         with self.shield:
             self.budget.take_turn()
 
-    def _on_device(self, data: Any, name: str) -> OnDevice:
+    def _on_device(self, train: Any) -> OnDevice:
         """The examples, if there is a loss to run on them."""
         if self._objective.loss is no_loss:
             raise BadArgument(
                 "`loss` is missing, and this runs the model: give loss=lambda model, batch: ... to "
                 "`watch`."
             )
-        return OnDevice(examples_of(data, name), self._objective.parameters[0].device)
+        return OnDevice(examples_of(train, "train"), self._objective.parameters[0].device)
 
     def _keep(self, run: Run, artifact: Artifact) -> None:
         """Save a result in the run. After the end of the run its page is written again."""
