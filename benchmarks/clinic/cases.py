@@ -34,10 +34,10 @@ HALVES = (
     "tenth_fresh",
     "eleventh_fresh",
 )
-LONGER = ("longer", "longer_fresh")
+LONGER = ("longer", "longer_fresh", "longer_second")
 """Trainings of 3,000 and more updates, so that a tenth of their time pays for trials. Their networks and
-data are those of earlier parts, and the two share none. Rules about trials were chosen on the first,
-and the second was judged once."""
+data are those of earlier parts, and the three share none. Rules about trials were chosen on the first,
+the second was judged once, and the third is fresh."""
 FEWER_CURED = ("sixth_fresh", "seventh_fresh", "eighth_fresh", "ninth_fresh", "tenth_fresh")
 SHORT = (*FEWER_CURED, "eleventh_fresh")
 """The parts for a figure that a busy machine reproduces in minutes. Every second healthy training is

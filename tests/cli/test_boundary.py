@@ -160,6 +160,7 @@ def test_the_traceback_is_shown_if_asked_for(
         ("η_t → 0, Σ η² < ∞", "eta_t -> 0, Sigma eta^2 < inf"),
         ("‖ĝ‖ ± ½ ✓ ▲", "||g|| +- 1/2 ok !"),
         ("λ₁ 狐 …", "lambda_1 ? ..."),
+        ("Ǖ Ṓ ǆ", "U O dz"),
     ],
 )
 def test_letters_are_spelled_in_ascii(text: str, ascii: str) -> None:

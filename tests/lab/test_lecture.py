@@ -103,11 +103,6 @@ def test_all_predictions_are_made_before_the_first_measurement() -> None:
     assert order == ["predict", "predict", "measure", "measure"]
 
 
-def test_a_dial_without_positions_raises() -> None:
-    with pytest.raises(BadArgument, match="`points` of test must have at least one position"):
-        experiment(points=())
-
-
 @pytest.mark.parametrize("name", STATEMENTS)
 def test_a_statement_is_measured_on_a_known_answer_on_a_real_network_and_where_it_fails(
     name: str,

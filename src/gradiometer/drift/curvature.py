@@ -296,8 +296,6 @@ def survey_examples(
         check_whole(name, number, 1)
     available = len(train)
     examples = min(EXAMPLES, available) if examples is None else examples
-    check_whole("seed", seed, 0)
-    check_whole("examples", examples, least=0)
     if not 1 <= examples <= available:
         raise BadArgument(
             f"`examples` must lie between 1 and the {available:,} training examples, got "

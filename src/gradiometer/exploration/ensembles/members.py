@@ -76,7 +76,6 @@ def correlations(
     Source: Huang et al. (2017), Snapshot Ensembles, figure 6; the jackknife: Efron & Tibshirani
     (1993), chapter 11.
     """
-    check_whole("members", len(members), 2, why=ALONE)
     numbered = enumerate((np.exp(member).astype(np.float64) for member in members), start=1)
     return {
         f"{one}-{other}": _correlation(first, second, level)

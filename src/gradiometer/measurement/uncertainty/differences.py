@@ -9,7 +9,6 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import chdtri, ndtr, polygamma, psi, stdtrit
 
-from gradiometer.arguments import check_level
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.estimate import LEVEL, Estimate
 from gradiometer.measurement.uncertainty.means import student_quantile
@@ -192,7 +191,6 @@ def simultaneous_means(differences: Differences, *, level: float = LEVEL) -> tup
     −0.000500 [−0.00544, 0.00444]
     """
     differences = _as_pairs(differences)
-    check_level(level)
     pairs, alternatives = differences.shape
     if alternatives == 1:
         return (mean_of_few(differences[:, 0].tolist(), level),)
