@@ -238,7 +238,7 @@ CASES: dict[Claim, list[tuple[dict[str, Any], dict[str, Any]]]] = {
             {"batch_size": 4, "product": constant(0.29)},
             {"batch_size": 4, "product": constant(0.31)},
         ),
-        ({"batch_size": 4, "product": constant(0.0)}, {"batch_size": 5, "product": constant(0.0)}),
+        ({"batch_size": 8, "product": constant(0.0)}, {"batch_size": 9, "product": constant(0.0)}),
         (
             {"batch_size": 4, "product": constant(0.0), "labels": constant(128)},
             {"batch_size": 4, "product": constant(0.0), "labels": constant(129)},

@@ -188,6 +188,79 @@ def test_a_rate_is_no_suspect_after_a_trial_that_shows_nothing(
     assert settled.claim is DOUBTED.claim
 
 
+def from_start(run: Run, change: str, factor: float) -> ForkRecord:
+    """One branch from the first weights whose losses are `factor` times those of the training."""
+    own = (np.linspace(2, 1, 24) + 0.01 * np.sin(np.arange(24))).tolist()
+    curves = {"go on": tuple(own), change: (*own[:12], *(factor * one for one in own[12:]))}
+    settings: dict[str, Any] = {"step": 4, "left": 8_000, "tail": "none"}
+    return kept(run, {"go on": [1.0], change: [1.0]}, curves=curves, **settings)
+
+
+@pytest.mark.parametrize(
+    ("change", "factor", "claim"),
+    [
+        ("rate 0.25x", 0.9, Claim.RATE_HIGH),
+        ("rate 0.25x", 0.99, None),  # next to nothing
+        ("rate 0.25x", 1.3, None),
+        ("rate 4x", 0.6, Claim.RATE_LOW),
+        ("rate 4x", 0.7, None),  # branches from there prefer large rates
+        ("rate 4x", 1.3, None),
+    ],
+)
+def test_a_branch_from_the_first_weights_against_the_training_itself_makes_a_suspect(
+    run: Run, change: str, factor: float, claim: Claim | None
+) -> None:
+    from_start(run, change, factor)
+    settled = after_trials(DOUBTED, run)
+    assert settled.claim is (claim or DOUBTED.claim)
+    if claim is not None:
+        # one order of the data
+        assert not settled.is_certain and settled.cure == (change,)
+        (finding,) = findings_of(Triage((settled,), LEVEL, {}))
+        change_in_words = {"rate 4x": "four times", "rate 0.25x": "a quarter"}[change]
+        assert f"from the first weights, {change_in_words} of it had a loss" in say(finding).seen
+
+
+@pytest.mark.parametrize(
+    ("family", "factor", "claim"),
+    [
+        ("adaptive", 0.8, Claim.RATE_LOW),
+        ("adaptive", 0.93, DOUBTED.claim),
+        ("other", 0.2, DOUBTED.claim),
+    ],
+)
+def test_under_adam_four_times_the_rate_need_not_gain_as_much_from_the_first_weights(
+    run: Run, monkeypatch: pytest.MonkeyPatch, family: str, factor: float, claim: Claim
+) -> None:
+    monkeypatch.setattr(Hyperparameters, "family", family)
+    from_start(run, "rate 4x", factor)
+    assert after_trials(DOUBTED, run).claim is claim
+
+
+@pytest.mark.parametrize(("factor", "stays"), [(1.3, False), (0.8, True)])
+def test_a_rate_is_not_too_low_if_a_higher_one_is_worse_even_from_the_first_weights(
+    run: Run, factor: float, stays: bool
+) -> None:
+    from_start(run, "rate 4x", factor)
+    assert bool(as_tried((LOW,), run)) is stays
+
+
+@pytest.mark.parametrize(
+    ("ends", "claim"),
+    [((0.4, 0.45, 0.52), Claim.NO_DECAY), ((0.495, 0.505, 0.52), None), ((0.4, 0.45), None)],
+)
+def test_a_cut_that_gains_in_the_mean_of_several_orders_makes_a_suspect(
+    run: Run, monkeypatch: pytest.MonkeyPatch, ends: tuple[float, ...], claim: Claim | None
+) -> None:
+    rates = np.full(run.steps, 0.1)
+    monkeypatch.setattr(Signs, "of", lambda _: Signs(losses=np.ones(run.steps), rates=rates))
+    fork(run, "cool now", *ends, step=200, left=8_000, tail="none")
+    settled = after_trials(DOUBTED, run)
+    assert (settled.claim, settled.is_certain) == (
+        (claim, False) if claim else (DOUBTED.claim, True)
+    )
+
+
 def test_a_training_without_a_claim_says_what_its_forks_could_have_shown(run: Run) -> None:
     fork(run, "rate 4x", 0.4, 0.5, 0.6, step=16, left=8_000)
     settled = after_trials(DOUBTED, run)

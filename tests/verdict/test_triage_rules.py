@@ -303,6 +303,28 @@ def test_a_small_batch_leads_over_a_rate_that_its_cure_raises() -> None:
     assert far == {Claim.RATE_LOW, Claim.BATCH_SMALL}
 
 
+@pytest.mark.parametrize(
+    ("batch_size", "ends", "is_certain"), [(4, 0.3, True), (5, 0.3, False), (4, 0.04, False)]
+)
+def test_a_batch_that_is_rather_small_or_has_little_left_to_gain_is_a_suspect(
+    batch_size: int, ends: float, is_certain: bool
+) -> None:
+    noise = {"batch_size": batch_size, "product": constant(0.0)}
+    (claimed,) = triage_of(healthy(**noise, losses=falling(ends))).claims
+    assert claimed.claim is Claim.BATCH_SMALL and claimed.is_certain is is_certain
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "leads"), [(4, Claim.BATCH_SMALL), (5, Claim.RATE_LOW), (9, Claim.RATE_LOW)]
+)
+def test_a_rate_that_is_certainly_too_low_leads_over_a_batch_that_may_be_too_small(
+    batch_size: int, leads: Claim
+) -> None:
+    noise = {"batch_size": batch_size, "product": constant(0.0)}
+    low = healthy(**noise, losses=falling(0.6), movement=striding(13 / STEPS))
+    assert claims(low) == {leads}
+
+
 @pytest.mark.parametrize(("weights", "vanishes"), [((0.5, 0.5), True), ((0.05, 6.5), False)])
 def test_one_small_layer_among_others_is_no_vanishing_signal(
     weights: tuple[float, float], vanishes: bool

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from finished_forks import kept
@@ -253,6 +254,44 @@ def test_a_cut_is_judged_by_means_over_the_second_halves_of_its_branches() -> No
     (effect,) = by_late_loss(noisy).effects()
     assert effect.verdict == "better"
     assert effect.estimate.value == pytest.approx(-0.1)
+
+
+@pytest.mark.parametrize("number", [5, 48, 107])
+def test_the_updates_of_the_training_itself_are_a_branch_that_is_not_trained(
+    tmp_path: Path, number: int
+) -> None:
+    losses = np.linspace(2, 1, number)
+    plan = Plan(4, (alternative_of("rate 0.25x"),), 1, 640, tail="none")
+    record = ForkRecord.keep(tmp_path, plan)
+    record.keep_own(losses)
+    (own,) = ForkRecord.open(record.path).fork.results
+    assert (own.alternative, own.updates, own.seconds, own.highest) == ("go on", number, 0, 2)
+    assert len(own.curve) == min(number, 48) and own.curve[-1][0] == 640
+    ends = np.array([0, *(end for end, _ in own.curve)])
+    means = np.array([loss for _, loss in own.curve])
+    assert np.average(means, weights=np.diff(ends)) == pytest.approx(losses.mean(), rel=1e-2)
+    assert own.readouts["train_loss"].mean == pytest.approx(losses[number // 2 :].mean())
+
+
+def test_a_training_whose_losses_are_not_finite_is_a_branch_that_diverged(tmp_path: Path) -> None:
+    plan = Plan(4, (alternative_of("rate 0.25x"),), 1, 640, tail="none")
+    record = ForkRecord.keep(tmp_path, plan)
+    record.keep_own(np.array([1.0, np.nan, 2.0]))
+    (own,) = ForkRecord.open(record.path).fork.results
+    assert own.diverged and not own.readouts
+
+
+def test_in_one_order_of_the_data_parts_of_the_second_half_are_compared() -> None:
+    results = tuple(one for one in cut("train_loss", "none").results if one.replicate == 0)
+    one = replace(cut("train_loss", "none"), results=results, replicates=1)
+    assert not one.effects()[0].estimate.tells
+    (effect,) = by_late_loss(one).effects()
+    assert effect.estimate.samples == 6
+    assert effect.estimate.value == pytest.approx(-0.1)
+    short = replace(one, results=tuple(replace(each, curve=each.curve[-11:]) for each in results))
+    assert by_late_loss(short).effects()[0].estimate.samples == 6
+    few = replace(one, results=tuple(replace(each, curve=each.curve[-10:]) for each in results))
+    assert by_late_loss(few) is few
 
 
 @pytest.mark.parametrize(("readout", "tail"), [("test_loss", "none"), ("train_loss", "linear")])

@@ -19,6 +19,7 @@ from gradiometer.integrations.watch.requests import trials as trials_of_loops
 from gradiometer.integrations.watch.requests.trials import Trials
 from gradiometer.integrations.watch.triage import exact
 from gradiometer.loop import forks_of
+from gradiometer.loop.recorded.trials import by_late_loss
 from gradiometer.loop.replay import KeptUpdates
 from gradiometer.measurement.optimizer.steps import SeveralOptimizers
 from gradiometer.problems import load
@@ -55,6 +56,7 @@ def trained(
     shrinks: bool = False,
     price: float = 0.0,
     quiet: bool = True,
+    factor: float = 1.0,
 ) -> tuple[Watch, list[float]]:
     """A loop on digits whose rate is far too low for its batch and length."""
     torch.manual_seed(0)
@@ -89,7 +91,7 @@ def trained(
                 optimizer.zero_grad()
                 value = loss(model, batch)
                 value.backward()
-                w.step(value, batch)
+                w.step(factor * value, batch)
                 for parameter in model.parameters() if noise else ():
                     parameter.grad += noise * torch.randn(parameter.shape)  # type: ignore[operator]
                 optimizer.step()
@@ -216,10 +218,8 @@ def tried_at_end(
     for change, step in forked.items():
         ends = {"go on": [0.5, 0.51, 0.52], change.replace("_", " "): [0.3, 0.31, 0.32]}
         kept(run, ends, step=step, tail="none")
-    return [
-        one.name
-        for one in trials_of_loops._changes_at_end(run, early=early, has_beginning=has_beginning)
-    ]
+    questions = trials_of_loops._questions_at_end(run, early=early, has_beginning=has_beginning)
+    return [one.change.name + " from the start" * one.from_first_weights for one in questions]
 
 
 @pytest.mark.parametrize(
@@ -284,9 +284,11 @@ def test_a_rate_that_nothing_speaks_against_is_not_tried_from_the_first_steps(
 @pytest.mark.parametrize(
     ("family", "stride", "tried"),
     [
-        ("adaptive", 4.0, ["rate 0.5x", "rate 2x"]),
-        ("adaptive", 0.4, ["rate 2x"]),
-        ("sgd", 0.4, ["rate 0.5x", "rate 2x"]),
+        ("adaptive", 4.0, ["rate 0.25x from the start", "rate 4x from the start"]),
+        ("adaptive", 0.4, ["rate 4x from the start"]),
+        ("sgd", 0.4, ["rate 0.25x from the start", "rate 4x from the start"]),
+        ("sgd", 0.2, ["rate 4x from the start"]),
+        ("other", 0.2, ["rate 2x"]),
     ],
 )
 def test_after_long_strides_a_lower_rate_is_tried_first_from_the_beginning(
@@ -302,23 +304,62 @@ def test_after_long_strides_a_lower_rate_is_tried_first_from_the_beginning(
     assert found == tried
 
 
-def test_half_of_the_rate_is_tried_from_the_weights_before_the_first_update(
+def test_a_rate_beside_a_small_batch_is_tried_from_an_early_state(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The rate that goes with a small batch is low: from the first weights a higher one is faster."""
+    small = (Claimed(Claim.BATCH_SMALL, {}, ("batch_size = 32",), is_certain=False),)
+    settings: dict[str, Any] = {"end": 0.0, "has_beginning": True, "family": "sgd"}
+    found = tried_at_end(tmp_path, monkeypatch, small[0], suspects=small, **settings)
+    assert found == ["rate 2x"]
+
+
+def from_the_first_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, factor: float = 1.0
+) -> tuple[Watch, list[float]]:
+    """A training whose rate is tried at a quarter from the first weights, and its losses. The watch
+    gets `factor` times the loss."""
     healthy = Triage((Claimed(Claim.HEALTHY, {}),), Level(2.3, Known.LABELS), unseen={})
     monkeypatch.setattr(trials_of_loops, "triage_of", lambda _: healthy)
     monkeypatch.setattr(trials_of_loops, "has_long_strides", lambda _: True)
+    monkeypatch.setattr(trials_of_loops, "PART_AT_BEGINNING", 2)
     monkeypatch.setattr(Watch, "_updates_in_all", lambda self, _: max(self.steps, 420))
     _, losses = trained(tmp_path / "plain", 0.0, rate=0.5)
-    w, with_trials = trained(tmp_path / "tried", 1.0, rate=0.5)
+    w, with_trials = trained(tmp_path / "tried", 1.0, rate=0.5, factor=factor)
     assert losses == with_trials
     assert w.run is not None
+    return w, losses
+
+
+def test_a_quarter_of_the_rate_is_tried_from_the_first_weights_against_the_training_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    w, losses = from_the_first_weights(tmp_path, monkeypatch)
+    assert w.run is not None
     (record,) = (one for one in forks_of(w.run) if one.plan.step == 4)
-    assert [one.name for one in record.fork.alternatives] == ["rate 0.5x"]
-    for result in record.fork.results:
-        assert 40 <= result.updates <= 100
-        # the loss of the first updates; after four of them it begins at 2.18
-        assert result.curve[0][1] > 2.2
+    own, tried = record.fork.results
+    assert (own.alternative, tried.alternative) == ("go on", "rate 0.25x")
+    # the last batch of an epoch is smaller, so that there are more than 200
+    assert own.updates == tried.updates == 214 and record.fork.replicates == 1
+    # the losses of the training from its first step on, which cost nothing
+    assert own.seconds == 0 and own.examples == tried.examples
+    assert own.curve[0][1] == pytest.approx(np.mean(losses[: -(-own.updates // 48)]))
+    assert own.readouts["train_loss"].mean == pytest.approx(
+        np.mean(losses[own.updates // 2 : own.updates])
+    )
+    # after four updates it begins at 2.18
+    assert tried.curve[0][1] > 2.2
+    (effect,) = by_late_loss(record.fork).effects()
+    assert effect.estimate.samples == 6 and effect.verdict == "worse"
+
+
+def test_losses_that_are_not_those_of_the_updates_stand_for_no_branch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    w, _ = from_the_first_weights(tmp_path, monkeypatch, factor=1.1)
+    assert w.run is not None
+    tried = {one.name for record in forks_of(w.run) for one in record.fork.alternatives}
+    assert tried and "rate 0.25x" not in tried and not w.run.warnings
 
 
 @pytest.mark.parametrize("of", ["one", "two"])
@@ -402,7 +443,7 @@ def test_the_share_of_a_training_whose_length_is_known_is_kept_for_its_end(
 
 
 @pytest.mark.parametrize(
-    ("total", "kept"), [(6_000, [512, 2048, 4096]), (None, [4 * 2**k for k in range(11)])]
+    ("total", "kept"), [(6_000, [512, 4096]), (None, [4 * 2**k for k in range(11)])]
 )
 def test_only_states_that_a_trial_can_use_are_kept_if_the_length_is_known(
     total: int | None, kept: list[int]

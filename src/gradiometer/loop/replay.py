@@ -26,7 +26,6 @@ from gradiometer.randomness import GlobalStates, untouched_randomness
 # SGD and AdamW; gradients of SGD that are clipped to a norm that is 1 % off give 1e-2.
 ROUNDING = 1e-3
 
-
 # Largest relative difference of weights without a gradient that is rounding: that of single
 # precision is 1e-7, and a decay of 0.999 in place of 0.998 gave 1e-5.
 STILL = 1e-6
@@ -190,14 +189,16 @@ class Again:
         weights: The parameters of the copy before it.
         gradient: Its gradient.
         state: Its state after the update.
-        is_judged_after: False if a person's `step` may change more after the optimizer's update:
-            then the parameters before the next update count.
+        loss: Its mean loss.
+        is_judged_after: False if a person's `step` may change more after it: then the parameters
+            before the next update count.
     """
 
     kept: KeptUpdate
     weights: Marks
     gradient: Marks
     state: Marks
+    loss: float
     is_judged_after: bool
 
     @property
@@ -275,9 +276,7 @@ def check_replay(loop: Loop, kept: KeptUpdates) -> tuple[str, ...]:
     Raises:
         Unsupported: The updates of the copy are others.
     """
-    averages: list[MovingAverage | None] = []
-    if loop.step is None:
-        averages += _averages(kept)
+    averages: list[MovingAverage | None] = [*_averages(kept)] if loop.step is None else []
     for average in averages or [None]:
         loop.average = average
         found = _explain(loop, kept)
@@ -289,13 +288,13 @@ def check_replay(loop: Loop, kept: KeptUpdates) -> tuple[str, ...]:
 
 def _explain(loop: Loop, kept: KeptUpdates) -> list[Again]:
     """The updates made again, with the second backward or the clipping that explains them."""
-    plain = _best(loop, kept)
+    plain = made_again(loop, kept)
     if _is_complete(plain, kept):
         return plain
     for settings in (*_ascents(plain[-1]), *_clippings(plain[-1])):
         for name, value in settings.items():
             setattr(loop, name, value)
-        changed = _best(loop, kept)
+        changed = made_again(loop, kept)
         if _is_complete(changed, kept):
             return changed
         for name in settings:
@@ -322,7 +321,7 @@ def _is_complete(found: Sequence[Again], kept: KeptUpdates) -> bool:
     return len(found) == len(kept.updates) and found[-1].is_close
 
 
-def _best(loop: Loop, kept: KeptUpdates) -> list[Again]:
+def made_again(loop: Loop, kept: KeptUpdates) -> list[Again]:
     """The updates made again, up to the first that differs, by the better of two guesses where
     random draws begin."""
     first = _made_again(loop, kept, at_forward=False)
@@ -383,11 +382,12 @@ def _one_again(
 
         handles.append(again.model.register_forward_pre_hook(begin))
     weights = marks_of(dict(again.model.named_parameters()))
-    again.update(*(mapped(batch, lambda tensor: tensor.to(device)) for batch in update.batches))
+    batches = [mapped(batch, lambda tensor: tensor.to(device)) for batch in update.batches]
+    loss = float(again.update(*batches))
     for handle in handles:
         handle.remove()
     state = marks_of(all_tensors(again.model, again.optimizer))
-    return Again(update, weights, marks_of(gradients_of(again.model)), state, is_judged_after)
+    return Again(update, weights, marks_of(gradients_of(again.model)), state, loss, is_judged_after)
 
 
 def _ascents(again: Again) -> Iterator[dict[str, float]]:

@@ -7,10 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
+import numpy as np
+from jaxtyping import Float
 
 from gradiometer.arguments import check_whole
 from gradiometer.errors import BadArgument, RunDamaged
@@ -19,6 +22,7 @@ from gradiometer.loop.branches import Fork
 from gradiometer.loop.changes.alternative import Alternative, GoOn
 from gradiometer.loop.changes.text import alternative_of
 from gradiometer.loop.comparison.racing import Rung, Stop
+from gradiometer.loop.readout import Readout
 from gradiometer.measurement.uncertainty.differences import MOST_PAIRS
 from gradiometer.run.reader import Run, check_run
 from gradiometer.storage.disk import (
@@ -256,6 +260,43 @@ class ForkRecord:
         if fork.path is None:
             raise BadArgument("`fork` is not kept in a folder: give `out` when it is made.")
         return cls.open(fork.path)
+
+    def keep_own(self, losses: Float[np.ndarray, " updates"]) -> None:
+        """Keep the updates that the training has made itself as the branch without a change, which
+        then is not trained.
+
+        Args:
+            losses: The loss of each of its updates from the step of the branches on, as many as a
+                branch has.
+
+        Raises:
+            StorageFailed: The file cannot be written.
+        """
+        from gradiometer.jobs.job import Outcome  # noqa: PLC0415 (imports torch)
+
+        branch, number = self.plan.branches[0], len(losses)
+        # a curve has at most 48 points
+        ends = sorted({-(-place * number // 48) for place in range(1, 49)})
+        curve = tuple(
+            (stop * branch.horizon // number, float(np.mean(losses[start:stop])))
+            for start, stop in pairwise([0, *ends])
+        )
+        is_finite = bool(np.isfinite(losses).all())
+        late = Readout(float(np.mean(losses[number // 2 :])))
+        result = BranchResult(
+            branch.alternative.name,
+            branch.replicate,
+            branch.horizon,
+            number,
+            branch.horizon,
+            0.0,
+            curve,
+            {"train_loss": late} if is_finite else {},
+            diverged=None if is_finite else "the loss is not finite",
+            highest=float(np.max(losses)),
+        )
+        with self.ledger().opened() as keep:
+            keep(Outcome(branch.name, result))
 
     @property
     def name(self) -> str:

@@ -1,5 +1,7 @@
 """Claims about the length of a training and its batch."""
 
+import math
+
 import numpy as np
 
 from gradiometer.verdict.claims import Claim, Claimed
@@ -16,6 +18,7 @@ from gradiometer.verdict.triage.thresholds import (
     LARGE_BATCH,
     LEARNT,
     LITTLE_LEFT,
+    RATHER_SMALL,
     RISEN,
     SEEN_AGAIN,
     SMALL_BATCH,
@@ -51,20 +54,22 @@ def still_falls(signs: Signs) -> bool:
 
 
 def batch_small(signs: Signs, level: Level) -> Claimed | None:
-    """Successive gradients of tiny batches share next to nothing."""
-    if signs.is_short or not 0 < signs.batch_size <= SMALL_BATCH:
+    """Successive gradients of tiny batches share next to nothing. It is a suspect if the batch is
+    not that tiny, or little is left to gain."""
+    if signs.is_short or not 0 < signs.batch_size <= RATHER_SMALL:
         return None
     if (signs.series("labels") > FEW_LABELS).any():
         return None
-    may_gain = signs.has_no_floor or ended_at(signs, level) > LEARNT
-    if not signs.cosine < AGREE or not may_gain:
+    left = math.inf if signs.has_no_floor else ended_at(signs, level)
+    if not signs.cosine < AGREE or not left > LITTLE_LEFT:
         return None
     numbers = {"batch": float(signs.batch_size), "shared": signs.cosine}
     # A line of the program and no change of a fork: branches have as many examples, and so an
     # eighth of the updates. All six of the clinic then ended worse, at √8 and at 8 times the rate;
     # with as many updates all ended better.
     cure = f"batch_size = {8 * signs.batch_size}; lr = 2.8 * lr"
-    return Claimed(Claim.BATCH_SMALL, numbers, (cure,))
+    is_certain = signs.batch_size <= SMALL_BATCH and left > LEARNT
+    return Claimed(Claim.BATCH_SMALL, numbers, (cure,), is_certain=is_certain)
 
 
 def batch_large(signs: Signs, level: Level) -> Claimed | None:

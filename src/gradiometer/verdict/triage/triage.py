@@ -174,9 +174,16 @@ def triage_of(run: Run | Signs) -> Triage:
         made = [rule(signs, level) for rule in ORDER]
         passed = _pass(signs, level)
     seen = [each for each in made if each is not None and (each.is_certain or signs.has_ended)]
-    if any(each.claim is Claim.BATCH_SMALL for each in seen):
-        # its cure has the higher rate, unless that is far too low
-        seen = [each for each in seen if not (each.claim is Claim.RATE_LOW and rate.is_mild(each))]
+    small = next((each for each in seen if each.claim is Claim.BATCH_SMALL), None)
+    if small is not None:
+        # its cure has the higher rate, unless that is far too low, or certain beside a suspect
+        seen = [
+            each
+            for each in seen
+            if each.claim is not Claim.RATE_LOW
+            or not rate.is_mild(each)
+            or each.is_certain > small.is_certain
+        ]
     found = [each for each in seen if each.is_certain]
     explained = frozenset[Claim]().union(
         *(EXPLAINED.get(each.claim, frozenset()) for each in found)

@@ -43,9 +43,9 @@ EARLIEST = 12
 # and so prefer large rates, as later ones prefer small rates.
 BEGINNING = 8
 
-# Orders of the data from which the mean of a trial from the beginning makes a suspect. In three, half
-# of the rate gained 2 % and more in 5 or 6 of 8 trainings at 3 to 8 times their rate, and in none of
-# 26 at a good one.
+# Orders of the data from which the mean of a trial from the beginning makes a suspect. In three,
+# half of the rate gained 2 % and more in 5 or 6 of 8 trainings at 3 to 8 times their rate, and in
+# none of 26 at a good one.
 FEWEST_ORDERS = 3
 
 # The changes that settle a doubt about a training without a claim.
@@ -59,6 +59,12 @@ SETTLED_BY: dict[str, tuple[str, ...]] = {
 # the higher rate made 34 % worse on fresh rows; of trainings at a quarter of their rate it was 1.2
 # to 7 %.
 LITTLE = 0.02
+
+# The share of the loss that four times the rate must gain from the first weights. Under Adam it was
+# 21 to 76 % at a quarter of six good rates, and nothing at these. Under SGD it was 11 to 65 % at a
+# quarter of eight; at these it diverged or was higher in six, gained 30 % in one and loses by the
+# end, and 62 % in one and gains by the end, as 71 % in one with momentum.
+MUCH = {"adaptive": 0.1, "sgd": 0.35}
 
 # A rate that fell by more than the square root of this since a fork was cooled.
 COOLED = 0.01
@@ -126,6 +132,23 @@ def cut_at_end(run: Run) -> tuple[Effect, float] | None:
                 end = abs(end_of(by_late_loss(record.fork), effect.readout))
                 gained = abs(effect.estimate.value) if effect.verdict == "better" else 0.0
                 return effect, gained / end if end > 0 else 0.0
+    return None
+
+
+def decay_in_the_mean(run: Run) -> Claimed | None:
+    """The suspect that a constant rate must fall, if the newest cut at the end gained more than a
+    little in the mean of several orders of the data, and its interval has zero in it."""
+    for record in reversed(forks_of(run)):
+        if record.plan.step < run.steps // 2 or record.fork.tail != "none":
+            continue
+        with suppress(BadArgument):  # a fork that has just begun has no branch of the baseline
+            fork = by_late_loss(record.fork)
+            for effect in fork.effects():
+                is_cut = isinstance(change_of(effect.alternative), CoolNow)
+                gains = -effect.estimate.value > LITTLE * abs(end_of(fork, effect.readout))
+                enough = effect.estimate.samples >= FEWEST_ORDERS
+                if is_cut and effect.verdict == "open" and enough and gains:
+                    return replace(decay_shown(effect), is_certain=False)
     return None
 
 
@@ -217,10 +240,12 @@ def after_trials(passed: Claimed, run: Run) -> Claimed:
     cut = cut_at_end(run)
     if cut is not None and cut[0].verdict == "better" and is_constant(signs):
         return more_steps_gain_more(signs, cut[1]) or decay_shown(cut[0])
+    if cut is None and is_constant(signs) and (suspect := decay_in_the_mean(run)) is not None:
+        return suspect
     for effect in effects:
         if effect.verdict == "better":
             return Claimed(Claim.FORK_BETTER, {"fork": effect.estimate}, (effect.alternative,))
-    found = rate_too_high(run) or rate_too_low(run)
+    found = rate_from_beginning(run) or rate_too_low(run)
     if found is not None:
         return found
     ended_worse = [effect for effect in effects if effect.verdict in ("worse", "diverged")]
@@ -248,31 +273,35 @@ def rate_too_low(run: Run) -> Claimed | None:
     return None
 
 
-def rate_too_high(run: Run) -> Claimed | None:
-    """That the rate is too high, if branches from the beginning, which prefer large rates, gained
-    more than a little by a smaller one. A rate that is better for so short a training is still high
-    for all of it.
+def rate_from_beginning(run: Run) -> Claimed | None:
+    """The claim about the rate from branches of the beginning, which prefer large rates.
 
-    It is a suspect if the interval has zero in it, with three orders of the data at least.
+    It is too high if a smaller one gained more than a little: one that is better for so short a
+    training is still high for all of it. That is a suspect if the interval has zero in it, with
+    three orders of the data at least. One order, which is compared with the training itself,
+    makes suspects alone; the rate may then be too low, too, if four times of it gained much.
     """
+    family = run.hyperparameters.family if run.hyperparameters else "other"
     for record in reversed(forks_of(run)):
         if record.plan.step > BEGINNING:
             continue
         with suppress(BadArgument):  # a fork that has just begun has no branch of the baseline
-            for effect in record.fork.effects():
-                if not (is_lower_rate(effect) and effect.lower_is_better):
-                    continue
-                end = abs(end_of(record.fork, effect.readout))
-                is_shown_by_interval = effect.verdict == "better"
-                if effect.estimate.value < -LITTLE * end and (
-                    is_shown_by_interval or effect.estimate.samples >= FEWEST_ORDERS
-                ):
-                    return Claimed(
-                        Claim.RATE_HIGH,
-                        {"fork": effect.estimate},
-                        ("rate 0.25x",),
-                        is_certain=is_shown_by_interval,
-                    )
+            fork, is_one = by_late_loss(record.fork), record.fork.replicates == 1
+            for effect in fork.effects():
+                end = abs(end_of(fork, effect.readout))
+                gained = -effect.estimate.value / end if effect.lower_is_better and end else 0.0
+                is_shown = effect.verdict == "better"
+                numbers: dict[str, Estimate | float] = {"fork": effect.estimate}
+                if is_one:
+                    numbers["gained"] = gained
+                enough = is_shown or effect.estimate.samples >= FEWEST_ORDERS
+                if is_lower_rate(effect) and gained > LITTLE and enough:
+                    is_certain = is_shown and not is_one
+                    return Claimed(Claim.RATE_HIGH, numbers, ("rate 0.25x",), is_certain=is_certain)
+                is_raised = is_one and is_shown and effect.alternative == "rate 4x"
+                if is_raised and gained > MUCH.get(family, 1.0):
+                    cure, doubts = (effect.alternative,), ("fine_tuning",)
+                    return Claimed(Claim.RATE_LOW, numbers, cure, doubts, is_certain=False)
     return None
 
 
@@ -372,7 +401,8 @@ def effects_of_record(record: ForkRecord, *, also_short: bool = True) -> Sequenc
         if not fork.leans:
             return effects
         if record.plan.step <= BEGINNING:
-            shown = [each for each in effects if each.verdict == "better" and is_lower_rate(each)]
+            against = {True: ("better",), False: ("worse", "diverged")}
+            shown = [each for each in effects if each.verdict in against[is_lower_rate(each)]]
         else:
             shown = [each for each in effects if is_shown(each, fork)]
         return shown if also_short else ()

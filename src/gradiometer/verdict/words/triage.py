@@ -276,16 +276,30 @@ RAISED_IN_A_FORK = Words(
 
 # The words for a rate that only a fork from the beginning showed to be too high.
 LOWERED_IN_A_FORK = Words(
-    "The learning rate is too high: a fork from the first steps at a lower one changed the result by "
-    "{fork}.",
-    "Short forks from the first steps favour large rates, so one at a lower rate that ends better is "
-    "a sign.",
+    "The learning rate is too high: a fork from the first steps at a lower one changed the result "
+    "by {fork}.",
+    "Short forks from the first steps favour large rates, so one at a lower rate that ends better "
+    "is a sign.",
 )
 
 SHOWN_BY_A_FORK = {
     Claim.NO_DECAY: CUT_IN_A_FORK,
     Claim.RATE_LOW: RAISED_IN_A_FORK,
     Claim.RATE_HIGH: LOWERED_IN_A_FORK,
+}
+
+# The words for a rate that one branch from the first weights showed to be wrong.
+FROM_THE_FIRST_WEIGHTS = {
+    Claim.RATE_LOW: Words(
+        "The learning rate is too low: from the first weights, four times of it had a loss "
+        "{gained:%} lower than this training in as many updates.",
+        "At most good rates it was higher, or diverged. It is one order of the data.",
+    ),
+    Claim.RATE_HIGH: Words(
+        "The learning rate is too high: from the first weights, a quarter of it had a loss "
+        "{gained:%} lower than this training in as many updates.",
+        "At good rates it was higher. It is one order of the data.",
+    ),
 }
 
 # What forks of a training without a claim could have shown.
@@ -319,7 +333,8 @@ def limits(finding: Finding) -> Sentences:
     if finding.claim == Claim.RATE_LOW and "edge" in numbers:
         words = BELOW_THE_EDGE
     if "fork" in numbers and not {"reach", "movement"} & numbers.keys():
-        words = SHOWN_BY_A_FORK.get(Claim(finding.claim), words)
+        of_fork = FROM_THE_FIRST_WEIGHTS if "gained" in numbers else SHOWN_BY_A_FORK
+        words = of_fork.get(Claim(finding.claim), words)
     if finding.claim == Claim.RATE_HIGH and "edge" in numbers:
         words = BEYOND_THE_EDGE
     if finding.claim == Claim.BATCH_SMALL and numbers["shared"] <= 0:

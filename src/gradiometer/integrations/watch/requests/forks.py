@@ -19,8 +19,9 @@ from gradiometer.integrations.watch.triage.exact import planned_steps, scheduler
 from gradiometer.loop import Alternative, Fork, Loop, fork
 from gradiometer.loop.data import Data, data_of
 from gradiometer.loop.incident_cause import cause_of, rise_of_rate
+from gradiometer.loop.marks import relative
 from gradiometer.loop.recorded.incidents import BEFORE, LEAD, IncidentCause, incident_at
-from gradiometer.loop.replay import WAY_OUT, KeptUpdates, check_replay
+from gradiometer.loop.replay import WAY_OUT, KeptUpdates, check_replay, made_again
 from gradiometer.measurement.estimate import significant
 from gradiometer.measurement.optimizer.hyperparameters import SAME
 from gradiometer.measurement.optimizer.steps import as_one
@@ -200,7 +201,7 @@ class Forks(Looks):
         batches: Any,
         alternatives: Sequence[Alternative | str] | Alternative | str,
         at: int | None = None,
-        is_anew: bool = False,
+        from_first_weights: bool = False,
         charged_to: str = "forks on request",
         **settings: Any,
     ) -> Fork | None:
@@ -209,7 +210,9 @@ class Forks(Looks):
                 return None
             of_loop = {name: settings.pop(name) for name in OF_LOOP if name in settings}
             loop, kept = self._own_loop(run, batches, at, **of_loop)
-            if is_anew and kept is not None:
+            if from_first_weights and kept is not None:
+                if not _gave_these_losses(loop, kept, Signs.of(run).losses):
+                    return None
                 start = zip(self._objective.names, self._at_start or (), strict=True)
                 kept = kept.before_all(dict(start))
             if at is not None and kept is not None:
@@ -260,10 +263,11 @@ class Forks(Looks):
         if at is not None:
             check_whole("at", at, 0)
         kept = self.kept_updates.newest if at is None else self.kept_updates.before(at)
-        notes = self._schedule(known, batches, Signs.of(run).rates)
+        signs = Signs.of(run)  # which reads the run
+        notes = self._schedule(known, batches, signs.rates)
         loop = Loop(self._objective.model, self._optimizers, batches=batches, **known)
-        loop.warnings = (*notes, *self._replay(loop, kept, run))
-        loop.high_until = Signs.of(run).high_until
+        loop.warnings = (*notes, *self._replay(loop, kept, signs))
+        loop.high_until = signs.high_until
         return loop, kept
 
     def _schedule(
@@ -288,7 +292,7 @@ class Forks(Looks):
             "give scheduler=, a function of the number of an update that returns its rate.",
         )
 
-    def _replay(self, loop: Loop, kept: KeptUpdates | None, run: Run) -> tuple[str, ...]:
+    def _replay(self, loop: Loop, kept: KeptUpdates | None, signs: Signs) -> tuple[str, ...]:
         """Compare updates of the loop with those of a copy. Returns what a reader of the fork
         should know."""
         if kept is None or not kept.is_finite:
@@ -312,7 +316,15 @@ class Forks(Looks):
         # what was recorded is the gradient of the first of two backwards
         if loop.loss is None or loop.ascent is not None:
             return notes
-        return (*notes, *_compare_clipping(loop, Signs.of(run)))
+        return (*notes, *_compare_clipping(loop, signs))
+
+
+def _gave_these_losses(loop: Loop, kept: KeptUpdates, losses: Float[np.ndarray, " steps"]) -> bool:
+    """True if the losses that the loop gave to `w.step` are those of its updates made again, so
+    that its record can be compared with a branch."""
+    return all(
+        relative(one.loss, losses[one.kept.step]) < RECORDED for one in made_again(loop, kept)
+    )
 
 
 def _why_not(schedulers: Sequence[Any], each: str, data: Data) -> str:

@@ -3,7 +3,7 @@ training time."""
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,8 @@ from gradiometer.integrations.watch.shield import Shield, attempt, reason_of
 from gradiometer.loop.branch import BranchResult
 from gradiometer.loop.changes.alternative import Alternative, CoolNow, Rate
 from gradiometer.loop.changes.text import alternative_of
-from gradiometer.loop.recorded.record import forks_of
+from gradiometer.loop.data import data_of
+from gradiometer.loop.recorded.record import ForkRecord, Plan, forks_of
 from gradiometer.run.budget import Budget
 from gradiometer.run.reader import Run
 from gradiometer.verdict.claims import Claim, Claimed
@@ -62,7 +63,6 @@ PLANNED = 0.9
 # Updates that the search for the cause of an incident takes: 150 to 500 in planted ones.
 SEARCH = 500
 
-
 # States that are kept, of steps 4, 8, 16, 32, ...: one of the newest four is from the twelfth to
 # the sixth of a training at its end.
 STATES = 4
@@ -81,18 +81,22 @@ SETTLED = 100
 # noise is so much larger that it was 0.6 to 0.9 times as far from zero.
 HIGHER = "rate 2x"
 
-# The rate that is tried from the beginning, and the fewest and the most updates of its branches. Of
-# 8 trainings at 3 to 8 times their rate, 2 % and more were gained in three orders of the data in 6 in
-# branches of 100 updates, in 5 in those of 50, and in 3 in those of 50 that began after four updates;
-# of 26 at a good rate in none.
-LOWER = Rate(0.5)
-FEWEST_AT_BEGINNING, MOST_AT_BEGINNING = 40, 100
-
+# The rates that are tried from the first weights, against the first updates of the training itself;
+# the fewest and the most updates of such a branch, and the part of the training that it has at
+# most. In four orders of the data of 6,000 updates, a quarter of the rate changed the mean loss of
+# updates 100 to 200 by +16 to +322 % in 14 trainings at a good rate under Adam, by −54 to +17 % in
+# 8 at three times that rate, and by −78 to −19 % in 8 at six times; four times the rate by +9 to
+# +212 % in 6 at a good rate that fell to zero, and by −76 to −21 % in 6 at a quarter of it. Under
+# SGD that was −62 to +45 %, or a divergence, and −65 to −11 %. After 400 updates a quarter of a
+# good rate was 16 % better once, and after 100 one of six times a good rate only 8 %.
+LOWER, RAISED = Rate(0.25), Rate(4)
+FEWEST_AT_BEGINNING, MOST_AT_BEGINNING = 100, 200
+PART_AT_BEGINNING = 30
 
 # The largest stride of an adaptive optimizer, and the stride that one step in fifty of SGD exceeds,
 # above which a lower rate is tried from the beginning before a higher one. Under Adam and AdamW 4.2
-# and more in seven trainings at 3 to 8 times their rate, at most 2.2 in nine at a good one. Under SGD
-# 0.08 to 0.37 in six at a good rate; a rate that is too high mostly diverges.
+# and more in seven trainings at 3 to 8 times their rate, at most 2.2 in nine at a good one. Under
+# SGD 0.08 to 0.37 in six at a good rate; a rate that is too high mostly diverges.
 LONG_STRIDE, LONG_STRIDES_OF_SGD = 3.0, 0.3
 
 # How much longer an update of a branch takes than one of the training, by what the loop of a fork
@@ -101,16 +105,31 @@ LONG_STRIDE, LONG_STRIDES_OF_SGD = 3.0, 0.3
 SLOWER = 1.3
 
 
+@dataclass(frozen=True)
+class Question:
+    """The question of a trial.
+
+    Args:
+        change: The change that is tried.
+        from_first_weights: True for one branch from the first weights, which is compared with the
+            updates that the training has made itself.
+    """
+
+    change: Alternative
+    from_first_weights: bool = False
+
+
 class Trials:
     """Tries the cure of the first claim or suspect of triage that a short fork can judge: at the
     end, also of a training without a claim, and at a few marks if the end is not known.
 
     A short fork prefers small rates. So only what this cannot explain is tried: a higher rate, the
-    rate taken down at the end of a training at a constant rate, and half of the rate from the first
-    weights, from where branches prefer large rates. At the end a rate is tried from
-    an early state, since the schedule may have taken it to zero, and little is left to be learnt.
-    One change gets all of the share: a second one is tried with what the first one leaves. The
-    cause of an incident comes first, if its updates are kept.
+    rate taken down at the end of a training at a constant rate, and a quarter of the rate from the
+    first weights, from where branches prefer large rates. At the end a rate is tried from an early
+    state, since the schedule may have taken it to zero, and little is left to be learnt; under Adam
+    from the first weights. From there the training itself is the branch without a change. One
+    change gets all of the share: a second one is tried with what the first one leaves. The cause of
+    an incident comes first, if its updates are kept.
 
     Args:
         share: The largest share of the training time.
@@ -138,6 +157,8 @@ class Trials:
         # Seconds of all trials when the branches of the newest one began, and their updates.
         self._before_branches = 0.0
         self._branch_updates = 0
+        # Updates of the training that stand for its branch without a change; None if it is trained.
+        self._own: int | None = None
         self._made = 0
         self._explained: IncidentUpdates | None = None
         # The next step at which a trial may be made.
@@ -198,28 +219,34 @@ class Trials:
             return
         self.next = step + max(step // 2, 16)  # reading the run costs time, too
         with self._budget.spending(COST, outside=True):
-            changes = self._changes(step, is_over=is_over)
-        for change in changes:
+            questions = self._questions(step, is_over=is_over)
+        for question in questions:
             with self._budget.spending(COST, outside=True):
                 began, self._branch_updates = self._budget.clock(), 0
                 updates = self._updates(step, is_over=is_over)
                 if updates < FEWEST:
                     return
-                if change == LOWER and updates < FEWEST_AT_BEGINNING:
+                if not self._trial(question, step, updates, is_over=is_over):
                     continue
-                self._trial(change, step, updates, is_over=is_over)
                 branches = self._branch_updates * self._seconds(step)
                 self._beside = max(self._budget.clock() - began - branches, 0.0)
                 self._made += 1
 
-    def _begin(self, _: object) -> None:
-        """The branches of a trial begin."""
+    def _begin(self, plan: Plan) -> None:
+        """The branches of a trial begin; the training may have made one of them itself."""
         self._budget.settle(COST)
         self._before_branches = self._budget.spent_on[COST]
+        if self._own is not None:
+            # the last batch of an epoch may be smaller
+            size, epoch = plan.horizon // self._own, data_of(self.data, None).epoch or plan.horizon
+            epochs, rest = divmod(plan.horizon, epoch)
+            number = epochs * math.ceil(epoch / size) + math.ceil(rest / size)
+            run = self._watched.run
+            ForkRecord.keep(run.path, plan).keep_own(Signs.of(run).losses[:number])
 
     def _goes_on(self, result: BranchResult, done: int, _: int) -> bool:
         """True if the share pays for the next two branches, by what those before have cost."""
-        self._branch_updates += result.updates
+        self._branch_updates += result.updates if result.seconds else 0
         self._budget.settle(COST)
         spent = self._budget.spent_on[COST]
         pair = 2 * (spent - self._before_branches) / done
@@ -255,10 +282,10 @@ class Trials:
         """Seconds that a trial takes besides the updates of its branches."""
         if self._beside is not None:
             return self._beside
-        # Until one was made: 0.06 s for reading the run, its triage, the comparison with a copy and
-        # the record, and 4 updates a branch for its copy and its readout. It took 0.045 s and 5
+        # Until one was made: 0.05 s for reading the run, its triage, the comparison with a copy and
+        # the record, and 4 updates a branch for its copy and its readout. It took 0.042 s and 4
         # updates in a small network; branches end when the share is spent.
-        return 0.06 + BRANCHES * 4 * self._seconds(step)
+        return 0.05 + BRANCHES * 4 * self._seconds(step)
 
     def wants_state(self, step: int) -> bool:
         """True if a trial may use the state of a step: an early one, or one of the later part whose
@@ -267,37 +294,44 @@ class Trials:
         total: int | None = self._watched._updates_in_all(self.data)
         if total is None:
             return True
-        return total // EARLIEST <= step <= total // EARLY or step >= total // 3
+        return total // EARLIEST <= step <= total // EARLY or step >= total // 2
 
     def _updates_ahead(self, step: int) -> int | None:
         """Updates that are left of the training; None if that is not known."""
         planned = self._watched._updates_in_all(self.data)
         return planned - step if planned is not None and planned > step else None
 
-    def _changes(self, step: int, *, is_over: bool) -> list[Alternative]:
-        """The changes to try now."""
+    def _questions(self, step: int, *, is_over: bool) -> list[Question]:
+        """The questions to try now."""
         run = self._watched.run
         if run is None or self._explain(run, step, is_over=is_over):
             return []
         if is_over:
-            return _changes_at_end(
+            is_long = step // PART_AT_BEGINNING >= FEWEST_AT_BEGINNING
+            return _questions_at_end(
                 run,
                 early=self._early(step, is_over=True),
-                has_beginning=self._beginning() is not None,
+                has_beginning=is_long and self._beginning() is not None,
             )
         if self._updates_ahead(step) is not None:
             return []  # at the end more is known, and the share pays for more
         change = _first(run)
-        return [] if change is None else [change]
+        return [] if change is None else [Question(change)]
 
-    def _trial(self, change: Alternative, step: int, updates: int, *, is_over: bool) -> None:
+    def _trial(self, question: Question, step: int, updates: int, *, is_over: bool) -> bool:
         """Fork the loop as it is now, or an early state of it for a rate that branches to the end
-        do not judge."""
+        do not judge. False if that cannot be compared."""
         settings: dict[str, Any] = {}
         early = None
-        if change == LOWER:
-            early, updates = self._beginning(), min(updates, MOST_AT_BEGINNING)
-            settings["is_anew"] = True
+        self._own = None
+        change = question.change
+        if question.from_first_weights:
+            early, updates = self._beginning(), min(updates * BRANCHES, MOST_AT_BEGINNING)
+            updates = min(updates, step // PART_AT_BEGINNING)
+            if updates < FEWEST_AT_BEGINNING:
+                return False
+            self._own = updates
+            settings |= {"from_first_weights": True, "tail": "none"}
         elif isinstance(change, Rate):
             early = self._early(step, is_over=is_over)
         # without a plan, as if the training went on for as long again: short branches are known as
@@ -309,13 +343,15 @@ class Trials:
         else:
             settings["left"] = f"{left} updates"
         in_all, replicates = updates * REPLICATES, REPLICATES
+        if self._own is not None:
+            in_all, replicates = updates, 1
         if isinstance(change, CoolNow):
             settings["tail"] = "none"
             few, many = ORDERS_OF_CUT
             replicates = many if in_all >= many * SHOWS_CUT else few
             replicates = min(replicates, in_all // FEWEST)
         updates = in_all // replicates
-        self._watched._fork(
+        made = self._watched._fork(
             batches=self.data,
             alternatives=[change],
             horizon="end"
@@ -328,6 +364,7 @@ class Trials:
             progress=self._goes_on,
             **settings,
         )
+        return made is not None
 
     def _early(self, step: int, *, is_over: bool) -> int | None:
         """The step of the state that a rate is tried from; None for the present one, on the way of
@@ -384,50 +421,60 @@ def _first(run: Run) -> Alternative | None:
     return None
 
 
-def _changes_at_end(run: Run, *, early: int | None, has_beginning: bool) -> list[Alternative]:
-    """The changes to try at the end: the first cure of each claim and suspect that a short fork can
+def _questions_at_end(run: Run, *, early: int | None, has_beginning: bool) -> list[Question]:
+    """The questions at the end: the first cure of each claim and suspect that a short fork can
     judge, and a cut for one that looks like a rate without a decay; for a training without a claim
     then the changes that settle its doubt, a lower rate and a higher one. At most three changes.
 
     Args:
         run: The run.
         early: Step of the state that a rate is tried from; None without one.
-        has_beginning: True if the state of the beginning is kept.
+        has_beginning: True if branches may begin at the first weights.
     """
     signs = replace(Signs.of(run), has_ended=True)
     is_low = len(signs.rates) > 0 and signs.rates[-1] < 0.01 * signs.rates.max()
     known = effects_by_change(run)
     late = effects_by_change(run, since=run.steps // 2)
-    found: dict[str, Alternative] = {}
+    found: dict[str, Question] = {}
     triage = triage_of(signs)
+    # during a warm-up any higher rate is better
+    has_beginning = has_beginning and signs.rates[BEGINNING] > signs.rates.max() / 2
+    # Branches of an early state showed none of four rates under Adam that were four times too low.
+    # What is gained from the first weights at a constant rate says nothing about its end, and with
+    # a small batch the rate that goes with it is low.
+    made = {claimed.claim for claimed in triage.claims}
+    is_raised_there = triage.passes and has_beginning and signs.family != "other"
+    is_raised_there &= Claim.BATCH_SMALL not in made and not is_constant(signs)
     changes = [change for claimed in triage.claims for change in changes_of_claim(claimed)]
-    if any(claimed.claim is Claim.STOPPED_EARLY for claimed in triage.claims):
+    if Claim.STOPPED_EARLY in made:
         changes.append(CoolNow())
     if triage.passes:
         for claimed in triage.claims:
             changes += map(alternative_of, changes_that_settle(claimed, signs))
         changes.append(alternative_of(HIGHER))
-        if early is not None and early < SETTLED and not any(map(changes_of_claim, triage.claims)):
+        is_early = early is not None and early < SETTLED and not is_raised_there
+        if is_early and not any(map(changes_of_claim, triage.claims)):
             changes = [change for change in changes if not isinstance(change, Rate)]
-        # during a warm-up any higher rate is better
-        is_high = has_beginning and signs.rates[BEGINNING] > signs.rates.max() / 2
-        if is_high and has_long_strides(signs):
+        if has_beginning and has_long_strides(signs):
             changes.append(LOWER)
         # Whatever the doubt: two constant rates with another doubt were not cut, and both would
         # have gained by it.
         if is_constant(signs):
             changes.append(CoolNow())
     for change in changes:
+        question = Question(change, from_first_weights=change == LOWER)
+        if is_raised_there and isinstance(change, Rate) and change.factor > 1:
+            question = Question(RAISED, from_first_weights=True)
         # a fork of the first half settles nothing about the end
         is_cut = isinstance(change, CoolNow)
-        is_known = change.name in (late if is_cut else known)
+        is_known = question.change.name in (late if is_cut else known)
         # a rate of zero shows nothing
-        shows_nothing = is_low and (is_cut or (early is None and change != LOWER))
+        shows_nothing = is_low and (is_cut or (early is None and not question.from_first_weights))
         if (beats_its_lean(change) or change == LOWER) and not (is_known or shows_nothing):
-            found.setdefault(change.name, change)
+            found.setdefault(question.change.name, question)
     # a cut is short, and its gain is the largest
     order = (lambda change: isinstance(change, CoolNow), lambda change: change == LOWER)
-    return sorted(found.values(), key=lambda change: [not is_it(change) for is_it in order])[:3]
+    return sorted(found.values(), key=lambda one: [not is_it(one.change) for is_it in order])[:3]
 
 
 def has_long_strides(signs: Signs) -> bool:
