@@ -262,7 +262,9 @@ def critical_study(setting: Setting, measured: int) -> tuple[float, float, int, 
     ]
     covered = sum(each.low <= truth <= each.high for each in found)
     widths = [each.high / each.low if each.low > 0 else math.inf for each in found]
-    return truth, setting.quadratic.noise_scale(start[0]), covered, float(np.median(widths))
+    gradient = setting.quadratic.gradient(start[0])
+    noise_scale = setting.quadratic.gradient_variance / float(gradient @ gradient)
+    return truth, noise_scale, covered, float(np.median(widths))
 
 
 def share(count: int, total: int) -> str:

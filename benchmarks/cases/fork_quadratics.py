@@ -132,8 +132,10 @@ class Going:
         if self.setting.clip is not None:
             size = self.setting.quadratic.dimension
             noise = np.random.default_rng(0).standard_normal((ENDS, self.horizon // UNIT, size))
-            start = (np.broadcast_to(each, (ENDS, *each.shape)) for each in (position, velocity))
-            return Ends(self.setting, self.simulated(*start, noise)[0])
+            position, velocity = (
+                np.broadcast_to(each, (ENDS, *each.shape)) for each in (position, velocity)
+            )
+            return Ends(self.setting, self.simulated(position, velocity, noise)[0])
         start = QuadraticLaw.at(self.setting.quadratic, position, velocity)
         return start.after(
             self.rates,
@@ -247,9 +249,8 @@ def results_of(
             ]
         )
         going = Going(setting, same[0].alternative, horizon, same[0].tail)
-        ends, _ = going.simulated(
-            *(np.broadcast_to(each, (len(same), *each.shape)) for each in start), noise
-        )
+        position, velocity = (np.broadcast_to(each, (len(same), *each.shape)) for each in start)
+        ends, _ = going.simulated(position, velocity, noise)
         for branch, end in zip(same, ends, strict=True):
             name, updates = branch.alternative.name, len(going.rates)
             far = not np.abs(end).max() < FAR

@@ -102,11 +102,13 @@ def temperature_cases(runs: Runs) -> Iterator[Case]:
         heat = rate * (norm_squared + variance / batch)
         for step in _places(run):
             norm, noise = _near(run, "norms", step)[:, 1], _near(run, "truths", step)[:, 1] / batch
-            truths = norm.mean() + noise.mean(), _geometric(norm) + _geometric(noise)
+            truth = rate[step] * (norm.mean() + noise.mean())
+            geometric = rate[step] * (_geometric(norm) + _geometric(noise))
             for chosen in _chosen(np.arange(step + 1)):
                 yield Case(
                     name,
-                    *(rate[step] * each for each in truths),
+                    truth,
+                    geometric,
                     steps[chosen],
                     rate[chosen],
                     heat[chosen],
