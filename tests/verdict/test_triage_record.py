@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from gradiometer import Run, diagnose, watch
 from gradiometer.integrations.watch.triage.batches import input_moments
 from gradiometer.verdict.claims import Claim
+from gradiometer.verdict.triage.faults import no_gradient
+from gradiometer.verdict.triage.level import level_of
 from gradiometer.verdict.triage.signs import Signs
 from small_classifier import INPUTS, LABELS, STEPS, loss_of, network, sgd
 
@@ -318,7 +320,21 @@ def test_parameters_without_a_gradient_are_seen(tmp_path: Path) -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.body(x)  # type: ignore[no-any-return]
 
-    assert "no_gradient" in claims_of(tmp_path / "unused", model=Unused())
+    run = train(tmp_path / "unused", model=Unused())[1]
+    assert run is not None
+    signs = Signs.of(run)
+    suspect = no_gradient(signs, level_of(signs))
+    assert suspect is not None and not suspect.is_certain
+    # such a layer is not one of dead units
+    assert "dead_relu" not in diagnose(run).to_dict()["claims"]
+
+    class Cut(Unused):
+        """A layer before which the gradient ends."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.rest(self.body(x).detach().repeat(1, 2))[:, :4]  # type: ignore[no-any-return]
+
+    assert "no_gradient" in claims_of(tmp_path / "cut", model=Cut())
 
     def head_alone(model: nn.Module) -> torch.optim.Optimizer:
         return sgd(list(model.children())[-1])

@@ -3,6 +3,7 @@
 import numpy as np
 
 from gradiometer.verdict.claims import Claim, Claimed
+from gradiometer.verdict.triage.faults import without_any_gradient
 from gradiometer.verdict.triage.level import Known, Level
 from gradiometer.verdict.triage.schedule import is_constant
 from gradiometer.verdict.triage.signs import SMALL, Array, Signs
@@ -313,7 +314,12 @@ def places_with_units(signs: Signs) -> list[int]:
     layers = signs.facts.get("layers", [])
     # a recurrent layer of which only the last output is used has no gradient of its reverse weights
     others = ("Embedding", "LSTM", "GRU", "RNN")
-    return [int(place) for place in signs.weights if not str(layers[place]).startswith(others)]
+    unreached = without_any_gradient(signs)
+    return [
+        int(place)
+        for place in signs.weights
+        if not unreached[place] and not str(layers[place]).startswith(others)
+    ]
 
 
 def weight_sizes(signs: Signs) -> np.ndarray:

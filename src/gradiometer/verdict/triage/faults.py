@@ -22,7 +22,11 @@ from gradiometer.verdict.triage.thresholds import (
 
 
 def no_gradient(signs: Signs, _: Level) -> Claimed | None:
-    """Parameters that no optimizer holds, or a part of the model that no backward reaches."""
+    """Parameters that no optimizer holds, or a part of the model that no backward reaches.
+
+    What is cut off from the loss takes everything before it along. A part that comes after others
+    that are reached may be one that the model does not use, and is a suspect.
+    """
     untrained = len(signs.facts.get("untrained", []))
     unreached = without_any_gradient(signs)
     sizes = np.array(signs.facts.get("sizes", []), dtype=float)
@@ -38,6 +42,7 @@ def no_gradient(signs: Signs, _: Level) -> Claimed | None:
         Claim.NO_GRADIENT,
         numbers,
         cure or ("remove `detach()` and `no_grad()` before these parameters",),
+        is_certain=bool(untrained or unreached[0]),
     )
 
 
