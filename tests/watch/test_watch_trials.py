@@ -218,7 +218,7 @@ def tried_at_end(
     for change, step in forked.items():
         ends = {"go on": [0.5, 0.51, 0.52], change.replace("_", " "): [0.3, 0.31, 0.32]}
         kept(run, ends, step=step, tail="none")
-    questions = trials_of_loops._questions_at_end(run, early=early, has_beginning=has_beginning)
+    questions = trials_of_loops._trials_at_end(run, early=early, has_beginning=has_beginning)
     return [one.change.name + " from the start" * one.from_first_weights for one in questions]
 
 

@@ -106,8 +106,8 @@ SLOWER = 1.3
 
 
 @dataclass(frozen=True)
-class Question:
-    """The question of a trial.
+class TriedChange:
+    """What is tried, and from where.
 
     Args:
         change: The change that is tried.
@@ -219,14 +219,14 @@ class Trials:
             return
         self.next = step + max(step // 2, 16)  # reading the run costs time, too
         with self._budget.spending(COST, outside=True):
-            questions = self._questions(step, is_over=is_over)
-        for question in questions:
+            trials = self._trials(step, is_over=is_over)
+        for trial in trials:
             with self._budget.spending(COST, outside=True):
                 began, self._branch_updates = self._budget.clock(), 0
                 updates = self._updates(step, is_over=is_over)
                 if updates < FEWEST:
                     return
-                if not self._trial(question, step, updates, is_over=is_over):
+                if not self._make(trial, step, updates, is_over=is_over):
                     continue
                 branches = self._branch_updates * self._seconds(step)
                 self._beside = max(self._budget.clock() - began - branches, 0.0)
@@ -301,14 +301,14 @@ class Trials:
         planned = self._watched._updates_in_all(self.data)
         return planned - step if planned is not None and planned > step else None
 
-    def _questions(self, step: int, *, is_over: bool) -> list[Question]:
-        """The questions to try now."""
+    def _trials(self, step: int, *, is_over: bool) -> list[TriedChange]:
+        """The trials to try now."""
         run = self._watched.run
         if run is None or self._explain(run, step, is_over=is_over):
             return []
         if is_over:
             is_long = step // PART_AT_BEGINNING >= FEWEST_AT_BEGINNING
-            return _questions_at_end(
+            return _trials_at_end(
                 run,
                 early=self._early(step, is_over=True),
                 has_beginning=is_long and self._beginning() is not None,
@@ -316,16 +316,16 @@ class Trials:
         if self._updates_ahead(step) is not None:
             return []  # at the end more is known, and the share pays for more
         change = _first(run)
-        return [] if change is None else [Question(change)]
+        return [] if change is None else [TriedChange(change)]
 
-    def _trial(self, question: Question, step: int, updates: int, *, is_over: bool) -> bool:
+    def _make(self, trial: TriedChange, step: int, updates: int, *, is_over: bool) -> bool:
         """Fork the loop as it is now, or an early state of it for a rate that branches to the end
         do not judge. False if that cannot be compared."""
         settings: dict[str, Any] = {}
         early = None
         self._own = None
-        change = question.change
-        if question.from_first_weights:
+        change = trial.change
+        if trial.from_first_weights:
             early, updates = self._beginning(), min(updates * BRANCHES, MOST_AT_BEGINNING)
             updates = min(updates, step // PART_AT_BEGINNING)
             if updates < FEWEST_AT_BEGINNING:
@@ -421,10 +421,10 @@ def _first(run: Run) -> Alternative | None:
     return None
 
 
-def _questions_at_end(run: Run, *, early: int | None, has_beginning: bool) -> list[Question]:
-    """The questions at the end: the first cure of each claim and suspect that a short fork can
-    judge, and a cut for one that looks like a rate without a decay; for a training without a claim
-    then the changes that settle its doubt, a lower rate and a higher one. At most three changes.
+def _trials_at_end(run: Run, *, early: int | None, has_beginning: bool) -> list[TriedChange]:
+    """The trials at the end: the first cure of each claim and suspect that a short fork can judge,
+    and a cut for one that looks like a rate without a decay; for a training without a claim then
+    the changes that settle its doubt, a lower rate and a higher one. At most three changes.
 
     Args:
         run: The run.
@@ -435,7 +435,7 @@ def _questions_at_end(run: Run, *, early: int | None, has_beginning: bool) -> li
     is_low = len(signs.rates) > 0 and signs.rates[-1] < 0.01 * signs.rates.max()
     known = effects_by_change(run)
     late = effects_by_change(run, since=run.steps // 2)
-    found: dict[str, Question] = {}
+    found: dict[str, TriedChange] = {}
     triage = triage_of(signs)
     # during a warm-up any higher rate is better
     has_beginning = has_beginning and signs.rates[BEGINNING] > signs.rates.max() / 2
@@ -462,16 +462,16 @@ def _questions_at_end(run: Run, *, early: int | None, has_beginning: bool) -> li
         if is_constant(signs):
             changes.append(CoolNow())
     for change in changes:
-        question = Question(change, from_first_weights=change == LOWER)
+        trial = TriedChange(change, from_first_weights=change == LOWER)
         if is_raised_there and isinstance(change, Rate) and change.factor > 1:
-            question = Question(RAISED, from_first_weights=True)
+            trial = TriedChange(RAISED, from_first_weights=True)
         # a fork of the first half settles nothing about the end
         is_cut = isinstance(change, CoolNow)
-        is_known = question.change.name in (late if is_cut else known)
+        is_known = trial.change.name in (late if is_cut else known)
         # a rate of zero shows nothing
-        shows_nothing = is_low and (is_cut or (early is None and not question.from_first_weights))
+        shows_nothing = is_low and (is_cut or (early is None and not trial.from_first_weights))
         if (beats_its_lean(change) or change == LOWER) and not (is_known or shows_nothing):
-            found.setdefault(question.change.name, question)
+            found.setdefault(trial.change.name, trial)
     # a cut is short, and its gain is the largest
     order = (lambda change: isinstance(change, CoolNow), lambda change: change == LOWER)
     return sorted(found.values(), key=lambda one: [not is_it(one.change) for is_it in order])[:3]
