@@ -226,7 +226,7 @@ WORDS: Mapping[Claim, Words] = {
 STRAIGHT_ON = Words(
     "The learning rate is too low: in {steps} steps the updates kept their direction, with a mean "
     "cosine of {direction} between parts of the path that are far apart.",
-    "At most good rates the path turns, and this cosine is below 0.25. Larger steps would take the "
+    "At most good rates the path turns, and this cosine is below 0.13. Larger steps would take the "
     "same path in less time.",
 )
 
