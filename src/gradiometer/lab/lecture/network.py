@@ -227,9 +227,9 @@ class Regressions:
         rate: float,
         reading: Callable[[], Float[np.ndarray, " runs"]],
         *,
-        forgetting: float,
+        forgetting: int,
         looks: int,
-        between: float,
+        between: int,
     ) -> Estimate:
         """The mean of a number of every run, over looks at them after they have forgotten that they
         began at the minimum. The runs are independent.
