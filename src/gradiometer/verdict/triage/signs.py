@@ -443,7 +443,8 @@ def _edges(run: Run) -> np.ndarray:
     """The readings of the batch sharpness, of SGD or of Adam's kind, as shares of the edge."""
     for gauge in (BatchSharpness(), PreconditionedSharpness()):
         series = run.series(gauge.name)
-        if series is not None:
+        # a damaged record may have lost a number of every reading
+        if series is not None and {"curvature", "norm_squared"} <= series.moments.keys():
             return np.stack([series.steps, gauge.shares(series)], axis=1)
     return np.empty((0, 2))
 
