@@ -126,10 +126,10 @@ class Trials:
     A short fork prefers small rates. So only what this cannot explain is tried: a higher rate, the
     rate taken down at the end of a training at a constant rate, and a quarter of the rate from the
     first weights, from where branches prefer large rates. At the end a rate is tried from an early
-    state, since the schedule may have taken it to zero, and little is left to be learnt; under Adam
-    from the first weights. From there the training itself is the branch without a change. One
-    change gets all of the share: a second one is tried with what the first one leaves. The cause of
-    an incident comes first, if its updates are kept.
+    state, since the schedule may have taken it to zero, and little is left to be learnt; a higher
+    one from the first weights, if the rate fell on the way and began high. From there the training
+    itself is the branch without a change. One change gets all of the share: a second one is tried
+    with what the first one leaves. The cause of an incident comes first, if its updates are kept.
 
     Args:
         share: The largest share of the training time.
