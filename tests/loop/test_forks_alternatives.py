@@ -425,7 +425,8 @@ def test_a_fork_warns_of_short_and_constant_branches() -> None:
     said = warned(left=40)
     assert said.startswith("The branches end before the training does") and said.count(".") == 1
     assert "10% of what is left" in warned(left=100)
-    assert "favours small rates" in warned(tail="none")
+    assert "favours small rates" in warned(tail="none", step=9)
+    assert "favour large rates" in warned(tail="none") and "small" not in warned(tail="none")
     assert "2 replicates" in warned(replicates=2)
     with pytest.raises(BadArgument, match="'rate 3x' was not tried"):
         Fork(0, (Rate(2),), 4, 10, ()).of(Rate(3))

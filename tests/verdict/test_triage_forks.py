@@ -10,6 +10,7 @@ import pytest
 from finished_forks import kept
 from gradiometer.loop import CoolNow, Rate
 from gradiometer.loop.recorded.record import ForkRecord
+from gradiometer.loop.recorded.trials import with_trials
 from gradiometer.measurement.optimizer.groups import Group
 from gradiometer.measurement.optimizer.hyperparameters import Hyperparameters
 from gradiometer.run import Run
@@ -219,6 +220,11 @@ def test_a_branch_from_the_first_weights_against_the_training_itself_makes_a_sus
         (finding,) = findings_of(Triage((settled,), LEVEL, {}))
         change_in_words = {"rate 4x": "four times", "rate 0.25x": "a quarter"}[change]
         assert f"from the first weights, {change_in_words} of it had a loss" in say(finding).seen
+        # what came of the cure is told of the same fork, with the lean that it has
+        (told,) = with_trials(run, [finding])
+        tried = say(told).tried
+        assert f"from step 4, {change} ends" in tried and "small" not in tried
+        assert ("lean to large rates" in tried) is (change == "rate 4x")
 
 
 @pytest.mark.parametrize(

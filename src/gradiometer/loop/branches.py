@@ -18,6 +18,10 @@ from gradiometer.measurement.uncertainty.differences import MOST_PAIRS
 
 LABELS = {"test_loss": "test loss", "train_loss": "training loss", "test_accuracy": "test accuracy"}
 
+# The latest step of a state of the beginning. Branches from there have everything still to learn,
+# and so prefer large rates, as later ones prefer small rates.
+BEGINNING = 8
+
 
 def label_of(readout: str) -> str:
     """A readout as people call it.
@@ -264,10 +268,16 @@ class Fork:
     @property
     def leans(self) -> bool:
         """True if the branches prefer small rates, because their rates stay constant or they are
-        short."""
+        short; or large ones from the first steps."""
         if self.shows_end:
             return False
         return self.tail == "none" or (self.left is not None and self.horizon < SHORT * self.left)
+
+    @property
+    def leans_to_large(self) -> bool:
+        """True if they prefer large rates, because their rates stay constant where everything is
+        still to be learnt."""
+        return self.leans and self.tail == "none" and self.step <= BEGINNING
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -276,7 +286,12 @@ class Fork:
         # In tunings the mean of a lane's last parameters chose rates that were too high as often as
         # rates that were too low.
         may_lean = not (self.shows_end or self.averaged)
-        if may_lean and self.tail == "none":
+        if may_lean and self.leans_to_large:
+            found.append(
+                "Branches from the first steps favour large rates, which an interval does not see: "
+                "what is better there may be worse at the end."
+            )
+        elif may_lean and self.tail == "none":
             found.append(
                 "The rates stay constant in all branches, which favours small rates at any length: "
                 "an interval does not see that. Use tail='linear'."

@@ -154,24 +154,29 @@ def _result(
     for record in reversed(records):
         names = [one.name for one in record.fork.alternatives if alike(one, wanted)]
         try:
-            fork = record.fork
+            # one branch from the first weights is compared with the training by its parts
+            fork = by_late_loss(record.fork) if record.fork.replicates == 1 else record.fork
             effects = {effect.alternative: effect for effect in fork.effects()}
         except BadArgument:  # a fork that has just begun has no branch of the baseline
             continue
         if names and names[0] in effects:
             effect = effects[names[0]]
-            leans = record.fork.leans and not is_beyond_lean(effect, record.fork)
-            told = (
-                {"verdict": "leaning"} if leans else judged(record.fork, wanted, effect, yardstick)
-            )
+            told: Mapping[str, Any]
+            if fork.leans and not is_beyond_lean(effect, fork):
+                told = {"verdict": "leaning", "to": "large" if fork.leans_to_large else "small"}
+            else:
+                told = judged(fork, wanted, effect, yardstick)
             return {"step": record.plan.step, "fork": record.name, "effect": effect, **told}
     return None
 
 
 def is_beyond_lean(effect: Effect, fork: Fork) -> bool:
-    """True for a higher rate that is better although the branches prefer small rates."""
+    """True for a higher rate that is better although the branches prefer small rates; or a lower
+    one where they prefer large rates."""
     change = next((one for one in fork.alternatives if one.name == effect.alternative), None)
-    return effect.verdict == "better" and isinstance(change, Rate) and change.factor > 1
+    if effect.verdict != "better" or not isinstance(change, Rate):
+        return False
+    return change.factor < 1 if fork.leans_to_large else change.factor > 1
 
 
 def judged(

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from gradiometer.errors import BadArgument
-from gradiometer.loop.branches import Fork
+from gradiometer.loop.branches import BEGINNING, Fork
 from gradiometer.loop.changes.alternative import Alternative, CoolNow, Rate
 from gradiometer.loop.changes.text import alternative_of
 from gradiometer.loop.comparison.effects import Effect
@@ -38,10 +38,6 @@ TWICE = 1.36
 # The earliest part of a training whose trials count for all of it. After a hundredth of it twice
 # the rate was better in 5 of 8 healthy trainings, at an eighth in none.
 EARLIEST = 12
-
-# The latest step of a state of the beginning. Branches from there have everything still to learn,
-# and so prefer large rates, as later ones prefer small rates.
-BEGINNING = 8
 
 # Orders of the data from which the mean of a trial from the beginning makes a suspect. In three,
 # half of the rate gained 2 % and more in 5 or 6 of 8 trainings at 3 to 8 times their rate, and in

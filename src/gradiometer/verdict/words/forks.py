@@ -125,7 +125,9 @@ def verdict_in_words(result: Mapping[str, Any]) -> str:
     """Whether an advice held in a fork, as a sentence."""
     verdict = result["verdict"]
     if verdict == "leaning":
-        return "Its branches lean to small rates, so it does not decide if the advice held."
+        return (
+            f"Its branches lean to {result['to']} rates, so it does not decide if the advice held."
+        )
     why, share = "", result["share"]
     than = "" if share is None else f"a training on {significant(share, 2)} of the examples"
     if verdict == "held":

@@ -15,6 +15,7 @@ from gradiometer.integrations.watch.requests.kept_updates import PAID
 from gradiometer.integrations.watch.requests.newest_updates import IncidentUpdates, NewestUpdates
 from gradiometer.integrations.watch.shield import Shield, attempt, reason_of
 from gradiometer.loop.branch import BranchResult
+from gradiometer.loop.branches import BEGINNING
 from gradiometer.loop.changes.alternative import Alternative, CoolNow, Rate
 from gradiometer.loop.changes.text import alternative_of
 from gradiometer.loop.data import data_of
@@ -26,7 +27,6 @@ from gradiometer.verdict.triage.schedule import is_constant
 from gradiometer.verdict.triage.signs import Signs
 from gradiometer.verdict.triage.triage import triage_of
 from gradiometer.verdict.triage.tried import (
-    BEGINNING,
     EARLIEST,
     change_of,
     changes_that_settle,
