@@ -71,7 +71,7 @@ BEYOND_THE_EDGE = 2.5
 # The same under an adaptive optimizer, above which the rate is too high: four times the edge of
 # large batches of Adam with β₁ = 0.9, 38/η, so that a quarter of the rate still comes to it. Of 33
 # trainings at 4 to 10 times a good rate 12 passed it, six of which nothing else named; of 231
-# healthy ones none, whose highest was 72. Of 119 that were judged later one did, with 128.
+# healthy ones none, whose highest was 72. One of 119 that were judged later did, with 128.
 FAR_BEYOND_THE_EDGE = 76.0
 
 # Updates that are compared are this part of the time at a high rate apart; and parts of the path
@@ -128,8 +128,8 @@ MOMENTUM_COUNTS = 0.95
 # a decay gains more than it leaves unlearnt: a cosine makes half of the way of a constant rate. Of
 # 84 trainings at constant rates, a cosine gained 5 to 70 % in 19 of the 22 above both (the others:
 # two of -8 and -13 %, one of -3 % with a gain on another seed); it lost up to 540 % below, and
-# gained more than 10 % in 4. Of 138 other healthy ones, all 18 above both gained 8 to 67 %; of
-# those below, a cosine lost in 66 and gained more than 10 % in 29. Gradients of plain SGD that
+# gained more than 10 % in 4. All 18 of 138 other healthy ones that are above both gained 8 to 67 %;
+# below them a cosine lost in 66, and gained more than 10 % in 29. Gradients of plain SGD that
 # oppose each other decide nothing below: it gained less than 2 % in 12 of 29, and lost up to 69 %.
 WORTH_OF_A_DECAY, LITTLE_EXCESS = 1.5, 0.06
 
@@ -159,8 +159,8 @@ FADED_FOR = 0.3
 FLAT, LONG_ENOUGH = 0.01, 200
 
 # Batches of at most so many examples and labels (four texts of 512 tokens are no small batch) may
-# be too small. Of six trainings with 8 and 10 examples in a batch, one that was eight times as
-# large in as many updates gained 10 to 45 % in five, and lost 1 % in one.
+# be too small. With 8 and 10 examples, a batch that was eight times as large gained 10 to 45 % in
+# as many updates in five of six trainings, and lost 1 % in the sixth.
 SMALL_BATCH, RATHER_SMALL, FEW_LABELS = 4, 8, 128
 
 # Updates in an epoch, and batch from which it may be called large, after several epochs of fewer
@@ -195,8 +195,8 @@ AFTER_THE_BEST = 4
 UNREACHED = 0.01
 
 # Classes in a batch, or the variance of its targets, over those expected from a shuffled order, by
-# the mean of the looks and two standard errors, below which the data are not shuffled. Of twelve
-# sick trainings nine are at 0.65 and less; of 668 others the least is 0.71.
+# the mean of the looks and two standard errors, below which the data are not shuffled. Nine of
+# twelve sick trainings are at 0.65 and less; the least of 668 others is 0.71.
 SORTED = 0.67
 
 # Spread of the inputs, and their mean in spreads, above which they are not scaled. Sick: 7.1 with
@@ -246,9 +246,9 @@ RANDOM = 0.95
 
 # How far the test loss lies below training, less two of its standard errors, as a share of what it
 # has fallen below a guess, from which the training labels are noisier than those of the test: a
-# wrong label costs a guess at least. Of 37 evaluated trainings with wrong labels 21 have 0.045 and
-# more; the others have 10 % of them or less, or learnt next to nothing. Of 468 others that were
-# evaluated, one with labels at random has 0.66, and all 467 have 0.037 and less.
+# wrong label costs a guess at least. 21 of 37 evaluated trainings with wrong labels have 0.045 and
+# more; the other 16 have 10 % of them or less, or learnt next to nothing. One of 468 evaluated
+# trainings of other kinds, with labels at random, has 0.66, and the rest have 0.037 and less.
 WRONG_SHARE = 0.04
 
 # Share of dropout above which too little is left; that from which it is too much if the test loss
