@@ -294,6 +294,35 @@ def test_in_one_order_of_the_data_parts_of_the_second_half_are_compared() -> Non
     assert by_late_loss(few) is few
 
 
+@pytest.mark.nightly
+def test_the_interval_of_one_order_covers_under_the_noise_of_batches() -> None:
+    """Both losses fall alike, and every batch has noise of its own, whose size is exponential."""
+    random, trials = np.random.default_rng(0), 1_000
+    exact, covered = -0.1, 0
+    for _ in range(trials):
+        losses = np.linspace(1.0, 0.5, 48) + 0.2 * random.exponential(size=(2, 48))
+        results = tuple(
+            BranchResult(
+                name,
+                0,
+                480,
+                48,
+                480,
+                1.0,
+                tuple((10 * (at + 1), float(loss)) for at, loss in enumerate(branch)),
+                {"train_loss": Readout(0.0)},
+            )
+            for name, branch in zip(
+                ("go on", "rate 4x"), (losses[0], losses[1] + exact), strict=True
+            )
+        )
+        fork = Fork(4, (alternative_of("rate 4x"),), 1, 480, results, "none")
+        (effect,) = by_late_loss(fork).effects()
+        covered += effect.estimate.low <= exact <= effect.estimate.high
+    # 90 % ± 3 standard errors
+    assert abs(covered / trials - 0.9) < 3 * np.sqrt(0.9 * 0.1 / trials)
+
+
 @pytest.mark.parametrize(("readout", "tail"), [("test_loss", "none"), ("train_loss", "linear")])
 def test_held_out_examples_and_rates_that_fall_to_zero_are_judged_at_the_end(
     readout: str, tail: Tail
