@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from finished_forks import kept
 from gradiometer import Estimate, Finding, Issue, State
+from gradiometer.integrations.watch.requests.trials import COST, Trials
 from gradiometer.loop import Effect, Fork, alternative_of
 from gradiometer.loop.branch import BranchResult, Tail
 from gradiometer.loop.readout import Readout
@@ -21,6 +23,7 @@ from gradiometer.loop.recorded.trials import (
     with_trials,
 )
 from gradiometer.run import Run
+from gradiometer.run.budget import Budget
 from gradiometer.verdict import say
 from gradiometer.verdict.words.forks import verdict_in_words
 from report_run import run_in
@@ -279,6 +282,16 @@ def test_a_training_whose_losses_are_not_finite_is_a_branch_that_diverged(tmp_pa
     record.keep_own(np.array([1.0, np.nan, 2.0]))
     (own,) = ForkRecord.open(record.path).fork.results
     assert own.diverged and not own.readouts
+
+
+def test_the_updates_of_the_training_itself_are_no_cost_of_a_trial() -> None:
+    budget = Budget(0.02)
+    trials = Trials(0.1, SimpleNamespace(budget=budget), say=lambda _: None)
+    (own, *_) = cut("train_loss", "none").results
+    with budget.spending(COST, outside=True):
+        for seconds in (0.0, 1.0):
+            trials._goes_on(replace(own, seconds=seconds), 1, 2)
+    assert trials._branch_updates == own.updates
 
 
 def test_in_one_order_of_the_data_parts_of_the_second_half_are_compared() -> None:

@@ -199,6 +199,7 @@ def tried_at_end(
     monkeypatch: pytest.MonkeyPatch,
     claimed: Claimed,
     *,
+    begin: float = 1.0,
     end: float = 1.0,
     early: int | None = 128,
     suspects: tuple[Claimed, ...] = (),
@@ -206,10 +207,10 @@ def tried_at_end(
     family: str = "other",
     **forked: int,
 ) -> list[str]:
-    """What is tried at the end of a training with one claim, whose rate went linearly to `end`."""
+    """What is tried at the end of a training with one claim, whose rate went to `end`."""
     found = Triage(suspects or (claimed,), Level(2.3, Known.LABELS), unseen={})
     monkeypatch.setattr(trials_of_loops, "triage_of", lambda _: found)
-    rates = np.linspace(1.0, end, 200)
+    rates = np.linspace(begin, end, 200)
     monkeypatch.setattr(
         Signs, "of", lambda _: Signs(losses=np.ones(200), rates=rates, family=family)
     )
@@ -302,6 +303,9 @@ def test_after_long_strides_a_lower_rate_is_tried_first_from_the_beginning(
     healthy = Claimed(Claim.HEALTHY, {"steps": 200.0})
     found = tried_at_end(tmp_path, monkeypatch, healthy, end=0.0, has_beginning=True, family=family)
     assert found == tried
+    rising = {"begin": 0.0, "has_beginning": True, "family": family}  # any higher rate is better
+    found = tried_at_end(tmp_path / "rising", monkeypatch, healthy, **rising)  # type: ignore[arg-type]
+    assert not any("from the start" in one for one in found)
 
 
 def test_a_rate_beside_a_small_batch_is_tried_from_an_early_state(
