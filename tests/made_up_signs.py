@@ -89,7 +89,7 @@ def healthy(**changes: Any) -> Signs:
         "nonzero_at_start": tensors(100, 10, 100),
         "weights": tensors(3.0, 1.0, 3.0),
         "weights_at_start": tensors(2.5, 1.0, 2.5),
-        "movement": tensors(0.02, 0.01, 0.02),
+        "movement": tensors(0.0225, 0.01, 0.0225),
     }
     for name in [
         name
@@ -141,6 +141,11 @@ def moved(by: float) -> np.ndarray:
 def striding(stride: float) -> np.ndarray:
     """The movement of two layers of usual width, with a momentum of 0.9, for a stride."""
     return moved(stride / (2 * np.sqrt(19)))
+
+
+def reaching(reach: float) -> np.ndarray:
+    """The movement of two layers of usual width, with a momentum of 0.9, for a reach."""
+    return moved(reach / (STEPS * np.sqrt(19)))
 
 
 def jumping(rise: float) -> np.ndarray:

@@ -9,14 +9,18 @@ from made_up_signs import (
     GUESS,
     STEPS,
     constant,
+    cosine_rates,
     falling,
     half_zero,
     jumping,
     nearest,
+    reaching,
     striding,
+    tensors,
 )
 
 ADAMW = {"optimizer": "AdamW", "family": "adaptive"}
+OF_200_STEPS = {"losses": falling(steps=200), "rates": cosine_rates(steps=200)}
 FLAT = np.full(STEPS, 0.4 * GUESS)
 LEAP, NO_LEAP, DEADLY_LEAP, SMALL_LEAP = (
     np.vstack([striding(stride)[:1], striding(0.1)[1:]]) for stride in (8.1, 7.9, 3.8, 3.6)
@@ -88,25 +92,30 @@ RATES: dict[Claim, list[tuple[Signs, Signs]]] = {
         ),
     ],
     Claim.RATE_LOW: [
+        ({"movement": reaching(7.9)}, {"movement": reaching(8.1)}),
         (
-            {"movement": striding(19.5 / STEPS), "losses": falling(0.55)},
-            {"movement": striding(20.5 / STEPS), "losses": falling(0.55)},
+            {**ADAMW, "movement": reaching(11.9)},
+            {**ADAMW, "movement": reaching(12.1)},
+        ),
+        (  # without momentum noise makes the path √19 times longer
+            {"movement": np.sqrt(19) * reaching(7.9), "momentum": 0.0},
+            {"movement": np.sqrt(19) * reaching(8.1), "momentum": 0.0},
+        ),
+        (  # the way grows as the root of the steps
+            {**OF_200_STEPS, "movement": 2 * reaching(0.7 * 8)},
+            {**OF_200_STEPS, "movement": 2 * reaching(0.72 * 8)},
+        ),
+        (  # the layer that goes furthest counts
+            {"movement": tensors(0.0, 0.01, 1.0) * reaching(7.9)},
+            {"movement": tensors(0.0, 0.01, 1.0) * reaching(8.1)},
+        ),
+        (  # at a constant rate it may have been stopped early
+            {"movement": reaching(2.7), "rates": np.full(STEPS, 0.1)},
+            {"movement": reaching(2.9), "rates": np.full(STEPS, 0.1)},
         ),
         (
-            {"movement": striding(19 / STEPS), "losses": falling(0.52)},
-            {"movement": striding(19 / STEPS), "losses": falling(0.48)},
-        ),
-        (
-            {"movement": striding(4.8 / STEPS), "losses": falling(0.06)},
-            {"movement": striding(4.8 / STEPS), "losses": falling(0.02)},
-        ),
-        (
-            {"movement": striding(21 / STEPS), "momentum": 0.0, "product": constant(-0.6)},
-            {"movement": striding(23 / STEPS), "momentum": 0.0, "product": constant(-0.6)},
-        ),
-        (
-            {"movement": striding(4.8 / STEPS), "losses": FLAT},
-            {"movement": striding(5.2 / STEPS), "losses": FLAT},
+            {"movement": reaching(2), "losses": falling(0.06)},
+            {"movement": reaching(2), "losses": falling(0.02)},
         ),
         # steps that are far below the edge of stability
         ({"edges": nearest(0.12)}, {"edges": nearest(0.13)}),
@@ -119,9 +128,13 @@ RATES: dict[Claim, list[tuple[Signs, Signs]]] = {
             {"edges": nearest(0.1), "as_cross_entropy": constant(0.0), "label_entropy": UNKNOWN},
         ),
         ({"edges": nearest(0.1)}, {"edges": nearest(0.1)[:2]}),
-        (  # where steps come to half of the edge, a short way is no sign
-            {"movement": striding(4.8 / STEPS), "edges": nearest(0.45)},
-            {"movement": striding(4.8 / STEPS), "edges": nearest(0.55)},
+        (  # where steps come to half of the edge, a short way is no sign; with momentum at twice
+            {"movement": reaching(2), "momentum": 0.0, "edges": nearest(0.45)},
+            {"movement": reaching(2), "momentum": 0.0, "edges": nearest(0.55)},
+        ),
+        (
+            {"movement": reaching(2), "edges": nearest(1.9)},
+            {"movement": reaching(2), "edges": nearest(2.1)},
         ),
     ],
 }

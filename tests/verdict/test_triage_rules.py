@@ -26,6 +26,7 @@ from made_up_signs import (
     healthy,
     jumping,
     moved,
+    reaching,
     slow_start,
     striding,
     tensors,
@@ -90,7 +91,7 @@ def test_every_claim_can_be_said(claim: Claim) -> None:
 
 
 def test_nothing_is_said_about_the_end_before_it() -> None:
-    found = triage_of(healthy(movement=striding(13 / STEPS), has_ended=False))
+    found = triage_of(healthy(movement=reaching(5), has_ended=False))
     assert [each.claim for each in found.claims] == [Claim.UNDECIDED]
     assert Claim.RATE_LOW in found.unseen["end"]
 
@@ -298,8 +299,8 @@ def test_nothing_is_healthy_whose_examples_were_seen_again_and_no_others() -> No
 
 def test_a_small_batch_leads_over_a_rate_that_its_cure_raises() -> None:
     small = {"batch_size": 4, "product": constant(0.0)}
-    assert claims(healthy(**small, movement=striding(13 / STEPS))) == {Claim.BATCH_SMALL}
-    far = claims(healthy(**small, movement=striding(4 / STEPS)))
+    assert claims(healthy(**small, movement=reaching(2.1))) == {Claim.BATCH_SMALL}
+    far = claims(healthy(**small, movement=reaching(1.9)))
     assert far == {Claim.RATE_LOW, Claim.BATCH_SMALL}
 
 
@@ -321,7 +322,7 @@ def test_a_rate_that_is_certainly_too_low_leads_over_a_batch_that_may_be_too_sma
     batch_size: int, leads: Claim
 ) -> None:
     noise = {"batch_size": batch_size, "product": constant(0.0)}
-    low = healthy(**noise, losses=falling(0.6), movement=striding(13 / STEPS))
+    low = healthy(**noise, losses=falling(0.6), movement=reaching(5))
     assert claims(low) == {leads}
 
 

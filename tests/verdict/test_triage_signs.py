@@ -1,5 +1,6 @@
 """What triage reads off a record: strides and reach, and the level of a guess."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +24,9 @@ def test_small_weights_count_with_half_of_their_usual_size() -> None:
     assert with_rows.travel == without.travel
 
 
-def test_reach_does_not_depend_on_depth_width_and_momentum() -> None:
+def test_strides_do_not_depend_on_depth_width_and_momentum() -> None:
     """Twice the layers at half of the movement, four times the width, and the longer path of noise
-    without momentum."""
+    without momentum. The reach is that of one layer."""
     base = healthy(movement=moved(0.004))
     facts = {"sizes": [100] * 4, "axes": [2] * 4, "layers": ["Linear"] * 4, "tensors": list("abcd")}
     four = healthy(
@@ -33,11 +34,36 @@ def test_reach_does_not_depend_on_depth_width_and_momentum() -> None:
         weights=np.tile([3.0] * 4, (len(LOOKS), 1)),
         facts=facts,
     )
-    assert four.reach == pytest.approx(base.reach)
+    assert four.strides == pytest.approx(base.strides)
+    assert four.reach == pytest.approx(base.reach / 2)
     wide = healthy(movement=moved(0.002), facts={"sizes": [256**2, 10, 256**2]})
+    assert wide.strides == pytest.approx(base.strides)
     assert wide.reach == pytest.approx(base.reach)
     plain = healthy(movement=moved(0.004 * np.sqrt(19)), momentum=0.0)
+    assert plain.strides == pytest.approx(base.strides)
     assert plain.reach == pytest.approx(base.reach)
+
+
+def test_the_reach_is_that_of_the_layer_that_went_furthest() -> None:
+    """Of three layers at 1, 3 and 2 % of their size a step, 3 % counts, wherever it is known."""
+    facts = {"sizes": [100] * 3, "axes": [2] * 3, "layers": ["Linear"] * 3}
+    steps = tensors(0.03, 0.06, 0.1)
+    sizes = tensors(3.0, 2.0, 5.0)
+    found = healthy(movement=steps, weights=sizes, facts=facts, momentum=0.0)
+    assert found.reach == pytest.approx(0.03 * 400)
+    steps[::2, 1] = np.nan
+    assert found.reach == pytest.approx(0.03 * 400)
+    embedded = replace(found, facts={**found.facts, "layers": ["Linear", "Embedding", "Linear"]})
+    assert embedded.reach == pytest.approx(0.02 * 400)
+    unknown = healthy(movement=tensors(np.nan, np.nan, np.nan))
+    assert np.isnan(unknown.reach) and np.isnan(Signs(losses=np.ones(5)).reach)
+
+
+def test_the_usual_reach_grows_as_the_root_of_the_steps_up_to_400() -> None:
+    long, short = healthy(), healthy(losses=np.ones(100))
+    assert long.usual_reach() == 8 and short.usual_reach() == 4
+    assert long.usual_reach(100) == 4 and long.usual_reach(4_000) == 8
+    assert healthy(family="adaptive").usual_reach() == 12
 
 
 def test_the_level_is_the_variance_of_the_targets_for_a_squared_error() -> None:

@@ -210,7 +210,7 @@ def clip_small(signs: Signs, _: Level) -> Claimed | None:
         return None
     left = float(np.median(shares))
     # a rate that was chosen together with the clipping leads far in spite of it
-    if not left < HALF_CLIPPED or signs.reach >= FAR:
+    if not left < HALF_CLIPPED or signs.reach >= FAR * signs.usual_reach():
         return None
     return Claimed(Claim.CLIP_SMALL, {"left": left}, (f"clip {_norm(signs):.2g}",))
 

@@ -36,7 +36,7 @@ def stopped_early(signs: Signs, level: Level) -> Claimed | None:
     fell, error = late_fall(signs)
     if not (epochs < SEEN_AGAIN and ended_at(signs, level) > LITTLE_LEFT):
         return None
-    if not (fell > error and signs.reach < FAR):
+    if not (fell > error and signs.reach < FAR * signs.usual_reach()):
         return None
     numbers = {"fell": fell, "epochs": epochs}
     cure = (f"train for {4 * signs.length:,} steps",)

@@ -2,7 +2,7 @@
 
 Three readings are independent of each other. The *edge* is how near the steps come to where they
 would overshoot, by the curvature along them: where it is measured, it decides. The *reach* is how
-far the network may have come. The *direction* is how much the updates of one part of the run point
+far the layer that moved most has come. The *direction* is how much the updates of one part of the run point
 where those of a later part do: at a good rate the path turns again and again, while a rate that is
 far too low goes straight on.
 """
@@ -19,34 +19,28 @@ from gradiometer.verdict.triage.level import Known, Level
 from gradiometer.verdict.triage.schedule import is_constant
 from gradiometer.verdict.triage.signs import Signs
 from gradiometer.verdict.triage.thresholds import (
-    AGREE,
     APART,
-    AT_A_GUESS,
     FAR_TOO_LOW,
     FEWEST_PARTS,
-    HALF_A_GUESS,
     HALF_OF_THE_EDGE,
     LEARNT,
     LEFT_BEFORE_THE_END,
     LITTLE_LEFT,
     LONG_ENOUGH,
     NEXT_TO_NOTHING,
-    OPPOSED,
-    REACH,
-    REACH_OF_ADAM,
+    PERHAPS_FAR_ENOUGH,
     RISING,
     SAME_DIRECTION,
     SEEN_OF_PLAN,
-    SHORT_FOR_AGREEING,
     SOME_DIRECTION,
-    STEPS_OF_REACH,
+    STOPPED_ON_THE_WAY,
+    TWICE_THE_EDGE,
 )
 
 
 def rate_low(signs: Signs, level: Level) -> Claimed | None:
-    """All steps are far below the edge of stability; or the network has come next to nowhere; or
-    not far, and its loss is above half of a guess; or its path goes straight on while the loss
-    falls."""
+    """All steps are far below the edge of stability; or no layer has gone as far as one does at a
+    good rate; or the path goes straight on while the loss falls."""
     late = ended_at(signs, level)
     # 5 % of its first loss left a physics-informed network 57 times more to gain
     if signs.is_short or not late > LITTLE_LEFT:
@@ -57,16 +51,15 @@ def rate_low(signs: Signs, level: Level) -> Claimed | None:
         return None
     is_below, has_no_room = is_far_below_the_edge(signs, level), reaches_the_edge(signs)
     direction = direction_of(signs)
-    is_straight = not has_no_room and goes_straight_on(signs, direction, late)
+    is_straight = not has_no_room and goes_straight_on(signs, direction)
     if not (is_straight or late > LEARNT):
         return None
     too_low = is_below or is_straight
     if not has_no_room:
-        too_low |= came_not_far(signs, late) if signs.has_ended else comes_nowhere(signs)
-    may_be = not has_no_room and may_be_low(signs, direction, late)
-    if not (too_low or may_be) or not (signs.has_ended or shows_its_rate(signs)):
+        too_low |= came_not_far(signs) if signs.has_ended else comes_nowhere(signs)
+    if not too_low or not (signs.has_ended or shows_its_rate(signs)):
         return None
-    share = signs.reach / usual_reach(signs)
+    share = signs.reach / signs.usual_reach()
     numbers: dict[str, Estimate | float] = {
         "reach": signs.reach,
         "share": share,
@@ -76,12 +69,12 @@ def rate_low(signs: Signs, level: Level) -> Claimed | None:
         numbers["edge"] = signs.edge
     elif is_straight and direction is not None:
         numbers["direction"] = direction
-    is_sure = is_below or (is_straight and keeps(direction, SAME_DIRECTION))
+    is_sure = is_below or is_straight
     factor = 2 if not is_sure else 8 if share < NEXT_TO_NOTHING else 4
     is_steep = is_straight and is_plain(signs) and not is_below
     doubts = ("fine_tuning", "steep") if is_steep else ("fine_tuning",)
     factor = min(factor, room_of(signs))
-    return Claimed(Claim.RATE_LOW, numbers, (f"rate {factor}x",), doubts, is_certain=bool(too_low))
+    return Claimed(Claim.RATE_LOW, numbers, (f"rate {factor}x",), doubts)
 
 
 def is_far_below_the_edge(signs: Signs, level: Level) -> bool:
@@ -94,8 +87,11 @@ def is_far_below_the_edge(signs: Signs, level: Level) -> bool:
 
 
 def reaches_the_edge(signs: Signs) -> bool:
-    """True if steps at twice the rate would overshoot."""
-    return signs.edge >= HALF_OF_THE_EDGE
+    """True if a higher rate has no room: under plain SGD steps at twice the rate would overshoot.
+
+    With a momentum the edge of small batches is the lowest of all, and good rates pass it.
+    """
+    return signs.edge >= (HALF_OF_THE_EDGE if is_plain(signs) else TWICE_THE_EDGE)
 
 
 def room_of(signs: Signs) -> int:
@@ -111,12 +107,6 @@ def room_of(signs: Signs) -> int:
     return 8 if room >= 8 else 4 if room >= 4 else 2
 
 
-def agrees(signs: Signs) -> bool:
-    """True if successive gradients of a training under an adaptive optimizer have much in
-    common."""
-    return signs.family == "adaptive" and signs.cosine > AGREE
-
-
 def is_mild(low: Claimed) -> bool:
     """True if a rate that is too low brought the network to some distance, its path turns, and its
     steps are not far below the edge: the cure of a small batch raises it by 2.8."""
@@ -125,30 +115,21 @@ def is_mild(low: Claimed) -> bool:
     return is_far and not {"direction", "edge"} & low.numbers.keys()
 
 
-def came_not_far(signs: Signs, late: float) -> bool:
-    """True if a training that has ended came next to nowhere; or not far, and its loss is above
-    half of a guess."""
-    share = signs.reach / usual_reach(signs)
-    if stands_at_the_edge(signs, share):
-        return False
-    return bool(share < (1 if late > HALF_A_GUESS else NEXT_TO_NOTHING))
+def came_not_far(signs: Signs) -> bool:
+    """True if no layer of a training that has ended went as far as at a good rate; at a constant
+    rate, as one that was stopped early does: a third of that."""
+    limit = STOPPED_ON_THE_WAY if is_constant(signs) else 1
+    return bool(signs.reach < limit * signs.usual_reach())
 
 
 def comes_nowhere(signs: Signs) -> bool:
     """True if a training that goes on will not have come far at its planned end, or has come next
     to nowhere if that is unknown."""
-    share = signs.reach / usual_reach(signs)
     planned = signs.facts.get("steps")
     if planned is None:
-        limit = NEXT_TO_NOTHING
-    else:
-        limit = FAR_TOO_LOW * min(STEPS_OF_REACH / planned, 1.0)
-    return bool(share < limit) and not stands_at_the_edge(signs, share)
-
-
-def stands_at_the_edge(signs: Signs, share: float) -> bool:
-    """True if gradients of plain SGD point against each other, although weights moved little."""
-    return is_plain(signs) and signs.cosine < OPPOSED and share > NEXT_TO_NOTHING
+        return bool(signs.reach < NEXT_TO_NOTHING * signs.usual_reach())
+    forecast = signs.reach * planned / signs.steps
+    return bool(forecast < FAR_TOO_LOW * signs.usual_reach(planned))
 
 
 def is_plain(signs: Signs) -> bool:
@@ -156,26 +137,11 @@ def is_plain(signs: Signs) -> bool:
     return signs.family == "sgd" and not signs.momentum
 
 
-def goes_straight_on(signs: Signs, direction: Estimate | None, late: float) -> bool:
-    """True if the path has kept its direction, and the loss fell on it, beyond its error where that
-    is at a guess although the network came far; some of its direction, if the loss is still
-    high."""
+def goes_straight_on(signs: Signs, direction: Estimate | None) -> bool:
+    """True if the path has surely kept its direction, and the loss fell on it beyond its error."""
     fell, error = late_fall(signs)
-    is_lost = late > AT_A_GUESS and not is_near(signs)
-    limit = SOME_DIRECTION if late > HALF_A_GUESS else SAME_DIRECTION
-    return keeps(direction, limit) and bool(fell > (1.645 * error if is_lost else 0))
-
-
-def keeps(direction: Estimate | None, limit: float) -> bool:
-    """True if the lower end of the direction is above this."""
-    return direction is not None and bool(direction.low > limit)
-
-
-def may_be_low(signs: Signs, direction: Estimate | None, late: float) -> bool:
-    """True if a training that has ended came not far at a rate that fell, and its path kept some of
-    its direction: at a constant rate it may have stopped early as well."""
-    is_short = signs.has_ended and is_near(signs) and not is_constant(signs)
-    return bool(is_short and late > LEARNT) and keeps(direction, SOME_DIRECTION)
+    keeps = direction is not None and direction.low > SAME_DIRECTION
+    return bool(keeps and fell > 1.645 * error)
 
 
 def doubt_of(signs: Signs, late: float) -> str:
@@ -188,8 +154,7 @@ def doubt_of(signs: Signs, late: float) -> str:
     """
     if not late > LITTLE_LEFT:
         return ""
-    enough = usual_reach(signs) * (SHORT_FOR_AGREEING if agrees(signs) else 1)
-    if signs.reach < enough and late > LEARNT:
+    if signs.reach < PERHAPS_FAR_ENOUGH * signs.usual_reach() and late > LEARNT:
         return "rate_not_tried"
     direction = direction_of(signs)
     if direction is None:
@@ -211,17 +176,7 @@ def shows_its_rate(signs: Signs) -> bool:
 
 def is_near(signs: Signs) -> bool:
     """True if the network has come less far than a good rate brings it at least."""
-    return bool(signs.reach < usual_reach(signs))
-
-
-def usual_reach(signs: Signs) -> float:
-    """The least reach of trainings at a good rate, of this length and under this optimizer.
-
-    In a short training that is less, so that each step is short as well: one that was stopped early
-    is none.
-    """
-    limit = REACH if signs.family == "sgd" else REACH_OF_ADAM
-    return limit * min(signs.steps / STEPS_OF_REACH, 1.0)
+    return bool(signs.reach < signs.usual_reach())
 
 
 def direction_of(signs: Signs) -> Estimate | None:

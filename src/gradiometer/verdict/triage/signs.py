@@ -1,6 +1,7 @@
 """What is recorded of a training, as arrays for the rules of triage. No torch is needed
 to read it."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,7 +17,13 @@ from gradiometer.drift.batch_sharpness import (
     reached,
 )
 from gradiometer.run.reader import Run
-from gradiometer.verdict.triage.thresholds import FEWEST_LOGGED, FEWEST_STEPS
+from gradiometer.verdict.triage.thresholds import (
+    FEWEST_LOGGED,
+    FEWEST_STEPS,
+    REACH,
+    REACH_OF_ADAM,
+    STEPS_OF_REACH,
+)
 
 # Signs with one number for every parameter tensor.
 BY_TENSOR = ("gradient", "nonzero", "weights", "movement", "nonzero_at_start", "weights_at_start")
@@ -239,18 +246,30 @@ class Signs:
         """By how much every step changed the network, in units that hold for every depth, width and
         momentum.
 
-        A change of its function is a sum over layers. What counts in a layer of width n is the
-        largest singular value of the change, which for the same norm is √n times larger against
-        that of the weights. Noise makes the path of
-        the weights longer than the way: by √((1 + μ)/(1 − μ)) less with momentum μ than without.
-        NaN where unknown.
+        A change of its function is a sum over layers. NaN where unknown.
+        """
+        moved = self._moved
+        if not moved.size:
+            return np.full(self.steps, np.nan)
+        layers = moved.shape[1]
+        deep = min(layers, DEEPEST) if self.is_normalised else layers
+        return self._at_every_step(_median(moved) * deep)
+
+    @cached_property
+    def _moved(self) -> Float[np.ndarray, "looks layers"]:
+        """At every look, ‖Δw‖/‖w‖ of every layer but embeddings, in units that hold for every width
+        and momentum; empty if unknown.
+
+        What counts in a layer of width n is the largest singular value of the change, which for the
+        same norm is √n times larger against that of the weights. Noise makes the path of the
+        weights longer than the way: by √((1 + μ)/(1 − μ)) less with momentum μ than without.
 
         Source: Yang, Simon and Bernstein (2023), A Spectral Condition for Feature Learning.
         """
         layers = self.facts.get("layers", [])
         places = [place for place in self.weights if not str(layers[place]).startswith("Embedding")]
         if "movement" not in self.tensors or not places:
-            return np.full(self.steps, np.nan)
+            return np.empty((0, 0))
         widths = np.sqrt(np.array(self.facts["sizes"], dtype=float)[places])
         # weights that begin far smaller than usual, as in GPT-2, first have to grow to what matters
         outputs = np.array(self.facts.get("rows", np.zeros(len(self.facts["sizes"]))), dtype=float)[
@@ -261,9 +280,7 @@ class Signs:
         # OneCycleLR ends at 0.95, and has 0.85 where most of the way is made
         momentum = min(self.momentum, 0.9)
         persistence = np.sqrt((1 + momentum) / (1 - momentum))
-        by_layer = moved * np.sqrt(np.maximum(widths / USUAL_WIDTH, 1)) * persistence
-        deep = min(len(places), DEEPEST) if self.is_normalised else len(places)
-        return self._at_every_step(_median(by_layer) * deep)
+        return np.asarray(moved * np.sqrt(np.maximum(widths / USUAL_WIDTH, 1)) * persistence)
 
     @property
     def edge(self) -> float:
@@ -296,10 +313,26 @@ class Signs:
         high = np.flatnonzero(self.rates >= np.nanmax(self.rates, initial=0.0) / 2)
         return int(high[-1]) if len(high) else None
 
-    @property
+    @cached_property
     def reach(self) -> float:
-        """The sum of `strides`: how far the network may have come; NaN if unknown."""
-        return float(self.strides.sum())
+        """How far the layer that went furthest has gone, in sizes of its own weights: the sum over
+        all steps of what each of them changed, along the path. NaN if unknown.
+
+        A good rate renews at least one layer; which one depends on the network.
+        """
+        ways = np.array([self._at_every_step(layer).sum() for layer in self._moved.T])
+        known = ways[np.isfinite(ways)]
+        return float(known.max()) if len(known) else float("nan")
+
+    def usual_reach(self, steps: int | None = None) -> float:
+        """The least reach of trainings at a good rate, under this optimizer and of so many steps:
+        as many as this one has, if it is not given.
+
+        A good rate is lower for a longer training: the way grows as the root of its steps, up to a
+        length.
+        """
+        limit = REACH if self.family == "sgd" else REACH_OF_ADAM
+        return limit * math.sqrt(min((steps or self.steps) / STEPS_OF_REACH, 1.0))
 
     def _at_every_step(self, values: Array) -> Array:
         """Values of looks at every step: between two looks on a straight line, since looks are not

@@ -9,59 +9,52 @@ movements in units of the weights.
 # Relative difference of two losses of one batch that is rounding, bfloat16 included.
 SAME_LOSS = 0.01
 
-# `Signs.reach` below which the rate is too low, with SGD and with an adaptive optimizer, which also
-# moves weights that get nothing but noise; and the number of steps that it is for. At a quarter of
-# the rates of a grid, of 63 trainings of 400 steps, SGD reached 2 to 24 and Adam 13 to 67, and four
-# times the rate gained 10 to 74 %; at the rates of the grid, 26 to 290 and 41 to 290, apart from
-# losses below `LEARNT`, and it lost.
-REACH, REACH_OF_ADAM, STEPS_OF_REACH = 20.0, 27.0, 400
+# `Signs.reach` below which the rate is too low, with SGD and with an adaptive optimizer, and the
+# number of steps that it is for. In eight parts of the clinic 43 of 58 trainings are below whose
+# rate is 3 to 30 times too low, and 14 of 341 good or cured ones, seven of which gained 3 to 22 %
+# at twice the rate. Leaving out one part at a time chooses 7 to 9 and 12 to 13. On three tables of
+# rates, of which no number was chosen, 95 % of good rates reach 8.6 and 12.5, and half of their
+# tenths at most 4 and 5.5.
+REACH, REACH_OF_ADAM, STEPS_OF_REACH = 8.0, 12.0, 400
 
-# Share of the usual reach below which nothing else is asked. A loss that is still above half of a
-# guess needs all of the usual reach. Of 41 trainings below 0.7 whose loss could be lowered, 36
-# gained with a higher rate, and 5 stood at the edge of stability, of which `OPPOSED` shows four;
-# between 0.7 and 1, all 6 above half of a guess gained, and 4 of 9 below it. How much higher a
-# short way alone does not show: twice the rate gained 11 % at 0.22, and four and eight times of it
-# lost 28 and 14 %.
-#
-# Below half of a guess, too, a network whose units have died is often as good as at a lower rate:
-# one at 0.09 lost 29 % with a quarter of it. Above it, text and classes that overlap leave a loss
-# that no decay lowers (two of two).
-NEXT_TO_NOTHING, HALF_A_GUESS = 0.25, 0.5
+# Share of the usual reach below which a training that goes on came next to nowhere, and a rate that
+# is surely too low may be 8 times higher. A short way alone advises twice the rate: four times of
+# it ended lower still in 36 of 40 sick trainings, and diverged in five of seven healthy ones.
+NEXT_TO_NOTHING = 0.25
 
-# Share of successive gradients below which they point against each other: with plain SGD, the rate
-# is then at its edge and not too low, although the weights moved little. At right rates that did
-# not lead far: -0.16 to -0.66; at rates that are 3 times too low or more: down to -0.39 where the
-# reach is next to nothing, and above -0.1 in all but 3 of 14 others; another right rate had -0.084,
-# and twice of it diverged.
-OPPOSED = -0.08
+# Share of the usual reach below which a constant rate is too low. All but one of 16 trainings that
+# were stopped early have 0.4 and more of it.
+STOPPED_ON_THE_WAY = 0.35
 
-# Share of successive gradients, and `Signs.reach` in units of the usual one, of a training under an
-# adaptive optimizer that may have gone too short a way: at rates that were 5 and 6 times too low,
-# 0.3 to 0.53 and 1 to 2.5; of good ones whose gradients agreed more than this, all but one that
-# ended at a constant rate reached 2.7 to 5.7. Batches whose gradients share less than this, and of
-# few examples, are too small.
-AGREE, SHORT_FOR_AGREEING = 0.3, 2.5
+# Share of the usual reach below which a rate is not certain to be high enough: between 1 and this,
+# twice the rate gained 2 % and more in half of twelve trainings that nothing else spoke against.
+PERHAPS_FAR_ENOUGH = 1.5
+
+# Share of a guess below which much has been learnt.
+HALF_A_GUESS = 0.5
+
+# Share of successive gradients above which a batch of few examples is not too small.
+AGREE = 0.3
 
 # Share of the usual reach, as far as it is forecast for the planned end, below which a training
-# that goes on comes nowhere. After 300 steps of 272 healthy trainings the least was 0.6, and at a
-# 30th of their rates 0.01 to 0.5 in 66 of 78.
-FAR_TOO_LOW = 0.5
+# that goes on comes nowhere. After 300 steps it names 127 of 144 trainings at a 10th of good rates
+# (119 at 0.5), and none of 576 at good ones that nothing else names.
+FAR_TOO_LOW = 0.7
 
 # Mean cosine of updates that are far apart: by its lower end, above which the path goes straight
-# on; and above which a good rate is not certain, and is too low if the loss is above
-# `HALF_A_GUESS`. In 26 trainings of 300 steps: -0.08 to 0.16 at a good rate, and above the second
-# in two; at a 30th of it 0.14 to 0.9, and above the first in 23, where the others came next to
-# nowhere; at a tenth 0.04 to 0.84. In 39 more at a good rate: 0.25 at most. Below the usual reach,
-# and where steps stay below half of the edge, the second alone is a weak sign: of 963 trainings at
-# a good rate it names two, one of which gained 22 % at twice the rate and one lost 13 %, and 17 at
-# rates that are 4 to 30 times too low.
+# on; and above which a good rate is not certain. In 26 trainings of 300 steps: -0.08 to 0.16 at a
+# good rate, and above the second in two; at a 30th of it 0.14 to 0.9, and above the first in 23,
+# where the others came next to nowhere; at a tenth 0.04 to 0.84. In 39 more at a good rate: 0.25 at
+# most.
 SAME_DIRECTION, SOME_DIRECTION = 0.3, 0.13
 
-# Shares of the edge of small batches from which twice the rate has no room, and that have to be
-# left before the end, since curvature rises. At 0.56 and 0.68 four times a good rate lost 7 and 23
-# %; below a half twice the rate gained 3 to 30 % on each of the five networks under plain SGD that
-# went straight on, and four times of it often diverged. See also `FAR_BELOW`.
-HALF_OF_THE_EDGE, LEFT_BEFORE_THE_END = 0.5, 0.25
+# Shares of the edge of small batches from which a higher rate has no room, under plain SGD and with
+# a momentum, and that have to be left before the end, since curvature rises. Under plain SGD at
+# 0.56 and 0.68 four times a good rate lost 7 and 23 %; below a half twice the rate gained 3 to 30 %
+# on each of the five networks that went straight on, and four times of it often diverged. With a
+# momentum the best rates stand at 2 in the median; 2 in place of 0.5 names five more rates that are
+# too low of 542 headlines, and no good one. See also `FAR_BELOW`.
+HALF_OF_THE_EDGE, TWICE_THE_EDGE, LEFT_BEFORE_THE_END = 0.5, 2.0, 0.25
 
 # Share of the edge of small batches that SGD passes where its large steps do harm. On three tables
 # of rates and seven parts of the clinic it takes back no true claim, and five false ones of good or
@@ -141,10 +134,9 @@ STILL_LEARNS, LITTLE_LEFT = 0.36, 0.015
 # missing: 0.016 at a plateau; 0.06 in two logs of healthy trainings at a constant rate.
 FLAT_IN_A_LOG = 0.03
 
-# `Signs.reach` from which a training came far: below it a loss that still falls speaks for more
-# steps, and from it on clipping does no harm. Stopped after a half to a tenth of the steps: 6 to
-# 54; all steps at a constant rate where a decay was missing: 47 to 224, all but two above 80.
-FAR = 60.0
+# Share of the usual reach from which a training came far: below it a loss that still falls speaks
+# for more steps, and from it on clipping does no harm.
+FAR = 2.2
 
 # A rate below this share of its height decayed too early if it is so for more than `FADED_FOR`.
 DECAYED = 0.02

@@ -21,7 +21,7 @@ from gradiometer.run.reader import Run
 from gradiometer.verdict.claims import Claim, Claimed
 from gradiometer.verdict.triage.course import late_fall
 from gradiometer.verdict.triage.length import generalises_worse
-from gradiometer.verdict.triage.rate import is_near, usual_reach
+from gradiometer.verdict.triage.rate import is_near
 from gradiometer.verdict.triage.schedule import is_constant
 from gradiometer.verdict.triage.signs import Signs
 from gradiometer.verdict.triage.thresholds import SEEN_AGAIN
@@ -188,7 +188,7 @@ def rate_instead(run: Run, effects: dict[str, Effect]) -> Claimed | None:
     best = max(raised, key=lambda effect: abs(effect.estimate.value))
     numbers: dict[str, Estimate | float] = {
         "reach": signs.reach,
-        "share": signs.reach / usual_reach(signs),
+        "share": signs.reach / signs.usual_reach(),
         "steps": float(signs.steps),
         "fork": best.estimate,
     }
