@@ -128,6 +128,10 @@ RATES: dict[Claim, list[tuple[Signs, Signs]]] = {
             {"edges": nearest(0.1), "as_cross_entropy": constant(0.0), "label_entropy": UNKNOWN},
         ),
         ({"edges": nearest(0.1)}, {"edges": nearest(0.1)[:2]}),
+        (  # a layer that went far in spite of it
+            {"edges": nearest(0.1), "movement": reaching(17.5)},
+            {"edges": nearest(0.1), "movement": reaching(17.7)},
+        ),
         (  # where steps come to half of the edge, a short way is no sign; with momentum at twice
             {"movement": reaching(2), "momentum": 0.0, "edges": nearest(0.45)},
             {"movement": reaching(2), "momentum": 0.0, "edges": nearest(0.55)},

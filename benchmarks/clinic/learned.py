@@ -14,7 +14,7 @@ from clinic.cases import Case, sick_cases, well_cases
 from clinic.judging import QUIET, watched
 from gradiometer import Run
 from gradiometer.verdict.triage.level import Level, level_of
-from gradiometer.verdict.triage.rate import direction_of, usual_reach
+from gradiometer.verdict.triage.rate import direction_of
 from gradiometer.verdict.triage.signs import Signs
 from gradiometer.verdict.triage.triage import ORDER, triage_of
 
@@ -142,7 +142,7 @@ def _readings(signs: Signs) -> dict[str, float]:
         "edge": _log(signs.edge),
         "highest edge": _log(signs.highest_edge),
         "reach": _log(signs.reach),
-        "share of the reach": _log(signs.reach / usual_reach(signs)),
+        "share of the reach": _log(signs.reach / signs.usual_reach()),
         "travel": _log(signs.travel),
         "growth": _log(signs.growth),
         "cosine": signs.cosine,

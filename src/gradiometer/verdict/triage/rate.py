@@ -20,6 +20,7 @@ from gradiometer.verdict.triage.schedule import is_constant
 from gradiometer.verdict.triage.signs import Signs
 from gradiometer.verdict.triage.thresholds import (
     APART,
+    FAR,
     FAR_TOO_LOW,
     FEWEST_PARTS,
     HALF_OF_THE_EDGE,
@@ -78,12 +79,14 @@ def rate_low(signs: Signs, level: Level) -> Claimed | None:
 
 
 def is_far_below_the_edge(signs: Signs, level: Level) -> bool:
-    """True if all steps were far below the edge of stability.
+    """True if all steps were far below the edge of stability, and no layer went far in spite of it.
 
     The loss must be one that is curved in the outputs. That of quantiles or of absolute errors is
     not, so its batch sharpness is that of the network alone: 0.03 to 0.09 at three good rates.
     """
-    return level.known_by in (Known.LABELS, Known.TARGETS) and 0 < signs.edge < FAR_BELOW
+    is_curved = level.known_by in (Known.LABELS, Known.TARGETS)
+    came_far = signs.reach >= FAR * signs.usual_reach()
+    return is_curved and 0 < signs.edge < FAR_BELOW and not came_far
 
 
 def reaches_the_edge(signs: Signs) -> bool:

@@ -135,7 +135,9 @@ STILL_LEARNS, LITTLE_LEFT = 0.36, 0.015
 FLAT_IN_A_LOG = 0.03
 
 # Share of the usual reach from which a training came far: below it a loss that still falls speaks
-# for more steps, and from it on clipping does no harm.
+# for more steps; from it on clipping does no harm, and steps that stay far below the edge show no
+# rate that is too low. Of 29 clinic trainings that stayed below an eighth of the edge, two came
+# far: four times the rate lost 4 % of one, and the other had a batch of 3.
 FAR = 2.2
 
 # A rate below this share of its height decayed too early if it is so for more than `FADED_FOR`.
