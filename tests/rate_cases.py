@@ -23,7 +23,7 @@ ADAMW = {"optimizer": "AdamW", "family": "adaptive"}
 OF_200_STEPS = {"losses": falling(steps=200), "rates": cosine_rates(steps=200)}
 FLAT = np.full(STEPS, 0.4 * GUESS)
 LEAP, NO_LEAP, DEADLY_LEAP, SMALL_LEAP = (
-    np.vstack([striding(stride)[:1], striding(0.1)[1:]]) for stride in (8.1, 7.9, 3.8, 3.6)
+    np.vstack([striding(stride)[:1], striding(0.1)[1:]]) for stride in (4.6, 4.5, 3.8, 3.6)
 )
 UNKNOWN = constant(np.nan)
 """A sign that was not recorded."""

@@ -158,7 +158,7 @@ def overshot(signs: Signs) -> bool:
     harm; or the largest step of an adaptive optimizer, which is its first at a high rate, by many
     times itself."""
     if signs.family != "sgd":
-        return bool(np.nanmax(signs.strides, initial=0) > LEAPT)
+        return signs.leap > LEAPT
     # below the edge a step that is large in the weights is one along flat directions
     if not signs.steps or signs.is_normalised or signs.highest_edge < BEYOND_THE_EDGE:
         return False

@@ -255,6 +255,13 @@ class Signs:
         deep = min(layers, DEEPEST) if self.is_normalised else layers
         return self._at_every_step(_median(moved) * deep)
 
+    @property
+    def leap(self) -> float:
+        """The largest change of the network in one step: the root of the sum over layers of the
+        square of what each moved, in its own size; 0 if unknown."""
+        steps = np.sqrt(np.nansum(self._moved**2, axis=1))
+        return float(steps[np.isfinite(steps)].max(initial=0.0)) / self.steps_an_update
+
     @cached_property
     def _moved(self) -> Float[np.ndarray, "looks layers"]:
         """At every look, ‖Δw‖/‖w‖ of every layer but embeddings, in units that hold for every width
