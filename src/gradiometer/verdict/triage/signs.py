@@ -243,22 +243,16 @@ class Signs:
 
     @cached_property
     def strides(self) -> Array:
-        """By how much every step changed the network, in units that hold for every depth, width and
-        momentum.
-
-        A change of its function is a sum over layers. NaN where unknown.
-        """
-        moved = self._moved
-        if not moved.size:
-            return np.full(self.steps, np.nan)
-        layers = moved.shape[1]
+        """By how much every step changed the network: what it moved in the median layer, times the
+        number of layers, since a change of the function is a sum over them. NaN if unknown."""
+        layers = self._moved.shape[1]
         deep = min(layers, DEEPEST) if self.is_normalised else layers
-        return self._at_every_step(_median(moved) * deep)
+        return self._at_every_step(_median(self._moved) * deep)
 
     @property
     def leap(self) -> float:
-        """The largest change of the network in one step: the root of the sum over layers of the
-        square of what each moved, in its own size; 0 if unknown."""
+        """The largest change of the network in one step, as the root of the sum over layers of the
+        square of what each moved; 0 if unknown."""
         steps = np.sqrt(np.nansum(self._moved**2, axis=1))
         return float(steps[np.isfinite(steps)].max(initial=0.0)) / self.steps_an_update
 
@@ -279,15 +273,18 @@ class Signs:
             return np.empty((0, 0))
         widths = np.sqrt(np.array(self.facts["sizes"], dtype=float)[places])
         # weights that begin far smaller than usual, as in GPT-2, first have to grow to what matters
-        outputs = np.array(self.facts.get("rows", np.zeros(len(self.facts["sizes"]))), dtype=float)[
-            places
-        ]
-        sizes = np.maximum(self.tensors["weights"][:, places], SMALL * np.sqrt(outputs))
+        sizes = np.maximum(self.tensors["weights"], self._small)[:, places]
         moved = self.tensors["movement"][:, places] / sizes
         # OneCycleLR ends at 0.95, and has 0.85 where most of the way is made
         momentum = min(self.momentum, 0.9)
         persistence = np.sqrt((1 + momentum) / (1 - momentum))
         return np.asarray(moved * np.sqrt(np.maximum(widths / USUAL_WIDTH, 1)) * persistence)
+
+    @property
+    def _small(self) -> Float[np.ndarray, " tensors"]:
+        """Half of the norm of every tensor at PyTorch's own start; 0 if unknown."""
+        outputs = self.facts.get("rows", np.zeros(len(self.facts["sizes"])))
+        return np.asarray(SMALL * np.sqrt(np.array(outputs, dtype=float)))
 
     @property
     def edge(self) -> float:
@@ -322,22 +319,17 @@ class Signs:
 
     @cached_property
     def reach(self) -> float:
-        """How far the layer that went furthest has gone, in sizes of its own weights: the sum over
-        all steps of what each of them changed, along the path. NaN if unknown.
-
-        A good rate renews at least one layer; which one depends on the network.
-        """
+        """How far the layer that went furthest has gone along its path, in sizes of its own
+        weights; NaN if unknown. A good rate renews at least one layer; which one depends on the
+        network."""
         ways = np.array([self._at_every_step(layer).sum() for layer in self._moved.T])
         known = ways[np.isfinite(ways)]
         return float(known.max()) if len(known) else float("nan")
 
     def usual_reach(self, steps: int | None = None) -> float:
-        """The least reach of trainings at a good rate, under this optimizer and of so many steps:
-        as many as this one has, if it is not given.
-
-        A good rate is lower for a longer training: the way grows as the root of its steps, up to a
-        length.
-        """
+        """The least reach of trainings at a good rate, under this optimizer and of so many steps,
+        or of its own: the way grows as their root up to a length, since good rates are lower in
+        longer trainings."""
         limit = REACH if self.family == "sgd" else REACH_OF_ADAM
         return limit * math.sqrt(min((steps or self.steps) / STEPS_OF_REACH, 1.0))
 
@@ -358,8 +350,7 @@ class Signs:
             return float("nan")
         size = self.tensors["weights"][:, self.weights]
         start = self.tensors.get("weights_at_start", self.tensors["weights"])[0, self.weights]
-        outputs = np.array(self.facts.get("rows", np.zeros(len(self.facts["sizes"]))), dtype=float)
-        usual = np.maximum(start, SMALL * np.sqrt(outputs[self.weights]))
+        usual = np.maximum(start, self._small[self.weights])
         with np.errstate(divide="ignore", invalid="ignore"):
             ratios = np.maximum(size[-1] / usual, np.minimum(size[-1] / start, 1))
         finite = ratios[np.isfinite(ratios)]
@@ -498,18 +489,10 @@ def _evaluations(run: Run) -> tuple[np.ndarray, Array, Array]:
         steps.append(event["step"])
         for values, name in ((test, "test_loss"), (train, "train_loss")):
             values.append(float(estimates[name]["value"]) if name in estimates else np.nan)
-    return (
-        np.array(steps, dtype=np.int64),
-        np.array(test, dtype=float),
-        np.array(train, dtype=float),
-    )
+    return np.array(steps, dtype=np.int64), np.array(test), np.array(train)
 
 
 def _median(values: Float[np.ndarray, "looks weights"]) -> Array:
     """The median of every row over its numbers; NaN for a row without any."""
-    found = np.full(len(values), np.nan)
-    for place, row in enumerate(values):
-        numbers = row[np.isfinite(row)]
-        if len(numbers):
-            found[place] = np.median(numbers)
-    return found
+    numbers = [row[np.isfinite(row)] for row in values]
+    return np.array([np.median(row) if len(row) else np.nan for row in numbers])
