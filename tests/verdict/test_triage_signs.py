@@ -59,6 +59,15 @@ def test_the_reach_is_that_of_the_layer_that_went_furthest() -> None:
     assert np.isnan(unknown.reach) and np.isnan(Signs(losses=np.ones(5)).reach)
 
 
+def test_the_leap_is_the_root_of_the_sum_of_squares_over_layers() -> None:
+    """Two layers that move by 30 and 40 % of their size, and a step without finite numbers."""
+    movement = tensors(0.09, 0.01, 0.12)
+    movement[7] *= 10
+    movement[9] = np.inf
+    assert healthy(movement=movement, momentum=0.0).leap == pytest.approx(0.5)
+    assert Signs(losses=np.ones(5)).leap == 0
+
+
 def test_the_usual_reach_grows_as_the_root_of_the_steps_up_to_400() -> None:
     long, short = healthy(), healthy(losses=np.ones(100))
     assert long.usual_reach() == 8 and short.usual_reach() == 4
