@@ -289,7 +289,7 @@ def beside() -> Cell:
     chosen = torch.cat([torch.tensor(pairs)[some], drawn], dim=1)
     signs = torch.tensor([-1.0, 1.0, 1.0, 1.0, 1.0, 1.0]).expand(8000, 6)
     return cell(
-        "words beside a word, drawn others",
+        "pairs of near words, drawn others",
         (chosen, signs),
         lambda: Beside(250, 12),
         lambda model, batch: functional.softplus(batch[1] * model(batch[0])).sum(1),
