@@ -6,15 +6,16 @@ cost?
     .venv/bin/python benchmarks/tuning.py --out second.jsonl --bank second   # the second judgement
     .venv/bin/python benchmarks/tuning.py --out third.jsonl --bank third     # the third
     .venv/bin/python benchmarks/tuning.py --out fourth.jsonl --bank fourth   # the fourth
+    .venv/bin/python benchmarks/tuning.py --out fifth.jsonl --bank fifth     # the fifth
     .venv/bin/python benchmarks/tuning.py --out bank.jsonl --clip            # does clipping ever cost?
     .venv/bin/python benchmarks/tuning.py --out bank.jsonl --time-left       # is the forecast right?
     .venv/bin/python benchmarks/tuning.py --out bank.jsonl --laws            # offsets and factors
     .venv/bin/python benchmarks/tuning.py --out bank.jsonl --lanes           # did the best lane win?
     .venv/bin/python benchmarks/tuning.py --out bank.jsonl --again           # the grid's best again
 
-Sixteen tasks (`tasks/bank.py`), fourteen others (`tasks/second.py`), sixteen more
-(`tasks/third.py`), or the last sixteen (`tasks/fourth.py`). The grid has 13 rates a factor of 2
-apart, each linear and cosine to zero, SGD with Nesterov momentum 0.9, and is extended while its
+Sixteen tasks (`tasks/bank.py`), fourteen others (`tasks/second.py`), or sixteen more
+(`tasks/third.py`, `tasks/fourth.py`, `tasks/fifth.py`). The grid has 13 rates a factor of 2 apart,
+each linear and cosine to zero, SGD with Nesterov momentum 0.9, and is extended while its
 best rate is near an end. Its best is chosen with hindsight: the smallest mean over three seeds of
 the final training loss. Every method gets the same seeds, batches and steps. Its end is given in
 percent above the best of the grid, over the floor: a level that the loss cannot go below, or, where
@@ -49,6 +50,7 @@ from typing import Any
 import numpy as np
 import torch
 from tasks.bank import TASKS, Cell, Pairs
+from tasks.fifth import FIFTH
 from tasks.fourth import FOURTH
 from tasks.rivals import Method, installed
 from tasks.runs import (
@@ -79,7 +81,7 @@ COARSE = range(-18, 9, 2)
 EACH_WAY = 6
 MARGIN = 2
 
-BANKS = {"first": TASKS, "second": SECOND, "third": THIRD, "fourth": FOURTH}
+BANKS = {"first": TASKS, "second": SECOND, "third": THIRD, "fourth": FOURTH, "fifth": FIFTH}
 KNOWN = {name: make for bank in BANKS.values() for name, make in bank.items()}
 
 OURS: Mapping[str, Method] = {
