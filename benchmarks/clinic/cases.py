@@ -35,9 +35,6 @@ HALVES = (
     "eleventh_fresh",
     "twelfth_fresh",
 )
-UNTRIED = ("twelfth_fresh",)
-"""Parts that were written but of which no sick training was made yet. `python -m clinic earn` says which of
-their rows earn their place; the others go before the part is judged."""
 LONGER = ("longer", "longer_fresh", "longer_second")
 """Trainings of 3,000 and more updates, so that a tenth of their time pays for trials. Their networks and
 data are those of earlier parts, and the three share none. Rules about trials were chosen on the first,
