@@ -33,12 +33,20 @@ HALVES = (
     "ninth_fresh",
     "tenth_fresh",
     "eleventh_fresh",
+    "twelfth_fresh",
 )
 LONGER = ("longer", "longer_fresh", "longer_second")
 """Trainings of 3,000 and more updates, so that a tenth of their time pays for trials. Their networks and
 data are those of earlier parts, and the three share none. Rules about trials were chosen on the first,
 the second was judged once, and the third is fresh."""
-FEWER_CURED = ("sixth_fresh", "seventh_fresh", "eighth_fresh", "ninth_fresh", "tenth_fresh")
+FEWER_CURED = (
+    "sixth_fresh",
+    "seventh_fresh",
+    "eighth_fresh",
+    "ninth_fresh",
+    "tenth_fresh",
+    "twelfth_fresh",
+)
 SHORT = (*FEWER_CURED, "eleventh_fresh")
 """The parts for a figure that a busy machine reproduces in minutes. Every second healthy training is
 watched in two lines."""

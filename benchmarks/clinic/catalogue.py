@@ -15,6 +15,8 @@ from clinic import (
     sixth,
     tenth,
     third,
+    twelfth,
+    twelfth_data,
 )
 from clinic.data import Data
 from clinic.networks import Network
@@ -30,6 +32,7 @@ DATA = (
     | ninth.DATA
     | tenth.DATA
     | eleventh_data.DATA
+    | twelfth_data.DATA
 )
 NETWORKS = (
     networks.EARLIER
@@ -42,6 +45,7 @@ NETWORKS = (
     | ninth.NETWORKS
     | tenth.NETWORKS
     | eleventh.NETWORKS
+    | twelfth.NETWORKS
 )
 
 

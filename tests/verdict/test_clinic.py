@@ -160,6 +160,9 @@ def test_every_case_has_its_network_and_its_data():
         "patients",
         "premiums",
         "forks_of_a_road",
+        "payments",
+        "clicks",
+        "bicycles",
     ],
 )
 def test_a_guess_is_the_best_constant_answer(name):
@@ -171,6 +174,20 @@ def test_a_guess_is_the_best_constant_answer(name):
     assert data.guess() == pytest.approx(best, rel=1e-3)
     for change in (-0.05, 0.05):
         assert best < float(data.loss((constant + change).expand(len(targets), -1), targets))
+
+
+def test_a_guess_of_smoothed_labels_is_the_best_constant_answer():
+    """Of classes the same number may be added to all outputs: one of them is changed."""
+    data = data_of("intents")
+    targets = data.train[1]
+    constant = data.constant()
+    assert data.guess() == pytest.approx(
+        float(data.loss(constant.expand(len(targets), -1), targets))
+    )
+    for change in (-0.05, 0.05):
+        other = constant.clone()
+        other[0] += change
+        assert data.guess() < float(data.loss(other.expand(len(targets), -1), targets))
 
 
 def test_names_and_trainings_are_different_within_a_half():
