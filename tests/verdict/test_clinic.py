@@ -135,6 +135,18 @@ def test_longer_trainings_are_as_many_and_as_long_as_promised():
     assert all(3_000 <= case.recipe.steps <= 12_000 for case in (*sick, *well))
 
 
+def test_the_last_set_of_longer_trainings_has_pairs_that_nothing_else_has():
+    """Its networks and its data are old, each with another of them."""
+    cases = [*sick_cases("longer_third"), *well_cases("longer_third")]
+    assert len(sick_cases("longer_third")) >= 22 and len(well_cases("longer_third")) >= 16
+    others = [case for half in (*HALVES, *LONGER[:-1]) for case in sick_cases(half)]
+    others += [case for half in (*HALVES, *LONGER[:-1]) for case in well_cases(half)]
+    others += [each for table in TABLES for each in trainings(table)]
+    pairs = {(each.recipe.network, each.recipe.data) for each in others}
+    assert len({case.recipe.network for case in cases}) >= 6
+    assert not {(case.recipe.network, case.recipe.data) for case in cases} & pairs
+
+
 def test_every_case_has_its_network_and_its_data():
     """A part lost a network and a data set that only one of its healthy rows had, and could not be
     judged any more."""
