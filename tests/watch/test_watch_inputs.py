@@ -349,68 +349,6 @@ def test_the_times_of_a_sequence_are_no_examples(tmp_path: Path, kind: str, size
     assert not model.recurrent._forward_pre_hooks
 
 
-class Cell(nn.Module):
-    """A recurrent network written by hand, which takes a letter and its own state."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.state = nn.Linear(14, 8)
-        self.out = nn.Linear(14, 3)
-
-    def forward(self, letter: Tensor, state: Any) -> tuple[Tensor, Any]:
-        row = torch.cat((letter, state["hidden"]), dim=1)
-        return self.out(row), {"hidden": self.state(row).tanh()}
-
-
-@pytest.mark.parametrize("words", [1, 3])
-def test_the_letters_that_a_cell_reads_are_no_examples(tmp_path: Path, words: int) -> None:
-    """A name of six letters, with one label, was a batch of six."""
-    torch.manual_seed(0)
-    model = Cell()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with watch(model, optimizer, out=tmp_path, quiet=True, page=False) as w:
-        for step in range(60):
-            losses = []
-            for _ in range(words):
-                state = {"hidden": torch.zeros(1, 8)}
-                for _ in range(4 + step % 5):
-                    output, state = model(torch.randn(1, 6), state)
-                losses.append(LOSS(output, torch.randint(3, (1,))))
-            optimizer.zero_grad()
-            loss = torch.stack(losses).mean()
-            loss.backward()
-            w.step(loss)
-            optimizer.step()
-    assert w.run is not None and w.run.configuration.batch_size == words
-    assert set(w.run.series("noise").batch_size.tolist()) == {words}
-
-
-class Coordinates(nn.Module):
-    """A network that takes a dictionary, as one that learns an image from its coordinates does."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(2, 3)
-
-    def forward(self, given: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {"colour": self.layer(given["coordinates"])}
-
-
-def test_the_batch_is_found_in_a_dictionary_that_a_model_takes(tmp_path: Path) -> None:
-    """`w.step(loss)` ended such a training with "no call of the model with a tensor was seen"."""
-    torch.manual_seed(0)
-    model = Coordinates()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with watch(model, optimizer, out=tmp_path, quiet=True, page=False) as w:
-        for _ in range(60):
-            optimizer.zero_grad()
-            loss = model({"coordinates": torch.randn(16, 2)})["colour"].square().mean()
-            loss.backward()
-            w.step(loss)
-            optimizer.step()
-    assert set(w.run.series("noise").batch_size.tolist()) == {16}
-
-
 def test_calls_without_a_step_keep_a_bounded_number_of_inputs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
