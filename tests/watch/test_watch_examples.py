@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from gradiometer import diagnose, watch
 from gradiometer.verdict.claims import Claim
+from gradiometer.verdict.triage.signs import Signs
 
 LOSS = nn.CrossEntropyLoss()
 
@@ -113,3 +114,25 @@ def test_nodes_of_one_graph_are_no_batch_that_is_too_large(tmp_path: Path, kind:
             optimizer.step()
     claims = [each.claim for each in diagnose(w.run).triage.claims]
     assert (Claim.BATCH_LARGE in claims) == (kind == "rows alone"), claims
+
+
+@pytest.mark.parametrize("accumulation", [1, 4])
+def test_passes_over_the_data_are_counted_with_all_backwards_of_an_update(
+    tmp_path: Path, accumulation: int
+) -> None:
+    """Four backwards an update made one pass of four: 18 updates an epoch were told, of 5."""
+    torch.manual_seed(0)
+    model = nn.Linear(20, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    examples = torch.randn(96, 20)
+    with watch(model, optimizer, accumulation=accumulation, out=tmp_path, page=False) as w:
+        left: list[Tensor] = []
+        for _ in range(150):
+            optimizer.zero_grad()
+            for _ in range(accumulation):
+                left = left or list(examples[torch.randperm(96)].split(8))
+                loss = model(left.pop()).square().mean()
+                (loss / accumulation).backward()
+                w.step(loss)
+            optimizer.step()
+    assert Signs.of(w.run).updates_an_epoch == pytest.approx(12 / accumulation, rel=0.3)
