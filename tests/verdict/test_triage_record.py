@@ -309,6 +309,27 @@ def test_inputs_that_are_not_scaled_are_seen(tmp_path: Path) -> None:
     assert "unscaled" in claims_of(tmp_path, inputs=100 * INPUTS, optimizer_of=adamw)
 
 
+@pytest.mark.parametrize("size", [1.0, 100.0])
+def test_targets_as_large_as_the_inputs_are_to_be_scaled_with_them(
+    tmp_path: Path, size: float
+) -> None:
+    """Scaled inputs alone made the loss of a forecast ten times as high."""
+    model = nn.Linear(4, 1)
+    optimizer = torch.optim.Adam(model.parameters())
+    with watch(model, optimizer, out=tmp_path, quiet=True, page=False) as w:
+        for _ in range(60):
+            inputs = 100 * torch.randn(16, 4)
+            optimizer.zero_grad()
+            targets = inputs[:, :1] / 100 * size
+            loss = nn.functional.mse_loss(model(inputs), targets)
+            loss.backward()
+            w.step(loss)
+            optimizer.step()
+    headline = diagnose(w.run).triage.claims[0]
+    assert headline.claim == "unscaled"
+    assert ("targets = " in headline.cure[0]) == (size > 5)
+
+
 def test_parameters_without_a_gradient_are_seen(tmp_path: Path) -> None:
     class Unused(nn.Module):
         """A layer that the forward does not use."""

@@ -111,3 +111,10 @@ def test_only_code_is_to_be_pasted(cure: tuple[str, ...], expected: str) -> None
     claimed = Claimed(Claim.NAN_EXAMPLE, {}, cure)
     (finding,) = findings_of(Triage((claimed,), Level(2.3, Known.LABELS), unseen={}))
     assert say(finding).advice == expected
+
+
+@pytest.mark.parametrize(("size", "words"), [(1.0, "1 example share"), (4.0, "4 examples share")])
+def test_one_example_is_no_plural(size: float, words: str) -> None:
+    small = Claimed(Claim.BATCH_SMALL, {"batch": size, "shared": 0.016}, ("batch_size = 8",))
+    (finding,) = findings_of(Triage((small,), Level(2.3, Known.LABELS), unseen={}), None)
+    assert words in say(finding).seen

@@ -13,6 +13,7 @@ from torch import nn
 
 from gradiometer.estimation import GradientNoise
 from gradiometer.integrations.watch import Watch
+from gradiometer.run.budget import Budget
 from gradiometer.run.clock import Turns
 from watched_loop import Clock, one_backward, simple
 
@@ -70,6 +71,25 @@ def test_a_run_that_goes_on_proposes_at_the_pace_of_its_whole_length(
     go(again, model, optimizer, 2)
     assert again.steps == 1002 and again._recorder is not None
     assert again._recorder.cadence.next_due(1002, 0.0) - 1002 > 10
+
+
+def test_readings_that_training_makes_are_not_missed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run of 160 readings said that intervals need about 6, and that it has so few."""
+    monkeypatch.setattr(Budget, "short_of", lambda budget: 6)
+    model, optimizer, w = simple(tmp_path, every=None)
+    clock = w.budget.clock = Clock()
+    with w:
+        for step in range(60):
+            optimizer.zero_grad()
+            w.step(*one_backward(model))
+            optimizer.step()
+            clock.seconds += 1
+            if step == 3:
+                assert w.overhead["short_of"] == 6
+    assert w.overhead["measured_steps"] > 6
+    assert w.overhead["short_of"] is None
 
 
 def test_an_unmeasured_step_does_next_to_nothing(tmp_path: Path) -> None:

@@ -39,6 +39,22 @@ def test_gradients_accumulated_by_sum_are_read_as_their_mean(
     )
 
 
+def test_a_sum_of_losses_makes_the_steps_of_adam_no_longer(tmp_path: Path) -> None:
+    """The rate of a sum over four backwards counted four times, and the warning said so."""
+    model, _ = network()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.001)
+    with watched(tmp_path, (model, optimizer), accumulation=4, loss=None) as w:
+        ahead = iter(batches(12))
+        for _ in range(3):
+            optimizer.zero_grad()
+            for _ in range(4):
+                part = next(ahead)
+                w.step(backward(model, part, 1.0), part)
+            optimizer.step()
+    assert w.run.series("noise").learning_rate == pytest.approx(0.001)
+    assert "under SGD the learning rate counts 4 times" in w.findings().warnings[0]
+
+
 def test_a_term_that_is_added_to_the_loss_is_no_factor(tmp_path: Path) -> None:
     made = model, optimizer = network()
     with watched(tmp_path, made, accumulation=2, loss=None) as w:

@@ -163,9 +163,13 @@ class HuggingFaceCallback(TrainerCallback):
         loss = _loss_in(output)
         if not isinstance(loss, Tensor) or loss.dim() or not loss.requires_grad:
             return
-        share = self._accumulation if ITEMS in batch else 1
+        items, labels = batch.get(ITEMS), batch.get("labels")
+        shares: Tensor | int = 1 if items is None else self._accumulation
+        if items is not None and isinstance(labels, Tensor):
+            # micro-batches of fewer tokens, as the last one of an epoch, are a smaller part
+            shares = items / labels.ne(IGNORED).sum()
         self._made = (
-            loss.detach() * share,
+            loss.detach() * shares,
             {name: value for name, value in batch.items() if name != ITEMS},
         )
 

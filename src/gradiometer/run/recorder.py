@@ -317,6 +317,10 @@ class Recorder:
         """
         spent, training = self.budget.spent_on, self.budget.training
         budgeted = self._share is not None and self.every is None and self._promises
+        wanted = self.budget.short_of() if budgeted else None
+        # readings of training's own gradients cost the budget of readings nothing
+        if wanted is not None and self.cadence.measured >= wanted:
+            wanted = None
         mode = "products" if 2 * self._added > self.cadence.measured else self.mode
         if self._share == 0 or not self.gauges:
             mode = "off"
@@ -331,7 +335,7 @@ class Recorder:
             else {},
             "outside": sorted(self.budget.outside),
             "fixed": sorted(self.budget.fixed - {START}),
-            "short_of": self.budget.short_of() if budgeted else None,
+            "short_of": wanted,
             "memory": self._raised,
             "beyond_allowance": budgeted and self.budget.beyond_allowance(),
         }

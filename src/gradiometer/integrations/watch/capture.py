@@ -217,12 +217,14 @@ class Capture:
         if not self._rows.is_done:
             self._rows.look(batch_of)
         judges = self._subject.batches.judges
+        # Adam divides the multiple of a gradient out
+        is_longer = all(group.family != "adaptive" for group in groups)
         return TrainingStep(
             self._subject.objective,
             batch_of,
             batch_size=parts[0].size if len(parts) == 1 else None,
             index=index,
-            learning_rate=learning_rate * (self._shares.multiple or 1.0),
+            learning_rate=learning_rate * ((is_longer and self._shares.multiple) or 1.0),
             groups=groups,
             sampling=self._subject.batches.sampling,
             gradient=gradient if self._check is None or self._check.same_loss else None,
@@ -262,7 +264,7 @@ class Capture:
             self._subject.objective,
             partial(self._batch, tuple(parts)),
             index=index,
-            learning_rate=learning_rate,
+            learning_rate=learning_rate * ((is_longer and self._shares.multiple) or 1.0),
             groups=groups,
             sampling=self._subject.batches.sampling,
             over_processes=mean,

@@ -116,8 +116,9 @@ class Shares:
             self._warn(
                 f"gradients are accumulated as {self.multiple:.3g} times their mean, since "
                 f"`backward` was called on {mean:.3g} times the losses given to `step`: the "
-                f"readings are divided by that, and the learning rate counts {self.multiple:.3g} "
-                f"times; to train on the mean, divide each loss by {self._accumulation}"
+                "readings are divided by that, and under SGD the learning rate counts "
+                f"{self.multiple:.3g} times; to train on the mean, divide each loss by "
+                f"{self._accumulation}"
             )
 
 

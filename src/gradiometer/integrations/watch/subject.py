@@ -17,7 +17,7 @@ from gradiometer.integrations.fsdp import is_sharded
 from gradiometer.integrations.gradients import Preconditioner
 from gradiometer.integrations.watch.shield import Hook, Shield
 from gradiometer.loop.stream import Groups, labels_in
-from gradiometer.measurement.batch import Batch, batch_size, mapped
+from gradiometer.measurement.batch import Batch, batch_size, mapped, tensors_of
 from gradiometer.measurement.motion import Origin
 from gradiometer.measurement.objective import Loss, Objective
 from gradiometer.measurement.optimizer.groups import Group, groups_of, largest_rate
@@ -307,20 +307,28 @@ class Inputs:
 
     def _keep(self, _: nn.Module, given: tuple[Any, ...], named: Mapping[str, Any]) -> None:
         self._runs = 0
-        for value in (*given, *named.values()):
-            if isinstance(value, Tensor) and value.dim():
+        values = (*given, *named.values())
+        tensors = [value for value in values if isinstance(value, Tensor)] or tensors_of(values)
+        for value in tensors:
+            if value.dim():
                 # inputs that another model made hold the graph of that model
                 self._newest = value.detach()
-                self._gather(self._newest)
+                self._gather(self._newest, values)
                 return
 
-    def _gather(self, newest: Tensor) -> None:
-        """Add the newest inputs to those of the calls with one example each since the last step."""
+    def _gather(self, newest: Tensor, values: tuple[Any, ...]) -> None:
+        """Add the newest inputs to those of the calls with one example each since the last step.
+
+        A call that is given what an earlier call returned, such as the state of a recurrent
+        network that was written by hand, is the next time of the same sequence.
+        """
         if self._is_one_example(newest):
             newest = newest[None]
         if len(newest) != 1 or not torch.is_grad_enabled():
             self._examples = []
             self._gathered = 0
+            return
+        if self._examples and any(one.grad_fn is not None for one in tensors_of(values)):
             return
         self._gathered += max(newest.numel(), FEWEST_GATHERED)
         if self._gathered > MOST_GATHERED:

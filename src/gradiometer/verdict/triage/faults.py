@@ -193,11 +193,13 @@ def unscaled(signs: Signs, _: Level) -> Claimed | None:
     wide, middle = float(np.median(spread)), abs(float(np.median(mean)))
     if not (wide > WIDE or middle > OFF_CENTRE * wide > 0):
         return None
-    return Claimed(
-        Claim.UNSCALED,
-        {"spread": wide, "mean": float(np.median(mean))},
-        ("inputs = (inputs - train_inputs.mean(0)) / train_inputs.std(0)",),
-    )
+    cure = "inputs = (inputs - train_inputs.mean(0)) / train_inputs.std(0)"
+    targets = signs.series("target_variance")
+    if len(targets) and np.median(targets) > WIDE**2:
+        # Small inputs do not reach large targets: forecasts of series of a spread of 963 ended at
+        # 5 and 11 times the loss with scaled inputs alone, and at 0.4 and 0.6 times it with both.
+        cure += "; targets = (targets - train_targets.mean()) / train_targets.std()"
+    return Claimed(Claim.UNSCALED, {"spread": wide, "mean": float(np.median(mean))}, (cure,))
 
 
 def clip_small(signs: Signs, _: Level) -> Claimed | None:

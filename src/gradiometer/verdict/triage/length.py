@@ -76,6 +76,8 @@ def batch_large(signs: Signs, level: Level) -> Claimed | None:
     """Several passes over the data have few updates, and there are few in all."""
     if signs.is_short or not signs.has_ended or not signs.epochs >= SEEN_AGAIN:
         return None
+    if "graph" in signs.single:
+        return None
     if not signs.updates_an_epoch <= FEW_AN_EPOCH or not ended_at(signs, level) > LITTLE_LEFT:
         return None
     # Gradients of one batch are always alike: a network for physics, whose loss had come to its

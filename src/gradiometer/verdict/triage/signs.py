@@ -67,6 +67,7 @@ class Signs:
         optimizer: Class name.
         family: "sgd", "adaptive" or "other".
         batch_size: Examples of one update.
+        accumulation: Backwards of one update; a look has the rows of one of them.
         examples: N, the size of the training set; None if unknown.
         evaluated: Steps of the evaluations.
         test: Loss on held-out examples at each; NaN where unknown.
@@ -91,6 +92,7 @@ class Signs:
     optimizer: str = ""
     family: str = "other"
     batch_size: int = 0
+    accumulation: int = 1
     examples: int | None = None
     evaluated: Int[np.ndarray, " evaluations"] = field(
         default_factory=lambda: np.array([], dtype=np.int64)
@@ -155,6 +157,7 @@ class Signs:
             optimizer=optimizer,
             family=family,
             batch_size=batch_size,
+            accumulation=run.configuration.accumulation,
             examples=run.sampling.examples,
             evaluated=evaluated,
             test=test,
@@ -400,7 +403,7 @@ class Signs:
             return float("nan")
         known = np.isfinite(repeated)
         until = self.looks[known][-1] + 1
-        share = rows[known].sum() / (until * np.median(rows))
+        share = rows[known].sum() / (until * np.median(rows) * self.accumulation)
         until_then = 1 + 2 * repeated[known].sum() / rows[known].sum() / share
         return float(until_then * self.steps / until)
 

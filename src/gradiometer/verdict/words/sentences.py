@@ -76,7 +76,7 @@ class _Slots(string.Formatter):
         if form == "%":
             return f"{significant(100 * value, 2)} %"
         if len(form) > 1 and form.replace(" ", "").isalpha():
-            return counted(value, form)
+            return counted(int(value) if float(value).is_integer() else value, form)
         if form:
             return format(value, form)
         return f"{value:,.0f}" if float(value).is_integer() else significant(value)

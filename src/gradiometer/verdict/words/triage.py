@@ -143,15 +143,14 @@ WORDS: Mapping[Claim, Words] = {
         brief="stopped too early",
     ),
     Claim.BATCH_SMALL: Words(
-        "The batch is too small: successive gradients of {batch} examples share {shared:%} of "
+        "The batch is too small: successive gradients of {batch:example} share {shared:%} of "
         "their size.",
         "Nearly all of a step is noise. A larger batch gains if there are as many updates as now; "
         "in as many examples it gains time and no loss.",
         brief="batch is small",
     ),
     Claim.BATCH_LARGE: Words(
-        "The batch of {batch} is too large for this length: {updates} updates an epoch, {steps} in "
-        "all.",
+        "The batch of {batch} is too large for this length: {steps} updates, {updates} an epoch.",
         "The examples in a batch say much the same; a smaller batch makes more updates in the same "
         "time.",
         brief="batch is large",
@@ -248,7 +247,7 @@ BEYOND_THE_EDGE = Words(
 
 # The words for a batch whose gradients share so little that the measured share is below zero.
 SHARE_NOTHING = Words(
-    "The batch is too small: successive gradients of {batch} examples have nothing in common.",
+    "The batch is too small: successive gradients of {batch:example} have nothing in common.",
     WORDS[Claim.BATCH_SMALL].means,
 )
 

@@ -92,6 +92,7 @@ class TriageRecorder:
         self._look: dict[str, Tensor] = {}
         self._counts: dict[str, Any] = {}
         self._output: Any = None
+        self._graph: dict[str, int] = {}
         self._takes_moments = True
         self._is_time_first = False
         self._handles: list[Any] = []
@@ -247,9 +248,10 @@ class TriageRecorder:
         """The optimizer was called before the look: it makes the backward in a closure."""
         self._is_updating = True
 
-    def _ran(self, model: nn.Module, _: Any, output: Any) -> None:
+    def _ran(self, model: nn.Module, given: tuple[Any, ...], output: Any) -> None:
         if torch.is_grad_enabled():
             self._output = output
+            self._graph = {"graph": 1} if is_graph(tensors_of(given)) else {}
 
     def _read(self, step: int, batch: Batch) -> None:
         """Take what can be seen between `backward` and the update, and hook the update."""
@@ -282,6 +284,7 @@ class TriageRecorder:
             "in_eval": sum(not layer.training for layer in self._sensitive),
             "sensitive": len(self._sensitive),
             "rows": next((one.shape[0] for one in tensors_of(batch) if one.dim()), 0),
+            **self._graph,
         }
         if inputs is not None and self._is_time_first:
             self._counts["rows"] = self._counts["time_first"] = len(inputs)
@@ -438,6 +441,21 @@ def is_time_first(inputs: Tensor, labels: Tensor) -> bool:
     if has_features or labels.dim() != 1:
         return False
     return len(inputs) != len(labels) == inputs.shape[1]
+
+
+def is_graph(given: Sequence[Tensor]) -> bool:
+    """True for the features of nodes with an adjacency matrix, or with the two ends of every edge,
+    as graph networks take them: nodes of one graph are no examples that can be left out."""
+    features, others = given[:1], given[1:]
+    if not others or features[0].dim() != 2 or not features[0].is_floating_point():
+        return False
+    nodes = len(features[0])
+    return any(
+        one.layout is not torch.strided
+        or one.shape == (nodes, nodes)
+        or (one.dtype == torch.int64 and one.dim() == 2 and len(one) == 2)
+        for one in others
+    )
 
 
 def nonzero_entries(gradients: Sequence[Tensor]) -> Tensor:
