@@ -11,6 +11,8 @@ from gradiometer.verdict.triage.schedule import ends_high
 from gradiometer.verdict.triage.signs import Signs
 from gradiometer.verdict.triage.thresholds import (
     AGREE,
+    APART_FROM_TRAINING,
+    DRAWN_AWAY,
     FAR,
     FEW_AN_EPOCH,
     FEW_LABELS,
@@ -98,6 +100,17 @@ def generalises_worse(signs: Signs) -> bool:
     has risen."""
     test = signs.test[np.isfinite(signs.test)]
     return bool(len(test)) and bool(test[-1] > RISEN * test.min())
+
+
+def learns_by_heart(signs: Signs) -> bool:
+    """True if the test loss has drawn away from that of training examples since the first half:
+    what the training loss still gains is nothing on fresh rows."""
+    both = np.isfinite(signs.test) & np.isfinite(signs.train)
+    if both.sum() < 4:
+        return False
+    ratios = signs.test[both] / signs.train[both]
+    _, before, _, now = (quarter.mean() for quarter in np.array_split(ratios, 4))
+    return bool(now > max(APART_FROM_TRAINING, before + DRAWN_AWAY))
 
 
 def test_falls(signs: Signs) -> bool:
