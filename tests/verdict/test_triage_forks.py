@@ -336,12 +336,24 @@ def test_at_a_constant_rate_more_steps_are_missing_if_they_gain_more_than_a_cut(
     assert settled.claim is (claim or DOUBTED.claim) and settled.is_certain is (claim is None)
 
 
+VARIES = np.array([1.0, 1.3, 1.0, 1.3])
+
+
+@pytest.mark.parametrize(
+    ("evaluated", "claim"),
+    [
+        (APART, Claim.NO_DECAY),
+        ({"test": APART["test"], "train": np.full(4, np.nan)}, Claim.NO_DECAY),
+        # as at a constant rate
+        ({"test": VARIES, "train": VARIES}, Claim.STOPPED_EARLY),
+    ],
+)
 def test_what_a_training_learns_by_heart_is_not_worth_more_steps(
-    run: Run, monkeypatch: pytest.MonkeyPatch
+    run: Run, monkeypatch: pytest.MonkeyPatch, evaluated: dict[str, Any], claim: Claim
 ) -> None:
-    monkeypatch.setattr(Signs, "of", lambda _: falling(run.steps, 0.2, **APART))
+    monkeypatch.setattr(Signs, "of", lambda _: falling(run.steps, 0.2, **evaluated))
     fork(run, "cool now", 0.4, 0.45, 0.54, step=200, left=8_000, tail="none")
-    assert after_trials(DOUBTED, run).claim is Claim.NO_DECAY
+    assert after_trials(DOUBTED, run).claim is claim
 
 
 def test_a_suspect_stays_alone_if_the_cut_of_a_trial_gains_less_in_the_mean(run: Run) -> None:

@@ -103,11 +103,12 @@ def generalises_worse(signs: Signs) -> bool:
 
 
 def learns_by_heart(signs: Signs) -> bool:
-    """True if the test loss has drawn away from that of training examples since the first half:
-    what the training loss still gains is nothing on fresh rows."""
+    """True if the test loss has drawn away from that of training examples since the first half, or
+    has risen if theirs is unknown: what the training loss still gains is nothing on fresh rows. At a
+    constant rate a test loss varies, and theirs does so with it."""
     both = np.isfinite(signs.test) & np.isfinite(signs.train)
     if both.sum() < 4:
-        return False
+        return generalises_worse(signs)
     ratios = signs.test[both] / signs.train[both]
     _, before, _, now = (quarter.mean() for quarter in np.array_split(ratios, 4))
     return bool(now > max(APART_FROM_TRAINING, before + DRAWN_AWAY))

@@ -20,7 +20,7 @@ from gradiometer.run.configuration import Configuration
 from gradiometer.run.reader import Run
 from gradiometer.verdict.claims import Claim, Claimed
 from gradiometer.verdict.triage.course import late_fall
-from gradiometer.verdict.triage.length import generalises_worse, learns_by_heart
+from gradiometer.verdict.triage.length import learns_by_heart
 from gradiometer.verdict.triage.rate import is_near, is_plain, usual_reach
 from gradiometer.verdict.triage.schedule import is_constant
 from gradiometer.verdict.triage.signs import Signs
@@ -167,7 +167,7 @@ def what_ends_a_constant_rate(signs: Signs, run: Run) -> Claimed | None:
         shown = is_certain or (effect.verdict == "open" and gain > LITTLE)
         return replace(decay_shown(effect), is_certain=is_certain) if shown else None
     is_seen = signs.epochs < SEEN_AGAIN or bool(np.isfinite(signs.test).any())
-    if not (twice > WORTH_MORE_STEPS and is_seen) or generalises_worse(signs):
+    if not (twice > WORTH_MORE_STEPS and is_seen):
         return None
     return Claimed(
         Claim.STOPPED_EARLY,
