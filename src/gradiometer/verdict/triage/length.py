@@ -19,6 +19,7 @@ from gradiometer.verdict.triage.thresholds import (
     FLAT,
     LARGE_BATCH,
     LEARNT,
+    LEFT_BY_NOISE,
     LITTLE_LEFT,
     RATHER_SMALL,
     RISEN,
@@ -63,7 +64,8 @@ def batch_small(signs: Signs, level: Level) -> Claimed | None:
     if (signs.series("labels") > FEW_LABELS).any():
         return None
     left = math.inf if signs.has_no_floor else ended_at(signs, level)
-    if not signs.cosine < AGREE or not left > LITTLE_LEFT:
+    least = LEFT_BY_NOISE if signs.batch_size <= SMALL_BATCH else LITTLE_LEFT
+    if not signs.cosine < AGREE or not left > least:
         return None
     numbers = {"batch": float(signs.batch_size), "shared": signs.cosine}
     # A line of the program and no change of a fork: branches have as many examples, and so an
