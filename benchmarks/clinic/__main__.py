@@ -1,5 +1,5 @@
-"""The clinic from the command line: `python -m clinic list|earn|judge|rates`, from the folder
-`benchmarks`."""
+"""The clinic from the command line: `python -m clinic list|earn|judge|rates|learned`, from the
+folder `benchmarks`."""
 
 import argparse
 import tempfile
@@ -10,13 +10,14 @@ from clinic import earning
 from clinic.bench import Bench
 from clinic.cases import HALVES, LONGER, sick_cases, well_cases
 from clinic.judging import judge
+from clinic.learned import judge_learned
 from clinic.rates import TABLES, judge_rates
 
 
 def main() -> None:
     """Run one of the commands."""
     parser = argparse.ArgumentParser(prog="clinic", description=__doc__)
-    parser.add_argument("command", choices=("list", "earn", "judge", "rates"))
+    parser.add_argument("command", choices=("list", "earn", "judge", "rates", "learned"))
     parser.add_argument("--half", choices=(*HALVES, *LONGER), default="development")
     parser.add_argument(
         "--table", choices=TABLES, default=TABLES[-1], help="Good rates for `rates`."
@@ -52,6 +53,8 @@ def main() -> None:
             earning.write(rows)
         elif asked.command == "rates":
             missed = judge_rates(bench, asked.table, verbose=asked.verbose)
+        elif asked.command == "learned":
+            judge_learned(bench, asked.half)
         else:
             missed = judge(
                 bench,

@@ -6,6 +6,7 @@ from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from clinic.bench import Bench, Wanted, gain
@@ -14,12 +15,14 @@ from clinic.catalogue import DATA, NETWORKS, data_of
 from clinic.earning import EARNED
 from clinic.illnesses import BY_A_PERSON, CURES, ILLNESSES, follow
 from clinic.judging import Said, marks_of, show_sick
+from clinic.learned import Row, learned, numbers_of, show_learned
 from clinic.rates import TABLES, trainings, until
 from clinic.recipe import build, train
 
 from gradiometer import Run
 from gradiometer.loop import forks_of
 from gradiometer.problems.images import fashion_mnist
+from gradiometer.verdict.triage.level import level_of
 from gradiometer.verdict.triage.signs import Signs
 
 CLAIMS = {
@@ -315,3 +318,36 @@ def test_the_record_of_the_first_steps_is_that_of_a_shorter_training(tmp_path):
     assert first.distances.tolist() == shorter.distances.tolist()
     assert first.edges[:, 0].max() < 80 < longer.edges[:, 0].max()
     assert first.strides == pytest.approx(shorter.strides)
+
+
+def test_a_classifier_learns_a_cause_that_a_number_tells_from_other_parts_alone(capsys):
+    """Each cause has a mark in one number, which no rule knows."""
+    sick = [case for case in sick_cases("eighth_fresh") if len(case.claims) == 1][:30]
+    kinds = {case.claims[0]: float(place) for place, case in enumerate(sick)}
+
+    def rows_of(half):
+        return [
+            Row(replace(case, half=half), {"mark": kinds[case.claims[0]]}, {}, "undecided")
+            for case in sick
+        ] + [Row(replace(case, half=half, illnesses=()), {}, {}, "healthy") for case in sick[:10]]
+
+    teaching, judged = rows_of("ninth_fresh"), rows_of("eighth_fresh")
+    show_learned([*teaching, *judged], ["eighth_fresh"])
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("rules") and "right   0%" in said[0]
+    assert all("of 30;  a claim on   0% of 10 healthy" in line for line in said)
+    assert said[3].startswith("record, at 0.5") and "right 100%" in said[3]
+    chances = learned(teaching, judged, with_rules=False)
+    assert max(chances[-1], key=chances[-1].__getitem__) == "healthy"
+
+
+def test_numbers_of_a_record_are_those_that_it_has():
+    losses = np.linspace(2.0, 1.0, 200)
+    signs = Signs(losses=losses, rates=np.full(200, 0.1), family="sgd")
+    numbers = numbers_of(signs, level_of(signs))
+    assert numbers["rate"] == pytest.approx(np.log(0.1))
+    assert numbers["loss 0"] == pytest.approx(np.log(losses[:4].mean() / level_of(signs).value))
+    assert numbers["fall of the second half"] == pytest.approx(
+        np.log(losses[100:125].mean() / losses[190:].mean())
+    )
+    assert "test" not in numbers and np.isnan(numbers["edge"])
