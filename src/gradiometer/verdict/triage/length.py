@@ -106,8 +106,8 @@ def generalises_worse(signs: Signs) -> bool:
 
 def learns_by_heart(signs: Signs) -> bool:
     """True if the test loss has drawn away from that of training examples since the first half, or
-    has risen if theirs is unknown: what the training loss still gains is nothing on fresh rows. At a
-    constant rate a test loss varies, and theirs does so with it."""
+    has risen if theirs is unknown: a further fall of the training loss gains nothing on fresh rows.
+    At a constant rate a test loss varies, and theirs does so with it."""
     both = np.isfinite(signs.test) & np.isfinite(signs.train)
     if both.sum() < 4:
         return generalises_worse(signs)

@@ -35,9 +35,9 @@ CONFUSED = Claim.NO_DECAY, Claim.STOPPED_EARLY
 # gained more.
 TWICE = 1.36
 
-# The share of the loss that twice the steps must gain on the training examples. In four trainings at
-# constant rates of Adam, where it was 19 to 49 %, more steps gained 5 to 22 % on fresh rows; in one,
-# where it was 9 %, nothing.
+# The share of the loss that twice the steps must gain on the training examples. If it was 19 to 49 %,
+# more steps gained 5 to 22 % on fresh rows in four trainings at constant rates of Adam; if it was
+# 9 %, nothing in one.
 WORTH_MORE_STEPS = 0.12
 
 # The earliest part of a training whose trials count for all of it. After a hundredth of it twice
@@ -150,8 +150,8 @@ def cut_at_end(run: Run) -> tuple[Effect, float] | None:
 
 
 def what_ends_a_constant_rate(signs: Signs, run: Run) -> Claimed | None:
-    """What a training at a constant rate is missing after a trial that cut it: a decay, or more
-    steps, whichever gains more. It is a suspect if the interval of the cut has zero in it.
+    """The decay, or more steps, that a training at a constant rate is missing after a trial that cut
+    it, whichever gains more. It is a suspect if the interval of the cut has zero in it.
 
     A decay of the whole training takes half of its way, so that it gains if the cut does so by more
     than the second half of the steps did. More steps gain what they are worth on fresh rows.
