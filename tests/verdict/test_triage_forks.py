@@ -309,18 +309,20 @@ def falling(steps: int, fell: float, **more: Any) -> Signs:
 
 
 @pytest.mark.parametrize(
-    ("ends", "fell", "claim"),
+    ("ends", "fell", "claim", "is_certain"),
     [
         # twice the steps gain 26 %, and the cut in the mean 9, 0 and −40 %
-        ((0.4, 0.45, 0.54), 0.2, Claim.STOPPED_EARLY),
-        ((0.49, 0.51, 0.53), 0.2, Claim.STOPPED_EARLY),
-        ((0.7, 0.71, 0.72), 0.2, Claim.STOPPED_EARLY),
+        ((0.4, 0.45, 0.54), 0.2, Claim.STOPPED_EARLY, False),
+        ((0.49, 0.51, 0.53), 0.2, Claim.STOPPED_EARLY, False),
+        ((0.7, 0.71, 0.72), 0.2, Claim.STOPPED_EARLY, False),
+        # a whole decay gains more than the 23 % of a short cut
+        ((0.38, 0.391, 0.404), 0.2, Claim.NO_DECAY, True),
         # 8 %: that may be nothing on fresh rows, and is more than the cut
-        ((0.45, 0.49, 0.54), 0.06, None),
-        ((0.48, 0.494, 0.503), 0.06, None),
-        ((0.4, 0.45, 0.54), 0.06, Claim.NO_DECAY),
+        ((0.45, 0.49, 0.57), 0.06, None, True),
+        ((0.48, 0.494, 0.503), 0.06, None, True),
+        ((0.4, 0.45, 0.54), 0.06, Claim.NO_DECAY, False),
         # two orders of the data
-        ((0.49, 0.51), 0.2, None),
+        ((0.49, 0.51), 0.2, None, True),
     ],
 )
 def test_at_a_constant_rate_more_steps_are_missing_if_they_gain_more_than_a_cut(
@@ -329,11 +331,12 @@ def test_at_a_constant_rate_more_steps_are_missing_if_they_gain_more_than_a_cut(
     ends: tuple[float, ...],
     fell: float,
     claim: Claim | None,
+    is_certain: bool,
 ) -> None:
     monkeypatch.setattr(Signs, "of", lambda _: falling(run.steps, fell))
     fork(run, "cool now", *ends, step=200, left=8_000, tail="none")
     settled = after_trials(DOUBTED, run)
-    assert settled.claim is (claim or DOUBTED.claim) and settled.is_certain is (claim is None)
+    assert (settled.claim, settled.is_certain) == (claim or DOUBTED.claim, is_certain)
 
 
 VARIES = np.array([1.0, 1.3, 1.0, 1.3])
@@ -344,6 +347,8 @@ VARIES = np.array([1.0, 1.3, 1.0, 1.3])
     [
         (APART, Claim.NO_DECAY),
         ({"test": APART["test"], "train": np.full(4, np.nan)}, Claim.NO_DECAY),
+        # it still falls on fresh rows
+        ({"test": 2 - APART["test"], "train": 1.5 - APART["test"]}, Claim.STOPPED_EARLY),
         # as at a constant rate
         ({"test": VARIES, "train": VARIES}, Claim.STOPPED_EARLY),
     ],

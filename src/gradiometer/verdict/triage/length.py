@@ -105,15 +105,17 @@ def generalises_worse(signs: Signs) -> bool:
 
 
 def learns_by_heart(signs: Signs) -> bool:
-    """True if the test loss has drawn away from that of training examples since the first half, or
-    has risen if theirs is unknown: a further fall of the training loss gains nothing on fresh rows.
-    At a constant rate a test loss varies, and theirs does so with it."""
+    """True if the test loss has drawn away from that of training examples since the first half, and
+    its lowest value is behind, or it has risen if theirs is unknown: a further fall of the training
+    loss gains nothing on fresh rows. At a constant rate a test loss varies, and theirs does so with
+    it."""
     both = np.isfinite(signs.test) & np.isfinite(signs.train)
     if both.sum() < 4:
         return generalises_worse(signs)
     ratios = signs.test[both] / signs.train[both]
     _, before, _, now = (quarter.mean() for quarter in np.array_split(ratios, 4))
-    return bool(now > max(APART_FROM_TRAINING, before + DRAWN_AWAY))
+    drawn_away = now > max(APART_FROM_TRAINING, before + DRAWN_AWAY)
+    return bool(drawn_away and signs.test[both][-1] > signs.test[both].min())
 
 
 def test_falls(signs: Signs) -> bool:
