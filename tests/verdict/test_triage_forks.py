@@ -25,6 +25,7 @@ from gradiometer.verdict.triage.tried import (
     as_tried,
     better_change,
     says_the_same,
+    tell_apart,
     was_followed,
 )
 from report_run import run_in
@@ -114,7 +115,10 @@ def test_a_trial_settles_both_of_two_confused_suspects_and_no_other() -> None:
 DOUBTED = Claimed(Claim.UNDECIDED, {"steps": 200.0}, doubts=("still_falls",))
 
 
-def test_a_doubt_is_settled_when_all_that_it_names_was_tried(run: Run) -> None:
+def test_a_doubt_is_settled_when_all_that_it_names_was_tried(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Signs, "of", lambda _: Signs(losses=np.ones(run.steps)))
     assert after_trials(DOUBTED, run) == DOUBTED
     fork(run, "rate 2x", 0.7, 0.71, 0.72)
     assert after_trials(DOUBTED, run) == DOUBTED
@@ -243,6 +247,35 @@ def test_under_adam_four_times_the_rate_need_not_gain_as_much_from_the_first_wei
     assert after_trials(DOUBTED, run).claim is claim
 
 
+APART = {"test": np.array([1.0, 1.1, 1.2, 1.3]), "train": np.ones(4)}
+
+
+@pytest.mark.parametrize(
+    ("factor", "edge", "more", "claim"),
+    [
+        (0.85, 0.7, {}, Claim.RATE_LOW),
+        (0.95, 0.7, {}, None),
+        (0.85, 1.2, {}, None),
+        (0.85, 0.7, {"momentum": 0.9}, None),
+        (0.6, 0.7, APART, None),
+    ],
+)
+def test_below_the_edge_of_plain_sgd_a_higher_rate_need_not_gain_as_much_from_the_first_weights(
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    factor: float,
+    edge: float,
+    more: dict[str, Any],
+    claim: Claim | None,
+) -> None:
+    edges = np.array([[step, edge] for step in range(1, 40)])
+    signs = replace(Signs.of(run), family="sgd", edges=edges, **more)
+    monkeypatch.setattr(Signs, "of", lambda _: signs)
+    from_start(run, "rate 4x", factor)
+    settled = after_trials(DOUBTED, run)
+    assert settled.claim is (claim or DOUBTED.claim) and settled.is_certain is (claim is None)
+
+
 @pytest.mark.parametrize(("factor", "stays"), [(1.3, False), (0.8, True)])
 def test_a_rate_is_not_too_low_if_a_higher_one_is_worse_even_from_the_first_weights(
     run: Run, factor: float, stays: bool
@@ -265,6 +298,75 @@ def test_a_cut_that_gains_in_the_mean_of_several_orders_makes_a_suspect(
     assert (settled.claim, settled.is_certain) == (
         (claim, False) if claim else (DOUBTED.claim, True)
     )
+
+
+def falling(steps: int, fell: float, **more: Any) -> Signs:
+    """A training at a constant rate whose loss falls by so much in its second half, and varies."""
+    level = np.where(np.arange(steps) < 0.75 * steps, 1.0, 1 - fell)
+    losses = level * (1 + 0.05 * np.sin(np.arange(steps)))
+    seen = {"test": np.full(4, 0.9), "train": np.full(4, 0.9), **more}
+    return Signs(losses=losses, rates=np.full(steps, 0.1), **seen)
+
+
+@pytest.mark.parametrize(
+    ("ends", "fell", "claim", "is_certain"),
+    [
+        # twice the steps gain 26 %, and the cut in the mean 9, 0 and −40 %
+        ((0.4, 0.45, 0.54), 0.2, Claim.STOPPED_EARLY, False),
+        ((0.49, 0.51, 0.53), 0.2, Claim.STOPPED_EARLY, False),
+        ((0.7, 0.71, 0.72), 0.2, Claim.STOPPED_EARLY, False),
+        # a whole decay gains more than the 23 % of a short cut
+        ((0.38, 0.391, 0.404), 0.2, Claim.NO_DECAY, True),
+        # 8 %: that may be nothing on fresh rows, and is more than the cut
+        ((0.45, 0.49, 0.57), 0.06, None, True),
+        ((0.48, 0.494, 0.503), 0.06, None, True),
+        ((0.4, 0.45, 0.54), 0.06, Claim.NO_DECAY, False),
+        # two orders of the data
+        ((0.49, 0.51), 0.2, None, True),
+    ],
+)
+def test_at_a_constant_rate_more_steps_are_missing_if_they_gain_more_than_a_cut(
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    ends: tuple[float, ...],
+    fell: float,
+    claim: Claim | None,
+    is_certain: bool,
+) -> None:
+    monkeypatch.setattr(Signs, "of", lambda _: falling(run.steps, fell))
+    fork(run, "cool now", *ends, step=200, left=8_000, tail="none")
+    settled = after_trials(DOUBTED, run)
+    assert (settled.claim, settled.is_certain) == (claim or DOUBTED.claim, is_certain)
+
+
+VARIES = np.array([1.0, 1.3, 1.0, 1.3])
+
+
+@pytest.mark.parametrize(
+    ("evaluated", "claim"),
+    [
+        (APART, Claim.NO_DECAY),
+        ({"test": APART["test"], "train": np.full(4, np.nan)}, Claim.NO_DECAY),
+        # it still falls on fresh rows
+        ({"test": 2 - APART["test"], "train": 1.5 - APART["test"]}, Claim.STOPPED_EARLY),
+        # as at a constant rate
+        ({"test": VARIES, "train": VARIES}, Claim.STOPPED_EARLY),
+    ],
+)
+def test_what_a_training_learns_by_heart_is_not_worth_more_steps(
+    run: Run, monkeypatch: pytest.MonkeyPatch, evaluated: dict[str, Any], claim: Claim
+) -> None:
+    monkeypatch.setattr(Signs, "of", lambda _: falling(run.steps, 0.2, **evaluated))
+    fork(run, "cool now", 0.4, 0.45, 0.54, step=200, left=8_000, tail="none")
+    assert after_trials(DOUBTED, run).claim is claim
+
+
+def test_a_suspect_stays_alone_if_the_cut_of_a_trial_gains_less_in_the_mean(run: Run) -> None:
+    fork(run, "cool now", 0.4, 0.45, 0.54, step=200, left=8_000, tail="none")  # gains 9 %
+    for fell, kept_ones in ((0.2, (STOPPED,)), (0.05, (NO_DECAY, STOPPED))):
+        stopped = replace(STOPPED, numbers={"fell": fell})
+        left = tell_apart((NO_DECAY, stopped), run)
+        assert [each.claim for each in left] == [each.claim for each in kept_ones]
 
 
 def test_a_training_without_a_claim_says_what_its_forks_could_have_shown(run: Run) -> None:

@@ -316,6 +316,17 @@ def test_a_batch_that_is_rather_small_or_has_little_left_to_gain_is_a_suspect(
 
 
 @pytest.mark.parametrize(
+    ("batch_size", "ends", "is_suspect"), [(4, 0.009, True), (4, 0.004, False), (5, 0.009, False)]
+)
+def test_of_a_tiny_batch_noise_leaves_something_to_gain_until_next_to_nothing_is_left(
+    batch_size: int, ends: float, is_suspect: bool
+) -> None:
+    noise = {"batch_size": batch_size, "product": constant(0.0)}
+    suspects = triage_of(healthy(**noise, losses=falling(ends))).suspects
+    assert [each.claim for each in suspects] == [Claim.BATCH_SMALL] * is_suspect
+
+
+@pytest.mark.parametrize(
     ("batch_size", "leads"), [(4, Claim.BATCH_SMALL), (5, Claim.RATE_LOW), (9, Claim.RATE_LOW)]
 )
 def test_a_rate_that_is_certainly_too_low_leads_over_a_batch_that_may_be_too_small(

@@ -343,8 +343,8 @@ def test_a_quarter_of_the_rate_is_tried_from_the_first_weights_against_the_train
     (record,) = (one for one in forks_of(w.run) if one.plan.step == 4)
     own, tried = record.fork.results
     assert (own.alternative, tried.alternative) == ("go on", "rate 0.25x")
-    # the last batch of an epoch is smaller, so that there are more than 200
-    assert own.updates == tried.updates == 214 and record.fork.replicates == 1
+    # the last batch of an epoch is smaller, so that there are more than 210
+    assert own.updates == tried.updates == 224 and record.fork.replicates == 1
     # the losses of the training from its first step on, which cost nothing
     assert own.seconds == 0 and own.examples == tried.examples
     assert own.curve[0][1] == pytest.approx(np.mean(losses[: -(-own.updates // 48)]))

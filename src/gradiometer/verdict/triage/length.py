@@ -11,12 +11,15 @@ from gradiometer.verdict.triage.schedule import ends_high
 from gradiometer.verdict.triage.signs import Signs
 from gradiometer.verdict.triage.thresholds import (
     AGREE,
+    APART_FROM_TRAINING,
+    DRAWN_AWAY,
     FAR,
     FEW_AN_EPOCH,
     FEW_LABELS,
     FLAT,
     LARGE_BATCH,
     LEARNT,
+    LEFT_BY_NOISE,
     LITTLE_LEFT,
     RATHER_SMALL,
     RISEN,
@@ -61,7 +64,8 @@ def batch_small(signs: Signs, level: Level) -> Claimed | None:
     if (signs.series("labels") > FEW_LABELS).any():
         return None
     left = math.inf if signs.has_no_floor else ended_at(signs, level)
-    if not signs.cosine < AGREE or not left > LITTLE_LEFT:
+    least = LEFT_BY_NOISE if signs.batch_size <= SMALL_BATCH else LITTLE_LEFT
+    if not signs.cosine < AGREE or not left > least:
         return None
     numbers = {"batch": float(signs.batch_size), "shared": signs.cosine}
     # A line of the program and no change of a fork: branches have as many examples, and so an
@@ -100,6 +104,20 @@ def generalises_worse(signs: Signs) -> bool:
     has risen."""
     test = signs.test[np.isfinite(signs.test)]
     return bool(len(test)) and bool(test[-1] > RISEN * test.min())
+
+
+def learns_by_heart(signs: Signs) -> bool:
+    """True if the test loss has drawn away from that of training examples since the first half, and
+    its lowest value is behind, or it has risen if theirs is unknown: a further fall of the training
+    loss gains nothing on fresh rows. At a constant rate a test loss varies, and theirs does so with
+    it."""
+    both = np.isfinite(signs.test) & np.isfinite(signs.train)
+    if both.sum() < 4:
+        return generalises_worse(signs)
+    ratios = signs.test[both] / signs.train[both]
+    _, before, _, now = (quarter.mean() for quarter in np.array_split(ratios, 4))
+    drawn_away = now > max(APART_FROM_TRAINING, before + DRAWN_AWAY)
+    return bool(drawn_away and signs.test[both][-1] > signs.test[both].min())
 
 
 def test_falls(signs: Signs) -> bool:

@@ -2,9 +2,9 @@
 
 Three readings are independent of each other. The *edge* is how near the steps come to where they
 would overshoot, by the curvature along them: where it is measured, it decides. The *reach* is how
-far the layer that moved most has come. The *direction* is how much the updates of one part of the run point
-where those of a later part do: at a good rate the path turns again and again, while a rate that is
-far too low goes straight on.
+far the layer that moved most has come. The *direction* is how much the updates of one part of the
+run point where those of a later part do: at a good rate the path turns again and again, while a
+rate that is far too low goes straight on.
 """
 
 import numpy as np

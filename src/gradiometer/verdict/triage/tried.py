@@ -20,8 +20,8 @@ from gradiometer.run.configuration import Configuration
 from gradiometer.run.reader import Run
 from gradiometer.verdict.claims import Claim, Claimed
 from gradiometer.verdict.triage.course import late_fall
-from gradiometer.verdict.triage.length import generalises_worse
-from gradiometer.verdict.triage.rate import is_near
+from gradiometer.verdict.triage.length import learns_by_heart
+from gradiometer.verdict.triage.rate import is_near, is_plain
 from gradiometer.verdict.triage.schedule import is_constant
 from gradiometer.verdict.triage.signs import Signs
 from gradiometer.verdict.triage.thresholds import SEEN_AGAIN
@@ -34,6 +34,16 @@ CONFUSED = Claim.NO_DECAY, Claim.STOPPED_EARLY
 # trainings at a constant rate this and the gain of a trial that cut the rate chose the cure that
 # gained more.
 TWICE = 1.36
+
+# The share of the loss that twice the steps must gain on the training examples. If it was 19 to 49 %,
+# more steps gained 5 to 22 % on fresh rows in four trainings at constant rates of Adam; if it was
+# 9 %, nothing in one.
+WORTH_MORE_STEPS = 0.12
+
+# The part of what twice the steps gain from which a cut in short branches stands for more than they
+# do, since a whole decay gains more than it. Of the two cures of trainings at constant rates of Adam,
+# the decay gained more at 0.81 of it, and twice the steps at 0.78.
+STANDS_FOR_MORE = 0.8
 
 # The earliest part of a training whose trials count for all of it. After a hundredth of it twice
 # the rate was better in 5 of 8 healthy trainings, at an eighth in none.
@@ -61,6 +71,12 @@ LITTLE = 0.02
 # quarter of eight; at these it diverged or was higher in six, gained 30 % in one and loses by the
 # end, and 62 % in one and gains by the end, as 71 % in one with momentum.
 MUCH = {"adaptive": 0.1, "sgd": 0.35}
+
+# The same under plain SGD whose steps stay below the edge of stability, in the mean: it was 16 to
+# 50 % at six rates that were four to five times too low, whose steps came to 0.26 to 0.68 of the
+# edge. At ten good rates it diverged or was higher in seven, and gains by the end in one; one was at
+# 1.2 times the edge, and one learnt its training examples by heart.
+MUCH_BELOW_THE_EDGE = 0.1
 
 # A rate that fell by more than the square root of this since a fork was cooled.
 COOLED = 0.01
@@ -100,9 +116,10 @@ def tell_apart(claims: tuple[Claimed, ...], run: Run) -> tuple[Claimed, ...]:
     effect, gain = cut
     stopped = made.get(Claim.STOPPED_EARLY)
     fell = 0.0 if stopped is None else stopped.numbers["fell"]
-    if effect.verdict == "better" and gain > gain_of_twice(fell):
+    gains_more = gain > STANDS_FOR_MORE * gain_of_twice(fell)
+    if effect.verdict == "better" and gains_more:
         kept = made.get(Claim.NO_DECAY) or decay_shown(effect)
-    elif stopped is not None:
+    elif stopped is not None and not (effect.verdict == "open" and gains_more):
         kept = stopped
     else:
         return claims
@@ -119,54 +136,55 @@ def gain_of_twice(fell: Estimate | float) -> float:
 
 def cut_at_end(run: Run) -> tuple[Effect, float] | None:
     """The effect of a cut of the rate in the newest fork of the second half that tried one, and the
-    share of the loss that it gained; None if none did."""
+    share of the loss that it gained in the mean; None if none did, or too few orders of the data
+    leave it open."""
     for record in reversed(forks_of(run)):
         if record.plan.step < run.steps // 2:
             continue
-        for effect in effects_of_record(record):
-            if isinstance(change_of(effect.alternative), CoolNow):
-                end = abs(end_of(by_late_loss(record.fork), effect.readout))
-                gained = abs(effect.estimate.value) if effect.verdict == "better" else 0.0
-                return effect, gained / end if end > 0 else 0.0
-    return None
-
-
-def decay_in_the_mean(run: Run) -> Claimed | None:
-    """The suspect that a constant rate must fall, if the newest cut at the end gained more than a
-    little in the mean of several orders of the data, and its interval has zero in it."""
-    for record in reversed(forks_of(run)):
-        if record.plan.step < run.steps // 2 or record.fork.tail != "none":
-            continue
+        fork = by_late_loss(record.fork)
         with suppress(BadArgument):  # a fork that has just begun has no branch of the baseline
-            fork = by_late_loss(record.fork)
             for effect in fork.effects():
-                is_cut = isinstance(change_of(effect.alternative), CoolNow)
-                gains = -effect.estimate.value > LITTLE * abs(end_of(fork, effect.readout))
-                enough = effect.estimate.samples >= FEWEST_ORDERS
-                if is_cut and effect.verdict == "open" and enough and gains:
-                    return replace(decay_shown(effect), is_certain=False)
+                if not isinstance(change_of(effect.alternative), CoolNow):
+                    continue
+                is_told = not fork.leans or is_shown(effect, fork)
+                in_the_mean = fork.tail == "none" and effect.estimate.samples >= FEWEST_ORDERS
+                if is_told or (effect.verdict == "open" and in_the_mean):
+                    end = abs(end_of(fork, effect.readout))
+                    return effect, -effect.estimate.value / end if end > 0 else 0.0
     return None
 
 
-def decay_shown(effect: Effect) -> Claimed:
-    """That a constant rate must fall, by a fork that cut it."""
-    return Claimed(Claim.NO_DECAY, {"fork": effect.estimate}, (effect.alternative,))
+def what_ends_a_constant_rate(signs: Signs, run: Run) -> Claimed | None:
+    """The decay, or more steps, that a training at a constant rate is missing after a trial that cut
+    it, whichever gains more. It is a suspect if the interval of the cut has zero in it.
 
-
-def more_steps_gain_more(signs: Signs, gain: float) -> Claimed | None:
-    """That a training at a high rate stopped early, if twice the steps gain more than a cut did,
-    and not by learning the training examples by heart."""
-    fell, error = late_fall(signs)
-    is_seen = signs.epochs < SEEN_AGAIN or bool(np.isfinite(signs.test).any())
-    if not (fell > 1.645 * error and gain_of_twice(fell) > gain and is_seen):
+    A decay of the whole training takes half of its way, so that it gains if the cut does so by more
+    than the second half of the steps did. More steps gain what they are worth on fresh rows.
+    """
+    cut = cut_at_end(run)
+    if cut is None or not is_constant(signs):
         return None
-    if generalises_worse(signs):
+    effect, gain = cut
+    fell, error = late_fall(signs)
+    twice = gain_of_twice(fell) if fell > 1.645 * error and not learns_by_heart(signs) else 0.0
+    is_certain = effect.verdict == "better"
+    if gain > STANDS_FOR_MORE * twice:
+        shown = is_certain or (effect.verdict == "open" and gain > LITTLE)
+        return replace(decay_shown(effect), is_certain=is_certain) if shown else None
+    is_seen = signs.epochs < SEEN_AGAIN or bool(np.isfinite(signs.test).any())
+    if not (twice > WORTH_MORE_STEPS and is_seen):
         return None
     return Claimed(
         Claim.STOPPED_EARLY,
         {"fell": fell, "epochs": signs.epochs},
         (f"train for {4 * signs.length:,} steps",),
+        is_certain=is_certain,
     )
+
+
+def decay_shown(effect: Effect) -> Claimed:
+    """That a constant rate must fall, by a fork that cut it."""
+    return Claimed(Claim.NO_DECAY, {"fork": effect.estimate}, (effect.alternative,))
 
 
 def rate_instead(run: Run, effects: dict[str, Effect]) -> Claimed | None:
@@ -233,15 +251,15 @@ def after_trials(passed: Claimed, run: Run) -> Claimed:
     tried = effects_by_change(run, since=run.steps // 2)
     wanted = changes_that_settle(passed, signs)
     effects = [tried[change] for change in wanted if change in tried]
-    cut = cut_at_end(run)
-    if cut is not None and cut[0].verdict == "better" and is_constant(signs):
-        return more_steps_gain_more(signs, cut[1]) or decay_shown(cut[0])
-    if cut is None and is_constant(signs) and (suspect := decay_in_the_mean(run)) is not None:
-        return suspect
+    missing = what_ends_a_constant_rate(signs, run)
+    if missing is not None and missing.is_certain:
+        return missing
     for effect in effects:
-        if effect.verdict == "better":
+        # that of a cut at a constant rate was compared with more steps
+        is_judged = is_constant(signs) and isinstance(change_of(effect.alternative), CoolNow)
+        if effect.verdict == "better" and not is_judged:
             return Claimed(Claim.FORK_BETTER, {"fork": effect.estimate}, (effect.alternative,))
-    found = rate_from_beginning(run) or rate_too_low(run)
+    found = rate_from_beginning(signs, run) or rate_too_low(run) or missing
     if found is not None:
         return found
     ended_worse = [effect for effect in effects if effect.verdict in ("worse", "diverged")]
@@ -269,7 +287,7 @@ def rate_too_low(run: Run) -> Claimed | None:
     return None
 
 
-def rate_from_beginning(run: Run) -> Claimed | None:
+def rate_from_beginning(signs: Signs, run: Run) -> Claimed | None:
     """The claim about the rate from branches of the beginning, which prefer large rates.
 
     It is too high if a smaller one gained more than a little: one that is better for so short a
@@ -277,7 +295,6 @@ def rate_from_beginning(run: Run) -> Claimed | None:
     three orders of the data at least. One order, which is compared with the training itself,
     makes suspects alone; the rate may then be too low, too, if four times of it gained much.
     """
-    family = run.hyperparameters.family if run.hyperparameters else "other"
     for record in reversed(forks_of(run)):
         if record.plan.step > BEGINNING:
             continue
@@ -294,11 +311,21 @@ def rate_from_beginning(run: Run) -> Claimed | None:
                 if is_lower_rate(effect) and gained > LITTLE and enough:
                     is_certain = is_shown and not is_one
                     return Claimed(Claim.RATE_HIGH, numbers, ("rate 0.25x",), is_certain=is_certain)
-                is_raised = is_one and is_shown and effect.alternative == "rate 4x"
-                if is_raised and gained > MUCH.get(family, 1.0):
+                is_raised = is_one and effect.alternative == "rate 4x"
+                if is_raised and is_much(gained, signs, is_shown=is_shown):
                     cure, doubts = (effect.alternative,), ("fine_tuning",)
                     return Claimed(Claim.RATE_LOW, numbers, cure, doubts, is_certain=False)
     return None
+
+
+def is_much(gained: float, signs: Signs, *, is_shown: bool) -> bool:
+    """True if the share of the loss that four times the rate gained from the first weights, shown or
+    in the mean, makes the rate a suspect."""
+    if learns_by_heart(signs):
+        return False
+    if is_plain(signs) and signs.edge < 1:
+        return gained > MUCH_BELOW_THE_EDGE
+    return is_shown and gained > MUCH.get(signs.family, 1.0)
 
 
 def is_lower_rate(effect: Effect) -> bool:

@@ -83,15 +83,15 @@ HIGHER = "rate 2x"
 
 # The rates that are tried from the first weights, against the first updates of the training itself;
 # the fewest and the most updates of such a branch, and the part of the training that it has at
-# most. In four orders of the data of 6,000 updates, a quarter of the rate changed the mean loss of
-# updates 100 to 200 by +16 to +322 % in 14 trainings at a good rate under Adam, by −54 to +17 % in
-# 8 at three times that rate, and by −78 to −19 % in 8 at six times; four times the rate by +9 to
-# +212 % in 6 at a good rate that fell to zero, and by −76 to −21 % in 6 at a quarter of it. Under
-# SGD that was −62 to +45 %, or a divergence, and −65 to −11 %. After 400 updates a quarter of a
-# good rate was 16 % better once, and after 100 one of six times a good rate only 8 %.
+# most. In four orders of the data of 6,000 updates, four times the rate changed the mean loss of
+# updates 100 to 200 by +9 to +212 % in 6 trainings under Adam at a good rate that fell to zero, and
+# by −76 to −21 % in 6 at a quarter of it; under SGD by −62 to +45 %, or a divergence, and by −65 to
+# −11 %. A quarter of the rate changed that of updates 150 to 300 by −72 to −20 % in eight at three
+# to six times a good rate, and by −11 to +191 % in 16 at a good one; those of 100 to 200 by −3 and
+# −6 % at three times two good rates, and those of 300 to 600 by −42 to −10 % at three good ones.
 LOWER, RAISED = Rate(0.25), Rate(4)
-FEWEST_AT_BEGINNING, MOST_AT_BEGINNING = 100, 200
-PART_AT_BEGINNING = 30
+FEWEST_AT_BEGINNING, MOST_AT_BEGINNING = 100, {LOWER.name: 300, RAISED.name: 200}
+PART_AT_BEGINNING = 20
 
 # The largest stride of an adaptive optimizer, and the stride that one step in fifty of SGD exceeds,
 # above which a lower rate is tried from the beginning before a higher one. Under Adam and AdamW 4.2
@@ -326,8 +326,8 @@ class Trials:
         self._own = None
         change = trial.change
         if trial.from_first_weights:
-            early, updates = self._beginning(), min(updates * BRANCHES, MOST_AT_BEGINNING)
-            updates = min(updates, step // PART_AT_BEGINNING)
+            early, most = self._beginning(), MOST_AT_BEGINNING[change.name]
+            updates = min(updates * BRANCHES, most, step // PART_AT_BEGINNING)
             if updates < FEWEST_AT_BEGINNING:
                 return False
             self._own = updates
