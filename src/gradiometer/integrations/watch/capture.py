@@ -267,7 +267,7 @@ class Capture:
             self._subject.objective,
             partial(self._batch, tuple(parts)),
             index=index,
-            learning_rate=learning_rate * self._multiple(groups),
+            learning_rate=learning_rate,
             groups=groups,
             sampling=self._subject.batches.sampling,
             over_processes=mean,
