@@ -66,7 +66,7 @@ BURST[200:206] *= 8
 SLIGHT = cosine_rates()
 SLIGHT[200:206] *= 4
 DROPPED_AT = [np.where(np.arange(STEPS) < step, 0.1, 0.001) for step in (270, 290)]
-FAST, SLOW = 0.9915 ** np.arange(STEPS), 0.9922 ** np.arange(STEPS)
+FAST, SLOW = 0.9883 ** np.arange(STEPS), 0.9885 ** np.arange(STEPS)
 STAIRS = 0.5 ** (np.arange(STEPS) // 20)
 
 FALLING: dict[str, Any] = {
@@ -89,20 +89,24 @@ CASES: dict[Claim, list[tuple[dict[str, Any], dict[str, Any]]]] = {
     ],
     Claim.NO_GRADIENT: [
         (
-            {"without_gradient": constant(1), "gradient": tensors(0.6, 0.0, 0.6245)},
+            {"without_gradient": constant(1), "gradient": tensors(0.0, 0.6, 0.6245)},
             {"without_gradient": constant(1), "gradient": in_turn()},
         ),
+        (  # a part behind others is one that the model does not use
+            {"without_gradient": constant(2), "gradient": tensors(0.0, 0.6, 0.0)},
+            {"without_gradient": constant(1), "gradient": tensors(0.6, 0.6245, 0.0)},
+        ),
         ({"facts": {"untrained": ["2.weight"]}}, {"facts": {"untrained": []}}),
-        (  # a small part that the model does not use
+        (  # a small part
             {
                 "without_gradient": constant(1),
-                "gradient": tensors(0.6, 0.0, 0.6245),
-                "facts": {"sizes": [400, 10, 400]},
+                "gradient": tensors(0.0, 0.6, 0.6245),
+                "facts": {"sizes": [10, 400, 400]},
             },
             {
                 "without_gradient": constant(1),
-                "gradient": tensors(0.6, 0.0, 0.6245),
-                "facts": {"sizes": [600, 10, 600]},
+                "gradient": tensors(0.0, 0.6, 0.6245),
+                "facts": {"sizes": [10, 600, 600]},
             },
         ),
     ],

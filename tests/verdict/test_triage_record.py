@@ -13,8 +13,6 @@ from torch import Tensor, nn
 from gradiometer import Run, diagnose, watch
 from gradiometer.integrations.watch.triage.batches import input_moments
 from gradiometer.verdict.claims import Claim
-from gradiometer.verdict.triage.faults import no_gradient
-from gradiometer.verdict.triage.level import level_of
 from gradiometer.verdict.triage.signs import Signs
 from small_classifier import INPUTS, LABELS, STEPS, loss_of, network, sgd
 
@@ -343,11 +341,9 @@ def test_parameters_without_a_gradient_are_seen(tmp_path: Path) -> None:
 
     run = train(tmp_path / "unused", model=Unused())[1]
     assert run is not None
-    signs = Signs.of(run)
-    suspect = no_gradient(signs, level_of(signs))
-    assert suspect is not None and not suspect.is_certain
-    # such a layer is not one of dead units
-    assert "dead_relu" not in diagnose(run).to_dict()["claims"]
+    # such a layer is no fault, and not one of dead units
+    assert Signs.of(run).series("without_gradient").min() == 2
+    assert not {"no_gradient", "dead_relu"} & {*diagnose(run).to_dict()["claims"]}
 
     class Cut(Unused):
         """A layer before which the gradient ends."""
@@ -495,3 +491,39 @@ def test_the_moments_of_inputs_are_those_of_double_precision(size: float) -> Non
     assert float(input_moments(torch.full((64, 3), -0.4242))["input_std"]) == 0
     inputs[3, 0, 0] = float("nan")
     assert float(input_moments(inputs)["inputs_not_finite"]) == 1
+
+
+class Table(nn.Module):
+    """A table whose last column holds categories, as numbers: they are looked up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places, self.rest = nn.Embedding(50, 3), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = self.places(x[:, 3].long())
+        return self.rest(torch.cat([x[:, :3], found], dim=1))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(("size", "claimed"), [(1.0, False), (20.0, True)])
+def test_categories_that_are_looked_up_are_no_inputs_to_scale(
+    tmp_path: Path, size: float, claimed: bool
+) -> None:
+    """Of a table of clicks the codes of categories made a spread of 7: a click model that was well
+    was told to scale them."""
+    generator = torch.Generator().manual_seed(0)
+    numbers = size * torch.randn(800, 3, generator=generator)
+    codes = torch.randint(50, (800, 1), generator=generator).float()
+    rows, labels = torch.cat([numbers, codes], dim=1), torch.arange(800) % 4
+    model = Table()
+    optimizer = sgd(model)
+    with watch(model, optimizer, out=tmp_path, page=False, quiet=True) as w:
+        for step in range(60):
+            batch = rows[16 * step % 784 :][:16], labels[16 * step % 784 :][:16]
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(model(batch[0]), batch[1])
+            loss.backward()
+            w.step(loss, batch)
+            optimizer.step()
+    assert w.run is not None
+    assert ("unscaled" in diagnose(w.run).to_dict()["claims"]) == claimed

@@ -7,6 +7,7 @@ from gradiometer.verdict.claims import Claim, Claimed
 from gradiometer.verdict.triage.level import Level
 from gradiometer.verdict.triage.signs import Signs
 from gradiometer.verdict.triage.thresholds import (
+    A_HUNDREDTH,
     BURST,
     DECAYED,
     FADED,
@@ -23,8 +24,9 @@ def schedule_unit(signs: Signs, _: Level) -> Claimed | None:
     if signs.is_short or not len(rates):
         return None
     factor, distance = _constant_factor(rates)
-    low = float((rates < FADED * rates.max()).mean())
-    if factor and low > FADED_FOR and not distance >= 0.9 * signs.updates_an_epoch:
+    ends_low = rates.min() < A_HUNDREDTH * rates.max()
+    if factor and ends_low and not distance >= 0.9 * signs.updates_an_epoch:
+        low = float((rates < FADED * rates.max()).mean())
         return Claimed(
             Claim.SCHEDULE_UNIT,
             {"factor": factor, "low_for": low},

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import CrossEntropyLoss, functional
 
 from gradiometer.loop.evaluation import LABELS
@@ -74,11 +74,13 @@ class BatchSigns:
     """Takes moments of batches. All results stay on the device of the batch until they
     are fetched."""
 
-    def __init__(self) -> None:
+    def __init__(self, model: nn.Module) -> None:
         self._counts: Tensor | None = None
         self._rows = 0
         self._sums: list[Tensor] = []
         self._looks = 0
+        # columns of whole numbers are then categories
+        self._has_embeddings = any(isinstance(part, nn.Embedding) for part in model.modules())
 
     @property
     def due(self) -> bool:
@@ -100,7 +102,7 @@ class BatchSigns:
         """
         found: dict[str, Tensor] = {}
         if inputs is not None:
-            found |= input_moments(inputs)
+            found |= input_moments(inputs, self._has_embeddings)
         if out is not None and out.numel():
             found["output_std"], found["output_mean"] = spread_and_mean(out.detach().float())
         if labels is not None:
@@ -189,19 +191,25 @@ def logits_of(output: Any) -> Tensor | None:
     return next((one for one in values if isinstance(one, Tensor) and one.dim() > 1), None)
 
 
-def input_moments(inputs: Tensor) -> dict[str, Tensor]:
-    """Mean and spread of all entries, and the number of examples that are not finite."""
+def input_moments(inputs: Tensor, has_embeddings: bool = False) -> dict[str, Tensor]:
+    """Mean and spread of all entries, and the number of examples that are not finite.
+
+    Args:
+        inputs: Their first axis counts examples.
+        has_embeddings: True if the model looks categories up, which are then no numbers to scale:
+            columns of whole numbers are left out.
+    """
     if not inputs.is_floating_point() or not inputs.numel():
         return {}
     rows = inputs.detach().reshape(len(inputs), -1)
     # 2**18 numbers take 0.2 ms on one processor core. Of more, the first examples count.
     rows = rows[: max(2, 2**18 // rows.shape[1])].float()
-    spread, mean = spread_and_mean(rows)
-    return {
-        "input_std": spread,
-        "input_mean": mean,
-        "inputs_not_finite": (~rows.sum(dim=1).isfinite()).sum(),
-    }
+    not_finite = {"inputs_not_finite": (~rows.sum(dim=1).isfinite()).sum()}
+    numbers = rows[:, (rows != rows.round()).any(dim=0)] if has_embeddings else rows
+    if not numbers.numel():
+        return not_finite
+    spread, mean = spread_and_mean(numbers)
+    return {"input_std": spread, "input_mean": mean, **not_finite}
 
 
 def spread_and_mean(numbers: Tensor) -> tuple[Tensor, Tensor]:

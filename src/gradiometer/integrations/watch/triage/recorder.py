@@ -80,7 +80,7 @@ class TriageRecorder:
         self._is_open = False
         self._is_updating = False
         self._backwards = BackwardsOfStep(objective.parameters, subject.optimizers, self.shield)
-        self._batches = BatchSigns()
+        self._batches = BatchSigns(objective.model)
         self._shared = SharedRows(objective.model, self.shield, budget)
         self._sensitive = sensitive_layers(objective.model)
         # The learning rate of the last update.
