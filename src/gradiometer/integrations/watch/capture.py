@@ -217,12 +217,14 @@ class Capture:
         if not self._rows.is_done:
             self._rows.look(batch_of)
         judges = self._subject.batches.judges
+        # Adam divides the multiple of a gradient out
+        is_longer = all(group.family != "adaptive" for group in groups)
         return TrainingStep(
             self._subject.objective,
             batch_of,
             batch_size=parts[0].size if len(parts) == 1 else None,
             index=index,
-            learning_rate=learning_rate * self._multiple(groups),
+            learning_rate=learning_rate * ((is_longer and self._shares.multiple) or 1.0),
             groups=groups,
             sampling=self._subject.batches.sampling,
             gradient=gradient if self._check is None or self._check.same_loss else None,
@@ -247,11 +249,6 @@ class Capture:
             arrived=self.stopwatch.lap if self.waits else None,
             seed=self._subject.seed,
         )
-
-    def _multiple(self, groups: tuple[Group, ...]) -> float:
-        """How many times as long a step is as that of the mean loss; Adam divides it out."""
-        is_adaptive = any(group.family == "adaptive" for group in groups)
-        return 1.0 if is_adaptive else self._shares.multiple or 1.0
 
     def _share(
         self,

@@ -122,8 +122,8 @@ def came_not_far(signs: Signs, direction: Estimate | None) -> bool:
     """True if no layer of a training that has ended went as far as at a good rate; at a constant
     rate, as one that was stopped early does: a third of that.
 
-    Not with Adam and its kind if the path is not sure to have kept any direction: of eleven such
-    trainings at rates that were too low none turned like that, and five of eight good ones did.
+    Not with Adam and its kind if the path is not sure to have kept any direction: no training at a
+    rate that was too low turned like that, and five of eight good ones that came not far did.
     """
     limit = STOPPED_ON_THE_WAY if is_constant(signs) else 1
     if not signs.reach < limit * signs.usual_reach():
@@ -207,7 +207,9 @@ def direction_of(signs: Signs) -> Estimate | None:
     products = (before[:, 1:] + after[:, :-1] - before[:, :-1] - after[:, 1:]) / 2
     lengths = np.sqrt(np.diagonal(squares, 1))
     cosines = products / np.outer(lengths, lengths)
-    apart = steps[:-1] - steps[:-1, None] >= length / APART
+    # a momentum carries each gradient on over 1 / (1 − μ) steps
+    least = max(length / APART, 2 / (1 - min(signs.momentum, 0.999)))
+    apart = steps[:-1] - steps[:-1, None] >= least
     return _mean_of_pairs(cosines, apart & np.isfinite(cosines))
 
 

@@ -421,8 +421,7 @@ class Signs:
 def are_one_batch(same: Array) -> bool:
     """True if every look had the batch of the first one; NaN is not known.
 
-    The fourth look that sees labels is at step 74: earlier ones may be several updates on the first
-    batch.
+    The fourth look that sees labels is at step 74: earlier ones may have one batch.
     """
     known = same[np.isfinite(same)]
     return len(known) >= 4 and bool(known.all())
