@@ -91,7 +91,7 @@ RUN = "runs/base-1"
 STOPPED = "runs/stopped-1"
 # with readings of a gauge of the user
 GAUGED = "runs/gauged-1"
-# long enough for a finding that advises something: another batch
+# at a rate so low that a finding advises a higher one
 ADVISED = "runs/advised-1"
 """The same run, as it was after its last checkpoint but one."""
 COMMANDS: dict[str, tuple[str, ...]] = {
@@ -209,7 +209,7 @@ def check(
         assert called(capsys, "train", "raising:problem", *flags, *QUIET)[0] == 0
     if ADVISED in arguments and not Path(ADVISED).exists():
         fails_at(module, "", 0)
-        flags = ("--steps", "60", "--name", "advised")
+        flags = ("--steps", "60", "--lr", "0.005", "--name", "advised")
         assert called(capsys, "train", "raising:problem", *flags, *QUIET)[0] == 0
     if GAUGED in arguments and not Path(GAUGED).exists():
         fails_at(module, "", 0)
