@@ -8,7 +8,10 @@ from torch import Tensor, nn
 
 from gradiometer import diagnose, watch
 from gradiometer.integrations.watch.triage.batches import input_moments
+from gradiometer.verdict.claims import Claim
+from made_up_signs import claims, constant, healthy
 from small_classifier import sgd
+from triage_cases import CASES
 
 
 @pytest.mark.parametrize("size", [1.0, 100.0])
@@ -45,6 +48,13 @@ def test_the_moments_of_inputs_are_those_of_double_precision(size: float) -> Non
     assert float(input_moments(torch.full((64, 3), -0.4242))["input_std"]) == 0
     inputs[3, 0, 0] = float("nan")
     assert float(input_moments(inputs)["inputs_not_finite"]) == 1
+
+
+def test_inputs_that_are_not_scaled_explain_a_batch_that_seems_small() -> None:
+    small = CASES[Claim.BATCH_SMALL][0][0]
+    assert Claim.BATCH_SMALL in claims(healthy(**small))
+    unscaled = healthy(**{**small, "input_std": constant(9.0), "input_mean": constant(0.0)})
+    assert claims(unscaled) == {Claim.UNSCALED}
 
 
 class Table(nn.Module):

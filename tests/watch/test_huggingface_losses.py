@@ -157,6 +157,18 @@ def test_the_loss_of_an_update_with_a_smaller_part_at_the_end_is_its_mean(tmp_pa
 
 
 @QUIET
+def test_a_part_without_any_label_has_a_loss_of_zero(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    from gradiometer.integrations import HuggingFaceCallback
+
+    callback = HuggingFaceCallback(out=tmp_path, page=False, quiet=True)
+    loss = torch.zeros((), requires_grad=True)
+    batch = {"labels": torch.full((2, 3), -100), "num_items_in_batch": torch.tensor(12)}
+    callback._ran(nn.Linear(2, 2), (), batch, {"loss": loss})
+    assert float(callback._made[0]) == 0
+
+
+@QUIET
 def test_a_loss_that_is_given_is_used_with_the_batch_and_its_labels(tmp_path: Path) -> None:
     def smoothed(model: nn.Module, batch: Any) -> Tensor:
         logits = model(batch["inputs"])["logits"]

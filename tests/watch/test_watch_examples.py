@@ -92,13 +92,14 @@ class OfNodes(nn.Module):
         return code @ code.T
 
 
-@pytest.mark.parametrize("kind", ["sparse", "dense", "edges", "rows alone"])
+@pytest.mark.parametrize("kind", ["sparse", "dense", "edges", "by name", "rows alone"])
 def test_nodes_of_one_graph_are_no_batch_that_is_too_large(tmp_path: Path, kind: str) -> None:
     """An eighth of the batch was advised, which a graph does not have."""
     torch.manual_seed(0)
     nodes, model = torch.randn(100, 20), OfNodes()
     dense = (torch.rand(100, 100) < 0.03).float()
-    given = {"sparse": dense.to_sparse(), "dense": dense, "edges": dense.nonzero().T}
+    edges = dense.nonzero().T
+    given = {"sparse": dense.to_sparse(), "dense": dense, "edges": edges}
     optimizer = torch.optim.Adam(model.parameters(), lr=0.001)
     with watch(model, optimizer, out=tmp_path, quiet=True, page=False, steps=250) as w:
         for _ in range(250):
@@ -107,7 +108,11 @@ def test_nodes_of_one_graph_are_no_batch_that_is_too_large(tmp_path: Path, kind:
                 made = model.outer(model.inner(nodes).relu())[:, 0]
                 loss = (made - nodes[:, 0]).square().mean()
             else:
-                out = model(nodes, given[kind])
+                out = (
+                    model(nodes=nodes, neighbours=edges)
+                    if kind == "by name"
+                    else model(nodes, given[kind])
+                )
                 loss = nn.functional.binary_cross_entropy_with_logits(out, dense)
             loss.backward()
             w.step(loss)

@@ -166,8 +166,9 @@ class HuggingFaceCallback(TrainerCallback):
         items, labels = batch.get(ITEMS), batch.get("labels")
         shares: Tensor | int = 1 if items is None else self._accumulation
         if items is not None and isinstance(labels, Tensor):
-            # micro-batches of fewer tokens, as the last one of an epoch, are a smaller part
-            shares = items / labels.ne(IGNORED).sum()
+            # micro-batches of fewer tokens, as the last one of an epoch, are a smaller part; one
+            # without any has a loss of zero
+            shares = items / labels.ne(IGNORED).sum().clamp(min=1)
         self._made = (
             loss.detach() * shares,
             {name: value for name, value in batch.items() if name != ITEMS},

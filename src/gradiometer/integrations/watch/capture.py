@@ -218,13 +218,14 @@ class Capture:
             self._rows.look(batch_of)
         judges = self._subject.batches.judges
         # Adam divides the multiple of a gradient out
-        is_longer = all(group.family != "adaptive" for group in groups)
+        is_adaptive = any(group.family == "adaptive" for group in groups)
+        multiple = 1.0 if is_adaptive else self._shares.multiple or 1.0
         return TrainingStep(
             self._subject.objective,
             batch_of,
             batch_size=parts[0].size if len(parts) == 1 else None,
             index=index,
-            learning_rate=learning_rate * ((is_longer and self._shares.multiple) or 1.0),
+            learning_rate=learning_rate * multiple,
             groups=groups,
             sampling=self._subject.batches.sampling,
             gradient=gradient if self._check is None or self._check.same_loss else None,

@@ -320,7 +320,8 @@ class Inputs:
         """Add the newest inputs to those of the calls with one example each since the last step.
 
         A call that is given what an earlier call returned, such as the state of a recurrent
-        network that was written by hand, is the next time of the same sequence.
+        network that was written by hand, is the next time of the same sequence: the graph that it
+        holds shows it.
         """
         if self._is_one_example(newest):
             newest = newest[None]

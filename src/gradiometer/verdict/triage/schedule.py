@@ -7,7 +7,7 @@ from gradiometer.verdict.claims import Claim, Claimed
 from gradiometer.verdict.triage.level import Level
 from gradiometer.verdict.triage.signs import Signs
 from gradiometer.verdict.triage.thresholds import (
-    A_HUNDREDTH,
+    BELOW_A_HUNDREDTH,
     BURST,
     DECAYED,
     FADED,
@@ -24,7 +24,7 @@ def schedule_unit(signs: Signs, _: Level) -> Claimed | None:
     if signs.is_short or not len(rates):
         return None
     factor, distance = _constant_factor(rates)
-    ends_low = rates.min() < A_HUNDREDTH * rates.max()
+    ends_low = rates.min() < BELOW_A_HUNDREDTH * rates.max()
     if factor and ends_low and not distance >= 0.9 * signs.updates_an_epoch:
         low = float((rates < FADED * rates.max()).mean())
         return Claimed(

@@ -247,7 +247,7 @@ USUAL_DECAY = 1e-3
 # height, falls in the wrong unit: meant once an epoch. In 15 such trainings it ended below 0.0066.
 # A factor that was chosen to end at a hundredth is meant: a cosine in its place gained less than 2 %
 # in four of seven trainings, and 11 to 22 % in three. It is said for how long the rate was faded.
-FEWEST_FALLS, A_HUNDREDTH, FADED = 4, 0.0095, 0.1
+FEWEST_FALLS, BELOW_A_HUNDREDTH, FADED = 4, 0.0095, 0.1
 
 # Share of a guess that the test loss never falls below if the labels have nothing to do with the
 # inputs: 0.96 and more.

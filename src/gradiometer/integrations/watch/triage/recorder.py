@@ -2,7 +2,7 @@
 anyway."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -236,7 +236,9 @@ class TriageRecorder:
         self._backwards.start(reads_loss=self._takes_moments)
         if self._takes_moments and not takes_no_hooks(self._objective.model):
             self._handles.append(
-                self._objective.model.register_forward_hook(Hook(self.shield, self._ran))
+                self._objective.model.register_forward_hook(
+                    Hook(self.shield, self._ran), with_kwargs=True
+                )
             )
         self._is_updating = False
         for optimizer in self._optimizers:
@@ -248,10 +250,13 @@ class TriageRecorder:
         """The optimizer was called before the look: it makes the backward in a closure."""
         self._is_updating = True
 
-    def _ran(self, model: nn.Module, given: tuple[Any, ...], output: Any) -> None:
+    def _ran(
+        self, _: nn.Module, given: tuple[Any, ...], named: Mapping[str, Any], output: Any
+    ) -> None:
         if torch.is_grad_enabled():
             self._output = output
-            self._graph = {"graph": 1} if is_graph(tensors_of(given)) else {}
+            tensors = tensors_of((*given, *named.values()))
+            self._graph = {"graph": 1} if is_graph(tensors) else {}
 
     def _read(self, step: int, batch: Batch) -> None:
         """Take what can be seen between `backward` and the update, and hook the update."""
