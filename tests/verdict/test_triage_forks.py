@@ -351,6 +351,8 @@ VARIES = np.array([1.0, 1.3, 1.0, 1.3])
         ({"test": 2 - APART["test"], "train": 1.5 - APART["test"]}, Claim.STOPPED_EARLY),
         # as at a constant rate
         ({"test": VARIES, "train": VARIES}, Claim.STOPPED_EARLY),
+        # fresh rows were harder from the start
+        ({"test": 1.3 * VARIES, "train": VARIES}, Claim.STOPPED_EARLY),
     ],
 )
 def test_what_a_training_learns_by_heart_is_not_worth_more_steps(
