@@ -93,7 +93,7 @@ def test_what_is_trained_costs_no_more_than_the_budget_and_the_winners_steps(
         return
     winner = made.run()
     assert cost <= left + trained[winner] + 1e-9
-    assert made.spent == pytest.approx(cost)
+    assert made.halving.spent == pytest.approx(cost)
     assert trained[winner] <= 0.5
 
 
@@ -104,11 +104,13 @@ def test_what_is_ahead_is_what_comes_if_no_more_rates_are_tried(left: float, kin
 
     def train(entries: Sequence[Entry], share: float) -> list[LaneEnd]:
         said.append(made.ahead(share))
-        trained.append((sum(share - made.reached.get(one, 0.0) for one in entries), len(entries)))
+        trained.append(
+            (sum(share - made.halving.reached.get(one, 0.0) for one in entries), len(entries))
+        )
         return [end(1 + one.octave**2 / 10 + one.kind) for one in entries]
 
     made = LaneRace(train, kinds, readout=0.01, budget=left)
-    last = made.reached[made.run()]
+    last = made.halving.reached[made.run()]
     for place, (updates, lanes, share) in enumerate(said):
         assert updates == pytest.approx(sum(each for each, _ in trained[place + 1 :]))
         assert (lanes, share) == (sum(one for _, one in trained[place + 1 :]), pytest.approx(last))
@@ -235,4 +237,4 @@ def test_a_search_for_a_better_rate_ends_where_rates_differ_from_none_in_nothing
     made = race(loss_of, left=1e308, kinds=2)
     made.run()
     assert {abs(entry.octave) for entry in tried} <= {*range(26)}
-    assert 0 < made.spent < 10
+    assert 0 < made.halving.spent < 10

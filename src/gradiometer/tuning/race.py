@@ -1,10 +1,11 @@
-"""The race: successive halving among lanes, each a training at one rate, and the best lane goes on
-as the training."""
+"""The race: a rule of successive halving for lanes, each a training at one rate; the best lane goes
+on as the training."""
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
+from gradiometer.loop.comparison.halving import Halving, Stage
 from gradiometer.tuning.tuned import Tried
 
 # Length of the first rung, as a share of the training. The second is twice as long, and the last at
@@ -67,8 +68,9 @@ class LaneRung:
 # has come to, by its loss at the mean of its last parameters.
 Train = Callable[[Sequence[Entry], float], Sequence[Tried]]
 
+Stages = Iterator[Stage[Entry]]
 
-@dataclass
+
 class LaneRace:
     """A race between rates of one or several kinds of lanes. Losses are only compared with each
     other.
@@ -79,26 +81,35 @@ class LaneRace:
         readout: The cost of reading the loss of a lane, as a share of the training.
         budget: The most that the race may cost besides the training, in units of the training. The
             steps of the winner are those of the training, and cost nothing.
-        spent: Its cost so far, and that of the start.
+        spent: What the start has cost.
+
+    Attributes:
+        halving: What was trained so far, and its cost, that of the start included.
     """
 
-    train: Train
-    kinds: int
-    readout: float
-    budget: float
-    spent: float = 0.0
-    rungs: list[LaneRung] = field(default_factory=list)
-    reached: dict[Entry, float] = field(default_factory=dict)
+    def __init__(
+        self, train: Train, kinds: int, readout: float, budget: float, spent: float = 0.0
+    ) -> None:
+        def ends(entries: Sequence[Entry], share: float) -> dict[Entry, Tried]:
+            return dict(zip(entries, train(entries, share), strict=True))
+
+        self.kinds = kinds
+        self.halving = Halving(ends, budget, readout=readout, spent=spent)
+
+    @property
+    def rungs(self) -> list[LaneRung]:
+        """The rungs so far, by growing length."""
+        return [LaneRung(each.length, each.ends) for each in self.halving.rounds]
+
+    @property
+    def lane(self) -> float:
+        """The cost of a lane of the first rung."""
+        return FIRST + self.halving.readout
 
     @property
     def least(self) -> float:
         """The least that a race costs: three rates of each kind."""
-        return 3 * self.kinds * (FIRST + self.readout)
-
-    @property
-    def rest(self) -> float:
-        """The rest of the budget."""
-        return self.budget - self.spent
+        return 3 * self.kinds * self.lane
 
     def ahead(self, share: float) -> tuple[float, int, float]:
         """What comes after the lanes that are trained to this share now, if no more rates are
@@ -107,8 +118,8 @@ class LaneRace:
         if share > 2 * FIRST:
             return 0.0, 0, share
         lanes, cost = self._next_lanes() if share == FIRST else (0, 0.0)
-        last = max(self._last_share(self.rest - cost, 2 * FIRST), 2 * FIRST)
-        return cost - lanes * self.readout + 2 * (last - 2 * FIRST), lanes + 2, last
+        last = max(self._last_share(self.halving.rest - cost, 2 * FIRST), 2 * FIRST)
+        return cost - lanes * self.halving.readout + 2 * (last - 2 * FIRST), lanes + 2, last
 
     def run(self) -> Entry:
         """Race to the end.
@@ -117,71 +128,65 @@ class LaneRace:
             The winner. If all lanes of the last rung have diverged, it is the best of the rung
             before.
         """
-        self._first_rung()
-        self._second_rung()
-        # The best two, as long as the budget pays.
-        rung = self.rungs[-1]
-        share = self._last_share(self.rest, rung.share)
-        if len(self.rungs) > 1 and share > rung.share:
-            self.rungs.append(LaneRung(share, self._go(rung.ranking[:2], share)))
+        self.halving.run(self._stages())
         for rung in reversed(self.rungs):
             best = rung.ranking[0]
             if math.isfinite(rung.ends[best].loss):
                 return best
         return best
 
-    def _first_rung(self) -> None:
+    def _stages(self) -> Stages:
+        yield from self._first_rung()
+        yield from self._second_rung()
+        # The best two, as long as the budget pays.
+        rung = self.rungs[-1]
+        share = self._last_share(self.halving.rest, rung.share)
+        if len(self.rungs) > 1 and share > rung.share:
+            yield Stage(rung.ranking[:2], share)
+
+    def _first_rung(self) -> Stages:
         """Three rates of each kind, and further ones on the side of the best until it is between
         two others."""
         kinds = range(self.kinds)
-        rates = [Entry(octave, kind) for kind in kinds for octave in (-APART, 0, APART)]
-        rung = LaneRung(FIRST, self._go(rates, FIRST))
-        self.rungs.append(rung)
-        lane = FIRST + self.readout
+        yield Stage([Entry(octave, kind) for kind in kinds for octave in (-APART, 0, APART)], FIRST)
+        rung = self.rungs[-1]
         for kind in kinds:
             # The two rungs to come cost as much as six lanes of this one.
-            while self.rest >= 7 * lane and (further := rung.beyond(kind, APART)) is not None:
-                rung.ends.update(self._go([further], FIRST))
+            while (
+                self.halving.rest >= 7 * self.lane
+                and (further := rung.beyond(kind, APART)) is not None
+            ):
+                yield Stage([further], FIRST)
 
-    def _second_rung(self) -> None:
+    def _second_rung(self) -> Stages:
         """The best two lanes and the neighbours of the best one, and a further rate if the best is
         between no two others then."""
         best, other, *_ = self.rungs[0].ranking
         lanes, cost = self._next_lanes()
         entries = [best, other, *(Entry(best.octave + step, best.kind) for step in (-1, 1))]
-        if cost > self.rest + 2 * FIRST:
+        if cost > self.halving.rest + 2 * FIRST:
             return
-        rung = LaneRung(2 * FIRST, self._go(entries[:lanes], 2 * FIRST))
-        self.rungs.append(rung)
+        yield Stage(entries[:lanes], 2 * FIRST)
+        rung = self.rungs[-1]
         further = rung.beyond(rung.ranking[0].kind, 1)
-        if further is not None and self._leaves_a_last_rung(2 * FIRST + self.readout):
-            rung.ends.update(self._go([further], 2 * FIRST))
+        if further is not None and self._leaves_a_last_rung(2 * FIRST + self.halving.readout):
+            yield Stage([further], 2 * FIRST)
 
     def _next_lanes(self) -> tuple[int, float]:
         """The number of lanes of the second rung, and their cost: two that go on, and as many new
         ones as leave enough for a last rung that is twice as long."""
-        cost = 2 * (FIRST + self.readout)
+        cost = 2 * self.lane
         for new in (2, 1, 0):
-            whole = cost + new * (2 * FIRST + self.readout)
+            whole = cost + new * (2 * FIRST + self.halving.readout)
             if self._leaves_a_last_rung(whole):
                 break
         return 2 + new, whole
 
     def _leaves_a_last_rung(self, cost: float) -> bool:
         """True if after this cost two lanes can become twice as long as in the second rung."""
-        return self._last_share(self.rest - cost, 2 * FIRST) >= 4 * FIRST
+        return self._last_share(self.halving.rest - cost, 2 * FIRST) >= 4 * FIRST
 
     def _last_share(self, left: float, share: float) -> float:
         """The share to which two lanes can go on from this one, if so much is left. The steps of
         one are those of the training."""
-        return min(left + 2 * (share - self.readout), 0.5)
-
-    def _cost(self, entries: Sequence[Entry], share: float) -> float:
-        """What it costs to train lanes to a share of the training, and to judge them."""
-        return math.fsum(share - self.reached.get(entry, 0.0) + self.readout for entry in entries)
-
-    def _go(self, entries: Sequence[Entry], share: float) -> dict[Entry, Tried]:
-        self.spent += self._cost(entries, share)
-        ends = self.train(entries, share)
-        self.reached |= dict.fromkeys(entries, share)
-        return dict(zip(entries, ends, strict=True))
+        return min(left + 2 * (share - self.halving.readout), 0.5)

@@ -188,7 +188,7 @@ class Tuning:
         self.race = race = LaneRace(
             self._train, len(self.contenders), readout, float(self.budget), paid
         )
-        if race.least > race.rest:
+        if race.least > race.halving.rest:
             needed = math.ceil(100 * (race.least + paid) + 1e-6) / 100
             raise BadArgument(
                 f"`budget` {self.budget:g} pays for no three lanes of each kind: give at least "
@@ -196,11 +196,14 @@ class Tuning:
             )
         with guarded_copy(loop, self.seed):
             winner = race.run()
+        spent = race.halving.spent
         return Tuned(
             self.lanes[winner],
             tuple(tuple(rung.ends[entry] for entry in rung.ranking) for rung in race.rungs),
-            min(race.spent - race.reached[winner], race.budget),  # not above it by rounding
-            race.budget,
+            min(
+                spent - race.halving.reached[winner], race.halving.budget
+            ),  # not above it by rounding
+            race.halving.budget,
             self.aim,
             self.paces.times,
             has_length,
@@ -254,7 +257,7 @@ class Tuning:
                 with ledger.opened() as keep:
                     keep(Outcome(outcome.name, end, seconds=outcome.seconds))
             ends[entry] = end
-            new = share - self.race.reached.get(entry, 0.0)
+            new = share - self.race.halving.reached.get(entry, 0.0)
             self.trained.append((new, end.seconds, outcome.seconds))
             if self.progress is not None:
                 left = duration(self._seconds_ahead(share, new, len(entries) - len(ends)))

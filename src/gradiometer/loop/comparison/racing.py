@@ -1,9 +1,9 @@
-"""Racing: what a budget affords, and alternatives that are clearly worse are stopped early, so that
-the rest goes to the close ones."""
+"""Racing: what a budget affords, and the rule of successive halving that stops alternatives which
+are clearly worse, so that the rest goes to the close ones."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import msgspec
@@ -14,6 +14,7 @@ from gradiometer.errors import BadArgument
 from gradiometer.loop.branch import Branch, BranchResult, Tail
 from gradiometer.loop.changes.alternative import Alternative, GoOn
 from gradiometer.loop.comparison.effects import Effect, effects_of, readout_name
+from gradiometer.loop.comparison.halving import Halving, Stage
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.uncertainty.differences import simultaneous_means
 
@@ -119,7 +120,10 @@ class Stop:
     gap: Estimate | None
 
 
-@dataclass(eq=False)
+# A branch of a race: the name of its alternative, and its replicate.
+Trial = tuple[str, int]
+
+
 class Race:
     """A race, and what came of it. Made by `race`.
 
@@ -129,21 +133,37 @@ class Race:
         tail: How the rate of every branch ends.
         budget: Examples that all branches together may train on.
         end: The length in examples at which alternatives are compared, that of the last stage.
-        results: All branches, also those of alternatives that were stopped.
+
+    Attributes:
         stops: The alternatives that were stopped, in order.
-        spent: Examples that all branches trained on.
         horizon: Length of the last branches in examples.
     """
 
-    grow: Grow = field(repr=False)
-    live: dict[str, Alternative] = field(repr=False)
-    tail: Tail
-    budget: int
-    end: int
-    results: list[BranchResult] = field(default_factory=list, repr=False)
-    stops: list[Stop] = field(default_factory=list)
-    spent: int = 0
-    horizon: int = 0
+    def __init__(
+        self, grow: Grow, live: dict[str, Alternative], tail: Tail, budget: int, end: int
+    ) -> None:
+        def train(trials: Sequence[Trial], horizon: float) -> dict[Trial, BranchResult]:
+            branches = [
+                Branch(self.live[name], replicate, int(horizon), tail) for name, replicate in trials
+            ]
+            return {(each.alternative, each.replicate): each for each in grow(branches)}
+
+        self.live = live
+        self.end = end
+        self.stops = list[Stop]()
+        self.horizon = 0
+        # The tail depends on the horizon, so a longer branch begins anew.
+        self._halving = Halving(train, float(budget), continues=False)
+
+    @property
+    def results(self) -> list[BranchResult]:
+        """All branches, also those of alternatives that were stopped."""
+        return [end for each in self._halving.rounds for end in each.ends.values()]
+
+    @property
+    def spent(self) -> int:
+        """Examples that all branches trained on."""
+        return int(self._halving.spent)
 
     @property
     def left(self) -> tuple[str, ...]:
@@ -165,35 +185,34 @@ class Race:
 
     def run(self, rungs: Sequence[Rung]) -> None:
         """All stages, and more replicates at the last horizon."""
+        self._halving.run(self._stages(rungs))
+
+    def _stages(self, rungs: Sequence[Rung]) -> Iterator[Stage[Trial]]:
         before, decided = 0, False
         # the truly best alternative is stopped in at most 10 % of races
         error = 0.1 / (max(len(rungs) - 1, 1) + FURTHER_LOOKS)
         for rung in rungs:
             if len(self.live) > 1 or not self.horizon:
                 before, self.horizon = self.horizon, rung.horizon
-                self.train(range(rung.replicates))
+                yield self._stage(range(rung.replicates))
                 decided = self.look(before, error, is_last=rung is rungs[-1])
         replicates = rungs[-1].replicates
         for _ in range(FURTHER_LOOKS):
             if decided or self.horizon < rungs[-1].horizon:
                 break
-            affordable = (self.budget - self.spent) // (len(self.live) * self.horizon)
+            affordable = int(self._halving.rest // (len(self.live) * self.horizon))
             more = min(2 * replicates, replicates + affordable)
             if more <= replicates:
                 break
-            self.train(range(replicates, more))
+            yield self._stage(range(replicates, more))
             replicates = more
             decided = self.look(before, error, is_last=True)
 
-    def train(self, replicates: range) -> None:
+    def _stage(self, replicates: range) -> Stage[Trial]:
         """Branches of all alternatives that are left."""
-        wanted = [
-            Branch(one, place, self.horizon, self.tail)
-            for place in replicates
-            for one in self.live.values()
-        ]
-        self.spent += self.horizon * len(wanted)
-        self.results += self.grow(wanted)
+        return Stage(
+            [(name, place) for place in replicates for name in self.live], float(self.horizon)
+        )
 
     def look(self, before: int, error: float, *, is_last: bool) -> bool:
         """Stop what is clearly worse than the best. True if nothing is left to decide.
