@@ -267,8 +267,3 @@ def test_lines_that_cannot_be_read_are_named_and_the_rest_is_reported(
     assert "readings.jsonl:2: a line cannot be read: skipped." in told["warnings"]
     assert any("the last line is incomplete" in warning for warning in told["warnings"])
     assert told["estimates"]["noise_scale"]["samples"] > 100
-
-
-def test_a_command_of_the_version_before_is_answered_with_what_to_use_now() -> None:
-    done = run_cli("split", "digits", "--members", "1,2")
-    assert done.returncode == 2 and "gradiometer train --snapshots 5" in done.stderr

@@ -1,5 +1,5 @@
 """One loop: what it promises by itself, the same numbers behind every door, and runs of version
-0.2."""
+0.3.0."""
 
 import tarfile
 from pathlib import Path
@@ -27,8 +27,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "scaler": {"scaled": True},
     "dropout": {"dropout": 0.3},
 }
-OLD = Path(__file__).parent / "old_runs" / "interrupted_0_2.tar.gz"
-"""A run of 100 steps that version 0.2 stopped at step 70, with a fork at step 50 that was stopped
+OLD = Path(__file__).parent / "old_runs" / "interrupted_0_3.tar.gz"
+"""A run of 100 steps that version 0.3.0 stopped at step 70, with a fork at step 50 that was stopped
 after 4 of 6 branches."""
 
 
@@ -185,7 +185,7 @@ def old(tmp_path: Path) -> Run:
     return Run.open(tmp_path / "quadratic-position-1")
 
 
-def test_a_fork_that_version_02_began_is_continued_from_its_branches(old: Run) -> None:
+def test_a_fork_that_version_0_3_began_is_continued_from_its_branches(old: Run) -> None:
     (half,) = forks_of(old)
     assert len(half.fork.results) == 4 and not half.finished and old.status == "interrupted"
     trained: list[BranchResult] = []
@@ -199,7 +199,7 @@ def test_a_fork_that_version_02_began_is_continued_from_its_branches(old: Run) -
     )
     (record,) = forks_of(old)
     assert record.path == half.path == found.path and record.finished and record.plan == half.plan
-    # What version 0.2 found for them.
+    # What version 0.3.0 found for them.
     ends = [
         10.118105614287554,
         10.111804855782005,
@@ -213,7 +213,7 @@ def test_a_fork_that_version_02_began_is_continued_from_its_branches(old: Run) -
     )
 
 
-def test_a_run_that_version_02_stopped_is_resumed(old: Run) -> None:
+def test_a_run_that_version_0_3_stopped_is_resumed(old: Run) -> None:
     run = resume(old.path)
     checkpoint, warnings = load_latest(run)
     assert run.status == "finished" and run.steps == 100 and not warnings and checkpoint is not None

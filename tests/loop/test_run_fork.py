@@ -207,22 +207,6 @@ def test_what_does_not_fit_the_run_is_refused_before_anything_is_kept(
     assert forks_of(run) == ()
 
 
-@pytest.mark.parametrize(
-    ("room", "old", "new"),
-    [
-        ("train", "fork_run", "fork(loop_at(run, step)"),
-        ("train", "critical_batch_of", "critical_batch(loop_at(run, step)"),
-        ("forks", "grown", "`train_branch`"),
-        ("forks", "Continuation", "`Loop` in `gradiometer.loop`"),
-        ("forks", "fork", "`fork` in `gradiometer.loop`"),
-    ],
-)
-def test_who_imports_an_old_name_is_told_the_new_one(room: str, old: str, new: str) -> None:
-    with pytest.raises(ImportError) as told:
-        exec(f"from gradiometer.{room} import {old}")
-    assert new in str(told.value)
-
-
 def test_a_run_on_other_data_is_refused(run: Run) -> None:
     manifest = run.manifest_path
     manifest.write_text(manifest.read_text().replace('fingerprint = "', 'fingerprint = "0'))

@@ -139,12 +139,3 @@ def test_a_manifest_cut_or_flipped_at_any_byte_is_read_or_refused_but_never_cras
                 assert "run.toml" in str(refusal)
     run.manifest_path.write_bytes(whole)
     assert tomllib.loads(whole.decode())["name"] == "a-1"
-
-
-def test_a_run_of_the_first_version_is_refused_by_its_name(tmp_path: Path) -> None:
-    run = RunFolder.create(tmp_path, "a", {"versions": {"gradiometer": "0.1.0"}})
-    with pytest.raises(
-        RunDamaged,
-        match=r"was written by gradiometer 0\.1\.0, whose runs this version does not read",
-    ):
-        RunFolder.open(run.path)

@@ -11,8 +11,7 @@ from gradiometer.problems import Examples
 from gradiometer.run import Configuration, Run
 from gradiometer.run.checkpoints import Checkpoint, checkpoint_steps, load_latest
 from gradiometer.run.folder import RunFolder
-from gradiometer.run.trust import trusting
-from gradiometer.train import resume, train
+from gradiometer.train import train
 from gradiometer.train.restoring import state_at
 from stopped_training import StopAt, problem, settings
 
@@ -122,22 +121,3 @@ def test_chosen_steps_that_cannot_be_read_are_refused(text: str) -> None:
 def test_a_run_that_was_read_back_states_its_chosen_steps(tmp_path: Path) -> None:
     run = train(problem(), settings(epochs=1, checkpoint_at="4"), tmp_path)
     assert Run.open(run.path).configuration.lasting_checkpoints == {4}
-
-
-def test_a_run_that_a_guard_of_version_0_2_watched_is_read_and_not_repeated(
-    tmp_path: Path,
-) -> None:
-    with pytest.raises(Interrupted):
-        train(problem(), settings(epochs=2), tmp_path, StopAt(13))
-    (path,) = tmp_path.iterdir()
-    manifest = path / "run.toml"
-    manifest.write_text(
-        manifest.read_text().replace("[configuration]", "[configuration]\nguard = 0.1")
-    )
-    run = Run.open(path)
-    with trusting():
-        assert state_at(run, 13, problem()).step == 13
-        with pytest.raises(BadArgument, match="only version 0"):
-            state_at(run, 5, problem())
-        with pytest.raises(BadArgument, match="only version 0"):
-            resume(path, problem=problem())

@@ -22,7 +22,6 @@ from gradiometer.cli.ensemble import ensemble
 from gradiometer.cli.fork import fork
 from gradiometer.cli.learn import learn
 from gradiometer.cli.measure import measure
-from gradiometer.cli.renamed import answer
 from gradiometer.cli.runs import runs
 from gradiometer.cli.show import show
 from gradiometer.cli.train import resume, train
@@ -94,9 +93,6 @@ def _run(arguments: list[str]) -> int:
             check_environment()
             code = gradiometer.main(args=arguments, standalone_mode=False, obj=arguments)
     except click.ClickException as error:
-        now = answer(arguments) if isinstance(error, click.UsageError) else None
-        if now is not None:
-            error = click.UsageError(now)
         vars(error)["message"] = shorten(error.message)
         error.show()
         sentence, code = error.format_message(), error.exit_code

@@ -143,7 +143,7 @@ def print_outcome(
                 printed[name] = store()
         return
     print_text()
-    # a page has been a report in the object since version 0.1
+    # the object calls a page a report
     labels = {name: "page" if name == "report" else name for name in stored}
     width = max(map(len, labels.values()))
     for name, store in stored.items():

@@ -209,7 +209,7 @@ def check_asked(horizon: str | None, budget: float | None, replicates: int | Non
 
 
 def check_loop(loop: Any) -> None:
-    """Raise unless this is a loop, as up to version 0.2 a model and its optimizer were given."""
+    """Raise unless this is a loop."""
     if not isinstance(loop, Loop):
         raise BadArgument(
             f"`loop` must be a Loop, got {type(loop).__name__}: give Loop(model, optimizer, "

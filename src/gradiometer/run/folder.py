@@ -121,11 +121,6 @@ class RunFolder:
             raise RunDamaged(
                 f"`{self.manifest_path}` has no valid `format`: it is not the manifest of a run."
             )
-        if self._writer.startswith("0.1."):
-            raise RunDamaged(
-                f"`{self.path}` was written by gradiometer {self._writer}, whose runs this "
-                "version does not read: keep that version in an environment of its own for them."
-            )
         if written > FORMAT:
             by = f" by gradiometer {self._writer}" if self._writer else ""
             raise RunDamaged(
@@ -201,9 +196,7 @@ class RunFolder:
         """The configuration of the run."""
         try:
             kind = WatchedConfiguration if self.watched else Configuration
-            # Version 0.2 had a `guard`, which decides nothing in a run that is read.
-            values = {k: v for k, v in self.manifest["configuration"].items() if k != "guard"}
-            return kind.from_mapping(values, str(self.manifest_path))
+            return kind.from_mapping(self.manifest["configuration"], str(self.manifest_path))
         except BadArgument as error:
             raise RunDamaged(str(error)) from error
 

@@ -41,7 +41,7 @@ from gradiometer.run.ranks import RankLost, Ranks, together
 from gradiometer.run.reader import Run
 from gradiometer.run.recorder import Recorder
 from gradiometer.train.policies import policies_of, remember
-from gradiometer.train.restoring import capture, check_repeatable, fitting, restore
+from gradiometer.train.restoring import capture, fitting, restore
 from gradiometer.train.training import COOL, END, GO_ON, STEP, Training, name_of_run
 
 
@@ -204,7 +204,6 @@ def resume(
             f"`gauges` lacks {', '.join(missing)}: import {', '.join(missing.values())} and give "
             "it."
         )
-    check_repeatable(run)
     problem = problem_of(run, "resume") if problem is None else problem
     with threads(run.configuration.threads), together() as ranks:
         budget = Budget(run.configuration.budget)

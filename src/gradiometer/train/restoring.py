@@ -196,24 +196,10 @@ def state_at(run: Run, step: int, problem: Problem | None = None) -> Checkpoint:
     if checkpoint is not None and checkpoint.step == step:
         values = {name: value for name, value in checkpoint.state.items() if name != "recorder"}
         return Checkpoint(step, checkpoint.tensors, values, warnings=tuple(warnings))
-    check_repeatable(run)
     with threads(run.configuration.threads), untouched_randomness(0, []):
         training = training_of(run, problem)
         warnings += _repeat_steps(training, run, checkpoint, step)
         return Checkpoint(step, *capture(training), warnings=tuple(warnings))
-
-
-def check_repeatable(run: Run) -> None:
-    """Raise if steps of the run cannot be made again, since a guard of version 0.2 watched them.
-
-    Raises:
-        BadArgument: It did.
-    """
-    if "guard" in run.manifest["configuration"]:
-        raise BadArgument(
-            f"`{run.path}` was trained with `guard`, which only version 0.2 has: its steps cannot "
-            "be made again. Use a step that has a checkpoint, or train it anew."
-        )
 
 
 def _repeat_steps(

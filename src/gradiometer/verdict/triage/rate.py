@@ -167,7 +167,7 @@ def doubt_of(signs: Signs, late: float) -> str:
         return "rate_not_tried"
     direction = direction_of(signs)
     if direction is None:
-        # runs before version 0.3 have no path
+        # a training without any look has no path
         return "few_looks" if len(signs.distances) else ""
     return "rate_not_tried" if direction.value > SOME_DIRECTION else ""
 

@@ -57,7 +57,7 @@ def no_edge(optimizers: tuple[str, ...]) -> str:
 def formula(finding: Finding) -> Mapping[str, str]:
     """The formula of the edge."""
     facts = finding.facts
-    # records before version 0.3 know no mean
+    # only batch sharpness says if the parameters are averaged
     averaged = facts.get("averaged", False)
     return {"formula": MomentumRule(facts["momentum"], facts["nesterov"], averaged).formula}
 
