@@ -2,7 +2,7 @@
 schedule.
 
     .venv/bin/python benchmarks/forks.py           # all parts, about fifteen minutes of processor
-    time .venv/bin/python benchmarks/forks.py --forks 60 --races 20 --engine 4 --critical 10
+    time .venv/bin/python benchmarks/forks.py --forks 60 --races 20 --engine 4
 
 Six settings: plain, heavy-ball and Nesterov SGD on two spectra. A fork has six alternatives (half
 and twice the rate, half and twice the batch with √ of the rate, a cut to a tenth, another
@@ -14,13 +14,12 @@ examples. Its effects are compared with the exact ones.
    the race cost.
 3. The real engine, `gradiometer.loop.fork`, on the same quadratics: do its branches end where the
    law says?
-4. The critical batch at the start of training: does its interval cover what exact losses give?
 """
 
 import argparse
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -39,11 +38,9 @@ from cases.fork_quadratics import (
 from scipy.stats import binomtest, t
 
 from gradiometer.loop import Fork, Loop, Rate, fork
-from gradiometer.loop.branch import Branch, BranchResult
+from gradiometer.loop.branch import Branch
 from gradiometer.loop.comparison.effects import effects_of
 from gradiometer.loop.comparison.racing import Rung, race
-from gradiometer.loop.critical.batch import critical_batch_by
-from gradiometer.loop.readout import Readout
 
 HORIZON, REPLICATES, STARTS, EARLY = 64 * BATCH, 4, 10, 5
 RATES = (0.25, 0.5, 2.0, 4.0, 8.0)
@@ -230,43 +227,6 @@ def engine_study(setting: Setting, forks: int) -> tuple[dict[str, float], np.nda
     return z, np.array(covered)
 
 
-def critical_study(setting: Setting, measured: int) -> tuple[float, float, int, float]:
-    """B_c of exact losses, the noise scale there, how often intervals cover B_c, and the median
-    ratio of their ends."""
-    start, test = setting.start(0, 0), HeldOut.drawn(setting, np.random.default_rng(4))
-    lengths = (2 * HORIZON, 4 * HORIZON, 8 * HORIZON)
-
-    def exact(branches: Sequence[Branch]) -> Iterator[BranchResult]:
-        for branch in branches:
-            law = Going(setting, branch.alternative, branch.horizon).law(*start)
-            loss = Readout(law.excess_loss_from(test.mean) + 1e-12 * branch.replicate)
-            yield BranchResult(
-                branch.alternative.name,
-                branch.replicate,
-                branch.horizon,
-                1,
-                branch.horizon,
-                1.0,
-                (),
-                {"test_loss": loss} if np.isfinite(loss.mean) else {},
-            )
-
-    truth = critical_batch_by(exact, BATCH, lengths, replicates=2).estimate.value
-    found = [
-        critical_batch_by(
-            lambda branches: results_of(setting, test, branches, start, number),  # noqa: B023
-            BATCH,
-            lengths,
-        ).estimate
-        for number in range(measured)
-    ]
-    covered = sum(each.low <= truth <= each.high for each in found)
-    widths = [each.high / each.low if each.low > 0 else math.inf for each in found]
-    gradient = setting.quadratic.gradient(start[0])
-    noise_scale = setting.quadratic.gradient_variance / float(gradient @ gradient)
-    return truth, noise_scale, covered, float(np.median(widths))
-
-
 def share(count: int, total: int) -> str:
     """A share with its 95 % interval."""
     low, high = binomtest(count, total).proportion_ci(method="wilson")
@@ -280,7 +240,6 @@ def main() -> None:
     parser.add_argument("--forks", type=int, default=600)
     parser.add_argument("--races", type=int, default=120)
     parser.add_argument("--engine", type=int, default=6)
-    parser.add_argument("--critical", type=int, default=40)
     parser.add_argument("--replicates", type=int, default=REPLICATES)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -318,14 +277,6 @@ def main() -> None:
             f"engine, {setting.name}: z "
             f"{', '.join(f'{name} {each:+.1f}' for name, each in z.items())}; single "
             f"{share(int(covered.sum()), covered.size)}",
-            flush=True,
-        )
-
-    for setting in SETTINGS if arguments.critical else ():
-        truth, scale, covered, width = critical_study(setting, arguments.critical)
-        print(
-            f"critical batch, {setting.name}: {truth:.1f}, noise scale {scale:.1f}; covered "
-            f"{share(covered, arguments.critical)}; ends {width:.1f} apart",
             flush=True,
         )
 

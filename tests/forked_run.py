@@ -4,12 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from gradiometer import Run
-from gradiometer.loop import Alternative, critical_batch, fork
-from gradiometer.loop.critical.batch import CriticalBatch
+from gradiometer.loop import Alternative, fork
 from gradiometer.loop.recorded.record import ForkRecord
 from gradiometer.problems import Problem
 from gradiometer.train import loop_at
-from gradiometer.train.batch_comparison import noise_scale_at
 
 
 def fork_of(
@@ -30,9 +28,3 @@ def was_finished(run: Run, alternatives: Sequence[Alternative | str], **settings
     began: list[object] = []
     fork_of(run, alternatives, begin=began.append, **settings)
     return not began
-
-
-def critical_batch_of(run: Run, at: int | None = None, **settings: Any) -> CriticalBatch:
-    """The critical batch at a step of a run."""
-    loop = loop_at(run, at)
-    return critical_batch(loop, forecast=noise_scale_at(run, loop.index), out=run.path, **settings)

@@ -3,15 +3,19 @@ it refuses."""
 
 import io
 import json
+import shlex
+import shutil
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 from rich.console import Console
 
-from gradiometer import BadArgument, Diverged, RunNotFound
+from gradiometer import BadArgument, Diverged, Run, RunNotFound
+from gradiometer.cli import gradiometer
 from gradiometer.cli.measure.batch import _choices, _table, batch
 from gradiometer.estimation.batch_table import BatchRow, BatchTable
+from gradiometer.loop import forks_of
 from gradiometer.measurement import Estimate
 from gradiometer.problems import load
 from gradiometer.run import Configuration
@@ -56,6 +60,19 @@ def test_the_output_has_the_table_and_the_choices(run: str) -> None:
     assert "To the same loss, relative to the present batch" in out
     assert "now 32" in out and " time" in out and "Fewest examples: B = 2" in out
     assert "noise scale" in out and "a model of SGD" in " ".join(out.split())
+
+
+def test_the_line_that_measures_a_larger_batch_by_a_fork_can_be_pasted(
+    run: str, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(run, tmp_path / "a run")
+    (line,) = [
+        line for line in called(str(copy), *QUICK).stdout.splitlines() if "gradiometer fork" in line
+    ]
+    asked = [*shlex.split(line)[1:], "--horizon", "16 updates", "--replicates", "2"]
+    done = CliRunner().invoke(gradiometer, asked, catch_exceptions=False)
+    assert done.exit_code == 0 and "batch 2x, rate 1.4" in done.stdout
+    assert [record.finished for record in forks_of(Run.open(copy))] == [True]
 
 
 def interval(value: float, low: float, high: float) -> Estimate:

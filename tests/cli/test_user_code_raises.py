@@ -105,20 +105,6 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "fork": ("fork", RUN, "--at", "12", "rate 2x", "--horizon", "8 updates", "--replicates", "2"),
     "batch": ("measure", "batch", "raising:problem", "--steps", "200", "--seconds", "0.1"),
     "fork --budget": ("fork", RUN, "--at", "4", "rate 2x", "--budget", "3"),
-    "batch --branch": (
-        *(
-            "measure",
-            "batch",
-            RUN,
-            "--branch",
-            "--at",
-            "0",
-            "--horizon",
-            "24 updates",
-            "--replicates",
-            "2",
-        ),
-    ),
     "train fork_budget": (
         "train",
         "raising:problem",

@@ -353,7 +353,6 @@ WORKS = {
         ("fork", RUN, "rate 2x", "rate 0.5x", "--horizon", "10 updates"), of_a_fork, FORKED
     ),
     "race": Work(("fork", RUN, "rate 2x", "rate 0.1x", "--budget", "2"), of_a_fork, FORKED),
-    "batch --branch": Work(("measure", "batch", RUN, "--branch", "--at", "0"), of_a_fork, FORKED),
     "tune": Work(("tune", "digits", "--model", "mlp", "--steps", "60", "--json"), of_tuning),
     "fork --advice": Work(("fork", RUN, "--advice"), of_a_fork, FORKED),
     "fork --pool processes": Work(

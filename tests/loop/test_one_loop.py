@@ -11,7 +11,7 @@ import torch
 
 from forked_loop import BATCHES, CRITERION, OwnLoop, pickled
 from gradiometer import BadArgument, Run
-from gradiometer.loop import Fork, Loop, alternative_of, critical_batch, fork, forks_of
+from gradiometer.loop import Fork, Loop, alternative_of, fork, forks_of
 from gradiometer.loop.branch import BranchResult
 from gradiometer.loop.forking import check_loop
 from gradiometer.run.checkpoints import load_latest
@@ -138,30 +138,6 @@ def test_a_run_and_a_loop_of_ones_own_in_the_same_state_have_the_same_forks(
     asked_of_fork: dict[str, Any] = {"horizon": "8 updates", "replicates": 2, "seed": 4}
     ends = [results(fork(loop, alternatives, **asked_of_fork)) for loop in (ours, own)]
     assert ends[0] == ends[1]
-
-
-@pytest.mark.slow
-def test_a_run_and_a_loop_of_ones_own_in_the_same_state_have_the_same_critical_batch(
-    tmp_path: Path,
-) -> None:
-    run = train(problem(), settings(epochs=6, batch_size=4, momentum=0.0), tmp_path)
-    ours = loop_at(run, 20, problem=problem())
-    state = ours.copy()
-    own = Loop(
-        state.model,
-        state.optimizer,
-        loss=state.loss,
-        batches=ours.data,
-        scheduler=state.schedulers[0],
-    )
-    asked: dict[str, Any] = {
-        "horizon": "48 updates",
-        "factors": [0.5, 1],
-        "replicates": 2,
-        "readout": "train_loss",
-    }
-    found, again = (critical_batch(loop, **asked) for loop in (ours, own))
-    assert found.estimate == again.estimate and found.best_rates == again.best_rates
 
 
 def test_who_gives_a_model_is_told_to_give_a_loop() -> None:

@@ -47,10 +47,6 @@ COMMANDS = {
     "sharpness": (*MAKE[2], "--seed", "1"),
     "ensemble": MAKE[3],
     "report": ("show", RUN),
-    "batch --branch": (
-        *("measure", "batch", RUN, "--branch", "--at", "20"),
-        *("--horizon", "5 updates", "--replicates", "2"),
-    ),
     "sample": ("learn", "sample", RUN, "--steps", "20", "--burn-in", "4", "--chains", "1"),
     "export": ("runs", "export", RUN, "--out", f"{RUN}/losses.csv"),
     "list": ("runs", "list", "runs", "--page", f"{RUN}/runs.html"),

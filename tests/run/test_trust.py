@@ -38,7 +38,6 @@ COMMANDS = {
     "sharpness": ("measure", "sharpness", RUN, "--examples", "64", "--top", "1", "--probes", "4"),
     "ensemble": ("ensemble", RUN, "--points", "0"),
     "batch": ("measure", "batch", RUN),
-    "batch --branch": ("measure", "batch", RUN, "--branch"),
     "sample": ("learn", "sample", RUN, "--steps", "96", "--burn-in", "10"),
     "resume": ("resume", "runs/stopped-1", "--no-open"),
     "fork --budget": ("fork", RUN, "rate 2x", "--budget", "1"),

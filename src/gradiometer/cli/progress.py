@@ -137,7 +137,6 @@ class Advised:
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self.counted = 0
         self.began = False
         self.waiting = ExitStack()
         self.counter = Counter(console, "branches")
@@ -163,12 +162,6 @@ class Advised:
     def update(self, result: "BranchResult", done: int, total: int) -> None:
         """A branch is finished."""
         self.counter.update(done, total)
-
-    def count(self, result: "BranchResult") -> None:
-        """A branch is finished, and the number of all branches is not known."""
-        self.waiting.close()
-        self.counted += 1
-        self.counter.line(f"{self.counted} branches, now {result.alternative}")
 
     def close(self) -> None:
         """Remove the bar."""

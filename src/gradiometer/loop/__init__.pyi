@@ -15,7 +15,6 @@ from .changes.replacements import Custom as Custom
 from .changes.replacements import Using as Using
 from .changes.text import alternative_of as alternative_of
 from .comparison.effects import Effect as Effect
-from .critical.batch import critical_batch as critical_batch
 from .forking import fork as fork
 from .loop import Loop as Loop
 from .recorded.record import forks_of as forks_of

@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 
 from gradiometer.arguments import check_level
@@ -151,26 +150,6 @@ def compare_for_run(
     )
     estimates = preconditioned.estimate(under_p.at_newest(), level)
     return replace(found, finding=preconditioned.judge(estimates, RunFacts(run.hyperparameters)))
-
-
-def noise_scale_at(run: Run, step: int) -> Estimate | None:
-    """The preconditioned noise scale at the newest reading before a step, or the plain one; None
-    without readings."""
-    for kind, name in (
-        (PreconditionedNoise, "preconditioned_noise_scale"),
-        (GradientNoise, "noise_scale"),
-    ):
-        series = run.series(kind.name)
-        before = (
-            None
-            if series is None
-            else series[: int(np.searchsorted(series.steps, step, side="right"))]
-        )
-        if before is None or not len(before):
-            continue
-        gauge = next(each for each in recorded_gauges(run)[0] if isinstance(each, kind))
-        return gauge.estimate(before.at_newest(), run.configuration.level)[name]
-    return None
 
 
 def compare_for_problem(

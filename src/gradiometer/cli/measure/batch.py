@@ -1,12 +1,13 @@
 """`gradiometer measure batch`: updates, examples and time at other batch sizes."""
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from gradiometer.cli.options import configuration_options, json_option, pool_option, targets
+from gradiometer.cli.options import configuration_options, json_option, targets
 from gradiometer.cli.outcome import fill, print_json, table
 from gradiometer.cli.place import is_run
 from gradiometer.errors import BadArgument
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
     from gradiometer.train.batch_comparison import BatchComparison
 
 Of = Literal["now", "run"]
+
+TEST = (
+    "These are forecasts. A fork measures twice the batch on copies of the run, after the same "
+    "number of examples:"
+)
 
 
 @click.command(epilog="Example: gradiometer measure batch runs/digits-cnn-1")
@@ -48,46 +54,6 @@ Of = Literal["now", "run"]
         "at all."
     ),
 )
-@click.option(
-    "--branch",
-    is_flag=True,
-    help=(
-        "Measure the critical batch: train branches of a run with three batch sizes, each at its "
-        "own best rate. Costs about 18 times what is left of the run from --at on."
-    ),
-)
-@click.option(
-    "--batches",
-    default=None,
-    metavar="0.25x,1x,4x",
-    help="With --branch: the batches, as multiples of that of the run.  [default: 0.25x,1x,4x]",
-)
-@click.option(
-    "--horizon",
-    default=None,
-    metavar="LENGTH",
-    help=(
-        "With --branch: the longest branch: 25% of what is left, 500 updates, 2 epochs, 64_000 "
-        "examples or 10 s. A quarter and a half of it are trained, too.  [default: 25%]"
-    ),
-)
-@click.option(
-    "--replicates",
-    type=click.IntRange(min=2),
-    default=None,
-    help="With --branch: number of data orders.  [default: 4]",
-)
-@click.option(
-    "--at",
-    type=int,
-    default=None,
-    metavar="STEP",
-    help=(
-        "With --branch: the step to branch from. Default: the middle of a finished run, else the "
-        "newest checkpoint."
-    ),
-)
-@pool_option
 @configuration_options()
 @json_option
 def batch(
@@ -95,13 +61,7 @@ def batch(
     steps: int,
     of: Of,
     seconds: float,
-    branch: bool,
-    at: int | None,
-    pool: str,
     as_json: bool,
-    batches: str | None,
-    horizon: str | None,
-    replicates: int | None,
     settings: dict[str, Any],
 ) -> None:
     """Estimate updates, examples and time to the same loss at other batch sizes, relative to the
@@ -117,21 +77,6 @@ def batch(
     """
     from gradiometer.train.batch_comparison import compare_for_problem, compare_for_run
 
-    asked = {
-        "factors": batches and _factors(batches),
-        "horizon": horizon,
-        "replicates": replicates,
-        "at": at,
-    }
-    given = {name: value for name, value in asked.items() if value is not None}
-    if branch:
-        if not is_run(target):
-            raise BadArgument(f"`--branch` needs a run, and {target!r} is none: train one first.")
-        _branch(Path(target), {**given, "level": _level(settings)}, pool, as_json)
-        return
-    if given:
-        flag = next(iter(given)).replace("factors", "batches")
-        raise BadArgument(f"`--{flag}` is about branches: give it with --branch.")
     budget = seconds or None
     if is_run(target):
         found = compare_for_run(Path(target), of=of, level=_level(settings), seconds=budget)
@@ -145,6 +90,9 @@ def batch(
         print_json(found.to_dict())
     else:
         _print(found)
+        if is_run(target):
+            click.echo(fill(TEST))
+            click.echo(f"  gradiometer fork {shlex.quote(target)} 'batch 2x, rate sqrt'")
 
 
 def _level(settings: dict[str, Any]) -> float | None:
@@ -156,43 +104,6 @@ def _level(settings: dict[str, Any]) -> float | None:
                 "instead."
             )
     return settings.get("level")
-
-
-def _factors(text: str) -> list[float]:
-    """The batches in a text such as "0.25x,1x,4x"."""
-    try:
-        return [float(part.strip().removesuffix("x")) for part in text.split(",")]
-    except ValueError:
-        raise BadArgument(
-            f"`--batches` must be multiples such as 0.25x,1x,4x, got {text!r}."
-        ) from None
-
-
-def _branch(path: Path, given: dict[str, Any], pool: str, as_json: bool) -> None:
-    """Measure the critical batch of a run by branching, and print it."""
-    from gradiometer.cli.progress import following
-    from gradiometer.loop.critical.batch import critical_batch
-    from gradiometer.run.reader import Run
-    from gradiometer.train.batch_comparison import noise_scale_at
-    from gradiometer.train.restoring import loop_at
-
-    with following(quiet=as_json) as shown:
-        run, level = Run.open(path), given.pop("level")
-        loop = loop_at(run, given.pop("at", None))
-        found = critical_batch(
-            loop,
-            forecast=noise_scale_at(run, loop.index),
-            level=run.configuration.level if level is None else level,
-            pool=pool,
-            threads=run.configuration.threads,
-            out=run.path,
-            progress=shown.count,
-            **given,
-        )
-    if as_json:
-        print_json(found.to_dict())
-    else:
-        click.echo("\n".join(fill(sentence) for sentence in found.sentences))
 
 
 def _print(found: "BatchComparison") -> None:

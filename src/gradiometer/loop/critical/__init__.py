@@ -1,1 +1,0 @@
-"""The critical batch, measured by branches with tuned rates."""
