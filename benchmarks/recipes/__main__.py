@@ -1,17 +1,18 @@
-"""The recipes from the command line: `python -m recipes list|gains|faults`, from the folder
+"""The recipes from the command line: `python -m recipes list|gains|page|faults|judge`, from the folder
 `benchmarks`.
 
 list    prints the recipes
 gains   trains what is missing in the table, and writes RESULTS.md
 page    writes RESULTS.md from what was trained
 faults  prints which faults each recipe has, and with --write COMMIT puts them into sets/
+judge   prints what the verdict says about each case of a set, and what following it gains
 """
 
 import argparse
 
 import torch
 
-from recipes import faults, gains
+from recipes import faults, gains, judging
 from recipes.bank import RECIPES
 from recipes.results import Results
 from recipes.table import fill
@@ -22,8 +23,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="recipes", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("command", choices=("list", "gains", "page", "faults"))
+    parser.add_argument("command", choices=("list", "gains", "page", "faults", "judge"))
     parser.add_argument("--write", metavar="COMMIT", help="The commit that trained the faults.")
+    parser.add_argument("--set", default="records", help="The set that is judged: records, judged.")
+    parser.add_argument("--way", choices=judging.WAYS, default=judging.WAYS[0])
     asked = parser.parse_args()
     torch.set_num_threads(1)
     results = Results()
@@ -35,6 +38,9 @@ def main() -> None:
         faults.show(results)
         if asked.write:
             faults.write(results, asked.write)
+        return
+    if asked.command == "judge":
+        judging.judge(asked.set, asked.way)
         return
     if asked.command == "gains":
         fill(results)

@@ -145,6 +145,9 @@ OTHERS: dict[str, Change] = {
 LISTED: dict[str, Change] = RATES | OTHERS
 """The changes of the table of gains."""
 
+MORE_EXAMPLES = ("batch x2, same updates", "longer x2")
+"""Those that train on twice the examples, and cost twice the time."""
+
 FAULTS: dict[str, Change] = {
     "no decay": no_decay,
     "schedule x0.25": schedule_end(0.25),

@@ -331,7 +331,7 @@ def digit_graph() -> tuple[Tensor, Tensor]:
     joined = torch.zeros(len(x), len(x)).scatter_(1, nearest, 1.0)
     joined = torch.maximum(joined, joined.T)
     scale = joined.sum(1).rsqrt()
-    return x, scale.unsqueeze(1) * joined * scale
+    return x, (scale.unsqueeze(1) * joined * scale).to_sparse().coalesce()
 
 
 @cache

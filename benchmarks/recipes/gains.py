@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from recipes.bank import RECIPES
-from recipes.changes import LISTED
+from recipes.changes import LISTED, MORE_EXAMPLES
 from recipes.results import HEALTHY, Results, Training
 
 PAGE = Path(__file__).with_name("RESULTS.md")
@@ -173,10 +173,6 @@ def summary_by_recipe(found: list[Gain], results: Results) -> list[str]:
             f"| {told[0]} | {told[1]} |"
         )
     return lines
-
-
-MORE_EXAMPLES = ("longer x2", "batch x2, same updates")
-"""Changes that train on twice the examples."""
 
 
 def summary_by_change(found: list[Gain]) -> list[str]:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator
 
 from recipes.bank import RECIPES
-from recipes.changes import FAULTS, OTHERS, RATES
+from recipes.changes import FAULTS, MORE_EXAMPLES, OTHERS, RATES
 from recipes.data import Absent
 from recipes.faults import GAIN_OF_A_CURE, cure
 from recipes.results import HEALTHY, Results, Training
@@ -19,9 +19,9 @@ def stages(results: Results) -> Iterator[list[Training]]:
 
     yield of([HEALTHY, *RATES], 0)
     yield of([HEALTHY], 1)
-    short = [name for name in OTHERS if name != "longer x2"]
-    yield of(short, 0)
     yield of(list(RATES), 1)
+    short = [name for name in OTHERS if name not in MORE_EXAMPLES]
+    yield of(short, 0)
     yield of(list(FAULTS), 0)
     # A fault whose cure gains too little on one seed is dropped.
     faults = of(list(RATES) + list(FAULTS), 1)
@@ -31,8 +31,8 @@ def stages(results: Results) -> Iterator[list[Training]]:
         if (cure(results, Training(fault.recipe, fault.change, 0)) or 0) >= GAIN_OF_A_CURE
     ]
     yield of(short, 1)
-    yield of(["longer x2"], 0)
-    yield of(["longer x2"], 1)
+    yield of(list(MORE_EXAMPLES), 0)
+    yield of(list(MORE_EXAMPLES), 1)
 
 
 def fill(results: Results) -> None:

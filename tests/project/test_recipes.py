@@ -10,6 +10,7 @@ from recipes.changes import ALL, FAULTS, LISTED
 from recipes.data import Absent, Data
 from recipes.faults import SETS, Fault, read
 from recipes.gains import Gain, page
+from recipes.judging import Case, Verdict, cases, followed, verdict
 from recipes.losses import carried_on
 from recipes.recipe import Recipe
 from recipes.results import HEALTHY, Results, Training, digest
@@ -165,3 +166,40 @@ def test_held_out_rows_of_a_divided_table_are_not_trained_on():
     parts: Data = data.divided((rows,), 20, rows, "")
     assert not set(parts.train[0].tolist()) & set(parts.held_out[0].tolist())
     assert torch.equal(parts.order, parts.train[0])
+
+
+def test_the_cases_of_a_set_are_its_recipes_healthy_and_with_their_faults():
+    faults = read("records").faults
+    found = list(cases("records"))
+    assert len(found) == len(faults) + sum(map(len, faults.values()))
+    assert all(case.settings().name == case.recipe for case in found)
+
+
+def test_a_recipe_far_below_its_rate_is_said_to_be_and_followed():
+    slow = replace(short("tabular", 600), rate=1e-6)
+    said = verdict(slow, 0, "two lines")
+    assert said.headline == "rate_low"
+    assert followed(slow, said).rate > slow.rate
+
+
+@pytest.mark.parametrize(
+    ("headline", "change", "name", "value"),
+    [
+        ("rate_low", "rate 4x", "rate", 0.004),
+        ("clip_small", "clip 2", "clip", 2.0),
+        ("batch_small", "batch 2x, rate sqrt", "batch", 512),
+        ("stopped_early", "train for 4,000 steps", "updates", 4_000),
+        ("unshuffled", "", "shuffled", True),
+        ("dropout", "", "dropout", 0.1),
+    ],
+)
+def test_what_a_verdict_says_is_followed(headline, change, name, value):
+    settings = replace(RECIPES["tabular"], shuffled=False, dropout=0.5, clip=0.1)
+    after = followed(settings, Verdict(headline, change))
+    assert getattr(after, name) == pytest.approx(value)
+
+
+def test_a_verdict_that_names_no_change_is_not_followed():
+    assert followed(RECIPES["tabular"], Verdict("wrong_labels", "")) is None
+    assert followed(RECIPES["tabular"], Verdict("unshuffled", "")) is None, "they are shuffled"
+    assert Case("tabular", "rate x4").settings().rate == pytest.approx(0.004)
