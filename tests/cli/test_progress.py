@@ -4,6 +4,8 @@ terminal."""
 import io
 import re
 import time
+from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import Mock
 
@@ -11,10 +13,19 @@ import pytest
 from click.shell_completion import BashComplete
 from rich.console import Console
 
+from gradiometer import diagnose
 from gradiometer.cli import gradiometer, progress
-from gradiometer.cli.boundary import in_ascii
-from gradiometer.cli.panel import spark, watching
-from gradiometer.cli.progress import Counter, counting, following, working
+from gradiometer.cli.progress import (
+    Counter,
+    TrainingProgress,
+    counting,
+    following,
+    watching,
+    working,
+)
+from gradiometer.problems import load
+from gradiometer.run import Configuration, recorder
+from gradiometer.train import train
 
 
 def test_a_counter_prints_a_line_at_most_every_few_seconds_and_one_at_the_end(
@@ -70,19 +81,6 @@ def test_an_error_in_the_work_ends_its_lines(
     assert capsys.readouterr().err == ""
 
 
-def test_the_curve_of_a_loss_has_a_block_for_each_part_and_is_plain_where_letters_are_missing() -> (
-    None
-):
-    falling = spark([2.0**-step for step in range(64)], 8)
-    assert falling == "█▇▆▅▄▃▂▁", "equal ratios are equal steps"
-    assert (
-        spark([1.0, float("nan"), float("inf")], 8) == "▁"
-        and spark([], 8) == ""
-        and len(spark([float(step) for step in range(500)], 30)) == 30
-    )
-    assert in_ascii(falling) == "#*=~-,._"
-
-
 def test_the_shell_completes_verbs_and_flags() -> None:
     complete = BashComplete(gradiometer, {}, "gradiometer", "_GRADIOMETER_COMPLETE")
     assert [item.value for item in complete.get_completions([], "meas")] == ["measure"]
@@ -105,12 +103,12 @@ def test_a_run_says_that_it_loads_and_that_it_checks_its_end(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(progress, "LINE_SECONDS", 0.01)
-    with watching(quiet=False) as panel:
-        assert panel is not None
+    with watching(quiet=False) as shown:
+        assert shown is not None
         assert first_line(capsys).startswith("loading: ")
-        panel.close()
+        shown.close()
         capsys.readouterr()
-        panel.update(SimpleNamespace(step=7, steps=7, learning_rate=0.1), Mock(), 1.0)
+        shown.update(SimpleNamespace(step=7, steps=7, learning_rate=0.1), Mock(), 1.0)
         assert first_line(capsys).startswith("the last checks: ")
     capsys.readouterr()
     time.sleep(0.03)
@@ -131,3 +129,32 @@ def test_a_fork_says_that_it_is_prepared_until_its_branches_begin(
         time.sleep(0.04)
     assert capsys.readouterr().err == ""
     assert said[-1] == "go on; batch 2x, rate 1.4x: 2 branches from step 7, 500 examples each"
+
+
+def test_a_training_says_its_headline_when_it_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At a rate that is far too low, with a line for every step."""
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "FIRST_HEADLINE", 0.0)
+    monkeypatch.setattr(progress, "HEADLINE_SHARE", 1.0)
+    monkeypatch.setattr(recorder, "SECONDS_BETWEEN_WRITES", 0.0)
+    paper = io.StringIO()
+    shown = TrainingProgress(Console(file=paper, force_terminal=False, width=80))
+    configuration = Configuration(
+        problem="digits", model="mlp", epochs=12, learning_rate=1e-5, schedule="constant"
+    )
+    run = train(load("digits", model="mlp"), configuration, tmp_path, shown)
+    shown.close()
+    first, page, *lines = paper.getvalue().splitlines()
+    assert first.startswith("digits · mlp · ") and first.endswith(str(run.path))
+    assert page == f"The page during training: gradiometer show --live {run.path}"
+    steps = [line for line in lines if line.startswith("step ")]
+    begins = r"step 1/540 · loss \d\.\d{4} · learning rate 1e-05 · \d+:\d\d left"
+    assert re.fullmatch(begins, steps[0]) and len(steps) == run.steps - 1
+    said = [line for line in lines if line.startswith("so far: ")]
+    headline = diagnose(run).headline
+    assert headline is not None and headline.claim == "rate_low"
+    assert "learning rate" in said[-1]
+    assert all(one != next_one for one, next_one in pairwise(said))
+    assert run.overhead["spent"]["progress"] > 0

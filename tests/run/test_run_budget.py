@@ -143,13 +143,13 @@ def test_the_time_before_training_earns_nothing() -> None:
 def test_time_in_a_nested_region_is_charged_to_the_inner_name() -> None:
     clock = Clock()
     budget = Budget(0.02, clock)
-    with budget.spending("panel"):
+    with budget.spending("progress"):
         clock.now += 1
         with budget.spending("readings"):
             clock.now += 2
         clock.now += 3
     clock.now += 100
-    assert budget.spent_on == {"panel": pytest.approx(4), "readings": pytest.approx(2)}
+    assert budget.spent_on == {"progress": pytest.approx(4), "readings": pytest.approx(2)}
     assert budget.used == pytest.approx(0.06)
 
 

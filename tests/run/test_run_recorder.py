@@ -169,7 +169,7 @@ def test_the_next_step_that_a_gauge_wants_is_found_64_steps_ahead(folder: RunFol
         assert recorder.next_wanted(0, 999) == 999
 
 
-def test_the_live_panel_sees_the_last_readings(folder: RunFolder) -> None:
+def test_the_last_readings_are_in_memory(folder: RunFolder) -> None:
     with Recorder(folder, [Square()], every=1) as recorder:
         assert recorder.recent("square") is None and recorder.recent("none") is None
         train(recorder, 0, 1200)

@@ -38,17 +38,16 @@ def demo(out: Path, as_json: bool, no_open: bool) -> int:
     before and as the findings advise, to test their forecast. It prints all with intervals at the
     end, and writes the page.
     """
-    from gradiometer.cli.panel import watching
-    from gradiometer.cli.progress import following, working
+    from gradiometer.cli.progress import following, watching, working
     from gradiometer.run.configuration import Configuration
 
     configuration = Configuration.from_mapping(DEMO, "")
-    with watching(as_json) as panel:
+    with watching(as_json) as progress:
         from gradiometer.problems.registry import load
         from gradiometer.train import train
 
         problem = load(configuration.problem, model=configuration.model)
-        run = train(problem, configuration, out, panel)
+        run = train(problem, configuration, out, progress)
     with working("reading the findings", quiet=as_json):
         from gradiometer.loop.forking import fork
         from gradiometer.loop.recorded.trials import alternatives_of
@@ -56,14 +55,14 @@ def demo(out: Path, as_json: bool, no_open: bool) -> int:
         from gradiometer.verdict.diagnosis import diagnose
 
         alternatives = alternatives_of(diagnose(run).findings) or WITHOUT_ADVICE
-    with following(as_json) as progress:
+    with following(as_json) as branches:
         fork(
             loop_at(run, problem=problem),
             alternatives,
             replicates=REPLICATES,
             threads=run.configuration.threads,
             out=run.path,
-            begin=progress.begin,
-            progress=progress.update,
+            begin=branches.begin,
+            progress=branches.update,
         )
     return conclude(run, as_json=as_json, no_open=no_open)

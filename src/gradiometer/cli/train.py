@@ -110,7 +110,7 @@ def train(
     PROBLEM is digits (the default), fashion-mnist, linear-regression, logistic-regression,
     one-dimensional, quadratic, double-well, counterexample, or your own as module:function.
     """
-    from gradiometer.cli.panel import watching
+    from gradiometer.cli.progress import watching
 
     flags["problem"] = problem
     quiet = as_json or follows()
@@ -132,15 +132,15 @@ def train(
                     "them."
                 )
         configuration = configuration_from(file, {**flags, **one_of(several)})
-    with watching(quiet) as panel:
+    with watching(quiet) as progress:
         from gradiometer.run.problem import problem_for
         from gradiometer.train import resume
         from gradiometer.train import train as start
 
         if tuning:
-            run = resume(path, panel)
+            run = resume(path, progress)
         else:
-            run = start(problem_for(configuration), configuration, out, panel, name=name)
+            run = start(problem_for(configuration), configuration, out, progress, name=name)
     return conclude(run, as_json=as_json, no_open=no_open, fail_on=fail_on)
 
 
@@ -181,10 +181,10 @@ def resume(run: Path, as_json: bool, no_open: bool) -> int:
 
     The final weights are the same, bit for bit, as those of a run that was never stopped.
     """
-    from gradiometer.cli.panel import watching
+    from gradiometer.cli.progress import watching
 
-    with watching(as_json or follows()) as panel:
+    with watching(as_json or follows()) as progress:
         from gradiometer.train import resume as resume_run
 
-        ended = resume_run(run, panel)
+        ended = resume_run(run, progress)
     return conclude(ended, as_json=as_json, no_open=no_open)

@@ -89,7 +89,7 @@ class Recorder:
         self._losses: list[float] = []
         self._losses_from = self._next_loss = 0
         self._written = time.perf_counter()
-        # As many as a live panel needs. The file has all of them.
+        # As many as a tracker needs. The file has all of them.
         self._recent = {gauge.name: deque[Reading](maxlen=1000) for gauge in self.gauges}
         self._added = 0
         # Gauges that choose their own steps.
@@ -258,7 +258,7 @@ class Recorder:
             readings.extend(kept)
 
     def recent(self, gauge: str) -> Series | None:
-        """The last readings of a gauge in this process, for a live panel; None before the first."""
+        """The last readings of a gauge in this process, for trackers; None before the first."""
         readings = self._recent.get(gauge)
         return (
             Series.of(list(readings), self.folder.measured_sampling, self.folder.layers)

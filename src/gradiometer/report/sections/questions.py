@@ -1,5 +1,5 @@
 """The five questions about a run and what answers them: the cards of the page and the lines of the
-panel."""
+summary."""
 
 import shlex
 from collections.abc import Iterable
