@@ -38,7 +38,7 @@ from gradiometer.loop import Fork, fork, forks_of
 from gradiometer.measurement import significant
 from gradiometer.problems import load
 from gradiometer.report.page import write_page
-from gradiometer.train import loop_at, spike_causes, train
+from gradiometer.train import incident_cause, loop_at, train
 from gradiometer.verdict import say
 
 WRONG, MISSING = 0.2, -999.0
@@ -95,7 +95,7 @@ class Exhibit:
         problem = self.problem()
         run = train(problem, Configuration(**self.settings), out, name=name)
         for spike in diagnose(run).spikes:
-            spike_causes(run, spike.peak, problem=problem)
+            incident_cause(run, spike.peak, problem=problem)
         known = set[str]()
         # advice that a fork refuted may leave room for other advice
         while alternatives := [

@@ -26,7 +26,7 @@ from gradiometer.measurement import Draw
 from gradiometer.report.compare import compare
 from gradiometer.report.page import write_page
 from gradiometer.run.folder import RunFolder
-from gradiometer.train import incident_cause, loop_at, spike_causes
+from gradiometer.train import incident_cause, loop_at
 
 NUMBERS = (0.0, -0.0, -1.0, 1e-320, 1e-30, 1e30, 1e308, -1e308, 0.5, 1.0, "nan", "inf", "-inf")
 """Numbers that a file may have in any place of a number."""
@@ -168,7 +168,6 @@ def any_run(draw: random.Random, folder: Path, base: Path) -> None:
         lambda: diagnose(run, draw.choice((0.9, *OBJECTS))),
         lambda: forks_of(run),
         lambda: loop_at(run, step),
-        lambda: spike_causes(run, step),
         lambda: incident_cause(run, step),
         lambda: compare([run, Run.open(base)]),
         lambda: compare(run),

@@ -10,11 +10,13 @@ import pytest
 import planted_incidents
 import spiking
 from command_line import called
-from gradiometer import BadArgument, Configuration, Diverged, Run
+from gradiometer import BadArgument, Configuration, Diverged, Run, diagnose
+from gradiometer.drift.spikes.cause import clearest
 from gradiometer.loop.recorded.incidents import IncidentCause, incident_at, spikes_of
 from gradiometer.problems import Problem, load
 from gradiometer.run.artifacts import load_artifacts
 from gradiometer.train import incident_cause, train
+from gradiometer.verdict import say
 from gradiometer.verdict.words.incidents import how_to_go_on, incident_sentence
 from planted_incidents import BATCH, CASES, STEP, Cause
 
@@ -134,3 +136,64 @@ def test_the_command_names_the_example(tmp_path: Path, capsys: pytest.CaptureFix
     assert code == 0 and incident["cause"] == "example" and incident["step"] == STEP
     code, printed, _ = called(capsys, "fork", str(run.path), "--spike", str(STEP))
     assert code == 0 and "Cause: example" in printed and "again" in printed
+
+
+def spiked(problem: Problem, out: Path, rate: float, **settings: Any) -> Run:
+    configuration = Configuration(
+        problem=f"spiking:{problem.name.replace('-', '_')}",
+        learning_rate=rate,
+        batch_size=8,
+        epochs=1,
+        budget=0.0,
+        check_edge=False,
+        check_endpoint=False,
+        **settings,
+    )
+    return train(problem, configuration, out)
+
+
+def test_a_spike_at_the_edge_of_stability_has_the_rate_as_its_cause(tmp_path: Path) -> None:
+    problem = spiking.edge()
+    run = spiked(problem, tmp_path, 0.1)
+    spike = clearest(spikes_of(run))
+
+    def tried() -> str:
+        return next(
+            say(finding).tried for finding in diagnose(run).findings if finding.gauge == "spikes"
+        )
+
+    assert tried() == f"Not tried: `gradiometer fork {run.path} --spike {spike.peak}`."
+    found = incident_cause(run, spike.peak, problem=problem)
+    assert (found.cause, found.change) == ("rate", "rate 0.5x"), found.tried
+    assert found.orders == (True, True, True)
+    assert tried() == "", "the cause is a finding of its own"
+    assert "incident" in {finding.gauge for finding in diagnose(run).findings}
+
+
+@pytest.mark.slow
+def test_a_long_spike_among_high_single_losses_is_looked_for_in_means(tmp_path: Path) -> None:
+    problem = spiking.bad_stretch()
+    run = spiked(problem, tmp_path, 0.01)
+    spike = max(spikes_of(run), key=lambda each: each.length)
+    found = incident_cause(run, spike.peak, problem=problem)
+    assert spike.length >= 50 and found.incident.window == spike.length
+    assert found.incident.limit < (spike.level + spike.height) / 2
+    assert found.cause == "batches" and found.last is not None, found.tried
+    assert spike.first <= found.step < found.last <= spike.last
+
+
+@pytest.mark.slow
+def test_a_spike_in_the_last_batch_of_a_run_is_put_down_to_it(tmp_path: Path) -> None:
+    problem = spiking.bad_example()
+    run = spiked(problem, tmp_path, 0.02, steps=501)
+    found = incident_cause(run, 500, problem=problem)
+    assert (found.cause, found.change) == ("example", "skip 500:501"), found.tried
+
+
+def test_the_command_takes_no_other_flags(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = trained(planted_incidents.rate_small(), tmp_path, learning_rate=0.05)
+    for flags in (("rate 2x",), ("--pool", "processes"), ("--seed", "3"), ("--at", "4")):
+        code, _, said = called(capsys, "fork", str(run.path), "--spike", "60", *flags)
+        assert code == 2 and "`--spike` chooses the branches itself" in said

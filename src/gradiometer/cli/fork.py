@@ -2,7 +2,6 @@
 why the loss spiked.
 """
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ from gradiometer.measurement.estimate import significant
 
 if TYPE_CHECKING:
     from gradiometer.loop import Alternative, Effect, Loop
-    from gradiometer.loop.recorded.incidents import IncidentCause, SpikeCauses
+    from gradiometer.loop.recorded.incidents import IncidentCause
     from gradiometer.loop.recorded.record import ForkRecord
     from gradiometer.run.reader import Run
 
@@ -36,8 +35,8 @@ DEFAULTS = ("rate 0.5x", "rate 2x", "batch 2x, rate sqrt")
     default=None,
     metavar="STEP",
     help=(
-        "Why the loss spiked at this step: again, without these batches, at half the rate, "
-        "clipped, and on other data. Takes --pool and --seed only."
+        "Why the loss spiked, rose or was not finite at this step: its updates are made again, each "
+        "time with something left out. Takes --json only."
     ),
 )
 @click.option(
@@ -138,13 +137,12 @@ def fork(
 
     opened = Run.open(run)
     if spike is not None:
-        given = [own, at, horizon, replicates, budget, readout]
-        if changes or advice or any(value is not None for value in given):
+        given = [own, at, horizon, replicates, budget, readout, seed or None]
+        if changes or advice or pool != "here" or any(value is not None for value in given):
             raise BadArgument(
-                "`--spike` chooses the branches itself: leave out all other flags but --pool and "
-                "--seed."
+                "`--spike` chooses the branches itself: leave out all other flags but --json."
             )
-        explain_spike(opened, spike, pool=pool, seed=seed, as_json=as_json)
+        explain_spike(opened, spike, as_json=as_json)
         return
     alternatives = _alternatives(opened, changes, advice)
     try:
@@ -354,52 +352,14 @@ def _tell(
     click.echo(f"\nfork  {record.path}")
 
 
-def explain_spike(run: "Run", step: int, *, pool: str, seed: int, as_json: bool) -> None:
-    """Train branches from before a spike, or make the updates before another incident again, and
-    print what became of it."""
-    from gradiometer.cli.progress import following
-    from gradiometer.loop.recorded.incidents import spikes_of
-    from gradiometer.train.forking.run_spike import incident_cause, spike_causes
-    from gradiometer.verdict.words.incidents import how_to_go_on, incident_sentence, why
+def explain_spike(run: "Run", step: int, *, as_json: bool) -> None:
+    """Make the updates before a spike or another incident again, and print its cause."""
+    from gradiometer.cli.progress import working
+    from gradiometer.train.forking.run_incident import incident_cause
+    from gradiometer.verdict.words.incidents import incident_sentence
 
-    cause = None
-    if any(spike.first <= step <= spike.last for spike in spikes_of(run)):
-        with following(quiet=as_json) as progress:
-            found = spike_causes(
-                run, step, pool=pool, seed=seed, begin=progress.begin, progress=progress.update
-            )
-        if found.cause == "these batches":
-            cause = incident_cause(run, step)
-        if as_json:
-            print_json(
-                {
-                    "run": str(run.path),
-                    "spike": {
-                        name: getattr(found.spike, name)
-                        for name in ("first", "peak", "last", "level", "height")
-                    },
-                    "step": found.step,
-                    "cause": found.cause,
-                    "sentence": found.sentence,
-                    "trials": [
-                        {
-                            "name": trial.name,
-                            "peaks": list(trial.peaks),
-                            "spiked": trial.spiked,
-                            "branches": len(trial.peaks),
-                        }
-                        for trial in found.trials
-                    ],
-                    "forks": list(found.forks),
-                    "incident": cause and _incident(run, cause),
-                }
-            )
-            return
-        _tell_causes(found)
-        if cause is not None:
-            click.echo("\n" + fill(f"{why(cause)} {how_to_go_on(cause, run.path)}"))
-        return
-    cause = incident_cause(run, step)
+    with working("making the updates again", quiet=as_json):
+        cause = incident_cause(run, step)
     if as_json:
         print_json({"run": str(run.path), "incident": _incident(run, cause)})
     else:
@@ -429,19 +389,3 @@ def _incident(run: "Run", found: "IncidentCause") -> dict[str, Any]:
         "sentence": incident_sentence(found, run.path),
         "tried": dict(found.tried),
     }
-
-
-def _tell_causes(found: "SpikeCauses") -> None:
-    click.echo(fill(found.sentence) + "\n")
-    width = max(len(trial.name) for trial in found.trials)
-    title = "highest loss" if found.window == 1 else f"highest mean of {found.window:,} losses"
-    click.echo(f"{'from step ' + format(found.step, ','):<{width}}  {title}  spike")
-    for trial in found.trials:
-        highest = max(trial.peaks)
-        loss = "diverged" if math.isinf(highest) else significant(highest)
-        came = (
-            f"{trial.spiked} of {len(trial.peaks)}"
-            if len(trial.peaks) > 1
-            else ("yes" if trial.spiked else "no")
-        )
-        click.echo(f"{trial.name:<{width}}  {loss:>{len(title)}}  {came:>6}")

@@ -17,7 +17,15 @@ from gradiometer.loop.changes.alternative import Alternative, GoOn, Rate, Skip
 from gradiometer.loop.changes.replacements import Custom
 from gradiometer.loop.engine import train_branch
 from gradiometer.loop.loop import Loop
-from gradiometer.loop.recorded.incidents import AFTER, LEAD, OTHER, Cause, Incident, IncidentCause
+from gradiometer.loop.recorded.incidents import (
+    AFTER,
+    LEAD,
+    OTHER,
+    Cause,
+    Incident,
+    IncidentCause,
+    highest_mean,
+)
 from gradiometer.measurement.batch import Batch, batch_size, mapped
 from gradiometer.randomness import untouched_randomness
 
@@ -196,6 +204,11 @@ class _Bisection:
                 losses = [loss for _, loss in result.curve]
                 after = losses[self.incident.first - self.loop.index :]
                 came = float(np.median(after)) > self.incident.limit
+            elif result.diverged is None and self.incident.window > 1:
+                # a point of the curve of a long branch is a mean of several losses
+                points = np.array([loss for _, loss in result.curve])
+                window = round(self.incident.window * len(points) / max(result.updates, 1))
+                came = highest_mean(points, window) >= self.incident.limit
         self.tried[name] = came
         return came
 

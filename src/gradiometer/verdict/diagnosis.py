@@ -35,7 +35,7 @@ from gradiometer.estimation.batch_table import PRECONDITIONED
 from gradiometer.estimation.noise import GradientNoise
 from gradiometer.estimation.products import is_of_products
 from gradiometer.gauges import GAUGES, labels_of, recorded_gauges
-from gradiometer.loop.recorded.incidents import IncidentCause, causes_of, spikes_of
+from gradiometer.loop.recorded.incidents import IncidentCause, spikes_of
 from gradiometer.loop.recorded.trials import (
     cooled_finding,
     cooling_finding,
@@ -142,7 +142,7 @@ def diagnose(run: Run, level: float | None = None) -> Diagnosis:
     if spikes:
         found = spikes_finding(spikes, partial(_explain, run, gauges))
         findings.append(
-            found if run.watched else replace(found, trial=_causes(run, clearest(spikes)))
+            found if run.watched else replace(found, trial=_trial_of(run, clearest(spikes)))
         )
     if run.evaluations:
         estimates |= {
@@ -367,11 +367,12 @@ def _has_one_batch(run: Run) -> bool:
     return are_one_batch(np.array(same, dtype=float))
 
 
-def _causes(run: Run, spike: Spike) -> Trial:
-    """The cause of a spike that forks have found, or the command that finds it."""
-    found = causes_of(run, spike)
-    if found is not None:
-        return Trial(facts={"causes": found})
+def _trial_of(run: Run, spike: Spike) -> Trial | None:
+    """The command that finds the cause of a spike; None if it was found, which is a finding of its
+    own."""
+    for found in load_artifacts(run, IncidentCause):
+        if found.incident.first <= spike.peak <= found.incident.last:
+            return None
     return Trial(facts={"call": f"{run.call('fork', '').removesuffix('`')} --spike {spike.peak}`"})
 
 

@@ -57,9 +57,6 @@ def trial_in_words(trial: Trial) -> str:
         first, *others = [_result(result) for result in trial.results]
         return " ".join((f"Tried: {first}", *(each[0].upper() + each[1:] for each in others)))
     facts = trial.facts
-    causes = facts.get("causes")
-    if causes is not None:
-        return f"Tried: {causes.words} (forks {' and '.join(causes.forks)})"
     if "forecasts" in facts:
         held, scored = facts["held"], facts["forecasts"]
         return (
