@@ -190,7 +190,6 @@ def test_half_and_twice_the_rate_and_twice_the_batch_are_tried_by_default(run: R
         (["skip 9:3"], "`CHANGE` 'skip 9:3' cannot be used"),
         (["follow Cosinus(0.1)"], "`CHANGE` 'follow Cosinus(0.1)' cannot be used"),
         (["warp 9"], "`CHANGE` 'warp 9' cannot be used: `alternatives` names 'warp 9'"),
-        (["--rate", "0.5x,2x"], "'rate 0.5x' 'rate 2x'`."),
         (["--at", "999"], "`at` must be between 0 and 200"),
         (
             ["--horizon", "5000 updates"],
