@@ -18,6 +18,7 @@ from gradiometer.estimation.noise import GradientNoise, NoiseSources
 from gradiometer.estimation.noise_shape import HeavyExamples, NoiseShape
 from gradiometer.estimation.preconditioned_noise import PreconditionedNoise
 from gradiometer.exploration.temperature.thermometer import Temperature
+from gradiometer.extensions import Registry
 from gradiometer.measurement.finding import Issue
 from gradiometer.measurement.gauge import Gauge
 from gradiometer.measurement.optimizer.groups import Group, family_of
@@ -25,17 +26,29 @@ from gradiometer.problems.user_code import user_code, user_module
 from gradiometer.run.configuration import OPTIMIZERS, Configuration, WatchedConfiguration
 from gradiometer.run.reader import Run
 
-GAUGES: dict[str, type[Gauge]] = {
-    gauge.name: gauge
-    for gauge in (
-        *(GradientNoise, PreconditionedNoise, NoiseShape, NoiseSources, HeavyExamples),
-        *(BatchSharpness, PreconditionedSharpness),
-        *(CurvatureAlongGradient, StepDrift, LossChange),
-        Temperature,
-        Trajectory,
-    )
-}
-"""The catalogue: the gauges of the package. The keys are their names."""
+
+def _why_no_gauge(name: str, found: object) -> str:
+    if not (isinstance(found, type) and issubclass(found, Gauge)):
+        return "is no subclass of Gauge"
+    return "" if found.name == name else f"is named {found.name!r}"
+
+
+GAUGES: Registry[type[Gauge]] = Registry(
+    "gradiometer.gauges",
+    "gauge",
+    {
+        gauge.name: gauge
+        for gauge in (
+            *(GradientNoise, PreconditionedNoise, NoiseShape, NoiseSources, HeavyExamples),
+            *(BatchSharpness, PreconditionedSharpness),
+            *(CurvatureAlongGradient, StepDrift, LossChange),
+            Temperature,
+            Trajectory,
+        )
+    },
+    _why_no_gauge,
+)
+"""The catalogue: the gauges of the package and of installed packages. The keys are their names."""
 
 GaugesAsked = str | Sequence[str | Gauge]
 """Comma-separated names, or a list of names and gauge objects. `module:Class` names a
@@ -170,7 +183,7 @@ def recorded_gauges(run: Run) -> tuple[tuple[Gauge, ...], dict[str, str]]:
 
 
 def labels_of(gauges: Iterable[Gauge], issue: Issue | None = None) -> dict[str, str]:
-    """Labels of the quantities of the catalogue and of these gauges.
+    """Labels of the quantities of the built-in gauges and of these.
 
     Args:
         gauges: Gauges that a run was measured with.
@@ -179,13 +192,18 @@ def labels_of(gauges: Iterable[Gauge], issue: Issue | None = None) -> dict[str, 
     >>> labels_of([])["noise_scale"]
     'gradient noise scale, tr Σ / ‖g‖²'
     """
-    kinds: dict[type[Gauge], None] = dict.fromkeys((*GAUGES.values(), *map(type, gauges)))
+    kinds: dict[type[Gauge], None] = dict.fromkeys((*GAUGES.built_in.values(), *map(type, gauges)))
     return {
         name: label
         for kind in kinds
         if issue in (None, kind.issue)
         for name, label in kind.labels.items()
     }
+
+
+def is_ours(gauge: Gauge) -> bool:
+    """True if the gauge comes with gradiometer: an error in it is then none of the user's code."""
+    return GAUGES.is_ours(gauge.name) and GAUGES.get(gauge.name) is type(gauge)
 
 
 def path_of(kind: type) -> str:
@@ -210,7 +228,7 @@ def _check(gauge: object) -> Gauge:
                 f"{kind.__name__}."
             )
     if not gauge.name.isidentifier() or (
-        gauge.name in GAUGES and type(gauge) is not GAUGES[gauge.name]
+        gauge.name in GAUGES and type(gauge) is not GAUGES.get(gauge.name)
     ):
         raise BadArgument(
             f"`gauges`: {type(gauge).__name__} is named {gauge.name!r}: rename it to an identifier "
@@ -264,14 +282,14 @@ def _restore(
             return known
     if record is None:
         return _from_catalogue(name, settings) if name in GAUGES else None
-    kinds = {
-        path_of(kind): kind
-        for kind in (*run.known_gauges, *GAUGES.values())
-        if isinstance(kind, type)
-    }
+    kinds = {path_of(kind): kind for kind in run.known_gauges if isinstance(kind, type)}
     path: str = record["path"]
     module, _, qualified = path.partition(":")
     kind = kinds.get(path) or getattr(sys.modules.get(module), qualified, None)
+    known_kind = GAUGES.get(name)
+    if kind is None and known_kind is not None and known_kind.__qualname__ == qualified:
+        # an installed one; its module may have moved since the run was made
+        kind = known_kind
     if not (isinstance(kind, type) and issubclass(kind, Gauge)):
         return None
     try:

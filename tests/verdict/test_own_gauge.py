@@ -277,7 +277,7 @@ def test_the_catalogue_takes_a_new_gauge_in_one_line(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A new gauge is one file and its entry: nothing else in the package names it."""
-    monkeypatch.setitem(GAUGES, LongShare.name, LongShare)
+    monkeypatch.setitem(GAUGES.built_in, LongShare.name, LongShare)
     again = watched(run.path.parent / "catalogue", gauges="noise,long_share")
     diagnosis = diagnose(again)
     assert (

@@ -24,7 +24,7 @@ from gradiometer.verdict.words import (
     spikes,
 )
 from gradiometer.verdict.words.exploration import ensemble_in_words
-from gradiometer.verdict.words.say import CLAIMS, DOUBTS, say
+from gradiometer.verdict.words.say import WORDS, say
 
 TABLES = (
     batch,
@@ -41,6 +41,9 @@ TABLES = (
     run,
     spikes,
 )
+
+CLAIMS = {claim for room in WORDS.built_in.values() for claim in room.CLAIMS}
+DOUBTS = {doubt for room in WORDS.built_in.values() for doubt in getattr(room, "DOUBTS", {})}
 
 
 @pytest.fixture(scope="module")

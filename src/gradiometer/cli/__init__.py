@@ -27,6 +27,7 @@ from gradiometer.cli.show import show
 from gradiometer.cli.train import resume, train
 from gradiometer.cli.tune import tune
 from gradiometer.errors import user_line
+from gradiometer.extensions import Registry
 
 EXIT_CODES = """\
 Exit codes: 0 done; 1 a bug in gradiometer; 2 bad input; 3 a finding at or above --fail-on;
@@ -35,12 +36,30 @@ GRADIOMETER_DEBUG=1 adds the traceback to an error.
 """
 
 
+# The commands, in the order in which they are needed.
+COMMANDS: Registry[click.Command] = Registry(
+    "gradiometer.commands",
+    "command",
+    {
+        str(command.name): command
+        for command in (
+            *(demo, train, resume, tune, fork, measure, ensemble, runs, show, doctor, learn),
+        )
+    },
+    lambda name, found: "" if isinstance(found, click.Command) else "is no click command",
+)
+
+
 class Commands(click.Group):
-    """The commands in the order in which they are needed."""
+    """The commands of gradiometer and of installed packages."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Their names."""
-        return list(self.commands)
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of this name."""
+        return COMMANDS.get(cmd_name)
 
 
 @click.group(
@@ -67,7 +86,7 @@ def gradiometer(context: click.Context, trust: bool) -> None:
         context.with_resource(trusting())
 
 
-for verb in (demo, train, resume, tune, fork, measure, ensemble, runs, show, doctor, learn):
+for verb in COMMANDS.built_in.values():
     gradiometer.add_command(verb)
 
 

@@ -1,13 +1,14 @@
 """The names of the problems, and `load`."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, KeysView
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 from gradiometer.errors import BadArgument
+from gradiometer.extensions import Registry
 
 if TYPE_CHECKING:  # the command line lists the names without torch
     import gradiometer.problems.problem
@@ -15,7 +16,7 @@ if TYPE_CHECKING:  # the command line lists the names without torch
 
 @dataclass(frozen=True)
 class Shipped:
-    """A problem that comes with the package.
+    """A problem that comes with this or another package, by its name.
 
     Args:
         home: The module whose `load` makes it.
@@ -28,7 +29,7 @@ class Shipped:
     takes: frozenset[str] = frozenset()
 
 
-KNOWN: Mapping[str, Shipped] = {
+_SHIPPED: dict[str, Shipped] = {
     "digits": Shipped("gradiometer.problems.images.digits", ("mlp", "cnn")),
     "fashion-mnist": Shipped(
         "gradiometer.problems.images.fashion_mnist", ("mlp", "cnn"), frozenset({"data_dir"})
@@ -63,7 +64,15 @@ KNOWN: Mapping[str, Shipped] = {
         "gradiometer.lab.closed_forms.double_well", ("walker",), frozenset({"seed"})
     ),
 }
-NAMES = tuple(KNOWN)
+KNOWN: Registry[Shipped] = Registry(
+    "gradiometer.problems",
+    "problem",
+    _SHIPPED,
+    lambda name, found: "" if isinstance(found, Shipped) else "is no `problems.Shipped`",
+)
+
+# A view: packages are searched for problems when somebody looks.
+NAMES: KeysView[str] = KNOWN.keys()
 
 
 def load(
@@ -121,7 +130,8 @@ def load(
     return made
 
 
-def nearest(wanted: str, names: tuple[str, ...]) -> str:
+def nearest(wanted: str, names: Iterable[str]) -> str:
     """For a message: the most similar name, if one is similar, and all names."""
+    names = tuple(names)
     close = get_close_matches(wanted.lower().replace("_", "-"), names, n=1)
     return f"{f'did you mean {close[0]}? Available' if close else 'available'}: {', '.join(names)}"

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 
-from gradiometer.gauges import GAUGES
+from gradiometer.gauges import is_ours
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.gauge import Gauge, estimates_of
 from gradiometer.measurement.reading import Series
@@ -52,6 +52,6 @@ class Curves(Mapping[str, Curve]):
 
 def errors_of_gauge(gauge: Gauge) -> AbstractContextManager[object]:
     """A context in which errors are those of a person's gauge, unless it is one of ours."""
-    if type(gauge) in GAUGES.values():
+    if is_ours(gauge):
         return nullcontext()
     return user_code(f"{type(gauge).__name__}.estimate")

@@ -34,7 +34,7 @@ from gradiometer.estimation.batch_advice import is_outranked
 from gradiometer.estimation.batch_table import PRECONDITIONED
 from gradiometer.estimation.noise import GradientNoise
 from gradiometer.estimation.products import is_of_products
-from gradiometer.gauges import GAUGES, labels_of, recorded_gauges
+from gradiometer.gauges import is_ours, labels_of, recorded_gauges
 from gradiometer.loop.recorded.incidents import IncidentCause, spikes_of
 from gradiometer.loop.recorded.trials import (
     cooled_finding,
@@ -236,7 +236,7 @@ def _of_gauges(
             try:
                 latest = estimates_of(gauge, series.at_newest(), level)
             except (KeyError, TypeError) as error:
-                if type(gauge) not in GAUGES.values():
+                if not is_ours(gauge):
                     raise
                 # of one or two readings, a spoiled one may have been taken for the usual shape
                 missing = (

@@ -1,10 +1,12 @@
-"""The sections of the page, in order. A new section needs a file like `loss.py` and a line here."""
+"""The sections of the page, in order. A new section needs a file like `loss.py` and a line here.
+An installed package adds one by an entry point."""
 
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
 
 from gradiometer.errors import UserCodeFailed, ran_out_of_memory, summary
+from gradiometer.extensions import Registry
 from gradiometer.report.sections.convergence import convergence_section
 from gradiometer.report.sections.drift import drift_section
 from gradiometer.report.sections.ensemble import ensemble_section
@@ -17,16 +19,23 @@ from gradiometer.run.reader import Run
 from gradiometer.verdict.diagnosis import Diagnosis
 
 # The page's sections: the loss, its spikes, what other settings would have done to it, then the
-# lecture's order.
-SECTIONS: tuple[Callable[[Run, Diagnosis], Section], ...] = (
-    loss_section,
-    spikes_section,
-    forks_section,
-    estimation_section,
-    drift_section,
-    convergence_section,
-    exploration_section,
-    ensemble_section,
+# lecture's order, then those that packages add.
+MakeSection = Callable[[Run, Diagnosis], Section]
+
+SECTIONS: Registry[MakeSection] = Registry(
+    "gradiometer.sections",
+    "section",
+    {
+        "loss": loss_section,
+        "spikes": spikes_section,
+        "forks": forks_section,
+        "estimation": estimation_section,
+        "drift": drift_section,
+        "convergence": convergence_section,
+        "exploration": exploration_section,
+        "ensemble": ensemble_section,
+    },
+    lambda name, found: "" if callable(found) else "is no function",
 )
 
 
@@ -67,16 +76,15 @@ def sections(run: Run, diagnosis: Diagnosis) -> tuple[Section, ...]:
         UserCodeFailed: If a gauge of the person raises when its curve is made.
     """
     shown = []
-    for section in SECTIONS:
+    for name, section in SECTIONS.items():
         try:
             drawn = section(run, diagnosis)
-            shown.append(replace(drawn, method=METHODS.get(drawn.name, "")))
+            shown.append(replace(drawn, method=drawn.method or METHODS.get(name, "")))
         except UserCodeFailed:
             raise
         except Exception as error:
             if ran_out_of_memory(error):
                 raise
-            name = section.__name__.removesuffix("_section")
             words = f"the section could not be drawn: {summary(error)}"
             warnings.warn(f"{run.path}: {name}: {words}", RuntimeWarning, stacklevel=2)
             # under another name, so that no card takes it as its evidence and leaves its words out

@@ -7,6 +7,7 @@ from types import ModuleType
 from typing import Any
 
 from gradiometer.errors import BadArgument
+from gradiometer.extensions import Registry
 from gradiometer.measurement.estimate import Estimate, counted
 from gradiometer.measurement.finding import Doubt, Finding, State
 from gradiometer.run.configuration import Configuration, WatchedConfiguration
@@ -45,16 +46,42 @@ ROOMS: tuple[ModuleType, ...] = (
     spikes,
 )
 
-# A function that says each claim of a gauge. Those of triage are in a table of their own: both say
-# `batch_small`, from other numbers.
-CLAIMS: Mapping[str, Callable[[Finding], Sentences]] = {
-    claim: words for room in ROOMS for claim, words in room.CLAIMS.items()
-}
+Says = Callable[[Finding], Sentences]
+SaysDoubt = Callable[[Doubt], str]
 
-# A function that says each doubt.
-DOUBTS: Mapping[str, Callable[[Doubt], str]] = {
-    doubt: words for room in ROOMS for doubt, words in getattr(room, "DOUBTS", {}).items()
-}
+# Modules with a table CLAIMS, and one of DOUBTS where there are any.
+WORDS: Registry[ModuleType] = Registry(
+    "gradiometer.words",
+    "table of words",
+    {room.__name__.rpartition(".")[2]: room for room in ROOMS},
+    lambda name, found: "" if isinstance(getattr(found, "CLAIMS", None), Mapping) else NO_CLAIMS,
+)
+NO_CLAIMS = "has no table CLAIMS"
+
+
+def claims_of_gauges() -> Mapping[str, Says]:
+    """A function that says each claim of a gauge. Those of triage are in a table of their own: both
+    say `batch_small`, from other numbers."""
+    return {claim: words for room in WORDS.values() for claim, words in room.CLAIMS.items()}
+
+
+def _words_of(claim: str) -> Says | None:
+    """The function that says a claim of a gauge. Packages are asked for what is not built in."""
+    for name in WORDS:
+        room = WORDS.get(name)
+        if room is not None and claim in room.CLAIMS:
+            found: Says = room.CLAIMS[claim]
+            return found
+    return None
+
+
+def _words_of_doubt(kind: str) -> SaysDoubt | None:
+    """The function that says a doubt of a gauge."""
+    for name in WORDS:
+        doubts: Mapping[str, SaysDoubt] = getattr(WORDS.get(name), "DOUBTS", {})
+        if kind in doubts:
+            return doubts[kind]
+    return None
 
 
 def say(finding: Finding) -> Sentences:
@@ -73,21 +100,22 @@ def say(finding: Finding) -> Sentences:
     >>> say(finding).seen
     'B = 32 is near the gradient noise scale 40.0 [40.0, 40.0] (0 measured steps).'
     """
-    claims = triage.CLAIMS if finding.gauge == GAUGE else CLAIMS
-    if finding.claim not in claims:
+    of_triage = finding.gauge == GAUGE
+    words = triage.CLAIMS.get(finding.claim) if of_triage else _words_of(finding.claim)
+    if words is None:
         raise BadArgument(
             f"`claim` must be in the table of words or 'own', got {finding.claim!r}: a gauge of "
-            "your own says 'own' and gives its sentences in `facts`."
+            "your own says 'own' and gives its sentences in `facts`, or its package adds words."
         )
-    sentences = claims[finding.claim](finding)
-    doubts = triage.DOUBTS if finding.gauge == GAUGE else DOUBTS
+    sentences = words(finding)
     if finding.facts.get("withheld"):  # triage found something that comes first
         sentences = replace(sentences, paste=(), suggestion="", forecast="")
     caveats = [sentences.caveat]
     for doubt in finding.doubts:
-        if doubt.kind not in doubts:
+        says = triage.DOUBTS.get(doubt.kind) if of_triage else _words_of_doubt(doubt.kind)
+        if says is None:
             raise BadArgument(f"`doubts` must be in the table of words, got {doubt.kind!r}.")
-        caveats.append(doubts[doubt.kind](doubt))
+        caveats.append(says(doubt))
     return replace(
         sentences,
         caveat=" ".join(text for text in caveats if text),
@@ -107,7 +135,7 @@ def in_brief(finding: Finding | None) -> str:
     words = triage.WORDS.get(Claim(finding.claim)) if finding.claim in triage.CLAIMS else None
     if finding.claim == Claim.UNDECIDED and finding.doubts:
         words = triage.MAY_END_LOWER
-    brief = getattr(words or CLAIMS.get(finding.claim), "brief", "")
+    brief = getattr(words or _words_of(finding.claim), "brief", "")
     if brief:
         return str(brief)
     if finding.state is State.CANNOT_TELL:
