@@ -14,10 +14,10 @@ import altair as alt
 import torch
 
 from gradiometer import BadArgument, Objective, Problem
-from gradiometer.lab.lecture import Ground, Move, moves
 from gradiometer.measurement import Batch
 from gradiometer.problems import load
 from gradiometer.report.charts import save_png
+from gradiometer_lab.lecture import Ground, Move, moves
 
 BATCH_SIZE = 32
 EXAMPLES = 10_000

@@ -37,16 +37,26 @@ def called(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, st
     return ended.value.code, captured.out, captured.err
 
 
+def commands_of(group: click.Group) -> Iterator[tuple[str, click.Command]]:
+    """The commands of a group with their names, those of entry points, too."""
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        yield name, command
+
+
 def unknown_words(arguments: Sequence[str]) -> list[str]:
     """Of a command line in a document: its command, if there is none, or the flags that the command
     does not have."""
     command: click.Command = gradiometer
     rest = list(arguments)
     while isinstance(command, click.Group) and rest:
-        if rest[0] in command.commands:
-            command = command.commands[rest.pop(0)]
+        inner = dict(commands_of(command))
+        if rest[0] in inner:
+            command = inner[rest.pop(0)]
         elif command.name == "runs":
-            command = command.commands["list"]
+            command = inner["list"]
         else:
             return rest[:1]
     known = {name for each in command.params for name in [*each.opts, *each.secondary_opts]}
@@ -56,7 +66,7 @@ def unknown_words(arguments: Sequence[str]) -> list[str]:
 def leaves(command: click.Command = gradiometer) -> Iterator[click.Command]:
     """Every command that does something: those of groups, too."""
     if isinstance(command, click.Group):
-        for inner in command.commands.values():
+        for _, inner in commands_of(command):
             yield from leaves(inner)
     else:
         yield command

@@ -10,8 +10,10 @@ from jaxtyping import Float, Int
 from gradiometer.convergence.theorem.theorem import read
 from gradiometer.convergence.trajectory.endpoint import MANY, Endpoint
 from gradiometer.convergence.trajectory.path_facts import Kind
-from gradiometer.lab.closed_forms import Quadratic
-from gradiometer.lab.counterexamples import (
+from gradiometer.measurement import Objective
+from gradiometer.problems import Problem
+from gradiometer_lab.closed_forms import Quadratic
+from gradiometer_lab.counterexamples import (
     DEAD_UNIT,
     Arctangent,
     Counterexample,
@@ -23,8 +25,6 @@ from gradiometer.lab.counterexamples import (
     Winding,
     dead_unit,
 )
-from gradiometer.measurement import Objective
-from gradiometer.problems import Problem
 from known_steps import kept_steps
 
 

@@ -8,11 +8,11 @@ from functools import cached_property
 import numpy as np
 
 from cases.quadratic_law import QuadraticLaw
-from gradiometer.lab.closed_forms import Quadratic
 from gradiometer.loop import Alternative, BatchSize, CoolNow, Momentum, Rate
 from gradiometer.loop.branch import Branch, BranchResult, tail_factor
 from gradiometer.loop.changes.alternative import GoOn
 from gradiometer.loop.readout import Readout
+from gradiometer_lab.closed_forms import Quadratic
 
 BATCH, UNIT = 8, 4
 """Examples in a batch, and in the smallest batch of any alternative."""

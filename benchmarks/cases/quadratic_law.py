@@ -8,7 +8,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from gradiometer.exploration.temperature.stationary_law import update_kick, update_matrices
-from gradiometer.lab.closed_forms.quadratic import Matrix, Point, Quadratic
+from gradiometer_lab.closed_forms.quadratic import Matrix, Point, Quadratic
 
 Means = Float[np.ndarray, "params 2"]
 Covariances = Float[np.ndarray, "params params 2 2"]
@@ -35,7 +35,7 @@ class QuadraticLaw:
 
     Example:
         >>> import numpy as np
-        >>> from gradiometer.lab.closed_forms import Quadratic
+        >>> from gradiometer_lab.closed_forms import Quadratic
         >>> from quadratic_law import QuadraticLaw
         >>> quadratic = Quadratic([1.0, 0.1], [1.0, 1.0])
         >>> start = QuadraticLaw.at(quadratic, [1.0, 1.0])

@@ -30,6 +30,7 @@ Given = ParamSpec("Given")
 Returned = TypeVar("Returned")
 
 # A library may be reached by a link, and lie outside of the environment: for all users, or for one.
+# Beside this package lies the laboratory, whose name begins with that of this one.
 _OURS = (str(Path(__file__).parent), str(Path(__file__).resolve().parent))
 _STANDARD = sysconfig.get_path("stdlib")
 _INSTALLED = {"site-packages", "dist-packages"}
@@ -220,7 +221,7 @@ def user_line(error: BaseException) -> str:
         if file == _SENT:
             file = (
                 "<ours>"
-                if module.partition(".")[0] == "gradiometer"
+                if module.partition(".")[0] in ("gradiometer", "gradiometer_lab")
                 else frame.f_globals.get("__file__", module)
             )
         # A file of gradiometer, of Python or of an installed library, or none.

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 import pytest
 
-from command_line import called
+from command_line import called, commands_of
 from gradiometer import BadArgument
 from gradiometer.cli import gradiometer
 from gradiometer.loop import alternative_of
@@ -133,7 +133,7 @@ def numbers(
 ) -> Iterator[tuple[tuple[str, ...], str]]:
     """Every command, with each of its options that take a number or a text."""
     if isinstance(command, click.Group):
-        for name, inner in command.commands.items():
+        for name, inner in commands_of(command):
             yield from numbers(inner, (*words, name))
         return
     for each in command.params:

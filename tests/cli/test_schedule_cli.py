@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from command_line import spent
 from gradiometer import BadArgument
-from gradiometer.cli.learn.schedule import schedule as verb
+from gradiometer_lab.learn.schedule import schedule as verb
 
 
 def test_json_holds_all_verdicts_and_loads_no_heavy_library() -> None:
@@ -23,7 +23,7 @@ def test_json_holds_all_verdicts_and_loads_no_heavy_library() -> None:
         "Cosine(0.1, steps=1000)",
     ]
     program = (
-        "import sys; from gradiometer.cli.learn.schedule import schedule; "
+        "import sys; from gradiometer_lab.learn.schedule import schedule; "
         "schedule.main(sys.argv[1:], standalone_mode=False);assert not {'torch', 'sympy', "
         "'altair'} & set(sys.modules)"
     )

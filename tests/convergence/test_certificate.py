@@ -23,7 +23,6 @@ from gradiometer.convergence.certificate.lowest_curvature import (
 )
 from gradiometer.drift import Curvature
 from gradiometer.drift.lanczos import VectorProduct, eigenvalues
-from gradiometer.lab.closed_forms import Quadratic
 from gradiometer.measurement import Batch, Draw, Estimate, Objective, Sampling, supervised
 from gradiometer.measurement.gradient_graph import flat
 from gradiometer.problems import Examples, load
@@ -31,6 +30,7 @@ from gradiometer.run import Configuration, Run
 from gradiometer.run.artifacts import load_artifacts
 from gradiometer.train import train
 from gradiometer.verdict.words.say import say
+from gradiometer_lab.closed_forms import Quadratic
 
 FRESH = Sampling(Draw.FRESH)
 

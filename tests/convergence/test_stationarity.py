@@ -13,7 +13,7 @@ from gradiometer.convergence.plateau.extrapolation import (
     Extrapolation,
     extrapolated_gain,
 )
-from gradiometer.lab.closed_forms import Quadratic
+from gradiometer_lab.closed_forms import Quadratic
 from streams import Observation, Stream
 
 CURVATURES = (1.0, 0.3, 0.1)

@@ -6,8 +6,8 @@ import pytest
 from click.testing import CliRunner
 
 from gradiometer import theorem
-from gradiometer.cli.learn.schedule import schedule as command
 from gradiometer.convergence.schedules import Formula, Linear
+from gradiometer_lab.learn.schedule import schedule as command
 
 
 @pytest.mark.parametrize(

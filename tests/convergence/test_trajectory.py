@@ -22,13 +22,13 @@ from gradiometer.convergence.trajectory.trajectory import (
     _signs,
     sketch,
 )
-from gradiometer.lab.closed_forms import Quadratic
 from gradiometer.measurement import Estimate, Finding, Objective, State, supervised
 from gradiometer.problems import load
 from gradiometer.run import Configuration, Run
 from gradiometer.train import resume, train
 from gradiometer.train.loop import Trainer
 from gradiometer.verdict.words.say import say
+from gradiometer_lab.closed_forms import Quadratic
 from known_steps import kept_steps
 from trajectory_cases import CASES, Case, named
 

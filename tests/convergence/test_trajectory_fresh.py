@@ -11,8 +11,12 @@ from gradiometer import diagnose
 from gradiometer.convergence.trajectory import Trajectory
 from gradiometer.convergence.trajectory.endpoint import NAME, endpoint_of
 from gradiometer.convergence.trajectory.path_facts import Trail, facts_of, kind_of
-from gradiometer.lab.closed_forms import Quadratic
-from gradiometer.lab.counterexamples import (
+from gradiometer.measurement import State
+from gradiometer.problems import load
+from gradiometer.run import Configuration
+from gradiometer.train import train
+from gradiometer_lab.closed_forms import Quadratic
+from gradiometer_lab.counterexamples import (
     Arctangent,
     LogCosh,
     Mirrored,
@@ -21,10 +25,6 @@ from gradiometer.lab.counterexamples import (
     Softplus,
     Winding,
 )
-from gradiometer.measurement import State
-from gradiometer.problems import load
-from gradiometer.run import Configuration
-from gradiometer.train import train
 from trajectory_cases import Case, named
 
 SEED = 101

@@ -15,7 +15,6 @@ from gradiometer.cli.measure.sharpness import sharpness
 from gradiometer.drift import Curvature
 from gradiometer.drift.curvature import survey
 from gradiometer.drift.curvature_survey import Survey
-from gradiometer.lab.closed_forms import Quadratic
 from gradiometer.measurement import Estimate, Objective
 from gradiometer.problems import load
 from gradiometer.report.charts import save_png
@@ -25,6 +24,7 @@ from gradiometer.run import Configuration, Run
 from gradiometer.run.artifacts import load_artifacts, save_artifact
 from gradiometer.storage.journal import plain
 from gradiometer.train import train
+from gradiometer_lab.closed_forms import Quadratic
 from report_run import run_in
 
 CURVATURES = np.geomspace(0.01, 5, 30)

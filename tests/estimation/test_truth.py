@@ -9,10 +9,12 @@ import torch
 from click.testing import CliRunner
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from gradiometer.cli.learn.selftest import selftest
 from gradiometer.estimation import noise
-from gradiometer.lab.selftest import checks
-from gradiometer.lab.selftest.checks import (
+from gradiometer.measurement import Draw
+from gradiometer.measurement.reading import Spread
+from gradiometer_lab.learn.selftest import selftest
+from gradiometer_lab.selftest import checks
+from gradiometer_lab.selftest.checks import (
     Bench,
     SelfTest,
     coverage,
@@ -22,14 +24,12 @@ from gradiometer.lab.selftest.checks import (
     run_checks,
     windows_of_readings,
 )
-from gradiometer.lab.selftest.known import (
+from gradiometer_lab.selftest.known import (
     KnownProblem,
     KnownQuadratic,
     known_network,
     known_problems,
 )
-from gradiometer.measurement import Draw
-from gradiometer.measurement.reading import Spread
 
 QUADRATIC, LOGISTIC, MLP = known_problems()
 PROBLEMS = pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_the_exit_code_says_whether_all_checks_passed(
     made: list[SelfTest], code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "gradiometer.lab.selftest.checks.run_checks", lambda full, progress, pool: made
+        "gradiometer_lab.selftest.checks.run_checks", lambda full, progress, pool: made
     )
     assert selftest.main(["--json"], standalone_mode=False) == code
 
@@ -197,7 +197,7 @@ def test_the_table_marks_failed_checks_with_a_word_and_a_sign(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(
-        "gradiometer.lab.selftest.checks.run_checks", lambda full, progress, pool: [PASSED, FAILED]
+        "gradiometer_lab.selftest.checks.run_checks", lambda full, progress, pool: [PASSED, FAILED]
     )
     printed = CliRunner().invoke(selftest, [], env={"COLUMNS": "160"}).output
     rows = [line for line in printed.splitlines() if "quadratic" in line]
@@ -208,7 +208,7 @@ def test_the_table_marks_failed_checks_with_a_word_and_a_sign(
 
 def test_json_holds_every_check_and_the_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "gradiometer.lab.selftest.checks.run_checks", lambda full, progress, pool: [PASSED, FAILED]
+        "gradiometer_lab.selftest.checks.run_checks", lambda full, progress, pool: [PASSED, FAILED]
     )
     printed = json.loads(CliRunner().invoke(selftest, ["--json"]).stdout)
     assert printed["passed"] is False

@@ -9,10 +9,10 @@ import torch
 
 from gradiometer import BadArgument
 from gradiometer.exploration.temperature.stationary_law import passage_steps
-from gradiometer.lab.closed_forms.double_well import DoubleWell
 from gradiometer.measurement import Estimate, Objective
 from gradiometer.measurement.uncertainty import weighted_slope
 from gradiometer.problems import registry
+from gradiometer_lab.closed_forms.double_well import DoubleWell
 
 RATE = 0.05
 

@@ -7,11 +7,11 @@ import pytest
 from click.testing import CliRunner
 
 from gradiometer import BadArgument
-from gradiometer.cli.learn.sample import sample
 from gradiometer.exploration.chains import mixing
 from gradiometer.exploration.chains.mixing import rank_counts
 from gradiometer.report.charts import save_png
 from gradiometer.report.charts.mixing_charts import autocorrelation_chart, rank_chart, trace_chart
+from gradiometer_lab.learn.sample import sample
 
 MEMORY = 0.6
 

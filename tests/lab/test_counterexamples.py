@@ -9,7 +9,8 @@ import torch
 
 from gradiometer.convergence.theorem import theorem
 from gradiometer.drift import Curvature
-from gradiometer.lab.counterexamples import (
+from gradiometer.measurement import Objective
+from gradiometer_lab.counterexamples import (
     COUNTEREXAMPLES,
     Arctangent,
     Counterexample,
@@ -22,7 +23,6 @@ from gradiometer.lab.counterexamples import (
     dead_unit,
     load,
 )
-from gradiometer.measurement import Objective
 
 STANDARD_ERRORS = 4.0
 """One comparison in 16,000 is further off by chance."""

@@ -10,9 +10,10 @@ import pytest
 
 from gradiometer import BadArgument
 from gradiometer.cli import main
-from gradiometer.lab.lecture.catalogue import STATEMENTS, chosen
-from gradiometer.lab.lecture.site import Site, prediction, write_site
-from gradiometer.lab.lecture.statement import (
+from gradiometer.measurement import Estimate
+from gradiometer_lab.lecture.catalogue import STATEMENTS, chosen
+from gradiometer_lab.lecture.site import Site, prediction, write_site
+from gradiometer_lab.lecture.statement import (
     Circumstance,
     Experiment,
     ExperimentResult,
@@ -23,7 +24,6 @@ from gradiometer.lab.lecture.statement import (
     result,
     run,
 )
-from gradiometer.measurement import Estimate
 
 
 def within(low: float, high: float) -> Estimate:

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gradiometer.lab.closed_forms import OneDimensional
-from gradiometer.lab.closed_forms.double_well import DoubleWell
-from gradiometer.lab.counterexamples import Arctangent, LogCosh, Saddle
-from gradiometer.lab.lecture.catalogue import STATEMENTS
-from gradiometer.lab.lecture.site import write_site
-from gradiometer.lab.lecture.statement import result
+from gradiometer_lab.closed_forms import OneDimensional
+from gradiometer_lab.closed_forms.double_well import DoubleWell
+from gradiometer_lab.counterexamples import Arctangent, LogCosh, Saddle
+from gradiometer_lab.lecture.catalogue import STATEMENTS
+from gradiometer_lab.lecture.site import write_site
+from gradiometer_lab.lecture.statement import result
 
 sync_api = pytest.importorskip("playwright.sync_api")
 

@@ -6,10 +6,11 @@ from dataclasses import replace
 import pytest
 
 from gradiometer.convergence.schedules import SnapshotCycle
-from gradiometer.lab.lecture import s05, s07, s08, s12
-from gradiometer.lab.lecture.catalogue import STATEMENTS
-from gradiometer.lab.lecture.network import digits_network
-from gradiometer.lab.lecture.statement import (
+from gradiometer.measurement import Estimate
+from gradiometer_lab.lecture import s05, s07, s08, s12
+from gradiometer_lab.lecture.catalogue import STATEMENTS
+from gradiometer_lab.lecture.network import digits_network
+from gradiometer_lab.lecture.statement import (
     Circumstance,
     Experiment,
     ExperimentResult,
@@ -19,7 +20,6 @@ from gradiometer.lab.lecture.statement import (
     predict,
     result,
 )
-from gradiometer.measurement import Estimate
 
 
 def within(low: float, high: float) -> Estimate:

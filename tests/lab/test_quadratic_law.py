@@ -8,7 +8,7 @@ import pytest
 import torch
 from cases.quadratic_law import QuadraticLaw
 
-from gradiometer.lab.closed_forms import Quadratic
+from gradiometer_lab.closed_forms import Quadratic
 
 GENERATOR = np.random.default_rng(5)
 ROTATION = np.linalg.qr(GENERATOR.standard_normal((3, 3)))[0]

@@ -10,7 +10,6 @@ import pytest
 from command_line import called
 from forked_run import fork_of
 from gradiometer import BadArgument, Interrupted, Problem, diagnose
-from gradiometer.lab.closed_forms import Quadratic
 from gradiometer.loop import forks_of
 from gradiometer.run import Configuration, Run
 from gradiometer.run import problem as recorded
@@ -21,6 +20,7 @@ from gradiometer.train.policies import RateForks, policies_of
 from gradiometer.train.restoring import state_at
 from gradiometer.train.training import Training
 from gradiometer.verdict import say
+from gradiometer_lab.closed_forms import Quadratic
 from stopped_training import StopAt, weights
 
 STEPS = 200

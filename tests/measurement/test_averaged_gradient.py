@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from gradiometer import BadArgument
-from gradiometer.lab.closed_forms import Quadratic
-from gradiometer.lab.lecture import Ground, moves
 from gradiometer.measurement import Objective
+from gradiometer_lab.closed_forms import Quadratic
+from gradiometer_lab.lecture import Ground, moves
 
 CURVATURES = np.array([0.05, 0.2, 1.0, 2.0])
 NOISE = np.array([0.1, 0.4, 1.0, 3.0])

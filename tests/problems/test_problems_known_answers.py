@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from gradiometer.lab.closed_forms import OneDimensional, Quadratic
 from gradiometer.measurement import Objective
 from gradiometer.problems import Problem
+from gradiometer_lab.closed_forms import OneDimensional, Quadratic
 
 STANDARD_ERRORS = 4.0
 """One comparison in 16,000 is further off by chance."""

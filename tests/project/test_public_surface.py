@@ -15,8 +15,8 @@ import gradiometer
 ROOT = Path(gradiometer.__file__).parent
 PROJECT = ROOT.parents[1]
 ROOMS = [
-    ".".join(("gradiometer", *stub.parent.relative_to(ROOT).parts))
-    for stub in sorted(ROOT.rglob("__init__.pyi"))
+    ".".join(stub.parent.relative_to(ROOT.parent).parts)
+    for stub in sorted(ROOT.parent.glob("gradiometer*/**/__init__.pyi"))
 ]
 OPTIONAL = {
     "gradiometer.integrations": {
@@ -42,9 +42,9 @@ def imports(path: Path) -> Iterator[tuple[str, str]]:
     )
     for block in blocks:
         for node in ast.walk(ast.parse(block)):
-            if (
-                isinstance(node, ast.ImportFrom)
-                and (node.module or "").partition(".")[0] == "gradiometer"
+            if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] in (
+                "gradiometer",
+                "gradiometer_lab",
             ):
                 yield from ((str(node.module), alias.name) for alias in node.names)
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from faint_words import FAINT
-from gradiometer.lab.lecture.catalogue import STATEMENTS
-from gradiometer.lab.lecture.site import write_site
-from gradiometer.lab.lecture.statement import result
 from gradiometer.report.compare import compare, write_comparison
 from gradiometer.report.overview import listing, write_overview
 from gradiometer.report.page import write_page
+from gradiometer_lab.lecture.catalogue import STATEMENTS
+from gradiometer_lab.lecture.site import write_site
+from gradiometer_lab.lecture.statement import result
 from report_run import diagnosis_of, run_in
 
 sync_api = pytest.importorskip("playwright.sync_api")

@@ -19,7 +19,6 @@ from gradiometer.convergence.plateau.noise_floor import (
     gain_of_averaging,
     plateau_since,
 )
-from gradiometer.lab.closed_forms import Quadratic
 from gradiometer.loop import Effect, Fork, Hold, Loop, engine, forking, forks_of
 from gradiometer.loop.branch import Branch
 from gradiometer.loop.changes.alternative import GoOn
@@ -40,6 +39,7 @@ from gradiometer.train.policies import Cool
 from gradiometer.train.restoring import state_at
 from gradiometer.train.training import Training
 from gradiometer.verdict.words.say import say
+from gradiometer_lab.closed_forms import Quadratic
 from stopped_training import StopAt, weights
 
 CURVATURES = [1.0, 0.5, 0.2]

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from cases.quadratic_law import QuadraticLaw
 
-from gradiometer.lab.closed_forms import Quadratic
 from gradiometer.loop.readout import Readout
 from gradiometer.tuning.race import FIRST, Entry, LaneRace
 from gradiometer.tuning.tuned import Tried
+from gradiometer_lab.closed_forms import Quadratic
 
 CURVATURES = np.geomspace(0.05, 1, 6)
 QUADRATIC = Quadratic(np.diag(CURVATURES), np.diag(CURVATURES))

@@ -20,7 +20,6 @@ from gradiometer.cli.demo import demo
 from gradiometer.cli.doctor import doctor
 from gradiometer.cli.ensemble import ensemble
 from gradiometer.cli.fork import fork
-from gradiometer.cli.learn import learn
 from gradiometer.cli.measure import measure
 from gradiometer.cli.runs import runs
 from gradiometer.cli.show import show
@@ -42,9 +41,7 @@ COMMANDS: Registry[click.Command] = Registry(
     "command",
     {
         str(command.name): command
-        for command in (
-            *(demo, train, resume, tune, fork, measure, ensemble, runs, show, doctor, learn),
-        )
+        for command in (*(demo, train, resume, tune, fork, measure, ensemble, runs, show, doctor),)
     },
     lambda name, found: "" if isinstance(found, click.Command) else "is no click command",
 )

@@ -34,35 +34,6 @@ _SHIPPED: dict[str, Shipped] = {
     "fashion-mnist": Shipped(
         "gradiometer.problems.images.fashion_mnist", ("mlp", "cnn"), frozenset({"data_dir"})
     ),
-    "linear-regression": Shipped(
-        "gradiometer.lab.closed_forms.linear_regression", ("slopes",), frozenset({"seed"})
-    ),
-    "logistic-regression": Shipped(
-        "gradiometer.lab.closed_forms.logistic_regression", ("weights",)
-    ),
-    "one-dimensional": Shipped(
-        "gradiometer.lab.closed_forms.one_dimensional", ("position",), frozenset({"seed"})
-    ),
-    "quadratic": Shipped(
-        "gradiometer.lab.closed_forms.quadratic", ("position",), frozenset({"seed"})
-    ),
-    "counterexample": Shipped(
-        "gradiometer.lab.counterexamples",
-        (
-            "arctangent",
-            "softplus",
-            "saddle",
-            "mirrored",
-            "two-cycle",
-            "winding",
-            "ring",
-            "dead-unit",
-        ),
-        frozenset({"seed"}),
-    ),
-    "double-well": Shipped(
-        "gradiometer.lab.closed_forms.double_well", ("walker",), frozenset({"seed"})
-    ),
 }
 KNOWN: Registry[Shipped] = Registry(
     "gradiometer.problems",

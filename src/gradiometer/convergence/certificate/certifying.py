@@ -184,7 +184,7 @@ def certify(
     >>> from gradiometer.convergence.certificate import certify
     >>> from gradiometer.convergence.certificate.certifying import gradient_squared
     >>> from gradiometer import Objective
-    >>> from gradiometer.lab.closed_forms import Quadratic
+    >>> from gradiometer_lab.closed_forms import Quadratic
     >>> problem = Quadratic([1.0, 4.0], [1.0, 1.0]).problem(examples=100, start=[2.0, 1.0])
     >>> objective = Objective(problem.model(), problem.loss)
     >>> start, _ = gradient_squared(objective, problem.train, exact=True)
