@@ -33,9 +33,9 @@ from gradiometer.run.budget import Budget
 from gradiometer.run.checkpoints import load_latest
 from gradiometer.run.folder import RunFolder
 from gradiometer.train import loop as loops
-from gradiometer.train import loop_at, policies, train
+from gradiometer.train import loop_at, train
 from gradiometer.train.cooling import Cooling, TrainProbe
-from gradiometer.train.policies import Cool
+from gradiometer.train.policies import Cool, ForkedTraining
 from gradiometer.train.restoring import state_at
 from gradiometer.train.training import Training
 from gradiometer.verdict.words.say import say
@@ -206,9 +206,9 @@ def test_a_fork_decides(
     monkeypatch.setattr(
         Fork, "effects", lambda _, *readout, level: asked.append((*readout, level)) or [effect]
     )
-    monkeypatch.setattr(policies, "fork_now", lambda *_, **__: fork)
+    monkeypatch.setattr(ForkedTraining, "fork", lambda *_, **__: fork)
     assert training.cooling is not None
-    decision = Cool(training.cooling).decide(training, cooled)
+    decision = Cool(training.cooling).decide(ForkedTraining(training, cooled.path))
     assert (decision["begins"], decision["fork"]) == (begins, "0001")
     assert training.cooling.begins == begins
     # its ends are one-sided bounds at the run's 90 %

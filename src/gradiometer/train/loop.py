@@ -40,7 +40,7 @@ from gradiometer.run.problem import configuration_of, problem_of
 from gradiometer.run.ranks import RankLost, Ranks, together
 from gradiometer.run.reader import Run
 from gradiometer.run.recorder import Recorder
-from gradiometer.train.policies import policies_of, remember
+from gradiometer.train.policies import ForkedTraining, policies_of
 from gradiometer.train.restoring import capture, fitting, restore
 from gradiometer.train.training import COOL, END, GO_ON, STEP, Training, name_of_run
 
@@ -238,6 +238,7 @@ class Trainer:
         self.has_facts = False
         self.collector = collector_of(training, folder)
         self.policies = policies_of(training)
+        self.host = ForkedTraining(training, folder.path, self.recorder)
         self.saved_at = time.monotonic()
         self.lasting = configuration.lasting_checkpoints
 
@@ -285,7 +286,7 @@ class Trainer:
         steps, losses = run.losses
         self.losses = losses[steps < self.training.step].tolist()
         self.has_facts = any(event["event"] == FACTS for event in run.events)
-        remember(self.policies, run.events, self.training.step)
+        self.policies.remember(run.events, self.training.step)
         for warning in warnings:
             self.recorder.event("warning", self.training.step, text=warning)
             self._tell(warning)
@@ -333,16 +334,11 @@ class Trainer:
 
     def _decide(self, asked: Event) -> None:
         """Let the policies decide what there is to decide before this step."""
-        training = self.training
-        for policy in self.policies:
-            if not policy.due(training.step):
-                continue
-            try:
-                with training.budget.spending(policy.account, outside=True), heeding(asked.is_set):
-                    decision = policy.decide(training, self.folder)
-            except StopAsked:
-                self._stop()
-            self.recorder.event(policy.event, training.step, **decision)
+        try:
+            with heeding(asked.is_set):
+                self.policies.ask(self.host)
+        except StopAsked:
+            self._stop()
 
     def _step(self) -> None:
         training, watch = self.training, self.watch

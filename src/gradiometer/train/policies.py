@@ -2,8 +2,10 @@
 changes, and the forecast of a training without a given length."""
 
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 from gradiometer.convergence.plateau.noise_floor import FINISH, if_cooled
@@ -13,9 +15,10 @@ from gradiometer.loop.branch import Tail
 from gradiometer.loop.branches import Fork, outcome
 from gradiometer.loop.changes.alternative import Alternative, GoOn, Hold, Rate
 from gradiometer.loop.forking import train_plan
+from gradiometer.loop.on_the_way import Policies, Policy
 from gradiometer.loop.recorded.record import Plan
 from gradiometer.run.configuration import Configuration
-from gradiometer.run.folder import RunFolder
+from gradiometer.run.recorder import Recorder
 from gradiometer.train.cooling import Cooling
 from gradiometer.train.forking.own_loop import examples_before, loop_under_way
 from gradiometer.train.training import COOL, GO_ON, Training
@@ -24,99 +27,71 @@ from gradiometer.train.training import COOL, GO_ON, Training
 READOUT = "train_loss"
 
 
-def fork_now(
-    training: Training,
-    folder: RunFolder,
-    alternatives: tuple[Alternative, ...],
-    replicates: int,
-    *,
-    until: int,
-    tail: Tail = "linear",
-) -> Fork:
-    """Train branches from the present step of a training. Its state and all random states are
-    afterwards as before.
+@dataclass(frozen=True)
+class ForkedTraining:
+    """A training of ours, as its policies see it.
 
     Args:
         training: The training.
-        folder: The run, in which the forks are kept. Branches that are finished are not trained
-            again.
-        alternatives: What is tried.
-        replicates: Number of data orders of each branch.
-        until: Step at which the branches end.
-        tail: How their rate ends.
-
-    Raises:
-        StopAsked: The run was asked to stop. The branches that are finished are kept.
-        GradiometerError: A branch failed.
-    """
-    configuration = training.configuration
-    before, end, last = (
-        examples_before(training.order, at) for at in (training.step, until, training.steps)
-    )
-    plan = Plan(
-        training.step,
-        alternatives,
-        replicates,
-        end - before,
-        tail,
-        seed=configuration.seed,
-        left=last - before,
-    )
-    loop = loop_under_way(training, plan.seed)
-    # Training waits for its forks, so they may have its processor.
-    return train_plan(loop, plan, Here(), out=folder.path, threads=configuration.threads)
-
-
-class Policy(ABC):
-    """Decides something before some of the steps of a training, by forks that a budget pays for.
-
-    Args:
-        budget: What the forks may cost, in units of the training.
-        steps: Number of steps of the training.
+        path: The folder of the run, in which the forks are kept.
+        recorder: Records the decisions; None if steps are made again, whose decisions are on record.
     """
 
-    # Name of the event that records a decision.
-    event: ClassVar[str]
-    # What the time of its forks is charged to.
-    account: ClassVar[str] = "forks on the way"
+    training: Training
+    path: Path
+    recorder: Recorder | None = None
 
-    def __init__(self, budget: float, steps: int) -> None:
-        self.budget = budget
-        self.steps = steps
-        self.spent = 0.0
-        self.asked: int | None = None
+    @property
+    def step(self) -> int:
+        """The number of updates so far."""
+        return self.training.step
 
-    @abstractmethod
-    def due(self, step: int) -> bool:
-        """True if there is something to decide before this step."""
+    def charged(self, account: str) -> AbstractContextManager[object]:
+        """A context whose time is charged to an account, outside of the share for measuring."""
+        return self.training.budget.spending(account, outside=True)
 
-    @abstractmethod
-    def decide(self, training: Training, folder: RunFolder) -> dict[str, Any]:
-        """Decide, and change the training. Returns the fields of the event.
+    def record(self, event: str, decision: Mapping[str, Any]) -> None:
+        """Keep a decision as an event of the run."""
+        if self.recorder is not None:
+            self.recorder.event(event, self.step, **decision)
+
+    def fork(
+        self,
+        alternatives: tuple[Alternative, ...],
+        replicates: int,
+        *,
+        until: int,
+        tail: Tail = "linear",
+    ) -> Fork:
+        """Train branches from the present step. The state of the training and all random states are
+        afterwards as before.
 
         Args:
-            training: The training.
-            folder: The run, in which forks are kept.
+            alternatives: What is tried. Branches that are finished are not trained again.
+            replicates: Number of data orders of each branch.
+            until: Step at which the branches end.
+            tail: How their rate ends.
 
         Raises:
-            StopAsked: The run was asked to stop, and nothing was decided.
+            StopAsked: The run was asked to stop. The branches that are finished are kept.
+            GradiometerError: A branch failed.
         """
-
-    def repeat(self, training: Training, event: Mapping[str, Any]) -> None:  # noqa: B027 (a forecast changes nothing)
-        """Change a training as a decision on record did, when its steps are made again."""
-
-    def remember(self, event: Mapping[str, Any]) -> None:
-        """Take in a decision that was made before the step at which a run is resumed."""
-        self.spent = event["spent"]
-
-
-def remember(policies: Iterable[Policy], events: Iterable[Mapping[str, Any]], step: int) -> None:
-    """Let policies take in their decisions before a step."""
-    known = {policy.event: policy for policy in policies}
-    for event in events:
-        policy = known.get(event["event"])
-        if policy is not None and event["step"] < step:
-            policy.remember(event)
+        training, configuration = self.training, self.training.configuration
+        before, end, last = (
+            examples_before(training.order, at) for at in (training.step, until, training.steps)
+        )
+        plan = Plan(
+            training.step,
+            alternatives,
+            replicates,
+            end - before,
+            tail,
+            seed=configuration.seed,
+            left=last - before,
+        )
+        loop = loop_under_way(training, plan.seed)
+        # Training waits for its forks, so they may have its processor.
+        return train_plan(loop, plan, Here(), out=self.path, threads=configuration.threads)
 
 
 def name_of(found: Fork) -> str | None:
@@ -124,7 +99,7 @@ def name_of(found: Fork) -> str | None:
     return None if found.path is None else found.path.name
 
 
-class Cool(Policy):
+class Cool(Policy[ForkedTraining]):
     """Two branches at each mark: one whose rate goes to zero from here, and one that keeps it for a
     while.
 
@@ -137,14 +112,14 @@ class Cool(Policy):
     account: ClassVar[str] = "cooling forks"
 
     def __init__(self, cooling: Cooling) -> None:
-        super().__init__(cooling.budget, cooling.steps)
+        super().__init__(cooling.budget)
         self._cooling = cooling
 
     def due(self, step: int) -> bool:
         """True if there is something to decide before this step."""
         return self._cooling.asks(step)
 
-    def decide(self, training: Training, folder: RunFolder) -> dict[str, Any]:
+    def decide(self, host: ForkedTraining) -> dict[str, Any]:
         """Decide from which step on the rate goes to zero.
 
         Returns:
@@ -152,12 +127,13 @@ class Cool(Policy):
             again; "fork", the name of the fork that decided, None if the budget does not pay for
             one; its "outcome" in words; and what all forks have "spent", in units of the training.
         """
-        cooling, step = self._cooling, training.step
+        training, cooling = host.training, self._cooling
+        step = training.step
         begins: int | None = step
         fork, shown = None, ""
         if cooling.pays(step):
             hold, replicates = cooling.hold(step), cooling.replicates(step)
-            found = fork_now(training, folder, (hold,), replicates, until=cooling.stop(step))
+            found = host.fork((hold,), replicates, until=cooling.stop(step))
             # a two-sided interval whose ends are one-sided bounds at the level
             (effect,) = found.effects(READOUT, level=2 * cooling.level - 1)
             if step not in cooling.marks:
@@ -171,9 +147,9 @@ class Cool(Policy):
         training.decide(begins, forked=fork is not None)
         return {"spent": cooling.spent, "begins": begins, "fork": fork, "outcome": shown}
 
-    def repeat(self, training: Training, event: Mapping[str, Any]) -> None:
+    def repeat(self, host: ForkedTraining, event: Mapping[str, Any]) -> None:
         """Let the rate go to zero from where it did."""
-        training.decide(event["begins"], forked=event["fork"] is not None)
+        host.training.decide(event["begins"], forked=event["fork"] is not None)
 
 
 # Factors of the rate that are tried.
@@ -184,7 +160,7 @@ FACTORS = (0.5, 2.0)
 REPLICATES = 2
 
 
-class RateForks(Policy):
+class RateForks(Policy[ForkedTraining]):
     """Decides at marks of a training if its rate is halved or doubled from there on.
 
     Branches with half the rate, with the rate, and with twice the rate are trained from the mark
@@ -200,7 +176,8 @@ class RateForks(Policy):
     event: ClassVar[str] = "rate fork"
 
     def __init__(self, configuration: Configuration, steps: int) -> None:
-        super().__init__(configuration.fork_budget, steps)
+        super().__init__(configuration.fork_budget)
+        self.steps = steps
         # Steps at which the rate may change.
         self.marks = [max(round(share * steps), 1) for share in (0.1, 0.3, 0.6)]
 
@@ -219,17 +196,17 @@ class RateForks(Policy):
             return False
         return self.spent + self.cost(step) <= self.budget * (1 + 1e-9)
 
-    def decide(self, training: Training, folder: RunFolder) -> dict[str, Any]:
+    def decide(self, host: ForkedTraining) -> dict[str, Any]:
         """Decide, and change the rate of the training.
 
         Returns:
             "factor", by which the rate is multiplied from here on; "fork", its name; its "outcome"
             in words; and what all forks have "spent", in units of the training.
         """
-        step = training.step
+        step = host.step
         rates, until = tuple(map(Rate, FACTORS)), step + self.length(step)
-        found = fork_now(training, folder, rates, REPLICATES, until=until)
-        effects = found.effects(READOUT, level=2 * training.configuration.level - 1)
+        found = host.fork(rates, REPLICATES, until=until)
+        effects = found.effects(READOUT, level=2 * host.training.configuration.level - 1)
         self.asked = step
         self.spent += self.cost(step)
         shown = "; ".join(f"{effect.alternative} {outcome(effect)}" for effect in effects)
@@ -245,11 +222,12 @@ class RateForks(Policy):
             "outcome": shown,
             "spent": self.spent,
         }
-        self.repeat(training, decision)
+        self.repeat(host, decision)
         return decision
 
-    def repeat(self, training: Training, event: Mapping[str, Any]) -> None:
+    def repeat(self, host: ForkedTraining, event: Mapping[str, Any]) -> None:
         """Multiply the rate of this and of all later steps."""
+        training = host.training
         factor = event["factor"]
         if factor != 1:
             for group in training.optimizer.param_groups:
@@ -264,7 +242,7 @@ class RateForks(Policy):
 FIRST = 64
 
 
-class Forecasts(Policy):
+class Forecasts(Policy[ForkedTraining]):
     """Forecasts at steps 64, 128, 256, …, each scored by a fork if the budget pays for it.
 
     Args:
@@ -273,15 +251,19 @@ class Forecasts(Policy):
     """
 
     event: ClassVar[str] = "cooled forecast"
-    # The step of the forecast before, and the loss at its averaged point.
-    before: tuple[int, float] | None = None
+
+    def __init__(self, budget: float, steps: int) -> None:
+        super().__init__(budget)
+        self.steps = steps
+        # The step of the forecast before, and the loss at its averaged point.
+        self.before: tuple[int, float] | None = None
 
     def due(self, step: int) -> bool:
         """True if there is a forecast to make before this step."""
         looks = step >= FIRST and step % FIRST == 0 and (step // FIRST).bit_count() == 1
         return looks and step != self.asked and step + length(step) <= self.steps
 
-    def decide(self, training: Training, folder: RunFolder) -> dict[str, Any]:
+    def decide(self, host: ForkedTraining) -> dict[str, Any]:
         """Make the forecast. It changes nothing in the training.
 
         Returns:
@@ -291,7 +273,7 @@ class Forecasts(Policy):
             "going_on", the mean losses of its branches that were cooled and that went on; and what
             all forks have "spent", in updates.
         """
-        step = training.step
+        training, step = host.training, host.step
         loop = loop_under_way(training, training.configuration.seed)
         with training.at_average():
             averaged = loop.readouts(training.model)[READOUT].mean
@@ -318,7 +300,7 @@ class Forecasts(Policy):
         if forecast is None or self.spent + cost > self.budget * step:
             return decision
         until = step + length(step)
-        found = fork_now(training, folder, (Hold(0.0),), REPLICATES, until=until, tail="none")
+        found = host.fork((Hold(0.0),), REPLICATES, until=until, tail="none")
         self.spent += cost
         return decision | {
             "fork": name_of(found),
@@ -343,7 +325,7 @@ def _mean(found: Fork, name: str) -> float | None:
     return sum(losses) / len(losses) if losses else None
 
 
-def policies_of(training: Training) -> tuple[Policy, ...]:
+def policies_of(training: Training) -> Policies[ForkedTraining]:
     """The policies of a training, in the order in which they decide.
 
     Schedule-free training needs no length, and has no rate to fall: its forks score forecasts.
@@ -352,7 +334,9 @@ def policies_of(training: Training) -> tuple[Policy, ...]:
         BadArgument: Several processes train, and forks are asked for.
     """
     configuration = training.configuration
-    policies: list[Policy] = [] if training.cooling is None else [Cool(training.cooling)]
+    policies: list[Policy[ForkedTraining]] = (
+        [] if training.cooling is None else [Cool(training.cooling)]
+    )
     if not training.ranks.alone:
         if configuration.fork_budget:
             raise BadArgument(
@@ -363,4 +347,4 @@ def policies_of(training: Training) -> tuple[Policy, ...]:
         policies.append(Forecasts(configuration.fork_budget, training.steps))
     else:
         policies.append(RateForks(configuration, training.steps))
-    return tuple(policies)
+    return Policies(policies)

@@ -24,7 +24,7 @@ from gradiometer.run.configuration import Configuration
 from gradiometer.run.problem import configuration_of, problem_for, problem_of
 from gradiometer.run.reader import Run
 from gradiometer.train.forking.own_loop import RunData, keep_cooling, loop_of
-from gradiometer.train.policies import policies_of
+from gradiometer.train.policies import ForkedTraining, policies_of
 from gradiometer.train.training import Training
 from gradiometer.verdict.triage.signs import Signs
 
@@ -213,15 +213,10 @@ def _repeat_steps(
     recorded = dict(zip(steps.tolist(), losses.tolist(), strict=True))
     first = training.step
     worst = 0.0
-    policies = {policy.event: policy for policy in policies_of(training)}
-    decisions = {
-        (event["event"], event["step"]): event for event in run.events if event["event"] in policies
-    }
+    host = ForkedTraining(training, run.path)
+    repeat_decisions = policies_of(training).repeating(run.events)
     while training.step < step:
-        for name, policy in policies.items():
-            decision = decisions.get((name, training.step))
-            if decision is not None:
-                policy.repeat(training, decision)
+        repeat_decisions(host)
         batch = training.batch()
         loss = training.backward(batch)
         reason = training.divergence(loss)
