@@ -135,7 +135,8 @@ def staircase_finding(log: Log, level: float) -> Finding | None:
     if not (len(losses) and len(epochs)):
         return None
     falls, size = _falls(losses, epochs)
-    if len(falls) < FEWEST_READINGS:
+    # A loss that is zero throughout, as where all labels are masked, has no share to fall by.
+    if len(falls) < FEWEST_READINGS or size == 0:
         return None
     fall = mean(falls, level=level, batches=len(falls))
     if fall.low > 0 and fall.value >= SMALLEST * size:
