@@ -442,9 +442,10 @@ def source_of(
         return ReadingSource(series.moments[variance], series.moments[norm_squared])
     moments = {name: values.reshape(len(series)) for name, values in series.moments.items()}
     memory, travelled = moments.get("memory"), moments.get("travelled")
-    # Gradients are read before they are clipped, and the optimizer has seen what that left. How
-    # much is recorded only with the memory of the optimizer or the slope of the loss. A look shows it for one update only, so neighbours
-    # are averaged: under plain momentum of 0.5 the intervals were a third wider without that.
+    # Gradients are read before they are clipped, and the optimizer has seen what that left. How much
+    # is recorded only with the memory of the optimizer or the slope of the loss. A look shows it for
+    # one update only, so neighbours are averaged: under plain momentum of 0.5 the intervals were a
+    # third wider without that.
     applied = moments.get("applied", np.ones(len(series)))
     near = 2 * max(round(SLOPE_REACH * len(series)), 2) + 1
     applied = uniform_filter1d(applied, near, mode="nearest")
