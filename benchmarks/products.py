@@ -36,7 +36,7 @@ from noise.trainings import CHOOSING, FRESH, JUDGING
 from gradiometer import Draw, Estimate, GradientNoise, Sampling, Series
 from gradiometer.estimation import PreconditionedNoise
 from gradiometer.estimation.products import PRODUCT_PRIOR, GradientMemory, by_loss
-from gradiometer.integrations.watch.successive import (
+from gradiometer.integrations.watch.observers.products import (
     CHAIN,
     PAIRS_A_READING,
     READINGS_A_RUN,

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 import array_checks  # noqa: F401  # before gradiometer, which it checks
-from gradiometer.integrations.watch.recording import Announcements
+from gradiometer.integrations.watch.record import Announcements
 from gradiometer.measurement import Batch, Objective, supervised
 from gradiometer.measurement.objective import Loss
 from gradiometer.run.clock import Turns

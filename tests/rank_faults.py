@@ -51,8 +51,8 @@ def fail(w: Watch) -> None:
             "`events.jsonl` could not be written: no space left on device; free some space."
         )
 
-    w._losses.keep = full  # type: ignore[method-assign]
-    w._capture.catch = full  # type: ignore[method-assign]
+    w.losses.take = full  # type: ignore[method-assign]
+    w.gauges.reader.catch = full  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

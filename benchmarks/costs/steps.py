@@ -3,6 +3,8 @@ are."""
 
 from collections.abc import Iterator
 from itertools import count, cycle
+from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import nn
@@ -21,13 +23,15 @@ from gradiometer import (
 )
 from gradiometer.estimation import PreconditionedNoise
 from gradiometer.integrations.gradients import LastGradient
+from gradiometer.integrations.watch.observers.observer import Start
+from gradiometer.integrations.watch.observers.observer import Step as Backward
+from gradiometer.integrations.watch.observers.products import GradientProducts, reads_products
+from gradiometer.integrations.watch.observers.triage.recorder import TriageRecorder
+from gradiometer.integrations.watch.sources.one_backward import OneBackward
 from gradiometer.integrations.watch.subject import Batches, Subject
-from gradiometer.integrations.watch.successive import Successive, reads_products
-from gradiometer.integrations.watch.triage.recorder import TriageRecorder
 from gradiometer.measurement import Batch
 from gradiometer.measurement.batch import chunks
 from gradiometer.run.budget import Budget
-from gradiometer.run.ranks import Ranks
 from gradiometer.train.training import Training
 
 LEARNING_RATE = 0.01
@@ -132,24 +136,36 @@ def with_products(problem: Problem, *, adam: bool = False) -> Step:
         optimizers=optimizers,
         batches=Batches(Sampling(Draw.REPLACEMENT)),
         budget=Budget(0.99),
-        ranks=Ranks(),
+        source=OneBackward(),
         tell=print,
     )
     last = LastGradient(objective.parameters, optimizers, None)
     triage = TriageRecorder(subject, last, print, lambda: 0)
-    reader = Successive(subject, last, triage, chosen[0], chosen[1][:1], all_steps=True)
     steps = count()
-    reader.attach(lambda reading: None, lambda why: None, 0)
+    made = 0
+    reader = GradientProducts(
+        subject,
+        last,
+        triage,
+        chosen[0],
+        chosen[1][:1],
+        all_steps=True,
+        made=lambda: made,
+        ended=lambda why: None,
+    )
+    recorder: Any = SimpleNamespace(add=lambda reading: None)  # nothing else of it is used
+    reader.begin(Start(recorder, 0, 0))
 
     def step() -> None:
+        nonlocal made
         batch, index = next(by_hand.batches), next(steps)
         by_hand.optimizer.zero_grad()
         loss = problem.loss(by_hand.model, batch).mean()
         loss.backward()
         if index >= reader.next:
-            reader.at_step(index, loss, batch)
+            reader.at_step(Backward(index, loss, batch, batch, 0, is_last=True))
         by_hand.optimizer.step()
-        reader.updated = True
+        made += 1
 
     return step
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gradiometer.integrations.watch.successive import MOST_WEIGHTS_LAST, WEIGHTS_LAST
+from gradiometer.integrations.watch.observers.products import MOST_WEIGHTS_LAST, WEIGHTS_LAST
 from gradiometer.measurement.preconditioner import is_adaptive, preconditioner_of
 from noise.runs import Data, Optimizer, Schedule, constant
 

@@ -1,7 +1,9 @@
 """What a watch can be asked for besides what it measures: `w.certify(...)`, `w.sharpness(...)` and
 whatever installed packages add.
 
-A request is a function whose first argument is the watch. It is imported when it is asked for.
+A request is a function. Its first argument is what it may use of the watch: the model, the run and
+the account of the time (`gradiometer.integrations.watch.requests.request.Request`). It is imported
+when it is asked for.
 """
 
 from collections.abc import Callable
@@ -23,7 +25,7 @@ def request_of(watch: object, name: str) -> Request:
     """The request of this name, for this watch: the answer of its `__getattr__`.
 
     Args:
-        watch: The watch.
+        watch: What the request may use of the watch.
         name: The name, such as "certify".
 
     Raises:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from gradiometer import BadArgument, Draw, NormsWatch, Sampling, diagnose, watch
-from gradiometer.integrations.watch.recording import Announcements, check_place
+from gradiometer.integrations.watch.record import Announcements, check_place
 from gradiometer.measurement import supervised
 from gradiometer.report.page.cards import cards
 from gradiometer.run.cadence.overhead import overhead_sentence

@@ -305,13 +305,15 @@ def _check_looks(training: Training, signs: Signs) -> None:
 
 def _check_updates(training: Training, watched: Watch) -> None:
     """The updates of the incident, made again on a copy, come to the states that training had."""
-    case, held = training.case, watched.newest_updates.incident
+    case, held = training.case, watched.forks.newest_updates.incident
     # what changes weights between two updates, and draws, cannot be made again
     if held is None or case.dropout or case.incident == "weights" or case.clips:
         return
     data = training.inputs, training.targets
     try:
-        loop, _ = watched._own_loop(watched.run, data, None, batch_size=case.size, scheduler=None)
+        loop, _ = watched.forks.own_loop(
+            watched.run, data, None, batch_size=case.size, scheduler=None
+        )
         copied = replace(
             held, batches=[*held.batches], rates=[*held.rates], losses=[*held.losses]
         ).brought_to(held.peak, loop, held.peak)

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gradiometer import Unsupported, watch
+from gradiometer.integrations.watch.observers import kept_updates
 from gradiometer.integrations.watch.requests import forks as requests
-from gradiometer.integrations.watch.requests import kept_updates
 from gradiometer.loop import Fork, Loop
 from gradiometer.loop.marks import marks_of
 

@@ -10,7 +10,7 @@ import pytest
 
 from gradients_by_hand import backward, batches, network, watched
 from gradiometer import Diagnosis, State
-from gradiometer.integrations.watch.recording import Findings
+from gradiometer.integrations.watch.record import Findings
 from gradiometer.measurement.finding import Trial
 from gradiometer.report.page.page import COLOURS
 from gradiometer.verdict import say

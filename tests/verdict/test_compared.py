@@ -10,7 +10,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from gradiometer import diagnose, watch
-from gradiometer.integrations.watch.triage.batches import IGNORED, compared_by
+from gradiometer.integrations.watch.observers.triage.batches import IGNORED, compared_by
 from gradiometer.verdict.claims import Claim
 from gradiometer.verdict.triage.signs import Signs
 from watched_loop import READS_LABELS

@@ -8,7 +8,7 @@ import torch
 
 from gradiometer import watch
 from gradiometer.errors import BadArgument
-from gradiometer.integrations.watch.requests.looks import losses_given
+from gradiometer.integrations.watch.requests.evaluation import losses_given
 from gradiometer.verdict.claims import Claim
 from small_classifier import INPUTS, LABELS, STEPS, loss_of, network, sgd
 

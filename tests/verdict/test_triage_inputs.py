@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from gradiometer import diagnose, watch
-from gradiometer.integrations.watch.triage.batches import input_moments
+from gradiometer.integrations.watch.observers.triage.batches import input_moments
 from gradiometer.verdict.claims import Claim
 from made_up_signs import claims, constant, healthy
 from small_classifier import sgd

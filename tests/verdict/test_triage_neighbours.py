@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gradiometer import BadArgument, Run, diagnose, watch
-from gradiometer.integrations.watch.triage.recorder import is_time_first
+from gradiometer.integrations.watch.observers.triage.recorder import is_time_first
 from gradiometer.verdict.triage.signs import Signs
 from watched_loop import READS_LABELS
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from gradiometer import watch
-from gradiometer.integrations.watch.triage import path
+from gradiometer.integrations.watch.observers.triage import path
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.verdict.claims import Claim
 from gradiometer.verdict.triage.rate import direction_of

@@ -361,7 +361,7 @@ def test_a_step_that_is_not_due_makes_few_calls_more(
 ) -> None:
     """Between looks `step` compares one number, the update one object, and nothing of triage runs."""
     # losses are written four times a second, at other steps of a slow machine
-    monkeypatch.setattr("gradiometer.integrations.watch.losses.LOOK_SECONDS", 1000.0)
+    monkeypatch.setattr("gradiometer.integrations.watch.observers.losses.LOOK_SECONDS", 1000.0)
     calls: dict[bool, dict[int, int]] = {True: {}, False: {}}
     for records in (True, False):
         model = network()
@@ -371,7 +371,7 @@ def test_a_step_that_is_not_due_makes_few_calls_more(
         ) as w:
             for step in range(40):
                 if step == 2 and not records:
-                    w._triage.close()
+                    w._triage.close(None)
                 optimizer.zero_grad()
                 batch = INPUTS[:16], LABELS[:16]
                 loss = loss_of(model, batch).mean()
@@ -423,7 +423,7 @@ def test_labels_that_are_no_classes_of_the_outputs_are_no_error(tmp_path: Path) 
 def test_a_failure_of_triage_does_not_reach_the_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gradiometer.integrations.watch.triage.recorder import TriageRecorder
+    from gradiometer.integrations.watch.observers.triage.recorder import TriageRecorder
 
     def fail(_: TriageRecorder) -> None:
         raise RuntimeError("out of memory")

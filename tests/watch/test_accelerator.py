@@ -160,7 +160,7 @@ def test_only_a_measured_step_waits_and_only_once(
     the numbers of a look by one, for which nobody waits. Checks of the first readings wait more
     often."""
     # losses are written four times a second, at other steps of a slow machine
-    monkeypatch.setattr("gradiometer.integrations.watch.losses.LOOK_SECONDS", 1000.0)
+    monkeypatch.setattr("gradiometer.integrations.watch.observers.losses.LOOK_SECONDS", 1000.0)
     with Pretended():
         own = Loop(name).update(None)[0]  # a scaler looks by itself if gradients are finite
         loop = Loop(name)

@@ -2,15 +2,15 @@
 
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from finished_forks import kept
-from gradiometer import Estimate, Finding, Issue, State
-from gradiometer.integrations.watch.requests.trials import COST, Trials
+from gradiometer import Estimate, Finding, Issue, State, supervised, watch
+from gradiometer.integrations.watch.observers.trials import COST, Trials
 from gradiometer.loop import Effect, Fork, alternative_of
 from gradiometer.loop.branch import BranchResult, Tail
 from gradiometer.loop.readout import Readout
@@ -23,7 +23,6 @@ from gradiometer.loop.recorded.trials import (
     with_trials,
 )
 from gradiometer.run import Run
-from gradiometer.run.budget import Budget
 from gradiometer.verdict import say
 from gradiometer.verdict.words.forks import verdict_in_words
 from report_run import run_in
@@ -284,9 +283,13 @@ def test_a_training_whose_losses_are_not_finite_is_a_branch_that_diverged(tmp_pa
     assert own.diverged and not own.readouts
 
 
-def test_the_updates_of_the_training_itself_are_no_cost_of_a_trial() -> None:
-    budget = Budget(0.02)
-    trials = Trials(0.1, SimpleNamespace(budget=budget), say=lambda _: None)
+def test_the_updates_of_the_training_itself_are_no_cost_of_a_trial(tmp_path: Path) -> None:
+    model = torch.nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    loss = supervised(torch.nn.MSELoss())
+    w = watch(model, optimizer, loss=loss, trials=0.1, out=tmp_path, quiet=True)
+    trials = next(one for one in w.observers if isinstance(one, Trials))
+    budget = w.budget
     (own, *_) = cut("train_loss", "none").results
     with budget.spending(COST, outside=True):
         for seconds in (0.0, 1.0):

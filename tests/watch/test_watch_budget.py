@@ -69,8 +69,8 @@ def test_a_run_that_goes_on_proposes_at_the_pace_of_its_whole_length(
     model, optimizer, again = simple(tmp_path, every=None, gauges="noise", parts=4)
     again.load_state_dict(kept)
     go(again, model, optimizer, 2)
-    assert again.steps == 1002 and again._recorder is not None
-    assert again._recorder.cadence.next_due(1002, 0.0) - 1002 > 10
+    assert again.steps == 1002 and again.record.recorder is not None
+    assert again.record.recorder.cadence.next_due(1002, 0.0) - 1002 > 10
 
 
 def test_readings_that_training_makes_are_not_missed(

@@ -191,7 +191,7 @@ def test_losses_without_a_spread_show_no_incident_and_no_warning(tmp_path: Path)
             reached.backward()
             w.step(reached, batch)
             optimizer.step()
-    held = w.newest_updates.incident
+    held = w.forks.newest_updates.incident
     assert held is not None and held.peak == 150
     assert not any("no longer kept" in text for text in w.findings().warnings)
 

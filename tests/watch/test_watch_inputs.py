@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gradiometer import BadArgument, say, supervised, watch
-from gradiometer.integrations.watch import subject
+from gradiometer.integrations.watch import inputs as inputs_seen
 from gradiometer.verdict.triage.signs import Signs
 from watched_loop import READS_LABELS
 
@@ -352,7 +352,7 @@ def test_the_times_of_a_sequence_are_no_examples(tmp_path: Path, kind: str, size
 def test_calls_without_a_step_keep_a_bounded_number_of_inputs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(subject, "MOST_GATHERED", 50 * subject.FEWEST_GATHERED)
+    monkeypatch.setattr(inputs_seen, "MOST_GATHERED", 50 * inputs_seen.FEWEST_GATHERED)
     model = nn.Sequential(nn.Linear(20, 8), nn.ReLU(), nn.Linear(8, 3))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with watch(model, optimizer, out=tmp_path, quiet=True, page=False) as w:

@@ -219,7 +219,7 @@ def test_a_certificate_compares_with_the_gradient_at_the_first_step(tmp_path: Pa
 def test_a_large_model_or_a_continued_run_compares_with_the_first_readings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gradiometer.integrations.watch.beginning.MOST_NUMBERS", 10)
+    monkeypatch.setattr("gradiometer.integrations.watch.observers.kept_updates.MOST_NUMBERS", 10)
     model, optimizer, w = simple(tmp_path)
     batch = data()[0], torch.ones(64, dtype=torch.long)
     through_one_batch(w, model, optimizer, batch)

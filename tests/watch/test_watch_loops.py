@@ -23,7 +23,7 @@ from gradients_by_hand import (
 )
 from gradiometer import BadArgument, Unsupported, UserCodeFailed, watch
 from gradiometer.integrations.watch import Watch
-from gradiometer.integrations.watch.optimizers import A_WHILE
+from gradiometer.integrations.watch.observers.optimizers import A_WHILE
 from gradiometer.measurement import supervised
 from gradiometer.verdict import say
 

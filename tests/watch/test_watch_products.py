@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from gradiometer import GradientNoise, supervised, watch
 from gradiometer.integrations import gradients
 from gradiometer.integrations.gradients import NEVER
-from gradiometer.integrations.watch import successive
-from gradiometer.integrations.watch.successive import CHAIN, Rule, longest_pause, rule_of
+from gradiometer.integrations.watch.observers import products
+from gradiometer.integrations.watch.observers.products import CHAIN, Rule, longest_pause, rule_of
 from gradiometer.measurement.preconditioner import preconditioner_of
 from watched_loop import Clock
 
@@ -84,8 +84,8 @@ def _train(loop: Loop, steps: int, out: Path, **settings: Any) -> Any:
 @pytest.fixture(autouse=True)
 def _one_pair_a_reading(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every pair is a reading, and nothing is too expensive."""
-    monkeypatch.setattr(successive, "PAIRS_A_READING", 1)
-    monkeypatch.setattr(successive, "EARLY_SHARE", 1e6)
+    monkeypatch.setattr(products, "PAIRS_A_READING", 1)
+    monkeypatch.setattr(products, "EARLY_SHARE", 1e6)
 
 
 @pytest.mark.parametrize("name", ["SGD", "momentum", "Nesterov"])
@@ -180,7 +180,7 @@ def test_one_copy_of_the_parameters_stays_and_a_second_one_lives_for_a_step(
     with watch(model, optimizer, out=tmp_path, page=False, quiet=True, budget=0.9) as w:
         for step in range(50):
             if step == 2:
-                w.kept_updates.next = NEVER  # forks keep updates for themselves
+                w.forks.kept_updates.next = NEVER  # forks keep updates for themselves
                 allocated = Allocated()
                 allocated.__enter__()
             optimizer.zero_grad()
@@ -407,21 +407,24 @@ def test_the_budget_is_kept_in_the_long_run(
 ) -> None:
     """Chains that cost as much as the training itself are made rarely, also if they are all cut
     short."""
-    monkeypatch.setattr(successive, "EARLY_SHARE", 0.0)
-    monkeypatch.setattr(successive, "LATEST", 1)
+    monkeypatch.setattr(products, "EARLY_SHARE", 0.0)
+    monkeypatch.setattr(products, "LATEST", 1)
     loop = Loop(OPTIMIZERS["SGD"])
     seconds = [0.0]
     with watch(
         loop.model, loop.optimizer, out=tmp_path, page=False, quiet=True, gauges="noise"
     ) as w:
         w.budget.clock = lambda: seconds[0]
-        read = w._successive._read
+        products_read = next(
+            one for one in w.observers if isinstance(one, products.GradientProducts)
+        )
+        read = products_read._read
 
         def slow(*given: Any) -> None:
             seconds[0] += 1.0
             read(*given)
 
-        monkeypatch.setattr(w._successive, "_read", slow)
+        monkeypatch.setattr(products_read, "_read", slow)
         for step in range(3000):
             w.step(*loop.backward(8 + alternates * (step % 2)))
             loop.optimizer.step()
@@ -434,7 +437,7 @@ def test_steps_that_are_too_short_to_pay_have_recent_readings(
 ) -> None:
     """Nothing is ever paid for, and yet the newest reading of 500 steps is at most an eighth of the
     run old."""
-    monkeypatch.setattr(successive, "EARLY_SHARE", 0.0)
+    monkeypatch.setattr(products, "EARLY_SHARE", 0.0)
     w = _train(Loop(OPTIMIZERS["SGD"]), 500, tmp_path, gauges="noise", budget=1e-6)
     steps = w.run.series("noise").steps.tolist()
     assert len(steps) < 100

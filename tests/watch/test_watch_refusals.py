@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from gradients_by_hand import LOSSES
 from gradiometer import BadArgument, Unsupported, watch
-from gradiometer.integrations.watch.losses import value_of
+from gradiometer.integrations.watch.observers.losses import value_of
 from gradiometer.measurement import supervised
 from watched_loop import one_backward, simple
 

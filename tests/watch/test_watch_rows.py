@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from gradients_by_hand import LOSSES, backward, batches, network, watched
 from gradiometer import BadArgument, sampling_of, watch
-from gradiometer.integrations.watch import capture
-from gradiometer.integrations.watch.checks import LOOKS, Rows
+from gradiometer.integrations.watch.observers import step_reader
+from gradiometer.integrations.watch.observers.checks import LOOKS, Rows
 from gradiometer.integrations.watch.shield import Shield
+from gradiometer.integrations.watch.sources.one_backward import OneBackward
 from gradiometer.integrations.watch.subject import Batches, Subject
 from gradiometer.measurement import Draw, Objective, Sampling, TrainingStep
 from gradiometer.run.budget import Budget
-from gradiometer.run.ranks import Ranks
 
 COPIES = 4
 
@@ -170,7 +170,7 @@ def test_examples_that_come_back_from_a_large_set_ask_for_nothing(
         optimizers=[],
         batches=Batches(Sampling(Draw.FRESH), groups=2, known=False),
         budget=Budget(0.02),
-        ranks=Ranks(),
+        source=OneBackward(),
         tell=told.append,
     )
     rows = Rows(subject, lambda text, **_: told.append(text), Shield(print))
@@ -191,14 +191,14 @@ def test_micro_batches_are_joined_only_if_their_rows_are_read(
 ) -> None:
     """By the search for copies in the first batches, for examples that come back, or by a gauge
     that runs the model."""
-    joined, count = capture.join_batches, 0
+    joined, count = step_reader.join_batches, 0
 
     def counted(batches: Any) -> Any:
         nonlocal count
         count += 1
         return joined(batches)
 
-    monkeypatch.setattr(capture, "join_batches", counted)
+    monkeypatch.setattr(step_reader, "join_batches", counted)
     model, optimizer = network(rate=1e-3)
     sampling = {"sampling": Sampling(Draw.FRESH)} if known else {}
     with watched(tmp_path, (model, optimizer), gauges=gauges, accumulation=2, **sampling) as w:

@@ -19,6 +19,8 @@ import gradiometer
 from gradients_by_hand import LOSSES, backward, batches, network
 from gradiometer import BadArgument, StorageFailed, watch
 from gradiometer.integrations.watch import Watch
+from gradiometer.integrations.watch.observers.gauges import Gauges
+from gradiometer.integrations.watch.observers.losses import Losses
 from unprintable import Unprintable
 
 HOME = str(Path(gradiometer.__file__).parent)
@@ -28,8 +30,8 @@ ENTRIES = {
     "after_backward.<locals>.again",
     "GradientHooks._take_in",
     "Watch.__exit__",
-    "Measuring._on_update",
-    "Measuring.step",
+    "Watch._on_update",
+    "Watch.step",
     "before_the_update.<locals>.hook",
     "_heard",
 }
@@ -91,7 +93,7 @@ def trained(out: Path, settings: dict[str, Any], faults: Faults) -> tuple[list[T
     w.__enter__()
     update(w)
     # losses are also written when enough time has passed: here at the next step, in every run
-    w._between.late = 0.0
+    w.losses._late = 0.0
     try:
         with faults.around():
             update(w)
@@ -110,7 +112,7 @@ def functions(out: Path, settings: dict[str, Any]) -> list[CodeType]:
         code
         for code in calls.seen
         if code.co_qualname
-        not in ENTRIES | {"Recording._close", "_loss", "supervised.<locals>.loss"}
+        not in ENTRIES | {"WatchedRun.close", "_loss", "supervised.<locals>.loss"}
         and not code.co_filename.endswith(("shield.py", "warning_log.py"))
     ]
 
@@ -270,10 +272,14 @@ def test_an_interrupt_is_never_kept_from_the_program(
 def test_after_two_errors_inside_nothing_more_is_tried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tried: list[int] = []
+    tried: list[str] = []
 
-    def failing(self: Watch, *_: Any) -> None:
-        tried.append(self.steps)
+    def measuring(self: Gauges, *_: Any) -> None:
+        tried.append("a measurement")
+        raise Injected
+
+    def recording(self: Losses) -> None:
+        tried.append("a stretch of losses")
         raise Injected
 
     model, optimizer = network()
@@ -282,11 +288,19 @@ def test_after_two_errors_inside_nothing_more_is_tried(
     ) as w:
         for step, batch in enumerate(batches(8)):
             if step == 1:
-                monkeypatch.setattr(Watch, "_step", failing)
+                monkeypatch.setattr(Gauges, "_look", measuring)
+            if step == 3:
+                monkeypatch.setattr(Losses, "_close_stretch", recording)
+                w.losses._late = 0.0
+                w.losses.next = step
+                w.observers.plan()
             optimizer.zero_grad()
             w.step(backward(model, batch), batch)
             optimizer.step()
-    assert tried == [1, 2] and w.steps == 8
+        assert w.steps == 8
+    assert tried == ["a measurement", "a stretch of losses"]
+    stops = [text for text in w.findings().warnings if "has stopped" in text]
+    assert ["measuring" in stops[0], "recording" in stops[1]] == [True, True]
 
 
 def test_the_users_own_error_passes_also_if_the_run_cannot_be_closed(

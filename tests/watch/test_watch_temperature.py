@@ -15,12 +15,12 @@ from conftest import CASES
 from gradiometer import BadArgument, Unsupported, watch
 from gradiometer.exploration.temperature import Temperature
 from gradiometer.exploration.temperature.thermometer import heat_balance
-from gradiometer.integrations.watch.optimizers import Updates
+from gradiometer.integrations.watch.observers.motion import MotionReader
+from gradiometer.integrations.watch.sources.one_backward import OneBackward
 from gradiometer.integrations.watch.subject import Batches, Subject
 from gradiometer.measurement import Draw, Objective, Sampling
 from gradiometer.run import Run
 from gradiometer.run.budget import Budget
-from gradiometer.run.ranks import Ranks
 from gradiometer.verdict.words.say import say
 from own_loop import LOSS, SAMPLING, Loop, assert_closed, balance_of, sgd_of
 
@@ -114,10 +114,10 @@ def test_weight_decay_may_differ_and_a_parameter_without_gradient_stays(tmp_path
         optimizers=[optimizer(model)],
         batches=Batches(SAMPLING),
         budget=Budget(0.02),
-        ranks=Ranks(),
+        source=OneBackward(),
         tell=print,
     )
-    updates = Updates(subject)
+    updates = MotionReader(subject)
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
     unused(model, 0)
@@ -342,7 +342,7 @@ def test_what_becomes_another_update_on_the_way_is_told_and_training_goes_on(
     (warning,) = w.run.warnings
     assert warning.startswith("temperature is no longer measured: `optimizer`") and words in warning
     alone, _ = Loop(tmp_path, watched=None, **loop).go()
-    assert all(map(torch.equal, alone.parameters(), w._objective.parameters))
+    assert all(map(torch.equal, alone.parameters(), w._subject.objective.parameters))
 
 
 def test_a_gradient_of_nothing_or_not_finite_is_no_reading(tmp_path: Path) -> None:

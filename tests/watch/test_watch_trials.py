@@ -2,7 +2,6 @@
 keeps its bits."""
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,17 +12,17 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from finished_forks import kept
-from gradiometer import BadArgument, diagnose, watch
+from gradiometer import BadArgument, diagnose, supervised, watch
 from gradiometer.integrations.watch import Watch
-from gradiometer.integrations.watch.requests import trials as trials_of_loops
-from gradiometer.integrations.watch.requests.trials import Trials
-from gradiometer.integrations.watch.triage import exact
+from gradiometer.integrations.watch.observers import trials as trials_of_loops
+from gradiometer.integrations.watch.observers.triage import exact
+from gradiometer.integrations.watch.observers.trials import Trials
+from gradiometer.integrations.watch.requests.forks import LoopForks
 from gradiometer.loop import forks_of
 from gradiometer.loop.recorded.trials import by_late_loss
 from gradiometer.loop.replay import KeptUpdates
 from gradiometer.measurement.optimizer.steps import SeveralOptimizers
 from gradiometer.problems import load
-from gradiometer.run.budget import Budget
 from gradiometer.verdict.claims import Claim, Claimed
 from gradiometer.verdict.triage.level import Known, Level
 from gradiometer.verdict.triage.signs import Signs
@@ -164,8 +163,8 @@ def test_no_trial_judges_a_rate_by_the_last_updates_of_a_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
-    monkeypatch.setattr(Watch, "_fork", lambda self, **given: asked.append((self.steps, given)))
-    monkeypatch.setattr(Watch, "_updates_in_all", lambda self, _: max(self.steps, 420) + 7)
+    monkeypatch.setattr(LoopForks, "fork", lambda self, **given: asked.append((self.steps, given)))
+    monkeypatch.setattr(LoopForks, "updates_in_all", lambda self, _: max(self.steps, 420) + 7)
     trained(tmp_path, 0.5, steps=420)
     ((step, given),) = asked
     assert step >= 420 and given["at"] == 64  # at the end, from an early state
@@ -327,7 +326,7 @@ def from_the_first_weights(
     monkeypatch.setattr(trials_of_loops, "triage_of", lambda _: healthy)
     monkeypatch.setattr(trials_of_loops, "has_long_strides", lambda _: True)
     monkeypatch.setattr(trials_of_loops, "PART_AT_BEGINNING", 2)
-    monkeypatch.setattr(Watch, "_updates_in_all", lambda self, _: max(self.steps, 420))
+    monkeypatch.setattr(LoopForks, "updates_in_all", lambda self, _: max(self.steps, 420))
     _, losses = trained(tmp_path / "plain", 0.0, rate=0.5)
     w, with_trials = trained(tmp_path / "tried", 1.0, rate=0.5, factor=factor)
     assert losses == with_trials
@@ -439,7 +438,7 @@ def test_a_trial_ends_when_its_branches_have_cost_what_the_share_pays_for(
 def test_the_share_of_a_training_whose_length_is_known_is_kept_for_its_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Watch, "_updates_in_all", lambda self, _: max(self.steps, 420))
+    monkeypatch.setattr(LoopForks, "updates_in_all", lambda self, _: max(self.steps, 420))
     w, _ = trained(tmp_path, 0.5)
     assert w.run is not None
     (record,) = forks_of(w.run)
@@ -450,20 +449,24 @@ def test_the_share_of_a_training_whose_length_is_known_is_kept_for_its_end(
     ("total", "kept"), [(6_000, [512, 4096]), (None, [4 * 2**k for k in range(11)])]
 )
 def test_only_states_that_a_trial_can_use_are_kept_if_the_length_is_known(
-    total: int | None, kept: list[int]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, total: int | None, kept: list[int]
 ) -> None:
-    watched = SimpleNamespace(budget=Budget(0.02), _updates_in_all=lambda _: total)
-    trials = Trials(0.1, watched, say=lambda _: None)
-    assert [step for step in (4 * 2**k for k in range(11)) if trials.wants_state(step)] == kept
+    monkeypatch.setattr(LoopForks, "updates_in_all", lambda self, _: total)
+    model = nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    loss = supervised(nn.MSELoss())
+    w = watch(model, optimizer, loss=loss, trials=0.1, out=tmp_path, quiet=True)
+    trials = next(one for one in w.observers if isinstance(one, Trials))
+    assert [step for step in (4 * 2**k for k in range(11)) if trials._wants_state(step)] == kept
 
 
 @pytest.mark.parametrize(("steps", "states"), [(300, 0), (5_000, 4)])
 def test_no_states_are_kept_for_a_trial_that_the_share_will_not_pay_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int, states: int
 ) -> None:
-    monkeypatch.setattr(Watch, "_updates_in_all", lambda self, _: max(self.steps, steps))
+    monkeypatch.setattr(LoopForks, "updates_in_all", lambda self, _: max(self.steps, steps))
     w, _ = trained(tmp_path, 0.1, steps=200)
-    assert w.kept_updates.states == states
+    assert w.forks.kept_updates.states == states
 
 
 def test_trials_need_a_loss_and_a_share(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ NEVER = 10**6
 def test_losses_are_written_before_the_next_decision(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gradiometer.integrations.watch.losses.LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("gradiometer.integrations.watch.observers.losses.LOOK_SECONDS", 0.0)
     monkeypatch.setattr("gradiometer.run.cadence.cadence.LOOK_SECONDS", 0.0)
     monkeypatch.setattr("gradiometer.run.recorder.SECONDS_BETWEEN_WRITES", 0.0)
     model, optimizer, w = simple(tmp_path, every=NEVER)
@@ -52,11 +52,12 @@ def test_all_losses_are_kept_in_order_over_many_stretches(tmp_path: Path) -> Non
 def test_every_backward_of_an_unmeasured_step_is_charged(tmp_path: Path, accumulation: int) -> None:
     _, _, w = simple(tmp_path, every=NEVER, accumulation=accumulation)
     with w:
-        between, charged = w._between, []
+        losses, charged = w.losses, []
         w.budget.charge = lambda what, seconds: charged.append(seconds)
-        between.timed.append(0.25)
-        between._from = 2
-        between.close_stretch(6)
+        losses._timed.append(0.25)
+        losses._from = 2
+        losses.resume(6)
+        losses._close_stretch()
         del w.budget.charge
     assert charged == [0.25 * 4 * accumulation]
 
@@ -73,7 +74,7 @@ def test_another_optimizer_is_followed_from_its_first_updates_on(
             optimizer.zero_grad()
             w.step(*one_backward(model))
             optimizer.step()
-            if w._optimizers[0] is optimizer and step >= change:
+            if w._subject.optimizers[0] is optimizer and step >= change:
                 break
     assert step <= change + 1
     assert any("AdamW does" in text for text in w.findings().warnings)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from gradients_by_hand import LOSSES, backward, batches, network, watched
 from gradiometer import diagnose, supervised, watch
 from gradiometer.integrations.watch import Watch
-from gradiometer.integrations.watch.nonfinite import culprit
+from gradiometer.integrations.watch.observers.nonfinite import culprit
 from gradiometer.measurement import Objective, State
 from gradiometer.report.page.page import render
 from gradiometer.verdict import say

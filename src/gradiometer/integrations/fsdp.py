@@ -171,6 +171,11 @@ class ShardHooks:
         # last backward for which `whole_is_wanted` was set: reduced, not yet clipped.
         self.whole: Float[Tensor, "1 numbers"] | None = None
 
+    def take_seconds(self) -> float:
+        """Seconds that starting took since the last call."""
+        seconds, self.seconds = self.seconds, 0.0
+        return seconds
+
     @property
     def active(self) -> bool:
         """True if hooks are in place."""

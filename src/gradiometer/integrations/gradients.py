@@ -155,6 +155,7 @@ class GradientHooks:
 
     def start(self) -> None:
         """Put hooks in place and start empty."""
+        began = time.thread_time()
         if self.active:
             self.stop()
         self._hooks = [
@@ -163,6 +164,7 @@ class GradientHooks:
             if parameter.requires_grad
         ]
         self.active = bool(self._hooks)
+        self.seconds += time.thread_time() - began
 
     def stop(self) -> None:
         """Remove the hooks and forget the gradients."""
@@ -180,6 +182,11 @@ class GradientHooks:
             self._preconditioner.forget()
         self.whole = None
         self._ending = False
+
+    def take_seconds(self) -> float:
+        """Seconds that starting and reading took since the last call."""
+        seconds, self.seconds = self.seconds, 0.0
+        return seconds
 
     def forget(self) -> None:
         """Forget the gradients that were read."""

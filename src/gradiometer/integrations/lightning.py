@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gradiometer.errors import BadArgument, Unsupported
 from gradiometer.integrations.watch.description import sampling_of
-from gradiometer.integrations.watch.recording import Findings
+from gradiometer.integrations.watch.record import Findings
 from gradiometer.integrations.watch.watch import watch
 from gradiometer.integrations.watch.watching import Watch
 from gradiometer.measurement.batch import Batch

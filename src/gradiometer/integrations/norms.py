@@ -19,11 +19,24 @@ from gradiometer.arguments import (
 )
 from gradiometer.errors import BadArgument
 from gradiometer.estimation.noise import GradientNoise, moments_of_norms
-from gradiometer.integrations.watch.recording import Announcements, Recording, check_place
-from gradiometer.integrations.watch.shield import attempt, log, reason_of
+from gradiometer.integrations.trackers import Trackers
+from gradiometer.integrations.watch.record import (
+    Announcements,
+    Findings,
+    WatchedRun,
+    check_place,
+)
+from gradiometer.integrations.watch.shield import (
+    Shield,
+    WarningLog,
+    attempt,
+    log,
+    reason_of,
+)
 from gradiometer.measurement.estimate import LEVEL
 from gradiometer.measurement.reading import Draw, Reading, Sampling
 from gradiometer.run.folder import WATCHED, versions
+from gradiometer.run.reader import Run
 from gradiometer.run.rules import MOST_STEPS
 
 # Name of the only layer if the norms are those of the whole model.
@@ -188,7 +201,7 @@ Number = Any
 Norm = Any
 
 
-class NormsWatch(Recording):
+class NormsWatch:
     """Records a training from its squared gradient norms, for a program without a PyTorch loop.
 
     Two squared norms of one step, of gradients over b and over B examples, give unbiased estimates
@@ -249,13 +262,18 @@ class NormsWatch(Recording):
         check_place(out, name, to)
         if not (optimizer is None or (isinstance(optimizer, str) and optimizer.strip())):
             raise BadArgument(f"`optimizer` must be a name such as 'adamw', got {optimizer!r}.")
-        super().__init__(
+        # Number of steps so far, which is the index of the next one.
+        self.steps = 0
+        self._warn = WarningLog(lambda: self.steps, log)
+        self._shield = Shield(self._stop)
+        self._trackers = Trackers(to, level, self._warn)
+        self._announcements = Announcements(page, quiet)
+        self._record = WatchedRun(
             out=Path(out),
             name=name,
-            level=level,
-            to=to,
-            tell=log,
-            announcements=Announcements(page, quiet),
+            shield=self._shield,
+            warn=self._warn,
+            announcements=self._announcements,
         )
         if not isinstance(sampling, Sampling | None):
             raise BadArgument(f"`sampling` must be a Sampling, got {type_name(sampling)}.")
@@ -272,7 +290,7 @@ class NormsWatch(Recording):
         self._inside = False
 
     def __enter__(self) -> "NormsWatch":
-        if self._inside or self._begun:
+        if self._inside or self._record.has_begun:
             raise BadArgument(
                 "`NormsWatch` can be entered only once, around the whole training: make another "
                 "for another training."
@@ -284,7 +302,7 @@ class NormsWatch(Recording):
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
         self._inside = False
-        if self._recorder is not None and not self._recorder.closed:
+        if not self._record.has_ended:
             self._close(error)
 
     def norms(
@@ -314,33 +332,67 @@ class NormsWatch(Recording):
             loss: Mean loss of the batch.
             step: The step's number, above that of the last call. By default the next one.
         """
-        if not (self._inside or self._begun):
+        if not (self._inside or self._record.has_begun):
             raise BadArgument(
                 "`norms` must be called inside `with NormsWatch(...) as w:`, which goes around the "
                 "whole training."
             )
-        if self._recorder is not None and self._recorder.closed:
+        if self._record.has_ended:
             return
-        with self.shield:
+        with self._shield:
             try:
                 reading = self._read(small, big, sizes, learning_rate, step)
                 value = None if loss is None else number("loss", loss)
             except BadArgument as error:
-                if self._recorder is None:
+                if self._record.recorder is None:
                     raise
                 index = self.steps if step is None else step
                 text = f"step {index} is not recorded: {str(error).rstrip('.')}"
                 self._warn_once(text, error.argument)
                 self.steps += step is None
                 return
-            self._record(reading, value)
-        self.shield.before_first_update = False
+            self._add(reading, value)
+        self._shield.before_first_update = False
+
+    @property
+    def run(self) -> Run | None:
+        """The run as it is on disk now; None before the first call of `norms`, unless a state was
+        loaded."""
+        return self._record.run
+
+    def findings(self) -> Findings:
+        """The findings so far, the most urgent first, and the warnings."""
+        return self._record.findings()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values for your checkpoint: with them the same run can be continued."""
+        return self._record.state_dict(self.steps)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue the run of a checkpoint. Call it before the first step."""
+        self.steps = self._record.load_state_dict(state)
+
+    def __repr__(self) -> str:
+        run = self.run
+        return f"<watch: {'no step yet' if run is None else f'{run.path}, {run.steps:,} steps'}>"
+
+    def _repr_html_(self) -> str:
+        """A card for notebooks: the run and its findings."""
+        return self._record.card()
+
+    def _close(self, error: BaseException | None) -> None:
+        """Send the last estimates, and write the end of the training."""
+        recorder = self._record.recorder
+        if recorder is not None:
+            with self._shield:
+                self._trackers.send(recorder, recorder.budget.clock(), at_once=True)
+        self._record.close(error, self.steps)
 
     def _stop(self, error: Exception) -> None:
         text = f"nothing is recorded from step {self.steps} on: {reason_of(error)}"
         attempt(lambda: self._warn(text))
-        if self._recorder is not None:
-            attempt(self._recorder.close)
+        if self._record.recorder is not None:
+            attempt(self._record.recorder.close)
 
     def _read(
         self,
@@ -365,7 +417,7 @@ class NormsWatch(Recording):
                 f"{', '.join(self._layers)} in the first call."
             )
         if doubt:
-            if self._recorder is None:
+            if self._record.recorder is None:
                 raise BadArgument(doubt)
             self._warn_once(f"step {index}: {doubt.rstrip('.')}", "doubt")
         self._layers = layers
@@ -376,14 +428,14 @@ class NormsWatch(Recording):
         }
         return Reading(GradientNoise.name, int(index), int(sizes[1]), rate, moments)
 
-    def _record(self, reading: Reading, loss: float | None) -> None:
+    def _add(self, reading: Reading, loss: float | None) -> None:
         """Record a step, in a new run if it is the first one."""
-        recorder = self._recorder
+        recorder = self._record.recorder
         if recorder is None:
             # Only settings that are known.
             is_reshuffled = self._sampling.draw is Draw.RESHUFFLED
             configuration = {
-                "problem": self._name,
+                "problem": self._record.name,
                 "batch_size": reading.batch_size,
                 "gauges": GradientNoise.name,
                 "level": self._level,
@@ -397,15 +449,13 @@ class NormsWatch(Recording):
                 "layers": list(self._layers),
                 "mode": "given",
                 "problem": {
-                    "name": self._name,
+                    "name": self._record.name,
                     "description": WATCHED,
                     "optimizer": self._optimizer,
                 },
             }
-            recorder = self._new_recorder(manifest, [GradientNoise()], reading.step, mode="given")
-            self._recorder = recorder
-            self._begun = True
-            self._warn.attach(recorder)
+            gauges = [GradientNoise()]
+            recorder = self._record.begin(manifest, gauges, reading.step, mode="given")
             self._announcements.say(recorder.folder.path)
         with recorder.budget.spending():
             recorder.due(reading.step)

@@ -21,9 +21,10 @@ from gradiometer.convergence.trajectory.trajectory import Trajectory
 from gradiometer.errors import BadArgument, Diverged, GradiometerError, Interrupted, bounded
 from gradiometer.exploration.ensembles.snapshots import SnapshotCollector
 from gradiometer.gauges import Asked, GaugesAsked, recorded_gauges
-from gradiometer.integrations.watch.recording import Announcements
+from gradiometer.integrations.watch.observers.triage.recorder import EVENT as FACTS
+from gradiometer.integrations.watch.record import Announcements
+from gradiometer.integrations.watch.sources.own_training import OwnTraining
 from gradiometer.integrations.watch.subject import Batches, Probe, Subject
-from gradiometer.integrations.watch.triage.recorder import EVENT as FACTS
 from gradiometer.integrations.watch.watching import Watch
 from gradiometer.interruption import StopAsked, heeding
 from gradiometer.jobs.job import threads
@@ -230,7 +231,7 @@ class Trainer:
             budget=training.budget,
             every=configuration.every,
             mode=training.mode,
-            elsewhere=self.watch.read_elsewhere,
+            elsewhere=self.watch.gauges.elsewhere,
         )
         # The losses of the steps before a resume.
         self.losses: list[float] = []
@@ -471,12 +472,10 @@ def watch_of(training: Training, tell: Callable[[str], object]) -> Watch:
             training.sampling, examples if configuration.probe else None, judges=examples
         ),
         budget=training.budget,
-        ranks=Ranks(),
+        source=OwnTraining((lambda: training.spread) if training.shared else None),
         tell=tell,
         seed=configuration.seed,
-        spread=(lambda: training.spread) if training.shared else None,
         origin=training.origin,
-        is_own=True,
     )
     return Watch(
         subject,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from gradiometer.convergence.averaging import refresh_batch_norm, tracking_layers
 from gradiometer.errors import BadArgument, UserCodeFailed
 from gradiometer.integrations.gradients import gradients_of
-from gradiometer.integrations.watch.triage.exact import together
+from gradiometer.integrations.watch.observers.triage.exact import together
 from gradiometer.loop.branch import BranchResult
 from gradiometer.loop.changes.alternative import GoOn
 from gradiometer.loop.engine import is_finite

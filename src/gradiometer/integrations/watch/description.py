@@ -147,7 +147,7 @@ def configuration_of(
     return WatchedConfiguration(
         problem=name,
         batch_size=batch_size,
-        accumulation=subject.accumulation * subject.ranks.count,
+        accumulation=subject.source.batch_size(1),
         sampling="reshuffled" if draw is Draw.RESHUFFLED else "replacement",
         device=subject.parameters[0].device.type,
         threads=torch.get_num_threads(),
@@ -214,14 +214,12 @@ def shows_products(subject: Subject, asked: Mapping[str, Any]) -> bool:
     steps nor the parts of a batch were asked for."""
     batches = subject.batches
     is_own_batch = batches.probe is None and batches.groups is None
-    is_simple = subject.accumulation == 1 and subject.spread is None and subject.ranks.alone
     return (
         bool(subject.budget.share)
         and asked["every"] in (None, 1)
         and asked["parts"] is None
         and is_own_batch
-        and is_simple
-        and not subject.sharded
+        and subject.source.reads_successive
     )
 
 
@@ -239,7 +237,7 @@ def manifest_of(
         **({} if batches.probe is None else {"probe": batches.probe.sampling.to_dict()}),
         "layers": list(objective.layers),
         "mode": "shared" if configuration.accumulation > 1 else "apart",
-        "ranks": subject.ranks.count,
+        "ranks": subject.source.ranks.count,
         "gauges": asked.manifest(),
         "problem": {
             "name": configuration.problem,
@@ -248,26 +246,3 @@ def manifest_of(
             "description": WATCHED,
         },
     }
-
-
-def check_spread(subject: Subject) -> None:
-    """Check that a step shows a spread: that a batch can be run in halves, or comes in several
-    backwards.
-
-    Raises:
-        BadArgument: It does not.
-    """
-    if subject.accumulation > 1 or not subject.ranks.alone:
-        return
-    if subject.sharded:
-        raise BadArgument(
-            "`model` is sharded (FSDP) over one process, where half of a batch cannot be run: "
-            "start several processes, or accumulate several backwards per update and give their "
-            "number as `accumulation`."
-        )
-    if not subject.has_loss:
-        raise BadArgument(
-            "`loss` is missing, and one backward per step shows no spread: give loss=lambda model, "
-            "batch: ..., or accumulate several backwards per update and give their number as "
-            "`accumulation`."
-        )

@@ -2,7 +2,7 @@
 given."""
 
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -13,20 +13,17 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from gradiometer.errors import BadArgument
-from gradiometer.integrations.fsdp import is_sharded
 from gradiometer.integrations.gradients import Preconditioner
-from gradiometer.integrations.watch.shield import Hook, Shield
+from gradiometer.integrations.watch.sources.source import GradientSource
 from gradiometer.loop.stream import Groups, labels_in
-from gradiometer.measurement.batch import Batch, batch_size, mapped, tensors_of
+from gradiometer.measurement.batch import Batch, batch_size, mapped
 from gradiometer.measurement.motion import Origin
 from gradiometer.measurement.objective import Loss, Objective
 from gradiometer.measurement.optimizer.groups import Group, groups_of, largest_rate
-from gradiometer.measurement.optimizer.steps import bare
-from gradiometer.measurement.reading import Draw, Sampling, Spread
+from gradiometer.measurement.reading import Draw, Sampling
 from gradiometer.measurement.step import TrainingStep
 from gradiometer.problems.examples import Examples
 from gradiometer.run.budget import Budget
-from gradiometer.run.ranks import Ranks
 
 
 @dataclass(frozen=True)
@@ -165,6 +162,12 @@ class Batches:
     axis: int = 0
     judges: Probe | None = None
 
+    def learn(self, sampling: Sampling) -> None:
+        """Take the sampling of a loader, unless it was given."""
+        if not self.known:
+            self.sampling = sampling
+            self.known = True
+
     def loss_of(self, loss: Loss | None) -> Loss | None:
         """The loss for batches with the examples along the first axis."""
         if loss is None or not self.axis:
@@ -196,201 +199,12 @@ def takes_no_hooks(model: nn.Module) -> bool:
     )
 
 
-def outermost_layers(model: nn.Module) -> list[nn.Module]:
-    """The layers that a model calls itself: its children, and in place of a list of layers what it
-    holds. A wrapper has none, since its model is called through it."""
-    if bare(model) is not model:
-        return []
-    found: list[nn.Module] = []
-    for layer in model.children():
-        if isinstance(layer, nn.ModuleList | nn.ModuleDict):
-            found += outermost_layers(layer)
-        elif not takes_no_hooks(layer):
-            found.append(layer)
-    return found
-
-
-# Most numbers in the examples that are gathered for a step, 128 MiB in single precision. A loop
-# that calls its model without steps, such as an evaluation with gradients, must not fill the
-# memory.
-MOST_GATHERED = 2**25
-
-# An example counts as at least so many numbers: the object of a tensor takes about 500 bytes.
-FEWEST_GATHERED = 2**8
-
-
 def moved(batch: Batch, source: int, place: int) -> Batch:
     """The batch with an axis moved in every tensor that has so many."""
     least = max(source, place)
     return mapped(
         batch, lambda tensor: tensor.movedim(source, place) if tensor.dim() > least else tensor
     )
-
-
-class Inputs:
-    """Keeps the first tensor of the newest call of the model, until `step` takes it or the batches
-    are given. A model that is called with one example at a time, as a policy is with every state,
-    has as many examples as such calls. After too many of them without a step, only the newest
-    counts.
-
-    A loop may run `model.forward(x)`, or a method of the model, which no hook of the model sees.
-    Until the model itself is called, the layer that was first called stands for it.
-
-    The words of a sentence are no examples, and neither are calls with one time of a sequence each:
-    before the first step, the first recurrent layer shows whether it runs over one sequence, and
-    over how many times of it.
-
-    Args:
-        model: The model as the loop calls it: wrapped or compiled, so that compiled code does not
-            see the hook.
-        shield: Keeps errors from training.
-    """
-
-    def __init__(self, model: nn.Module, shield: Shield) -> None:
-        self._model = model
-        self._newest: Tensor | None = None
-        self._examples: list[Tensor] = []
-        self._gathered = 0
-        self._hook: Any = None
-        self._layer: nn.Module | None = None
-        self._layer_hooks: list[Any] = []
-        # Times of one sequence that a recurrent layer ran over in the newest call; 0 if it ran over
-        # several sequences, or more than once. Afterwards what the inputs are for good.
-        self._times = self._runs = 0
-        self._is_time = self._is_sequence = False
-        self._recurrent_hooks: list[Any] = []
-        if isinstance(model, torch.jit.ScriptModule):  # it takes no hooks, and its layers none
-            return
-        self._hook = model.register_forward_pre_hook(
-            Hook(shield, self._keep_of_model), with_kwargs=True
-        )
-        hook = Hook(shield, self._keep_of_layer)
-        self._layer_hooks = [
-            layer.register_forward_pre_hook(hook, with_kwargs=True)
-            for layer in outermost_layers(model)
-        ]
-        recurrent = [layer for layer in model.modules() if isinstance(layer, nn.RNNBase)]
-        look = Hook(shield, self._look_at_times)
-        self._recurrent_hooks = [one.register_forward_pre_hook(look) for one in recurrent[:1]]
-
-    def _look_at_times(self, layer: nn.RNNBase, given: tuple[Any, ...]) -> None:
-        self._runs += 1
-        self._times = 0
-        if self._runs > 1 or not given or not isinstance(given[0], Tensor):
-            return
-        shape = given[0].shape
-        if len(shape) == 2:
-            self._times = shape[0]
-        elif shape[0 if layer.batch_first else 1] == 1:
-            self._times = shape[1 if layer.batch_first else 0]
-
-    def _keep_of_model(
-        self, model: nn.Module, given: tuple[Any, ...], named: Mapping[str, Any]
-    ) -> None:
-        if self._layer_hooks:
-            self._forget_layers()
-        self._keep(model, given, named)
-
-    def _keep_of_layer(
-        self, layer: nn.Module, given: tuple[Any, ...], named: Mapping[str, Any]
-    ) -> None:
-        if self._layer is None and torch.is_grad_enabled():
-            self._layer = layer
-        if layer is self._layer and torch.is_grad_enabled():
-            self._keep(layer, given, named)
-
-    def _forget_layers(self) -> None:
-        while self._layer_hooks:
-            self._layer_hooks.pop().remove()
-        self._layer = None
-        self._newest = None
-
-    def _keep(self, _: nn.Module, given: tuple[Any, ...], named: Mapping[str, Any]) -> None:
-        self._runs = 0
-        values = (*given, *named.values())
-        tensors = [value for value in values if isinstance(value, Tensor)] or tensors_of(values)
-        for value in tensors:
-            if value.dim():
-                # inputs that another model made hold the graph of that model
-                self._newest = value.detach()
-                self._gather(self._newest, values)
-                return
-
-    def _gather(self, newest: Tensor, values: tuple[Any, ...]) -> None:
-        """Add the newest inputs to those of the calls with one example each since the last step.
-
-        A call that is given what an earlier call returned, such as the state of a recurrent
-        network that was written by hand, is the next time of the same sequence: the graph that it
-        holds shows it.
-        """
-        if self._is_one_example(newest):
-            newest = newest[None]
-        if len(newest) != 1 or not torch.is_grad_enabled():
-            self._examples = []
-            self._gathered = 0
-            return
-        if self._examples and any(one.grad_fn is not None for one in tensors_of(values)):
-            return
-        self._gathered += max(newest.numel(), FEWEST_GATHERED)
-        if self._gathered > MOST_GATHERED:
-            self._examples = []
-        else:
-            self._examples.append(newest)
-
-    def take(self, *, has_loss: bool) -> Tensor:
-        """The inputs of the newest call, which stand for the batch.
-
-        Args:
-            has_loss: True if `watch` has a loss, which needs the whole batch.
-
-        Raises:
-            BadArgument: The batch is needed, or no call of the model with a tensor was seen.
-        """
-        newest, self._newest = self._newest, None
-        examples, self._examples = self._examples, []
-        self._gathered = 0
-        if self._recurrent_hooks and newest is not None:
-            self._recurrent_hooks.pop().remove()
-            self._is_time = self._times == 1
-            self._is_sequence = newest.dim() == 1 and self._times == len(newest) > 1
-        if self._is_time:
-            examples = []
-        if has_loss:
-            raise BadArgument(
-                "`batch` is missing: `watch` was given `loss`, which needs the batch. Call "
-                "w.step(loss, batch)."
-            )
-        if newest is None:
-            raise BadArgument(
-                "`batch` is missing, and no call of the model with a tensor was seen since the "
-                "last step: call w.step(loss, batch)."
-            )
-        if len({one.shape for one in examples}) == 1:
-            return torch.cat(examples)
-        return newest[None] if self._is_one_example(newest) else newest
-
-    def _is_one_example(self, inputs: Tensor) -> bool:
-        """True for a sequence, and for a vector of as many numbers as a layer takes of one example,
-        such as the state that a policy sees: it has no axis of examples. Whole numbers are a batch
-        of indices, of users or words, as many as the width of a layer by chance."""
-        if inputs.dim() != 1:
-            return False
-        if self._is_sequence or not inputs.is_floating_point():
-            return self._is_sequence
-        return any(
-            isinstance(layer, nn.Linear) and layer.in_features == len(inputs)
-            for layer in self._model.modules()
-        )
-
-    def remove(self) -> None:
-        """Stop looking: the loop gives its batches, or has ended."""
-        if self._hook is not None:
-            self._hook.remove()
-            self._forget_layers()
-            self._hook = None
-            while self._recurrent_hooks:
-                self._recurrent_hooks.pop().remove()
-            self._examples = []
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -404,18 +218,13 @@ class Subject:
             this list.
         batches: How batches are drawn.
         budget: The account of the run.
-        ranks: The processes that call the watch together.
+        source: How its gradients are had: on one process or several, in one backward or several.
         tell: Takes the text of every warning.
         has_loss: True if the objective can be run.
-        accumulation: Number of backwards per update on each process.
         scaler: The GradScaler, if there is one: gradients are then read scaled.
         seed: Seed of the random numbers that measuring draws.
-        spread: Returns the spread of the micro-batches that made the gradient of the step at hand,
-            None if it has none; None for a training whose spread is read by the watch.
         origin: The earlier parameters that gauges measure from, if they are in the checkpoints of
             the training.
-        is_own: True for a training of ours: its loss is the one that is trained, it makes its run
-            and ends it, and stops at an error of measuring.
     """
 
     objective: Objective
@@ -423,20 +232,12 @@ class Subject:
     optimizers: list[torch.optim.Optimizer]
     batches: Batches
     budget: Budget
-    ranks: Ranks
+    source: GradientSource
     tell: Callable[[str], object]
     has_loss: bool = True
-    accumulation: int = 1
     scaler: Any = None
     seed: int = 0
-    spread: Callable[[], Spread | None] | None = None
     origin: Origin | None = None
-    is_own: bool = False
-
-    @cached_property
-    def sharded(self) -> bool:
-        """True if the model is sharded (FSDP2)."""
-        return is_sharded(self.objective.model)
 
     @property
     def parameters(self) -> list[nn.Parameter]:

@@ -17,17 +17,19 @@ from gradiometer.arguments import (
 )
 from gradiometer.errors import BadArgument, bounded
 from gradiometer.gauges import Asked, GaugesAsked
-from gradiometer.integrations.fsdp import is_sharded, refuse_unsupported_shards, reshard
+from gradiometer.integrations.fsdp import refuse_unsupported_shards, reshard
 from gradiometer.integrations.watch.description import (
     gauges_for,
     refuse_what_cannot_be_watched,
     sampling_of,
 )
-from gradiometer.integrations.watch.losses import loss_of_a_person, no_loss
-from gradiometer.integrations.watch.recording import Announcements, check_place
+from gradiometer.integrations.watch.observers.losses import loss_of_a_person, no_loss
+from gradiometer.integrations.watch.observers.products import reads_products
+from gradiometer.integrations.watch.record import Announcements, check_place
 from gradiometer.integrations.watch.shield import in_silence, log
+from gradiometer.integrations.watch.sources.choice import source_of
+from gradiometer.integrations.watch.sources.source import GradientSource
 from gradiometer.integrations.watch.subject import Batches, Probe, Subject
-from gradiometer.integrations.watch.successive import reads_products
 from gradiometer.integrations.watch.watching import Watch
 from gradiometer.measurement.batch import Batch
 from gradiometer.measurement.estimate import LEVEL
@@ -36,7 +38,6 @@ from gradiometer.measurement.optimizer.steps import bare, bare_optimizer
 from gradiometer.measurement.reading import Draw, Sampling
 from gradiometer.run.budget import Budget
 from gradiometer.run.clock import Turns, clock_for
-from gradiometer.run.ranks import Ranks
 
 
 @bounded
@@ -189,32 +190,31 @@ def watch(
         groups=groups,
         batch_axis=batch_axis,
     )
+    check_whole("checkpoints", checkpoints, 0)
     optimizers = optimizers_of(optimizer)
-    ranks = Ranks.here()
-    sharded = is_sharded(bare(model))
+    called = model
+    model = bare(model)
+    source = source_of(model, accumulation)
     chosen = gauges_for(
         gauges,
         optimizers,
         has_loss=loss is not None,
-        alone=ranks.alone,
-        sharded=sharded,
+        alone=not source.is_joint,
+        sharded=not source.runs_model,
     )
-    is_default = gauges is None and every is None and parts is None
-    if is_default and loss is None and probe is None and groups is None and accumulation == 1:
-        compared = sharded or not ranks.alone
-        if not (compared or reads_products(optimizers, chosen.names, supported=bool(budget))):
+    is_default = gauges is None and every is None and parts is None and accumulation == 1
+    if is_default and loss is None and probe is None and groups is None:
+        supported = bool(budget) and source.reads_successive
+        if source.reads_successive and not reads_products(
+            optimizers, chosen.names, supported=supported
+        ):
             chosen = Asked(())  # what limits the run is looked for in any loop
-    drawn = (
-        None
-        if probe is None
-        else probe_from(probe, chosen, accumulation, has_loss=loss is not None)
-    )
-    called = model
-    model = bare(model)
+    drawn = None
+    if probe is not None:
+        drawn = probe_from(probe, chosen, source, has_loss=loss is not None)
     reshard(model)
     refuse_what_cannot_be_watched(model, optimizers)
-    refuse_unsupported_shards(model, ranks)
-    check_whole("checkpoints", checkpoints, 0)
+    refuse_unsupported_shards(model, source.ranks)
     batches = Batches(
         sampling_from(sampling, examples, replacement),
         drawn,
@@ -231,15 +231,14 @@ def watch(
         optimizers=optimizers,
         batches=batches,
         budget=Budget(budget, clock if isinstance(clock, Turns) else Turns(clock)),
-        ranks=ranks,
-        tell=log if ranks.first else in_silence,
+        source=source,
+        tell=log if source.is_first else in_silence,
         has_loss=loss is not None,
-        accumulation=accumulation,
         scaler=scaler if scaler is not None and scaler.is_enabled() else None,
         seed=seed,
     )
     subject.budget.planned = steps
-    watched = Watch(
+    return Watch(
         subject,
         out=Path(out),
         name=name,
@@ -248,16 +247,9 @@ def watch(
         to=to,
         announcements=Announcements(page, quiet),
         trials=trials,
+        checkpoints=checkpoints,
+        data=sampling if isinstance(sampling, DataLoader) else None,
     )
-    if isinstance(sampling, DataLoader):
-        watched.trials.draw_from(sampling)
-    watched.kept_updates.states = max(checkpoints, watched.trials.states)
-    watched.trials.checkpoints = checkpoints
-    if trials and not checkpoints:
-        watched.kept_updates.is_wanted = watched.trials.wants_state
-    if checkpoints:
-        watched.newest_updates.begin()
-    return watched
 
 
 def check_settings(
@@ -370,7 +362,7 @@ def sampling_from(sampling: Any, examples: int | None, replacement: bool | None)
     return sampling or Sampling(Draw.REPLACEMENT)
 
 
-def probe_from(probe: Any, gauges: Asked, accumulation: int, *, has_loss: bool) -> Probe:
+def probe_from(probe: Any, gauges: Asked, source: GradientSource, *, has_loss: bool) -> Probe:
     """The source of independent examples, from what was given as `probe`.
 
     Raises:
@@ -378,7 +370,7 @@ def probe_from(probe: Any, gauges: Asked, accumulation: int, *, has_loss: bool) 
     """
     if not has_loss:
         raise BadArgument("`probe` is given without `loss`, which runs its examples: give both.")
-    if not (accumulation == 1 and Ranks.here().alone):
+    if not source.reads_successive:
         raise BadArgument(
             "`probe` is for one backward per update on one process: leave it out, and the "
             "backwards are measured."

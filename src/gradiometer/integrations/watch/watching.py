@@ -1,50 +1,192 @@
-"""The object that `watch` returns, also for loops that announce batches in place of calling
-`step`."""
+"""The object that `watch` returns."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from threading import get_ident
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 
 from gradiometer.errors import BadArgument
-from gradiometer.integrations.gradients import Listener
-from gradiometer.integrations.watch.description import known_sampling
-from gradiometer.integrations.watch.requests.forks import Forks
-from gradiometer.integrations.watch.subject import Inputs
-from gradiometer.measurement.batch import Batch, mapped
+from gradiometer.gauges import Asked
+from gradiometer.integrations.gradients import LastGradient
+from gradiometer.integrations.trackers import Trackers
+from gradiometer.integrations.watch.announced import Announced, Announcer
+from gradiometer.integrations.watch.description import (
+    configuration_of,
+    known_sampling,
+    left_out,
+    manifest_of,
+    shows_products,
+)
+from gradiometer.integrations.watch.inputs import Inputs
+from gradiometer.integrations.watch.observers.gauges import Gauges
+from gradiometer.integrations.watch.observers.kept_updates import UpdateKeeper
+from gradiometer.integrations.watch.observers.losses import Losses
+from gradiometer.integrations.watch.observers.newest_updates import NewestUpdates
+from gradiometer.integrations.watch.observers.observer import (
+    Observer,
+    Observers,
+    Start,
+    Step,
+    Update,
+)
+from gradiometer.integrations.watch.observers.optimizers import Settings, UpdateCounter
+from gradiometer.integrations.watch.observers.products import (
+    GradientProducts,
+    early_cost,
+    reads_products,
+)
+from gradiometer.integrations.watch.observers.trackers import TrackerFeed
+from gradiometer.integrations.watch.observers.triage.recorder import TriageRecorder
+from gradiometer.integrations.watch.record import Announcements, Findings, WatchedRun
+from gradiometer.integrations.watch.requests.evaluation import LossesGiven, evaluation
+from gradiometer.integrations.watch.requests.forks import LoopForks
+from gradiometer.integrations.watch.requests.request import Request
+from gradiometer.integrations.watch.shield import Shield, WarningLog, attempt, reason_of
+from gradiometer.integrations.watch.subject import Subject, moved
+from gradiometer.loop import Alternative, Fork
+from gradiometer.loop.recorded.incidents import IncidentCause
+from gradiometer.measurement.artifact import Evaluation
+from gradiometer.measurement.batch import Batch, batch_size
+from gradiometer.requests import request_of
+from gradiometer.run.budget import START, Budget
 from gradiometer.run.clock import Turns
+from gradiometer.run.ranks import Ranks
+from gradiometer.run.reader import Run
 from gradiometer.run.recorder import Recorder
 
-# In place of a batch that was not announced.
-NOTHING = object()
+OUTSIDE = "`step` must be called inside `with watch(...) as w:`, around the whole training."
 
 
-class Watch(Forks):
-    """A watched training, made by `watch`. Use it as a context manager around the whole loop."""
 
-    _announced: Any = NOTHING
-    _listener: Listener | None = None
-    _few: Sequence[nn.Parameter] = ()
-    _always = False
-    _thread = 0
-    _marks: Sequence[tuple[Tensor | None, int]] = ()
+class Watch:
+    """A watched training, made by `watch`. Use it as a context manager around the whole loop.
+
+    It is a list of observers, and the run that they write. `certify`, `sharpness`, `snapshot` and
+    `ensemble` look at the model on request: call them inside of the `with` block, after the first
+    step, or after it. Training stays the same, bit for bit.
+
+    Args:
+        subject: The training.
+        out: Folder of the runs.
+        name: Beginning of the run's name.
+        asked: The settings `every`, `parts`, `level` and `gauges`.
+        gauges: The gauges.
+        to: Trackers that also get the estimates.
+        announcements: What is printed, and the page at the end.
+        trials: Share of the training time that forks may use.
+        checkpoints: Number of earlier states that are kept.
+        data: The training data; None if they are not known.
+    """
+
+    def __init__(
+        self,
+        subject: Subject,
+        *,
+        out: Path,
+        name: str,
+        asked: Mapping[str, Any],
+        gauges: Asked,
+        to: Sequence[Any],
+        announcements: Announcements,
+        trials: float = 0.0,
+        checkpoints: int = 0,
+        data: Any = None,
+    ) -> None:
+        self._subject = subject
+        # The context for everything that training calls: after the first update its errors become
+        # warnings.
+        self.shield = Shield(self._stop, passes=subject.source.is_ours)
+        self._warn = WarningLog(self._step_of_warning, subject.tell)
+        self._failures = 0
+        self._handles: list[Any] = []
+        self._inputs: Inputs | None = None
+        self._announcer = Announcer(subject, self.step, self._warn, self.shield)
+        self._settings = Settings(subject, self._warn)
+        self._updates = UpdateCounter(self._warn, partial(self._settings.search, self._follow))
+        self.losses = Losses(subject, self._warn, self._updates)
+        self.record = WatchedRun(
+            out=out,
+            name=name,
+            shield=self.shield,
+            warn=self._warn,
+            announcements=announcements,
+            asked=asked,
+            gauges=gauges,
+            is_first=subject.source.is_first,
+            write_rest=self._write_rest,
+        )
+        products = reads_products(
+            subject.optimizers, gauges.names, supported=shows_products(subject, asked)
+        )
+        self.gauges = Gauges(
+            subject,
+            self._settings,
+            self.losses,
+            self.shield,
+            self._warn,
+            kinds=gauges.kinds,
+            elsewhere=() if products is None else products[1],
+            by_default=gauges.by_default,
+        )
+        last = LastGradient(subject.objective.parameters, subject.optimizers, subject.scaler)
+        self._triage = TriageRecorder(subject, last, self._warn, lambda: self._updates.count)
+        kept_updates = UpdateKeeper(subject, self._warn)
+        newest_updates = NewestUpdates(subject, self._warn)
+        request = Request(subject, self.record, self.losses, kept_updates)
+        self.forks = LoopForks(request, kept_updates, newest_updates)
+        self.forks.draw_from(data)
+        kept_updates.keep_states(checkpoints)
+        if checkpoints:
+            newest_updates.keep()
+        observers: list[Observer] = [kept_updates, newest_updates]
+        if trials:
+            from gradiometer.integrations.watch.observers.trials import Trials  # noqa: PLC0415
+
+            tried = Trials(
+                trials,
+                subject.budget,
+                self.record,
+                self.forks,
+                self._warn,
+                announcements.say,
+                checkpoints=checkpoints,
+            )
+            observers.insert(0, tried)
+        if products is not None:
+            # Early readings of gauges beside the noise, if products show the noise: with 20 batch
+            # sharpnesses a run of 300 steps of a small network paid 29 % for them alone.
+            subject.budget.promised = 6
+            observers.append(
+                GradientProducts(
+                    subject,
+                    last,
+                    self._triage,
+                    *products,
+                    all_steps=asked["every"] == 1,
+                    made=lambda: self._updates.count,
+                    ended=self.gauges.take_over,
+                )
+            )
+        feed = TrackerFeed(Trackers(to, asked["level"], self._warn), self.losses)
+        observers += [self._triage, self._updates, self._settings, self.losses, self.gauges, feed]
+        self.observers = Observers(observers)
 
     def __enter__(self) -> "Watch":
-        if self._handles or self._begun:
+        if self._handles or self.record.has_begun:
             raise BadArgument(
                 "`watch` can be entered only once: call `watch` again for another training."
             )
-        first, *others = self._optimizers
-        self._follow_updates_of(first)
-        self._handles += [
-            one.register_step_post_hook(self._was_updated_by_another) for one in others
-        ]
+        first, *others = self._subject.optimizers
+        self._follow(first)
+        self._handles += [one.register_step_post_hook(self._after_another) for one in others]
         self._inputs = Inputs(self._subject.called, self.shield)
-        self._handles.append(self._inputs)
-        if self._cadenced:
-            self._capture.start()
+        self._handles += [self._inputs, self._announcer]
+        self.gauges.start()
+        self.observers.plan()
         if isinstance(self.budget.clock, Turns):
             self.budget.clock.enter()
         return self
@@ -52,51 +194,88 @@ class Watch(Forks):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
-        with self.shield:
-            # the last trial is compared with the updates that are kept, as the others are
-            self.trials.close(self.steps, error)
-            self.kept_updates.close()
-        with self.shield:
-            self.end()
-        if not self._subject.is_own:
+        for observer in self.observers:
             with self.shield:
-                self._settings.end()
-            self._close(error)
+                observer.close(error)
+        while self._handles:
+            with self.shield:
+                self._handles.pop().remove()
+        if not self._subject.source.is_ours:
+            self.record.close(error, self.steps)
         with self.shield:
             if isinstance(self.budget.clock, Turns):
                 self.budget.clock.leave()
 
-    def begin(
-        self, recorder: Recorder, step: int, losses: Sequence[float], *, has_facts: bool
-    ) -> None:
-        """Follow a training of ours in its own run.
+    def step(self, loss: Tensor | float, batch: Batch | None = None) -> None:
+        """Record one backward. Call it after `backward` and before `optimizer.step()`; clip before
+        or after it.
 
         Args:
-            recorder: Writes the run.
-            step: The next step.
-            losses: The losses of the steps before, if the run is resumed.
-            has_facts: True if the run has the facts of triage already.
+            loss: The mean loss of the batch, before it is divided for accumulation or scaled.
+            batch: The examples of that loss, as `loss` takes them: any tree with the examples along
+                the first axis. Without it, the first tensor that the model was called with stands
+                for the batch: its rows are the examples, and labels are those that a loss of torch
+                has compared. What runs the model again needs the batch.
         """
-        self._begun = True
-        self.steps = step
-        self._losses.examiner.repeat(losses)
-        self._attach(recorder, step, has_facts=has_facts)
-        with self.budget.spending():
-            self._decide()
-
-    def end(self) -> None:
-        """Stop following the training, and write what waits."""
-        with self._triage.shield:
-            self._triage.close()
-        if self._successive is not None:
-            self._successive.close()
-        with self.shield:
-            self._capture.stop()
-            self._pace.end(self.steps)
-            self._between.end()
-        while self._handles:
+        if Turns.several:
             with self.shield:
-                self._handles.pop().remove()
+                self.budget.take_turn()
+        examples = batch
+        if batch is None:
+            examples = self._batch_seen()
+        elif self._inputs is not None:
+            inputs, self._inputs = self._inputs, None
+            with self.shield:
+                inputs.remove()
+        losses = self.losses
+        if losses.steps >= self.observers.due:
+            self._attend(loss, examples, batch)
+            return
+        try:
+            losses.take(loss, examples)
+        except Exception as error:
+            self._fail(error, losses.steps, len(losses.parts))
+
+    def findings(self) -> Findings:
+        """The findings so far, the most urgent first, and the warnings."""
+        return self.record.findings()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values, without tensors, for your checkpoint: with them the same run can be
+        continued."""
+        return self.record.state_dict(self.steps)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue the run of a checkpoint. Call it before the first step."""
+        self.losses.resume(self.record.load_state_dict(state))
+
+    @property
+    def run(self) -> Run | None:
+        """The run as it is on disk now; None before the first step, unless a state was loaded, if
+        it cannot be read, and on ranks other than 0."""
+        return self.record.run
+
+    @property
+    def steps(self) -> int:
+        """Number of updates so far, which is the index of the next step."""
+        return self.losses.steps
+
+    @property
+    def budget(self) -> Budget:
+        """The account of the time."""
+        return self._subject.budget
+
+    @property
+    def ranks(self) -> Ranks:
+        """The processes that call the watch together."""
+        return self._subject.source.ranks
+
+    @property
+    def overhead(self) -> dict[str, Any]:
+        """The share of the training time that measuring may use and has used; empty before the
+        first step."""
+        recorder = self.record.recorder
+        return {} if recorder is None else recorder.overhead
 
     @property
     def measuring(self) -> bool:
@@ -104,9 +283,13 @@ class Watch(Forks):
 
         A loop that replays a CUDA graph makes such a step without it: hooks do not run in a replay.
         """
-        return self._capture.gradients.active or not self._begun
+        return self.gauges.reader.active or not self.record.has_begun
 
-    def batches(self, loader: Iterable[Any]) -> "Announced":
+    def note_settings(self) -> None:
+        """Record the settings of the optimizers, which are those of the coming step."""
+        self._settings.note(self.steps)
+
+    def batches(self, loader: Iterable[Any]) -> Announced:
         """The batches of a loader, for a loop that makes `backward` and the update in one call.
 
         Use it in place of `step`, which is then called at the end of every `backward` through the
@@ -128,14 +311,11 @@ class Watch(Forks):
         Returns:
             An iterable with the length and the attributes of the loader.
         """
-        self.trials.draw_from(loader)
-        drawn = self._subject.batches
+        self.forks.draw_from(loader)
         sampling = known_sampling(loader)
-        # unless it was given, or is written already
-        if sampling is not None and not (drawn.known or self._begun):
-            drawn.sampling = sampling
-            drawn.known = True
-        return Announced(self, loader)
+        if sampling is not None and not self.record.has_begun:
+            self._subject.batches.learn(sampling)
+        return Announced(self.batch, loader)
 
     def batch(self, batch: Batch) -> Batch:
         """Announce the examples of the next `backward`, and return them unchanged. Use it in place
@@ -147,76 +327,321 @@ class Watch(Forks):
                 "`batch` must be announced inside `with watch(...) as w:`, which goes around the "
                 "whole training."
             )
-        if self._listener is None:
-            parameters = self._objective.parameters
-            self._few = parameters[0], parameters[len(parameters) // 2], parameters[-1]
-            # `.grad` of a sharded model is not changed by every backward
-            self._always = self._subject.sharded
-            self._listener = Listener(self._before_backward, self._after_backward).start()
-            self._handles.append(self._listener)
-        self._announced = batch
-        self._thread = get_ident()
+        self._announcer.announce(batch)
         return batch
 
-    def _before_backward(self, _: Tensor | None) -> None:
-        if get_ident() == self._thread:
-            self._marks = self._marks_now()
+    def evaluated(self, test: LossesGiven | None = None, train: LossesGiven | None = None) -> None:
+        """Record an evaluation of the model as it is now, so that overfitting can be seen. Call it
+        before the block of `with watch(...) as w:` ends; later evaluations are not recorded, with a
+        warning.
 
-    def _after_backward(self, loss: Tensor | None) -> None:
-        if get_ident() != self._thread:  # of another training
-            return
-        with self.shield:
-            before, self._marks = self._marks, ()
-            went_through_the_model = self._always or any(
-                gradient is not old or version != then
-                for (gradient, version), (old, then) in zip(self._marks_now(), before, strict=True)
-            )
-            if went_through_the_model:
-                batch, self._announced = self._announced, NOTHING
-                self._announce(loss, batch)
+            w.evaluated(test=test_losses, train=losses_on_some_training_examples)
 
-    def _announce(self, loss: Tensor | None, batch: Batch) -> None:
-        if batch is NOTHING:
-            self._warn(
-                "several backwards went through `model` for one batch: only the first of them is "
-                "measured, and its loss is recorded"
-            )
-            return
-        if loss is None:
+        Args:
+            test: The loss on held-out examples: their mean, or the loss of every example, whose
+                mean has an interval. Losses of single examples are kept in the run, 4 bytes each,
+                so that runs are compared example by example: give them in the same order.
+            train: The same on training examples, in eval mode.
+
+        Raises:
+            BadArgument: An argument is not a number, a tensor or a list of numbers.
+        """
+        if self._subject.source.is_first:
+            self.record_evaluation(evaluation(test=test, train=train))
+
+    def record_evaluation(self, evaluation: Evaluation) -> None:
+        """Record an evaluation whose estimates are known, such as "test_loss"."""
+        has_ended = self.record.has_ended
+        self.record.evaluation(self.steps, evaluation)
+        if not has_ended:
+            self._triage.evaluated()
+
+    def fork(
+        self,
+        alternatives: Sequence[Alternative | str] | Alternative | str,
+        *,
+        batches: Any = None,
+        at: int | None = None,
+        **settings: Any,
+    ) -> Fork | None:
+        """What would have happened from here with other settings: `gradiometer.loop.fork` for the
+        watched loop.
+
+        Model, optimizer, loss, scaler, accumulation, `groups`, the number of updates and what is
+        left are those of the watch. Call it after `optimizer.step()`. The training stays the same,
+        bit for bit, and the fork is kept in the run. Its time is reported in `overhead`, outside
+        the budget. On several processes rank 0 forks and the others get None.
+
+        Args:
+            alternatives: What is compared with going on as it is, such as "rate 2x", or a list.
+            batches: The training data, as in `gradiometer.loop.Loop`. Default: the loader that the
+                watch was given as `sampling` or in `w.batches`.
+            at: An earlier step, to fork from the newest state that is kept from there or before,
+                also after the last update: see `checkpoints` of `watch`.
+            settings: The other arguments of `gradiometer.loop.Loop`, such as `evaluate` and
+                `scheduler`, and of `gradiometer.loop.fork`, such as `horizon`.
+
+        Raises:
+            BadArgument: An argument is invalid, there was no step yet, or `loss` is missing.
+            Unsupported: The training cannot be copied.
+
+        Example:
+            >>> import torch
+            >>> from gradiometer import supervised, watch
+            >>> train, model = (torch.ones(16, 1), torch.arange(16.0)[:, None]), torch.nn.Linear(1, 1, bias=False)
+            >>> loss, optimizer = supervised(torch.nn.MSELoss()), torch.optim.SGD(model.parameters(), lr=0.01)
+            >>> with watch(model, optimizer, loss=loss, page=False, quiet=True) as w:
+            ...     for _ in range(10):
+            ...         optimizer.zero_grad()
+            ...         value = loss(model, train)
+            ...         value.backward()
+            ...         w.step(value, train)
+            ...         optimizer.step()
+            ...     found = w.fork("rate 2x", batches=train, batch_size=4, horizon="20 updates")
+            >>> found.best()
+            'rate 2x'
+        """
+        data = self.forks.data if batches is None else batches
+        if data is None:
             raise BadArgument(
-                "`backward` was not called on one number: call `step` yourself in place of "
-                "`batches`."
+                "`batches` is missing: give the training data, such as your DataLoader, here or as "
+                "`sampling` of `watch`."
             )
-        if self._capture.gradients.active:
-            device = self._objective.parameters[0].device
-            batch = mapped(batch, lambda tensor: tensor.to(device, non_blocking=True))
-        self.step(self._capture.mean_loss(loss), batch)
+        return self.forks.fork(batches=data, alternatives=alternatives, at=at, **settings)
 
-    def _marks_now(self) -> list[tuple[Tensor | None, int]]:
-        """A few gradients and their versions, which change when a backward goes
-        through the model."""
-        return [(p.grad, 0 if p.grad is None else p.grad._version) for p in self._few]
+    def incident(self, *, batches: Any, **settings: Any) -> IncidentCause | None:
+        """Why the loss went wrong where it was highest above its level, or no longer finite: the
+        example, the batch, the learning rate or the layer.
 
+        It needs `checkpoints` above 0 in `watch`, which keeps the newest updates. Those of the
+        worst incident are made again on copies, each time with something left out. The training
+        stays the same, bit for bit, and the cause becomes a finding of the run. It may be asked
+        for after the `with` block, too, as when the loop has raised an error.
 
-class Announced:
-    """The batches of a loader, each announced to a watch before it is passed on."""
+        Args:
+            batches: The training data, as in `fork`.
+            settings: The other arguments of `gradiometer.loop.Loop`.
 
-    _watch: Watch
-    _loader: Iterable[Any]
+        Raises:
+            BadArgument: An argument is invalid, or no incident was seen.
+            Unsupported: The training cannot be copied.
 
-    def __init__(self, watch: Watch, loader: Iterable[Any]) -> None:
-        self.__dict__.update(_watch=watch, _loader=loader)
+        Example:
+            >>> import torch
+            >>> from gradiometer import supervised, watch
+            >>> inputs = torch.randn(512, 1, generator=torch.Generator().manual_seed(0))
+            >>> targets = inputs + torch.randn(512, 1, generator=torch.Generator().manual_seed(1))
+            >>> targets[331] = 300.0
+            >>> model, loss = torch.nn.Linear(1, 1), supervised(torch.nn.MSELoss())
+            >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+            >>> with watch(model, optimizer, loss=loss, checkpoints=1, page=False, quiet=True) as w:
+            ...     for start in range(0, 512, 8):
+            ...         batch = inputs[start : start + 8], targets[start : start + 8]
+            ...         optimizer.zero_grad()
+            ...         value = loss(model, batch)
+            ...         value.backward()
+            ...         w.step(value, batch)
+            ...         optimizer.step()
+            ...     found = w.incident(batches=(inputs, targets), batch_size=8)
+            >>> found.cause, found.step, found.rows
+            ('example', 41, (3,))
+        """
+        return self.forks.incident(batches, **settings)
 
-    def __iter__(self) -> Iterator[Batch]:
-        for batch in self._loader:
-            yield self._watch.batch(batch)
+    def go_back(self, step: int) -> int:
+        """Put model, optimizer and scaler back to the newest state that is kept from a step or
+        before it: see `checkpoints` of `watch`. Schedulers and data go on from where they are.
 
-    def __len__(self) -> int:
-        return len(self._loader)  # type: ignore[arg-type]
+        Args:
+            step: The step, such as the one that an incident names.
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._loader, name)
+        Returns:
+            The step of the state.
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Set an attribute of the loader, as timm does to end its mixup."""
-        setattr(self._loader, name, value)
+        Raises:
+            BadArgument: No state is kept from there or before.
+            Unsupported: The training has several processes, and only rank 0 keeps states.
+        """
+        return self.forks.go_back(step)
+
+    def begin(
+        self, recorder: Recorder, step: int, losses: Sequence[float], *, has_facts: bool
+    ) -> None:
+        """Follow a training of ours in its own run.
+
+        Args:
+            recorder: Writes the run.
+            step: The next step.
+            losses: The losses of the steps before, if the run is resumed.
+            has_facts: True if the run has the facts of triage already.
+        """
+        self.record.begin_elsewhere(recorder)
+        self._warn.attach(recorder)
+        self.losses.resume(step, losses)
+        start = Start(recorder, step, step, is_new=False, has_facts=has_facts)
+        self.observers.begin(start)
+        self.record.write_evaluations()
+        self.gauges.decide()
+        self.observers.plan()
+
+    def _attend(self, loss: Any, examples: Batch, given: Batch | None) -> None:
+        """A backward at which an observer has something to do.
+
+        Args:
+            loss: The mean loss of the batch.
+            examples: The batch, or what stands for it.
+            given: The batch, if it was given.
+        """
+        if not self._handles:
+            raise BadArgument(OUTSIDE)
+        losses = self.losses
+        place = len(losses.parts)
+        is_last = place + 1 >= self._subject.source.backwards
+        event = Step(losses.steps, loss, examples, given, place, is_last)
+        try:
+            if not self.record.has_begun:
+                self._make_run(event)
+            self.observers.at_step(event)
+        except Exception as error:
+            self._fail(error, event.index, place)
+
+    def _step_of_warning(self) -> int:
+        """The step under way, or the next one."""
+        under_way = self.observers.under_way
+        return self.steps if under_way is None else under_way
+
+    def _fail(self, error: Exception, step: int, place: int) -> None:
+        """An error at a backward: it is counted all the same."""
+        self.shield.caught(error)
+        self.losses.abandon(step, place)
+        with self.shield:
+            self.gauges.leave()
+        self.observers.plan()
+
+    def _make_run(self, event: Step) -> None:
+        """Make the run's folder and recorder, now that the batch size is known."""
+        subject, source, record = self._subject, self._subject.source, self.record
+        axis = subject.batches.axis
+        examples = batch_size(moved(event.batch, axis, 0) if axis else event.batch)
+        if not examples:
+            return
+        self.budget.start()
+        size = source.batch_size(examples)
+        if size == 1 and self.gauges.needs_spread:
+            raise BadArgument(
+                "`batch_size` is 1, so a step has no spread: raise batch_size to 2 or more, or set "
+                "budget to 0."
+            )
+        with self.budget.spending(START):
+            configuration = configuration_of(subject, record.name, size, record.asked)
+            gauges = record.gauges.made(configuration, subject.groups)
+            source.begin(gauges, self.budget)
+            if not source.is_first:
+                record.begin_elsewhere()
+                return
+            recorder = record.begin(
+                manifest_of(configuration, subject, record.gauges),
+                gauges,
+                self.steps,
+                budget=self.budget,
+                every=configuration.every,
+                elsewhere=self.gauges.elsewhere,
+            )
+            recorder.cadence.start(self.steps)
+            early = early_cost(self.budget.share, products=bool(self.gauges.elsewhere))
+            record.announce(configuration, early=early, planned=self.budget.planned)
+            is_new = not record.is_continued
+            self.observers.begin(Start(recorder, self.steps, self.steps + 1, is_new=is_new))
+            record.write_evaluations()
+            text = left_out(subject.objective, subject.optimizers)
+            if text:
+                self._warn(text)
+
+    def _write_rest(self) -> None:
+        """Give the recorder what waits."""
+        self._settings.note(self.steps)
+        self.losses.write()
+
+    def _batch_seen(self) -> Batch:
+        """The inputs of the model's newest call; an empty batch, whose loss alone counts, if they
+        are not known."""
+        try:
+            if self._inputs is None:
+                raise BadArgument(
+                    "`batch` is missing: it was given before. Call w.step(loss, batch) at every "
+                    "step."
+                )
+            return self._inputs.take(has_loss=self._subject.has_loss)
+        except Exception as error:
+            if not self._handles:
+                raise BadArgument(OUTSIDE) from error
+            self.shield.caught(error)
+            return torch.empty(0)
+
+    def _follow(self, optimizer: torch.optim.Optimizer) -> None:
+        """Follow the updates of an optimizer."""
+        self._handles += self._updates.count_steps_inside(optimizer, lambda: self.steps)
+        self._handles.append(optimizer.register_step_post_hook(self._on_update))
+        self._handles += self.gauges.follow(optimizer)
+
+    def _on_update(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        """The optimizer was called."""
+        rate = optimizer.param_groups[0]["lr"]
+        if rate is not self._triage.rate:
+            self._triage.note_rate(max(self.steps - 1, 0), rate)
+        self._updates.made()
+        if self.losses.parts or self.observers.awaiting:
+            self._attend_update()
+        self.shield.before_first_update = False
+        if Turns.several:
+            with self.shield:
+                self.budget.take_turn()
+
+    def _attend_update(self) -> None:
+        """An update that an observer waits for, or that came before its last backward."""
+        update = Update(self.steps - 1)
+        try:
+            if self.losses.parts:
+                backwards = len(self.losses.parts)
+                self._updates.fell_short(self.steps, backwards, self._subject.source.backwards)
+                self.losses.fall_short()
+            self.observers.updated(update)
+        except Exception as error:
+            self.shield.caught(error)
+
+    def _after_another(self, *_: Any) -> None:
+        """Another optimizer than the first was called: it may step after the backward."""
+        kept_updates = self.forks.kept_updates
+        if kept_updates.awaits_update:
+            kept_updates.updated(Update(self.steps - 1))
+            with self.shield:
+                self.observers.plan()
+
+    def _stop(self, error: Exception) -> None:
+        """An error of our own after the first update: stop measuring. After a second one, stop
+        recording too."""
+        self._failures += 1
+        if self._failures > 2:
+            return
+        stopped = "measuring has stopped" if self._failures == 1 else "recording has stopped"
+        step = self._step_of_warning()
+        text = f"{stopped} at step {step:,}, and training continues: {reason_of(error)}"
+        attempt(self.gauges.stop, lambda: self._warn(text, stopped="all"))
+        if self._failures > 1:
+            self.losses.stop()
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        """A request, which is loaded when it is made."""
+        if name.startswith("_"):  # Python asks every object for such names
+            raise AttributeError(f"'Watch' object has no attribute {name!r}")
+        kept_updates = self.forks.kept_updates
+        request = Request(self._subject, self.record, self.losses, kept_updates)
+        return request_of(request, name)
+
+    def __repr__(self) -> str:
+        run = self.run
+        return f"<watch: {'no step yet' if run is None else f'{run.path}, {run.steps:,} steps'}>"
+
+    def _repr_html_(self) -> str:
+        """A card for notebooks: the run and its findings."""
+        return self.record.card()

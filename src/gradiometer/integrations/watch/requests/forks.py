@@ -1,4 +1,4 @@
-"""A fork of a watched loop, kept in its run."""
+"""Forks of a watched loop, kept in its run."""
 
 import inspect
 from collections.abc import Sequence
@@ -13,9 +13,11 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from gradiometer.arguments import check_whole
 from gradiometer.errors import BadArgument, Unsupported
-from gradiometer.integrations.watch.losses import no_loss
-from gradiometer.integrations.watch.requests.looks import Looks
-from gradiometer.integrations.watch.triage.exact import planned_steps, schedulers_of
+from gradiometer.integrations.watch.observers.kept_updates import UpdateKeeper
+from gradiometer.integrations.watch.observers.losses import no_loss
+from gradiometer.integrations.watch.observers.newest_updates import NewestUpdates
+from gradiometer.integrations.watch.observers.triage.exact import planned_steps, schedulers_of
+from gradiometer.integrations.watch.requests.request import Request
 from gradiometer.loop import Alternative, Fork, Loop, fork
 from gradiometer.loop.data import Data, data_of
 from gradiometer.loop.incident_cause import cause_of, rise_of_rate
@@ -37,105 +39,44 @@ RECORDED = 0.01
 OF_LOOP = frozenset(inspect.signature(Loop).parameters)
 
 
-class Forks(Looks):
-    """Forks of a watched loop, on request."""
+class LoopForks:
+    """Forks of a watched loop: from its present state, or from one that is kept.
 
-    def fork(
-        self,
-        alternatives: Sequence[Alternative | str] | Alternative | str,
-        *,
-        batches: Any = None,
-        at: int | None = None,
-        **settings: Any,
-    ) -> Fork | None:
-        """What would have happened from here with other settings: `gradiometer.loop.fork` for the
-        watched loop.
+    Args:
+        request: The model, its run and the account of the time.
+        kept_updates: Earlier states, and updates to compare copies with.
+        newest_updates: The updates of the worst incident.
+    """
 
-        Model, optimizer, loss, scaler, accumulation, `groups`, the number of updates and what is
-        left are those of the watch. Call it after `optimizer.step()`. The training stays the same,
-        bit for bit, and the fork is kept in the run. Its time is reported in `overhead`, outside
-        the budget. On several processes rank 0 forks and the others get None.
+    def __init__(
+        self, request: Request, kept_updates: UpdateKeeper, newest_updates: NewestUpdates
+    ) -> None:
+        self._request = request
+        self._subject = request.subject
+        self.kept_updates = kept_updates
+        self.newest_updates = newest_updates
+        # The loader of the training data; None if it is not known.
+        self.data: Any = None
 
-        Args:
-            alternatives: What is compared with going on as it is, such as "rate 2x", or a list.
-            batches: The training data, as in `gradiometer.loop.Loop`. Default: the loader that the
-                watch was given as `sampling` or in `w.batches`.
-            at: An earlier step, to fork from the newest state that is kept from there or before,
-                also after the last update: see `checkpoints` of `watch`.
-            settings: The other arguments of `gradiometer.loop.Loop`, such as `evaluate` and
-                `scheduler`, and of `gradiometer.loop.fork`, such as `horizon`.
+    @property
+    def steps(self) -> int:
+        """Number of steps so far."""
+        return self._request.steps
 
-        Raises:
-            BadArgument: An argument is invalid, there was no step yet, or `loss` is missing.
-            Unsupported: The training cannot be copied.
+    def draw_from(self, loader: Any) -> None:
+        """Take the data from this loader, if they are not known."""
+        if self.data is None:
+            self.data = loader
 
-        Example:
-            >>> import torch
-            >>> from gradiometer import supervised, watch
-            >>> train, model = (torch.ones(16, 1), torch.arange(16.0)[:, None]), torch.nn.Linear(1, 1, bias=False)
-            >>> loss, optimizer = supervised(torch.nn.MSELoss()), torch.optim.SGD(model.parameters(), lr=0.01)
-            >>> with watch(model, optimizer, loss=loss, page=False, quiet=True) as w:
-            ...     for _ in range(10):
-            ...         optimizer.zero_grad()
-            ...         value = loss(model, train)
-            ...         value.backward()
-            ...         w.step(value, train)
-            ...         optimizer.step()
-            ...     found = w.fork("rate 2x", batches=train, batch_size=4, horizon="20 updates")
-            >>> found.best()
-            'rate 2x'
-        """
-        batches = self.trials.data if batches is None else batches
-        if batches is None:
-            raise BadArgument(
-                "`batches` is missing: give the training data, such as your DataLoader, here or as "
-                "`sampling` of `watch`."
-            )
-        return self._fork(batches=batches, alternatives=alternatives, at=at, **settings)
-
-    def incident(self, *, batches: Any, **settings: Any) -> IncidentCause | None:
-        """Why the loss went wrong where it was highest above its level, or no longer finite: the
-        example, the batch, the learning rate or the layer.
-
-        It needs `checkpoints` above 0 in `watch`, which keeps the newest updates. Those of the
-        worst incident are made again on copies, each time with something left out. The training
-        stays the same, bit for bit, and the cause becomes a finding of the run. It may be asked
-        for after the `with` block, too, as when the loop has raised an error.
-
-        Args:
-            batches: The training data, as in `fork`.
-            settings: The other arguments of `gradiometer.loop.Loop`.
-
-        Raises:
-            BadArgument: An argument is invalid, or no incident was seen.
-            Unsupported: The training cannot be copied.
-
-        Example:
-            >>> import torch
-            >>> from gradiometer import supervised, watch
-            >>> inputs = torch.randn(512, 1, generator=torch.Generator().manual_seed(0))
-            >>> targets = inputs + torch.randn(512, 1, generator=torch.Generator().manual_seed(1))
-            >>> targets[331] = 300.0
-            >>> model, loss = torch.nn.Linear(1, 1), supervised(torch.nn.MSELoss())
-            >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-            >>> with watch(model, optimizer, loss=loss, checkpoints=1, page=False, quiet=True) as w:
-            ...     for start in range(0, 512, 8):
-            ...         batch = inputs[start : start + 8], targets[start : start + 8]
-            ...         optimizer.zero_grad()
-            ...         value = loss(model, batch)
-            ...         value.backward()
-            ...         w.step(value, batch)
-            ...         optimizer.step()
-            ...     found = w.incident(batches=(inputs, targets), batch_size=8)
-            >>> found.cause, found.step, found.rows
-            ('example', 41, (3,))
-        """
-        with self._looking(forks="incidents on request") as run:
+    def incident(self, batches: Any, **settings: Any) -> IncidentCause | None:
+        """Why the loss went wrong: see `Watch.incident`."""
+        with self._request.looking(forks="incidents on request") as run:
             if run is None:
                 return None
-            return self._explain_incident(run, batches, **settings)
+            return self.explain_incident(run, batches, **settings)
 
-    def _explain_incident(self, run: Run, batches: Any, **settings: Any) -> IncidentCause:
+    def explain_incident(self, run: Run, batches: Any, **settings: Any) -> IncidentCause:
+        """The cause of the worst incident that is kept, which becomes a finding of the run."""
         self.newest_updates.finish()
         held = self.newest_updates.incident
         if held is None:
@@ -150,7 +91,7 @@ class Forks(Looks):
         if incident.first < held.state.step:
             # it began before the updates that are kept
             incident = replace(incident, first=held.state.step)
-        loop, _ = self._own_loop(run, batches, None, **{**settings, "scheduler": None})
+        loop, _ = self.own_loop(run, batches, None, **{**settings, "scheduler": None})
         whole = held.whole_updates(incident.first, loop.accumulation)
         if incident.first not in whole:
             raise Unsupported(
@@ -160,24 +101,12 @@ class Forks(Looks):
         loop = held.brought_to(max(incident.first - LEAD, whole.start), loop, whole.stop)
         rates = Signs.of(run).rates[max(incident.first - BEFORE, 0) : incident.first + 1]
         found = cause_of(loop, incident, rise_of_rate(rates))
-        self._keep(run, found)
+        self._request.keep(run, found)
         return found
 
     def go_back(self, step: int) -> int:
-        """Put model, optimizer and scaler back to the newest state that is kept from a step or
-        before it: see `checkpoints` of `watch`. Schedulers and data go on from where they are.
-
-        Args:
-            step: The step, such as the one that an incident names.
-
-        Returns:
-            The step of the state.
-
-        Raises:
-            BadArgument: No state is kept from there or before.
-            Unsupported: The training has several processes, and only rank 0 keeps states.
-        """
-        if not self.ranks.alone:
+        """Put the training back to the newest state from a step or before: see `Watch.go_back`."""
+        if self._subject.source.is_joint:
             raise Unsupported(
                 "`go_back` needs a training in one process: load a checkpoint of your own in all "
                 "of them."
@@ -190,12 +119,14 @@ class Forks(Looks):
             kept = max(reached, key=lambda one: one.step)
         else:
             kept = self.kept_updates.before(step)
-        kept.put_into(self._objective.model, as_one(self._optimizers), self._subject.scaler)
+        kept.put_into(
+            self._subject.objective.model, as_one(self._subject.optimizers), self._subject.scaler
+        )
         self.newest_updates.went_back()
         self.kept_updates.went_back()
         return kept.step
 
-    def _fork(
+    def fork(
         self,
         *,
         batches: Any,
@@ -205,35 +136,50 @@ class Forks(Looks):
         charged_to: str = "forks on request",
         **settings: Any,
     ) -> Fork | None:
-        with self._looking(forks=charged_to) as run:
-            if run is None or not self.ranks.first:
+        """Fork the loop: see `Watch.fork`. None on processes other than rank 0, and if the losses of
+        the training are not those of its updates made again.
+
+        Args:
+            batches: The training data.
+            alternatives: What is compared with going on as it is.
+            at: An earlier step, to fork from a state that is kept.
+            from_first_weights: True to begin at the parameters of the first step.
+            charged_to: The name that the time is charged to.
+            settings: Arguments of `Loop` and of `fork`.
+        """
+        with self._request.looking(forks=charged_to) as run:
+            if run is None or not self._subject.source.is_first:
                 return None
             of_loop = {name: settings.pop(name) for name in OF_LOOP if name in settings}
-            loop, kept = self._own_loop(run, batches, at, **of_loop)
+            loop, kept = self.own_loop(run, batches, at, **of_loop)
             if from_first_weights and kept is not None:
                 if not _gave_these_losses(loop, kept, Signs.of(run).losses):
                     return None
-                start = zip(self._objective.names, self._at_start or (), strict=True)
+                start = zip(
+                    self._subject.objective.names, self._request.at_start or (), strict=True
+                )
                 kept = kept.before_all(dict(start))
             if at is not None and kept is not None:
                 loop = kept.brought_back(loop)
             return fork(loop, alternatives, **{"out": run.path, **settings})
 
-    def _updates_in_all(self, batches: Any) -> int | None:
+    def updates_in_all(self, batches: Any) -> int | None:
         """The number of updates of the whole training: as it was announced, or as its scheduler
         plans it."""
-        if self.budget.planned is not None:
-            return self.budget.planned
-        schedulers, each = schedulers_of(self._optimizers, self.steps, self.kept_updates.schedulers)
+        if self._subject.budget.planned is not None:
+            return self._subject.budget.planned
+        schedulers, each = schedulers_of(
+            self._subject.optimizers, self._request.steps, self.kept_updates.schedulers
+        )
         planned = planned_steps(schedulers)
         if planned is None or each == "update":
             return planned
         # a loader of a stream has a `__len__` that fails
         with suppress(Exception):
-            return planned * len(batches) // self._subject.accumulation
+            return planned * len(batches) // self._subject.source.backwards
         return None
 
-    def _own_loop(
+    def own_loop(
         self, run: Run, batches: Any, at: int | None, **settings: Any
     ) -> tuple[Loop, KeptUpdates | None]:
         """The loop as one that can be copied, whose updates were compared, and the kept updates
@@ -243,29 +189,34 @@ class Forks(Looks):
                 "`batch_axis` is not 0, and a fork cuts batches along their first axis."
             )
         own = settings.get("loss") is None and settings.get("step") is None
-        if own and self._objective.loss is no_loss:
+        if own and self._subject.objective.loss is no_loss:
             raise BadArgument(
                 "`loss` is missing: give loss=lambda model, batch: ... to `watch` or here."
             )
-        known: dict[str, Any] = {"index": self.steps, "groups": self._subject.batches.groups}
+        known: dict[str, Any] = {
+            "index": self._request.steps,
+            "groups": self._subject.batches.groups,
+        }
         if own:
             # decorators of the user's own stay on it
-            known["loss"] = vars(self._objective.loss)["__wrapped__"]
+            known["loss"] = vars(self._subject.objective.loss)["__wrapped__"]
         if settings.get("step") is None:
             known |= {
-                "accumulation": self._subject.accumulation,
+                "accumulation": self._subject.source.backwards,
                 "scaler": self._subject.scaler,
             }
-        planned = self._updates_in_all(batches)
-        if planned is not None and planned > self.steps:
-            known["left"] = f"{planned - self.steps} updates"
+        planned = self.updates_in_all(batches)
+        if planned is not None and planned > self._request.steps:
+            known["left"] = f"{planned - self._request.steps} updates"
         known |= settings
         if at is not None:
             check_whole("at", at, 0)
         kept = self.kept_updates.newest if at is None else self.kept_updates.before(at)
         signs = Signs.of(run)  # which reads the run
         notes = self._schedule(known, batches, signs.rates)
-        loop = Loop(self._objective.model, self._optimizers, batches=batches, **known)
+        loop = Loop(
+            self._subject.objective.model, self._subject.optimizers, batches=batches, **known
+        )
         loop.warnings = (*notes, *self._replay(loop, kept, signs))
         loop.high_until = signs.high_until
         return loop, kept
@@ -277,7 +228,9 @@ class Forks(Looks):
         what a reader of the fork should know of rates that no scheduler explains."""
         if "scheduler" in known:
             return ()
-        found, each = schedulers_of(self._optimizers, self.steps, self.kept_updates.schedulers)
+        found, each = schedulers_of(
+            self._subject.optimizers, self._request.steps, self.kept_updates.schedulers
+        )
         why = _why_not(found, each, data_of(batches, known.get("batch_size")))
         if found and not why:
             known |= {"scheduler": found, "scheduler_each": each}
@@ -305,9 +258,9 @@ class Forks(Looks):
                 notes = check_replay(loop, kept)
             except Unsupported:
                 # each process draws its own Dropout, and only that of rank 0 is known
-                modules = self._objective.model.modules()
+                modules = self._subject.objective.model.modules()
                 has_dropout = any(isinstance(one, _DropoutNd) and one.p > 0 for one in modules)
-                if self.ranks.alone or not has_dropout:
+                if not self._subject.source.is_joint or not has_dropout:
                     raise
                 notes = (
                     "No update of your loop was compared with that of a copy, since each process "

@@ -4,14 +4,14 @@ import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from gradiometer.integrations.gradients import NEVER
-from gradiometer.integrations.watch.losses import value_of
-from gradiometer.integrations.watch.requests.kept_updates import COST, MOST_NUMBERS, state_of
+from gradiometer.integrations.watch.observers.kept_updates import COST, MOST_NUMBERS, state_of
+from gradiometer.integrations.watch.observers.losses import value_of
+from gradiometer.integrations.watch.observers.observer import Observer, Step, Update
 from gradiometer.integrations.watch.shield import guarding
 from gradiometer.integrations.watch.subject import Subject
 from gradiometer.loop.data import Kept
@@ -119,7 +119,7 @@ class IncidentUpdates(Stretch):
         return range(first, last)
 
 
-class NewestUpdates:
+class NewestUpdates(Observer):
     """Keeps the newest updates of a loop, and those of its worst incident so far.
 
     Losses are looked at once in 32 updates. Nothing is run again before a cause is asked for.
@@ -142,8 +142,6 @@ class NewestUpdates:
         self.incident: IncidentUpdates | None = None
         # Why there is none, as the end of a sentence.
         self.why_none = "no loss was far above those before it"
-        # The next step at which `at_step` has something to do.
-        self.next = NEVER
         self._stretches: list[Stretch] = []
         self._before: deque[float] = deque(maxlen=BEFORE)
         self._step = -1
@@ -152,26 +150,27 @@ class NewestUpdates:
         self._opened = 0
         self._peak = 0
         self._height = 0.0
-        # True if `updated` has something to do after the coming update.
-        self.awaits_update = False
 
-    def begin(self) -> None:
-        """Keep the updates from now on."""
-        subject = self._subject
-        if subject.ranks.alone and not (subject.sharded or subject.is_own):
+    def keep(self) -> None:
+        """Keep the updates from now on. Call it before the first step."""
+        if self._subject.source.keeps_newest:
             self.next = 0
-            self.updated()
+            self._keep_buffers()
         else:
             self.why_none = "it needs a training in one process"
 
-    def updated(self) -> None:
+    def updated(self, update: Update) -> None:
         """Keep the buffers before a stretch begins: the next forward may change them."""
         self.awaits_update = False
+        self._keep_buffers()
+
+    def _keep_buffers(self) -> None:
         with self.shield:
             self._buffers = {name: one.clone() for name, one in self._model.named_buffers()}
 
-    def at_step(self, step: int, loss: Any, batch: Batch | None) -> None:
+    def at_step(self, event: Step) -> None:
         """Take a backward, before the update."""
+        step, batch = event.index, event.given
         with self.shield, self._subject.budget.spending(COST, fixed=True):
             if batch is None:
                 self._end("`w.step` was called without the batch")
@@ -181,14 +180,14 @@ class NewestUpdates:
             # a state that is too large ends the keeping
             if self._stretches:
                 self._stretches[-1].batches[-1].append(mapped(batch, Tensor.clone))
-                self._stretches[-1].losses[-1].append(value_of(loss))
+                self._stretches[-1].losses[-1].append(value_of(event.loss))
 
     def went_back(self) -> None:
         """Begin anew after the training was put back to an earlier state."""
         self.finish()
         if self._stretches:
             self._stretches = []
-            self.updated()
+            self._keep_buffers()
 
     def finish(self) -> None:
         """Look at the newest losses, too: nothing follows, or the cause is asked for now."""

@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 
 from gradiometer.errors import BadArgument
 from gradiometer.integrations.gradients import NEVER
-from gradiometer.integrations.watch.processes import SharedBatches
+from gradiometer.integrations.watch.observers.observer import Observer, Start, Step, Update
+from gradiometer.integrations.watch.observers.triage.exact import SchedulersSeen, schedulers_of
 from gradiometer.integrations.watch.shield import Hook, guarding
+from gradiometer.integrations.watch.sources.exchange import SharedBatches
 from gradiometer.integrations.watch.subject import Subject, takes_no_hooks
-from gradiometer.integrations.watch.triage.exact import SchedulersSeen, schedulers_of
 from gradiometer.loop.marks import Marks, marks_of
 from gradiometer.loop.replay import (
     SETTINGS,
@@ -47,7 +47,7 @@ PAID = 0.03
 COST = "updates kept for forks"
 
 
-class KeptUpdatesOfLoop:
+class UpdateKeeper(Observer):
     """Keeps four updates in a row: one copy of the state before them, their batches, and marks of
     what each one did.
 
@@ -71,7 +71,7 @@ class KeptUpdatesOfLoop:
         # Number of states that are kept, twice as far apart each time, to fork from them later.
         self.states = 0
         # False for the steps of states that nobody will fork from.
-        self.is_wanted: Callable[[int], bool] = lambda _: True
+        self._is_wanted: Callable[[int], bool] = lambda _: True
         # The schedulers of the loop when the newest state was kept.
         self.schedulers = SchedulersSeen()
         # Why there are none, as the end of a sentence.
@@ -90,18 +90,12 @@ class KeptUpdatesOfLoop:
         self._above: Marks | None = None
         self._modes: list[bool] = []
         self._handles: list[Any] = []
-        self._shared: SharedBatches | None = None
-        if isinstance(subject.called, DistributedDataParallel) and not subject.ranks.alone:
-            self._shared = SharedBatches(subject.ranks)
-        can_keep = (
-            bool(self._budget.share)
-            and (subject.ranks.alone or self._shared is not None)
-            and not (subject.sharded or subject.is_own)
-        )
-        # The next step at which `at_step` has something to do.
+        # The batches that other processes keep of the same updates; None on one process.
+        self._shared = subject.source.shared_batches(subject.called)
+        can_keep = bool(self._budget.share) and subject.source.keeps_updates(subject.called)
         self.next = IN_A_ROW - 1 if can_keep else NEVER
-        # True if `updated` has something to do after the coming update.
-        self.awaits_update = False
+        # The parameters of the first step; None if they are not kept.
+        self.at_start: list[Tensor] | None = None
         if not can_keep:
             self.why_none = "that needs a `budget` above 0 in `watch`, and one process or DDP"
 
@@ -118,7 +112,7 @@ class KeptUpdatesOfLoop:
         for stretch in self.stretches:
             updates = []
             for update in stretch.updates:
-                own = update.batches[: self._subject.accumulation]
+                own = update.batches[: self._subject.source.backwards]
                 others = shared.of_others(update.step, own)
                 if others is not None:
                     updates.append(replace(update, batches=(*own, *others)))
@@ -147,8 +141,22 @@ class KeptUpdatesOfLoop:
             + f" Give `watch` a number of states, such as checkpoints={more}."
         )
 
-    def at_step(self, batch: Batch | None) -> None:
+    def begin(self, start: Start) -> None:
+        """Keep the parameters of the first step of a new run."""
+        objective = self._subject.objective
+        is_kept = start.is_new and self._subject.source.runs_model
+        if is_kept and objective.dimension <= MOST_NUMBERS:
+            self.at_start = [one.detach().to("cpu", copy=True) for one in objective.parameters]
+
+    def keep_states(self, count: int, is_wanted: Callable[[int], bool] | None = None) -> None:
+        """Keep so many earlier states from now on, those of steps that are wanted."""
+        self.states = count
+        if is_wanted is not None:
+            self._is_wanted = is_wanted
+
+    def at_step(self, event: Step) -> None:
         """Take the batch of a backward, before the update."""
+        batch = event.given
         if batch is None:
             # an update cannot be repeated, now or later: the coming one must not begin anew
             with self.shield:
@@ -166,17 +174,18 @@ class KeptUpdatesOfLoop:
                 if self._weights is None:
                     self._weights = marks_of(dict(self._model.named_parameters()))
 
-    def updated(self, step: int) -> None:
+    def updated(self, update: Update) -> None:
         """Take what an update did, and prepare for the next one."""
+        step = update.step
         self.awaits_update = False
         with self.shield, self._spending():
             if not self._is_open:
                 if step >= self._start - 1 and self._is_paid_for(step):
                     self._begin(step + 1)
-            elif len(self._batches) != self._subject.accumulation:
+            elif len(self._batches) != self._subject.source.backwards:
                 self._give_up(
                     f"an update took {len(self._batches)} calls of `w.step`, not "
-                    f"{self._subject.accumulation}"
+                    f"{self._subject.source.backwards}"
                 )
             else:
                 self._take(step)
@@ -186,10 +195,14 @@ class KeptUpdatesOfLoop:
         if self._is_open:
             self._give_up("the training went back to an earlier state")
 
-    def close(self) -> None:
+    def close(self, error: BaseException | None) -> None:
         """Keep no more, and free what is kept: a watch outlives its training for the findings."""
+        with self.shield:
+            self._free()
+
+    def _free(self) -> None:
         self._close_stretch()
-        if self._shared is not None and self._subject.ranks.first:
+        if self._shared is not None and self._subject.source.is_first:
             self._shared.forget([one.step for kept in self.stretches for one in kept.updates])
         self.stretches.clear()
         self.schedulers.clear()
@@ -234,7 +247,7 @@ class KeptUpdatesOfLoop:
     def _keep_state(self) -> None:
         """Keep the state before the first update, after all that a loop does between
         two updates."""
-        if not self._subject.ranks.first:
+        if not self._subject.source.is_first:
             return
         tensors = {name: one.detach().clone() for name, one in tensors_of(self._model).items()}
         self._state = state_of(self._subject, tensors, self._first)
@@ -280,14 +293,14 @@ class KeptUpdatesOfLoop:
                 if self._state is None:
                     self._keep_state()
                 self._modes = [module.training for module in self._model.modules()]
-        elif len(self._batches) == self._subject.accumulation and self._above is None:
+        elif len(self._batches) == self._subject.source.backwards and self._above is None:
             # after the last `w.step`: as SAM does
             with self._spending():
                 self._above = marks_of(dict(self._model.named_parameters()))
 
     def _take(self, step: int) -> None:
         """Keep what an update did."""
-        if self._shared is not None and not self._subject.ranks.first:
+        if self._shared is not None and not self._subject.source.is_first:
             self._shared.give(step, self._batches, most=max(self.states, 1) * IN_A_ROW)
             self._count_update(step)
             return
@@ -330,7 +343,7 @@ class KeptUpdatesOfLoop:
 
     def _end_stretch(self, step: int) -> None:
         self._close_stretch()
-        while self._start <= step + 1 or (self.states and not self.is_wanted(self._start)):
+        while self._start <= step + 1 or (self.states and not self._is_wanted(self._start)):
             # 4, 32, 256, ...: from step 300 on fewer than one update in 20 is kept.
             self._start *= 2 if self.states else 8
         self.next = self._start - 1
@@ -350,7 +363,7 @@ class KeptUpdatesOfLoop:
             self._handles.pop().remove()
 
     def _fail(self, reason: str) -> None:
-        self.close()
+        self._free()
         self.why_none = f"keeping them failed ({reason})"
 
 

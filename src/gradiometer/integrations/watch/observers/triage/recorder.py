@@ -10,10 +10,9 @@ from torch import Tensor, nn
 
 from gradiometer.integrations.gradients import NEVER, LastGradient, gradients_of
 from gradiometer.integrations.watch.accelerator import Copied
-from gradiometer.integrations.watch.shield import Hook, attempt, guarding
-from gradiometer.integrations.watch.subject import Subject, takes_no_hooks
-from gradiometer.integrations.watch.triage.batches import BatchSigns, logits_of, parts_of
-from gradiometer.integrations.watch.triage.exact import (
+from gradiometer.integrations.watch.observers.observer import Observer, Start, Step, Update
+from gradiometer.integrations.watch.observers.triage.batches import BatchSigns, logits_of, parts_of
+from gradiometer.integrations.watch.observers.triage.exact import (
     BackwardsOfStep,
     SharedRows,
     facts_of,
@@ -21,7 +20,9 @@ from gradiometer.integrations.watch.triage.exact import (
     sensitive_layers,
     together,
 )
-from gradiometer.integrations.watch.triage.path import PathPoints
+from gradiometer.integrations.watch.observers.triage.path import PathPoints
+from gradiometer.integrations.watch.shield import Hook, attempt, guarding
+from gradiometer.integrations.watch.subject import Subject, takes_no_hooks
 from gradiometer.measurement.batch import Batch, tensors_of
 from gradiometer.measurement.objective import Objective
 from gradiometer.run.readings import LISTS
@@ -40,7 +41,7 @@ SHARE = 0.01
 EVENT = "triage"
 
 
-class TriageRecorder:
+class TriageRecorder(Observer):
     """Looks at one step in ten: norms, movement, products, moments of the batch, and what hooks see
     exactly.
 
@@ -101,42 +102,37 @@ class TriageRecorder:
         self._first = 0
         # The step of the next look; None before the first step.
         self._target: int | None = None
-        is_enabled = budget.share and subject.ranks.first and not subject.sharded
-        # The next step at which `at_step` has something to do.
+        is_enabled = bool(budget.share) and subject.source.records_model
         self.next = 0 if is_enabled else NEVER
-        # True if `updated` has something to do after the coming update.
-        self.awaits_update = False
         # The share of ‖ĝ‖ that clipping left for the newest update that was looked at; NaN before
         # the first one.
         self.applied: float | Tensor = math.nan if is_enabled else 1.0
 
-    def attach(self, recorder: Recorder, step: int, *, has_facts: bool = False) -> None:
+    def begin(self, start: Start) -> None:
         """Write into this run from now on, beginning with the facts that do not change, unless the
         run has them."""
-        self._recorder = recorder
-        if self.next == NEVER or has_facts:
+        self._recorder = start.recorder
+        if self.next == NEVER or start.has_facts:
             return
         with self.shield:
             facts = facts_of(self._objective, self._optimizers)
             # The search for a scheduler looks at all objects, which takes as long as 5 to 30 small
             # steps. A training of ours has that of its schedule.
-            own = self._subject.is_own
-            facts |= {"scheduler": "LambdaLR"} if own else plan_of(self._optimizers)
+            is_ours = self._subject.source.is_ours
+            facts |= {"scheduler": "LambdaLR"} if is_ours else plan_of(self._optimizers)
             planned = self._subject.budget.planned
             if planned is not None:
                 facts["steps"] = planned
-            recorder.event(EVENT, step, **facts)
+            start.recorder.event(EVENT, start.step, **facts)
 
-    def at_step(self, step: int, calls: int, batch: Batch) -> None:
-        """Do what is due after a backward and before the update.
-
-        Args:
-            step: The step.
-            calls: Number of earlier calls of `step` for this update.
-            batch: The examples.
-        """
-        if calls + 1 < self._subject.accumulation:
+    def at_step(self, event: Step) -> None:
+        """Do what is due after a backward and before the update."""
+        if not event.is_last:
             return
+        with self.shield:
+            self._look_at(event.index, event.batch)
+
+    def _look_at(self, step: int, batch: Batch) -> None:
         if self._target is None:
             self._first = self._target = step + 1
         began = self._clock()
@@ -174,8 +170,9 @@ class TriageRecorder:
                 self.awaits_update = True
         self._pay(began)
 
-    def updated(self, step: int) -> None:
+    def updated(self, update: Update) -> None:
         """Do what is due after the update of a step."""
+        step = update.step
         began = self._clock()
         self.awaits_update = False
         with self.shield, torch.no_grad():
@@ -191,21 +188,24 @@ class TriageRecorder:
         before, self.rate = self.rate, rate
         if isinstance(rate, Tensor) or self.next == NEVER or rate == before:
             return
-        self._rate_changes += 1
-        # A change of the rate by less than 1 % is not written.
-        if not self._rates or abs(rate - self._rates[-1][1]) > 0.01 * abs(self._rates[-1][1]):
-            self._rates.append((step, float(rate)))
+        with self.shield:
+            self._rate_changes += 1
+            # A change of the rate by less than 1 % is not written.
+            if not self._rates or abs(rate - self._rates[-1][1]) > 0.01 * abs(self._rates[-1][1]):
+                self._rates.append((step, float(rate)))
 
     def evaluated(self) -> None:
         """An evaluation was made."""
-        if self.next != NEVER and not takes_no_hooks(self._objective.model):
-            self._shared.evaluated()
+        with self.shield:
+            if self.next != NEVER and not takes_no_hooks(self._objective.model):
+                self._shared.evaluated()
 
-    def close(self) -> None:
+    def close(self, error: BaseException | None) -> None:
         """Write what waits, and remove all hooks."""
-        for end in self._ends():
-            end()
-        self._write()
+        with self.shield:
+            for end in self._ends():
+                end()
+            self._write()
 
     def _ends(self) -> tuple[Callable[[], object], ...]:
         """Look no more. Returns what there is to end, each by itself."""

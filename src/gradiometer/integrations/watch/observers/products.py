@@ -15,10 +15,11 @@ from gradiometer.estimation.preconditioned_noise import PreconditionedNoise
 from gradiometer.estimation.products import left_by_scaler
 from gradiometer.integrations.gradients import NEVER, Flat, LastGradient, Products
 from gradiometer.integrations.watch.accelerator import Copied
-from gradiometer.integrations.watch.losses import first_size, value_of
+from gradiometer.integrations.watch.observers.losses import first_size, value_of
+from gradiometer.integrations.watch.observers.observer import Observer, Start, Step
+from gradiometer.integrations.watch.observers.triage.recorder import TriageRecorder
 from gradiometer.integrations.watch.shield import Shield, reason_of
 from gradiometer.integrations.watch.subject import Subject
-from gradiometer.integrations.watch.triage.recorder import TriageRecorder
 from gradiometer.measurement.batch import Batch
 from gradiometer.measurement.preconditioner import preconditioner_of
 from gradiometer.measurement.reading import Reading
@@ -107,7 +108,7 @@ class Pair(NamedTuple):
     numbers: list[float | Tensor]
 
 
-class Successive:
+class GradientProducts(Observer):
     """Reads chains of successive steps, as many as the budget pays for, or all steps.
 
     At a step of a chain: ‖ĝ_t‖², ⟨ĝ_{t−1}, ĝ_t⟩, the product of ĝ_t with the optimizer's own
@@ -125,6 +126,8 @@ class Successive:
         rule: How the optimizers move the parameters.
         gauges: Names of the gauges whose readings are made here.
         all_steps: True to read every step, whatever it costs.
+        made: Returns the number of updates so far.
+        ended: Called with the reason if nothing more is read.
     """
 
     def __init__(
@@ -136,6 +139,8 @@ class Successive:
         gauges: Sequence[str],
         *,
         all_steps: bool,
+        made: Callable[[], int],
+        ended: Callable[[str], None],
     ) -> None:
         last.is_beside_weights = rule.adaptive and PreconditionedNoise.name in gauges
         self._last = last
@@ -146,7 +151,8 @@ class Successive:
         self._gauges = gauges
         self._all_steps = all_steps
         self._record: Callable[[Reading], None] | None = None
-        self._stopped: Callable[[str], None] = lambda why: None
+        self._made = made
+        self._ended = ended
         what = "products of successive gradients are no longer read"
         self._shield = Shield(
             lambda error: self._end(f"{what}: {reason_of(error)}"), before_first_update=False
@@ -174,37 +180,26 @@ class Successive:
             self._names.append("loss")
         if rule.buffer or self._has_slope:
             self._names.append("applied")
-        # Set by the optimizer's hook: an update was made since the last call.
-        self.updated = True
-        # The next step at which `at_step` has something to do.
-        self.next = NEVER
+        # Updates at the newest step that was read; -1 before it.
+        self._updates_before = -1
 
-    def attach(
-        self, record: Callable[[Reading], None], stopped: Callable[[str], None], step: int
-    ) -> None:
-        """Write readings from now on, from this step.
-
-        Args:
-            record: Takes a reading.
-            stopped: Called with the reason if nothing more is read.
-            step: The next step. The first step of all is not read: the run of a person's loop
-                begins with it.
-        """
-        self._record = record
-        self._stopped = stopped
-        self.next = max(step, 1)
+    def begin(self, start: Start) -> None:
+        """Write readings from now on. The first step of all is not read: the run of a person's loop
+        begins with it."""
+        self._record = start.recorder.add
+        self.next = max(start.following, 1)
         self._step_before = self.next - 1
 
-    def at_step(self, step: int, loss: Tensor | float, batch: Batch) -> None:
+    def at_step(self, event: Step) -> None:
         """Read one step of a chain, between `backward` and the update."""
         began = self._budget.clock()
         with self._shield, torch.no_grad():
-            self._read(step, loss, batch)
+            self._read(event.index, event.loss, event.batch)
         took = self._budget.clock() - began
         self._spent += took
         self._budget.charge(PRODUCTS, took)
 
-    def close(self) -> None:
+    def close(self, error: BaseException | None) -> None:
         """Write what waits."""
         with self._shield:
             self._end_chain()
@@ -221,8 +216,9 @@ class Successive:
             return  # without examples there is no pair
         rate = max(float(group["lr"]) for one in self._optimizers for group in one.param_groups)
         self._travelled += (step - self._step_before) * self._rate_before
-        follows = self.updated and step == self._step_before + 1
-        self.updated = False
+        made = self._made()
+        follows = made > self._updates_before and step == self._step_before + 1
+        self._updates_before = made
         self._step_before = step
         self._rate_before = rate
         is_plain = self._is_plain(step)
@@ -417,7 +413,7 @@ class Successive:
         self._last.free()
         self._weights = None
         self._open.clear()
-        self._stopped(why)
+        self._ended(why)
 
 
 def _take_scale_out(moments: dict[str, float]) -> None:

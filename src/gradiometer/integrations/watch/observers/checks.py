@@ -204,12 +204,12 @@ class LossCheck:
         """True if the two values are of one loss, up to precision."""
         self.same_loss = _near(trained, value, SAME)
         if (
-            self._subject.accumulation > 1
+            self._subject.source.backwards > 1
             and not self.same_loss
-            and _near(trained * self._subject.accumulation, value, SAME)
+            and _near(trained * self._subject.source.backwards, value, SAME)
         ):
             raise BadArgument(
-                f"`loss` of the step is {trained:.4g}, {self._subject.accumulation} times less "
+                f"`loss` of the step is {trained:.4g}, {self._subject.source.backwards} times less "
                 f"than the loss given to `watch` ({value:.4g}): give the mean loss of the "
                 "micro-batch, before it is divided for accumulation."
             )

@@ -3,16 +3,15 @@
 import logging
 import sys
 import textwrap
-from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gradiometer.arguments import check_whole, folder_of, shown, type_name
 from gradiometer.errors import BadArgument, GradiometerError, summary
-from gradiometer.integrations.trackers import Trackers
+from gradiometer.gauges import Asked
 from gradiometer.integrations.watch.shield import Shield, WarningLog, reason_of
 from gradiometer.measurement.artifact import Evaluation
 from gradiometer.measurement.finding import Finding
@@ -24,9 +23,6 @@ from gradiometer.run.reader import Run
 from gradiometer.run.recorder import Recorder
 from gradiometer.verdict.diagnosis import Diagnosis, diagnose
 from gradiometer.verdict.words.say import say
-
-if TYPE_CHECKING:  # norms are recorded without torch
-    from gradiometer.run.ranks import Ranks
 
 
 class Findings(tuple[Finding, ...]):
@@ -200,72 +196,66 @@ def check_place(out: Any, name: Any, to: Any) -> None:
         )
 
 
-class Recording:
-    """What every watch has: its run, the findings, the state for a checkpoint, and a shield.
+NO_GAUGES = Asked(())
+
+
+class WatchedRun:
+    """The run of a watched training: made at its first step, written, read and closed.
 
     Args:
         out: Folder of the runs.
         name: Beginning of the run's name.
-        level: Confidence level of every interval.
-        to: Trackers that also get the estimates.
-        tell: Takes the text of every warning.
+        shield: Entered by everything that training calls.
+        warn: Takes a warning, which is kept with the run.
         announcements: What is printed, and the page at the end.
-        gauges: Custom gauges of the run.
-        passes: True to let errors pass, see `Shield`.
+        asked: The settings `every`, `parts`, `level` and `gauges`.
+        gauges: The gauges.
+        is_first: True on the process that has the run.
+        write_rest: Gives the recorder what waits to be written.
     """
-
-    # The processes that call the watch together; None for a program that calls it on one only.
-    ranks: "Ranks | None" = None
 
     def __init__(
         self,
         *,
         out: Path,
         name: str,
-        level: float,
-        to: Sequence[Any],
-        tell: Callable[[str], object],
+        shield: Shield,
+        warn: WarningLog,
         announcements: Announcements,
-        gauges: tuple[Any, ...] = (),
-        passes: bool = False,
+        asked: Mapping[str, Any] | None = None,
+        gauges: Asked = NO_GAUGES,
+        is_first: bool = True,
+        write_rest: Callable[[], None] = lambda: None,
     ) -> None:
+        self.name = file_name(name)
+        self.asked = asked or {}
+        self.gauges = gauges
+        self.shield = shield
+        self.recorder: Recorder | None = None
+        # The run begins with the first step.
+        self.has_begun = False
         self._out = out
-        self._name = file_name(name)
-        self._own_gauges = gauges
+        self._warn = warn
         self._announcements = announcements
-        # The context for everything that training calls: after the first update its errors become
-        # warnings.
-        self.shield = Shield(self._stop, passes=passes)
-        self._warn = WarningLog(lambda: self.steps, tell)
-        self._trackers = Trackers(to, level, self._warn)
-        self._recorder: Recorder | None = None
+        self._is_first = is_first
+        self._write_rest = write_rest
         self._evaluations: list[tuple[int, Evaluation]] = []
         self._restored: Mapping[str, Any] = {}
-        self._begun = False
-        # Number of updates so far, which is the index of the next step.
-        self.steps = 0
-
-    @abstractmethod
-    def _stop(self, error: Exception) -> None:
-        """An error of our own after the first update: stop, and warn."""
-
-    def _give_what_waits(self) -> None:
-        """Give the recorder what is not written yet."""
 
     @property
     def run(self) -> Run | None:
         """The run as it is on disk now; None before the first step, unless a state was loaded, if
         it cannot be read, and on ranks other than 0."""
-        if self._recorder is None:
+        if self.recorder is None:
             # A loop that goes on may ask for a fork before its first step; the first step says what
             # is wrong with the run.
-            if "run" in self._restored and (self.ranks is None or self.ranks.first):
+            if "run" in self._restored and self._is_first:
                 with suppress(GradiometerError):
                     return Run.open(Path(str(self._restored["run"])))
             return None
         self._save()
         with self.shield:
-            return Run.open(self._recorder.folder.place, gauges=self._own_gauges)
+            return Run.open(self.recorder.folder.place, gauges=self.gauges.given)
         return None
 
     def findings(self) -> Findings:
@@ -282,22 +272,29 @@ class Recording:
         warnings = [*(run.warnings if run else ()), *self._warn.texts]
         return Findings(found, dict.fromkeys(warnings), diagnosis)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Plain values, without tensors, for your checkpoint: with them the same run can be
-        continued."""
-        if self._recorder is None:
+    def card(self) -> str:
+        """A card for notebooks: the run and its findings."""
+        return self.findings().card_of(self.run)
+
+    def state_dict(self, steps: int) -> dict[str, Any]:
+        """Plain values, without tensors, after this number of steps."""
+        if self.recorder is None:
             # before the first step, what was loaded is still the state
-            return {**self._restored, "steps": self.steps}
+            return {**self._restored, "steps": steps}
         self._save()
         return {
-            "steps": self.steps,
-            "run": str(self._recorder.folder.path),
-            "recorder": self._recorder.state_dict(),
+            "steps": steps,
+            "run": str(self.recorder.folder.path),
+            "recorder": self.recorder.state_dict(),
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue the run of a checkpoint. Call it before the first step."""
-        if self._begun:
+    def load_state_dict(self, state: Mapping[str, Any]) -> int:
+        """Continue the run of a checkpoint. Returns its number of steps.
+
+        Raises:
+            BadArgument: The run has begun, or this is no state of a watch.
+        """
+        if self.has_begun:
             raise BadArgument(
                 "`state` came too late: load it before the first step, to continue the same run."
             )
@@ -306,21 +303,18 @@ class Recording:
                 "`state` is not the state_dict of a watch: give what `state_dict()` returned."
             )
         check_whole("state['steps']", state["steps"], 0)
-        self.steps = int(state["steps"])
         self._restored = state
+        return int(state["steps"])
 
-    def __repr__(self) -> str:
-        run = self.run
-        return f"<watch: {'no step yet' if run is None else f'{run.path}, {run.steps:,} steps'}>"
+    def begin_elsewhere(self, recorder: Recorder | None = None) -> None:
+        """The run begins, and is made by somebody else: by our training, or by rank 0."""
+        self.has_begun = True
+        self.recorder = recorder
 
-    def _repr_html_(self) -> str:
-        """A card for notebooks: the run and its findings."""
-        return self.findings().card_of(self.run)
-
-    def _new_recorder(
+    def begin(
         self, manifest: Mapping[str, Any], gauges: Sequence[Gauge], step: int, **settings: Any
     ) -> Recorder:
-        """The recorder of a new run, or of a run that is continued from a checkpoint.
+        """Make the run, or continue that of a checkpoint. Returns its recorder.
 
         Args:
             manifest: The contents of `run.toml`.
@@ -328,43 +322,83 @@ class Recording:
             step: The next step.
             settings: Further arguments of `Recorder`.
         """
-        if "run" not in self._restored:
-            folder = RunFolder.create(self._out, self._name, manifest)
+        self.has_begun = True
+        if self.is_continued:
+            recorder = Recorder(RunFolder.open(self._restored["run"]), gauges, **settings)
+            recorder.load_state_dict(self._restored["recorder"])
+            recorder.resume(step)
+        else:
+            folder = RunFolder.create(self._out, self.name, manifest)
             recorder = Recorder(folder, gauges, **settings)
             recorder.event("started", step)
-            return recorder
-        recorder = Recorder(RunFolder.open(self._restored["run"]), gauges, **settings)
-        recorder.load_state_dict(self._restored["recorder"])
-        recorder.resume(step)
+        self.recorder = recorder
+        self._warn.attach(recorder)
         return recorder
 
-    def _write_evaluations(self) -> None:
-        """Write the evaluations so far, if there is a run."""
-        if self._recorder is None:
+    def announce(
+        self, configuration: WatchedConfiguration, *, early: tuple[float, int], planned: int | None
+    ) -> None:
+        """Print where the run is and what is measured: see `Announcements.begin`."""
+        if self.recorder is not None:
+            path = self.recorder.folder.path
+            self._announcements.begin(path, configuration, early=early, planned=planned)
+
+    @property
+    def is_continued(self) -> bool:
+        """True if the run is that of a checkpoint."""
+        return "run" in self._restored
+
+    @property
+    def has_ended(self) -> bool:
+        """True if the run is closed."""
+        return self.recorder is not None and self.recorder.closed
+
+    def event(self, event: str, step: int, **fields: Any) -> None:
+        """Write an event, if the run has not ended."""
+        if self.recorder is not None and not self.recorder.closed:
+            self.recorder.event(event, step, **fields)
+
+    def evaluation(self, step: int, evaluation: Evaluation) -> None:
+        """Write an evaluation after this number of steps, as soon as there is a run."""
+        if self.has_ended:
+            self._warn(
+                f"the evaluation after step {step:,} was not recorded, because the run has "
+                "ended: call `evaluated` inside `with watch(...) as w:`"
+            )
+            return
+        self._evaluations.append((step, evaluation))
+        self.write_evaluations()
+
+    def write_evaluations(self) -> None:
+        """Write the evaluations that wait, if there is a run."""
+        if self.recorder is None:
             return
         waiting = self._evaluations
         self._evaluations = []
         with self.shield:
             for step, evaluation in waiting:
-                self._recorder.evaluation(step, evaluation)
+                self.recorder.evaluation(step, evaluation)
+
+    def show_again(self, run: Run) -> None:
+        """Write the page again, if the run has ended."""
+        if self.has_ended:
+            self._announcements.show(run)
+
+    def close(self, error: BaseException | None, steps: int) -> None:
+        """Write everything, and the end of the training. `error` is the user's own, which hides
+        ours."""
+        if self.recorder is None:
+            return
+        with self.shield, suppress(*(Exception,) if error else ()), self.recorder as recorder:
+            with self.shield:
+                self._write_rest()
+            reason = {} if error is None else {"reason": summary(error)}
+            recorder.event("finished" if error is None else "interrupted", steps, **reason)
+        with self.shield:
+            self._announcements.show(self.run)
 
     def _save(self) -> None:
         with self.shield:
-            if self._recorder is not None and not self._recorder.closed:
-                self._give_what_waits()
-                self._recorder.flush()
-
-    def _close(self, error: BaseException | None) -> None:
-        """Write and send everything, and the end of the training. `error` is the user's own, which
-        hides ours."""
-        if self._recorder is None:
-            return
-        with self.shield, suppress(*(Exception,) if error else ()), self._recorder as recorder:
-            with self.shield:
-                self._give_what_waits()
-            with self.shield:
-                self._trackers.send(recorder, recorder.budget.clock(), at_once=True)
-            reason = {} if error is None else {"reason": summary(error)}
-            recorder.event("finished" if error is None else "interrupted", self.steps, **reason)
-        with self.shield:
-            self._announcements.show(self.run)
+            if self.recorder is not None and not self.recorder.closed:
+                self._write_rest()
+                self.recorder.flush()

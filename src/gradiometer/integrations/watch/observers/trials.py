@@ -10,9 +10,12 @@ import numpy as np
 
 from gradiometer.drift.spikes.examination import SPREADS
 from gradiometer.integrations.gradients import NEVER
-from gradiometer.integrations.watch.requests.kept_updates import COST as COST_OF_STATES
-from gradiometer.integrations.watch.requests.kept_updates import PAID
-from gradiometer.integrations.watch.requests.newest_updates import IncidentUpdates, NewestUpdates
+from gradiometer.integrations.watch.observers.kept_updates import COST as COST_OF_STATES
+from gradiometer.integrations.watch.observers.kept_updates import PAID
+from gradiometer.integrations.watch.observers.newest_updates import IncidentUpdates
+from gradiometer.integrations.watch.observers.observer import Observer, Step
+from gradiometer.integrations.watch.record import WatchedRun
+from gradiometer.integrations.watch.requests.forks import LoopForks
 from gradiometer.integrations.watch.shield import Shield, attempt, reason_of
 from gradiometer.loop.branch import BranchResult
 from gradiometer.loop.branches import BEGINNING
@@ -119,7 +122,7 @@ class TriedChange:
     from_first_weights: bool = False
 
 
-class Trials:
+class Trials(Observer):
     """Tries the cure of the first claim or suspect of triage that a short fork can judge: at the
     end, also of a training without a claim, and at a few marks if the end is not known.
 
@@ -133,25 +136,37 @@ class Trials:
 
     Args:
         share: The largest share of the training time.
-        watched: The watch of the loop, which has the account of the time, its optimizers, its run
-            and its forks.
+        budget: The account of the time.
+        record: The run.
+        forks: Forks of the loop.
+        warn: Takes a warning.
         say: Prints a line.
+        checkpoints: Number of earlier states that are kept without trials, too.
     """
 
-    def __init__(self, share: float, watched: Any, say: Callable[[object], None]) -> None:
+    def __init__(
+        self,
+        share: float,
+        budget: Budget,
+        record: WatchedRun,
+        forks: LoopForks,
+        warn: Callable[[str], None],
+        say: Callable[[object], None],
+        *,
+        checkpoints: int = 0,
+    ) -> None:
         self._share = share
-        self._watched = watched
+        self._budget = budget
+        self._record = record
+        self._forks = forks
+        self._warn = warn
         self._say = say
-        self._budget: Budget = watched.budget
+        self._checkpoints = checkpoints
         # The context for everything that training calls: an error ends the trials, and nothing
         # else.
         self.shield = Shield(self._stop, before_first_update=False)
-        # Number of earlier states that are to be kept.
-        self.states = STATES if share > 0 else 0
-        # Number of them that are kept without trials, too.
-        self.checkpoints = 0
-        # The loader of the training data; None if it is not known.
-        self.data: Any = None
+        states = max(STATES, checkpoints)
+        forks.kept_updates.keep_states(states, None if checkpoints else self._wants_state)
         # Seconds that the newest trial took besides its updates; None before the second.
         self._beside: float | None = None
         # Seconds of all trials when the branches of the newest one began, and their updates.
@@ -161,24 +176,21 @@ class Trials:
         self._own: int | None = None
         self._made = 0
         self._explained: IncidentUpdates | None = None
-        # The next step at which a trial may be made.
-        self.next = FEWEST if share > 0 else NEVER
+        self.next = FEWEST
 
-    def draw_from(self, loader: Any) -> None:
-        """Take the data from this loader, if they are not known."""
-        if self.data is None:
-            self.data = loader
-
-    def at_step(self, step: int) -> None:
+    def at_step(self, event: Step) -> None:
         """Make a trial, if the share pays for one by now."""
+        if event.place:
+            return
         with self.shield:
-            self._try(step, is_over=False)
+            self._try(event.index, is_over=False)
 
-    def close(self, step: int, error: BaseException | None) -> None:
+    def close(self, error: BaseException | None) -> None:
         """Make a last trial, with what is left of the share, and say what all of them cost. None
         after an error."""
         if self.next == NEVER or error is not None:
             return
+        step = self._forks.steps
         with self.shield:
             self._try(step, is_over=True)
         if self.next == NEVER:
@@ -204,14 +216,14 @@ class Trials:
         self.next = step + max(step // 8, 16)
         if not is_over:
             # trainings of 60 to 800 updates took 8 % longer by states for no trial
-            kept = self.states if self._will_pay(step) else 0
-            self._watched.kept_updates.states = max(kept, self.checkpoints)
+            kept = STATES if self._will_pay(step) else 0
+            self._forks.kept_updates.keep_states(max(kept, self._checkpoints))
         # 400: with a hundredth of the steps so far, no loop of small networks made a trial before
         # its end.
         shortest = FEWEST if is_over else max(2 * FEWEST, step // 400)
         if self._updates(step, is_over=is_over) < shortest:
             return
-        if self.data is None:
+        if self._forks.data is None:
             self._give_up(
                 "trials need the training data: give sampling=loader, with a DataLoader that "
                 "shuffles"
@@ -238,10 +250,14 @@ class Trials:
         self._before_branches = self._budget.spent_on[COST]
         if self._own is not None:
             # the last batch of an epoch may be smaller
-            size, epoch = plan.horizon // self._own, data_of(self.data, None).epoch or plan.horizon
+            size, epoch = (
+                plan.horizon // self._own,
+                data_of(self._forks.data, None).epoch or plan.horizon,
+            )
             epochs, rest = divmod(plan.horizon, epoch)
             number = epochs * math.ceil(epoch / size) + math.ceil(rest / size)
-            run = self._watched.run
+            run = self._record.run
+            assert run is not None  # a fork is made of it
             ForkRecord.keep(run.path, plan).keep_own(Signs.of(run).losses[:number])
 
     def _goes_on(self, result: BranchResult, done: int, _: int) -> bool:
@@ -255,7 +271,7 @@ class Trials:
     def _will_pay(self, step: int) -> bool:
         """False if the length of the training is known, and the share will not pay for a trial at
         its end."""
-        total: int | None = self._watched._updates_in_all(self.data)
+        total = self._forks.updates_in_all(self._forks.data)
         if total is None:
             return True
         left = PLANNED * self._share * self._seconds(step) * total
@@ -287,23 +303,23 @@ class Trials:
         # updates in a small network; branches end when the share is spent.
         return 0.05 + BRANCHES * 4 * self._seconds(step)
 
-    def wants_state(self, step: int) -> bool:
+    def _wants_state(self, step: int) -> bool:
         """True if a trial may use the state of a step: an early one, or one of the later part whose
         updates are compared with those of a copy. Those of all powers of two took 6 to 9 % of five
         trainings of 1,500 to 6,000 updates."""
-        total: int | None = self._watched._updates_in_all(self.data)
+        total = self._forks.updates_in_all(self._forks.data)
         if total is None:
             return True
         return total // EARLIEST <= step <= total // EARLY or step >= total // 2
 
     def _updates_ahead(self, step: int) -> int | None:
         """Updates that are left of the training; None if that is not known."""
-        planned = self._watched._updates_in_all(self.data)
+        planned = self._forks.updates_in_all(self._forks.data)
         return planned - step if planned is not None and planned > step else None
 
     def _trials(self, step: int, *, is_over: bool) -> list[TriedChange]:
         """The trials to try now."""
-        run = self._watched.run
+        run = self._record.run
         if run is None or self._explain(run, step, is_over=is_over):
             return []
         if is_over:
@@ -351,8 +367,8 @@ class Trials:
             replicates = many if in_all >= many * SHOWS_CUT else few
             replicates = min(replicates, in_all // FEWEST)
         updates = in_all // replicates
-        made = self._watched._fork(
-            batches=self.data,
+        made = self._forks.fork(
+            batches=self._forks.data,
             alternatives=[change],
             horizon="end"
             if early is not None and updates >= left
@@ -369,24 +385,24 @@ class Trials:
     def _early(self, step: int, *, is_over: bool) -> int | None:
         """The step of the state that a rate is tried from; None for the present one, on the way of
         a training without a plan, or if none is kept from there."""
-        total = step if is_over else self._watched._updates_in_all(self.data)
+        total = step if is_over else self._forks.updates_in_all(self._forks.data)
         if total is None:
             return None
-        kept = [one.step for one in self._watched.kept_updates.stretches]
+        kept = [one.step for one in self._forks.kept_updates.stretches]
         return max(
             (one for one in kept if total // EARLIEST <= one <= total // EARLY), default=None
         )
 
     def _beginning(self) -> int | None:
         """The step of the state of the beginning; None if it is not kept."""
-        if self._watched._at_start is None:
+        if self._forks.kept_updates.at_start is None:
             return None
-        kept = [one.step for one in self._watched.kept_updates.stretches]
+        kept = [one.step for one in self._forks.kept_updates.stretches]
         return min((one for one in kept if one <= BEGINNING), default=None)
 
     def _explain(self, run: Run, step: int, *, is_over: bool) -> bool:
         """Look for the cause of an incident whose updates are kept. True if there was a new one."""
-        newest: NewestUpdates = self._watched.newest_updates
+        newest = self._forks.newest_updates
         if is_over:
             newest.finish()
         held = newest.incident
@@ -396,13 +412,13 @@ class Trials:
         if self._updates(step) * BRANCHES < SEARCH:
             return False
         self._explained = held
-        self._watched._explain_incident(run, self.data)
+        self._forks.explain_incident(run, self._forks.data)
         self._made += 1
         return True
 
     def _give_up(self, why: str) -> None:
         self.next = NEVER
-        self._watched._warn(why)
+        self._warn(why)
 
     def _stop(self, error: Exception) -> None:
         """An error: make no more trials. A refusal is not a fault of the loop."""

@@ -1,0 +1,101 @@
+"""What a request of a watch may use: the model as it is now, the run, and the account of the time.
+
+A request is a function of a `Request` and of the arguments that a person gives. It is loaded when it
+is asked for.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor
+
+from gradiometer.compiler import as_written
+from gradiometer.errors import BadArgument, Unsupported
+from gradiometer.integrations.watch.observers.kept_updates import UpdateKeeper
+from gradiometer.integrations.watch.observers.losses import Losses, no_loss
+from gradiometer.integrations.watch.record import WatchedRun
+from gradiometer.integrations.watch.subject import OnDevice, Subject, examples_of
+from gradiometer.measurement.artifact import Artifact
+from gradiometer.run.artifacts import save_artifact
+from gradiometer.run.reader import Run
+
+
+class Request:
+    """Looks at the model of a watched loop on request. Training stays the same, bit for bit.
+
+    Later readings pay the time back, as far as the run is long enough. On several processes rank 0
+    looks, and the others get None.
+
+    Args:
+        subject: The training.
+        record: Its run.
+        losses: Counts its steps.
+        updates: Keeps the parameters of the first step.
+    """
+
+    def __init__(
+        self, subject: Subject, record: WatchedRun, losses: Losses, updates: UpdateKeeper
+    ) -> None:
+        self.subject = subject
+        self.objective = subject.objective
+        self._record = record
+        self._losses = losses
+        self._updates = updates
+
+    @property
+    def steps(self) -> int:
+        """Number of steps so far."""
+        return self._losses.steps
+
+    @property
+    def at_start(self) -> list[Tensor] | None:
+        """The parameters of the first step, on the CPU; None if they are not kept."""
+        return self._updates.at_start
+
+    @contextmanager
+    def looking(self, *, forks: str = "") -> Iterator[Run | None]:
+        """The run, while the time is charged; None on every process except rank 0.
+
+        Args:
+            forks: The name that the time of forks is charged to.
+
+        Raises:
+            BadArgument: There was no step yet.
+            Unsupported: No process can run the model alone.
+        """
+        source, budget = self.subject.source, self.subject.budget
+        if not source.runs_model:
+            raise Unsupported("`model` is sharded (FSDP): no process can run it alone.")
+        run = self._record.run
+        if run is None and source.is_first:
+            raise BadArgument(
+                "`step` was not called yet, so there is no run to keep a result in: call it first."
+            )
+        name = forks or "looks on request"
+        with budget.spending(name, fixed=not forks, outside=bool(forks)), as_written():
+            yield run
+        with self._record.shield:
+            budget.take_turn()
+
+    def on_device(self, train: Any) -> OnDevice:
+        """The examples, if there is a loss to run on them.
+
+        Raises:
+            BadArgument: There is no loss.
+        """
+        if self.objective.loss is no_loss:
+            raise BadArgument(
+                "`loss` is missing, and this runs the model: give loss=lambda model, batch: ... to "
+                "`watch`."
+            )
+        return OnDevice(examples_of(train, "train"), self.objective.parameters[0].device)
+
+    def keep(self, run: Run, artifact: Artifact) -> None:
+        """Save a result in the run. After the end of the run its page is written again."""
+        save_artifact(run, artifact)
+        self._record.show_again(run)
+
+    def event(self, event: str, **fields: Any) -> None:
+        """Write an event of this step, if the run has not ended."""
+        self._record.event(event, self.steps, **fields)
