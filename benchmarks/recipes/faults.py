@@ -66,13 +66,16 @@ def cure(results: Results, fault: Training) -> float | None:
     return 1.0 if math.isinf(sick) else (sick - healthy) / (sick - RECIPES[fault.recipe].floor)
 
 
-def candidates(results: Results, recipe: str) -> Iterator[tuple[str, Fault]]:
-    """Each fault that was trained, with its kind."""
+def candidates(
+    results: Results, recipe: str, *, on_all_seeds: bool = False
+) -> Iterator[tuple[str, Fault]]:
+    """Each fault that was trained, with its kind; those that have one seed, too, unless all are
+    asked for."""
     for kind, changes in KINDS.items():
         for change in changes:
             found = [cure(results, Training(recipe, change, seed)) for seed in SEEDS]
             gains = tuple(gain for gain in found if gain is not None)
-            if gains:
+            if len(gains) == len(SEEDS) or (gains and not on_all_seeds):
                 yield kind, Fault(recipe, change, gains)
 
 
@@ -126,7 +129,9 @@ def write(results: Results, commit: str) -> None:
                 f'    "{fault.change}",  # {", ".join(f"{gain:.0%}" for gain in fault.gains)}\n'
                 for fault in faults
             )
-            lines.append(f"{recipe} = [\n{told}]" if told else f"{recipe} = []")
+            known = any(True for _ in candidates(results, recipe, on_all_seeds=True))
+            empty = f"{recipe} = []" if known else f"{recipe} = []  # not trained on both seeds yet"
+            lines.append(f"{recipe} = [\n{told}]" if told else empty)
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

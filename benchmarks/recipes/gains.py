@@ -154,7 +154,7 @@ def summary_by_recipe(found: list[Gain], results: Results) -> list[str]:
     lines = [
         "## By recipe",
         "",
-        "Of the changes that keep the number of examples, and of all that are on two seeds.",
+        "Of the changes on two seeds that keep the number of examples. The largest of many is biased up.",
         "",
         "| recipe | parameters | updates | healthy loss, by seed | largest gain | by |",
         "| --- | --- | --- | --- | --- | --- |",

@@ -124,7 +124,8 @@ text_cnn = Recipe(
 
 bag_of_words = Recipe(
     name="bag_of_words",
-    published="PyTorch tutorials, text classification: SGD 5, a tenth an epoch, clip 0.1, batch 64",
+    published="PyTorch tutorials, text classification: SGD 5, a tenth an epoch "
+    "(there, when the accuracy falls), clip 0.1, batch 64",
     data=packages,
     network=networks.MeanOfWords,
     loss=losses.classes,

@@ -6,7 +6,7 @@ from recipes.recipe import Recipe
 
 tabular = Recipe(
     name="tabular",
-    published="Gorishniy et al. (2021), MLP for tables: AdamW 0.001, weight decay 1e-5, "
+    published="Gorishniy et al. (2021), MLP for tables, in their range: AdamW 0.001, weight decay 1e-5, "
     "dropout 0.1, batch 256",
     data=friedman,
     network=lambda dropout: networks.perceptron(10, 128, 128, 128, 1, dropout=dropout),
@@ -49,7 +49,8 @@ graph = Recipe(
 
 dqn = Recipe(
     name="dqn",
-    published="PyTorch tutorials, DQN: AdamW 3e-4, batch 128, Huber's loss",
+    published="PyTorch tutorials, DQN: AdamW 3e-4, batch 128, Huber's loss; here of returns that are "
+    "computed, without a target network",
     data=balancing,
     network=networks.Value,
     loss=losses.returns,
