@@ -1,8 +1,10 @@
 """In a run of somebody else, nothing is imported or called unless it is trusted: no command makes
 the canary file."""
 
+import importlib
+import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -186,6 +188,108 @@ def test_a_run_that_was_changed_is_foreign(folder: Path, old: str, new: str) -> 
     finally:
         manifest.write_text(before)
     assert not (folder / "canary").exists()
+
+
+HELPED = MODULE.replace("import torch\n", "import torch\nimport beside\n", 1)
+STOLEN = "from pathlib import Path\nPath('stolen').touch()\n"
+
+
+@pytest.fixture
+def returned(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Callable[[str], Path]:
+    """Makes a folder with `owned.py` and a run of it that was given away and has come back."""
+    helped = tmp_path / "made"
+    helped.mkdir()
+    (helped / "owned.py").write_text(HELPED)
+    (helped / "beside.py").write_text("")
+    monkeypatch.setattr(sys, "path", [each for each in sys.path if each != str(folder)])
+    monkeypatch.chdir(helped)
+    for name in ("owned", "beside"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    code, _, error = called(
+        capsys, "train", "owned:problem", "--steps", "24", "--every", "8", "--name", "owned"
+    )
+    assert code == 0, error
+
+    def come_back(where: str) -> Path:
+        away = tmp_path / "away"
+        shutil.copytree(helped, away)
+        for name in ("owned", "beside"):
+            sys.modules.pop(name, None)
+        sys.path[:] = [each for each in sys.path if not each.startswith(str(tmp_path))]
+        importlib.invalidate_caches()
+        monkeypatch.chdir(away / where)
+        return away
+
+    return come_back
+
+
+def forked(path: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    code, _, error = called(capsys, "fork", path, "rate 2x", "--horizon", "4 updates", "--at", "0")
+    return code, error
+
+
+@pytest.mark.parametrize("changed", ["owned.py", "beside.py", "torch.py", "json/__init__.py"])
+def test_a_run_that_comes_back_beside_other_code_does_not_run_it(
+    returned: Callable[[str], Path], capsys: pytest.CaptureFixture[str], changed: str
+) -> None:
+    """The module that it names, what that imports, or a new file in the place of a library."""
+    away = returned("")
+    file = away / changed
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(STOLEN + (HELPED if changed == "owned.py" else ""))
+    code, error = forked(RUN, capsys)
+    if changed == "json/__init__.py":  # nothing of this problem imports it
+        assert code == 0, error
+    else:
+        assert code == 2 and "is not the one that it was made with" in error, error
+        assert "gradiometer --trust" in error
+        assert "owned" not in sys.modules and "beside" not in sys.modules
+    assert not (away / "stolen").exists()
+
+
+@pytest.mark.parametrize("searched", [False, True])
+def test_the_folder_of_a_run_is_not_searched_for_code(
+    returned: Callable[[str], Path], capsys: pytest.CaptureFixture[str], searched: bool
+) -> None:
+    """Also not if it is on the path already, as with `python -m gradiometer`."""
+    away = returned(RUN)
+    for name in ("owned.py", "beside.py"):
+        shutil.copy(away / name, away / RUN / name)
+    if searched:
+        sys.path.insert(0, str(away / RUN))
+    code, error = forked(".", capsys)
+    assert code == 2, error
+    expected = (
+        "lies in the folder of the run" if searched else "the folder of a run is not searched"
+    )
+    assert expected in error, error
+    assert "owned" not in sys.modules
+
+
+def test_a_run_that_comes_back_beside_its_own_code_is_used(
+    returned: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    away = returned("")
+    (away / "unrelated.py").write_text(STOLEN)
+    code, error = forked(RUN, capsys)
+    assert code == 0, error
+
+
+def test_ones_own_code_that_was_changed_is_used_if_it_is_trusted(
+    returned: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    away = returned("")
+    (away / "beside.py").write_text("CHANGED = True\n")
+    assert forked(RUN, capsys)[0] == 2
+    code, _, error = called(
+        capsys, "--trust", "fork", RUN, "rate 2x", "--horizon", "4 updates", "--at", "0"
+    )
+    assert code == 0, error
 
 
 def resume_unfinished(path: Path) -> Run:

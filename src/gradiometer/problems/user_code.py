@@ -6,6 +6,7 @@ from pathlib import Path
 from types import ModuleType
 
 from gradiometer.errors import BadArgument, GradiometerError, UserCodeFailed, summary, user_line
+from gradiometer.problems.imported_files import search_path
 
 
 class user_code:  # noqa: N801 (used as a function is; a generator costs three times as much at each call)
@@ -43,22 +44,26 @@ class user_code:  # noqa: N801 (used as a function is; a generator costs three t
 
 
 def user_module(name: str) -> ModuleType:
-    """Import a module of the user, from the current folder first.
+    """Import a module of the user, from the current folder first, unless it is that of a run.
 
     Raises:
         BadArgument: There is no such module.
         UserCodeFailed: The module raised an error.
     """
     here = str(Path.cwd())
-    # A module in the current folder comes first, as with `python -m`.
-    if here not in sys.path:
-        sys.path.insert(0, here)
+    sys.path[:] = search_path()
     try:
         return import_module(name)
     except (Exception, SystemExit) as error:
         missing = error.name if isinstance(error, ModuleNotFoundError) else None
         if missing is not None and f"{name}.".startswith(f"{missing}."):
-            raise BadArgument(
-                f"there is no module `{missing}`, neither installed nor in {here}."
-            ) from error
+            raise BadArgument(f"there is no module `{missing}`, {_where(here)}.") from error
         raise UserCodeFailed(f"importing `{name}` raised {summary(error)}.") from error
+
+
+def _where(here: str) -> str:
+    if here in sys.path:
+        return f"neither installed nor in {here}"
+    return (
+        "which is not installed; the folder of a run is not searched: change to that of your code"
+    )

@@ -26,7 +26,7 @@ from gradiometer.measurement.reading import Draw, Sampling
 from gradiometer.run.configuration import Configuration, WatchedConfiguration
 from gradiometer.run.readings import StepNumber
 from gradiometer.run.rules import MOST_STEPS
-from gradiometer.run.trust import SIGNATURE, names_code, signature
+from gradiometer.run.trust import origin
 from gradiometer.storage.disk import read_file, reason_of, replace_file, sync_folder, writing
 
 # Version of the layout of a run folder. It is raised if readers of the previous version cannot read
@@ -219,9 +219,8 @@ class RunFolder:
 
     def _write(self, body: str, configuration: Any, forks: Path | None) -> None:
         created = datetime.now(UTC).isoformat(timespec="seconds")
-        signed = isinstance(configuration, Mapping) and names_code(configuration)
-        origin = {SIGNATURE: signature(created, configuration)} if signed else {}
-        header = tomli_w.dumps({"format": FORMAT, "name": self.name, "created": created} | origin)
+        made = origin(created, configuration) if isinstance(configuration, Mapping) else {}
+        header = tomli_w.dumps({"format": FORMAT, "name": self.name, "created": created} | made)
         try:
             self.checkpoints_path.mkdir()
             self.snapshots_path.mkdir()
@@ -353,6 +352,7 @@ KINDS: dict[str, Any] = {
     "name": str,
     "created": str,
     "made_by": str,
+    "code": str,
     "versions": dict[str, str],
     "seeds": dict[str, int],
     "sampling": _Drawn,

@@ -4,7 +4,8 @@ it.
 A run of a problem of your own remembers `module:function`, and commands such as `fork` and `resume`
 import and call it. A downloaded folder may name anything. So a run is signed when it is made, with
 a key that never leaves the machine: the signature covers all that would be imported, and the text
-that would be given to it.
+that would be given to it, and a digest of the files that the import would run. A run that was given
+away and comes back with another file of that name beside it is not run either.
 """
 
 import hashlib
@@ -20,10 +21,13 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
 
-from gradiometer.errors import BadArgument
+from gradiometer.errors import BadArgument, StorageFailed
+from gradiometer.problems.imported_files import digest, files_of
+from gradiometer.storage.disk import reason_of
 
-# The key of the signature in `run.toml`.
+# The keys of the signature and of the digest of the code in `run.toml`.
 SIGNATURE = "made_by"
+CODE = "code"
 
 _trusts: ContextVar[bool] = ContextVar("trusts", default=False)
 
@@ -43,10 +47,24 @@ def names_code(configuration: Mapping[str, Any]) -> bool:
     return any(":" in str(configuration.get(name) or "") for name in ("problem", "gauges"))
 
 
-def signature(created: str, configuration: Mapping[str, Any]) -> str:
-    """The signature of a run that this user makes on this machine."""
+def origin(created: str, configuration: Mapping[str, Any]) -> dict[str, str]:
+    """What `run.toml` says about a run that this user makes on this machine: the digest of the code
+    that it names, and the signature. Empty if it names no code.
+
+    Raises:
+        StorageFailed: The code cannot be read.
+    """
+    if not names_code(configuration):
+        return {}
+    code = digest(_files(configuration))
+    return {CODE: code, SIGNATURE: _signature(created, configuration, code)}
+
+
+def _signature(created: str, configuration: Mapping[str, Any], code: str) -> str:
     signed = {name: configuration.get(name) for name in ("problem", "model", "data_dir", "gauges")}
-    return hmac.new(_key(), json.dumps([created, signed]).encode(), hashlib.sha256).hexdigest()
+    return hmac.new(
+        _key(), json.dumps([created, signed, code]).encode(), hashlib.sha256
+    ).hexdigest()
 
 
 def check_trust(manifest: Mapping[str, Any], path: Path, verb: str) -> None:
@@ -59,19 +77,57 @@ def check_trust(manifest: Mapping[str, Any], path: Path, verb: str) -> None:
 
     Raises:
         BadArgument: The run names code, and was made by another user, on another machine, or was
-            changed since.
+            changed since; or the code has changed, or lies in the folder of the run.
+        StorageFailed: The code cannot be read.
     """
     configuration = manifest["configuration"]
     if _trusts.get() or not names_code(configuration):
         return
-    expected = signature(str(manifest.get("created")), configuration)
-    if hmac.compare_digest(expected.encode(), str(manifest.get(SIGNATURE)).encode()):
-        return
-    raise BadArgument(
-        f"`{path}` was made by another user, on another machine, or was changed since, and {verb} "
-        f"would {_would_run(configuration)}. Nothing was imported. Look at that code, then write "
-        f"`gradiometer --trust {verb} …` (in Python: with gradiometer.run.trusting())."
-    )
+    reason = _reason_to_refuse(manifest, path)
+    if reason is not None:
+        raise BadArgument(
+            f"{reason}, and {verb} would {_would_run(configuration)}. Nothing was imported. Look "
+            f"at that code, then write `gradiometer --trust {verb} …` (in Python: with "
+            "gradiometer.run.trusting())."
+        )
+
+
+def _reason_to_refuse(manifest: Mapping[str, Any], path: Path) -> str | None:
+    configuration, code = manifest["configuration"], str(manifest.get(CODE))
+    expected = _signature(str(manifest.get("created")), configuration, code)
+    if not hmac.compare_digest(expected.encode(), str(manifest.get(SIGNATURE)).encode()):
+        return f"`{path}` was made by another user, on another machine, or was changed since"
+    files = _files(configuration)
+    folder = path.resolve()
+    inside = [each for each in files.values() if each.resolve().is_relative_to(folder)]
+    if inside:
+        return f"`{inside[0]}` lies in the folder of the run"
+    # A module that is not there is missed by the import, which says where it looked.
+    if files and digest(files) != code:
+        names = ", ".join(f"`{each}`" for each in list(files.values())[:3])
+        return f"the code of `{path}` is not the one that it was made with ({names})"
+    return None
+
+
+def _modules(configuration: Mapping[str, Any]) -> list[str]:
+    """The names of the modules that would be imported."""
+    gauges = str(configuration.get("gauges") or "").split(",")
+    named = [str(configuration.get("problem") or ""), *gauges]
+    return [each.strip().partition(":")[0] for each in named if ":" in each]
+
+
+def _files(configuration: Mapping[str, Any]) -> dict[str, Path]:
+    """The files that would be run, by module and place."""
+    try:
+        return {
+            f"{module}/{place}": file
+            for module in _modules(configuration)
+            for place, file in files_of(module).items()
+        }
+    except OSError as error:
+        raise StorageFailed(
+            f"the code that the run names cannot be read: {reason_of(error)}."
+        ) from error
 
 
 def _would_run(configuration: Mapping[str, Any]) -> str:

@@ -27,7 +27,7 @@ from gradiometer.run.configuration import Configuration
 from gradiometer.run.folder import RunFolder, run_folders
 from gradiometer.run.ranks import Ranks
 from gradiometer.run.reader import Run
-from gradiometer.run.trust import SIGNATURE
+from gradiometer.run.trust import CODE, SIGNATURE
 from gradiometer.storage.disk import one_at_a_time, remove_folder, replace_file, writing
 from gradiometer.train import loop_at, resume, train
 from gradiometer.train.training import device_of, hold_out, name_of_run
@@ -43,7 +43,7 @@ FILE = "tuned.toml"
 HELD_OUT = 0.1
 
 # What a new run folder writes into its manifest itself.
-WRITTEN = ("format", "name", "created", SIGNATURE)
+WRITTEN = ("format", "name", "created", SIGNATURE, CODE)
 
 
 class RunLane(Lane):
