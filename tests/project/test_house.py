@@ -1,4 +1,4 @@
-"""The order of the house: small rooms, short files, and no two files that import each other."""
+"""The order of the house: small rooms, and no two files that import each other."""
 
 import ast
 from graphlib import CycleError, TopologicalSorter
@@ -13,7 +13,7 @@ TESTS = Path(__file__).parents[1]
 ONE_FILE_EACH = {"cli", "lecture"}
 """Rooms of one file a verb and one file a statement."""
 
-MOST_FILES, LONGEST, LONGEST_TEST = 20, 500, 500
+MOST_FILES = 20
 
 
 def module_of(path: Path) -> str:
@@ -50,12 +50,3 @@ def test_there_is_one_conftest_which_tests_import_by_its_name() -> None:
 def test_a_room_is_small(room: Path) -> None:
     files = [path.name for path in room.glob("*.py") if path.name != "__init__.py"]
     assert room.name in ONE_FILE_EACH or len(files) <= MOST_FILES, files
-
-
-def test_files_are_short() -> None:
-    lines = {
-        path: len(path.read_text(encoding="utf-8").splitlines())
-        for path in (*ROOT.rglob("*.py"), *TESTS.rglob("*.py"))
-    }
-    allowed = {path: LONGEST if ROOT in path.parents else LONGEST_TEST for path in lines}
-    assert {path.name: count for path, count in lines.items() if count > allowed[path]} == {}

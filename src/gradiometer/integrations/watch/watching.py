@@ -61,7 +61,6 @@ from gradiometer.run.recorder import Recorder
 OUTSIDE = "`step` must be called inside `with watch(...) as w:`, around the whole training."
 
 
-
 class Watch:
     """A watched training, made by `watch`. Use it as a context manager around the whole loop.
 
