@@ -193,14 +193,15 @@ class Watch:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
-        for observer in self.observers:
-            with self.shield:
-                observer.close(error)
+        with self.shield:
+            for observer in self.observers:
+                with self.shield:
+                    observer.close(error)
         while self._handles:
             with self.shield:
                 self._handles.pop().remove()
         if not self._subject.source.is_ours:
-            self.record.close(error, self.steps)
+            self.record.close(error, self.losses.steps)
         with self.shield:
             if isinstance(self.budget.clock, Turns):
                 self.budget.clock.leave()
@@ -227,13 +228,17 @@ class Watch:
             with self.shield:
                 inputs.remove()
         losses = self.losses
-        if losses.steps >= self.observers.due:
-            self._attend(loss, examples, batch)
-            return
+        step, place = losses.steps, len(losses.parts)
+        is_due = step >= self.observers.due
+        if is_due and not self._handles:
+            raise BadArgument(OUTSIDE)
         try:
-            losses.take(loss, examples)
+            if is_due:
+                self._attend(loss, examples, batch)
+            else:
+                losses.take(loss, examples)
         except Exception as error:
-            self._fail(error, losses.steps, len(losses.parts))
+            self._fail(error, step, place)
 
     def findings(self) -> Findings:
         """The findings so far, the most urgent first, and the warnings."""
@@ -491,18 +496,13 @@ class Watch:
             examples: The batch, or what stands for it.
             given: The batch, if it was given.
         """
-        if not self._handles:
-            raise BadArgument(OUTSIDE)
         losses = self.losses
         place = len(losses.parts)
         is_last = place + 1 >= self._subject.source.backwards
         event = Step(losses.steps, loss, examples, given, place, is_last)
-        try:
-            if not self.record.has_begun:
-                self._make_run(event)
-            self.observers.at_step(event)
-        except Exception as error:
-            self._fail(error, event.index, place)
+        if not self.record.has_begun:
+            self._make_run(event)
+        self.observers.at_step(event)
 
     def _step_of_warning(self) -> int:
         """The step under way, or the next one."""
@@ -585,12 +585,15 @@ class Watch:
 
     def _on_update(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         """The optimizer was called."""
-        rate = optimizer.param_groups[0]["lr"]
-        if rate is not self._triage.rate:
-            self._triage.note_rate(max(self.steps - 1, 0), rate)
-        self._updates.made()
-        if self.losses.parts or self.observers.awaiting:
-            self._attend_update()
+        try:
+            rate = optimizer.param_groups[0]["lr"]
+            if rate is not self._triage.rate:
+                self._triage.note_rate(max(self.losses.steps - 1, 0), rate)
+            self._updates.made()
+            if self.losses.parts or self.observers.awaiting:
+                self._attend_update()
+        except Exception as error:
+            self.shield.caught(error)
         self.shield.before_first_update = False
         if Turns.several:
             with self.shield:
@@ -610,10 +613,10 @@ class Watch:
 
     def _after_another(self, *_: Any) -> None:
         """Another optimizer than the first was called: it may step after the backward."""
-        kept_updates = self.forks.kept_updates
-        if kept_updates.awaits_update:
-            kept_updates.updated(Update(self.steps - 1))
-            with self.shield:
+        with self.shield:
+            kept_updates = self.forks.kept_updates
+            if kept_updates.awaits_update:
+                kept_updates.updated(Update(self.losses.steps - 1))
                 self.observers.plan()
 
     def _stop(self, error: Exception) -> None:
