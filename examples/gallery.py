@@ -262,13 +262,14 @@ EXHIBITS: dict[str, Exhibit | OwnLoop] = {
 
 
 def said(found: Diagnosis) -> list[str]:
-    """What the page advises or warns of, else its first sentence; and what came of the advice."""
+    """What the page advises or warns of and what it means, else its first sentence; and what came of
+    the advice."""
     urgent = [finding for finding in found.findings if finding.state in (State.ACT, State.LOOK)]
     sentences = [
         text
         for finding in urgent
         for text in (
-            say(finding).seen,
+            f"{say(finding).seen} {say(finding).means}",
             say(finding).advice and f"Try: {say(finding).advice} {say(finding).forecast}",
             say(finding).tried,
         )

@@ -62,7 +62,7 @@ def test_the_example_says_what_the_page_and_a_fork_say(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     spike, batch = done.stdout.split("A batch far below the noise scale")
-    assert "The loss spiked at step 221" in spike and "Tried: Cause: " in spike
+    assert "The loss spiked at step 221" in spike and "Cause: example 7 of the" in spike
     assert "The batch is too small" in batch
     assert re.search(r"    batch 2x, rate 1.9x: \w+, \S+ \[\S+, \S+\]", batch)
     assert len(list(tmp_path.glob("*/report.html"))) == 2
