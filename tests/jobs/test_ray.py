@@ -296,8 +296,11 @@ def test_ctrl_c_leaves_no_process(tmp_path: Path) -> None:
     assert said == "" and told.count("KeyboardInterrupt") == 1
 
 
+# Ray notes the newest cluster of a machine in its folder of temporary files, and `Ray()` of a test
+# beside this one would connect to it. The folder's name is short: sockets lie below it.
 CLUSTER = """
-import socket, sys
+import os, shutil, socket, sys, tempfile
+folder = os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(dir="/tmp")
 from ray.cluster_utils import Cluster
 
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
@@ -307,6 +310,7 @@ sys.stdin.readline()
 cluster.remove_node(second, allow_graceful=False)
 sys.stdin.readline()
 cluster.shutdown()
+shutil.rmtree(folder, ignore_errors=True)
 """
 
 BRANCHES = """
