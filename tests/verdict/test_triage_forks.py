@@ -11,11 +11,12 @@ from finished_forks import kept
 from gradiometer.loop import CoolNow, Rate
 from gradiometer.loop.recorded.record import ForkRecord
 from gradiometer.loop.recorded.trials import with_trials
+from gradiometer.measurement.finding import Evidence
 from gradiometer.measurement.optimizer.groups import Group
 from gradiometer.measurement.optimizer.hyperparameters import Hyperparameters
 from gradiometer.run import Run
 from gradiometer.verdict import say
-from gradiometer.verdict.claims import Claim, Claimed
+from gradiometer.verdict.claims import Claim, Claimed, Code, InWords
 from gradiometer.verdict.triage import triage
 from gradiometer.verdict.triage.level import Known, Level
 from gradiometer.verdict.triage.signs import Signs
@@ -28,13 +29,16 @@ from gradiometer.verdict.triage.tried import (
     tell_apart,
     was_followed,
 )
+from gradiometer.verdict.words.say import as_dict
 from report_run import run_in
 
 LOW = Claimed(Claim.RATE_LOW, {"travel": 0.1}, ("rate 4x",))
 NO_DECAY = Claimed(Claim.NO_DECAY, {"movement": 0.01}, ("cool now",), ("stopped_early",))
-STOPPED = Claimed(Claim.STOPPED_EARLY, {"fell": 0.2}, ("train for 800 steps",), ("no_decay",))
+STOPPED = Claimed(
+    Claim.STOPPED_EARLY, {"fell": 0.2}, (InWords("train for 800 steps"),), ("no_decay",)
+)
 LEVEL = Level(2.3, Known.LABELS)
-FAULT = Claimed(Claim.DROPOUT, {"dropped": 0.9}, ("nn.Dropout(0.1)",))
+FAULT = Claimed(Claim.DROPOUT, {"dropped": 0.9}, (Code("nn.Dropout(0.1)"),))
 
 
 @pytest.fixture
@@ -477,3 +481,19 @@ def test_a_change_that_a_loop_has_followed_since_is_no_claim(
     monkeypatch.setattr(Run, "configuration", property(lambda _: None))
     monkeypatch.setattr(Run, "hyperparameters", property(lambda _: settings))
     assert was_followed(run, 100, change) == followed
+
+
+@pytest.mark.parametrize(
+    ("ends", "evidence"),
+    [((0.3, 0.312, 0.318), Evidence.FORK), ((0.3, 0.512, 0.718), Evidence.READING)],
+    ids=["better", "open"],
+)
+def test_a_fork_is_the_evidence_of_a_claim_if_its_change_ended_better(
+    run: Run, ends: tuple[float, ...], evidence: Evidence
+) -> None:
+    fork(run, "rate 4x", *ends)
+    low = replace(LOW, numbers={"share": 0.1, "steps": 200.0})
+    (claimed,) = as_tried((low,), run)
+    assert claimed.evidence is evidence
+    (finding,) = findings_of(Triage((claimed,), LEVEL, unseen={}))
+    assert as_dict(finding)["evidence"] == evidence

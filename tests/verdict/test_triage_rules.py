@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from gradiometer.loop import alternative_of
+from gradiometer.measurement.finding import Evidence
 from gradiometer.verdict.claims import Claim
 from gradiometer.verdict.triage import thresholds as limits
 from gradiometer.verdict.triage.course import late_fall
@@ -201,6 +202,30 @@ def test_cures_that_are_changes_can_be_pasted(claim: Claim) -> None:
     for claimed in triage_of(healthy(**dict(CASES[claim][0][0]))).claims:
         for change in changes_of(claimed):
             assert alternative_of(change)
+
+
+# What is counted or seen. All other claims of readings are inferred.
+COUNTED = {
+    Claim.NO_GRADIENT,
+    Claim.SOFTMAX_TWICE,
+    Claim.EVAL_MODE,
+    Claim.ZERO_GRAD,
+    Claim.ACCUMULATION,
+    Claim.DROPOUT,
+    Claim.NAN_EXAMPLE,
+    Claim.CLIP_SMALL,
+    Claim.SCHEDULE_UNIT,
+    Claim.DECAY_EARLY,
+    Claim.RATE_BURST,
+    Claim.LEAK,
+}
+
+
+@pytest.mark.parametrize("claim", CASES)
+def test_what_is_counted_is_exact_and_what_is_inferred_is_a_reading(claim: Claim) -> None:
+    for claimed in triage_of(healthy(**dict(CASES[claim][0][0]))).claims:
+        is_exact = claimed.evidence is Evidence.EXACT
+        assert is_exact == (claimed.claim in COUNTED)
 
 
 def test_a_rate_has_a_cure_that_a_fork_can_try() -> None:

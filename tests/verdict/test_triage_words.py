@@ -8,7 +8,7 @@ import pytest
 from gradiometer.measurement.optimizer.groups import Group
 from gradiometer.measurement.optimizer.hyperparameters import Hyperparameters
 from gradiometer.verdict import say
-from gradiometer.verdict.claims import Claim, Claimed
+from gradiometer.verdict.claims import Claim, Claimed, Code, InWords, Sign
 from gradiometer.verdict.triage.level import Known, Level
 from gradiometer.verdict.triage.triage import Triage, findings_of
 from gradiometer.verdict.words.say import in_brief
@@ -47,7 +47,7 @@ def test_a_change_of_the_rate_is_pasted_as_the_rate(
 
 
 def test_the_second_sentence_has_its_numbers_too() -> None:
-    claimed = Claimed(Claim.ACCUMULATION, {"backwards": 4.0}, ("(loss / 4).backward()",))
+    claimed = Claimed(Claim.ACCUMULATION, {"backwards": 4.0}, (Code("(loss / 4).backward()"),))
     (finding,) = findings_of(Triage((claimed,), Level(2.3, Known.LABELS), unseen={}))
     assert (
         say(finding).means
@@ -87,7 +87,10 @@ def test_a_larger_batch_is_pasted_with_the_updates_that_it_needs(
 ) -> None:
     settings = Hyperparameters((0,), ((Group("SGD", "sgd", 0.01),),), reached=500)
     claimed = Claimed(
-        Claim.BATCH_SMALL, {"batch": 4.0, "shared": -0.1}, ("batch_size = 32; lr = 2.8 * lr",)
+        Claim.BATCH_SMALL,
+        {"batch": 4.0, "shared": -0.1},
+        (Code("batch_size = 32; lr = 2.8 * lr"),),
+        sign=Sign.NOTHING_SHARED,
     )
     triage = Triage((claimed,), Level(2.3, Known.LABELS), unseen={})
     (finding,) = findings_of(triage, settings, at_keyboard=at_keyboard)
@@ -97,14 +100,17 @@ def test_a_larger_batch_is_pasted_with_the_updates_that_it_needs(
 @pytest.mark.parametrize(
     ("cure", "expected"),
     [
-        (("check the labels of the training set",), "check the labels of the training set"),
         (
-            ("remove `detach()`", "optimizer.zero_grad()"),
+            (InWords("check the labels of the training set"),),
+            "check the labels of the training set",
+        ),
+        (
+            (InWords("remove `detach()`"), Code("optimizer.zero_grad()")),
             "remove `detach()` or `optimizer.zero_grad()`",
         ),
         (("skip 340:341",), "`skip 340:341`"),
-        (("(loss / 4).backward()",), "`(loss / 4).backward()`"),
-        (("inputs = inputs / 255",), "`inputs = inputs / 255`"),
+        ((Code("(loss / 4).backward()"),), "`(loss / 4).backward()`"),
+        ((Code("inputs = inputs / 255"),), "`inputs = inputs / 255`"),
     ],
 )
 def test_only_code_is_to_be_pasted(cure: tuple[str, ...], expected: str) -> None:
@@ -115,6 +121,6 @@ def test_only_code_is_to_be_pasted(cure: tuple[str, ...], expected: str) -> None
 
 @pytest.mark.parametrize(("size", "words"), [(1.0, "1 example share"), (4.0, "4 examples share")])
 def test_one_example_is_no_plural(size: float, words: str) -> None:
-    small = Claimed(Claim.BATCH_SMALL, {"batch": size, "shared": 0.016}, ("batch_size = 8",))
+    small = Claimed(Claim.BATCH_SMALL, {"batch": size, "shared": 0.016}, (Code("batch_size = 8"),))
     (finding,) = findings_of(Triage((small,), Level(2.3, Known.LABELS), unseen={}), None)
     assert words in say(finding).seen

@@ -23,7 +23,7 @@ from gradiometer.loop.recorded.trials import by_late_loss
 from gradiometer.loop.replay import KeptUpdates
 from gradiometer.measurement.optimizer.steps import SeveralOptimizers
 from gradiometer.problems import load
-from gradiometer.verdict.claims import Claim, Claimed
+from gradiometer.verdict.claims import Claim, Claimed, Code, InWords
 from gradiometer.verdict.triage.level import Known, Level
 from gradiometer.verdict.triage.signs import Signs
 from gradiometer.verdict.triage.triage import Triage
@@ -265,7 +265,9 @@ def test_a_cut_of_the_first_half_settles_nothing_about_the_end(
 def test_a_training_that_stopped_early_is_cut_in_a_trial_as_it_looks_like_a_missing_decay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stopped = Claimed(Claim.STOPPED_EARLY, {"fell": 0.2}, ("train for 800 steps",), ("no_decay",))
+    stopped = Claimed(
+        Claim.STOPPED_EARLY, {"fell": 0.2}, (InWords("train for 800 steps"),), ("no_decay",)
+    )
     assert tried_at_end(tmp_path, monkeypatch, stopped) == ["cool now"]
 
 
@@ -311,7 +313,7 @@ def test_a_rate_beside_a_small_batch_is_tried_from_an_early_state(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The rate that goes with a small batch is low: from the first weights a higher one is faster."""
-    small = (Claimed(Claim.BATCH_SMALL, {}, ("batch_size = 32",), is_certain=False),)
+    small = (Claimed(Claim.BATCH_SMALL, {}, (Code("batch_size = 32"),), is_certain=False),)
     settings: dict[str, Any] = {"end": 0.0, "has_beginning": True, "family": "sgd"}
     found = tried_at_end(tmp_path, monkeypatch, small[0], suspects=small, **settings)
     assert found == ["rate 2x"]
@@ -408,7 +410,7 @@ def test_at_the_end_of_a_schedule_a_rate_is_tried_from_an_early_state_alone(
         (Claimed(Claim.RATE_LOW, {}, ("rate 8x",), is_certain=False), 0.0, ["rate 2x"]),
         (Claimed(Claim.RATE_LOW, {}, ("rate 8x",), is_certain=False), 1.0, ["cool now", "rate 2x"]),
         (Claimed(Claim.STOPPED_EARLY, {}, is_certain=False), 1.0, ["cool now", "rate 2x"]),
-        (Claimed(Claim.OVERFIT, {}, ("examples 2x",), is_certain=False), 0.0, ["rate 2x"]),
+        (Claimed(Claim.OVERFIT, {}, (InWords("examples 2x"),), is_certain=False), 0.0, ["rate 2x"]),
     ],
 )
 def test_at_the_end_a_suspect_is_tried_before_the_doubts_of_a_training_without_a_claim(

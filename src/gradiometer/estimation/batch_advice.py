@@ -8,7 +8,7 @@ from typing import Any
 
 from gradiometer.estimation.batch_table import PRECONDITIONED, rate_brackets, relative_updates
 from gradiometer.measurement.estimate import Estimate
-from gradiometer.measurement.finding import Doubt, Finding, Issue, State
+from gradiometer.measurement.finding import Doubt, Evidence, Finding, Issue, State
 from gradiometer.measurement.gauge import NOTHING_KNOWN, RunFacts
 from gradiometer.measurement.optimizer.groups import UNKNOWN_OPTIMIZER
 from gradiometer.measurement.optimizer.hyperparameters import Hyperparameters
@@ -242,6 +242,7 @@ def _with_a_forecast(
         },
         cure=tuple(cure),
         forecast={"updates": updates, "examples": examples},
+        evidence=Evidence.FORECAST,
         doubts=doubts,
     )
 

@@ -3,6 +3,7 @@ from .batch import Order as Order
 from .estimate import Estimate as Estimate
 from .estimate import Estimates as Estimates
 from .estimate import significant as significant
+from .finding import Evidence as Evidence
 from .finding import Finding as Finding
 from .finding import Issue as Issue
 from .finding import State as State

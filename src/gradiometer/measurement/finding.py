@@ -36,6 +36,21 @@ class State(StrEnum):
         return {"ok": "✓", "cannot tell": "?", "look": "◆", "act": "▲"}[self.value]
 
 
+class Evidence(StrEnum):
+    """What a claim rests on. It is said where the claim is made.
+
+    EXACT was counted or seen, such as a layer in eval mode. READING follows from what was measured
+    of training, FORECAST from a model of it. FORK was tried on copies of training, and REPLAY was
+    seen when kept updates were made again.
+    """
+
+    EXACT = "exact"
+    READING = "reading"
+    FORECAST = "forecast"
+    FORK = "fork"
+    REPLAY = "replay"
+
+
 @dataclass(frozen=True)
 class Doubt:
     """Something that could make a finding wrong.
@@ -80,6 +95,7 @@ class Finding:
         forecast: What a model expects of the cure, by name of the quantity.
         trial: What came of the cure when it was tried.
         doubts: What could make the claim wrong.
+        evidence: What the claim rests on.
 
     >>> from gradiometer import Estimate, Finding, say
     >>> from gradiometer.measurement import Issue, State
@@ -100,3 +116,4 @@ class Finding:
     forecast: Mapping[str, Estimate] = field(default_factory=dict)
     trial: Trial | None = None
     doubts: tuple[Doubt, ...] = ()
+    evidence: Evidence = Evidence.READING

@@ -5,13 +5,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from gradiometer.measurement.estimate import Estimate
-from gradiometer.measurement.finding import Issue
+from gradiometer.measurement.finding import Evidence, Issue
 
 # The name under which triage has findings.
 GAUGE = "triage"
-
-# Beginnings of cures that a fork can try. The others are lines of the program.
-CHANGES = ("rate ", "batch ", "momentum ", "weight decay ", "cool now", "clip ", "skip ", "follow ")
 
 
 class Claim(StrEnum):
@@ -92,6 +89,26 @@ ISSUES: dict[Claim, Issue] = {
 }
 
 
+class Sign(StrEnum):
+    """By what a claim is made that several signs lead to. Each has its own sentence."""
+
+    USUAL = "usual"
+    DIRECTION = "direction"  # the updates keep their direction
+    EDGE = "edge"  # the curvature that steps meet
+    SIGNAL = "signal"  # what reaches the last layer at the start
+    NOTHING_SHARED = "nothing shared"  # successive gradients are no more alike than by chance
+    FORK = "fork"  # a fork alone
+    FIRST_WEIGHTS = "first weights"  # one branch from the first weights, beside training itself
+
+
+class Code(str):
+    """A cure that is a line of the program. A plain text is a change that a fork can try."""
+
+
+class InWords(str):
+    """A cure that is nothing to paste, such as to check the labels."""
+
+
 @dataclass(frozen=True)
 class Claimed:
     """A claim with its evidence.
@@ -99,11 +116,12 @@ class Claimed:
     Args:
         claim: What limits the training.
         numbers: The numbers that it rests on, by name, each with an interval where there is one.
-        cure: What to change, each a change of a fork as text (`rate 4x`), or else a line of the
-            program.
+        cure: What to change, each a change of a fork as text (`rate 4x`), `Code` or `InWords`.
         doubts: What could make it wrong, as names of sentences in `verdict/words`.
         is_certain: False for a suspect: healthy trainings have such signs, too, and only a trial of
             the cure decides.
+        evidence: What it rests on.
+        sign: By what it is made.
     """
 
     claim: Claim
@@ -111,3 +129,5 @@ class Claimed:
     cure: tuple[str, ...] = ()
     doubts: tuple[str, ...] = ()
     is_certain: bool = True
+    evidence: Evidence = Evidence.READING
+    sign: Sign = Sign.USUAL

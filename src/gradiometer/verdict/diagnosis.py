@@ -43,7 +43,7 @@ from gradiometer.loop.recorded.trials import (
     with_trials,
 )
 from gradiometer.measurement.estimate import Estimate
-from gradiometer.measurement.finding import Doubt, Finding, Issue, State, Trial
+from gradiometer.measurement.finding import Doubt, Evidence, Finding, Issue, State, Trial
 from gradiometer.measurement.gauge import Gauge, RunFacts, estimates_of, finding_of
 from gradiometer.measurement.reading import Series
 from gradiometer.measurement.uncertainty.arithmetic import transform
@@ -198,7 +198,9 @@ def incident_finding(found: IncidentCause, run: Path | None) -> Finding:
     passes = found.incident.kind == "spike" or found.cause == "chance"
     state = State.LOOK if passes else State.ACT
     facts = {"found": found, "run": run}
-    return Finding("incident", Issue.DRIFT, "incident", state, facts=facts)
+    return Finding(
+        "incident", Issue.DRIFT, "incident", state, facts=facts, evidence=Evidence.REPLAY
+    )
 
 
 def led_by(judged: Triage, found: Sequence[Finding], findings: Sequence[Finding]) -> list[Finding]:

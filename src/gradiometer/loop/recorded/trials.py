@@ -28,7 +28,7 @@ from gradiometer.loop.comparison.effects import Effect, effects_of
 from gradiometer.loop.readout import Readout
 from gradiometer.loop.recorded.record import ForkRecord, forks_of
 from gradiometer.measurement.estimate import Estimate
-from gradiometer.measurement.finding import Doubt, Finding, Issue, State, Trial
+from gradiometer.measurement.finding import Doubt, Evidence, Finding, Issue, State, Trial
 from gradiometer.run.reader import Run
 
 # Name of the file of scores, in this package.
@@ -337,7 +337,13 @@ def cooling_finding(run: Run) -> Finding | None:
     }
     doubts = (Doubt("cooling_forks"),) if forked else ()
     return Finding(
-        "cooling", Issue.CONVERGENCE, "rate_goes_to_zero", State.OK, facts=facts, doubts=doubts
+        "cooling",
+        Issue.CONVERGENCE,
+        "rate_goes_to_zero",
+        State.OK,
+        facts=facts,
+        doubts=doubts,
+        evidence=Evidence.FORK if forked else Evidence.EXACT,
     )
 
 
@@ -351,7 +357,15 @@ def rate_finding(run: Run) -> Finding | None:
         "spent": max(event["spent"] for event in decisions.values()),
     }
     doubts = (Doubt("rate_forks"),)
-    return Finding("rate", Issue.CONVERGENCE, "rate_by_forks", State.OK, facts=facts, doubts=doubts)
+    return Finding(
+        "rate",
+        Issue.CONVERGENCE,
+        "rate_by_forks",
+        State.OK,
+        facts=facts,
+        doubts=doubts,
+        evidence=Evidence.FORK,
+    )
 
 
 def cooled_finding(run: Run) -> Finding | None:
@@ -370,6 +384,7 @@ def cooled_finding(run: Run) -> Finding | None:
         gauge="if_cooled",
         issue=Issue.CONVERGENCE,
         claim="loss_if_cooled",
+        evidence=Evidence.FORECAST,
         state=State.OK,
         facts={
             "averaged": newest["averaged"],

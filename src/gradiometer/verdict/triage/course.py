@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from gradiometer.verdict.claims import Claim, Claimed
+from gradiometer.verdict.claims import Claim, Claimed, Code, Sign
 from gradiometer.verdict.triage.faults import without_any_gradient
 from gradiometer.verdict.triage.level import Known, Level
 from gradiometer.verdict.triage.schedule import is_constant
@@ -48,7 +48,7 @@ def exploding(signs: Signs, level: Level) -> Claimed | None:
     if np.isfinite(first) and not first > EXPLODED * level.value:
         return None
     numbers = {"first_loss": first, "guess": level.value, "output_spread": float(wide[0])}
-    return Claimed(Claim.EXPLODING, numbers, ("nn.init.kaiming_normal_(layer.weight)",))
+    return Claimed(Claim.EXPLODING, numbers, (Code("nn.init.kaiming_normal_(layer.weight)"),))
 
 
 def dead_relu(signs: Signs, level: Level) -> Claimed | None:
@@ -64,7 +64,9 @@ def dead_relu(signs: Signs, level: Level) -> Claimed | None:
     ):
         return None
     return Claimed(
-        Claim.DEAD_RELU, {"zeros": share}, ("nn.init.zeros_(layer.bias)", "nn.LeakyReLU(0.01)")
+        Claim.DEAD_RELU,
+        {"zeros": share},
+        (Code("nn.init.zeros_(layer.bias)"), Code("nn.LeakyReLU(0.01)")),
     )
 
 
@@ -75,10 +77,10 @@ def vanishing(signs: Signs, level: Level) -> Claimed | None:
     weights."""
     if not ended_at(signs, level) > LITTLE_LEFT:
         return None
-    cure = ("nn.init.kaiming_normal_(layer.weight)", "nn.BatchNorm1d(width)")
+    cure = (Code("nn.init.kaiming_normal_(layer.weight)"), Code("nn.BatchNorm1d(width)"))
     signal = signal_at_start(signs)
     if signal < VANISHED:
-        return Claimed(Claim.VANISHING, {"signal": signal}, cure)
+        return Claimed(Claim.VANISHING, {"signal": signal}, cure, sign=Sign.SIGNAL)
     at_a_guess = steps_at_a_guess(signs, level)
     ratio = first_over_last(signs, until=at_a_guess // 10)
     # units that died on the way pass no gradient either
@@ -116,14 +118,16 @@ def rate_high(signs: Signs, level: Level) -> Claimed | None:
     if not (diverged or large or deadly):
         return None
     numbers = {"movement": moved, "growth": signs.growth, "loss": late, "alive": died}
-    if large and far_beyond:
+    is_beyond = large and far_beyond
+    if is_beyond:
         numbers["edge"] = signs.highest_edge
     if signs.family == "sgd" and signs.momentum >= MOMENTUM_COUNTS:
         factor = 1 - signs.momentum
         return Claimed(
             Claim.MOMENTUM_RATE, numbers | {"momentum": signs.momentum}, (f"rate {factor:.2g}x",)
         )
-    return Claimed(Claim.RATE_HIGH, numbers, ("rate 0.25x",))
+    sign = Sign.EDGE if is_beyond else Sign.USUAL
+    return Claimed(Claim.RATE_HIGH, numbers, ("rate 0.25x",), sign=sign)
 
 
 def unstable(signs: Signs, level: Level) -> Claimed | None:

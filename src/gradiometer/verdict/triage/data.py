@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from gradiometer.verdict.claims import Claim, Claimed
+from gradiometer.measurement.finding import Evidence
+from gradiometer.verdict.claims import Claim, Claimed, InWords
 from gradiometer.verdict.triage.course import rises_of, stays_up
 from gradiometer.verdict.triage.level import Level
 from gradiometer.verdict.triage.rate import is_near
@@ -48,7 +49,7 @@ def overfit(signs: Signs, _: Level) -> Claimed | None:
         "now": float(test[-1]),
         "train": training,
     }
-    cure = (f"stop at step {step:,}", "weight decay 0.1")
+    cure = (InWords(f"stop at step {step:,}"), "weight decay 0.1")
     return Claimed(Claim.OVERFIT, numbers, cure)
 
 
@@ -62,7 +63,8 @@ def leak(signs: Signs, _: Level) -> Claimed | None:
         return None
     if not share >= max(LEAKED, 2 * alike_by_chance(signs)):
         return None
-    return Claimed(Claim.LEAK, {"share": share}, ("evaluate on examples that are not trained on",))
+    cure = (InWords("evaluate on examples that are not trained on"),)
+    return Claimed(Claim.LEAK, {"share": share}, cure, evidence=Evidence.EXACT)
 
 
 def alike_by_chance(signs: Signs) -> float:
@@ -89,7 +91,9 @@ def labels_random(signs: Signs, level: Level) -> Claimed | None:
     if training_loss(signs) < AT_A_GUESS * level.value or not signs.has_ended:
         return None
     return Claimed(
-        Claim.LABELS_RANDOM, {"lowest": lowest, "travel": signs.travel}, ("check the labels",)
+        Claim.LABELS_RANDOM,
+        {"lowest": lowest, "travel": signs.travel},
+        (InWords("check the labels"),),
     )
 
 
@@ -108,7 +112,7 @@ def labels_noisy(signs: Signs, level: Level) -> Claimed | None:
     if not (learnt > 0 and below - 2 * evaluation_error(signs) > WRONG_SHARE * learnt):
         return None
     numbers = {"ratio": float(test[-1] / training)}
-    cure = ("check the labels of the training set",)
+    cure = (InWords("check the labels of the training set"),)
     return Claimed(Claim.LABELS_NOISY, numbers, cure)
 
 

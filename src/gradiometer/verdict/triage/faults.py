@@ -3,7 +3,8 @@
 import numpy as np
 
 from gradiometer.estimation.products import left_by_scaler
-from gradiometer.verdict.claims import Claim, Claimed
+from gradiometer.measurement.finding import Evidence
+from gradiometer.verdict.claims import Claim, Claimed, Code, InWords
 from gradiometer.verdict.triage.level import Level, trained_loss
 from gradiometer.verdict.triage.signs import NORMALISATIONS, Signs
 from gradiometer.verdict.triage.thresholds import (
@@ -39,11 +40,13 @@ def no_gradient(signs: Signs, _: Level) -> Claimed | None:
         "unreached": float(unreached.sum()),
         "tensors": float(len(signs.facts["tensors"])),
     }
-    cure = ("optimizer = type(optimizer)(model.parameters(), ...)",) if untrained else ()
+    cut_off = InWords("remove `detach()` and `no_grad()` before these parameters")
+    in_none = Code("optimizer = type(optimizer)(model.parameters(), ...)")
     return Claimed(
         Claim.NO_GRADIENT,
         numbers,
-        cure or ("remove `detach()` and `no_grad()` before these parameters",),
+        (in_none if untrained else cut_off,),
+        evidence=Evidence.EXACT,
     )
 
 
@@ -68,7 +71,8 @@ def softmax_twice(signs: Signs, _: Level) -> Claimed | None:
         return Claimed(
             Claim.SOFTMAX_TWICE,
             {},
-            ("remove the softmax at the end of the model: the loss has its own",),
+            (InWords("remove the softmax at the end of the model: the loss has its own"),),
+            evidence=Evidence.EXACT,
         )
     return None
 
@@ -82,7 +86,12 @@ def eval_mode(signs: Signs, _: Level) -> Claimed | None:
     last = (in_eval >= layers)[-max(3, len(layers) // 2) :]
     if not (len(last) >= 3 and last.all()):
         return None
-    return Claimed(Claim.EVAL_MODE, {"layers": float(layers[-1])}, ("model.train()",))
+    return Claimed(
+        Claim.EVAL_MODE,
+        {"layers": float(layers[-1])},
+        (Code("model.train()"),),
+        evidence=Evidence.EXACT,
+    )
 
 
 def dropout(signs: Signs, _: Level) -> Claimed | None:
@@ -92,7 +101,8 @@ def dropout(signs: Signs, _: Level) -> Claimed | None:
     in_vain = known.any() and signs.test[known][-1] < ABOVE_TRAINING * signs.train[known][-1]
     if not (share >= DROPPED or (share >= DROPPED_IN_VAIN and in_vain and signs.has_ended)):
         return None
-    return Claimed(Claim.DROPOUT, {"dropped": share}, ("nn.Dropout(0.1)",))
+    cure = (Code("nn.Dropout(0.1)"),)
+    return Claimed(Claim.DROPOUT, {"dropped": share}, cure, evidence=Evidence.EXACT)
 
 
 def zero_grad(signs: Signs, _: Level) -> Claimed | None:
@@ -106,7 +116,12 @@ def zero_grad(signs: Signs, _: Level) -> Claimed | None:
     left = stale[heard] > STALE * made[heard]
     if not left.mean() >= CLEARED:
         return None
-    return Claimed(Claim.ZERO_GRAD, {"looks": float(left.mean())}, ("optimizer.zero_grad()",))
+    return Claimed(
+        Claim.ZERO_GRAD,
+        {"looks": float(left.mean())},
+        (Code("optimizer.zero_grad()"),),
+        evidence=Evidence.EXACT,
+    )
 
 
 def accumulation(signs: Signs, _: Level) -> Claimed | None:
@@ -123,7 +138,10 @@ def accumulation(signs: Signs, _: Level) -> Claimed | None:
     if not from_mean < from_part:
         return None
     return Claimed(
-        Claim.ACCUMULATION, {"backwards": backwards}, (f"(loss / {backwards:.0f}).backward()",)
+        Claim.ACCUMULATION,
+        {"backwards": backwards},
+        (Code(f"(loss / {backwards:.0f}).backward()"),),
+        evidence=Evidence.EXACT,
     )
 
 
@@ -149,7 +167,8 @@ def nan_example(signs: Signs, _: Level) -> Claimed | None:
         "batches": seen,
         "examples": float(bad.sum() / rows.sum()) if seen and rows.sum() else 0.0,
     }
-    return Claimed(Claim.NAN_EXAMPLE, numbers, ("keep = inputs.flatten(1).isfinite().all(1)",))
+    cure = (Code("keep = inputs.flatten(1).isfinite().all(1)"),)
+    return Claimed(Claim.NAN_EXAMPLE, numbers, cure, evidence=Evidence.EXACT)
 
 
 def unshuffled(signs: Signs, _: Level) -> Claimed | None:
@@ -176,7 +195,7 @@ def unshuffled(signs: Signs, _: Level) -> Claimed | None:
         kind: float(np.median(found[known])),
         f"{kind}_expected": float(np.median(expected[known])),
     }
-    return Claimed(Claim.UNSHUFFLED, numbers, ("DataLoader(..., shuffle=True)",))
+    return Claimed(Claim.UNSHUFFLED, numbers, (Code("DataLoader(..., shuffle=True)"),))
 
 
 def upper_end(values: np.ndarray) -> float:
@@ -200,7 +219,8 @@ def unscaled(signs: Signs, _: Level) -> Claimed | None:
         # Small inputs do not reach large targets: forecasts of series of a spread of 963 ended at
         # 5 and 11 times the loss with scaled inputs alone, and at 0.4 and 0.6 times it with both.
         cure += "; targets = (targets - train_targets.mean()) / train_targets.std()"
-    return Claimed(Claim.UNSCALED, {"spread": wide, "mean": float(np.median(mean))}, (cure,))
+    numbers = {"spread": wide, "mean": float(np.median(mean))}
+    return Claimed(Claim.UNSCALED, numbers, (Code(cure),))
 
 
 def clip_small(signs: Signs, _: Level) -> Claimed | None:
@@ -215,7 +235,8 @@ def clip_small(signs: Signs, _: Level) -> Claimed | None:
     # a rate that was chosen together with the clipping leads far in spite of it
     if not left < HALF_CLIPPED or signs.reach >= FAR * signs.usual_reach():
         return None
-    return Claimed(Claim.CLIP_SMALL, {"left": left}, (f"clip {_norm(signs):.2g}",))
+    cure = (f"clip {_norm(signs):.2g}",)
+    return Claimed(Claim.CLIP_SMALL, {"left": left}, cure, evidence=Evidence.EXACT)
 
 
 def clipped_shares(signs: Signs) -> np.ndarray:

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from gradiometer.verdict.claims import Claim, Claimed
+from gradiometer.verdict.claims import Claim, Claimed, Code, InWords, Sign
 from gradiometer.verdict.triage.course import ended_at, late_fall
 from gradiometer.verdict.triage.level import Level
 from gradiometer.verdict.triage.schedule import ends_high
@@ -42,7 +42,7 @@ def stopped_early(signs: Signs, level: Level) -> Claimed | None:
     if not (fell > error and signs.reach < FAR * signs.usual_reach()):
         return None
     numbers = {"fell": fell, "epochs": epochs}
-    cure = (f"train for {4 * signs.length:,} steps",)
+    cure = (InWords(f"train for {4 * signs.length:,} steps"),)
     return Claimed(Claim.STOPPED_EARLY, numbers, cure, ("no_decay",), is_certain=False)
 
 
@@ -71,9 +71,10 @@ def batch_small(signs: Signs, level: Level) -> Claimed | None:
     # A line of the program and no change of a fork: branches have as many examples, and so an
     # eighth of the updates. All six of the clinic then ended worse, at √8 and at 8 times the rate;
     # with as many updates all ended better.
-    cure = f"batch_size = {8 * signs.batch_size}; lr = 2.8 * lr"
+    cure = Code(f"batch_size = {8 * signs.batch_size}; lr = 2.8 * lr")
     is_certain = signs.batch_size <= SMALL_BATCH and left > LEARNT
-    return Claimed(Claim.BATCH_SMALL, numbers, (cure,), is_certain=is_certain)
+    sign = Sign.NOTHING_SHARED if signs.cosine <= 0 else Sign.USUAL
+    return Claimed(Claim.BATCH_SMALL, numbers, (cure,), is_certain=is_certain, sign=sign)
 
 
 def batch_large(signs: Signs, level: Level) -> Claimed | None:

@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from gradiometer.drift.batch_sharpness import FAR_BELOW
 from gradiometer.measurement.estimate import Estimate
-from gradiometer.verdict.claims import Claim, Claimed
+from gradiometer.verdict.claims import Claim, Claimed, Sign
 from gradiometer.verdict.triage.course import ended_at, late_fall
 from gradiometer.verdict.triage.length import generalises_worse
 from gradiometer.verdict.triage.level import Known, Level
@@ -66,16 +66,17 @@ def rate_low(signs: Signs, level: Level) -> Claimed | None:
         "share": share,
         "steps": float(signs.steps),
     }
+    sign = Sign.USUAL
     if is_below:
-        numbers["edge"] = signs.edge
+        numbers["edge"], sign = signs.edge, Sign.EDGE
     elif is_straight and direction is not None:
-        numbers["direction"] = direction
+        numbers["direction"], sign = direction, Sign.DIRECTION
     is_sure = is_below or is_straight
     factor = 2 if not is_sure else 8 if share < NEXT_TO_NOTHING else 4
     is_steep = is_straight and is_plain(signs) and not is_below
     doubts = ("fine_tuning", "steep") if is_steep else ("fine_tuning",)
     factor = min(factor, room_of(signs))
-    return Claimed(Claim.RATE_LOW, numbers, (f"rate {factor}x",), doubts)
+    return Claimed(Claim.RATE_LOW, numbers, (f"rate {factor}x",), doubts, sign=sign)
 
 
 def is_far_below_the_edge(signs: Signs, level: Level) -> bool:

@@ -3,7 +3,8 @@
 import numpy as np
 from scipy.ndimage import median_filter
 
-from gradiometer.verdict.claims import Claim, Claimed
+from gradiometer.measurement.finding import Evidence
+from gradiometer.verdict.claims import Claim, Claimed, Code, InWords
 from gradiometer.verdict.triage.level import Level
 from gradiometer.verdict.triage.signs import Signs
 from gradiometer.verdict.triage.thresholds import (
@@ -30,7 +31,8 @@ def schedule_unit(signs: Signs, _: Level) -> Claimed | None:
         return Claimed(
             Claim.SCHEDULE_UNIT,
             {"factor": factor, "low_for": low},
-            ("call scheduler.step() once an epoch",),
+            (InWords("call scheduler.step() once an epoch"),),
+            evidence=Evidence.EXACT,
         )
     changes = signs.series("rate_changes")
     scheduled = signs.facts.get("scheduled")
@@ -45,11 +47,13 @@ def schedule_unit(signs: Signs, _: Level) -> Claimed | None:
         and stepped < scheduled / 4
     ):
         numbers = {"scheduled": float(scheduled), "stepped": float(stepped)}
-        return Claimed(Claim.SCHEDULE_UNIT, numbers, ("call scheduler.step() after every update",))
+        cure = (InWords("call scheduler.step() after every update"),)
+        return Claimed(Claim.SCHEDULE_UNIT, numbers, cure, evidence=Evidence.EXACT)
     turns = _turns(rates)
     if scheduled and turns >= 3 and scheduled < signs.steps / 4:
         numbers = {"scheduled": float(scheduled), "turns": float(turns)}
-        return Claimed(Claim.SCHEDULE_UNIT, numbers, (f"T_max={signs.length}",))
+        unit = (Code(f"T_max={signs.length}"),)
+        return Claimed(Claim.SCHEDULE_UNIT, numbers, unit, evidence=Evidence.EXACT)
     return None
 
 
@@ -66,6 +70,7 @@ def decay_early(signs: Signs, _: Level) -> Claimed | None:
         Claim.DECAY_EARLY,
         {"low_for": float(low.mean()), "from_step": float(signs.step_of(first))},
         (f"follow Cosine({rates.max():.3g}, steps={signs.length})",),
+        evidence=Evidence.EXACT,
     )
 
 
@@ -87,7 +92,8 @@ def rate_burst(signs: Signs, _: Level) -> Claimed | None:
         "steps": steps,
         "times": float((rates / usual)[burst].max()),
     }
-    return Claimed(Claim.RATE_BURST, numbers, ("remove the jump of the learning rate",))
+    cure = (InWords("remove the jump of the learning rate"),)
+    return Claimed(Claim.RATE_BURST, numbers, cure, evidence=Evidence.EXACT)
 
 
 def is_constant(signs: Signs) -> bool:

@@ -10,7 +10,7 @@ from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.finding import Doubt, Finding, Issue, State
 from gradiometer.measurement.optimizer.hyperparameters import Hyperparameters
 from gradiometer.run.reader import Run
-from gradiometer.verdict.claims import CHANGES, GAUGE, ISSUES, Claim, Claimed
+from gradiometer.verdict.claims import GAUGE, ISSUES, Claim, Claimed, Code, InWords
 from gradiometer.verdict.triage import course, data, faults, length, rate, schedule
 from gradiometer.verdict.triage.level import Known, Level, level_of
 from gradiometer.verdict.triage.signs import Signs
@@ -255,7 +255,7 @@ def _pass(signs: Signs, level: Level) -> Claimed:
         return Claimed(
             Claim.NOTHING_LEARNT,
             {"loss": left, "steps": float(signs.length)},
-            ("give the losses on held-out examples, w.evaluated(test=...)",),
+            (InWords("give the losses on held-out examples, w.evaluated(test=...)"),),
         )
     if enough and signs.has_ended and has_moved and not at_a_guess:
         numbers = {"travel": signs.travel, "loss": left, "steps": float(signs.length)}
@@ -343,7 +343,7 @@ def findings_of(
 
 def changes_of(claimed: Claimed) -> tuple[str, ...]:
     """The cures that a fork can try."""
-    return tuple(change for change in claimed.cure if change.startswith(CHANGES))
+    return tuple(each for each in claimed.cure if not isinstance(each, Code | InWords))
 
 
 def _finding(
@@ -365,6 +365,7 @@ def _finding(
         facts={
             "numbers": numbers,
             "is_possible": not claimed.is_certain,
+            "sign": claimed.sign,
             "lines": tuple(line for line in claimed.cure if line not in changes),
             "rates": () if settings is None else tuple(settings.peaks),
             "at_keyboard": at_keyboard,
@@ -377,4 +378,5 @@ def _finding(
         },
         cure=changes,
         doubts=tuple(Doubt(doubt) for doubt in claimed.doubts),
+        evidence=claimed.evidence,
     )

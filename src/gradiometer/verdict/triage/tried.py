@@ -15,10 +15,11 @@ from gradiometer.loop.comparison.effects import Effect
 from gradiometer.loop.recorded.record import ForkRecord, forks_of
 from gradiometer.loop.recorded.trials import by_late_loss, end_of, is_beyond_lean
 from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement.finding import Evidence
 from gradiometer.measurement.optimizer.groups import largest_rate
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.reader import Run
-from gradiometer.verdict.claims import Claim, Claimed
+from gradiometer.verdict.claims import Claim, Claimed, InWords, Sign
 from gradiometer.verdict.triage.course import late_fall
 from gradiometer.verdict.triage.length import learns_by_heart
 from gradiometer.verdict.triage.rate import is_near, is_plain
@@ -102,8 +103,17 @@ def as_tried(claims: tuple[Claimed, ...], run: Run) -> tuple[Claimed, ...]:
             if not is_contradicted(each, effects):
                 left.append(each)
         elif effect.verdict not in ("worse", "diverged"):
-            left.append(replace(each, numbers={**each.numbers, "fork": effect.estimate}))
+            left.append(with_effect(each, effect))
     return tuple(left)
+
+
+def with_effect(claimed: Claimed, effect: Effect) -> Claimed:
+    """A claim with what came of its cure in a fork, which is its evidence if it ended better."""
+    numbers = {**claimed.numbers, "fork": effect.estimate}
+    is_shown = effect.verdict == "better"
+    return replace(
+        claimed, numbers=numbers, evidence=Evidence.FORK if is_shown else claimed.evidence
+    )
 
 
 def tell_apart(claims: tuple[Claimed, ...], run: Run) -> tuple[Claimed, ...]:
@@ -177,14 +187,21 @@ def what_ends_a_constant_rate(signs: Signs, run: Run) -> Claimed | None:
     return Claimed(
         Claim.STOPPED_EARLY,
         {"fell": fell, "epochs": signs.epochs},
-        (f"train for {4 * signs.length:,} steps",),
+        (InWords(f"train for {4 * signs.length:,} steps"),),
         is_certain=is_certain,
+        evidence=Evidence.FORK,
     )
 
 
 def decay_shown(effect: Effect) -> Claimed:
     """That a constant rate must fall, by a fork that cut it."""
-    return Claimed(Claim.NO_DECAY, {"fork": effect.estimate}, (effect.alternative,))
+    return Claimed(
+        Claim.NO_DECAY,
+        {"fork": effect.estimate},
+        (effect.alternative,),
+        evidence=Evidence.FORK,
+        sign=Sign.FORK,
+    )
 
 
 def rate_instead(run: Run, effects: dict[str, Effect]) -> Claimed | None:
@@ -210,7 +227,8 @@ def rate_instead(run: Run, effects: dict[str, Effect]) -> Claimed | None:
         "steps": float(signs.steps),
         "fork": best.estimate,
     }
-    return Claimed(Claim.RATE_LOW, numbers, (best.alternative,), ("fine_tuning",))
+    cure, doubts = (best.alternative,), ("fine_tuning",)
+    return Claimed(Claim.RATE_LOW, numbers, cure, doubts, evidence=Evidence.FORK)
 
 
 def better_change(run: Run) -> Claimed | None:
@@ -232,7 +250,18 @@ def better_change(run: Run) -> Claimed | None:
     if not better:
         return None
     best = max(better, key=lambda effect: abs(effect.estimate.value))
-    return Claimed(Claim.FORK_BETTER, {"fork": best.estimate}, (best.alternative,))
+    return fork_better(best)
+
+
+def fork_better(effect: Effect) -> Claimed:
+    """That a change ended better in a fork, of which nothing was claimed before."""
+    return Claimed(
+        Claim.FORK_BETTER,
+        {"fork": effect.estimate},
+        (effect.alternative,),
+        evidence=Evidence.FORK,
+        sign=Sign.FORK,
+    )
 
 
 def changes_that_settle(claimed: Claimed, signs: Signs) -> tuple[str, ...]:
@@ -258,7 +287,7 @@ def after_trials(passed: Claimed, run: Run) -> Claimed:
         # that of a cut at a constant rate was compared with more steps
         is_judged = is_constant(signs) and isinstance(change_of(effect.alternative), CoolNow)
         if effect.verdict == "better" and not is_judged:
-            return Claimed(Claim.FORK_BETTER, {"fork": effect.estimate}, (effect.alternative,))
+            return fork_better(effect)
     found = rate_from_beginning(signs, run) or rate_too_low(run) or missing
     if found is not None:
         return found
@@ -281,8 +310,14 @@ def rate_too_low(run: Run) -> Claimed | None:
                 continue
             end = abs(end_of(record.fork, effect.readout))
             if effect.verdict == "better" and abs(effect.estimate.value) > LITTLE * end:
-                numbers: dict[str, Estimate | float] = {"fork": effect.estimate}
-                return Claimed(Claim.RATE_LOW, numbers, (effect.alternative,), ("fine_tuning",))
+                return Claimed(
+                    Claim.RATE_LOW,
+                    {"fork": effect.estimate},
+                    (effect.alternative,),
+                    ("fine_tuning",),
+                    evidence=Evidence.FORK,
+                    sign=Sign.FORK,
+                )
             return None
     return None
 
@@ -305,16 +340,31 @@ def rate_from_beginning(signs: Signs, run: Run) -> Claimed | None:
                 gained = -effect.estimate.value / end if effect.lower_is_better and end else 0.0
                 is_shown = effect.verdict == "better"
                 numbers: dict[str, Estimate | float] = {"fork": effect.estimate}
+                sign = Sign.FORK
                 if is_one:
-                    numbers["gained"] = gained
+                    numbers["gained"], sign = gained, Sign.FIRST_WEIGHTS
                 enough = is_shown or effect.estimate.samples >= FEWEST_ORDERS
                 if is_lower_rate(effect) and gained > LITTLE and enough:
                     is_certain = is_shown and not is_one
-                    return Claimed(Claim.RATE_HIGH, numbers, ("rate 0.25x",), is_certain=is_certain)
+                    return Claimed(
+                        Claim.RATE_HIGH,
+                        numbers,
+                        ("rate 0.25x",),
+                        is_certain=is_certain,
+                        evidence=Evidence.FORK,
+                        sign=sign,
+                    )
                 is_raised = is_one and effect.alternative == "rate 4x"
                 if is_raised and is_much(gained, signs, is_shown=is_shown):
-                    cure, doubts = (effect.alternative,), ("fine_tuning",)
-                    return Claimed(Claim.RATE_LOW, numbers, cure, doubts, is_certain=False)
+                    return Claimed(
+                        Claim.RATE_LOW,
+                        numbers,
+                        (effect.alternative,),
+                        ("fine_tuning",),
+                        is_certain=False,
+                        evidence=Evidence.FORK,
+                        sign=sign,
+                    )
     return None
 
 

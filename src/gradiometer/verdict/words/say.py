@@ -153,6 +153,7 @@ def as_dict(finding: Finding) -> dict[str, Any]:
         "issue": finding.issue,
         "claim": finding.claim,
         "state": finding.state,
+        "evidence": finding.evidence,
         "seen": sentences.seen,
         "means": sentences.means,
         "advice": sentences.advice,

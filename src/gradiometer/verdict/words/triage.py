@@ -1,6 +1,5 @@
 """Words about what limits a run: the sentences of triage's claims."""
 
-import ast
 import math
 from collections.abc import Callable, Mapping
 
@@ -8,7 +7,7 @@ from gradiometer.loop import Rate, alternative_of
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.finding import Doubt, Finding
 from gradiometer.measurement.optimizer.hyperparameters import number
-from gradiometer.verdict.claims import CHANGES, Claim
+from gradiometer.verdict.claims import Claim, InWords, Sign
 from gradiometer.verdict.words.sentences import Sentences, Words, always, fill, inside_a_sentence
 
 # The words for each claim, with slots for its numbers.
@@ -281,20 +280,22 @@ LOWERED_IN_A_FORK = Words(
     "is a sign.",
 )
 
-SHOWN_BY_A_FORK = {
-    Claim.NO_DECAY: CUT_IN_A_FORK,
-    Claim.RATE_LOW: RAISED_IN_A_FORK,
-    Claim.RATE_HIGH: LOWERED_IN_A_FORK,
-}
-
-# The words for a rate that one branch from the first weights showed to be wrong.
-FROM_THE_FIRST_WEIGHTS = {
-    Claim.RATE_LOW: Words(
+# The words of claims by the sign that they are made by, where it is not the usual one.
+BY_SIGN: Mapping[tuple[Claim, Sign], Words] = {
+    (Claim.RATE_LOW, Sign.DIRECTION): STRAIGHT_ON,
+    (Claim.RATE_LOW, Sign.EDGE): BELOW_THE_EDGE,
+    (Claim.RATE_HIGH, Sign.EDGE): BEYOND_THE_EDGE,
+    (Claim.BATCH_SMALL, Sign.NOTHING_SHARED): SHARE_NOTHING,
+    (Claim.VANISHING, Sign.SIGNAL): SMALL_START,
+    (Claim.NO_DECAY, Sign.FORK): CUT_IN_A_FORK,
+    (Claim.RATE_LOW, Sign.FORK): RAISED_IN_A_FORK,
+    (Claim.RATE_HIGH, Sign.FORK): LOWERED_IN_A_FORK,
+    (Claim.RATE_LOW, Sign.FIRST_WEIGHTS): Words(
         "The learning rate is too low: from the first weights, four times of it had a loss "
         "{gained:%} lower than this training in as many updates.",
         "At most good rates it was higher, or diverged. It is one order of the data.",
     ),
-    Claim.RATE_HIGH: Words(
+    (Claim.RATE_HIGH, Sign.FIRST_WEIGHTS): Words(
         "The learning rate is too high: from the first weights, a quarter of it had a loss "
         "{gained:%} lower than this training in as many updates.",
         "At good rates it was higher. It is one order of the data.",
@@ -325,21 +326,9 @@ MISSING = {
 
 def limits(finding: Finding) -> Sentences:
     """What limits a run, or that nothing was found."""
-    words = WORDS[Claim(finding.claim)]
+    claim = Claim(finding.claim)
+    words = BY_SIGN.get((claim, finding.facts.get("sign", Sign.USUAL)), WORDS[claim])
     numbers = {**finding.facts.get("numbers", {}), **finding.numbers}
-    if finding.claim == Claim.RATE_LOW and "direction" in numbers:
-        words = STRAIGHT_ON
-    if finding.claim == Claim.RATE_LOW and "edge" in numbers:
-        words = BELOW_THE_EDGE
-    if "fork" in numbers and not {"reach", "movement"} & numbers.keys():
-        of_fork = FROM_THE_FIRST_WEIGHTS if "gained" in numbers else SHOWN_BY_A_FORK
-        words = of_fork.get(Claim(finding.claim), words)
-    if finding.claim == Claim.RATE_HIGH and "edge" in numbers:
-        words = BEYOND_THE_EDGE
-    if finding.claim == Claim.BATCH_SMALL and numbers["shared"] <= 0:
-        words = SHARE_NOTHING
-    if finding.claim == Claim.VANISHING and "signal" in numbers:
-        words = SMALL_START
     if finding.claim == Claim.UNDECIDED and finding.doubts:
         words = MAY_END_LOWER
     unknown = [
@@ -364,11 +353,13 @@ def limits(finding: Finding) -> Sentences:
         means = f"{means} Could not be seen {'; '.join(parts)}."
     if finding.facts.get("is_possible"):
         seen, lead = f"{POSSIBLY}{inside_a_sentence(seen)}", f"{POSSIBLY}{inside_a_sentence(lead)}"
-    first, *others = [*finding.cure, *finding.facts.get("lines", ())] or [""]
+    first, *others = [*finding.cure, *finding.facts.get("lines", ())] or [InWords()]
     paste, then = _to_paste(first, finding)
-    or_else = "".join(f" or {f'`{line}`' if _is_code(line) else line}" for line in others)
+    or_else = "".join(
+        f" or {line if isinstance(line, InWords) else f'`{line}`'}" for line in others
+    )
     # a cure such as to check the labels is nothing to paste
-    in_words = "" if _is_code(paste) else paste
+    in_words = paste if isinstance(paste, InWords) else ""
     return Sentences(
         seen,
         means,
@@ -380,17 +371,6 @@ def limits(finding: Finding) -> Sentences:
 
 # Before the words of a suspect.
 POSSIBLY = "Perhaps "
-
-
-def _is_code(line: str) -> bool:
-    """True for a change of a fork, a flag, or a line of a program."""
-    if line.startswith((*CHANGES, "--")):
-        return True
-    try:
-        ast.parse(line)
-    except SyntaxError:
-        return False
-    return True
 
 
 def _to_paste(line: str, finding: Finding) -> tuple[str, str]:
