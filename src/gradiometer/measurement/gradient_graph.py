@@ -141,6 +141,8 @@ class GradientGraph:
             # about an operation that is only slow when batched
             with warnings.catch_warnings(action="ignore"):
                 pulled = self._backward(cotangents, batched=True)
+        except torch.OutOfMemoryError:  # a RuntimeError, and no sign of what can be batched
+            raise
         except RuntimeError:
             self._batched = False
             return None

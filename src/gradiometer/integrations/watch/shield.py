@@ -5,6 +5,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+import torch
+
 from gradiometer.errors import GradiometerError, of_user, summary, user_line
 from gradiometer.run.recorder import Recorder
 
@@ -77,7 +79,8 @@ def guarding(warn: Callable[[str], None], what: str, end: Callable[[str], object
 class Hook:
     """A hook on a module, an optimizer or a backward whose errors go to a shield.
 
-    Copies and pickles of what it is on do nothing in its place.
+    It does nothing while the compiler or `torch.jit.trace` follow what it is on, so that none of
+    its operations is in their graph. Copies and pickles do nothing in its place.
 
     Args:
         shield: Takes the errors.
@@ -92,6 +95,11 @@ class Hook:
 
     def __call__(self, *arguments: object) -> None:
         """Do it."""
+        # first of all: the compiler follows this line, and could not follow the shield
+        if torch.compiler.is_compiling():
+            return
+        if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+            return
         if self._shield is not None and self._call is not None:
             with self._shield:
                 self._call(*arguments)

@@ -45,6 +45,7 @@ from gradiometer.integrations.watch.record import Announcements, Findings, Watch
 from gradiometer.integrations.watch.requests.evaluation import LossesGiven, evaluation
 from gradiometer.integrations.watch.requests.forks import LoopForks
 from gradiometer.integrations.watch.requests.request import Request
+from gradiometer.integrations.watch.scripting import WithoutHooks
 from gradiometer.integrations.watch.shield import Shield, WarningLog, attempt, reason_of
 from gradiometer.integrations.watch.subject import Subject, moved
 from gradiometer.loop import Alternative, Fork
@@ -183,7 +184,7 @@ class Watch:
         self._follow(first)
         self._handles += [one.register_step_post_hook(self._after_another) for one in others]
         self._inputs = Inputs(self._subject.called, self.shield)
-        self._handles += [self._inputs, self._announcer]
+        self._handles += [self._inputs, self._announcer, WithoutHooks()]
         self.gauges.start()
         self.observers.plan()
         if isinstance(self.budget.clock, Turns):
