@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 from gradiometer import BadArgument, supervised, watch
 from gradiometer.jobs.choice import opened
 from gradiometer.loop import Fork, Loop, alternative_of, fork
-from gradiometer.loop.branch import BranchResult
+from gradiometer.loop.branch import HELD, BranchResult, Tail
 from gradiometer.loop.comparison.racing import Rung
 from gradiometer.loop.engine import guarded_copy
 from gradiometer.loop.forking import train_plan
@@ -75,6 +76,34 @@ def test_a_fork_to_the_end_goes_there_by_the_schedule_and_cools_only_what_stays_
     assert "horizon='end'" not in sentence
     kept = ForkRecord.of(found).fork
     assert kept.at_end() == found.at_end()
+
+
+@pytest.mark.parametrize("setting", [{"horizon": "end", "replicates": 2}, {"budget": 10.0}])
+def test_a_tail_that_is_given_is_that_of_branches_to_the_end_and_names_the_fork(
+    setting: dict[str, Any], tmp_path: Path
+) -> None:
+    training = loop()
+    tails: tuple[Tail | None, ...] = (None, "none", "half", "third", "linear")
+    found = {
+        tail: fork(training, ["rate 2x"], tail=tail, out=tmp_path, **setting) for tail in tails
+    }
+    assert found[None].tail == "half" and found[None].path == found["half"].path
+    assert len({one.path for one in found.values()}) == len(HELD)
+
+    def end(tail: Tail | None) -> float:
+        return found[tail].of("go on")[0].readouts["train_loss"].mean
+
+    held_by_hand = {"linear": 0.0, "half": 0.5, "third": 2 / 3}
+    for tail in HELD:
+        assert found[tail].tail == tail and found[tail].shows_end
+
+        def cooled(step: int, tail: Tail = tail) -> float:
+            if tail == "none":
+                return 1.0
+            return min((1 - (step + 0.5) / 80) / (1 - held_by_hand[tail]), 1.0)
+
+        assert end(tail) == pytest.approx(by_hand(training, 1.0, cooled), rel=1e-4)
+    assert len({end(tail) for tail in HELD}) == len(HELD)
 
 
 @pytest.mark.parametrize(("end", "tail"), [(0.1, "none"), (0.5, "half")])

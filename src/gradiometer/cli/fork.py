@@ -69,11 +69,11 @@ DEFAULTS = ("rate 0.5x", "rate 2x", "batch 2x, rate sqrt")
 @click.option(
     "--tail",
     type=click.Choice(["linear", "half", "third", "none"]),
-    default="linear",
-    show_default=True,
+    default=None,
     help=(
         "How the rate of each branch ends: it falls to zero over the whole branch, over its last "
-        "half or third, or not at all, which favours small rates."
+        "half or third, or not at all, which favours small rates.  [default: linear; to the end of "
+        "the run its own schedule, or half where the rate stays high]"
     ),
 )
 @click.option(
@@ -137,7 +137,7 @@ def fork(
 
     opened = Run.open(run)
     if spike is not None:
-        given = [own, at, horizon, replicates, budget, readout, seed or None]
+        given = [own, at, horizon, tail, replicates, budget, readout, seed or None]
         if changes or advice or pool != "here" or any(value is not None for value in given):
             raise BadArgument(
                 "`--spike` chooses the branches itself: leave out all other flags but --json."

@@ -60,7 +60,7 @@ def fork(
     horizon: str | None = None,
     budget: float | None = None,
     replicates: int | None = None,
-    tail: Tail = "linear",
+    tail: Tail | None = None,
     seed: int = 0,
     pool: str | Pool = "here",
     threads: int = 1,
@@ -90,9 +90,10 @@ def fork(
             the end of the training answers for the end.
         replicates: Number of data orders, each common to all alternatives. Default: 4.
         tail: How the rate of every branch ends: "linear" to zero over the whole horizon, "half" or
-            "third" over its last half or third, "none" not at all. Without a tail the comparison
-            leans to small rates. Branches to the end of the training follow its own schedule
-            ("none"); a rate that stays high there is cooled over the second half.
+            "third" over its last half or third, "none" not at all, where the comparison leans to
+            small rates. Default: "linear". Branches to the end of the training by default follow
+            its own schedule ("none"), and a rate that stays high there is cooled over the second
+            half; with a tail they have that one.
         seed: Seed of the data orders and of the random draws.
         pool: Where branches are trained: "here", "processes", "processes:4", "ray", or a `Pool`.
             The numbers are the same. In processes nothing in the functions may depend on what they
@@ -147,8 +148,9 @@ def fork(
     else:
         length = all_left(loop) if horizon == END else length_of(loop, horizon, seed)
         many = REPLICATES if replicates is None else replicates
-    if length == loop.left and (rungs or horizon == END):
-        tail = "none" if rates_ahead(loop, length)[-1] <= COOLED else "half"
+    to_end = length == loop.left and (bool(rungs) or horizon == END)
+    if tail is None:
+        tail = _own_tail(loop, length) if to_end else "linear"
     end = loop.index + length / loop.size
     for skip in skipped:
         if not loop.index <= skip.start < end:
@@ -185,6 +187,11 @@ def fork(
         return train_plan(
             start, plan, where, out=out, begin=begin, progress=progress, threads=threads
         )
+
+
+def _own_tail(loop: Loop, length: int) -> Tail:
+    """The tail of branches to the end of a training: its schedule, if that comes down."""
+    return "none" if rates_ahead(loop, length)[-1] <= COOLED else "half"
 
 
 def check_asked(horizon: str | None, budget: float | None, replicates: int | None) -> None:
