@@ -150,7 +150,6 @@ def test_a_file_cut_or_flipped_at_any_byte_is_noticed_and_the_one_before_is_used
             (warning,) = warnings
             assert warning.startswith("checkpoint `step_000002` is damaged (")
             assert warning.endswith("): the previous one is used.")
-            path.parent.parent.joinpath("torn_step_000002").rename(path.parent)
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -168,8 +167,28 @@ def test_a_torn_checkpoint_does_not_count_among_those_that_are_kept(folder: RunF
     save_step(folder, 2)
     (folder.checkpoints_path / "step_000002" / "state.json").write_bytes(b"")
     assert loaded_step(folder)[0] == 1
+    assert names(folder) == ["step_000001", "step_000002"]  # a reader changes nothing
+    load_latest(folder, put_aside=True)
+    assert names(folder) == ["step_000001", "torn_step_000002"]
     save_step(folder, 3)
     assert names(folder) == ["step_000001", "step_000003"]
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(errno.EIO, "Input/output error")])
+def test_an_error_of_memory_or_of_the_disk_is_no_damage(
+    folder: RunFolder, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(_: Path) -> bytes:
+        raise error
+
+    save_step(folder, 1)
+    save_step(folder, 2)
+    with monkeypatch.context() as patch:
+        patch.setattr("gradiometer.run.checkpoints.read_file", failing)
+        with pytest.raises(type(error)):
+            load_latest(folder, put_aside=True)
+    assert names(folder) == ["step_000001", "step_000002"]
+    assert loaded_step(folder) == (2, [])
 
 
 def test_a_checkpoint_renamed_to_another_step_is_not_believed(folder: RunFolder) -> None:

@@ -5,6 +5,7 @@ A checkpoint is the folder `checkpoints/step_000123/` with `tensors.safetensors`
 `SHA256SUMS`, which `sha256sum -c` understands. Nothing is ever unpickled.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from gradiometer.errors import BadArgument, RunDamaged
+from gradiometer.errors import BadArgument, RunDamaged, ran_out_of_memory
 from gradiometer.run.folder import RunFolder
 from gradiometer.run.readings import StepNumber
 from gradiometer.storage.disk import (
@@ -38,6 +39,9 @@ if TYPE_CHECKING:  # a run is read on a machine without torch
 TENSORS = "tensors.safetensors"
 STATE = "state.json"
 SUMS = "SHA256SUMS"
+
+# Errors that say nothing about the file: the same read may succeed later.
+_OF_THE_MACHINE = (errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.EINTR)
 
 _VISIBLE = re.compile(r"step_(\d{6,})")
 _HIDDEN = re.compile(r"\.step_(\d{6,})\.(partial|replaced|removed)")
@@ -116,20 +120,28 @@ def save(
 
 
 def load_latest(
-    folder: RunFolder, up_to: int | None = None, use: Callable[[Checkpoint], object] | None = None
+    folder: RunFolder,
+    up_to: int | None = None,
+    use: Callable[[Checkpoint], object] | None = None,
+    *,
+    put_aside: bool = False,
 ) -> tuple[Checkpoint | None, list[str]]:
     """The newest complete checkpoint, or None, and a warning for every newer one that is damaged.
 
-    A damaged one is renamed to `torn_step_000123` if the folder can be written to.
+    Too little memory, or a disk that cannot be read, is no damage.
 
     Args:
         folder: The run.
         up_to: Step after which no checkpoint is looked at.
         use: Takes the checkpoint. If it raises RunDamaged, the one before is taken, and nothing is
             renamed.
+        put_aside: True for the process that writes the run: a damaged checkpoint is renamed to
+            `torn_step_000123`, and deleted by the next save. Otherwise nothing changes on the disk.
 
     Raises:
         RunDamaged: There are checkpoints, and `use` has refused all of them.
+        MemoryError: There is too little memory to read one.
+        OSError: The disk failed, or too many files are open.
     """
     warnings: list[str] = []
     refused: list[RunDamaged] = []
@@ -141,7 +153,7 @@ def load_latest(
         except FileNotFoundError as error:
             # the process that writes the run has deleted it: there is a newer one
             if not path.exists():
-                newer, more = load_latest(folder, up_to, use)
+                newer, more = load_latest(folder, up_to, use, put_aside=put_aside)
                 return newer, warnings + more
             reason = f"{Path(error.filename).name} is missing"
         except RunDamaged as error:
@@ -158,7 +170,8 @@ def load_latest(
         warnings.append(
             f"checkpoint `{path.name}` is damaged ({reason}): the previous one is used."
         )
-        _put_aside(path)
+        if put_aside:
+            _put_aside(path)
     if refused:
         raise refused[0]
     if warnings:
@@ -277,6 +290,8 @@ def _read(step: int, path: Path) -> Checkpoint:
     except FileNotFoundError:
         raise
     except OSError as error:
+        if error.errno in _OF_THE_MACHINE:
+            raise
         raise RunDamaged(reason_of(error)) from error
     except (
         SafetensorError,
@@ -285,8 +300,9 @@ def _read(step: int, path: Path) -> Checkpoint:
         TypeError,
         ArithmeticError,
         RuntimeError,
-        MemoryError,
     ) as error:
+        if ran_out_of_memory(error):
+            raise
         raise RunDamaged(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}") from error
     if document.step != step or document.state.get("step", step) != step:
         raise RunDamaged(f"{STATE} states step {document.step}")

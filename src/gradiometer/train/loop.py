@@ -282,7 +282,7 @@ class Trainer:
     def restore_latest(self, run: Run) -> None:
         """Restore the last complete checkpoint. Without one, the run starts again, with the same
         bits."""
-        _, warnings = load_latest(self.folder, use=self._use)
+        _, warnings = load_latest(self.folder, use=self._use, put_aside=True)
         self.recorder.resume(self.training.step)
         steps, losses = run.losses
         self.losses = losses[steps < self.training.step].tolist()
