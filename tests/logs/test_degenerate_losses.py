@@ -18,3 +18,15 @@ def test_a_loss_that_never_changes(
     code, out, error = called(capsys, "doctor", str(log))
     assert code in (0, 1) and "Traceback" not in error, error
     assert "bug in gradiometer" not in error and out
+
+
+@pytest.mark.parametrize("high", [range(200, 201), range(200, 230), range(0, 400, 7)])
+def test_a_loss_that_is_nearly_all_zeros(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], high: range
+) -> None:
+    log = tmp_path / "zeros.jsonl"
+    rows = ({"step": step, "loss": float(step in high)} for step in range(400))
+    log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    code, out, error = called(capsys, "doctor", str(log))
+    assert code == 0 and "Traceback" not in error, error
+    assert "Does the loss spike?" in out or "spike" in out

@@ -2,6 +2,7 @@
 and the finding.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
@@ -292,4 +293,5 @@ def spikes_finding(
 
 def clearest(spikes: Sequence[Spike]) -> Spike:
     """The spike that is farthest above what noise does."""
-    return max(spikes, key=lambda spike: spike.score / spike.limit)
+    # a record that is nearly all zeros has no noise, and the limit of its spikes is 0
+    return max(spikes, key=lambda spike: spike.score / spike.limit if spike.limit else math.inf)
