@@ -39,11 +39,14 @@ class Allocated(TorchDispatchMode):
         for tensor in _tensors(made):
             storage = tensor.untyped_storage()
             if storage._cdata not in given and storage._cdata not in self._alive:
-                self._alive[storage._cdata] = storage.nbytes()
+                self._made(storage._cdata, storage.nbytes())
                 weakref.finalize(storage, self._freed, storage._cdata)
-                self.now += storage.nbytes()
         self.peak = max(self.peak, self.now)
         return made
+
+    def _made(self, key: int, size: int) -> None:
+        self._alive[key] = size
+        self.now += size
 
     def _freed(self, key: int) -> None:
         self.now -= self._alive.pop(key, 0)
@@ -81,7 +84,7 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """Eight blocks of width 512 on 256 symbols: 25.5 million parameters."""
+    """On 256 symbols: eight blocks of width 512 have 25.5 million parameters."""
 
     def __init__(self, width: int = 512, blocks: int = 8, symbols: int = 256) -> None:
         super().__init__()
