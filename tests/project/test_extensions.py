@@ -10,13 +10,15 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from gradiometer import BadArgument, Finding, Issue, State, extensions, say
+from gradiometer import BadArgument, Finding, Issue, State, diagnose, extensions, say
 from gradiometer.cli import gradiometer
 from gradiometer.gauges import GAUGES, Asked
 from gradiometer.jobs import pool_of
 from gradiometer.jobs.pool import Here
 from gradiometer.problems import load
+from gradiometer.report.sections.catalogue import sections
 from gradiometer.requests import REQUESTS, request_of
+from report_run import run_in
 
 MODULE = """
 import sys
@@ -27,7 +29,8 @@ import click
 from gradiometer import Gauge, Issue
 from gradiometer.jobs.pool import Here
 from gradiometer.problems.registry import Shipped
-from gradiometer.verdict.words.sentences import Words
+from gradiometer.report.sections import Section
+from gradiometer.verdict import Words
 
 
 class LongShare(Gauge):
@@ -53,6 +56,10 @@ def here(setting):
     return Here()
 
 
+def section(run, diagnosis):
+    return Section("lengths", "Lengths", "How long?", (), issue=Issue.DRIFT)
+
+
 CLAIMS = {"long_steps": Words("Steps are long.", "They overshoot.")}
 digits = Shipped("gradiometer.problems.images.digits", ("mlp",))
 """
@@ -68,6 +75,8 @@ greet = added_to_gradiometer:greet
 broken = added_to_gradiometer:CLAIMS
 [gradiometer.requests]
 twice = added_to_gradiometer:twice
+[gradiometer.sections]
+lengths = added_to_gradiometer:section
 [gradiometer.pools]
 mine = added_to_gradiometer:here
 [gradiometer.problems]
@@ -128,6 +137,16 @@ def test_commands_pools_problems_words_and_requests_are_added() -> None:
         request_of("a watch", "twise")
     with pytest.raises(AttributeError, match="__deepcopy__"):
         request_of("a watch", "__deepcopy__")
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_section_stands_after_those_of_its_issue(tmp_path: Path) -> None:
+    run = run_in(tmp_path, steps=200)
+    names = [section.name for section in sections(run, diagnose(run))]
+    assert names == [
+        *("loss", "spikes", "forks", "estimation", "drift", "lengths"),
+        *("convergence", "exploration", "ensemble"),
+    ]
 
 
 def test_without_the_package_nothing_of_it_is_left() -> None:

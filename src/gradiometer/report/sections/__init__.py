@@ -1,1 +1,5 @@
 """The sections of the page, one file per section."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -4,9 +4,11 @@ An installed package adds one by an entry point."""
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from operator import itemgetter
 
 from gradiometer.errors import UserCodeFailed, ran_out_of_memory, summary
 from gradiometer.extensions import Registry
+from gradiometer.measurement.finding import Issue
 from gradiometer.report.sections.convergence import convergence_section
 from gradiometer.report.sections.drift import drift_section
 from gradiometer.report.sections.ensemble import ensemble_section
@@ -19,7 +21,7 @@ from gradiometer.run.reader import Run
 from gradiometer.verdict.diagnosis import Diagnosis
 
 # The page's sections: the loss, its spikes, what other settings would have done to it, then the
-# lecture's order, then those that packages add.
+# lecture's order. Those that packages add stand with the others of their issue.
 MakeSection = Callable[[Run, Diagnosis], Section]
 
 SECTIONS: Registry[MakeSection] = Registry(
@@ -38,6 +40,15 @@ SECTIONS: Registry[MakeSection] = Registry(
     lambda name, found: "" if callable(found) else "is no function",
 )
 
+
+# The issues of the sections that are built in; the others are about the loss.
+OF_ISSUE = {
+    "estimation": Issue.ESTIMATION,
+    "drift": Issue.DRIFT,
+    "convergence": Issue.CONVERGENCE,
+    "exploration": Issue.EXPLORATION,
+    "ensemble": Issue.EXPLORATION,
+}
 
 # How the numbers of a section are measured, in a sentence or two.
 METHODS = {
@@ -75,11 +86,13 @@ def sections(run: Run, diagnosis: Diagnosis) -> tuple[Section, ...]:
     Raises:
         UserCodeFailed: If a gauge of the person raises when its curve is made.
     """
-    shown = []
+    shown = list[tuple[int, Section]]()
     for name, section in SECTIONS.items():
+        issue = OF_ISSUE.get(name)
         try:
-            drawn = section(run, diagnosis)
-            shown.append(replace(drawn, method=drawn.method or METHODS.get(name, "")))
+            found = section(run, diagnosis)
+            method, issue = found.method or METHODS.get(name, ""), found.issue or issue
+            drawn = replace(found, method=method, issue=issue)
         except UserCodeFailed:
             raise
         except Exception as error:
@@ -89,5 +102,13 @@ def sections(run: Run, diagnosis: Diagnosis) -> tuple[Section, ...]:
             warnings.warn(f"{run.path}: {name}: {words}", RuntimeWarning, stacklevel=2)
             # under another name, so that no card takes it as its evidence and leaves its words out
             title, lead = name.capitalize(), f"T{words[1:]}."
-            shown.append(Section(f"{name}-failed", title, lead, (), words=words))
-    return tuple(shown)
+            drawn = Section(f"{name}-failed", title, lead, (), words=words, issue=issue)
+        shown.append((_place(name, issue), drawn))
+    return tuple(section for _, section in sorted(shown, key=itemgetter(0)))
+
+
+def _place(name: str, issue: Issue | None) -> int:
+    """Where a section stands: those about the loss, the issues in their order, then the rest."""
+    if issue is not None:
+        return 1 + list(Issue).index(issue)
+    return 0 if name in SECTIONS.built_in else 1 + len(Issue)

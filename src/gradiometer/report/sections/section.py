@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Int
 
 from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement.finding import Issue
 from gradiometer.report.charts.axes import Curve
 from gradiometer.report.charts.interval_strip import interval, number
 from gradiometer.report.charts.theme import LISTS
@@ -61,6 +62,9 @@ class Section:
         heading: Heading of the table.
         words: Its content in a few words, if no finding has them.
         method: How its numbers are measured, and where the formulas are.
+        issue: The issue of SGD that it is about. The page has its sections in the order of the
+            issues. One that an installed package adds follows the others of its issue, or all
+            others if it has none.
     """
 
     name: str
@@ -72,6 +76,7 @@ class Section:
     heading: str = "At the newest reading"
     words: str = ""
     method: str = ""
+    issue: Issue | None = None
 
 
 def change(points: Curve) -> str:

@@ -1,0 +1,2 @@
+from .section import Numbers as Numbers
+from .section import Section as Section
