@@ -3,7 +3,7 @@
 
 Noise of many kinds and planted spikes, in records of 300 to 4,000 losses. The recorded losses of
 real trainings are a
-test: tests/test_spikes.py. Five minutes on one core.
+test: tests/drift/test_spikes.py. Five minutes on one core.
 """
 
 import sys
@@ -17,7 +17,7 @@ from rich.table import Table
 
 from gradiometer.drift.spikes import find_spikes
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 from noisy_losses import NOISES, Noise, falling, without_variance
 
 LENGTHS = (100, 300, 1000, 4000)

@@ -30,6 +30,8 @@ from gradiometer.train import train
 from rank_adaptive import STEPS, two_ranks_by_hand
 from several_ranks import run_all
 
+SUPPORT = Path(__file__).parents[1] / "support"
+
 FRESH = Sampling(Draw.FRESH)
 LOSS = supervised(nn.CrossEntropyLoss(reduction="none"))
 Make = Callable[..., torch.optim.Optimizer]
@@ -411,7 +413,7 @@ def test_it_is_refused_under_other_optimizers_and_by_train(tmp_path: Path) -> No
 def test_two_ranks_read_it_under_ddp_and_sharded(tmp_path: Path) -> None:
     """DDP to rounding, against the same training by hand; FSDP2 to bfloat16, in which P is
     gathered."""
-    run_all(2, sys.executable, str(Path(__file__).parents[1] / "rank_adaptive.py"), str(tmp_path))
+    run_all(2, sys.executable, str(SUPPORT / "rank_adaptive.py"), str(tmp_path))
     for accumulation in (1, 2):
         expected = np.array(two_ranks_by_hand(accumulation))
         for name, precision in (("DistributedDataParallel", 1e-9), ("sharded", 1e-2)):

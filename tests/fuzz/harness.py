@@ -1,7 +1,7 @@
 """One spoiled input at a time: it ends within 5 seconds, as done or as an error with a name, and
 executes nothing.
 
-`PYTHONPATH=tests python tests/fuzz/harness.py 20000` tries many, and prints how they ended, by kind, and
+`PYTHONPATH=tests/support python tests/fuzz/harness.py 20000` tries many, and prints how they ended, by kind, and
 every fault with its seed. Without pytest, since its checks of types would refuse arguments before
 the code does.
 """

@@ -1,7 +1,7 @@
 """Work that is killed again and again loses nothing, and ends with the bits of work that was never
 killed.
 
-`PYTHONPATH=tests python tests/fuzz/kills.py 500 [SEED [WORK,...]]` stops work so many times, or that
+`PYTHONPATH=tests/support python tests/fuzz/kills.py 500 [SEED [WORK,...]]` stops work so many times, or that
 of some kinds, and prints the counts. A process that has imported everything forks a short process for each attempt.
 It is stopped by SIGKILL, SIGTERM or Ctrl-C at a random moment, or kills itself at a random file
 operation, in the middle of it if it writes: after its first byte, its half, or all but its last. It

@@ -1,4 +1,4 @@
-"""A quick share of the fuzzing. `PYTHONPATH=tests python tests/fuzz/harness.py 100000` is the long one."""
+"""A quick share of the fuzzing. `PYTHONPATH=tests/support python tests/fuzz/harness.py 100000` is the long one."""
 
 import os
 import random
@@ -102,7 +102,7 @@ def check_harness(*arguments: str) -> str:
     folder = Path(__file__).parent
     done = subprocess.run(
         [sys.executable, str(folder / "harness.py"), *arguments],
-        env=os.environ | {"PYTHONPATH": str(folder.parent)},
+        env=os.environ | {"PYTHONPATH": str(folder.parent / "support")},
         capture_output=True,
         text=True,
         check=False,

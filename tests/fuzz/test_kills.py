@@ -1,4 +1,4 @@
-"""A share of the kills. `PYTHONPATH=tests python tests/fuzz/kills.py 1000` kills more often."""
+"""A share of the kills. `PYTHONPATH=tests/support python tests/fuzz/kills.py 1000` kills more often."""
 
 import os
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).parent
-BESIDE = os.environ | {"PYTHONPATH": str(FOLDER.parent)}
+BESIDE = os.environ | {"PYTHONPATH": str(FOLDER.parent / "support")}
 WITHOUT_REPAIR = """
 import random, tempfile
 from collections import Counter

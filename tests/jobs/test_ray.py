@@ -358,7 +358,7 @@ def test_the_branches_of_a_lost_machine_run_again_on_the_others_with_the_same_bi
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1] / "support")},
         )
         until(lambda: len(list(begun.iterdir())) == 2)
         print("remove", file=cluster.stdin, flush=True)

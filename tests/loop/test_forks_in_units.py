@@ -19,6 +19,8 @@ from gradiometer.jobs.pool import Here
 from gradiometer.loop import Custom
 from several_ranks import run_all
 
+SUPPORT = Path(__file__).parents[1] / "support"
+
 
 def test_epochs_seconds_and_percent_are_counted() -> None:
     loader = DataLoader(TensorDataset(INPUTS, LABELS), batch_size=8, shuffle=True)
@@ -85,14 +87,14 @@ def test_processes_give_the_same_bits() -> None:
 
 @pytest.mark.slow
 def test_under_ddp_the_first_process_forks_and_the_training_keeps_its_bits(tmp_path: Path) -> None:
-    run_all(2, sys.executable, str(Path(__file__).parents[1] / "rank_fork.py"), str(tmp_path))
+    run_all(2, sys.executable, str(SUPPORT / "rank_fork.py"), str(tmp_path))
     sizes = ast.literal_eval((tmp_path / "sizes").read_text())
     assert sizes == [4] * 2 * 24  # both processes' share of each of 12 updates, in 2 replicates
 
 
 @pytest.mark.slow
 def test_under_ddp_updates_are_compared_and_clipping_is_found(tmp_path: Path) -> None:
-    run_all(2, sys.executable, str(Path(__file__).parents[1] / "rank_replay.py"), str(tmp_path))
+    run_all(2, sys.executable, str(SUPPORT / "rank_replay.py"), str(tmp_path))
     notes, refusal = ast.literal_eval((tmp_path / "said").read_text())
     # without clipping the parameters would differ; BatchNorm is that of each process
     (note,) = notes
@@ -103,7 +105,7 @@ def test_under_ddp_updates_are_compared_and_clipping_is_found(tmp_path: Path) ->
 @pytest.mark.slow
 def test_what_is_kept_under_ddp_is_bounded_and_serves_earlier_steps(tmp_path: Path) -> None:
     """Also batches of a class of one's own, whose name is in no store."""
-    run_all(2, sys.executable, str(Path(__file__).parents[1] / "rank_kept.py"), str(tmp_path))
+    run_all(2, sys.executable, str(SUPPORT / "rank_kept.py"), str(tmp_path))
     first, other = (ast.literal_eval((tmp_path / f"said {rank}").read_text()) for rank in (0, 1))
     assert first["fork at"].startswith("From step 64, ")
     assert "its parameters have the same bits" in first["fork"]

@@ -92,7 +92,8 @@ def test_a_file_that_the_system_lets_grow_no_further_costs_no_finished_branch(
 def test_a_fork_that_was_killed_goes_on_with_the_same_bits(
     tmp_path: Path, whole: list[dict[str, Any]]
 ) -> None:
-    tests = Path(__file__).parents[1]
+    here = Path(__file__).parent
+    support = here.parent / "support"
     ended = subprocess.run(
         [
             sys.executable,
@@ -101,7 +102,7 @@ def test_a_fork_that_was_killed_goes_on_with_the_same_bits(
         ],
         env={
             **os.environ,
-            "PYTHONPATH": os.pathsep.join([*sys.path, str(tests), str(tests / "loop")]),
+            "PYTHONPATH": os.pathsep.join([*sys.path, str(support), str(here)]),
         },
         timeout=300,
         check=False,

@@ -45,7 +45,7 @@ cli.main(["show", "runs/quadratic-position-1"])
 
 
 def alone(extra: str, code: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "tests" / "lone_extra.py"), extra, code]
+    command = [sys.executable, str(ROOT / "tests" / "support" / "lone_extra.py"), extra, code]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 

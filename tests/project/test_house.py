@@ -44,6 +44,10 @@ def test_there_is_one_conftest_which_tests_import_by_its_name() -> None:
     assert [*TESTS.rglob("conftest.py")] == [TESTS / "conftest.py"]
 
 
+def test_nothing_lies_loose_beside_the_rooms_of_tests() -> None:
+    assert [path.name for path in TESTS.glob("*.*")] == ["conftest.py"]
+
+
 @pytest.mark.parametrize(
     "room", sorted({path.parent for path in ROOT.rglob("*.py")}), ids=lambda room: room.name
 )

@@ -22,6 +22,8 @@ from gradiometer.run.folder import RunFolder
 from gradiometer.run.recorder import FOLLOWED, LOSSES_A_LINE, Recorder
 from recorded_run import MANIFEST, Dear, Square, Step, check_whole, loss_at, train
 
+SUPPORT = Path(__file__).parents[1] / "support"
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> RunFolder:
@@ -351,7 +353,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_a_killed_process_loses_nothing_from_before_its_last_flush(folder: RunFolder) -> None:
-    command = [sys.executable, "-c", KILLED, str(folder.path), str(Path(__file__).parents[1])]
+    command = [sys.executable, "-c", KILLED, str(folder.path), str(SUPPORT)]
     assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
     killed = Run.open(folder.path)
     assert killed.status == "interrupted" and 4000 <= len(killed.losses[0]) <= 7001

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow  # two processes are started for every kind of loo
 COVERAGE = 300  # seconds: these train a hundred times, which takes 103 s on two idle cores
 
 TESTS = Path(__file__).parents[1]
-LOOPS = [sys.executable, str(TESTS / "rank_loops.py")]
+LOOPS = [sys.executable, str(TESTS / "support" / "rank_loops.py")]
 GRADIOMETER = [sys.executable, "-m", "gradiometer"]
 
 
@@ -137,7 +137,7 @@ def test_four_ranks_of_replicated_shards_and_of_offloaded_ones_read_what_ddp_rea
 ) -> None:
     """HSDP of two groups of two, by layer, to rounding in double precision. Two of the four hold
     the same piece."""
-    run_all(4, sys.executable, str(TESTS / "rank_hybrid.py"), str(tmp_path))
+    run_all(4, sys.executable, str(TESTS / "support" / "rank_hybrid.py"), str(tmp_path))
     for accumulation in (1, 2):
         whole = moments(tmp_path / f"DistributedDataParallel-{accumulation}-1")
         for kind in ("hybrid", "offloaded"):
@@ -224,7 +224,7 @@ def test_the_example_sharded_reads_what_it_reads_under_ddp(tmp_path: Path) -> No
 
 
 def test_if_one_of_two_ranks_fails_while_measuring_both_train_on(tmp_path: Path) -> None:
-    run_all(2, sys.executable, str(TESTS / "rank_faults.py"), str(tmp_path))
+    run_all(2, sys.executable, str(TESTS / "support" / "rank_faults.py"), str(tmp_path))
 
 
 def test_what_cannot_be_measured_of_several_processes_is_refused(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from several_ranks import run_all
 
 pytestmark = pytest.mark.slow  # several processes are started
 
-RANKS = [sys.executable, str(Path(__file__).parents[1] / "rank_curvature.py")]
+RANKS = [sys.executable, str(Path(__file__).parents[1] / "support" / "rank_curvature.py")]
 
 
 @pytest.mark.parametrize("ranks", [2, 4])

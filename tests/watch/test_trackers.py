@@ -168,6 +168,7 @@ print("quiet")
 
 @pytest.mark.slow
 def test_importing_and_a_plain_run_open_no_socket_and_load_no_tracker(tmp_path: Path) -> None:
-    folders = map(str, Path(__file__).parents[:2])
+    here = Path(__file__).parent
+    folders = map(str, (here, here.parent / "support"))
     command = [sys.executable, "-c", PLAIN, str(tmp_path), *folders]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "quiet\n"

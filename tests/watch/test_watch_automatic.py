@@ -351,7 +351,7 @@ def test_a_training_that_fails_leaves_torch_as_it_was(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_two_processes_measure_the_same_as_with_step(tmp_path: Path) -> None:
-    program = str(Path(__file__).parents[1] / "rank_automatic.py")
+    program = str(Path(__file__).parents[1] / "support" / "rank_automatic.py")
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run(
         [*launcher, program, str(tmp_path)],

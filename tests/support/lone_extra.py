@@ -1,7 +1,7 @@
 """Run code with the packages of the core and of one extra alone; others that are installed cannot
 be imported.
 
-`python tests/lone_extra.py EXTRA CODE`; an empty EXTRA is the core.
+`python tests/support/lone_extra.py EXTRA CODE`; an empty EXTRA is the core.
 """
 
 import sys
@@ -23,7 +23,7 @@ from typing import Any
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 INSTALLED = {Path(sysconfig.get_path(name)) for name in ("purelib", "platlib")}
 
 
