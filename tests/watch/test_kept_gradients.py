@@ -123,3 +123,82 @@ def test_p_is_known_to_one_per_cent_where_it_is_kept_rounded(
     )
     assert float((ratios - 1).abs().max()) < 0.015
     assert abs(float(ratios.mean()) - 1) < 0.005
+
+
+def _large(monkeypatch: pytest.MonkeyPatch) -> tuple[list[nn.Parameter], LastGradient]:
+    """A model of which a kept gradient has every 7th entry of the large tensors."""
+    monkeypatch.setattr(gradients, "ENTRIES", 2**14)
+    monkeypatch.setattr(gradients, "SMALL_TENSOR", 2**10)
+    parameters = _model()
+    last = LastGradient(parameters, [], None)
+    assert last._apart == 7  # 6 entries of 84,009, and the next prime that divides no row
+    return parameters, last
+
+
+@pytest.mark.parametrize("with_weights", [False, True])
+def test_products_of_entries_are_unbiased(
+    with_weights: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parameters, last = _large(monkeypatch)
+    weights = torch.rand(84_009, generator=torch.Generator().manual_seed(5))
+    found, memories, squares = [], [], []
+    before = now = torch.empty(0)
+    for offset in range(7):
+        monkeypatch.setattr(last, "_offset", lambda step, o=offset: (o + step) % 7)
+        before = _give(parameters, 1)
+        last.take(7 * offset + 70)
+        now = _give(parameters, 2)
+        memory = [one.grad.clone() for one in parameters if one.grad is not None]
+        at_entries = last.empty()
+        places, chosen = last.places(at_entries, 7 * offset + 70)
+        assert chosen is not None
+        whole = weights.split([one.numel() for one in parameters])
+        for place, one, some in zip(places, whole, chosen, strict=True):
+            place.copy_(one[some])
+        products = last.take(7 * offset + 71, at_entries if with_weights else None, memory)
+        assert products.product is not None and products.memory is not None
+        found.append(float(products.product))
+        memories.append(float(products.memory))
+        squares.append(float(products.squared))
+    under = now * weights.double() if with_weights else now
+    size = math.sqrt(float((before @ before) * (under @ under)))
+    assert sum(found) / 7 == pytest.approx(float(under @ before), abs=1e-5 * size)
+    assert sum(memories) / 7 == pytest.approx(float(under @ now), rel=1e-5)
+    assert sum(squares) / 7 == pytest.approx(float(under @ now), rel=1e-5)
+    if not with_weights:  # clipping is seen by equal norms
+        assert squares == pytest.approx([float(now @ now)] * 7, rel=1e-6)
+
+
+def test_each_gradient_is_kept_at_entries_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    parameters, last = _large(monkeypatch)
+    offsets = [last._offset(step) for step in range(100)]
+    assert set(offsets) == set(range(7))
+    _give(parameters, 1)
+    last.take(3)
+    assert last._vector is not None and len(last._vector) < 84_009 / 6
+
+
+@pytest.mark.parametrize(
+    "kind", [torch.optim.AdamW, torch.optim.Adamax, torch.optim.RMSprop, torch.optim.Adagrad]
+)
+def test_p_at_some_entries_is_that_of_all_of_them(
+    kind: type[torch.optim.Optimizer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parameters, last = _large(monkeypatch)
+    optimizer = kind(parameters, lr=1e-3)  # type: ignore[call-arg]
+    for step in range(5):
+        _give(parameters, step)
+        optimizer.step()
+    places, chosen = last.places(last.empty(), 5)
+    assert chosen is not None
+    exact = preconditioner_of(optimizer, parameters)
+    assert preconditioner_of(optimizer, parameters, into=places, entries=chosen) is not None
+    assert exact is not None
+    for whole, part, some in zip(exact, places, chosen, strict=True):
+        # The clip is a median over a sample: of others, it differs by a few per cent.
+        assert torch.allclose(whole.reshape(-1)[some], part, rtol=0.1)
+    below = [
+        (one.reshape(-1)[some], part) for one, part, some in zip(exact, places, chosen, strict=True)
+    ]
+    ratios = torch.cat([part / one for one, part in below])
+    assert float((ratios - 1).abs().median()) < 1e-6

@@ -43,6 +43,7 @@ def preconditioner_of(
     *,
     sample_of_all: Callable[[Sample], Sample] | None = None,
     into: Sequence[Tensor] | None = None,
+    entries: Sequence[slice] | None = None,
 ) -> list[Tensor] | None:
     """P of the coming update, clipped, from the state of the optimizer before that update.
 
@@ -64,6 +65,8 @@ def preconditioner_of(
             median, shape [entries].
         into: Tensors of the shapes of the parameters, in which P is computed and written; by
             default new ones, at least in single precision. In bfloat16 P has an error of 1 %.
+        entries: For each parameter the entries at which P is computed, of its flat values; `into`
+            then has a vector for them. Default: all.
 
     Returns:
         One tensor per parameter, of its shape. None if there is no state yet, as before the first
@@ -108,8 +111,11 @@ def preconditioner_of(
             for piece in map(local, parameters)
         ]
     with torch.no_grad():
-        found = _denominators(parameters, places, into)
-        floor = _floor(*_entries(found, places, parameters), sample_of_all)
+        found = _denominators(parameters, places, into, entries)
+        values = [local(parameter).detach() for parameter in parameters]
+        if entries is not None:
+            values = [one.reshape(-1)[some] for one, some in zip(values, entries, strict=True)]
+        floor = _floor(*_entries(found, places, values), sample_of_all)
         if floor is None:
             return None
         rates = [0.0 if place is None else float(place[1]["lr"]) for place in places]
@@ -159,7 +165,10 @@ def local(tensor: Tensor) -> Tensor:
 
 
 def _denominators(
-    parameters: Sequence[Tensor], places: Sequence[Place | None], into: Sequence[Tensor]
+    parameters: Sequence[Tensor],
+    places: Sequence[Place | None],
+    into: Sequence[Tensor],
+    entries: Sequence[slice] | None,
 ) -> list[Tensor | None]:
     """√v̂ + ε of every parameter, written into these tensors; None for a parameter without
     state."""
@@ -167,6 +176,16 @@ def _denominators(
         {} if place is None else place[0].state.get(p, {})
         for p, place in zip(parameters, places, strict=True)
     ]
+    if entries is not None:
+        states = [
+            {
+                name: one.reshape(-1)[some]
+                if isinstance(one, Tensor) and one.shape == p.shape and one.dim()
+                else one
+                for name, one in state.items()
+            }
+            for p, state, some in zip(parameters, states, entries, strict=True)
+        ]
     return [
         None
         # Before the first update nothing is known. Of a count on a device P is NaN then.
@@ -202,14 +221,14 @@ def _steps(
 
 
 def _entries(
-    found: Sequence[Tensor | None], places: Sequence[Place | None], parameters: Sequence[Tensor]
+    found: Sequence[Tensor | None], places: Sequence[Place | None], values: Sequence[Tensor]
 ) -> tuple[Float[Tensor, " entries"], Float[Tensor, " entries"]]:
     """Evenly spaced entries of √v̂ + ε, and for each the size of one without a gradient: ε, and
     twice the L2 decay of the weight, which shrinks while v̂ remembers; ε alone if no entry is
     larger."""
     known = [
-        (one, place, local(parameter).detach())
-        for one, place, parameter in zip(found, places, parameters, strict=True)
+        (one, place, parameter)
+        for one, place, parameter in zip(found, places, values, strict=True)
         if one is not None and place is not None
     ]
     # An odd distance does not fall into step with rows whose length is a power of two.

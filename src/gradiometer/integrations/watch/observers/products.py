@@ -223,6 +223,8 @@ class GradientProducts(Observer):
         self._rate_before = rate
         is_plain = self._is_plain(step)
         weights = None if is_plain else self._weights
+        if self._last.draws_entries and self._weights_of != step - 1:
+            weights = None  # P is known at other entries than those of the gradient that is kept
         buffers = self._buffers()
         products = self._last.take(step, weights, buffers or ())
         follows = follows and products.product is not None
@@ -257,15 +259,13 @@ class GradientProducts(Observer):
     def _renew_weights(self, step: int) -> bool:
         """Take P from before this step for the pairs after it, if the last one is too old. False if
         P is not known yet."""
-        if self._weights is not None and step - self._weights_of < min(
-            step * WEIGHTS_LAST, MOST_WEIGHTS_LAST
-        ):
+        lasts = 0 if self._last.draws_entries else min(step * WEIGHTS_LAST, MOST_WEIGHTS_LAST)
+        if self._weights is not None and step - self._weights_of < lasts:
             return True
         weights = self._last.empty() if self._weights is None else self._weights
         parameters = self._last.parameters
-        parts = weights.split([one.numel() for one in parameters])
-        places = [part.view(one.shape) for part, one in zip(parts, parameters, strict=True)]
-        if preconditioner_of(self._optimizers, parameters, into=places) is None:
+        places, entries = self._last.places(weights, step)
+        if preconditioner_of(self._optimizers, parameters, into=places, entries=entries) is None:
             return False
         self._weights = weights
         self._weights_of = step

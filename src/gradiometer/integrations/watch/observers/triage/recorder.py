@@ -8,7 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradiometer.integrations.gradients import NEVER, LastGradient, gradients_of
+from gradiometer.integrations.gradients import (
+    NEVER,
+    SMALL_TENSOR,
+    LastGradient,
+    distance_of_entries,
+    gradients_of,
+)
 from gradiometer.integrations.watch.accelerator import Copied
 from gradiometer.integrations.watch.observers.observer import Observer, Start, Step, Update
 from gradiometer.integrations.watch.observers.triage.batches import BatchSigns, logits_of, parts_of
@@ -77,6 +83,7 @@ class TriageRecorder(Observer):
         self._made = made
         self._path = PathPoints(objective.parameters)
         self._parameters_before: list[Tensor] = []
+        self._apart = distance_of_entries(objective.parameters)
         self._read_at = 0
         self._is_open = False
         self._is_updating = False
@@ -351,7 +358,30 @@ class TriageRecorder(Observer):
     def _keep_parameters(self) -> None:
         """Keep the parameters, to see how far the update moves them."""
         self._look["weights"] = together(torch._foreach_norm(parameters_of(self._objective)))
-        self._parameters_before = [one.clone() for one in parameters_of(self._objective)]
+        self._parameters_before = [one.clone() for one in self._followed()]
+
+    def _followed(self) -> list[Tensor]:
+        """The entries of each parameter whose movement is seen: all of a model of up to `ENTRIES`,
+        and every n-th one of the large tensors of a larger one."""
+        return [
+            one
+            if self._apart == 1 or one.numel() <= SMALL_TENSOR
+            else one.reshape(-1)[:: self._apart]
+            for one in parameters_of(self._objective)
+        ]
+
+    def _moved(self, before: list[Tensor]) -> Tensor:
+        """How far each parameter has moved, from the entries that are followed."""
+        now = self._followed()
+        torch._foreach_sub_(before, now)
+        norms = together(torch._foreach_norm(before))
+        if self._apart == 1:
+            return norms
+        shares = [
+            one.numel() / max(part.numel(), 1)
+            for one, part in zip(self._objective.parameters, now, strict=True)
+        ]
+        return norms * torch.tensor(shares, device=norms.device, dtype=norms.dtype).sqrt()
 
     def _finish(self, step: int) -> None:
         """Take how far the parameters moved, begin to fetch all numbers, and choose
@@ -360,9 +390,7 @@ class TriageRecorder(Observer):
         self._remove_hooks()
         # else the update had more backwards, as LBFGS makes them
         if self._parameters_before and step == self._read_at:
-            before = self._parameters_before
-            torch._foreach_sub_(before, parameters_of(self._objective))
-            self._look["movement"] = together(torch._foreach_norm(before))
+            self._look["movement"] = self._moved(self._parameters_before)
             if self._is_updating:
                 self._norm_applied()
         if isinstance(self.applied, float) and math.isnan(self.applied):
