@@ -367,3 +367,28 @@ def test_a_loss_with_gradients_inside_is_watched_as_if_no_loss_was_given(
     assert w is not None and w.run is not None
     assert w.run.series("noise") is not None and w.run.series(left_out) is None
     assert any(f"{left_out} is not measured" in each for each in w.run.warnings)
+
+
+@pytest.mark.parametrize("gives_batch", [True, False])
+def test_a_loop_that_goes_on_after_the_block_gets_one_warning(
+    tmp_path: Path, gives_batch: bool
+) -> None:
+    model = nn.Linear(20, 3).double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    inputs, labels = torch.randn(8, 20).double(), torch.arange(8) % 3
+
+    def step(w: Any) -> None:
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(model(inputs), labels)
+        loss.backward()
+        w.step(loss, (inputs, labels) if gives_batch else None)
+        optimizer.step()
+
+    with watch(model, optimizer, out=tmp_path, quiet=True, page=False) as w:
+        for _ in range(5):
+            step(w)
+    for _ in range(100):
+        step(w)
+    (said,) = w.findings().warnings
+    assert "`step` was called after" in said
+    assert w.steps == 5

@@ -1,5 +1,6 @@
 """Rows of a batch that are copies of one example, and examples that come back."""
 
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from gradients_by_hand import LOSSES, backward, batches, network, watched
 from gradiometer import BadArgument, sampling_of, watch
 from gradiometer.integrations.watch.observers import step_reader
-from gradiometer.integrations.watch.observers.checks import LOOKS, Rows
+from gradiometer.integrations.watch.observers.checks import HARMLESS_SIZE, LOOKS, Rows
 from gradiometer.integrations.watch.shield import Shield
 from gradiometer.integrations.watch.sources.one_backward import OneBackward
 from gradiometer.integrations.watch.subject import Batches, Subject
@@ -158,7 +159,7 @@ def test_fresh_examples_ask_for_nothing(tmp_path: Path) -> None:
     assert w.findings().warnings == ()
 
 
-@pytest.mark.parametrize(("examples", "warned"), [(2_000, True), (400_000, False)])
+@pytest.mark.parametrize(("examples", "warned"), [(1_500, True), (400_000, False)])
 def test_examples_that_come_back_from_a_large_set_ask_for_nothing(
     examples: int, warned: bool
 ) -> None:
@@ -214,3 +215,56 @@ def test_micro_batches_are_joined_only_if_their_rows_are_read(
     gauge = w.run.series("batch_sharpness").steps if "sharp" in gauges else []
     read = {*range(LOOKS), *(range(20) if others else gauge)}
     assert count == len(read) and ("sharp" not in gauges or len(read) > LOOKS)
+
+
+def draws_of(kind: str, examples: int, size: int) -> Any:
+    """The places of the examples of every batch."""
+    generator = torch.Generator().manual_seed(7)
+    order: list[int] = []
+    step = 0
+    while True:
+        step += 1
+        if kind == "shuffled":
+            if len(order) < size:
+                order = torch.randperm(examples, generator=generator).tolist()
+            yield torch.tensor(order[:size])
+            order = order[size:]
+        else:  # a replay memory that fills
+            filled = min(examples, examples // 4 + 32 * step)
+            yield torch.randint(filled, (size,), generator=generator)
+
+
+def sizes_told(tmp_path: Path, kind: str, examples: int, steps: int, repeats: int = 1) -> list[str]:
+    """What is said of the size of the training set, if each batch is trained on so many times."""
+    generator = torch.Generator().manual_seed(1)
+    inputs = torch.randn(examples, 8, generator=generator).double()
+    labels = torch.randint(5, (examples,), generator=generator)
+    made = model, optimizer = network(rate=1e-3)
+    draws = draws_of(kind, examples, 32)
+    with watched(tmp_path, made, every=None) as w:
+        for step in range(steps):
+            if step % repeats == 0:
+                rows = next(draws)
+            batch = inputs[rows], labels[rows]
+            optimizer.zero_grad()
+            w.step(backward(model, batch), batch)
+            optimizer.step()
+    return [text for text in w.findings().warnings if "training set" in text]
+
+
+@pytest.mark.parametrize(
+    ("kind", "examples", "repeats"),
+    [("shuffled", 3_000, 1), ("shuffled", 3_000, 2), ("replay", 10_000, 1), ("replay", 10_000, 2)],
+)
+def test_no_training_set_is_called_small_that_need_not_be(
+    tmp_path: Path, kind: str, examples: int, repeats: int
+) -> None:
+    assert not sizes_told(tmp_path, kind, examples, 200, repeats)
+
+
+def test_a_training_set_of_300_is_told_with_an_interval(tmp_path: Path) -> None:
+    (text,) = sizes_told(tmp_path, "shuffled", 300, 400)
+    found = re.search(r"set of ([\d,]+) to ([\d,]+) examples", text)
+    assert found is not None
+    low, high = (int(number.replace(",", "")) for number in found.groups())
+    assert low <= 300 <= high <= HARMLESS_SIZE

@@ -102,6 +102,8 @@ class Watch:
         self.shield = Shield(self._stop, passes=subject.source.is_ours)
         self._warn = WarningLog(self._step_of_warning, subject.tell)
         self._failures = 0
+        # True after the block.
+        self._has_ended = False
         self._handles: list[Any] = []
         self._inputs: Inputs | None = None
         self._announcer = Announcer(subject, self.step, self._warn, self.shield)
@@ -206,6 +208,8 @@ class Watch:
         with self.shield:
             if isinstance(self.budget.clock, Turns):
                 self.budget.clock.leave()
+        self._has_ended = True
+        self.observers.due = 0  # every later step is one to be warned of
 
     def step(self, loss: Tensor | float, batch: Batch | None = None) -> None:
         """Record one backward. Call it after `backward` and before `optimizer.step()`; clip before
@@ -232,7 +236,8 @@ class Watch:
         step, place = losses.steps, len(losses.parts)
         is_due = step >= self.observers.due
         if is_due and not self._handles:
-            raise BadArgument(OUTSIDE)
+            self._refuse_outside()
+            return
         try:
             if is_due:
                 self._attend(loss, examples, batch)
@@ -573,10 +578,20 @@ class Watch:
                 )
             return self._inputs.take(has_loss=self._subject.has_loss)
         except Exception as error:
-            if not self._handles:
-                raise BadArgument(OUTSIDE) from error
-            self.shield.caught(error)
+            if self._handles:
+                self.shield.caught(error)
+            else:
+                self._refuse_outside()
             return torch.empty(0)
+
+    def _refuse_outside(self) -> None:
+        """Refuse a step before the block. After it training goes on, with one warning."""
+        if not self._has_ended:
+            raise BadArgument(OUTSIDE)
+        self._warn(
+            "`step` was called after `with watch(...) as w:` had ended: such steps are not "
+            "recorded; put the whole training inside of the block"
+        )
 
     def _follow(self, optimizer: torch.optim.Optimizer) -> None:
         """Follow the updates of an optimizer."""

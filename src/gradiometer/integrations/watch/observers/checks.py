@@ -280,6 +280,10 @@ LOOKS = 4
 REPEATED = 8
 
 
+# Larger training sets get no warning: ‖g‖² is then within 5 % for a noise scale of 100.
+HARMLESS_SIZE = 2_000
+
+
 class Rows:
     """Looks at the batches of measured steps, and warns once of each thing that changes what the
     readings mean.
@@ -298,8 +302,8 @@ class Rows:
         self._looks = LOOKS if subject.batches.groups is None else 0
         # True if there is nothing more to look for.
         self.is_done = False
-        self._seen: set[int] = set()
-        self._drawn = self._back = self._same = 0
+        self._same = 0
+        self._set = SizeOfSet()
 
     def look(self, batch_of: Callable[[], Batch]) -> None:
         """Look at the batch that is returned, if there is something to look for."""
@@ -323,7 +327,7 @@ class Rows:
     def _look_back(self, batch: Batch) -> None:
         prints = fingerprints(batch)
         # so far: the whole training set, or several updates on the first batch
-        if prints and prints == self._seen:
+        if prints and prints == self._set.first.keys():
             self._same += 1
             if self._same + 1 == REPEATED:
                 self._warn(
@@ -340,21 +344,87 @@ class Rows:
                 repeats="no",
             )
         self._same = 0
-        self._back += len(self._seen & prints)
-        self._seen |= prints
-        self._drawn += len(prints)
-        # Of n draws from N, about n²/2N pairs are equal.
-        # Training sets above this size get no warning: ‖g‖² is within 5 % there if the noise scale
-        # is below 2,500.
-        if self._back >= REPEATED and (about := self._drawn**2 / (2 * self._back)) <= 50_000:
+        self._set.add(prints)
+        sizes = self._set.interval()
+        if sizes is not None and sizes[1] <= HARMLESS_SIZE:
+            self._has_looked_back = True
             self._warn(
-                f"{self._back} rows of measured batches came back later, so that the training set "
-                f"has only about {float(f'{about:.1g}'):,.0f} examples, and `sampling` was not "
-                "given: give sampling=loader; ‖g‖² is otherwise too small, by the relative amount "
-                "noise scale / N"
+                f"rows of measured batches came back, which shows a training set of "
+                f"{_two_digits(sizes[0])} to {_two_digits(sizes[1])} examples, and `sampling` was "
+                "not given: give sampling=loader; in shuffled epochs ‖g‖² is otherwise too small, "
+                "by the relative amount noise scale / N"
             )
-        # Largest number of rows that are remembered.
-        self._has_looked_back = self._back >= REPEATED or len(self._seen) > 50_000
+        self._has_looked_back |= len(self._set.first) > 10 * HARMLESS_SIZE
+
+
+class SizeOfSet:
+    """Estimates how many examples there are, from rows that come back in later batches.
+
+    A row counts as one that came back if it was first seen in the older half of the batches so far.
+    Those that came back from the newer half do not: a batch may be trained on several times, and a
+    game is played and learnt from for a while, both with any number of examples.
+    """
+
+    def __init__(self) -> None:
+        # The batch in which each row was first seen.
+        self.first: dict[int, int] = {}
+        # Rows that were drawn up to each batch.
+        self._drawn = [0]
+        # Of each batch: its rows, the rows drawn in the older half, and how many came back from it.
+        self._counts: list[tuple[int, int, int]] = []
+
+    def add(self, rows: set[int]) -> None:
+        """Take in the fingerprints of the rows of one more batch."""
+        batch = len(self._counts)
+        half = batch // 2
+        back = sum(self.first.get(row, batch) < half for row in rows)
+        self._counts.append((len(rows), self._drawn[half], back))
+        self._drawn.append(self._drawn[-1] + len(rows))
+        for row in rows:
+            self.first.setdefault(row, batch)
+
+    def interval(self) -> tuple[float, float] | None:
+        """The number N of examples, two standard errors to each side; None if fewer than 8 rows came
+        back, or too few batches. Looked at with every eighth batch.
+
+        A batch of b rows has b (1 - e^(-m/N)) of m that were drawn before. The error is that of
+        counts, or what the batches differ by from this if that is more.
+
+        >>> seen = SizeOfSet()
+        >>> for batch in range(40):
+        ...     seen.add({(37 * batch * batch + 7 * row * row) % 300 for row in range(16)})
+        >>> low, high = seen.interval()
+        >>> 50 < low < high < 500
+        True
+        """
+        back = float(sum(count for _, _, count in self._counts))
+        if back < REPEATED or len(self._counts) % 8:
+            return None
+        size = self._solve(back)
+        off = sum((count - _expected(rows, m, size)) ** 2 for rows, m, count in self._counts)
+        margin = 2.0 * math.sqrt(max(back, off))
+        return self._solve(back + margin), self._solve(back - margin)
+
+    def _solve(self, back: float) -> float:
+        """The N of which so many rows are expected to come back."""
+        if not back > 0:
+            return math.inf
+        low, high = 1.0, 1e9
+        while high > low * 1.001:
+            middle = math.sqrt(low * high)
+            if sum(_expected(rows, m, middle) for rows, m, _ in self._counts) > back:
+                low = middle
+            else:
+                high = middle
+        return high
+
+
+def _expected(rows: int, drawn: int, size: float) -> float:
+    return -rows * math.expm1(-drawn / size)
+
+
+def _two_digits(number: float) -> str:
+    return f"{float(f'{number:.2g}'):,.0f}"
 
 
 def fingerprints(batch: Batch) -> set[int]:
