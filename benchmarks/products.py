@@ -6,6 +6,7 @@ some batches?
     which the method was chosen .venv/bin/python benchmarks/products.py --quadratics          #
     known answers, 400 runs each, ten minutes .venv/bin/python benchmarks/products.py --reshuffled
     # epochs in random order, in one dimension
+    .venv/bin/python benchmarks/products.py --entries             # some entries of each gradient
 
 *halves* are read at every 25th step, which costs 2 % of the training. *products* are read at every
 step (1.00 to 1.02 on a CNN and a transformer) and *a quarter* in chains of 8 steps of 32, if a
@@ -27,6 +28,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from noise import entries
 from noise.brief import BRIEF
 from noise.products import COLUMNS, Training, recorded
 from noise.quadratics import BATCH, RULES, readings_of, reshuffled, walk
@@ -270,6 +272,19 @@ def epochs() -> None:
                 print(f"| {examples}, {batch} | {momentum} | {size} | {shown} |", flush=True)
 
 
+def precision() -> None:
+    """Print what some entries of a gradient add to the noise of a product."""
+    print("| network | parameters | entries | added / noise | wider by | mean error / its s.e. |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for name, network in (entries.CHOOSING | entries.JUDGING).items():
+        for parameters, count, added, bias in entries.added(network):
+            wider = math.sqrt(1 + added**2) - 1
+            print(
+                f"| {name} | {parameters:,} | {count:,} | {added:.3f} | {wider:.1%} | {bias:+.1f} |",
+                flush=True,
+            )
+
+
 def main() -> None:
     """Run what was asked for."""
     parser = argparse.ArgumentParser(
@@ -280,11 +295,14 @@ def main() -> None:
     parser.add_argument("--each", action="store_true", help="also print each training")
     parser.add_argument("--quadratics", action="store_true")
     parser.add_argument("--reshuffled", action="store_true")
+    parser.add_argument("--entries", action="store_true")
     parser.add_argument("--runs", type=int, default=400, help="runs of each quadratic")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     if asked.quadratics:
         quadratics(asked.runs)
+    elif asked.entries:
+        precision()
     elif asked.reshuffled:
         epochs()
     else:

@@ -131,7 +131,7 @@ def _large(monkeypatch: pytest.MonkeyPatch) -> tuple[list[nn.Parameter], LastGra
     monkeypatch.setattr(gradients, "SMALL_TENSOR", 2**10)
     parameters = _model()
     last = LastGradient(parameters, [], None)
-    assert last._apart == 7  # 6 entries of 84,009, and the next prime that divides no row
+    assert last._apart == 7  # from 84,009 // 16,384 = 5, which divides rows of 200
     return parameters, last
 
 

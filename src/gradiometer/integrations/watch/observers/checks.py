@@ -17,7 +17,7 @@ from gradiometer.integrations.watch.shield import Hook, Shield
 from gradiometer.integrations.watch.subject import Subject
 from gradiometer.measurement.batch import Batch, batch_size, tensors_of
 from gradiometer.measurement.objective import Gradients
-from gradiometer.measurement.parts import inner_products, squared_norms
+from gradiometer.measurement.parts import inner_products, squared_distance, squared_norms
 
 
 class Shares:
@@ -243,7 +243,7 @@ class LossCheck:
 
     def _compare_gradients(self, own: Gradients, made: Gradients, batch: Batch) -> None:
         length = float(squared_norms(own).sum().sqrt())
-        off = float(squared_norms(torch._foreach_sub(made, own)).sum().sqrt())
+        off = math.sqrt(squared_distance(made, own))
         self.same_loss &= not off > OFF * length
         # Two gradients differ by more than precision if their difference is longer than this share
         # of one of them.

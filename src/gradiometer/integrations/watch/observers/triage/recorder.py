@@ -43,6 +43,9 @@ DISTANCES = (7, 11, 13)
 SHARE = 0.01
 
 
+# Entries of a large model whose movement is seen, about; of a smaller one all.
+FOLLOWED = 2**20
+
 # The event of a run with the facts that do not change.
 EVENT = "triage"
 
@@ -83,7 +86,7 @@ class TriageRecorder(Observer):
         self._made = made
         self._path = PathPoints(objective.parameters)
         self._parameters_before: list[Tensor] = []
-        self._apart = distance_of_entries(objective.parameters)
+        self._apart = distance_of_entries(objective.parameters, FOLLOWED)
         self._read_at = 0
         self._is_open = False
         self._is_updating = False
@@ -361,7 +364,7 @@ class TriageRecorder(Observer):
         self._parameters_before = [one.clone() for one in self._followed()]
 
     def _followed(self) -> list[Tensor]:
-        """The entries of each parameter whose movement is seen: all of a model of up to `ENTRIES`,
+        """The entries of each parameter whose movement is seen: all of a model of up to `FOLLOWED`,
         and every n-th one of the large tensors of a larger one."""
         return [
             one
