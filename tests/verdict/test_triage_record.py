@@ -435,6 +435,33 @@ def test_a_failure_of_triage_does_not_reach_the_training(
     assert any("triage has stopped" in text for text in run.warnings)
 
 
+def test_the_movement_of_a_large_model_is_seen_in_some_of_its_entries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gradiometer.integrations.watch.observers.triage import recorder
+
+    def wide() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(8, 256), nn.Tanh(), nn.Linear(256, 16), nn.Linear(16, 4))
+
+    plain, run = train(tmp_path / "all", model=wide())
+    sizes = [one.numel() for one in plain]
+    assert run is not None and max(sizes) > 1000  # a fifth of them estimates a norm
+    monkeypatch.setattr(recorder, "FOLLOWED", sum(sizes) // 5)
+    monkeypatch.setattr(recorder, "SMALL_TENSOR", 100)
+    watched, part = train(tmp_path / "some", model=wide())
+    assert part is not None and all(map(torch.equal, plain, watched))
+    whole, some = Signs.of(run).tensors["movement"], Signs.of(part).tensors["movement"]
+    assert whole.shape == some.shape and len(whole) > 5
+    for place, size in enumerate(sizes):
+        ratios = some[1:, place] / whole[1:, place]
+        if size <= 100:
+            assert ratios == pytest.approx(1.0)
+        elif size > 1000:
+            # ‖·‖ of a fifth of 1,000 entries has a standard error below a tenth
+            assert (ratios != 1).any() and ratios.mean() == pytest.approx(1.0, abs=0.1)
+
+
 def test_nothing_is_recorded_without_a_budget(tmp_path: Path) -> None:
     run = train(tmp_path, settings={"budget": 0.0})[1]
     assert run is not None and run.signs == []
