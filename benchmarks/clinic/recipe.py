@@ -312,7 +312,7 @@ def watched(
         drawn = (
             data_of_loop(rows, size) if recipe.shuffled else DataLoader(TensorDataset(*rows), size)
         )
-        w.forks.draw_from(drawn)
+        w.request.draw_from(drawn)
     return w
 
 

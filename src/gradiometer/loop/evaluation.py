@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from gradiometer.errors import BadArgument, UserCodeFailed
 from gradiometer.loop.readout import Readout, lower_is_better
-from gradiometer.loop.stream import Groups, Piece
+from gradiometer.loop.stream import LABELS, Groups, Piece
 from gradiometer.measurement.batch import Batch, batch_size, join_batches, mapped
 from gradiometer.measurement.objective import Loss, checked_loss
 from gradiometer.measurement.untouched import Surroundings, in_eval_mode
@@ -28,10 +28,6 @@ COUPLED = (
     "The loss of a batch is not the mean of those of its examples, as in contrastive training: all "
     "branches are read out on batches of the size that training has now."
 )
-
-# Names under which dictionaries have their labels, as in Hugging Face's collators and common
-# tutorials.
-LABELS = ("labels", "label", "targets", "target", "y")
 
 
 def losses_on(

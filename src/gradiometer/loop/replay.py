@@ -6,20 +6,21 @@ import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from gradiometer.errors import Unsupported
-from gradiometer.loop.engine import guarded_copy
-from gradiometer.loop.loop import Loop
 from gradiometer.loop.marks import NO_GRADIENT, Marks, marks_of, relative
-from gradiometer.loop.parts import MovingAverage, RateByHand
 from gradiometer.measurement.batch import Batch, leaves, mapped
 from gradiometer.measurement.optimizer.steps import optimizers_in
 from gradiometer.measurement.untouched import Surroundings
 from gradiometer.randomness import GlobalStates, untouched_randomness
+
+if TYPE_CHECKING:  # a watch keeps updates, and most never make one again
+    from gradiometer.loop.loop import Loop
+    from gradiometer.loop.parts import MovingAverage
 
 # Largest difference between an update and its copy, as a share of the update, that counts as
 # rounding. The same loss in another order, in double precision, or in halves gave 1e-7 to 2e-6 with
@@ -149,13 +150,15 @@ class KeptUpdates:
             self, model={**self.model, **start}, optimizer={**self.optimizer, "state": none}
         )
 
-    def brought_back(self, loop: Loop) -> Loop:
+    def brought_back(self, loop: "Loop") -> "Loop":
         """A copy of the training as it was before the first update. What is left of it is at least
         what it has made since.
 
         Raises:
             Unsupported: Its schedulers were others, or it trained other parameters.
         """
+        from gradiometer.loop.parts import RateByHand  # noqa: PLC0415
+
         copied = loop.copy()
         if trained_by(copied.model) != self.trained:
             raise Unsupported(
@@ -260,7 +263,7 @@ class Again:
         return self.is_same or self.difference < ROUNDING
 
 
-def check_replay(loop: Loop, kept: KeptUpdates) -> tuple[str, ...]:
+def check_replay(loop: "Loop", kept: KeptUpdates) -> tuple[str, ...]:
     """Make kept updates again on a copy of a training. Clipping between the backward and the update
     is found and taken, and so are a second backward and a moving average of weights.
 
@@ -276,7 +279,7 @@ def check_replay(loop: Loop, kept: KeptUpdates) -> tuple[str, ...]:
     Raises:
         Unsupported: The updates of the copy are others.
     """
-    averages: list[MovingAverage | None] = [*_averages(kept)] if loop.step is None else []
+    averages: "list[MovingAverage | None]" = [*_averages(kept)] if loop.step is None else []
     for average in averages or [None]:
         loop.average = average
         found = _explain(loop, kept)
@@ -286,7 +289,7 @@ def check_replay(loop: Loop, kept: KeptUpdates) -> tuple[str, ...]:
     raise Unsupported(_refusal(loop, found[-1]))
 
 
-def _explain(loop: Loop, kept: KeptUpdates) -> list[Again]:
+def _explain(loop: "Loop", kept: KeptUpdates) -> list[Again]:
     """The updates made again, with the second backward or the clipping that explains them."""
     plain = made_again(loop, kept)
     if _is_complete(plain, kept):
@@ -321,7 +324,7 @@ def _is_complete(found: Sequence[Again], kept: KeptUpdates) -> bool:
     return len(found) == len(kept.updates) and found[-1].is_close
 
 
-def made_again(loop: Loop, kept: KeptUpdates) -> list[Again]:
+def made_again(loop: "Loop", kept: KeptUpdates) -> list[Again]:
     """The updates made again, up to the first that differs, by the better of two guesses where
     random draws begin."""
     first = _made_again(loop, kept, at_forward=False)
@@ -339,8 +342,10 @@ def made_again(loop: Loop, kept: KeptUpdates) -> list[Again]:
     )
 
 
-def _made_again(loop: Loop, kept: KeptUpdates, *, at_forward: bool) -> list[Again]:
+def _made_again(loop: "Loop", kept: KeptUpdates, *, at_forward: bool) -> list[Again]:
     found: list[Again] = []
+    from gradiometer.loop.engine import guarded_copy  # noqa: PLC0415
+
     with guarded_copy(loop, loop.seed) as start:
         again = start.copy()
         again.schedulers = ()
@@ -363,7 +368,12 @@ def _made_again(loop: Loop, kept: KeptUpdates, *, at_forward: bool) -> list[Agai
 
 
 def _one_again(
-    again: Loop, update: KeptUpdate, used: Surroundings, *, at_forward: bool, is_judged_after: bool
+    again: "Loop",
+    update: KeptUpdate,
+    used: Surroundings,
+    *,
+    at_forward: bool,
+    is_judged_after: bool,
 ) -> Again:
     device = next(again.model.parameters()).device
     for group, settings in zip(again.optimizer.param_groups, update.settings, strict=True):
@@ -403,9 +413,11 @@ def _ascents(again: Again) -> Iterator[dict[str, float]]:
         yield from ({"ascent": near} for near in _near(scale * made.norm))
 
 
-def _averages(kept: KeptUpdates) -> Iterator[MovingAverage]:
+def _averages(kept: KeptUpdates) -> "Iterator[MovingAverage]":
     """Moving averages by which weights without a gradient may have followed others between two
     updates."""
+    from gradiometer.loop.parts import MovingAverage  # noqa: PLC0415
+
     if len(kept.updates) < 2:
         return
     before, after = kept.updates[0].weights, kept.updates[1].weights
@@ -464,7 +476,7 @@ def _near(number: float, near_enough: float = ROUNDING) -> Iterator[float]:
             yield near
 
 
-def _refusal(loop: Loop, again: Again) -> str:
+def _refusal(loop: "Loop", again: Again) -> str:
     """What differs, where, by how much, and what to give."""
     kept = again.kept
     function = "`loss`" if loop.step is None else "`step`"

@@ -31,6 +31,10 @@ from gradiometer.problems.user_code import user_code
 ORIGINAL = Fraction(1)
 
 
+# Names under which dictionaries have their labels, as in Hugging Face's collators and common
+# tutorials.
+LABELS = ("labels", "label", "targets", "target", "y")
+
 # Number of consecutive rows that are copies of one example, or a function of a batch that returns a
 # label for every row, equal for the copies of one example; None if each row is an example.
 Groups = int | Callable[[Batch], Any] | None

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gradiometer import verdict  # which loads its modules at the first diagnosis
 from gradiometer.arguments import check_whole, folder_of, shown, type_name
 from gradiometer.errors import BadArgument, GradiometerError, summary
 from gradiometer.gauges import Asked
@@ -21,8 +22,6 @@ from gradiometer.run.configuration import WatchedConfiguration
 from gradiometer.run.folder import RunFolder, file_name
 from gradiometer.run.reader import Run
 from gradiometer.run.recorder import Recorder
-from gradiometer.verdict.diagnosis import Diagnosis, diagnose
-from gradiometer.verdict.words.say import say
 
 
 class Findings(tuple[Finding, ...]):
@@ -38,13 +37,13 @@ class Findings(tuple[Finding, ...]):
     """
 
     warnings: tuple[str, ...]
-    diagnosis: Diagnosis | None
+    diagnosis: "verdict.Diagnosis | None"
 
     def __new__(
         cls,
         findings: Iterable[Finding] = (),
         warnings: Iterable[str] = (),
-        diagnosis: Diagnosis | None = None,
+        diagnosis: "verdict.Diagnosis | None" = None,
     ) -> "Findings":
         """Findings and warnings."""
         made = super().__new__(cls, findings)
@@ -60,7 +59,7 @@ class Findings(tuple[Finding, ...]):
                 for place, text in enumerate(texts)
             )
             for finding in self
-            for texts in (say(finding).paragraphs,)
+            for texts in (verdict.say(finding).paragraphs,)
         ]
         return "\n".join([*warnings, *findings]) or "Nothing has been measured yet."
 
@@ -170,7 +169,7 @@ class Announcements:
         from gradiometer.report.page.page import write_page  # noqa: PLC0415 (its charts take a second to import)
 
         try:
-            self.say(f"the page is {write_page(run, diagnose(run))}")
+            self.say(f"the page is {write_page(run, verdict.diagnose(run))}")
         except Exception as error:
             logging.getLogger("gradiometer").warning("the page was not written: %s", error)
 
@@ -263,7 +262,7 @@ class WatchedRun:
         run = self.run
         diagnosis = None
         try:
-            diagnosis = None if run is None else diagnose(run)
+            diagnosis = None if run is None else verdict.diagnose(run)
         except Exception as error:  # the measuring itself has not failed
             if self.shield.before_first_update:
                 raise

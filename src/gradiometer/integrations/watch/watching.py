@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -43,13 +43,10 @@ from gradiometer.integrations.watch.observers.trackers import TrackerFeed
 from gradiometer.integrations.watch.observers.triage.recorder import TriageRecorder
 from gradiometer.integrations.watch.record import Announcements, Findings, WatchedRun
 from gradiometer.integrations.watch.requests.evaluation import LossesGiven, evaluation
-from gradiometer.integrations.watch.requests.forks import LoopForks
 from gradiometer.integrations.watch.requests.request import Request
 from gradiometer.integrations.watch.scripting import WithoutHooks
 from gradiometer.integrations.watch.shield import Shield, WarningLog, attempt, reason_of
 from gradiometer.integrations.watch.subject import Subject, moved
-from gradiometer.loop import Alternative, Fork
-from gradiometer.loop.recorded.incidents import IncidentCause
 from gradiometer.measurement.artifact import Evaluation
 from gradiometer.measurement.batch import Batch, batch_size
 from gradiometer.requests import request_of
@@ -58,6 +55,11 @@ from gradiometer.run.clock import Turns
 from gradiometer.run.ranks import Ranks
 from gradiometer.run.reader import Run
 from gradiometer.run.recorder import Recorder
+
+if TYPE_CHECKING:
+    from gradiometer.integrations.watch.requests.forks import LoopForks
+    from gradiometer.loop import Alternative, Fork
+    from gradiometer.loop.recorded.incidents import IncidentCause
 
 OUTSIDE = "`step` must be called inside `with watch(...) as w:`, around the whole training."
 
@@ -138,9 +140,9 @@ class Watch:
         self._triage = TriageRecorder(subject, last, self._warn, lambda: self._updates.count)
         kept_updates = UpdateKeeper(subject, self._warn)
         newest_updates = NewestUpdates(subject, self._warn)
-        request = Request(subject, self.record, self.losses, kept_updates)
-        self.forks = LoopForks(request, kept_updates, newest_updates)
-        self.forks.draw_from(data)
+        self.request = Request(
+            subject, self.record, self.losses, kept_updates, newest_updates, data
+        )
         kept_updates.keep_states(checkpoints)
         if checkpoints:
             newest_updates.keep()
@@ -321,7 +323,7 @@ class Watch:
         Returns:
             An iterable with the length and the attributes of the loader.
         """
-        self.forks.draw_from(loader)
+        self.request.draw_from(loader)
         sampling = known_sampling(loader)
         if sampling is not None and not self.record.has_begun:
             self._subject.batches.learn(sampling)
@@ -366,14 +368,21 @@ class Watch:
         if not has_ended:
             self._triage.evaluated()
 
+    @property
+    def forks(self) -> "LoopForks":
+        """Forks of this loop, whose rooms are loaded when the first one is asked for."""
+        from gradiometer.integrations.watch.requests.forks import LoopForks  # noqa: PLC0415
+
+        return LoopForks(self.request)
+
     def fork(
         self,
-        alternatives: Sequence[Alternative | str] | Alternative | str,
+        alternatives: "Sequence[Alternative | str] | Alternative | str",
         *,
         batches: Any = None,
         at: int | None = None,
         **settings: Any,
-    ) -> Fork | None:
+    ) -> "Fork | None":
         """What would have happened from here with other settings: `gradiometer.loop.fork` for the
         watched loop.
 
@@ -411,7 +420,7 @@ class Watch:
             >>> found.best()
             'rate 2x'
         """
-        data = self.forks.data if batches is None else batches
+        data = self.request.data if batches is None else batches
         if data is None:
             raise BadArgument(
                 "`batches` is missing: give the training data, such as your DataLoader, here or as "
@@ -419,7 +428,7 @@ class Watch:
             )
         return self.forks.fork(batches=data, alternatives=alternatives, at=at, **settings)
 
-    def incident(self, *, batches: Any, **settings: Any) -> IncidentCause | None:
+    def incident(self, *, batches: Any, **settings: Any) -> "IncidentCause | None":
         """Why the loss went wrong where it was highest above its level, or no longer finite: the
         example, the batch, the learning rate or the layer.
 
@@ -630,7 +639,7 @@ class Watch:
     def _after_another(self, *_: Any) -> None:
         """Another optimizer than the first was called: it may step after the backward."""
         with self.shield:
-            kept_updates = self.forks.kept_updates
+            kept_updates = self.request.kept_updates
             if kept_updates.awaits_update:
                 kept_updates.updated(Update(self.losses.steps - 1))
                 self.observers.plan()
@@ -652,9 +661,7 @@ class Watch:
         """A request, which is loaded when it is made."""
         if name.startswith("_"):  # Python asks every object for such names
             raise AttributeError(f"'Watch' object has no attribute {name!r}")
-        kept_updates = self.forks.kept_updates
-        request = Request(self._subject, self.record, self.losses, kept_updates)
-        return request_of(request, name)
+        return request_of(self.request, name)
 
     def __repr__(self) -> str:
         run = self.run

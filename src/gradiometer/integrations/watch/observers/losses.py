@@ -19,7 +19,6 @@ from gradiometer.drift.spikes.examination import Before, Examiner
 from gradiometer.errors import BadArgument, GradiometerError, UserCodeFailed, summary, user_line
 from gradiometer.integrations.gradients import NEVER
 from gradiometer.integrations.watch.accelerator import Copied
-from gradiometer.integrations.watch.observers.nonfinite import culprit
 from gradiometer.integrations.watch.observers.observer import Observer, Start, Step
 from gradiometer.integrations.watch.observers.optimizers import UpdateCounter
 from gradiometer.integrations.watch.subject import Subject
@@ -362,6 +361,8 @@ class Losses(Observer):
         if not subject.source.runs_model:
             self._report(text)
             return
+        from gradiometer.integrations.watch.observers.nonfinite import culprit  # noqa: PLC0415
+
         with as_written():
             place, kind = culprit(
                 self._objective, batch, seed=subject.seed, has_loss=subject.has_loss

@@ -4,6 +4,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
@@ -14,15 +15,15 @@ from gradiometer.integrations.watch.observers.losses import value_of
 from gradiometer.integrations.watch.observers.observer import Observer, Step, Update
 from gradiometer.integrations.watch.shield import guarding
 from gradiometer.integrations.watch.subject import Subject
-from gradiometer.loop.data import Kept
-from gradiometer.loop.loop import Loop
-from gradiometer.loop.parts import RateByHand
 from gradiometer.loop.recorded.incidents import BEFORE, BEYOND, usual
 from gradiometer.loop.replay import ROUNDING, KeptUpdates, all_tensors, tensors_of
 from gradiometer.measurement.batch import Batch, mapped
 from gradiometer.measurement.batch import tensors_of as tensors_in
 from gradiometer.measurement.optimizer.steps import as_one
 from gradiometer.randomness import untouched_randomness
+
+if TYPE_CHECKING:
+    from gradiometer.loop.loop import Loop
 
 # Updates between two states. Each costs a copy of model and optimizer.
 SPACING = 32
@@ -66,9 +67,12 @@ class IncidentUpdates(Stretch):
     height: float = 0.0
     own: KeptUpdates | None = None
 
-    def brought_to(self, step: int, loop: Loop, until: int) -> Loop:
+    def brought_to(self, step: int, loop: "Loop", until: int) -> "Loop":
         """A copy of the training at a step of these updates, which continues with their batches up
         to another step. The state moves there, too."""
+        from gradiometer.loop.data import Kept  # noqa: PLC0415
+        from gradiometer.loop.parts import RateByHand  # noqa: PLC0415
+
         copied = self.state.brought_back(loop)
         if self.own is None:
             self.own = self.state

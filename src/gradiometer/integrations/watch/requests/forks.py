@@ -13,9 +13,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from gradiometer.arguments import check_whole
 from gradiometer.errors import BadArgument, Unsupported
-from gradiometer.integrations.watch.observers.kept_updates import UpdateKeeper
 from gradiometer.integrations.watch.observers.losses import no_loss
-from gradiometer.integrations.watch.observers.newest_updates import NewestUpdates
 from gradiometer.integrations.watch.observers.triage.exact import planned_steps, schedulers_of
 from gradiometer.integrations.watch.requests.request import Request
 from gradiometer.loop import Alternative, Fork, Loop, fork
@@ -43,30 +41,24 @@ class LoopForks:
     """Forks of a watched loop: from its present state, or from one that is kept.
 
     Args:
-        request: The model, its run and the account of the time.
-        kept_updates: Earlier states, and updates to compare copies with.
-        newest_updates: The updates of the worst incident.
+        request: The model, its run, what is kept of its updates, and the account of the time.
     """
 
-    def __init__(
-        self, request: Request, kept_updates: UpdateKeeper, newest_updates: NewestUpdates
-    ) -> None:
+    def __init__(self, request: Request) -> None:
         self._request = request
         self._subject = request.subject
-        self.kept_updates = kept_updates
-        self.newest_updates = newest_updates
-        # The loader of the training data; None if it is not known.
-        self.data: Any = None
+        self.kept_updates = request.kept_updates
+        self.newest_updates = request.newest_updates
+
+    @property
+    def data(self) -> Any:
+        """The loader of the training data; None if it is not known."""
+        return self._request.data
 
     @property
     def steps(self) -> int:
         """Number of steps so far."""
         return self._request.steps
-
-    def draw_from(self, loader: Any) -> None:
-        """Take the data from this loader, if they are not known."""
-        if self.data is None:
-            self.data = loader
 
     def incident(self, batches: Any, **settings: Any) -> IncidentCause | None:
         """Why the loss went wrong: see `Watch.incident`."""

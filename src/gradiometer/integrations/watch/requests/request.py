@@ -14,6 +14,7 @@ from gradiometer.compiler import as_written
 from gradiometer.errors import BadArgument, Unsupported
 from gradiometer.integrations.watch.observers.kept_updates import UpdateKeeper
 from gradiometer.integrations.watch.observers.losses import Losses, no_loss
+from gradiometer.integrations.watch.observers.newest_updates import NewestUpdates
 from gradiometer.integrations.watch.record import WatchedRun
 from gradiometer.integrations.watch.subject import OnDevice, Subject, examples_of
 from gradiometer.measurement.artifact import Artifact
@@ -31,17 +32,28 @@ class Request:
         subject: The training.
         record: Its run.
         losses: Counts its steps.
-        updates: Keeps the parameters of the first step.
+        kept_updates: Earlier states, the parameters of the first step, and updates to compare
+            copies with.
+        newest_updates: The updates of the worst incident.
+        data: The training data; None if they are not known.
     """
 
     def __init__(
-        self, subject: Subject, record: WatchedRun, losses: Losses, updates: UpdateKeeper
+        self,
+        subject: Subject,
+        record: WatchedRun,
+        losses: Losses,
+        kept_updates: UpdateKeeper,
+        newest_updates: NewestUpdates,
+        data: Any = None,
     ) -> None:
         self.subject = subject
         self.objective = subject.objective
         self._record = record
         self._losses = losses
-        self._updates = updates
+        self.kept_updates = kept_updates
+        self.newest_updates = newest_updates
+        self.data = data
 
     @property
     def steps(self) -> int:
@@ -51,7 +63,12 @@ class Request:
     @property
     def at_start(self) -> list[Tensor] | None:
         """The parameters of the first step, on the CPU; None if they are not kept."""
-        return self._updates.at_start
+        return self.kept_updates.at_start
+
+    def draw_from(self, loader: Any) -> None:
+        """Take the data from this loader, if they are not known."""
+        if self.data is None:
+            self.data = loader
 
     @contextmanager
     def looking(self, *, forks: str = "") -> Iterator[Run | None]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import CrossEntropyLoss, functional
 
-from gradiometer.loop.evaluation import LABELS
+from gradiometer.loop.stream import LABELS
 from gradiometer.measurement.batch import Batch
 
 # How the nodes of torch's losses begin their names. Each keeps the two tensors that it compares
