@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.utils.prune
 from torch import Tensor, nn
 
 from gradients_by_hand import LOSSES
@@ -392,3 +393,113 @@ def test_a_loop_that_goes_on_after_the_block_gets_one_warning(
     (said,) = w.findings().warnings
     assert "`step` was called after" in said
     assert w.steps == 5
+
+
+def layers() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+
+
+INPUTS = torch.randn(256, 6, generator=torch.Generator().manual_seed(0))
+LABELS = (INPUTS @ torch.ones(6)).gt(0).long()
+
+
+def followed(
+    tmp_path: Path, steps: int, change: Callable[[int, nn.Module, Any], Any] = lambda *_: None
+) -> Any:
+    """The watch of a loop in which `change` acts on model and optimizer before a step."""
+    model = layers()
+    optimizer: Any = torch.optim.SGD(
+        [{"params": model[0].parameters()}, {"params": model[2].parameters()}], lr=0.1
+    )
+    chance = torch.Generator().manual_seed(1)
+    with watch(model, optimizer, out=tmp_path, quiet=True, page=False) as w:
+        for step in range(steps):
+            optimizer = change(step, model, optimizer) or optimizer
+            rows = torch.randint(256, (16,), generator=chance)
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(model(INPUTS[rows]), LABELS[rows])
+            loss.backward()
+            w.step(loss, (INPUTS[rows], LABELS[rows]))
+            optimizer.step()
+    return w
+
+
+def new_head(step: int, model: Any, _: Any) -> Any:
+    if step != 60:
+        return None
+    model[2] = nn.Linear(8, 3)
+    return torch.optim.SGD(model.parameters(), lr=0.1)
+
+
+def without_a_group(step: int, _: Any, optimizer: Any) -> None:
+    if step == 60:
+        del optimizer.param_groups[0]
+
+
+@pytest.mark.parametrize("change", [new_head, without_a_group])
+def test_gradients_count_for_the_present_model_and_optimizer(
+    tmp_path: Path, change: Callable[[int, nn.Module, Any], Any]
+) -> None:
+    """Those of a layer that went, or that nobody trains any more, are never cleared."""
+    w = followed(tmp_path, 200, change)
+    assert "never cleared" not in str(w.findings())
+    stale = [signs["stale"] for _, signs in w.run.signs if "stale" in signs]
+    assert not any(stale)
+
+
+def test_updates_inside_of_backward_make_no_claim_about_missing_gradients(tmp_path: Path) -> None:
+    model = layers()
+    optimizers = {one: torch.optim.SGD([one], lr=0.1) for one in model.parameters()}
+
+    def update(one: Tensor) -> None:
+        optimizers[one].step()
+        optimizers[one].zero_grad()
+
+    for one in model.parameters():
+        one.register_post_accumulate_grad_hook(update)
+    with watch(model, [*optimizers.values()], out=tmp_path, quiet=True, page=False) as w:
+        for _ in range(60):
+            loss = nn.functional.cross_entropy(model(INPUTS), LABELS)
+            loss.backward()
+            w.step(loss, (INPUTS, LABELS))
+    assert "get no gradient" not in str(w.findings())
+    (said,) = w.findings().warnings
+    assert "inside of `backward`" in said
+
+
+def pruned(step: int, model: Any, _: Any) -> None:
+    if step == 7:
+        torch.nn.utils.prune.l1_unstructured(model[0], "weight", amount=0.3)
+
+
+def parametrized(step: int, model: Any, _: Any) -> None:
+    if step == 7:
+        torch.nn.utils.parametrizations.weight_norm(model[0])
+
+
+@pytest.mark.parametrize("change", [pruned, parametrized])
+def test_a_parameter_that_is_replaced_in_the_middle_is_named(
+    tmp_path: Path, change: Callable[[int, nn.Module, Any], Any]
+) -> None:
+    said = followed(tmp_path, 60, change).findings().warnings
+    assert said
+    assert not any("KeyError" in one for one in said)
+    assert any("no longer has the parameter 0.weight" in one for one in said)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("layout", [torch.jagged, torch.strided])
+def test_nested_inputs_are_followed(tmp_path: Path, layout: torch.layout) -> None:
+    model = layers()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with watch(model, optimizer, out=tmp_path, quiet=True, page=False) as w:
+        for _ in range(60):
+            nested = torch.nested.nested_tensor([INPUTS[:4], INPUTS[4:10]], layout=layout)
+            optimizer.zero_grad()
+            loss = torch.nested.to_padded_tensor(model(nested), 0.0).square().mean()
+            loss.backward()
+            w.step(loss)
+            optimizer.step()
+    assert not w.findings().warnings
+    assert w.steps == 60

@@ -38,14 +38,21 @@ def batch_size(batch: Batch, name: str = "batch") -> int:
         name: Name of the batch in error messages.
 
     Raises:
-        BadArgument: There is no tensor with a first axis, or two tensors differ in its length.
+        BadArgument: There is no tensor with a first axis, two tensors differ in its length, or one
+            is nested without a shape.
 
     >>> import torch
     >>> from gradiometer.measurement.batch import batch_size
     >>> batch_size({"pixels": torch.zeros(8, 3), "label": torch.zeros(8), "scale": 2.0})
     8
     """
-    lengths = {tensor.shape[0] for tensor in tensors_of(batch) if tensor.dim()}
+    tensors = tensors_of(batch)
+    if any(tensor.is_nested and tensor.layout is torch.strided for tensor in tensors):
+        raise BadArgument(
+            f"`{name}` holds a nested tensor of the strided layout, which has no shape: make it "
+            "with layout=torch.jagged."
+        )
+    lengths = {tensor.shape[0] for tensor in tensors if tensor.dim()}
     if len(lengths) == 1:
         return lengths.pop()
     named = leaves(batch, name)

@@ -217,15 +217,25 @@ class Objective:
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """The trainable parameters, in the order of `names`."""
+        """The trainable parameters, in the order of `names`.
+
+        Raises:
+            Unsupported: The model no longer has one of them.
+        """
         # Looked up at every call, since modules and parameters may be replaced meanwhile. Only the
         # dictionaries of the modules are read, which takes a few microseconds.
         found = []
-        for path, name in self._paths:
-            module: Any = self.model
-            for child in path:
-                module = module._modules[child]
-            found.append(module._parameters[name])
+        try:
+            for path, name in self._paths:
+                module: Any = self.model
+                for child in path:
+                    module = module._modules[child]
+                found.append(module._parameters[name])
+        except (KeyError, AttributeError) as error:  # a child may be None by now
+            raise Unsupported(
+                f"`model` no longer has the parameter {'.'.join((*path, name))}, as after pruning "
+                "or a parametrization: measure it as a new model from here on."
+            ) from error
         return found
 
     def trains(self, parameters: Sequence[nn.Parameter]) -> bool:

@@ -36,6 +36,15 @@ MOST_GATHERED = 2**25
 FEWEST_GATHERED = 2**8
 
 
+def rectangular(inputs: Tensor) -> Tensor:
+    """The inputs, padded with zeros if they are a nested tensor of the strided layout, which has
+    neither a shape nor a length."""
+    if inputs.is_nested and inputs.layout is torch.strided:
+        padded: Tensor = torch.nested.to_padded_tensor(inputs, 0.0)
+        return padded
+    return inputs
+
+
 class Inputs:
     """Keeps the first tensor of the newest call of the model, until `step` takes it or the batches
     are given. A model that is called with one example at a time, as a policy is with every state,
@@ -121,7 +130,7 @@ class Inputs:
         for value in tensors:
             if value.dim():
                 # inputs that another model made hold the graph of that model
-                self._newest = value.detach()
+                self._newest = rectangular(value.detach())
                 self._gather(self._newest, values)
                 return
 

@@ -181,7 +181,9 @@ def logits_of(output: Any) -> Tensor | None:
     """The tensor of outputs in what a model returned: itself, `logits`, or the first one with an
     axis of classes."""
     if isinstance(output, Tensor):
-        return output if output.dim() and output.is_floating_point() else None
+        # rows of unequal length are no table of logits
+        is_table = output.dim() and output.is_floating_point() and not output.is_nested
+        return output if is_table else None
     logits = (
         output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
     )

@@ -67,22 +67,23 @@ class BackwardsOfStep:
     that count.
 
     Args:
-        parameters: The trainable parameters.
+        objective: The model, whose parameters may be replaced between two looks.
         shield: Takes errors.
-        optimizers: Those that clear the gradients. Gradients of parameters that none of them has
-            are left to lie.
+        optimizers: Those that clear the gradients now. Gradients of parameters that none of them
+            has are left to lie.
     """
 
     def __init__(
         self,
-        parameters: Sequence[Tensor],
+        objective: Objective,
         optimizers: Sequence[torch.optim.Optimizer],
         shield: Shield,
     ) -> None:
-        self._parameters = parameters
+        self._objective = objective
+        self._optimizers = optimizers
         self._shield = shield
-        trained = trained_ids(optimizers)
-        self._cleared = [parameter for parameter in parameters if id(parameter) in trained]
+        self._parameters: Sequence[Tensor] = ()
+        self._cleared: Sequence[Tensor] = ()
         self._listener: Listener | None = None
         self._reads_loss = False
         self.count = 0
@@ -108,6 +109,9 @@ class BackwardsOfStep:
             reads_loss: True to look for what the loss compares.
         """
         self.stop()
+        self._parameters = self._objective.parameters
+        trained = trained_ids(self._optimizers)
+        self._cleared = [one for one in self._parameters if id(one) in trained]
         self._reads_loss = reads_loss
         self.count = 0
         self.stale = None

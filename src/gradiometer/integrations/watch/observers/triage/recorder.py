@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gradiometer.errors import Unsupported
 from gradiometer.integrations.gradients import (
     NEVER,
     SMALL_TENSOR,
@@ -90,7 +91,7 @@ class TriageRecorder(Observer):
         self._read_at = 0
         self._is_open = False
         self._is_updating = False
-        self._backwards = BackwardsOfStep(objective.parameters, subject.optimizers, self.shield)
+        self._backwards = BackwardsOfStep(objective, subject.optimizers, self.shield)
         self._batches = BatchSigns(objective.model)
         self._shared = SharedRows(objective.model, self.shield, budget)
         self._sensitive = sensitive_layers(objective.model)
@@ -186,6 +187,13 @@ class TriageRecorder(Observer):
         began = self._clock()
         self.awaits_update = False
         with self.shield, torch.no_grad():
+            if torch._C._current_graph_task_id() >= 0:
+                # gradients are used and cleared one by one, so that `.grad` shows none of them
+                raise Unsupported(
+                    "the optimizer makes its updates inside of `backward`, which leaves no "
+                    "gradient to look at; call `optimizer.step()` after `backward` to see what "
+                    "limits the run"
+                )
             if self._target is not None and step < self._target:
                 self._open()
             else:
