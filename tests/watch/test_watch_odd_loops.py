@@ -8,7 +8,7 @@ import os
 import pickle
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -503,3 +503,39 @@ def test_nested_inputs_are_followed(tmp_path: Path, layout: torch.layout) -> Non
             optimizer.step()
     assert not w.findings().warnings
     assert w.steps == 60
+
+
+def test_two_watches_in_two_threads_leave_the_random_state(tmp_path: Path) -> None:
+    """Each reading seeds the generators that all threads share, and restores them at its end."""
+    both_are_inside = threading.Barrier(2)
+
+    def loss_of(model: nn.Module, batch: Any) -> Tensor:
+        if threading.current_thread() is not threading.main_thread():
+            with suppress(threading.BrokenBarrierError):
+                both_are_inside.wait(timeout=0.01)
+        return nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+    def train(folder: Path, model: nn.Module) -> None:
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        with watch(
+            model, optimizer, loss=loss_of, every=1, parts=2, out=folder, quiet=True, page=False
+        ) as w:
+            for step in range(20):
+                batch = INPUTS[step * 8 :][:8], LABELS[step * 8 :][:8]
+                optimizer.zero_grad()
+                loss = nn.functional.cross_entropy(model(batch[0]), batch[1])
+                loss.backward()
+                w.step(loss, batch)
+                optimizer.step()
+
+    models = [layers(), layers()]
+    before = torch.get_rng_state()
+    threads = [
+        threading.Thread(target=train, args=(tmp_path / str(place), model))
+        for place, model in enumerate(models)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert torch.equal(before, torch.get_rng_state())
