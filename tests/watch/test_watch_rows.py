@@ -13,7 +13,12 @@ from torch import Tensor, nn
 from gradients_by_hand import LOSSES, backward, batches, network, watched
 from gradiometer import BadArgument, sampling_of, watch
 from gradiometer.integrations.watch.observers import step_reader
-from gradiometer.integrations.watch.observers.checks import HARMLESS_SIZE, LOOKS, Rows
+from gradiometer.integrations.watch.observers.checks import (
+    HARMLESS_SIZE,
+    LOOKS,
+    Rows,
+    SizeOfSet,
+)
 from gradiometer.integrations.watch.shield import Shield
 from gradiometer.integrations.watch.sources.one_backward import OneBackward
 from gradiometer.integrations.watch.subject import Batches, Subject
@@ -268,3 +273,25 @@ def test_a_training_set_of_300_is_told_with_an_interval(tmp_path: Path) -> None:
     assert found is not None
     low, high = (int(number.replace(",", "")) for number in found.groups())
     assert low <= 300 <= high <= HARMLESS_SIZE
+
+
+@pytest.mark.parametrize("kind", ["shuffled", "drawn", "spaced", "fixed"])
+@pytest.mark.parametrize("examples", [300, 1_400, 3_000])
+def test_the_interval_of_the_size_holds_however_batches_are_drawn(kind: str, examples: int) -> None:
+    """`spaced` measures one in some steps of shuffled epochs; `fixed` has the same order in all."""
+    generator = torch.Generator().manual_seed(2)
+    same_order = torch.randperm(examples, generator=generator).tolist()
+    seen, order = SizeOfSet(), list[int]()
+    for _ in range(120):
+        for _ in range(1 + int(torch.randint(9, (), generator=generator)) * (kind == "spaced")):
+            if len(order) < 32:
+                new = torch.randperm(examples, generator=generator).tolist()
+                order = same_order[:] if kind == "fixed" else new
+            rows, order = order[:32], order[32:]
+        if kind == "drawn":
+            rows = torch.randint(examples, (32,), generator=generator).tolist()
+        seen.add(set(rows))
+        sizes = seen.interval()
+        if sizes is not None:
+            low, high = sizes
+            assert low <= examples <= 1.02 * high
