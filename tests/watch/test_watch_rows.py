@@ -164,9 +164,16 @@ def test_fresh_examples_ask_for_nothing(tmp_path: Path) -> None:
     assert w.findings().warnings == ()
 
 
-@pytest.mark.parametrize(("examples", "warned"), [(1_500, True), (400_000, False)])
+@pytest.mark.parametrize(
+    ("examples", "warned", "kind"),
+    [
+        (1_500, True, torch.float64),
+        (400_000, False, torch.float64),
+        (1_500, False, torch.int64),  # a few letters, which many examples share
+    ],
+)
 def test_examples_that_come_back_from_a_large_set_ask_for_nothing(
-    examples: int, warned: bool
+    examples: int, warned: bool, kind: torch.dtype
 ) -> None:
     told: list[str] = []
     model = torch.nn.Linear(2, 1)
@@ -183,7 +190,7 @@ def test_examples_that_come_back_from_a_large_set_ask_for_nothing(
     generator = torch.Generator().manual_seed(0)
     for _ in range(60):
         place = torch.randint(examples, (100, 1), generator=generator).double()
-        batch = torch.cat([place, place**0.5], dim=1), place[:, 0]
+        batch = torch.cat([place, place**0.5], dim=1).to(kind), place[:, 0]
         rows.look(partial(tuple, batch))
     assert bool(told) == warned
 

@@ -345,6 +345,9 @@ class Rows:
             )
         self._same = 0
         self._set.add(prints)
+        if are_short_words(batch):
+            self._has_looked_back = True
+            return
         sizes = self._set.interval()
         if sizes is not None and sizes[1] <= HARMLESS_SIZE:
             self._has_looked_back = True
@@ -443,6 +446,13 @@ def fingerprints(batch: Batch) -> set[int]:
                 if math.isfinite(number)
             }
     return set()
+
+
+def are_short_words(batch: Batch) -> bool:
+    """True if the rows are a few whole numbers each, such as the last three letters of a text: equal
+    ones are often different examples."""
+    rows = next((one for one in _tensors(batch) if one.dim() > 1 and one[:1].numel() > 1), None)
+    return rows is not None and not rows.is_floating_point() and rows[:1].numel() < 16
 
 
 def copies_in(batch: Batch) -> str:
