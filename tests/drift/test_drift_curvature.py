@@ -117,15 +117,15 @@ def test_dropout_is_drawn_once_for_all_products(case: Case) -> None:
 
 
 def test_curvature_leaves_the_model_as_it_was(case: Case) -> None:
-    from bits import everything
+    from gradiometer.testing import training_state
 
     case.loss(case.model, case.batch).mean().backward()
-    before = everything(case.model)
+    before = training_state(case.model)
     curvature = Curvature(case.objective, [case.batch])
     curvature.eigenvalues(largest=2, smallest=1, most_products=6)
     curvature.trace(probes=4)
     curvature.density(probes=4, iterations=3)
-    assert everything(case.model) == before
+    assert training_state(case.model) == before
 
 
 @pytest.mark.parametrize("training", [True, False])

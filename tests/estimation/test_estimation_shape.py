@@ -129,12 +129,12 @@ def test_parts_of_one_example_have_the_per_example_gradient_norms() -> None:
 
 
 def test_measuring_the_shape_leaves_training_as_it_was(case: Case) -> None:
-    from bits import everything
+    from gradiometer.testing import training_state
 
     case.loss(case.model, case.batch).mean().backward()
-    before = everything(case.model)
+    before = training_state(case.model)
     NoiseShape(4).measure(_step(case))
-    assert everything(case.model) == before
+    assert training_state(case.model) == before
 
 
 @pytest.fixture(scope="module")

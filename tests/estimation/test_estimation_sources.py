@@ -147,17 +147,17 @@ def test_noise_shares_of_the_layers_sum_to_one(case: Case) -> None:
 
 @pytest.mark.parametrize("gauge", [NoiseSources(), HeavyExamples()], ids=repr)
 def test_measuring_sources_leaves_training_as_it_was(gauge, case: Case) -> None:
-    from bits import everything
+    from gradiometer.testing import training_state
 
     case.loss(case.model, case.batch).mean().backward()
-    before = everything(case.model)
+    before = training_state(case.model)
     step = TrainingStep(case.objective, case.batch, index=3, learning_rate=0.1, sampling=FRESH)
     if case.objective.traits(case.batch).coupled and isinstance(gauge, HeavyExamples):
         with pytest.raises(Unsupported, match="they have no separate gradients"):
             gauge.measure(step)
     else:
         gauge.measure(step)
-    assert everything(case.model) == before
+    assert training_state(case.model) == before
     assert eval(repr(gauge)) == gauge
 
 

@@ -247,11 +247,11 @@ def test_a_run_reports_its_temperature(tmp_path) -> None:
 def test_measuring_the_temperature_leaves_training_as_it_was(
     gauge: Temperature, case: Case
 ) -> None:
-    from bits import everything
+    from gradiometer.testing import training_state
 
     optimizer = torch.optim.SGD(case.model.parameters(), 0.1, momentum=gauge.momentum)
     case.loss(case.model, case.batch).mean().backward()
-    before, state = everything(case.model), str(optimizer.state_dict())
+    before, state = training_state(case.model), str(optimizer.state_dict())
     parameters = case.objective.parameters
     step = TrainingStep(
         case.objective,
@@ -263,7 +263,7 @@ def test_measuring_the_temperature_leaves_training_as_it_was(
     )
     moments = gauge.measure(step)
     assert np.isfinite(np.concatenate([np.atleast_1d(values) for values in moments.values()])).all()
-    assert everything(case.model) == before and str(optimizer.state_dict()) == state
+    assert training_state(case.model) == before and str(optimizer.state_dict()) == state
     assert eval(repr(gauge)) == gauge
 
 

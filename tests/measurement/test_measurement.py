@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from bits import everything
 from conftest import CASES, Case
 from gradiometer import BadArgument, Unsupported, UserCodeFailed
 from gradiometer.measurement import Draw, Objective, Sampling, TrainingStep, supervised
 from gradiometer.measurement.batch import batch_size, chunks, take
+from gradiometer.testing import training_state
 
 SAMPLING = Sampling(Draw.REPLACEMENT, 100)
 
@@ -25,9 +25,9 @@ def step_of(case: Case, **changes) -> TrainingStep:
 @pytest.mark.parametrize("parts", [2, 3, None])
 def test_measuring_leaves_training_unchanged(case: Case, parts: int | None) -> None:
     case.loss(case.model, case.batch).mean().backward()
-    before = everything(case.model)
+    before = training_state(case.model)
     step_of(case).spread(parts)
-    assert everything(case.model) == before
+    assert training_state(case.model) == before
 
 
 def test_gradient_equals_backward(case: Case) -> None:

@@ -16,10 +16,12 @@ import sys
 from pathlib import Path
 
 import torch
-from gradiometer import diagnose, say, watch
+from gradiometer import GAUGES, diagnose, say, watch
 from gradiometer.jobs import Job, pool_of
 from gradiometer.report.page import write_page
+from gradiometer.testing import check_gauge
 
+check_gauge(GAUGES["radial"]())
 torch.manual_seed(0)
 model = torch.nn.Linear(8, 3)
 optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

@@ -32,6 +32,7 @@ from gradiometer.measurement.uncertainty import mean
 from gradiometer.problems import load
 from gradiometer.report.page import write_page
 from gradiometer.run import Configuration, Run
+from gradiometer.testing import check_gauge
 from gradiometer.train import resume, train
 from gradiometer.verdict import say
 
@@ -256,17 +257,8 @@ def test_another_type_is_refused_too(gauges: object, message: str) -> None:
 
 
 @pytest.mark.parametrize("kind", GAUGES.values(), ids=lambda kind: kind.name)
-def test_every_gauge_says_what_the_package_needs_to_know(kind: type[Gauge]) -> None:
-    assert kind.name.isidentifier() and isinstance(kind.issue, Issue) and isinstance(kind.unit, str)
-    assert kind.labels and all(label.strip() for label in kind.labels.values())
-    assert kind.processes in ("one", "many", "sharded") and kind.one_in >= 1
-    assert not (kind.needs_loss and kind.processes == "sharded"), (
-        "no process can run a sharded model alone"
-    )
-    assert set(kind.from_run) <= set(Configuration.__struct_fields__) and set(kind.symbols) <= set(
-        kind.labels
-    )
-    assert repr(kind()) == repr(eval(repr(kind()), {kind.__name__: kind}))
+def test_every_gauge_meets_the_laws_and_shares_no_quantity(kind: type[Gauge]) -> None:
+    check_gauge(kind())
     others = [other for other in GAUGES.values() if other is not kind]
     assert not any(set(kind.labels) & set(other.labels) for other in others), (
         "a quantity belongs to one gauge"
