@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,13 +13,16 @@ import pytest
 from gradiometer import Configuration, diagnose
 from gradiometer.estimation import GradientNoise
 from gradiometer.measurement import Draw, Finding, Issue, Sampling, Series, State
-from gradiometer.measurement.finding import Doubt
+from gradiometer.measurement.finding import Doubt, Trial
 from gradiometer.problems import load
 from gradiometer.run import Run
 from gradiometer.train import train
 from gradiometer.verdict import say
-from gradiometer.verdict.diagnosis import _answers, along, leading
+from gradiometer.verdict.claims import Claim, Claimed
+from gradiometer.verdict.diagnosis import _answers, along, leading, led_by, without_refuted
 from gradiometer.verdict.reservations import Reservations
+from gradiometer.verdict.triage.level import Known, Level
+from gradiometer.verdict.triage.triage import Triage, findings_of
 from gradiometer.verdict.words.say import headline_in_words
 from report_run import LAYERS, run_in
 
@@ -327,3 +331,41 @@ def test_a_reading_at_no_finite_rate_is_left_out_with_its_line(tmp_path: Path) -
     spoiled = Run.open(run.path)
     assert spoiled.series("batch_sharpness").steps.tolist() == [0, 2]
     assert spoiled.warnings == [f"readings.jsonl:{place}: a line cannot be read: skipped."]
+
+
+def in_state(claimed: Claimed, *, advised: bool) -> tuple[list[Finding], Finding]:
+    """The findings beside a gauge that advises a larger batch, and that of triage."""
+    judged = Triage((claimed,), Level(2.3, Known.LABELS), unseen={})
+    cure = ("batch 2x",) if advised else ()
+    state = State.LOOK if advised else State.OK
+    noise = Finding("own", Issue.ESTIMATION, "own", state, facts={"seen": "Seen."}, cure=cure)
+    found = led_by(judged, findings_of(judged), [noise])
+    return found, next(each for each in found if each.gauge == "triage")
+
+
+@pytest.mark.parametrize(
+    ("claim", "doubts", "advised", "state"),
+    [
+        (Claim.HEALTHY, (), False, State.OK),
+        (Claim.HEALTHY, (), True, State.LOOK),
+        (Claim.UNDECIDED, ("rate_not_tried",), False, State.LOOK),
+        (Claim.UNDECIDED, ("rate_not_tried",), True, State.LOOK),
+    ],
+)
+def test_no_training_is_called_fine_beside_advice_or_a_doubt(
+    claim: Claim, doubts: tuple[str, ...], advised: bool, state: State
+) -> None:
+    claimed = Claimed(claim, {"steps": 500.0, "travel": 0.5, "loss": 0.1}, doubts=doubts)
+    _, finding = in_state(claimed, advised=advised)
+    assert finding.state is state
+
+
+def test_while_a_doubt_stands_no_other_row_advises_a_change() -> None:
+    claimed = Claimed(Claim.UNDECIDED, {"steps": 500.0}, doubts=("rate_not_tried",))
+    found, doubtful = in_state(claimed, advised=True)
+    assert [each.gauge for each in found if each.cure] == ["triage"]
+    assert doubtful.cure == ("rate 2x",)
+    ended_worse = Trial(
+        ({"verdict": "did not hold", "effect": SimpleNamespace(alternative="rate 2x")},)
+    )
+    assert without_refuted(replace(doubtful, trial=ended_worse)).cure == ()

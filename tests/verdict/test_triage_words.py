@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from gradiometer.measurement.finding import State
 from gradiometer.measurement.optimizer.groups import Group
 from gradiometer.measurement.optimizer.hyperparameters import Hyperparameters
 from gradiometer.verdict import say
@@ -61,6 +62,7 @@ def test_a_training_that_may_end_lower_is_not_said_to_be_checked_for_what_is_in_
     said = say(finding)
     assert said.seen == "No illness was found in 500 steps, but this training may still end lower."
     assert said.means == "Checked: the loop and the data." and "`cool now`" in said.caveat
+    assert finding.state is State.LOOK and said.paste == ("cool now",)
     assert in_brief(finding) == "may end lower"
     assert in_brief(replace(finding, doubts=())) == "cannot tell yet"
 
@@ -124,3 +126,9 @@ def test_one_example_is_no_plural(size: float, words: str) -> None:
     small = Claimed(Claim.BATCH_SMALL, {"batch": size, "shared": 0.016}, (Code("batch_size = 8"),))
     (finding,) = findings_of(Triage((small,), Level(2.3, Known.LABELS), unseen={}), None)
     assert words in say(finding).seen
+
+
+def test_a_healthy_training_says_how_large_a_fault_it_could_miss() -> None:
+    claimed = Claimed(Claim.HEALTHY, {"travel": 0.5, "loss": 0.1})
+    (finding,) = findings_of(Triage((claimed,), Level(2.3, Known.LABELS), unseen={}))
+    assert finding.state is State.OK and "19 % [11, 30]" in say(finding).means

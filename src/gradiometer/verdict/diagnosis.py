@@ -208,17 +208,43 @@ def led_by(judged: Triage, found: Sequence[Finding], findings: Sequence[Finding]
     nothing.
 
     What a gauge reads is true also then, but its advice about batch and rate is for a run that
-    learns.
+    learns, and whose rate is not in doubt. A training is not called fine beside advice to
+    change it.
     """
-    if judged.passes:
+    found = [without_refuted(each) for each in found]
+    is_in_doubt = any(is_without_illness(each) and each.cure for each in found)
+    if judged.passes and not is_in_doubt:
+        if any(each.cure and each.state is not State.OK for each in findings):
+            found = [
+                replace(each, state=State.LOOK) if is_without_illness(each) else each
+                for each in found
+            ]
         return sorted([*found, *findings], key=lambda each: each.state.rank)
     readings = [
-        replace(each, state=State.OK, cure=(), trial=None, facts={**each.facts, "withheld": True})
+        replace(
+            each,
+            state=each.state if is_in_doubt else State.OK,
+            cure=(),
+            trial=None,
+            facts={**each.facts, "withheld": True},
+        )
         if each.cure
         else each
         for each in findings
     ]
     return [*found, *readings]
+
+
+def without_refuted(finding: Finding) -> Finding:
+    """A training that may end lower is advised no change that ended worse in a fork of it."""
+    if finding.claim != Claim.UNDECIDED or finding.trial is None:
+        return finding
+    refuted = {
+        result["effect"].alternative
+        for result in finding.trial.results
+        if result["verdict"] == "did not hold"
+    }
+    return replace(finding, cure=tuple(each for each in finding.cure if each not in refuted))
 
 
 def _of_gauges(

@@ -164,7 +164,9 @@ def _title(diagnosis: Diagnosis, action: Shown | None) -> str:
     something ok."""
     headline = diagnosis.headline
     said = f"{diagnosis.said[:1].upper()}{diagnosis.said[1:]}."
-    if action is None or headline is None or headline.state is not State.OK:
+    if action is None or headline is None or action.finding is headline:
+        return said
+    if headline.state is not State.OK and not is_without_illness(headline):
         return said
     if action.finding.state is State.CANNOT_TELL:
         return said

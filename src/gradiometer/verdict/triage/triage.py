@@ -27,6 +27,7 @@ from gradiometer.verdict.triage.tried import (
     after_trials,
     as_tried,
     better_change,
+    changes_in_doubt,
     says_the_same,
 )
 
@@ -350,7 +351,12 @@ def _finding(
     claimed: Claimed, triage: Triage, settings: Hyperparameters | None, at_keyboard: bool
 ) -> Finding:
     passes = claimed.claim in (Claim.HEALTHY, Claim.UNDECIDED, Claim.MAY_STOP)
-    changes = changes_of(claimed)
+    # what may end lower is nothing that is fine, and the change that would show it is advised
+    is_in_doubt = claimed.claim is Claim.UNDECIDED and bool(claimed.doubts)
+    changes = changes_in_doubt(claimed) if is_in_doubt else changes_of(claimed)
+    state = State.ACT if claimed.is_certain else State.LOOK
+    if passes:
+        state = State.LOOK if is_in_doubt else State.OK
     numbers = {
         name: value for name, value in claimed.numbers.items() if not isinstance(value, Estimate)
     }
@@ -358,7 +364,7 @@ def _finding(
         GAUGE,
         ISSUES.get(claimed.claim, Issue.ESTIMATION),
         claimed.claim.value,
-        State.OK if passes else State.ACT if claimed.is_certain else State.LOOK,
+        state,
         numbers={
             name: value for name, value in claimed.numbers.items() if isinstance(value, Estimate)
         },

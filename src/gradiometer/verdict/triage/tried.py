@@ -269,6 +269,11 @@ def changes_that_settle(claimed: Claimed, signs: Signs) -> tuple[str, ...]:
     something: a training that ended at 1 % of a guess ended 16 % lower with a decay."""
     if claimed.claim is Claim.HEALTHY and is_constant(signs):
         return ("cool now",)
+    return changes_in_doubt(claimed)
+
+
+def changes_in_doubt(claimed: Claimed) -> tuple[str, ...]:
+    """The changes with which a training without a claim may end lower, by its doubts."""
     return tuple(change for doubt in claimed.doubts for change in SETTLED_BY.get(doubt, ()))
 
 

@@ -202,7 +202,9 @@ WORDS: Mapping[Claim, Words] = {
     Claim.HEALTHY: Words(
         "No sign of a limit was found: the weights moved {travel:%} of their size, and the loss "
         "came down to {loss:%} of a guess.",
-        "Checked: the loop, the schedule, the learning rate, the length and the data.",
+        "Checked: the loop, the schedule, the learning rate, the length and the data. In small "
+        "trainings this missed 19 % [11, 30] of rates that were 10 times too low, and 3 % [1, 8] "
+        "of those 30 times too low. It can miss smaller faults.",
         brief="no sign of limits",
     ),
     Claim.NOTHING_LEARNT: Words(
