@@ -1,13 +1,14 @@
 """The moments of inputs, and which of them are to be scaled."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from gradiometer import diagnose, watch
-from gradiometer.integrations.watch.observers.triage.batches import input_moments
+from gradiometer.integrations.watch.observers.triage.batches import input_moments, parts_of
 from gradiometer.verdict.claims import Claim
 from made_up_signs import claims, constant, healthy
 from small_classifier import sgd
@@ -91,3 +92,30 @@ def test_categories_that_are_looked_up_are_no_inputs_to_scale(
             optimizer.step()
     assert w.run is not None
     assert ("unscaled" in diagnose(w.run).to_dict()["claims"]) == claimed
+
+
+TOKENS, NEXT, STATE = torch.zeros(8, 5, dtype=torch.long), torch.ones(8, 5), torch.zeros(1, 8, 3)
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        (TOKENS, NEXT),
+        (TOKENS, NEXT, STATE, STATE),
+        (TOKENS, NEXT, (STATE, STATE)),
+        ((TOKENS, torch.ones(8, 5, dtype=torch.bool)), NEXT),
+        ({"tokens": TOKENS}, NEXT),
+        {"batch": {"labels": NEXT, "tokens": TOKENS}},
+        ({"labels": NEXT, "tokens": TOKENS}, TOKENS),
+        [TOKENS, {"target": NEXT}],
+    ],
+)
+def test_labels_are_found_in_any_nesting_and_no_state_is_taken_for_them(batch: Any) -> None:
+    inputs, labels = parts_of(batch)
+    assert labels is NEXT and inputs is not None and inputs is not NEXT
+
+
+def test_a_batch_without_labels_has_none() -> None:
+    assert parts_of(TOKENS) == (TOKENS, None)
+    assert parts_of({"tokens": TOKENS, "mask": NEXT})[1] is None
+    assert parts_of("text") == (None, None)

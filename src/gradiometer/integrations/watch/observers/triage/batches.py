@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import CrossEntropyLoss, functional
 
 from gradiometer.loop.stream import LABELS
-from gradiometer.measurement.batch import Batch
+from gradiometer.measurement.batch import Batch, tensors_of
 
 # How the nodes of torch's losses begin their names. Each keeps the two tensors that it compares
 # until `backward` has passed.
@@ -161,20 +161,35 @@ class BatchSigns:
 
 
 def parts_of(batch: Batch) -> tuple[Tensor | None, Tensor | None]:
-    """The inputs and the labels of a batch; None for what it does not have."""
-    if isinstance(batch, Tensor):
-        return batch, None
-    if isinstance(batch, Mapping):
-        labels = next((batch[name] for name in LABELS if isinstance(batch.get(name), Tensor)), None)
-        others = [one for one in batch.values() if isinstance(one, Tensor) and one is not labels]
-    elif isinstance(batch, tuple | list):
-        tensors = [one for one in batch if isinstance(one, Tensor)]
-        labels = tensors[-1] if len(tensors) > 1 else None
-        others = tensors[:-1] if len(tensors) > 1 else tensors
-    else:
-        return None, None
+    """The inputs and the labels of a batch, however it is nested; None for what it does not have.
+
+    Labels have their name in a mapping. Elsewhere they are the last tensor with as many rows as the
+    first one has, so that the state of a recurrent network, shape [1, B, H], is not taken for them.
+    """
+    tensors = [one for one in tensors_of(batch) if one.dim()]
+    if not tensors or isinstance(batch, Tensor):
+        return next(iter(tensors), None), None
+    labels = _named_labels(batch)
+    if labels is None and not isinstance(batch, Mapping) and len(tensors) > 1:
+        beside = [one for one in tensors[1:] if len(one) == len(tensors[0])]
+        labels = (beside or tensors)[-1]
+    others = [one for one in tensors if one is not labels]
     floating = [one for one in others if one.is_floating_point()]
     return next(iter(floating or others), None), labels
+
+
+def _named_labels(batch: Batch) -> Tensor | None:
+    """The labels by their name in a mapping, at any depth; None without one."""
+    if isinstance(batch, Mapping):
+        values = (batch.get(name) for name in LABELS)
+        named = next((one for one in values if isinstance(one, Tensor)), None)
+        if named is not None:
+            return named
+    elif not isinstance(batch, tuple | list):
+        return None
+    inside = batch.values() if isinstance(batch, Mapping) else batch
+    found = (_named_labels(one) for one in inside if not isinstance(one, Tensor))
+    return next((one for one in found if one is not None), None)
 
 
 def logits_of(output: Any) -> Tensor | None:
