@@ -79,11 +79,13 @@ def test_advice_that_was_tried_has_its_effect_and_if_it_held(run: Run) -> None:
     batch, cut = with_trials(run, [BATCH, CUT])
     assert say(batch).tried.startswith("Tried: from step 100, batch 2x, rate 1.31x ends 0.10 [0.0")
     assert (
-        "] higher in test loss (fork 0001). Whether it needs more examples than forecast is seen"
+        "] higher in test loss, 20% higher: 0.610 for 0.510 (fork 0001). Whether it needs more examples than forecast is seen"
         in say(batch).tried
     )
     assert say(cut).tried.startswith("Tried: from step 100, cool now ends 0.10 [0.10")
-    assert say(cut).tried.endswith("lower in test loss (fork 0001). The advice held.")
+    assert say(cut).tried.endswith(
+        "lower in test loss, 20% lower: 0.410 for 0.510 (fork 0001). The advice held."
+    )
     kept(run, {"go on": [0.5, 0.51, 0.52], "batch 2x, rate 1.29x": [0.4, 0.62, 0.51]})
     (again,) = with_trials(run, [BATCH])
     assert "no difference shown" in say(again).tried and "(fork 0002)" in say(again).tried
@@ -107,7 +109,7 @@ def test_a_fork_that_leans_to_small_rates_does_not_judge_advice(
     kept(run, {"go on": [0.5, 0.51, 0.52], "cool now": [0.4, 0.41, 0.42]}, **settings)
     (cut,) = with_trials(run, [CUT])
     assert (
-        "lower in test loss (fork 0001). Its branches lean to small rates, so it does not decide"
+        "lower in test loss, 20% lower: 0.410 for 0.510 (fork 0001). Its branches lean to small rates, so it does not decide"
         in say(cut).tried
     )
     kept(run, {"go on": [0.5, 0.51, 0.52], "cool now": [0.4, 0.41, 0.42]}, left=3_200)
@@ -370,8 +372,8 @@ def test_factors_may_differ_a_little(one: str, other: str, same: bool) -> None:
         (
             "apart",
             "Not tried: `w.fork(batches=loader, alternatives=['batch 2x, rate 1.29x'], "
-            "horizon='{updates} updates', at={at})` at the end of your program, with checkpoints=3 in "
-            "`watch`.",
+            "horizon='{updates} updates', at={at})` as the last line of the `with` block. It needs "
+            "`checkpoints=3` and `loss=` in `watch`, and `w.step(loss, batch)`.",
         ),
         ("given", "Not tried."),
     ],

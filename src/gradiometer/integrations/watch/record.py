@@ -235,7 +235,7 @@ class WatchedRun:
         self.has_begun = False
         self._out = out
         self._warn = warn
-        self._announcements = announcements
+        self.announcements = announcements
         self._is_first = is_first
         self._write_rest = write_rest
         self._evaluations: list[tuple[int, Evaluation]] = []
@@ -340,7 +340,7 @@ class WatchedRun:
         """Print where the run is and what is measured: see `Announcements.begin`."""
         if self.recorder is not None:
             path = self.recorder.folder.path
-            self._announcements.begin(path, configuration, early=early, planned=planned)
+            self.announcements.begin(path, configuration, early=early, planned=planned)
 
     @property
     def is_continued(self) -> bool:
@@ -381,7 +381,7 @@ class WatchedRun:
     def show_again(self, run: Run) -> None:
         """Write the page again, if the run has ended."""
         if self.has_ended:
-            self._announcements.show(run)
+            self.announcements.show(run)
 
     def close(self, error: BaseException | None, steps: int) -> None:
         """Write everything, and the end of the training. `error` is the user's own, which hides
@@ -394,7 +394,7 @@ class WatchedRun:
             reason = {} if error is None else {"reason": summary(error)}
             recorder.event("finished" if error is None else "interrupted", steps, **reason)
         with self.shield:
-            self._announcements.show(self.run)
+            self.announcements.show(self.run)
 
     def _save(self) -> None:
         with self.shield:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from gradiometer.arguments import check_number
 from gradiometer.errors import BadArgument
 from gradiometer.gauges import Asked
 from gradiometer.integrations.gradients import LastGradient
@@ -427,6 +428,54 @@ class Watch:
                 "`sampling` of `watch`."
             )
         return self.forks.fork(batches=data, alternatives=alternatives, at=at, **settings)
+
+    def test(self, *, share: float = 0.5, batches: Any = None) -> "Findings":
+        """Test what may limit the training on copies of it, and return the findings with the
+        result. Call it when the training is over, as the last line of the `with` block.
+
+        At most three changes are tried, those of the claims or doubts that lead: a higher rate, a
+        decay at the end, or a lower rate. What it may cost is printed before. The training stays
+        the same, bit for bit.
+
+        Args:
+            share: The largest share of the training time that the test may take.
+            batches: The training data, as in `fork`. Default: the loader that the watch was given
+                as `sampling` or in `w.batches`.
+
+        Raises:
+            BadArgument: There was no step yet, `share` is no positive number, or `loss` or the
+                data are missing.
+            Unsupported: The training cannot be copied.
+        """
+        from gradiometer.integrations.watch.observers.trials import Trials  # noqa: PLC0415
+
+        check_number("share", share)
+        if not share > 0:
+            raise BadArgument(f"`share` must be above 0, got {share}: write 0.5 for half.")
+        if not self._subject.has_loss:
+            raise BadArgument(
+                "`loss` is missing, and a test runs the training on copies: give "
+                "loss=lambda model, batch: ... to `watch`, and call w.step(loss, batch)."
+            )
+        if batches is not None:
+            self.request.data = batches
+        if self.request.data is None:
+            raise BadArgument(
+                "`batches` is missing: give the training data, such as your DataLoader, here or as "
+                "`sampling` of `watch`."
+            )
+        if not self.steps:
+            raise BadArgument("`step` was not called yet, so there is nothing to test.")
+        Trials(
+            share,
+            self.budget,
+            self.record,
+            self.forks,
+            self._warn,
+            self.record.announcements.say,
+            on_request=True,
+        ).make_now()
+        return self.findings()
 
     def incident(self, *, batches: Any, **settings: Any) -> "IncidentCause | None":
         """Why the loss went wrong where it was highest above its level, or no longer finite: the

@@ -138,6 +138,8 @@ def _trial(run: Run, cure: Sequence[str], records: Sequence[ForkRecord]) -> Tria
     facts: dict[str, Any] = {"advice": kind_of_advice(cure, family)}
     if run.has_program_with_model and run.watched:
         facts["alternatives"] = list(cure)
+        # what short branches can judge: see `beats_its_lean`
+        facts["by_test"] = beats_its_lean(wanted[0])
         # a quarter of the run, as the default of a fork is a quarter of what is left
         facts["updates"] = max(run.steps // 4, 1)
         if run.status == "finished":
@@ -145,6 +147,11 @@ def _trial(run: Run, cure: Sequence[str], records: Sequence[ForkRecord]) -> Tria
     elif run.has_program_with_model:
         facts["call"] = f"{run.call('fork', '').removesuffix('`')} --advice`"
     return Trial(facts=facts)
+
+
+def beats_its_lean(change: Alternative) -> bool:
+    """True for a change that a short fork finds better only if it is."""
+    return isinstance(change, CoolNow) or (isinstance(change, Rate) and change.factor > 1)
 
 
 def _result(
@@ -166,7 +173,14 @@ def _result(
                 told = {"verdict": "leaning", "to": "large" if fork.leans_to_large else "small"}
             else:
                 told = judged(fork, wanted, effect, yardstick)
-            return {"step": record.plan.step, "fork": record.name, "effect": effect, **told}
+            level = end_of(fork, effect.readout)
+            return {
+                "step": record.plan.step,
+                "fork": record.name,
+                "effect": effect,
+                "level": level,
+                **told,
+            }
     return None
 
 

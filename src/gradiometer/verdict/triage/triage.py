@@ -7,7 +7,7 @@ import numpy as np
 
 from gradiometer.loop.recorded.record import forks_of
 from gradiometer.measurement.estimate import Estimate
-from gradiometer.measurement.finding import Doubt, Finding, Issue, State
+from gradiometer.measurement.finding import Doubt, Evidence, Finding, Issue, State
 from gradiometer.measurement.optimizer.hyperparameters import Hyperparameters
 from gradiometer.run.reader import Run
 from gradiometer.verdict.claims import GAUGE, ISSUES, Claim, Claimed, Code, InWords
@@ -206,7 +206,14 @@ def triage_of(run: Run | Signs) -> Triage:
         claims = told if forked is None else shown_by(forked, told, passed)
     if not claims:
         claims = (passed,)
+    # what a test has confirmed leads
+    claims = tuple(sorted(claims, key=lambda each: not is_confirmed(each)))
     return Triage(_with_doubts(claims), level, unseen_by(signs, level))
+
+
+def is_confirmed(claimed: Claimed) -> bool:
+    """True for a certain claim whose evidence is a fork."""
+    return claimed.is_certain and claimed.evidence is Evidence.FORK
 
 
 def shown_by(forked: Run, suspects: tuple[Claimed, ...], passed: Claimed) -> tuple[Claimed, ...]:

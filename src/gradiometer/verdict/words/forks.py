@@ -75,12 +75,18 @@ def _how(facts: Mapping[str, Any]) -> str:
             f"w.fork(batches=loader, alternatives={facts['alternatives']}, "
             f"horizon='{facts['updates']} updates'"
         )
+        if facts.get("by_test"):
+            return (
+                "Not tried: `print(w.test())` as the last line of the `with` block. It needs "
+                "`loss=` and `sampling=loader` in `watch`, and `w.step(loss, batch)`."
+            )
+        needs = "`loss=` in `watch`, and `w.step(loss, batch)`"
         if "at" in facts:
             return (
-                f"Not tried: `{call}, at={facts['at']})` at the end of your program, with "
-                "checkpoints=3 in `watch`."
+                f"Not tried: `{call}, at={facts['at']})` as the last line of the `with` block. It "
+                f"needs `checkpoints=3` and {needs}."
             )
-        return f"Not tried: `{call})` in your program."
+        return f"Not tried: `{call})` in the `with` block. It needs {needs}."
     return f"Not tried: {facts['call']}." if "call" in facts else "Not tried."
 
 
@@ -114,7 +120,23 @@ def _result(result: Mapping[str, Any]) -> str:
     effect = result["effect"]
     return (
         f"from step {result['step']:,}, {effect.alternative} {outcome(effect)} in "
-        f"{label_of(effect.readout)} (fork {result['fork']}). {verdict_in_words(result)}"
+        f"{label_of(effect.readout)}{_levels(result)} (fork {result['fork']}). "
+        f"{verdict_in_words(result)}"
+    )
+
+
+def _levels(result: Mapping[str, Any]) -> str:
+    """Both levels, as a part of a sentence: ", 5 % lower: 0.188 for 0.198"; empty if they are not
+    known."""
+    effect, level = result["effect"], result.get("level", 0.0)
+    is_decided = effect.verdict in ("better", "worse")
+    if not (is_decided and level > 0 and effect.lower_is_better):
+        return ""
+    change = effect.estimate.value
+    side = "lower" if change < 0 else "higher"
+    return (
+        f", {abs(change) / level:.0%} {side}: {significant(level + change)} for "
+        f"{significant(level)}"
     )
 
 

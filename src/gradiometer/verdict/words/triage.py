@@ -191,7 +191,7 @@ WORDS: Mapping[Claim, Words] = {
     Claim.FORK_BETTER: Words(
         "Another learning rate ended better in a fork of this run: it changed the result at the "
         "end by {fork}.",
-        "The readings alone show nothing that limits this run.",
+        "A test on copies of the training outranks what was read from it.",
         brief="a fork was better",
     ),
     Claim.MAY_STOP: Words(

@@ -23,6 +23,7 @@ from gradiometer.loop.changes.alternative import Alternative, CoolNow, Rate
 from gradiometer.loop.changes.text import alternative_of
 from gradiometer.loop.data import data_of
 from gradiometer.loop.recorded.record import ForkRecord, Plan, forks_of
+from gradiometer.loop.recorded.trials import beats_its_lean
 from gradiometer.run.budget import Budget
 from gradiometer.run.reader import Run
 from gradiometer.verdict.claims import Claim, Claimed
@@ -142,6 +143,8 @@ class Trials(Observer):
         warn: Takes a warning.
         say: Prints a line.
         checkpoints: Number of earlier states that are kept without trials, too.
+        on_request: True for trials that are made once, when they are asked for, from the states
+            that are kept already.
     """
 
     def __init__(
@@ -154,8 +157,11 @@ class Trials(Observer):
         say: Callable[[object], None],
         *,
         checkpoints: int = 0,
+        on_request: bool = False,
     ) -> None:
         self._share = share
+        # The name of the share where it was given.
+        self._argument = "share" if on_request else "trials"
         self._budget = budget
         self._record = record
         self._forks = forks
@@ -165,8 +171,9 @@ class Trials(Observer):
         # The context for everything that training calls: an error ends the trials, and nothing
         # else.
         self.shield = Shield(self._stop, before_first_update=False)
-        states = max(STATES, checkpoints)
-        forks.kept_updates.keep_states(states, None if checkpoints else self._wants_state)
+        if not on_request:
+            states = max(STATES, checkpoints)
+            forks.kept_updates.keep_states(states, None if checkpoints else self._wants_state)
         # Seconds that the newest trial took besides its updates; None before the second.
         self._beside: float | None = None
         # Seconds of all trials when the branches of the newest one began, and their updates.
@@ -193,8 +200,11 @@ class Trials(Observer):
         step = self._forks.steps
         with self.shield:
             self._try(step, is_over=True)
-        if self.next == NEVER:
-            return
+        if self.next != NEVER:
+            self._report(step)
+
+    def _report(self, step: int) -> None:
+        """Say what the trials cost, or why there was none."""
         self.next = NEVER
         training = self._budget.training
         if self._made and training > 0:
@@ -207,10 +217,26 @@ class Trials(Observer):
             shortest = FEWEST * BRANCHES + self._besides(step) / self._seconds(step)
             share = math.ceil(100 * shortest / PLANNED / step) / 100
             self._say(
-                f"no cure was tried: trials={self._share:g} pays for {self._share * step:.0f} of "
-                f"the {step:,} updates, and a trial takes {shortest:.0f} or more; trials={share:g} "
+                f"no cure was tried: {self._argument}={self._share:g} pays for {self._share * step:.0f} of "
+                f"the {step:,} updates, and a trial takes {shortest:.0f} or more; {self._argument}={share:g} "
                 "would pay for one"
             )
+
+    def make_now(self) -> None:
+        """Make the trials of a training that has ended, and say what they cost.
+
+        Raises:
+            Unsupported: The training cannot be copied.
+        """
+        step = self._forks.steps
+        self._say(
+            f"testing what may limit this training on copies of it, for {self._share:.2g} of the "
+            f"training time at most ({self._share * self._budget.training:.2g} s)"
+        )
+        # of trials before this one nothing is left to pay for
+        self._share += self._budget.spent_on[COST] / max(self._budget.training, 1e-9)
+        self._try(step, is_over=True)
+        self._report(step)
 
     def _try(self, step: int, *, is_over: bool) -> None:
         self.next = step + max(step // 8, 16)
@@ -509,8 +535,3 @@ def changes_of_claim(claimed: Claimed) -> list[Alternative]:
     if claimed.claim is Claim.RATE_LOW and not claimed.is_certain:
         cures = (HIGHER,)
     return [change for change in map(change_of, cures) if change is not None]
-
-
-def beats_its_lean(change: Alternative) -> bool:
-    """True for a change that a short fork finds better only if it is."""
-    return isinstance(change, CoolNow) or (isinstance(change, Rate) and change.factor > 1)
