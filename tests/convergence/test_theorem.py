@@ -3,6 +3,8 @@ library decided."""
 
 import math
 import re
+import tomllib
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -35,6 +37,29 @@ def test_every_schedule_of_the_algebra_is_decided_as_proven(
 def test_a_hard_formula_is_decided_correctly_or_left_undecided(text: str, truth: Truth) -> None:
     for answer, right in zip(conditions(theorem(text)), truth, strict=True):
         assert answer in (right, None)
+
+
+KNOWN = tomllib.loads(Path(__file__).with_name("known_formulas.toml").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("kind", KNOWN)
+def test_a_formula_with_a_known_answer_is_never_decided_wrongly(kind: str) -> None:
+    for text, letters in KNOWN[kind].items():
+        verdict = theorem(text)
+        answers = (verdict.sum_diverges, verdict.sum_of_squares_converges, verdict.limit_zero)
+        for answer, letter in zip(answers, letters, strict=True):
+            assert answer in (letter == "y", None), f"{text}: {verdict.why}"
+
+
+@pytest.mark.parametrize("kind", ["exponentials", "around_all_powers"])
+def test_exponentials_of_every_growth_are_decided(kind: str) -> None:
+    undecided = [text for text in KNOWN[kind] if None in conditions(theorem(text))]
+    assert not undecided
+
+
+def test_a_stretched_exponential_is_named() -> None:
+    assert "falls as exp(−1 t^0.5)" in theorem("exp(-sqrt(t))").why
+    assert "falls as t^-1 exp(−1 (log t)^0.5)" in theorem("exp(-sqrt(log(t)))/t").why
 
 
 def test_a_user_defined_schedule_is_decided_by_its_formula() -> None:

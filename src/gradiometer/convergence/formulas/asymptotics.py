@@ -4,9 +4,9 @@ A formula written for integers and floats runs unchanged on `Asymptotics`, and t
 proof. So a schedule never states its decay a second time, and the two cannot disagree. A condition
 such as `step < 100` is answered for all large t.
 
-A monomial is exp(at) t^p (log t)^q (log log t)^r … The first power in which two of them differ
-decides which one is larger (Bertrand's rule). So the scale is totally ordered and closed under
-product, quotient and power.
+A monomial is the exponential of a sum of terms c t^p (log t)^q …, such as exp(−√t) or
+t^-1 = exp(−log t). The term that grows most in the quotient of two of them decides which one is
+larger. So the scale is totally ordered and closed under product, quotient and power.
 
 Every rule here is a proof. A rule that cannot be shown raises `Undecided`. An operation that is
 undefined for all large t raises `ZeroDivisionError` or `ValueError`, as the same operation on
@@ -48,46 +48,73 @@ DEPTH = 6
 Time = Any
 
 
+# Powers (p, q, r, …) of t, log t, log log t, …: one term of an exponent.
+Powers = tuple[Constant, ...]
+
+
+def _compare_powers(one: Powers, two: Powers) -> int:
+    """1 if the first product of powers outgrows the second, −1 if it is outgrown, 0 if equal."""
+    for first, second in zip(one, two, strict=True):
+        if first != second:
+            return sign(plus(first, -second))
+    return 0
+
+
 @dataclass(frozen=True)
 class Monomial:
-    """exp(at) t^p (log t)^q …, by its powers (a, p, q, …)."""
+    """exp(Σ c t^p (log t)^q …), by the terms of its exponent.
 
-    powers: tuple[Constant, ...] = (ZERO,) * DEPTH
+    A power t^p is exp(p log t), and exp(−√t) has the exponent −t^½: one scale holds both.
+
+    Args:
+        exponent: Pairs of (p, q, …) and c, the term that grows most first. Every term grows.
+    """
+
+    exponent: tuple[tuple[Powers, Constant], ...] = ()
 
     def __mul__(self, other: "Monomial") -> "Monomial":
-        return Monomial(tuple(map(plus, self.powers, other.powers)))
+        total = [(powers, plus(one, two)) for powers, one, two in self._beside(other)]
+        return Monomial(tuple((powers, c) for powers, c in total if c))
+
+    def _beside(self, other: "Monomial") -> list[tuple[Powers, Constant, Constant]]:
+        """The terms of both exponents with their two factors, the one that grows most first."""
+        mine, theirs = dict(self.exponent), dict(other.exponent)
+        by_growth = functools.cmp_to_key(_compare_powers)
+        terms = sorted(mine | theirs, key=by_growth, reverse=True)
+        return [(powers, mine.get(powers, ZERO), theirs.get(powers, ZERO)) for powers in terms]
 
     def power(self, exponent: Constant) -> "Monomial":
         """The monomial to a real power other than zero."""
-        return Monomial(tuple(times(power, exponent) if power else ZERO for power in self.powers))
+        return Monomial(tuple((powers, times(c, exponent)) for powers, c in self.exponent))
 
     @property
     def direction(self) -> int:
         """1 if it grows without bound, −1 if it goes to zero, 0 for the constant 1."""
-        return self.compare(CONSTANT)
+        return sign(self.exponent[0][1]) if self.exponent else 0
 
     def compare(self, other: "Monomial") -> int:
         """1 if it outgrows the other, −1 if the other outgrows it, 0 if they are equal."""
-        for one, two in zip(self.powers, other.powers, strict=True):
+        for _, one, two in self._beside(other):
             if one != two:
                 return sign(plus(one, -two))
         return 0
 
     @property
     def sum_converges(self) -> bool:
-        """True if Σ over t is finite: its powers are lexicographically below those of 1/(t log t
-        log log t …)."""
-        return self.compare(Monomial((ZERO,) + (Fraction(-1),) * (DEPTH - 1))) < 0
+        """True if Σ over t is finite: it is below 1/(t log t log log t …)."""
+        return self.compare(Monomial(tuple((level, Fraction(-1)) for level in LEVELS[1:]))) < 0
 
 
 by_size = functools.cmp_to_key(Monomial.compare)
 CONSTANT = Monomial()
 
-# eᵗ, t, log t, …
-FACTORS = [
-    Monomial(tuple(Fraction(int(level == place)) for place in range(DEPTH)))
-    for level in range(DEPTH)
+# t, log t, log log t, … as terms of an exponent.
+LEVELS: list[Powers] = [
+    tuple(Fraction(int(level == place)) for place in range(DEPTH)) for level in range(DEPTH)
 ]
+
+# eᵗ, t, log t, …
+FACTORS = [Monomial(((level, Fraction(1)),)) for level in LEVELS]
 Real = Union[Amount, Fraction, "Asymptotics"]
 
 
@@ -292,22 +319,27 @@ def _exponential(value: Asymptotics) -> Asymptotics:
         return Asymptotics(Fraction(1), rest=m)
     if direction == 0:
         return small * Asymptotics(times(math.exp(c), Fraction(1)))
-    if m not in FACTORS[1:]:
+    powers = dict(m.exponent)
+    if not powers.keys() <= set(LEVELS[1:]):
         raise Undecided("an exponential is beyond the scale")
-    # e^(c log t) is t^c: the factor before the one that grows, to the power c.
-    return small * Asymptotics(Fraction(1), FACTORS[FACTORS.index(m) - 1].power(c))
+    # t^p is exp(p log t): the level of log t in its exponent is that of t in the new one.
+    term = (*(powers.get(level, ZERO) for level in LEVELS[1:]), ZERO)
+    return small * Asymptotics(Fraction(1), Monomial(((term, c),)))
 
 
 def _logarithm(value: Asymptotics) -> Asymptotics:
     """log f, to leading order, for an f that is positive for all large t."""
     if value.sign <= 0:
         raise ValueError("the logarithm of a number that is not positive")
-    if value.monomial.powers[-1]:
-        raise Undecided("a logarithm is nested too deeply")
-    # log of the monomial: at + p log t + q log log t …
     found = Asymptotics(logarithm_of(value.coefficient)) + Asymptotics(rest=value.relative_rest)
-    for power_of_factor, factor in zip(value.monomial.powers, FACTORS[1:], strict=False):
-        found = found + Asymptotics(power_of_factor, factor)
+    for powers, factor in value.monomial.exponent:
+        if powers[-1]:
+            raise Undecided("a logarithm is nested too deeply")
+        grown = CONSTANT
+        for level, power_of_level in zip(LEVELS[1:], powers, strict=False):
+            if power_of_level:
+                grown = grown * Monomial(((level, power_of_level),))
+        found = found + Asymptotics(factor, grown)
     return found
 
 

@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from typing import Any
 
-from gradiometer.convergence.formulas.asymptotics import LARGE_T, Asymptotics, Monomial
-from gradiometer.convergence.formulas.number import Undecided
+from gradiometer.convergence.formulas.asymptotics import LARGE_T, LEVELS, Asymptotics, Monomial
+from gradiometer.convergence.formulas.number import Constant, Undecided
 from gradiometer.convergence.schedules import Formula, Schedule
 from gradiometer.errors import BadArgument
 
@@ -82,15 +82,23 @@ def _sum_is_finite(rate: Asymptotics) -> bool | None:
 
 def as_text(monomial: Monomial) -> str:
     """A monomial as text: "t^-0.5 (log t)^-2", "exp(−0.01 t)", "1"."""
-    rate, *powers = monomial.powers
-    factors = [f"exp({'−' if rate < 0 else ''}{abs(float(rate)):.3g} t)"] if rate else []
-    for level, power in enumerate(powers):
-        if power:
-            whole = isinstance(power, Fraction) and power.denominator == 1
-            exponent = power if whole else format(float(power), ".4g")
-            name = f"({'log ' * level}t)" if level else "t"
-            factors.append(name if power == 1 else f"{name}^{exponent}")
+    factors = []
+    for powers, c in monomial.exponent:
+        if powers in LEVELS[1:]:
+            factors.append(_as_power(LEVELS.index(powers) - 1, c))
+        else:
+            term = " ".join(_as_power(level, p) for level, p in enumerate(powers) if p)
+            factors.append(f"exp({'−' if c < 0 else ''}{abs(float(c)):.3g} {term})")
     return " ".join(factors) or "1"
+
+
+def _as_power(level: int, power: Constant) -> str:
+    """A power of t (level 0), log t (level 1), …: "(log t)^-2"."""
+    name = f"({'log ' * level}t)" if level else "t"
+    if power == 1:
+        return name
+    whole = isinstance(power, Fraction) and power.denominator == 1
+    return f"{name}^{power if whole else format(float(power), '.4g')}"
 
 
 # Every step from t = 1 to this one is evaluated; after it, powers of two.
