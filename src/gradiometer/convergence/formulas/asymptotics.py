@@ -19,7 +19,8 @@ Source: Hardy (1910), Orders of Infinity; Bertrand (1842), for the criterion of
 import functools
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Union
@@ -29,6 +30,7 @@ from gradiometer.convergence.formulas.number import (
     ROUNDING,
     Amount,
     Constant,
+    Range,
     Undecided,
     exact,
     logarithm_of,
@@ -116,6 +118,28 @@ LEVELS: list[Powers] = [
 # eᵗ, t, log t, …
 FACTORS = [Monomial(((level, Fraction(1)),)) for level in LEVELS]
 Real = Union[Amount, Fraction, "Asymptotics"]
+Choice = Callable[[Range, Range], Range]
+
+# Terms kept of a sum. Later ones join the bound of the rest.
+TERMS = 6
+
+
+@dataclass
+class Steps:
+    """The steps over which the algebra runs, and which parts of them would decide more.
+
+    Args:
+        period: On every class of steps of this period, all remainders met are constants.
+        root: 2 if a square root was rounded: on t = s² it is whole. Else 1.
+        irrational: True if the squares are left out, so that the root of t is no whole number.
+    """
+
+    period: int = 1
+    root: int = 1
+    irrational: bool = False
+
+
+STEPS: ContextVar[Steps | None] = ContextVar("STEPS", default=None)
 
 
 def _on_the_left(combine: Callable[[Any, Any], Any]) -> Callable[[Any, Any], "Asymptotics"]:
@@ -123,74 +147,87 @@ def _on_the_left(combine: Callable[[Any, Any], Any]) -> Callable[[Any, Any], "As
     return lambda self, other: combine(Asymptotics.constant(other), self)
 
 
-def _comparison(holds: Callable[[Any, Any], bool]) -> Callable[[Any, Any], bool]:
+def _comparison(holds: Callable[[Any, Any], bool]) -> Callable[[Any, Any], Any]:
     return lambda self, other: compare(self, holds, other)
 
 
 @dataclass(frozen=True)
 class Asymptotics:
-    """c m + O(rest) for large t: its leading term, and a bound of what follows.
-
-    If the rest is of the order of m itself, the quotient of the function and m lies between two
-    constants of the sign of c: its sign and its order are known, and no factor. If c is zero, only
-    the bound is known.
-
-    One term is enough: a rate is a product of such terms, and only a difference of two nearly equal
-    ones, which nobody trains with, would need more.
+    """Σ c m + O(rest) for large t: terms with the largest first, and a bound of what follows.
 
     Args:
-        coefficient: c.
-        monomial: m.
-        rest: The error is O(rest); None if the term is exact.
+        terms: Pairs of a monomial m and a factor c, exact or between bounds.
+        rest: The error is O(rest); None if the terms are all.
     """
 
-    coefficient: Constant = ZERO
-    monomial: Monomial = CONSTANT
+    terms: tuple[tuple[Monomial, Range], ...] = ()
     rest: Monomial | None = None
 
     @classmethod
     def constant(cls, value: Real) -> "Asymptotics":
         """A constant; a float stands for the decimal it prints as."""
-        return value if isinstance(value, Asymptotics) else cls(exact(value))
+        return value if isinstance(value, Asymptotics) else cls.term(exact(value))
+
+    @classmethod
+    def term(cls, factor: Constant | Range, monomial: Monomial = CONSTANT) -> "Asymptotics":
+        """c m."""
+        factor = factor if isinstance(factor, Range) else Range.of(factor)
+        return cls.total([(monomial, factor)])
+
+    @classmethod
+    def total(
+        cls, terms: Iterable[tuple[Monomial, Range]], *rests: Monomial | None
+    ) -> "Asymptotics":
+        """The sum of terms in any order, with its rest."""
+        merged: dict[Monomial, Range] = {}
+        cancelled = []
+        for monomial, factor in terms:
+            try:
+                merged[monomial] = merged[monomial] + factor if monomial in merged else factor
+            except Undecided:  # two factors cancel to rounding
+                cancelled.append(monomial)
+        order = sorted((m for m in merged if merged[m].exact != 0), key=by_size, reverse=True)
+        known = [*cancelled, *(each for each in rests if each is not None)]
+        rest = max(known, key=by_size, default=None)
+        if len(order) > TERMS:
+            rest = max([order[TERMS], *([rest] if rest else [])], key=by_size)
+        kept = [m for m in order[:TERMS] if rest is None or m.compare(rest) > 0]
+        return cls(tuple((m, merged[m]) for m in kept), rest)
 
     @property
     def sign(self) -> int:
         """Its sign for all large t; 0 if it is exactly zero from some t on."""
-        if not self.coefficient and self.rest is not None:
-            raise Undecided("the leading terms cancel")
-        return sign(self.coefficient)
+        if not self.terms and self.rest is None:
+            return 0
+        if self.factor.apart:
+            return self.factor.apart
+        if self.factor.nonzero and len(self.terms) == 1 and self.rest is None:
+            return 1 if self.factor.high > 0 else -1
+        raise Undecided("the leading terms cancel")
+
+    @property
+    def factor(self) -> Range:
+        """The factor of the largest term, 0 if none is known."""
+        return self.terms[0][1] if self.terms else Range.of(ZERO)
 
     @property
     def size(self) -> Monomial | None:
         """f is O(this); None if it is 0."""
-        return self.monomial if self.coefficient else self.rest
+        return self.terms[0][0] if self.terms else self.rest
 
     @property
     def as_constant(self) -> Constant | None:
         """Its value if it is exactly a constant, else None."""
-        return (
-            None if self.rest is not None or self.size not in (None, CONSTANT) else self.coefficient
-        )
+        if self.rest is not None or self.size not in (None, CONSTANT):
+            return None
+        return self.factor.exact if len(self.terms) <= 1 else None
 
     def __neg__(self) -> "Asymptotics":
-        return Asymptotics(-self.coefficient, self.monomial, self.rest)
+        return Asymptotics(tuple((m, -c) for m, c in self.terms), self.rest)
 
     def __add__(self, other: Real) -> "Asymptotics":
         second = Asymptotics.constant(other)
-        if self.size is None or second.size is None:
-            return second if self.size is None else self
-        order = self.size.compare(second.size)
-        if order < 0:
-            return second + self
-        rests = [each for each in (self.rest, second.rest) if each is not None]
-        if order > 0:
-            rest = max([*rests, second.size], key=by_size)
-            return Asymptotics(self.coefficient, self.monomial, rest)
-        # Without the factor of one of them, the two may cancel.
-        if self.size in rests:
-            return Asymptotics(rest=self.size)
-        total = plus(self.coefficient, second.coefficient)
-        return Asymptotics(total, self.size, max(rests, key=by_size, default=None))
+        return Asymptotics.total(self.terms + second.terms, self.rest, second.rest)
 
     def __sub__(self, other: Real) -> "Asymptotics":
         return self + -Asymptotics.constant(other)
@@ -200,11 +237,9 @@ class Asymptotics:
         mine, theirs = self.size, second.size
         if mine is None or theirs is None:
             return NIL
+        products = [(m * n, c * d) for m, c in self.terms for n, d in second.terms]
         rests = [rest * size for rest, size in ((self.rest, theirs), (second.rest, mine)) if rest]
-        rest = max(rests, key=by_size, default=None)
-        if not (self.coefficient and second.coefficient):
-            return Asymptotics(rest=rest)
-        return Asymptotics(times(self.coefficient, second.coefficient), mine * theirs, rest)
+        return Asymptotics.total(products, *rests)
 
     def __truediv__(self, other: Real) -> "Asymptotics":
         return self * Asymptotics.constant(other).power(Fraction(-1))
@@ -215,35 +250,65 @@ class Asymptotics:
             return self.power(exponent.as_constant)
         if self.size is None and exponent.sign > 0:
             return self
+        base = self.as_constant
+        if base is not None and base < 0:
+            # (−c)^n is c^n for an even n and −c^n for an odd one.
+            odd = exponent - 2 * math.floor(exponent / 2)
+            return (1 - 2 * odd) * (-self) ** exponent
         return _exponential(exponent * _logarithm(self))
 
     def power(self, exponent: Constant) -> "Asymptotics":
-        """f^p, to leading order."""
+        """f^p by the binomial series."""
         if not exponent:
             return Asymptotics.constant(1)
+        if isinstance(exponent, Fraction) and exponent.denominator == 1 and 0 < exponent <= TERMS:
+            # Factors between bounds that include zero have whole powers, too.
+            return self.square if exponent == 2 else self * self.power(exponent - 1)
         if not self.sign:
             if exponent < 0:
                 raise ZeroDivisionError("division by zero")
             return self
-        monomial = self.monomial.power(exponent)
-        factor = Asymptotics(power_of(self.coefficient, exponent), rest=self.relative_rest)
-        return factor * Asymptotics(Fraction(1), monomial)
+        if not self.factor.apart:
+            raise Undecided("a base comes close to zero")
+        leading = Asymptotics.term(self.factor.power(exponent), self.terms[0][0].power(exponent))
+        factors: list[Constant] = [Fraction(1)]
+        for k in range(TERMS - 1):
+            factors.append(factors[-1] * (exponent - k) / (k + 1))
+        return leading * _series(factors, self.relative_rest)
 
     @property
-    def relative_rest(self) -> Monomial | None:
-        """f/(c m) − 1 is O(this), with c m the leading term; None if it is 0."""
-        return None if self.rest is None else self.rest * self.monomial.power(Fraction(-1))
+    def square(self) -> "Asymptotics":
+        """f²: no factor of a term times itself is negative."""
+        products = [
+            (m * n, abs(c) * abs(d) if m == n else c * d)
+            for m, c in self.terms
+            for n, d in self.terms
+        ]
+        rest = self.rest * self.size if self.rest and self.size else None
+        return Asymptotics.total(products, rest)
+
+    @property
+    def relative_rest(self) -> "Asymptotics":
+        """f/(c m) − 1, with c m the leading term."""
+        (monomial, factor), *later = self.terms
+        inverse = Asymptotics.term(factor.power(Fraction(-1)), monomial.power(Fraction(-1)))
+        return inverse * Asymptotics(tuple(later), self.rest)
 
     def __floor__(self) -> "Asymptotics":
-        return self + BOUNDED
+        return self - _fraction(self)
 
-    __ceil__ = __trunc__ = __floor__
+    def __ceil__(self) -> "Asymptotics":
+        return -math.floor(-self)
+
+    def __trunc__(self) -> "Asymptotics":
+        return math.floor(self) if self.sign >= 0 else math.ceil(self)
 
     def __floordiv__(self, other: Real) -> "Asymptotics":
         return math.floor(self / other)
 
     def __mod__(self, other: Real) -> "Asymptotics":
-        return BOUNDED * other
+        divisor = Asymptotics.constant(other)
+        return _fraction(self / divisor) * divisor
 
     __radd__ = _on_the_left(operator.add)
     __rsub__ = _on_the_left(operator.sub)
@@ -258,7 +323,9 @@ class Asymptotics:
     __ge__ = _comparison(operator.ge)
 
     def __abs__(self) -> "Asymptotics":
-        return -self if self.coefficient < 0 else self
+        if self.factor.apart:
+            return self * self.factor.apart
+        return self if self.size is None else choose(self, self, lambda c, _: abs(c))
 
     def __bool__(self) -> bool:
         return self.sign != 0
@@ -266,18 +333,103 @@ class Asymptotics:
 
 NIL = Asymptotics()
 
-# Something between two constants, such as a sine.
-BOUNDED = Asymptotics(rest=CONSTANT)
-
 # t itself, the step counted from 1.
-LARGE_T = Asymptotics(Fraction(1), FACTORS[1])
+LARGE_T = Asymptotics.term(Fraction(1), FACTORS[1])
 
 
-def compare(one: Time, holds: Callable[[Any, Any], bool], two: Time) -> bool:
-    """If the comparison holds, such as `operator.lt`: for all large t, of asymptotics."""
-    if isinstance(one, Asymptotics) or isinstance(two, Asymptotics):
+def compare(one: Time, holds: Callable[[Any, Any], bool], two: Time) -> Any:
+    """If the comparison holds, such as `operator.lt`: for all large t, of asymptotics. One that
+    holds at some steps only is a factor between 0 and 1, whose truth is undecided."""
+    if not (isinstance(one, Asymptotics) or isinstance(two, Asymptotics)):
+        return holds(one, two)
+    try:
         return holds((Asymptotics.constant(one) - two).sign, 0)
-    return holds(one, two)
+    except Undecided:
+        return Asymptotics.term(Range(ZERO, Fraction(1)))
+
+
+def choose(one: Time, two: Time, choice: Choice = Range.hull) -> Asymptotics:
+    """Something that is one of the two at every step: bounds of its largest term."""
+    both = [Asymptotics.constant(one), Asymptotics.constant(two)]
+    size = max([each.size for each in both if each.size], key=by_size, default=None)
+    if size is None:
+        return NIL
+    factors = [dict(each.terms).get(size, Range.of(ZERO)) for each in both]
+    later = [m for each in both for m, _ in each.terms if m != size]
+    return Asymptotics.total([(size, choice(*factors))], *later, *(each.rest for each in both))
+
+
+def _extreme(
+    of_numbers: Callable[..., Any], wanted: Callable[[Any, Any], Any]
+) -> Callable[..., Time]:
+    """The least or the largest of numbers, or of asymptotics: by their bounds if neither is."""
+
+    def choice(one: Range, two: Range) -> Range:
+        return Range(of_numbers(one.low, two.low), of_numbers(one.high, two.high))
+
+    def of_two(one: Time, two: Time) -> Time:
+        first = wanted(one, two)
+        try:
+            return one if first else two
+        except Undecided:
+            return choose(one, two, choice)
+
+    return lambda *values: functools.reduce(of_two, values)
+
+
+least = _extreme(min, operator.le)
+largest = _extreme(max, operator.ge)
+
+
+def _fraction(value: Asymptotics) -> Asymptotics:
+    """f − ⌊f⌋: a constant if f is a whole number and a constant at every step, else below 1."""
+    found = _whole_up_to(value)
+    if found is not None:
+        return Asymptotics.constant(found % 1)
+    if value.size is not None and value.size.compare(CONSTANT) <= 0:
+        limit = dict(value.terms).get(CONSTANT, Range.of(ZERO)).exact
+        if isinstance(limit, Fraction):
+            # Near a whole number, the side from which f comes decides.
+            below = not limit % 1 and (value - limit).sign < 0
+            return value - (math.floor(limit) - below)
+    one, root = Fraction(1), FACTORS[1].power(Fraction(1, 2))
+    is_root = value.size == root and value.rest is None and len(value.terms) == 1
+    if is_root and isinstance(value.factor.exact, Fraction):
+        steps = STEPS.get() or Steps()
+        steps.root = 2
+        return Asymptotics.term(Range(ZERO, one, nonzero=steps.irrational))
+    return Asymptotics.term(Range(ZERO, one))
+
+
+def _whole_up_to(value: Asymptotics) -> Fraction | None:
+    """c if f − c is a whole number at every step, for polynomials with rational factors."""
+    constant, period = ZERO, 1
+    if value.rest is not None:
+        return None
+    for monomial, factor in value.terms:
+        powers = dict(monomial.exponent)
+        degree = powers.pop(LEVELS[1], ZERO)
+        if not isinstance(factor.exact, Fraction) or powers or degree != int(degree) or degree < 0:
+            return None
+        if monomial == CONSTANT:
+            constant = factor.exact
+        else:
+            period = math.lcm(period, factor.exact.denominator)
+    if period == 1:
+        return constant
+    steps = STEPS.get() or Steps()
+    steps.period = math.lcm(steps.period, period)
+    return None
+
+
+def _series(factors: Sequence[Constant], value: Asymptotics) -> Asymptotics:
+    """Σ aₖ uᵏ for a u that goes to zero."""
+    total, power_of_value = Asymptotics.constant(factors[0]), Asymptotics.constant(1)
+    for factor in factors[1:]:
+        power_of_value = power_of_value * value
+        total = total + power_of_value * factor
+    beyond = (power_of_value * value).size
+    return Asymptotics.total(total.terms, total.rest, beyond)
 
 
 def _of_either_kind(
@@ -308,53 +460,98 @@ def _power_of_numbers(base: Amount, exponent: Amount) -> Amount:
 
 
 def _exponential(value: Asymptotics) -> Asymptotics:
-    """e^f, to leading order: a growing term becomes a monomial."""
-    if value.rest is not None and value.rest.direction > 0:
+    """e^f: growing terms become a monomial, and a constant a factor."""
+    if value.rest is not None and value.rest.direction >= 0:
         raise Undecided("an exponent is known too coarsely")
-    # e^x = 1 + O(x) for what vanishes, and an unknown factor for what is only bounded.
-    small = Asymptotics(Fraction(1), rest=value.rest)
-    c, m = value.coefficient, value.monomial
-    direction = m.direction if c else 0
-    if direction < 0:
-        return Asymptotics(Fraction(1), rest=m)
-    if direction == 0:
-        return small * Asymptotics(times(math.exp(c), Fraction(1)))
-    powers = dict(m.exponent)
+    found, vanishing = Asymptotics.constant(1), Asymptotics(rest=value.rest)
+    for m, c in value.terms:
+        if m.direction < 0:
+            vanishing = vanishing + Asymptotics.term(c, m)
+        elif m.direction == 0:
+            ends = [
+                Fraction(1) * times(math.exp(end), Fraction(1)) if end else Fraction(1)
+                for end in (c.low, c.high)
+            ]
+            found = found * Asymptotics.term(Range(*ends))
+        else:
+            largest_of_it = Monomial(((_as_term(m), c.high),)) if c.high else CONSTANT
+            share = Range.of(Fraction(1)) if c.exact is not None else Range(ZERO, Fraction(1))
+            found = found * Asymptotics.term(share, largest_of_it)
+    return found * _series([Fraction(1, math.factorial(k)) for k in range(TERMS)], vanishing)
+
+
+def _as_term(monomial: Monomial) -> Powers:
+    """A monomial without exponentials, as a term of an exponent."""
+    powers = dict(monomial.exponent)
     if not powers.keys() <= set(LEVELS[1:]):
         raise Undecided("an exponential is beyond the scale")
     # t^p is exp(p log t): the level of log t in its exponent is that of t in the new one.
-    term = (*(powers.get(level, ZERO) for level in LEVELS[1:]), ZERO)
-    return small * Asymptotics(Fraction(1), Monomial(((term, c),)))
+    return (*(powers.get(level, ZERO) for level in LEVELS[1:]), ZERO)
 
 
 def _logarithm(value: Asymptotics) -> Asymptotics:
-    """log f, to leading order, for an f that is positive for all large t."""
+    """log f, for an f that is positive for all large t."""
     if value.sign <= 0:
         raise ValueError("the logarithm of a number that is not positive")
-    found = Asymptotics(logarithm_of(value.coefficient)) + Asymptotics(rest=value.relative_rest)
-    for powers, factor in value.monomial.exponent:
+    if not value.factor.apart:
+        raise Undecided("a logarithm of what comes close to zero")
+    ends = [logarithm_of(end) for end in (value.factor.low, value.factor.high)]
+    factors = [ZERO, *(Fraction((-1) ** (k + 1), k) for k in range(1, TERMS))]
+    found = Asymptotics.term(Range(*ends)) + _series(factors, value.relative_rest)
+    for powers, factor in value.terms[0][0].exponent:
         if powers[-1]:
             raise Undecided("a logarithm is nested too deeply")
         grown = CONSTANT
         for level, power_of_level in zip(LEVELS[1:], powers, strict=False):
             if power_of_level:
                 grown = grown * Monomial(((level, power_of_level),))
-        found = found + Asymptotics(factor, grown)
+        found = found + Asymptotics.term(factor, grown)
     return found
 
 
-def _wave(function: Callable[[float], float]) -> Callable[[Asymptotics], Asymptotics]:
-    """A sine or a cosine: known for a constant, else bounded."""
+def _wave(function: Callable[[float], float], first: int) -> Callable[[Asymptotics], Asymptotics]:
+    """A sine (first power 1) or a cosine (0): known for a constant, else bounded."""
+    factors = [
+        Fraction((-1) ** (k // 2), math.factorial(k)) if k % 2 == first else ZERO
+        for k in range(TERMS)
+    ]
 
     def wave(value: Asymptotics) -> Asymptotics:
+        if value.size is not None and value.size.direction < 0:
+            return _series(factors, value)
+        turns = _turns(value)
+        found = None if turns is None else _whole_up_to(turns)
+        if found is not None:
+            height = function(2 * math.pi * float(found % 1))
+            # Of rational parts of a turn, these are all rational heights (Niven's theorem).
+            near = Fraction(round(2 * height), 2)
+            return Asymptotics.term(near if abs(height - float(near)) < ROUNDING else height)
         angle = value.as_constant
         # The rounding of an angle of 10⁶ is as large as the smallest height trusted.
-        if angle is None or not abs(float(angle)) < 1e6:
-            return BOUNDED
-        height = function(float(angle))
-        return Asymptotics(height) if abs(height) > ROUNDING else BOUNDED
+        if angle is not None and abs(float(angle)) < 1e6:
+            height = function(float(angle))
+            if abs(height) > ROUNDING:
+                return Asymptotics.term(height)
+        return Asymptotics.term(Range(Fraction(-1), Fraction(1)))
 
     return wave
+
+
+def _turns(angle: Asymptotics) -> Asymptotics | None:
+    """f / 2π with rational factors, if every factor is a rational multiple of π."""
+    terms = []
+    for monomial, factor in angle.terms:
+        if factor.exact is None:
+            return None
+        half_turns = float(factor.exact) / math.pi
+        ratio = Fraction(half_turns).limit_denominator(10_000)
+        # A product with π is rounded once or twice.
+        near = abs(half_turns - float(ratio)) <= 1e-15 * abs(half_turns)
+        # Of huge numbers, every one is near to such a multiple.
+        if not near or abs(half_turns) > 1000:
+            return None
+        terms.append((monomial, Range.of(ratio / 2)))
+    return None if angle.rest is not None else Asymptotics.total(terms)
 
 
 power = _of_either_kind(_power_of_numbers, operator.pow)
@@ -362,10 +559,10 @@ square_root = _of_either_kind(math.sqrt, lambda value: value.power(Fraction(1, 2
 exponential = _of_either_kind(math.exp, _exponential)
 logarithm = _of_either_kind(math.log, _logarithm)
 binary_logarithm = _of_either_kind(
-    math.log2, lambda value: _logarithm(value) / Asymptotics(math.log(2))
+    math.log2, lambda value: _logarithm(value) / Asymptotics.term(math.log(2))
 )
 decimal_logarithm = _of_either_kind(
-    math.log10, lambda value: _logarithm(value) / Asymptotics(math.log(10))
+    math.log10, lambda value: _logarithm(value) / Asymptotics.term(math.log(10))
 )
-cosine = _of_either_kind(math.cos, _wave(math.cos))
-sine = _of_either_kind(math.sin, _wave(math.sin))
+cosine = _of_either_kind(math.cos, _wave(math.cos, 0))
+sine = _of_either_kind(math.sin, _wave(math.sin, 1))

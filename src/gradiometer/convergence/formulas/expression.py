@@ -16,7 +16,8 @@ from types import EllipsisType
 from typing import Any
 
 from gradiometer.convergence.formulas import asymptotics
-from gradiometer.convergence.formulas.asymptotics import Asymptotics, Time, compare
+from gradiometer.convergence.formulas.asymptotics import Asymptotics, Time, choose, compare
+from gradiometer.convergence.formulas.number import Undecided
 from gradiometer.errors import BadArgument
 
 # Characters in the longest formula accepted.
@@ -34,8 +35,8 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "ceil": math.ceil,
     "int": math.trunc,
     "abs": abs,
-    "min": min,
-    "max": max,
+    "min": asymptotics.least,
+    "max": asymptotics.largest,
 }
 OPERATORS: dict[type[ast.AST], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
@@ -145,7 +146,7 @@ def _reading(  # noqa: PLR0911, PLR0912  one case a kind of node
         case ast.Name(id="t"):
             return lambda t: t
         case ast.Name(id="pi"):
-            return lambda t: Asymptotics(math.pi) if isinstance(t, Asymptotics) else math.pi
+            return lambda t: Asymptotics.term(math.pi) if isinstance(t, Asymptotics) else math.pi
         case ast.Name(id=name):
             raise _refusal(text, f"unknown name {name}", nearest(name, ("pi", *FUNCTIONS)))
         case ast.UnaryOp(op=ast.USub(), operand=operand):
@@ -166,8 +167,16 @@ def _reading(  # noqa: PLR0911, PLR0912  one case a kind of node
             return lambda t: math.prod(compare(a(t), holds, b(t)) for a, holds, b in links)
         case ast.IfExp(test=test, body=body, orelse=orelse):
             asked, yes, no = part(test), part(body), part(orelse)
-            # The other value is not computed: it may be undefined, as 1/(t − 9) is at step 9.
-            return lambda t: yes(t) if asked(t) else no(t)
+
+            def chosen(t: Time) -> Time:
+                # The other value is not computed: it may be undefined, as 1/(t − 9) is at step 9.
+                truth = asked(t)
+                try:
+                    return yes(t) if truth else no(t)
+                except Undecided:
+                    return choose(yes(t), no(t))
+
+            return chosen
         case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]):
             if name not in FUNCTIONS:
                 raise _refusal(text, f"unknown name {name}", nearest(name, FUNCTIONS))

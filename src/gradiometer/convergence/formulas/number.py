@@ -5,6 +5,7 @@ a sum of constants that cancels to rounding raises `Undecided`.
 """
 
 import math
+from dataclasses import dataclass
 from fractions import Fraction
 
 # A sum of doubles smaller than this, relative to its terms, may be zero.
@@ -58,6 +59,8 @@ def power_of(base: Constant, exponent: Constant) -> Constant:
         and abs(whole) * _bits(base) <= LARGEST_BITS
     ):
         return base**whole
+    if base == 1:
+        return Fraction(1)
     return times(float(base) ** float(exponent), Fraction(1))
 
 
@@ -75,3 +78,61 @@ def sign(value: Constant) -> int:
 
 def _bits(value: Fraction) -> int:
     return max(value.numerator.bit_length(), value.denominator.bit_length())
+
+
+@dataclass(frozen=True)
+class Range:
+    """A factor of which only bounds are known, such as a sine; exact if they are equal.
+
+    Args:
+        low, high: The bounds, each of which may be taken.
+        nonzero: True if the factor is never zero, though it may come close to it.
+    """
+
+    low: Constant
+    high: Constant
+    nonzero: bool = False
+
+    @classmethod
+    def of(cls, value: Constant) -> "Range":
+        """An exact number."""
+        return cls(value, value)
+
+    @property
+    def exact(self) -> Constant | None:
+        """The number if it is exact, else None."""
+        return self.low if self.low == self.high else None
+
+    @property
+    def apart(self) -> int:
+        """1 or −1 if the factor has this sign and stays away from zero, else 0."""
+        return (self.low > 0) - (self.high < 0)
+
+    def __neg__(self) -> "Range":
+        return Range(-self.high, -self.low, self.nonzero)
+
+    def __add__(self, other: "Range") -> "Range":
+        return Range(plus(self.low, other.low), plus(self.high, other.high))
+
+    def __mul__(self, other: "Range") -> "Range":
+        ends = [
+            times(one, two) if one and two else Fraction(0)
+            for one in (self.low, self.high)
+            for two in (other.low, other.high)
+        ]
+        kept = (self.nonzero or self.apart != 0) and (other.nonzero or other.apart != 0)
+        return Range(min(ends), max(ends), kept)
+
+    def __abs__(self) -> "Range":
+        if self.low >= 0:
+            return self
+        return -self if self.high <= 0 else Range(Fraction(0), max(-self.low, self.high))
+
+    def power(self, exponent: Constant) -> "Range":
+        """Of a factor that stays away from zero. A power is monotone on each side of it."""
+        ends = [power_of(end, exponent) for end in (self.low, self.high)]
+        return Range(min(ends), max(ends))
+
+    def hull(self, other: "Range") -> "Range":
+        """Bounds of a factor that is one of the two at every step."""
+        return Range(min(self.low, other.low), max(self.high, other.high))

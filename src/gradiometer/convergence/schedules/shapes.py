@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from gradiometer.convergence.formulas.asymptotics import LARGE_T, Asymptotics, Time
+from gradiometer.convergence.formulas.asymptotics import Asymptotics, Time
 from gradiometer.convergence.formulas.expression import formula_in
 from gradiometer.convergence.formulas.number import Amount, exact
 from gradiometer.convergence.schedules.schedule import (
@@ -230,11 +230,6 @@ class Formula(Schedule):
 
     def formula(self, step: Time) -> Time:
         return formula_in(self.text)(step + 1)
-
-    def asymptotics(self, step: Asymptotics) -> Asymptotics:
-        """Of the text as a function of t itself: one term of step + 1 is not exact in t."""
-        t = LARGE_T if step == LARGE_T - 1 else step + 1
-        return Asymptotics.constant(formula_in(self.text)(t))
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,15 @@ from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from typing import Any
 
-from gradiometer.convergence.formulas.asymptotics import LARGE_T, LEVELS, Asymptotics, Monomial
+from gradiometer.convergence.formulas.asymptotics import (
+    LARGE_T,
+    LEVELS,
+    STEPS,
+    Asymptotics,
+    Monomial,
+    Steps,
+    by_size,
+)
 from gradiometer.convergence.formulas.number import Constant, Undecided
 from gradiometer.convergence.schedules import Formula, Schedule
 from gradiometer.errors import BadArgument
@@ -25,59 +33,79 @@ class Conditions:
     """What the size of η_t for large t says about the conditions; None if undecided.
 
     Args:
-        rate: η_t for large t. If its leading term is not known, neither is its sign.
+        rates: η_t for large t, on sets of steps that cover all of them.
     """
 
-    rate: Asymptotics
+    rates: tuple[Asymptotics, ...]
 
     @property
     def goes_negative(self) -> bool:
-        """True if η_t < 0 from some step on."""
-        return self.rate.coefficient < 0
+        """True if η_t < 0 again and again."""
+        return any(rate.factor.apart < 0 for rate in self.rates)
 
     @property
     def limit_zero(self) -> bool | None:
         """True if η_t → 0."""
-        if self.rate.size is None or self.rate.size.direction < 0:
+        if all(rate.size is None or rate.size.direction < 0 for rate in self.rates):
             return True
-        return False if self.rate.coefficient else None
+        stays = any(
+            rate.factor.apart and rate.size and rate.size.direction >= 0 for rate in self.rates
+        )
+        return False if stays else None
 
     @property
     def sum_diverges(self) -> bool | None:
         """True if Σ η_t = ∞."""
-        # The sum of rates that are negative may be −∞, and is never +∞.
-        if self.goes_negative:
-            return False
-        finite = _sum_is_finite(self.rate)
-        return None if finite is None else not finite
+        try:
+            summable = [_is_summable(rate.size) for rate in self.rates]
+            # A sum of rates that are negative may be −∞, and is never +∞.
+            signs = [rate.factor.apart for rate in self.rates]
+            if all(fine or sign < 0 for fine, sign in zip(summable, signs, strict=True)):
+                return False
+            grows = any(not fine and sign > 0 for fine, sign in zip(summable, signs, strict=True))
+            return True if grows and all(map(_is_bounded_below, self.rates)) else None
+        except Undecided:
+            return None
 
     @property
     def sum_of_squares_converges(self) -> bool | None:
         """True if Σ η_t² < ∞."""
         try:
-            return _sum_is_finite(self.rate * self.rate)
+            squares = [rate * rate for rate in self.rates]
+            if all(_is_summable(square.size) for square in squares):
+                return True
+            apart = [square for square in squares if square.factor.apart]
+            return None if all(_is_summable(square.size) for square in apart) else False
         except Undecided:  # the square of a constant may leave the range of doubles
             return None
 
     @property
+    def decided(self) -> bool:
+        """True if all three conditions are."""
+        return None not in (self.limit_zero, self.sum_diverges, self.sum_of_squares_converges)
+
+    @property
     def order(self) -> str:
         """How η_t decays, such as "falls as t^-1"."""
-        size = self.rate.size
+        size = max([rate.size for rate in self.rates if rate.size], key=by_size, default=None)
         if size is None:
             return "is zero from some step on"
-        if not self.rate.coefficient:
+        if not all(rate.factor.apart and rate.size == size for rate in self.rates):
             return f"stays within a multiple of {as_text(size)}"
         verb = {-1: "falls as", 0: "stays of order", 1: "grows as"}[size.direction]
         return f"{verb} {as_text(size)}"
 
 
-def _sum_is_finite(rate: Asymptotics) -> bool | None:
-    try:
-        if rate.size is None or rate.size.sum_converges:
-            return True
-    except Undecided:
-        return None
-    return False if rate.coefficient else None
+def _is_summable(size: Monomial | None) -> bool:
+    return size is None or size.sum_converges
+
+
+def _is_bounded_below(rate: Asymptotics) -> bool:
+    """True if the negative values of a rate have a finite sum."""
+    if rate.factor.apart > 0:
+        return True
+    negative = [monomial for monomial, factor in rate.terms if factor.low < 0]
+    return all(_is_summable(size) for size in (*negative, rate.rest))
 
 
 def as_text(monomial: Monomial) -> str:
@@ -103,6 +131,11 @@ def _as_power(level: int, power: Constant) -> str:
 
 # Every step from t = 1 to this one is evaluated; after it, powers of two.
 FIRST_STEPS = 256
+
+# A longer period is not looked at, and of a period this many classes of steps at most. One class
+# shows that a sum is infinite, and bounds on all steps that it is finite.
+LONGEST_PERIOD = 100_000
+CLASSES = 64
 
 # The three conditions, and how a verdict says that they hold or fail.
 CONDITIONS = {
@@ -197,12 +230,51 @@ def read(text: str) -> Schedule:
 
 
 def _conditions(schedule: Schedule) -> Conditions | None:
-    """The conditions for all large t, or None if the algebra does not decide them."""
+    """The conditions for all large t, or None if the algebra does not decide them.
+
+    What all steps together leave open is decided on classes of steps: squares and the others, or
+    t = period·s + remainder, on which `t % period` is a constant.
+    """
+    steps = Steps()
+    whole = _rate(schedule, LARGE_T, steps)
+    found = None if whole is None else Conditions((whole,))
+    if found is not None and found.decided:
+        return found
+    if steps.root > 1:
+        squares = _rate(schedule, LARGE_T * LARGE_T, Steps())
+        others = _rate(schedule, LARGE_T, Steps(irrational=True))
+        classes, covered = [squares, others], True
+    else:
+        # The remainder of a quotient shows its period only after that of the quotient is known.
+        period, total = steps.period, 1
+        while period > 1 and total < LONGEST_PERIOD:
+            total, steps = total * period, Steps()
+            _rate(schedule, LARGE_T * total, steps)
+            period = steps.period
+        if total == 1:
+            return found
+        stride = -(-total // CLASSES)
+        classes = [
+            _rate(schedule, LARGE_T * total + remainder, Steps())
+            for remainder in range(0, total, stride)
+        ]
+        covered = stride == 1
+    if not covered or None in classes:
+        classes.append(whole)
+    rates = [rate for rate in classes if rate is not None]
+    return found if classes[-1] is None or not rates else Conditions(tuple(rates))
+
+
+def _rate(schedule: Schedule, t: Asymptotics, steps: Steps) -> Asymptotics | None:
+    """η on some steps; `steps` takes down what would decide more."""
+    token = STEPS.set(steps)
     # A schedule of one's own may do anything with what it gets in place of a step.
     try:
-        return Conditions(schedule.asymptotics(LARGE_T - 1))
+        return schedule.asymptotics(t - 1)
     except (Undecided, ArithmeticError, ValueError, TypeError, AttributeError, RecursionError):
         return None
+    finally:
+        STEPS.reset(token)
 
 
 def _start_of(formula: Formula) -> _Start:
@@ -260,7 +332,7 @@ def _why(
     falls_below_zero = conditions is not None and conditions.goes_negative
     known = [
         "its sum does not go to +∞"
-        if falls_below_zero and name == "sum_diverges"
+        if falls_below_zero and name == "sum_diverges" and not answer
         else CONDITIONS[name][0 if answer else 1]
         for name, answer in answers.items()
         if answer is not None
