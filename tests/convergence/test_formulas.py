@@ -60,6 +60,8 @@ def test_constants_that_cancel_to_rounding_decide_nothing() -> None:
     assert theorem("(1 + 1e-18)**-t").sum_diverges is False
 
 
-def test_a_maximum_of_nearly_equal_terms_is_not_taken_for_either() -> None:
-    """√(t+1) − √t falls, though both terms have the same leading term."""
-    assert theorem("max(sqrt(t+1), sqrt(t)) - sqrt(t)").limit_zero is None
+def test_a_maximum_of_nearly_equal_terms_is_decided_by_their_difference() -> None:
+    """√(t+1) − √t falls as 1/(2√t), though both terms have the same leading term."""
+    verdict = theorem("max(sqrt(t+1), sqrt(t)) - sqrt(t)")
+    assert verdict.limit_zero and verdict.sum_diverges
+    assert verdict.sum_of_squares_converges is False

@@ -35,7 +35,6 @@ from gradiometer.convergence.formulas.number import (
     exact,
     logarithm_of,
     plus,
-    power_of,
     sign,
     times,
 )
@@ -108,6 +107,21 @@ class Monomial:
 
 
 by_size = functools.cmp_to_key(Monomial.compare)
+
+
+def largest_bound(bounds: Iterable[Monomial | None]) -> Monomial | None:
+    """The largest of some bounds; either of two that differ by rounding alone."""
+
+    def compare_bounds(one: Monomial, two: Monomial) -> int:
+        try:
+            return one.compare(two)
+        except Undecided:
+            return 0
+
+    known = [bound for bound in bounds if bound is not None]
+    return max(known, key=functools.cmp_to_key(compare_bounds), default=None)
+
+
 CONSTANT = Monomial()
 
 # t, log t, log log t, … as terms of an exponent.
@@ -187,10 +201,9 @@ class Asymptotics:
             except Undecided:  # two factors cancel to rounding
                 cancelled.append(monomial)
         order = sorted((m for m in merged if merged[m].exact != 0), key=by_size, reverse=True)
-        known = [*cancelled, *(each for each in rests if each is not None)]
-        rest = max(known, key=by_size, default=None)
+        rest = largest_bound([*cancelled, *rests])
         if len(order) > TERMS:
-            rest = max([order[TERMS], *([rest] if rest else [])], key=by_size)
+            rest = largest_bound([order[TERMS], rest])
         kept = [m for m in order[:TERMS] if rest is None or m.compare(rest) > 0]
         return cls(tuple((m, merged[m]) for m in kept), rest)
 
@@ -239,7 +252,12 @@ class Asymptotics:
             return NIL
         products = [(m * n, c * d) for m, c in self.terms for n, d in second.terms]
         rests = [rest * size for rest, size in ((self.rest, theirs), (second.rest, mine)) if rest]
-        return Asymptotics.total(products, *rests)
+        try:
+            return Asymptotics.total(products, *rests)
+        except Undecided:  # orders that differ by rounding alone: the first product is the largest
+            rests += [m * theirs for m, _ in self.terms[1:2]]
+            rests += [n * mine for n, _ in second.terms[1:2]]
+            return Asymptotics.total(products[:1], *rests)
 
     def __truediv__(self, other: Real) -> "Asymptotics":
         return self * Asymptotics.constant(other).power(Fraction(-1))
@@ -472,7 +490,7 @@ def _exponential(value: Asymptotics) -> Asymptotics:
                 Fraction(1) * times(math.exp(end), Fraction(1)) if end else Fraction(1)
                 for end in (c.low, c.high)
             ]
-            found = found * Asymptotics.term(Range(*ends))
+            found = found * Asymptotics.term(Range(min(ends), max(ends)))
         else:
             largest_of_it = Monomial(((_as_term(m), c.high),)) if c.high else CONSTANT
             share = Range.of(Fraction(1)) if c.exact is not None else Range(ZERO, Fraction(1))
@@ -497,7 +515,7 @@ def _logarithm(value: Asymptotics) -> Asymptotics:
         raise Undecided("a logarithm of what comes close to zero")
     ends = [logarithm_of(end) for end in (value.factor.low, value.factor.high)]
     factors = [ZERO, *(Fraction((-1) ** (k + 1), k) for k in range(1, TERMS))]
-    found = Asymptotics.term(Range(*ends)) + _series(factors, value.relative_rest)
+    found = Asymptotics.term(Range(min(ends), max(ends))) + _series(factors, value.relative_rest)
     for powers, factor in value.terms[0][0].exponent:
         if powers[-1]:
             raise Undecided("a logarithm is nested too deeply")

@@ -21,7 +21,7 @@ from gradiometer.convergence.formulas.asymptotics import (
     Asymptotics,
     Monomial,
     Steps,
-    by_size,
+    largest_bound,
 )
 from gradiometer.convergence.formulas.number import Constant, Undecided
 from gradiometer.convergence.schedules import Formula, Schedule
@@ -71,13 +71,16 @@ class Conditions:
     def sum_of_squares_converges(self) -> bool | None:
         """True if Σ η_t² < ∞."""
         try:
-            squares = [rate * rate for rate in self.rates]
-            if all(_is_summable(square.size) for square in squares):
-                return True
-            apart = [square for square in squares if square.factor.apart]
-            return None if all(_is_summable(square.size) for square in apart) else False
-        except Undecided:  # the square of a constant may leave the range of doubles
+            infinite = [
+                rate
+                for rate in self.rates
+                if rate.size and not rate.size.power(Fraction(2)).sum_converges
+            ]
+        except Undecided:
             return None
+        if not infinite:
+            return True
+        return False if any(rate.factor.apart for rate in infinite) else None
 
     @property
     def decided(self) -> bool:
@@ -87,7 +90,7 @@ class Conditions:
     @property
     def order(self) -> str:
         """How η_t decays, such as "falls as t^-1"."""
-        size = max([rate.size for rate in self.rates if rate.size], key=by_size, default=None)
+        size = largest_bound(rate.size for rate in self.rates)
         if size is None:
             return "is zero from some step on"
         if not all(rate.factor.apart and rate.size == size for rate in self.rates):
