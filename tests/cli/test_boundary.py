@@ -223,6 +223,30 @@ def test_a_closed_standard_output_is_no_error() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.parametrize(
+    "closing",
+    [
+        "sys.stdout.close(), sys.stderr.close()",
+        "sys.stdout.buffer.close(), sys.stderr.buffer.close()",
+        "sys.__stdout__.close()",
+    ],
+)
+def test_streams_that_the_users_code_closes_are_no_traceback(tmp_path: Path, closing: str) -> None:
+    (tmp_path / "closes.py").write_text(
+        f"import sys\n\n\ndef problem():\n    {closing}\n    raise ValueError('mine')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "gradiometer", "train", "closes:problem"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "bug in gradiometer" not in done.stderr and "I/O operation" not in done.stderr
+    assert done.returncode not in (0, 1) and "ValueError: mine" in done.stderr
+
+
 def refuse_writes(monkeypatch: pytest.MonkeyPatch, *modules: str) -> None:
     def refused(path: Path, content: bytes) -> None:
         raise os_error(errno.EACCES, str(path))

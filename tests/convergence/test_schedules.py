@@ -369,3 +369,8 @@ def test_the_picture_shows_every_schedule_over_the_run() -> None:
     ]["values"]
     assert {point["schedule"] for point in points} == {"cosine", "inverse"}
     assert {point["step"] for point in points} == set(range(100))
+
+
+def test_sums_of_rates_beyond_the_largest_float_are_infinite_without_a_warning() -> None:
+    over = horizon(Constant(1e308), 100)
+    assert over.distance == over.noise == math.inf and math.isfinite(over.bound)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from gradiometer import supervised
 from gradiometer.errors import BadArgument, UserCodeFailed
 from gradiometer.loop import Loop
+from gradiometer.measurement.objective import Loss
 from gradiometer.tuning.optimizers import Made, MakeOptimizer
 from gradiometer.tuning.start import overshooting_rate, start_of
 
@@ -119,6 +120,33 @@ def test_the_training_is_not_touched() -> None:
 def test_a_start_that_has_no_rate_is_refused(factor: float, sentence: str) -> None:
     with pytest.raises(UserCodeFailed, match=sentence):
         found(SGD, by=factor)
+
+
+def no_gradient(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    return batch[0].sum(1).requires_grad_()
+
+
+def finite_at_the_start_alone(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    is_start = not bool(next(model.parameters()).detach().any())
+    return SQUARED(model, batch) * (1.0 if is_start else math.nan)
+
+
+@pytest.mark.parametrize("made", [SGD, ADAMW])
+@pytest.mark.parametrize(
+    ("loss", "sentence"),
+    [
+        (no_gradient, "`loss` has no gradient in any parameter of the model"),
+        (finite_at_the_start_alone, "`loss` falls at no rate along the first update"),
+    ],
+)
+def test_a_loss_along_which_no_rate_lowers_it_is_refused(
+    made: Made, loss: Loss, sentence: str
+) -> None:
+    model, data = regression()
+    optimizer = made(model.parameters(), 1.0)
+    loop = Loop(model, optimizer, loss=loss, batches=data, batch_size=16)
+    with pytest.raises(UserCodeFailed, match=sentence):
+        overshooting_rate(loop, start_of(loop, seed=0))
 
 
 def upwards(parameters: Iterable[nn.Parameter], rate: float) -> torch.optim.Optimizer:

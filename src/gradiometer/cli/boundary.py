@@ -334,7 +334,24 @@ def _spell(error: UnicodeError) -> tuple[str, int]:
 codecs.register_error(_ERRORS, _spell)
 
 
-class _AsciiText(io.TextIOWrapper):
+class _Text(io.TextIOWrapper):
+    """A stream that stays open: after `sys.stdout.close()` in the user's code a command still has
+    an answer to print."""
+
+    def close(self) -> None:
+        """Write what is buffered."""
+        self.flush()
+
+
+class _Buffer(io.BufferedWriter):
+    """The same for `sys.stdout.buffer.close()`."""
+
+    def close(self) -> None:
+        """Write what is buffered."""
+        self.flush()
+
+
+class _AsciiText(_Text):
     """A stream in ASCII."""
 
     # No name that click knows: it replaces a stream in plain ASCII by one in UTF-8.
@@ -367,6 +384,8 @@ class _Sink(io.RawIOBase):
                 return written
             except OSError as error:
                 self.failed = error
+            except ValueError:  # the user's code has closed the file itself, `sys.__stdout__`
+                self.failed = OSError(errno.EBADF, os.strerror(errno.EBADF))
         return len(content)
 
 
@@ -389,7 +408,9 @@ class Streams:
     def failure(self) -> OSError | None:
         """Write what is buffered. Returns the first error of standard output, or None."""
         for stream in (sys.stdout, sys.stderr):
-            stream.flush()
+            # the user's code may have put another stream here, or None, and closed it
+            if stream is not None and not stream.closed:
+                stream.flush()
         return None if self._out is None else self._out.failed
 
 
@@ -400,7 +421,7 @@ def _safe(stream: Any, original: Any) -> tuple[Any, _Sink | None]:
         return stream, None
     stream.flush()
     sink = _Sink(getattr(stream.buffer, "raw", stream.buffer))
-    kind = _AsciiText if codecs.lookup(stream.encoding).name == "ascii" else io.TextIOWrapper
+    kind = _AsciiText if codecs.lookup(stream.encoding).name == "ascii" else _Text
     lines = stream.line_buffering or stream.write_through
-    buffered = io.BufferedWriter(sink)
+    buffered = _Buffer(sink)
     return kind(buffered, stream.encoding, _ERRORS, line_buffering=lines), sink

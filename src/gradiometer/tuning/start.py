@@ -57,7 +57,8 @@ def start_of(loop: Loop, *, seed: int) -> Start:
 
     Raises:
         BadArgument: The data end before.
-        UserCodeFailed: The loss raised, or its gradient is zero or not finite.
+        UserCodeFailed: The loss raised or reaches no parameter, or its gradient is zero or not
+            finite.
     """
     digits = zlib.crc32(f"{seed}/start".encode())
     source = loop.data.batches(digits)
@@ -69,6 +70,11 @@ def start_of(loop: Loop, *, seed: int) -> Start:
     for batch in batches:
         with _gradient(loop, batch, digits) as (copy, loss):
             gradients = [p.grad.double() for p in copy.model.parameters() if p.grad is not None]
+            if not gradients:
+                raise UserCodeFailed(
+                    "`loss` has no gradient in any parameter of the model: compute it from the "
+                    "outputs of the model that it is called with."
+                )
             squares = torch.stack([gradient.square().sum() for gradient in gradients])
             norm += float(squares.sum().sqrt()) / 2
             mean += loss / 2
@@ -106,7 +112,8 @@ def overshooting_rate(loop: Loop, start: Start) -> tuple[float, float]:
         The geometric mean over the batches, to a factor of √2.
 
     Raises:
-        UserCodeFailed: The optimizer makes no update, or one that is not finite.
+        UserCodeFailed: The optimizer makes no update, or one that is not finite; or the loss falls
+            at no rate, or at every rate.
     """
     logarithms, spent = 0.0, 0.0
     for batch in start.batches:
@@ -179,7 +186,15 @@ def _crossing(loop: Loop, batch: Batch, loss: float, seed: int) -> tuple[float, 
     for _ in range(2):
         middle = math.sqrt(low * high)
         low, high = (low, middle) if overshoots(middle) else (middle, high)
-    return math.sqrt(low * high), forwards
+    rate = math.sqrt(low * high)
+    if not 0 < rate < math.inf:
+        where = "at no rate" if rate == 0 else "at every rate, however large,"
+        raise UserCodeFailed(
+            f"`loss` falls {where} along the first update of `optimizer` "
+            f"{type(loop.optimizer).__name__}: no rate can be chosen. Check that the loss is finite "
+            "beside the starting point, and has a minimum."
+        )
+    return rate, forwards
 
 
 # The training loss or that on held-out examples, after the same number of examples for all batch

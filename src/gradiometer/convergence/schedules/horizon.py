@@ -88,6 +88,9 @@ def horizon(schedule: Schedule, steps: int) -> RateOverRun:
     total = tails[0]
     refinement = float(np.sum(w[:-1] / tails[1:] * squares[:-1] / tails[:-1]))
     distance_part, noise_part = 1 / (2 * total), squares[0] / (2 * total) + refinement / 2
+    # the sums of rates near the largest float are infinite, and are printed as that
+    with np.errstate(over="ignore"):
+        distance, noise = float(rates.sum()), float(np.square(rates).sum())
     # A schedule of exactly T steps reaches its end at step T, one after the last update.
     last = min(float(rates[-1]), schedule(steps))
     return RateOverRun(
@@ -96,8 +99,8 @@ def horizon(schedule: Schedule, steps: int) -> RateOverRun:
         final=float(rates[-1]),
         # 1e-4: A last rate below this share of the largest one counts as zero.
         reaches_zero=last < 1e-4 * peak,
-        distance=float(rates.sum()),
-        noise=float(np.square(rates).sum()),
+        distance=distance,
+        noise=noise,
         bound=float(2 * math.sqrt(distance_part * noise_part)),
         best_peak=float(math.sqrt(distance_part / noise_part)),
     )
