@@ -236,7 +236,7 @@ def test_streams_that_the_users_code_closes_are_no_traceback(tmp_path: Path, clo
         f"import sys\n\n\ndef problem():\n    {closing}\n    raise ValueError('mine')\n"
     )
     done = subprocess.run(
-        [sys.executable, "-m", "gradiometer", "train", "closes:problem"],
+        [sys.executable, "-m", "gradiometer", "train", "closes:problem", "--json"],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(tmp_path)},
         capture_output=True,
