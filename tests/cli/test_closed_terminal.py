@@ -4,6 +4,7 @@ cannot take."""
 import errno
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,6 +46,56 @@ def test_a_training_is_asked_to_stop_by_a_signal(number: signal.Signals) -> None
         os.kill(os.getpid(), number)
         assert asked.wait(5)
     assert signal.getsignal(number) == before
+
+
+# The tests may run in the background, where a program is started to ignore Ctrl-C.
+HEARING = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from gradiometer.cli import main
+main()
+"""
+
+HANGING = """
+import time
+import torch
+from torch import nn
+
+calls = 0
+
+def problem():
+    def loss(model, batch):
+        global calls
+        calls += 1
+        if calls > 30:
+            print("hangs", flush=True)
+            time.sleep(600)
+        return ((model(batch) - 1) ** 2).mean(1)
+    return nn.Linear(3, 1), loss, torch.randn(64, 3)
+"""
+
+
+def test_ctrl_c_on_code_that_hangs_answers_at_once_and_the_end_says_how_to_resume(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "hanging.py").write_text(HANGING)
+    command = ["train", "hanging:problem", "--steps", "200", "--budget", "0", "--no-open"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", HEARING, *command],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None and process.stderr is not None
+    assert any("hangs" in line for line in process.stdout)
+    process.send_signal(signal.SIGINT)
+    assert any("Ctrl-C again stops at once" in line for line in process.stderr)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 5 and "Traceback" not in error
+    assert "stopped within step" in error and "gradiometer resume" in error
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

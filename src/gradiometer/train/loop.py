@@ -1,6 +1,7 @@
 """The training loop: batch, backward, measure, update; with its watch, checkpoints, snapshots and
 policies; and the same on several processes, of which rank 0 runs the loop."""
 
+import os
 import shlex
 import signal
 import threading
@@ -81,6 +82,10 @@ def dismiss(ranks: Ranks) -> None:
         ranks.told(END, False)
 
 
+# Printed by the first Ctrl-C, since the step that is being made may take for ever.
+STOPPING = b"\nstopping after this step; Ctrl-C again stops at once\n"
+
+
 @contextmanager
 def asked_to_stop() -> Iterator[threading.Event]:
     """An event that Ctrl-C, SIGTERM or a closed terminal (SIGHUP) sets. A second Ctrl-C stops at
@@ -95,6 +100,10 @@ def asked_to_stop() -> Iterator[threading.Event]:
         if asked.is_set():
             raise KeyboardInterrupt
         asked.set()
+        if number == signal.SIGINT:
+            # Not `print`: the signal may have come within one. A closed stream is no reason to fail.
+            with suppress(OSError):
+                os.write(2, STOPPING)
 
     if threading.current_thread() is not threading.main_thread():
         yield asked
@@ -247,8 +256,10 @@ class Trainer:
     def go(self, until: int | None = None) -> Run:
         """Train to the end, or until a step."""
         last = self.training.steps if until is None else min(until, self.training.steps)
+        stop_asked = threading.Event()
         try:
             with asked_to_stop() as asked, self.watch:
+                stop_asked = asked
                 self._begin(asked)
                 while self.training.step < last:
                     self._decide(asked)
@@ -271,6 +282,15 @@ class Trainer:
             raise Interrupted(
                 f"{error}; continue from the last checkpoint, with any number of processes, with: "
                 f"gradiometer resume {shlex.quote(str(self.folder.path))}"
+            ) from error
+        except KeyboardInterrupt as error:
+            dismiss(self.training.ranks)
+            if not stop_asked.is_set():
+                raise
+            raise Interrupted(
+                f"stopped within step {self.training.step:,} of {self.training.steps:,}; continue "
+                "from the last checkpoint with: gradiometer resume "
+                f"{shlex.quote(str(self.folder.path))}"
             ) from error
         except BaseException:
             dismiss(self.training.ranks)
