@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from gradiometer.errors import BadArgument, Interrupted, Unsupported
 from gradiometer.integrations.watch.description import sampling_of
+from gradiometer.integrations.watch.hook import Hook
 from gradiometer.integrations.watch.observers.triage.batches import IGNORED
 from gradiometer.integrations.watch.record import Findings
-from gradiometer.integrations.watch.shield import Hook
 from gradiometer.integrations.watch.watch import watch
 from gradiometer.integrations.watch.watching import Watch
 from gradiometer.measurement.batch import Batch

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from gradiometer.errors import BadArgument
-from gradiometer.integrations.watch.shield import Hook, Shield
+from gradiometer.integrations.watch.hook import Hook
+from gradiometer.integrations.watch.shield import Shield
 from gradiometer.integrations.watch.subject import takes_no_hooks
 from gradiometer.measurement.batch import tensors_of
 from gradiometer.measurement.optimizer.steps import bare

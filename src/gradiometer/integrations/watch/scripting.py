@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from gradiometer.integrations.watch.shield import Hook
+from gradiometer.integrations.watch.hook import Hook
 
 # Through this function all of torch goes that scripts a module. It compiles every hook of the
 # module too, and refuses one that is not a function written in TorchScript.

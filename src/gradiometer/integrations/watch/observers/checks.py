@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from gradiometer.errors import BadArgument
 from gradiometer.integrations.fsdp import OFF
 from gradiometer.integrations.gradients import Listener
-from gradiometer.integrations.watch.shield import Hook, Shield
+from gradiometer.integrations.watch.hook import Hook
+from gradiometer.integrations.watch.shield import Shield
 from gradiometer.integrations.watch.subject import Subject
 from gradiometer.measurement.batch import Batch, batch_size, tensors_of
 from gradiometer.measurement.objective import Gradients

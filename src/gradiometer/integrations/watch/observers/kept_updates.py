@@ -11,9 +11,10 @@ from torch import Tensor
 
 from gradiometer.errors import BadArgument
 from gradiometer.integrations.gradients import NEVER
+from gradiometer.integrations.watch.hook import Hook
 from gradiometer.integrations.watch.observers.observer import Observer, Start, Step, Update
 from gradiometer.integrations.watch.observers.triage.exact import SchedulersSeen, schedulers_of
-from gradiometer.integrations.watch.shield import Hook, guarding
+from gradiometer.integrations.watch.shield import guarding
 from gradiometer.integrations.watch.sources.exchange import SharedBatches
 from gradiometer.integrations.watch.subject import Subject, takes_no_hooks
 from gradiometer.loop.marks import Marks, marks_of

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from gradiometer.integrations.gradients import Listener, gradients_of
+from gradiometer.integrations.watch.hook import Hook
 from gradiometer.integrations.watch.observers.triage.batches import compared_by
-from gradiometer.integrations.watch.shield import Hook, Shield
+from gradiometer.integrations.watch.shield import Shield
 from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.optimizer.steps import bare_optimizer, trained_ids
 from gradiometer.run.budget import Budget

@@ -17,6 +17,7 @@ from gradiometer.integrations.gradients import (
     gradients_of,
 )
 from gradiometer.integrations.watch.accelerator import Copied
+from gradiometer.integrations.watch.hook import Hook
 from gradiometer.integrations.watch.observers.observer import Observer, Start, Step, Update
 from gradiometer.integrations.watch.observers.triage.batches import BatchSigns, logits_of, parts_of
 from gradiometer.integrations.watch.observers.triage.exact import (
@@ -28,7 +29,7 @@ from gradiometer.integrations.watch.observers.triage.exact import (
     together,
 )
 from gradiometer.integrations.watch.observers.triage.path import PathPoints
-from gradiometer.integrations.watch.shield import Hook, attempt, guarding
+from gradiometer.integrations.watch.shield import attempt, guarding
 from gradiometer.integrations.watch.subject import Subject, takes_no_hooks
 from gradiometer.measurement.batch import Batch, tensors_of
 from gradiometer.measurement.objective import Objective
