@@ -299,7 +299,7 @@ def faster_engine(
     It depends on the model only, so that the same seeds give the same bits.
     """
     # With 25,450 parameters and fewer `Stacked` was 0.9 to 3.6 times as fast as the loop; with
-    # 101,770 the loop was 1.1 to 1.4 times as fast (docs/studies/chains.md).
+    # 101,770 the loop was 1.1 to 1.4 times as fast (benchmarks/results/chains.md).
     small = sum(leaf[0].numel() for leaf in state.leaves) <= 50_000
     if small and Stacked.can_run(state, loss, batch, traits):
         return Stacked(state, loss, batch_at, traits)
