@@ -26,8 +26,8 @@ from cases.tail_families import label_noise, late
 from gradiometer import Draw, Sampling, Series
 from gradiometer.drift import BatchSharpness, LossChange, StepDrift
 from gradiometer.estimation import NoiseShape
-from gradiometer.estimation.noise_shape import moments_of_gram
 from gradiometer.measurement.estimate import Estimates
+from gradiometer_lab.noise_shape import moments_of_gram
 
 BATCH, READINGS, TRUTH = 32, 30, 100_000
 PARTS = 8

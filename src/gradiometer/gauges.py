@@ -15,7 +15,6 @@ from gradiometer.drift.batch_sharpness import BatchSharpness, PreconditionedShar
 from gradiometer.drift.one_step import CurvatureAlongGradient, LossChange, StepDrift
 from gradiometer.errors import BadArgument
 from gradiometer.estimation.noise import GradientNoise, NoiseSources
-from gradiometer.estimation.noise_shape import HeavyExamples, NoiseShape
 from gradiometer.estimation.preconditioned_noise import PreconditionedNoise
 from gradiometer.exploration.temperature.thermometer import Temperature
 from gradiometer.extensions import Registry
@@ -39,7 +38,7 @@ GAUGES: Registry[type[Gauge]] = Registry(
     {
         gauge.name: gauge
         for gauge in (
-            *(GradientNoise, PreconditionedNoise, NoiseShape, NoiseSources, HeavyExamples),
+            *(GradientNoise, PreconditionedNoise, NoiseSources),
             *(BatchSharpness, PreconditionedSharpness),
             *(CurvatureAlongGradient, StepDrift, LossChange),
             Temperature,
@@ -166,7 +165,8 @@ def recorded_gauges(run: Run) -> tuple[tuple[Gauge, ...], dict[str, str]]:
     anybody.
 
     Returns:
-        The gauges, and for the others a mapping from name to import path.
+        The gauges, and for the others a mapping from name to import path, which is empty for a
+        gauge that an installed package had.
     """
     records = {record["name"]: record for record in run.manifest.get("gauges", [])}
     recorded = run.hyperparameters
@@ -178,7 +178,7 @@ def recorded_gauges(run: Run) -> tuple[tuple[Gauge, ...], dict[str, str]]:
         if gauge is not None:
             found.append(gauge)
         elif name:
-            missing[name] = records[name]["path"] if name in records else "unknown"
+            missing[name] = records[name]["path"] if name in records else ""
     return tuple(found), missing
 
 

@@ -163,6 +163,8 @@ def of_the_record(folder: Path) -> Iterator[Finding]:
     yield from short_of_readings(folder / "short")
     facts = {"class": "mine:Gauge", "readings": 0, "run": str(opened.path)}
     yield Finding("mine", Issue.ESTIMATION, "gauge_unavailable", State.CANNOT_TELL, facts=facts)
+    facts |= {"class": ""}
+    yield Finding("mine", Issue.ESTIMATION, "gauge_not_installed", State.CANNOT_TELL, facts=facts)
     rates = RunFacts(optimizer("SGD", "sgd", 0.1, 0.2))
     sharp = judge(BatchSharpness(), {**BatchSharpness().estimate(sharpness_readings())}, rates)
     assert sharp is not None

@@ -210,10 +210,9 @@ def resume(
         )
     made, missing = recorded_gauges(run)
     if missing:
-        raise BadArgument(
-            f"`gauges` lacks {', '.join(missing)}: import {', '.join(missing.values())} and give "
-            "it."
-        )
+        classes = ", ".join(filter(None, missing.values()))
+        way_out = f"import {classes} and give it" if classes else "install the package that adds it"
+        raise BadArgument(f"`gauges` lacks {', '.join(missing)}: {way_out}.")
     problem = problem_of(run, "resume") if problem is None else problem
     with threads(run.configuration.threads), together() as ranks:
         budget = Budget(run.configuration.budget)

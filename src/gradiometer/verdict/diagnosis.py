@@ -448,7 +448,8 @@ def _answers(findings: list[Finding]) -> list[Finding]:
 def _unavailable(name: str, path: str, run: Run) -> Finding:
     """The finding for a gauge whose class is not available."""
     facts = {"class": path, "readings": len(run.series(name) or ()), "run": str(run.path)}
-    return Finding(name, Issue.ESTIMATION, "gauge_unavailable", State.CANNOT_TELL, facts=facts)
+    claim = "gauge_unavailable" if path else "gauge_not_installed"
+    return Finding(name, Issue.ESTIMATION, claim, State.CANNOT_TELL, facts=facts)
 
 
 def _endpoint(run: Run, estimates: Mapping[str, Estimate]) -> Iterator[Finding]:

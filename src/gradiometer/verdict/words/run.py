@@ -22,6 +22,12 @@ def reason(said: Finding | Doubt) -> Mapping[str, Any]:
 
 
 CLAIMS: Mapping[str, Words] = {
+    "gauge_not_installed": Words(
+        "No installed package has the gauge {gauge}. The run has {readings:reading} of it.",
+        "Its moments can be exported, but estimates need its class.",
+        "Install the package that adds {gauge}; it may come with another version of gradiometer.",
+        slots=source,
+    ),
     "gauge_unavailable": Words(
         "{lead}. The run has {readings:reading} of it.",
         "Its moments can be exported, but estimates need the class.",

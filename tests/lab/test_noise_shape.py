@@ -13,11 +13,11 @@ from gradiometer import BadArgument
 from gradiometer.estimation import GradientNoise, NoiseShape
 from gradiometer.estimation.micro_batches import inner_products
 from gradiometer.estimation.noise import cosine
-from gradiometer.estimation.noise_shape import moments_of_gram, of_a_finite_population
 from gradiometer.measurement import Draw, Objective, Reading, Sampling, Series, State, TrainingStep
 from gradiometer.verdict import say
 from gradiometer_lab.closed_forms import Quadratic
 from gradiometer_lab.closed_forms.quadratic import Position, output_losses
+from gradiometer_lab.noise_shape import moments_of_gram, of_a_finite_population
 
 GRADIENTS = np.array([[1.0, 0.2, -0.3], [-0.5, 1.5, 0.4], [2.0, -1.0, 0.1], [0.3, 0.4, 1.2]])
 """Four examples, three parameters: all of the population."""

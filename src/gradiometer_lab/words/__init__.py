@@ -1,0 +1,1 @@
+"""The sentences of the findings of the laboratory, a table of claims for each gauge."""
