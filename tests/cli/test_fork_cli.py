@@ -2,16 +2,17 @@
 
 import importlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from command_line import called
-from gradiometer import Run
+from gradiometer import BadArgument, Run
 from gradiometer.cli.progress import Advised
 from gradiometer.loop import Fork, Rate, alternative_of, forks_of
 from gradiometer.loop.branch import BranchResult
-from gradiometer.loop.branches import comparison, setting, undecided
+from gradiometer.loop.branches import sentence, undecided
 from gradiometer.loop.readout import Readout
 from gradiometer.problems import load
 from gradiometer.run import Configuration
@@ -69,28 +70,54 @@ def test_the_sentence_says_what_was_done_and_what_came_of_it() -> None:
         "rate 50x": [0.6, None, 0.7, None],
     }
     fork = fork_of(ends, {"batch 2x, rate 1.41x": 250})
-    assert setting(fork) == "From step 2,000, four replicates of 500 updates, each cooled to zero."
-    said = comparison(fork, fork.effects())
-    assert said.startswith("Against going on as it is, in test loss: rate 2x ends 0.019 [0.0")
-    assert "] higher; rate 0.5x ends 0.011 [0.0" in said and "] lower; batch 2x" in said
+    said = sentence(fork, fork.effects())
+    assert said.startswith(
+        "After 500 updates from step 2,000, against going on as it is, in test loss: rate 2x is "
+        "0.019 [0.0"
+    )
+    assert "] higher; rate 0.5x is 0.011 [0.0" in said and "] lower; batch 2x" in said
     assert (
         "batch 2x, rate 1.41x no difference shown, −0.0013 [" in said
         and "], in half the updates; rate 50x" in said
     )
-    assert said.endswith("rate 50x diverged in 2 of 2 replicates.")
-    (sentence,) = undecided(fork.effects())
-    assert sentence.startswith("batch 2x, rate 1.41x: about ") and sentence.endswith(
+    assert said.endswith(
+        "rate 50x diverged in 2 of 2 replicates. Four replicates, each cooled to zero."
+    )
+    (more,) = undecided(fork.effects())
+    assert more.startswith("batch 2x, rate 1.41x: about ") and more.endswith(
         "would show an effect of this size."
     )
 
 
 def test_the_baseline_that_diverged_is_named_and_so_are_other_tails() -> None:
     fork = fork_of({"go on": [None, None], "rate 0.5x": [0.4, 0.5]}, tail="none")
-    assert (
-        setting(fork)
-        == "From step 2,000, two replicates of 500 updates, each at the rate of its schedule to the end."
+    said = sentence(fork, fork.effects())
+    assert "because going on as it is diverged." in said
+    assert said.endswith(" Two replicates, each at the rate of its schedule to the end.")
+    to_the_end = sentence(replace(fork, left=32_000), ())
+    assert to_the_end == (
+        "From step 2,000, two replicates of 500 updates, to the end of the training, each at the "
+        "rate of its schedule to the end."
     )
-    assert comparison(fork, fork.effects()).endswith("because going on as it is diverged.")
+
+
+@pytest.mark.parametrize(
+    ("flags", "horizon"),
+    [(["--advice"], "end"), (["--advice", "--horizon", "25%"], "25%"), (["rate 2x"], None)],
+)
+def test_what_is_advised_is_tried_to_the_end_of_the_run(
+    run: Run, capsys, monkeypatch: pytest.MonkeyPatch, flags: list[str], horizon: str | None
+) -> None:
+    asked: dict[str, object] = {}
+
+    def fork(*given: object, **settings: object) -> None:
+        asked.update(settings)
+        raise BadArgument("`loop` is not forked here.")
+
+    monkeypatch.setattr("gradiometer.loop.recorded.trials.alternatives_of", lambda _: (Rate(2),))
+    monkeypatch.setattr("gradiometer.loop.forking.fork", fork)
+    called(capsys, "fork", str(run.path), *flags)
+    assert asked["horizon"] == horizon
 
 
 @pytest.mark.slow
@@ -106,9 +133,8 @@ def test_the_command_prints_a_sentence_and_a_table_and_writes_the_page(run: Run,
         *SHORT,
     )
     assert code == 0
-    assert "From step 100, two replicates of 10 updates, each cooled to zero." in said.replace(
-        "\n", " "
-    )
+    assert said.startswith("After 10 of 100 updates from step 100, against going on as it is,")
+    assert "Two replicates, each cooled to zero." in said.replace("\n", " ")
     for name in ("go on", "rate 0.5x", "rate 2x", "batch 2x,", "cool now"):
         assert any(line.startswith(name) for line in said.splitlines())
     assert "warning: Only 2 replicates, so intervals are wide" in progress
@@ -250,13 +276,13 @@ def test_a_watched_run_is_forked_from_the_loop_that_a_function_returns(
         for warning in found["warnings"]
     )
     assert len(forks_of(run)) == 1
-    for name, sentence in (
+    for name, refusal in (
         ("other", "returns a loop with other parameters than those of"),
         ("larger", "returns a loop with 16 examples in an update, and"),
         ("nothing", "must return a gradiometer.loop.Loop, got NoneType"),
     ):
         code, _, error = called(capsys, *call, "--loop", f"my_loop_of_a_watched_run:{name}")
-        assert code == 2 and sentence in " ".join(error.split())
+        assert code == 2 and refusal in " ".join(error.split())
 
 
 MINE = """

@@ -128,6 +128,71 @@ def test_a_rate_that_a_loop_sets_itself_is_compared_with_its_highest_so_far(
     assert fork(training, "rate 2x", horizon="end", replicates=2).tail == tail
 
 
+class Factors(nn.Module):
+    """A rating is the product of two vectors, and a level of each: the steepness of its loss grows
+    with the vectors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.people, self.things = nn.Embedding(60, 5), nn.Embedding(40, 5)
+
+    def forward(self, pairs: torch.Tensor) -> torch.Tensor:
+        one, two = self.people(pairs[:, 0]), self.things(pairs[:, 1])
+        return (one[:, :4] * two[:, :4]).sum(1) + one[:, 4] + two[:, 4]
+
+
+def ratings() -> Loop:
+    """A factorisation of ratings by SGD after 120 of 1,200 updates."""
+    random = torch.Generator().manual_seed(613)
+    people, things = torch.randn(60, 3, generator=random), torch.randn(40, 3, generator=random)
+    chosen = torch.randperm(2400, generator=random)[:1400]
+    who, what = chosen // 40, chosen % 40
+    noise = 0.3 * torch.randn(1400, generator=random)
+    pairs, stars = torch.stack([who, what], dim=1), 3 + (people[who] * things[what]).sum(1) + noise
+    torch.manual_seed(0)
+    model = Factors()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.65)
+    order = torch.Generator().manual_seed(1)
+    for _ in range(120):
+        rows = torch.randint(0, 1400, (32,), generator=order)
+        optimizer.zero_grad()
+        (model(pairs[rows]) - stars[rows]).square().mean().backward()
+        optimizer.step()
+    return Loop(
+        model,
+        optimizer,
+        loss=lambda model, batch: (model(batch[0]) - batch[1]).square(),
+        batches=(pairs, stars),
+        batch_size=32,
+        index=120,
+        left="1080 updates",
+    )
+
+
+def test_a_rate_that_diverges_later_is_not_called_better_by_default() -> None:
+    training = ratings()
+    quarter = fork(training, "rate 4x", horizon="25%", replicates=2)
+    assert quarter.effects()[0].verdict == "better" and quarter.best() == "rate 4x"
+    # the last batch of an epoch is smaller, so that there are a few more of them
+    said = "After 272 of 1,088 updates from step 120, against going on as it is, in training loss: "
+    assert str(quarter).startswith(said + "rate 4x is 0.1")
+    found = fork(training, "rate 4x", replicates=2)
+    assert found.shows_end and found.best() == "go on"
+    assert found.effects()[0].verdict == "diverged"
+    assert str(found).startswith("From step 120, two replicates of 1,086 updates, to the end of ")
+
+
+@pytest.mark.parametrize(("replicates", "goes_to_end"), [(5, True), (6, False)])
+def test_the_default_goes_to_the_end_if_that_costs_at_most_ten_trainings(
+    replicates: int, goes_to_end: bool
+) -> None:
+    """Two branches a replicate, each of the whole training."""
+    found = fork(loop("40 updates"), "rate 2x", replicates=replicates)
+    assert found.shows_end is goes_to_end
+    assert {result.updates for result in found.results} == {40 if goes_to_end else 10}
+    assert str(found).startswith("From step 0, " if goes_to_end else "After 10 of 40 updates ")
+
+
 def test_branches_that_end_before_the_training_show_no_end() -> None:
     found = fork(loop(), ["rate 2x"], horizon="50%", replicates=2)
     (effect,) = found.at_end()
@@ -259,9 +324,8 @@ def test_a_watched_fork_takes_the_data_and_what_is_left_from_what_it_sees(
             return
         found = w.fork("rate 2x", replicates=1)
     assert found is not None
-    assert found.left == 64 * 32 and found.horizon == 16 * 32
-    said = str(found).splitlines()[0]
-    assert "One replicate gives no interval" in said and "horizon='end' answers for that" in said
+    assert found.left == 64 * 32 and found.horizon == 64 * 32 and found.shows_end
+    assert "One replicate gives no interval" in str(found)
 
 
 class Stream(torch.utils.data.IterableDataset):

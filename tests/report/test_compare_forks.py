@@ -64,8 +64,11 @@ def test_the_page_and_the_command_show_them(
     with pytest.raises(SystemExit, match=r"^0$"):
         main(["runs", "compare", *(str(run.path) for run in runs), "--no-open", "--out", str(path)])
     said = " ".join(capsys.readouterr().out.split())
-    assert "fork: batch 2x, rate 1.29x, against going on as it is A ends 0.097 [" in said
-    assert "B ends 0.10 [" in said and "higher in test loss, from step 100" in said
+    assert (
+        "fork: batch 2x, rate 1.29x, against going on as it is A after 20 updates from step 100: is 0.097 ["
+        in said
+    )
+    assert "B after 20 updates from step 100: is 0.10 [" in said and "higher in test loss" in said
     page = path.read_text(encoding="utf-8")
     assert 'id="row-forks"' in page and 'data-chart="forks-test-loss"' in page
     forks = json.loads(json.dumps(_as_object(*compare(runs))["forks"]))

@@ -70,10 +70,10 @@ def test_the_page_shows_the_effects_and_the_branches(run: Run, tmp_path: Path) -
     effects, branches = section.figures
     assert effects.name == "fork-0001-effects" and branches.name == "fork-0001-branches"
     assert (
-        "three replicates of 20 updates, each cooled to zero. Against going on as it is, in test "
-        "loss" in effects.summary
+        "After 20 updates from step 100, against going on as it is, in test loss: "
+        in effects.summary
     )
-    assert "clip 9 diverged in 3 of 3 replicates." in effects.summary
+    assert "clip 9 diverged in 3 of 3 replicates. Three replicates, each cooled" in effects.summary
     assert (
         "◆ Only 3 replicates, so intervals are wide" in effects.note
         and "rate 0.5x: about" in effects.note
@@ -133,7 +133,7 @@ def test_a_fork_under_way_says_how_far_it_is_and_the_live_page_follows_it(run: R
     ]
     kept(run, {"go on": [0.5, 0.6], "rate 2x": [0.4]})
     (figure, _) = forks_section(run, diagnosis_of()).figures
-    assert "(stopped, 3 of 6 branches). Against going on" in figure.summary
+    assert figure.summary.endswith("each cooled to zero (stopped, 3 of 6 branches).")
     assert "has too few replicates to be compared" in figure.summary
 
 

@@ -77,12 +77,16 @@ def test_advice_that_was_tried_has_its_effect_and_if_it_held(run: Run) -> None:
         },
     )
     batch, cut = with_trials(run, [BATCH, CUT])
-    assert say(batch).tried.startswith("Tried: from step 100, batch 2x, rate 1.31x ends 0.10 [0.0")
+    assert say(batch).tried.startswith(
+        "Tried: after 20 updates from step 100, batch 2x, rate 1.31x is 0.10 [0.0"
+    )
     assert (
         "] higher in test loss, 20% higher: 0.610 for 0.510 (fork 0001). Whether it needs more examples than forecast is seen"
         in say(batch).tried
     )
-    assert say(cut).tried.startswith("Tried: from step 100, cool now ends 0.10 [0.10")
+    assert say(cut).tried.startswith(
+        "Tried: after 20 updates from step 100, cool now is 0.10 [0.10"
+    )
     assert say(cut).tried.endswith(
         "lower in test loss, 20% lower: 0.410 for 0.510 (fork 0001). The advice held."
     )
@@ -98,8 +102,8 @@ def test_each_of_several_trials_is_a_sentence(run: Run) -> None:
         {"go on": [0.5, 0.51, 0.52], "rate 2x": [0.4, 0.41, 0.42], "rate 4x": [0.6, 0.61, 0.62]},
     )
     (rate,) = with_trials(run, [replace(CUT, cure=("rate 2x", "rate 4x"))])
-    assert say(rate).tried.startswith("Tried: from step 100, rate 2x ends")
-    assert ". The advice held. From step 100, rate 4x ends" in say(rate).tried
+    assert say(rate).tried.startswith("Tried: after 20 updates from step 100, rate 2x is")
+    assert ". The advice held. After 20 updates from step 100, rate 4x is" in say(rate).tried
 
 
 @pytest.mark.parametrize("settings", [{"tail": "none"}, {"left": 6_400}])
@@ -372,7 +376,7 @@ def test_factors_may_differ_a_little(one: str, other: str, same: bool) -> None:
         (
             "apart",
             "Not tried: `w.fork(batches=loader, alternatives=['batch 2x, rate 1.29x'], "
-            "horizon='{updates} updates', at={at})` as the last line of the `with` block. It needs "
+            "horizon='end', at={at})` as the last line of the `with` block. It needs "
             "`checkpoints=3` and `loss=` in `watch`, and `w.step(loss, batch)`.",
         ),
         ("given", "Not tried."),
@@ -383,7 +387,7 @@ def test_a_watched_run_has_the_line_for_its_program(run: Run, mode: str, said: s
     run.manifest.update({"problem": problem, "mode": mode})
     (found,) = with_trials(run, [BATCH])
     assert run.status == "finished"
-    assert say(found).tried == said.format(updates=run.steps // 4, at=run.steps // 2)
+    assert say(found).tried == said.format(at=run.steps // 2)
     run.events.pop()
     (found,) = with_trials(run, [BATCH])
     assert ("at=" in say(found).tried) is False

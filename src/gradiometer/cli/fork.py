@@ -63,7 +63,8 @@ DEFAULTS = ("rate 0.5x", "rate 2x", "batch 2x, rate sqrt")
     help=(
         "Length of a branch: 25%, 500 updates, 2 epochs, 64_000 examples or 10 s. A share is one "
         "of what is left of the run; a length in seconds depends on the machine; 'end' trains to "
-        "the end of the run, by its own schedule.  [default: 25%]"
+        "the end of the run, by its own schedule.  [default: end with --advice, and if all branches "
+        "together make at most 10 times the updates of RUN; else 25%]"
     ),
 )
 @click.option(
@@ -145,6 +146,8 @@ def fork(
         explain_spike(opened, spike, as_json=as_json)
         return
     alternatives = _alternatives(opened, changes, advice)
+    if advice and horizon is None and budget is None:
+        horizon = "end"
     try:
         with start_pool(pool) as where, following(quiet=as_json) as progress:
             from gradiometer.loop.forking import check_asked
@@ -267,7 +270,7 @@ def _as_object(
     was_finished: bool,
     notes: tuple[str, ...],
 ) -> dict[str, Any]:
-    from gradiometer.loop.branches import comparison, setting
+    from gradiometer.loop.branches import sentence
 
     found = record.fork
     readout = effects[0].readout if effects else None
@@ -276,7 +279,7 @@ def _as_object(
         "fork": str(record.path),
         "was_finished": was_finished,
         "plan": record.plan.to_dict(),
-        "sentence": f"{setting(found)} {comparison(found, effects)}",
+        "sentence": sentence(found, effects),
         "readout": readout,
         "effects": [effect.to_dict() for effect in effects],
         "at_end": [effect.to_dict() for effect in found.at_end(readout)] if found.shows_end else [],
@@ -308,10 +311,9 @@ def _tell(
     from rich.table import Table
 
     from gradiometer.loop.branches import (
-        comparison,
         label_of,
         mean_end,
-        setting,
+        sentence,
         signed,
         stopped,
         undecided,
@@ -322,7 +324,7 @@ def _tell(
         click.echo(fill(f"This fork was finished before: {record.path}") + "\n")
     for warning in (*notes, *record.warnings):
         click.echo(fill(f"warning: {warning}", hanging=2), err=True)
-    click.echo(fill(f"{setting(found)} {comparison(found, effects)}") + "\n")
+    click.echo(fill(sentence(found, effects)) + "\n")
     # one row for each alternative, after that of the baseline
     readout = effects[0].readout if effects else ""
     diverging = any(result.diverged for result in found.results)
@@ -347,8 +349,8 @@ def _tell(
             wide = f"[{', '.join(ends)}]" if known.tells else ""
             drawn.add_row("  in general", "", wide, "", "")
     Console(width=line_width()).print(drawn)
-    for sentence in (*stopped(record.stops or ()), *undecided(effects)):
-        click.echo("\n" + fill(sentence))
+    for more in (*stopped(record.stops or ()), *undecided(effects)):
+        click.echo("\n" + fill(more))
     click.echo(f"\nfork  {record.path}")
 
 

@@ -195,7 +195,7 @@ def _as_object(groups: "tuple[RunGroup, ...]", contrasts: "tuple[Contrast, ...]"
 def _tell(groups: "tuple[RunGroup, ...]", contrasts: "tuple[Contrast, ...]") -> None:
     """Print each group with its numbers, the verdict, and each contrast as sentences
     and numbers."""
-    from gradiometer.loop.branches import label_of, outcome
+    from gradiometer.loop.branches import label_of, outcome, place
     from gradiometer.report.compare.contrast import QUANTITIES, finding_of, verdict
     from gradiometer.report.compare.page import CAVEAT, changes, in_words, tried_by
     from gradiometer.verdict.words.say import say
@@ -235,9 +235,11 @@ def _tell(groups: "tuple[RunGroup, ...]", contrasts: "tuple[Contrast, ...]") -> 
     for named, same in groupby(tried_by(groups), key=lambda each: each.named):
         click.echo("\n" + fill(f"fork: {named}, against going on as it is"))
         for each in same:
+            found = each.record.fork
             words = (
-                f"{outcome(each.effect)} in {label_of(each.effect.readout)}, from step "
-                f"{each.record.plan.step:,}"
+                f"{place(found.step, found.ends_after)}: "
+                f"{outcome(each.effect, is_at_end=found.shows_end)} in "
+                f"{label_of(each.effect.readout)}"
             )
             click.echo(fill(f"{each.runs}  {words}", indent=4, hanging=4))
     click.echo()

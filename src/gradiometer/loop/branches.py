@@ -32,8 +32,9 @@ def label_of(readout: str) -> str:
     return LABELS.get(readout, readout.replace("_", " "))
 
 
-def outcome(effect: Effect) -> str:
-    """What the effect of an alternative shows, such as "ends 0.013 [0.004, 0.022] higher"."""
+def outcome(effect: Effect, *, is_at_end: bool) -> str:
+    """What the effect of an alternative shows: "ends 0.013 [0.004, 0.022] higher" at the end of the
+    training, else "is 0.013 [0.004, 0.022] higher"."""
     estimate = effect.estimate
     match effect.verdict:
         case "diverged":
@@ -49,7 +50,8 @@ def outcome(effect: Effect) -> str:
             return f"no difference shown, {signed(estimate)}"
     low, high = sorted((abs(estimate.low), abs(estimate.high)))
     size = f"{significant(abs(estimate.value), 2)} [{significant(low, 2)}, {significant(high, 2)}]"
-    return f"ends {size} {'higher' if estimate.low > 0 else 'lower'}"
+    verb = "ends" if is_at_end else "is"
+    return f"{verb} {size} {'higher' if estimate.low > 0 else 'lower'}"
 
 
 def signed(estimate: Estimate) -> str:
@@ -134,9 +136,7 @@ class Fork:
         if not self._has_baseline:
             return self._without_baseline
         effects = self.effects()
-        sentence = " ".join(
-            filter(None, [setting(self), comparison(self, effects), *self.warnings])
-        )
+        said = " ".join([sentence(self, effects), *self.warnings])
         found = {effect.alternative: str(effect.estimate) for effect in effects}
         readout = readout_name(self.results, None)
         rows = [["alternative", label_of(readout), "effect"]]
@@ -153,7 +153,7 @@ class Fork:
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
             for row in rows
         )
-        return "\n".join([sentence, "", *(line.rstrip() for line in lines)])
+        return "\n".join([said, "", *(line.rstrip() for line in lines)])
 
     __repr__ = __str__
 
@@ -237,6 +237,24 @@ class Fork:
     def shows_end(self) -> bool:
         """True if the branches go to the end of the training."""
         return self.left is not None and not self.leaves_some
+
+    @property
+    def updates(self) -> int:
+        """Updates of a branch without a change, also if it diverged before."""
+        longest = max(self.of(self.names[0]), key=lambda result: result.updates)
+        if longest.diverged is None or not longest.examples:
+            return longest.updates
+        return round(self.horizon * longest.updates / longest.examples)
+
+    @property
+    def ends_after(self) -> tuple[int, int | None] | None:
+        """Updates of a branch, and those that are left of the training, if that is known; None if
+        the branches go to its end."""
+        if self.shows_end:
+            return None
+        if self.left is None:
+            return self.updates, None
+        return self.updates, round(self.updates * self.left / self.horizon)
 
     def best(self, readout: str | None = None) -> str:
         """Name of the alternative, or of the baseline, with the best mean; those with a branch that
@@ -324,31 +342,61 @@ TAILS = {
     "third": "each cooled to zero over its last third",
     "none": "each at the rate of its schedule to the end",
 }
+AVERAGED = "each read out at the mean of its last parameters"
 
 
-def setting(fork: Fork) -> str:
-    """What was done: "From step 2,000, four replicates of 500 updates, each cooled to zero."."""
-    updates = [result.updates for result in fork.of(fork.names[0])]
+def sentence(fork: Fork, effects: Sequence[Effect], state: str = "") -> str:
+    """What was done and what came of it. It begins with the horizon if the branches end before the
+    training does.
+
+    Args:
+        fork: The fork.
+        effects: Its effects.
+        state: More about the branches, such as "stopped, 3 of 6 branches".
+    """
     number = NUMBERS[fork.replicates] if fork.replicates < len(NUMBERS) else f"{fork.replicates:,}"
-    replicates = "replicate" if fork.replicates == 1 else "replicates"
-    length = counted(max(updates), "update")
-    end = "each read out at the mean of its last parameters" if fork.averaged else TAILS[fork.tail]
+    done = f"{number} {'replicate' if fork.replicates == 1 else 'replicates'}"
     if fork.shows_end:
-        length += ", to the end of the training"
-    return f"From step {fork.step:,}, {number} {replicates} of {length}, {end}."
+        done += f" of {counted(fork.updates, 'update')}, to the end of the training"
+    done += f", {AVERAGED if fork.averaged else TAILS[fork.tail]}"
+    if state:
+        done += f" ({state})"
+    where = place(fork.step, fork.ends_after)
+    begin = where[0].upper() + where[1:]
+    found = comparison(fork, effects)
+    if fork.shows_end or not found:
+        return f"{begin}, {done}. {found}".rstrip()
+    return f"{begin}, {found[0].lower()}{found[1:]} {done[0].upper()}{done[1:]}."
+
+
+def place(step: int, ends_after: tuple[int, int | None] | None) -> str:
+    """Where branches are compared, as a part of a sentence: "from step 120" at the end of the
+    training, else "after 270 of 1,080 updates from step 120".
+
+    Args:
+        step: Their first step.
+        ends_after: As in `Fork.ends_after`.
+    """
+    if ends_after is None:
+        return f"from step {step:,}"
+    updates, left = ends_after
+    if left is None:
+        return f"after {counted(updates, 'update')} from step {step:,}"
+    return f"after {updates:,} of {counted(left, 'update')} from step {step:,}"
 
 
 def comparison(fork: Fork, effects: Sequence[Effect]) -> str:
     """What came of it, one part for each alternative."""
     parts = [
-        f"{effect.alternative} {outcome(effect)}{_updates(fork, effect)}" for effect in effects
+        f"{effect.alternative} {outcome(effect, is_at_end=fork.shows_end)}{_more_updates(fork, effect)}"
+        for effect in effects
     ]
     if not parts:
         return ""
     return f"Against going on as it is, in {label_of(effects[0].readout)}: {'; '.join(parts)}."
 
 
-def _updates(fork: Fork, effect: Effect) -> str:
+def _more_updates(fork: Fork, effect: Effect) -> str:
     """How many updates it took, if they are more or fewer than those of the baseline."""
     ours = max(result.updates for result in fork.of(fork.names[0]))
     theirs = max(result.updates for result in fork.of(effect.alternative))

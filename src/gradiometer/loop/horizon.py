@@ -12,6 +12,9 @@ from gradiometer.errors import BadArgument
 # Largest number of parts that a batch is cut into.
 FINEST = 64
 
+# Written in place of a length: to the end of the training.
+END = "end"
+
 UNITS = {
     "example": "examples",
     "examples": "examples",

@@ -17,6 +17,7 @@ from gradiometer.loop.changes.alternative import Alternative, GoOn, Hold, Rate
 from gradiometer.loop.forking import train_plan
 from gradiometer.loop.on_the_way import Policies, Policy
 from gradiometer.loop.recorded.record import Plan
+from gradiometer.measurement.estimate import counted
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.recorder import Recorder
 from gradiometer.train.cooling import Cooling
@@ -141,7 +142,7 @@ class Cool(Policy[ForkedTraining]):
             elif effect.verdict == "better":
                 begins = training.steps if step == cooling.marks[-1] else None
             fork = name_of(found)
-            shown = f"{effect.alternative} {outcome(effect)}"
+            shown = f"{effect.alternative} {outcome(effect, is_at_end=found.shows_end)}"
         # The other processes take in the decision before the same step.
         training.ranks.told(GO_ON if begins is None else COOL, begins or 0)
         training.decide(begins, forked=fork is not None)
@@ -209,7 +210,8 @@ class RateForks(Policy[ForkedTraining]):
         effects = found.effects(READOUT, level=2 * host.training.configuration.level - 1)
         self.asked = step
         self.spent += self.cost(step)
-        shown = "; ".join(f"{effect.alternative} {outcome(effect)}" for effect in effects)
+        parts = (f"{one.alternative} {outcome(one, is_at_end=False)}" for one in effects)
+        shown = f"after {counted(self.length(step), 'update')} {'; '.join(parts)}"
         # the rate that is shown to end lowest
         better = [
             (effect.estimate.value, factor)

@@ -25,6 +25,7 @@ from gradiometer.loop.changes.alternative import (
 )
 from gradiometer.loop.changes.text import alternative_of
 from gradiometer.loop.comparison.effects import Effect, effects_of
+from gradiometer.loop.horizon import END
 from gradiometer.loop.readout import Readout
 from gradiometer.loop.recorded.record import ForkRecord, forks_of
 from gradiometer.measurement.estimate import Estimate
@@ -140,10 +141,12 @@ def _trial(run: Run, cure: Sequence[str], records: Sequence[ForkRecord]) -> Tria
         facts["alternatives"] = list(cure)
         # what short branches can judge: see `beats_its_lean`
         facts["by_test"] = beats_its_lean(wanted[0])
-        # a quarter of the run, as the default of a fork is a quarter of what is left
-        facts["updates"] = max(run.steps // 4, 1)
+        facts["horizon"] = END
+        has_planned_end = any("steps" in one for one in run.events if one["event"] == "triage")
         if run.status == "finished":
             facts["at"] = run.steps // 2
+        elif not has_planned_end:
+            facts["horizon"] = f"{max(run.steps // 4, 1)} updates"
     elif run.has_program_with_model:
         facts["call"] = f"{run.call('fork', '').removesuffix('`')} --advice`"
     return Trial(facts=facts)
@@ -177,6 +180,7 @@ def _result(
             return {
                 "step": record.plan.step,
                 "fork": record.name,
+                "ends_after": fork.ends_after,
                 "effect": effect,
                 "level": level,
                 **told,

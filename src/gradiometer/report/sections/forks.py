@@ -7,10 +7,9 @@ import altair as alt
 from gradiometer.loop.branch import BranchResult
 from gradiometer.loop.branches import (
     Fork,
-    comparison,
     label_of,
     mean_end,
-    setting,
+    sentence,
     signed,
     stopped,
     undecided,
@@ -93,12 +92,11 @@ def _branches_figure(record: ForkRecord, curves: Lines) -> Figure:
 
 
 def _effects_figure(record: ForkRecord, effects: Sequence[Effect]) -> Figure:
-    progress = ""
+    under_way = ""
     if not record.finished:
         state = "under way" if record.running else "stopped"
         done, total = len(record.fork.results), len(record.plan.branches)
-        progress = f" ({state}, {done:,} of {total:,} branches)"
-    what = setting(record.fork).removesuffix(".")
+        under_way = f"{state}, {done:,} of {total:,} branches"
     notes = [f"◆ {warning}" for warning in record.warnings]
     notes.append("The thick bars are about these test examples, and cover together.")
     if any(effect.in_general is not None for effect in effects):
@@ -108,7 +106,7 @@ def _effects_figure(record: ForkRecord, effects: Sequence[Effect]) -> Figure:
         name=f"fork-{record.name}-effects",
         title=f"Against going on as it is, from step {record.fork.step:,}",
         chart=drawn_effects({effect.alternative: effect for effect in effects}),
-        summary=f"{what}{progress}. {comparison(record.fork, effects)}".rstrip(),
+        summary=sentence(record.fork, effects, under_way),
         table=_table([record], {record.name: tuple(effects)}),
         note=" ".join(notes),
         single=not any(effect.estimate.tells for effect in effects),

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from gradiometer.loop.branches import label_of, outcome
+from gradiometer.loop.branches import label_of, outcome, place
 from gradiometer.loop.recorded.trials import SOURCE, TOLERANCE, track_record
 from gradiometer.measurement.estimate import significant
 from gradiometer.measurement.finding import Doubt, Finding, Trial
@@ -73,7 +73,7 @@ def _how(facts: Mapping[str, Any]) -> str:
     if "alternatives" in facts:
         call = (
             f"w.fork(batches=loader, alternatives={facts['alternatives']}, "
-            f"horizon='{facts['updates']} updates'"
+            f"horizon={facts['horizon']!r}"
         )
         if facts.get("by_test"):
             return (
@@ -117,9 +117,10 @@ def _share(counts: Counter[str]) -> str:
 
 
 def _result(result: Mapping[str, Any]) -> str:
-    effect = result["effect"]
+    effect, ends_after = result["effect"], result["ends_after"]
+    shown = outcome(effect, is_at_end=ends_after is None)
     return (
-        f"from step {result['step']:,}, {effect.alternative} {outcome(effect)} in "
+        f"{place(result['step'], ends_after)}, {effect.alternative} {shown} in "
         f"{label_of(effect.readout)}{_levels(result)} (fork {result['fork']}). "
         f"{verdict_in_words(result)}"
     )
