@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from gradients_by_hand import LOSSES
 from gradiometer import watch
+from gradiometer.verdict import say
 
 STEPS = 9
 
@@ -443,29 +444,130 @@ def test_gradients_count_for_the_present_model_and_optimizer(
 ) -> None:
     """Those of a layer that went, or that nobody trains any more, are never cleared."""
     w = followed(tmp_path, 200, change)
-    assert "never cleared" not in str(w.findings())
+    assert "not cleared" not in str(w.findings())
     stale = [signs["stale"] for _, signs in w.run.signs if "stale" in signs]
     assert not any(stale)
 
 
-def test_updates_inside_of_backward_make_no_claim_about_missing_gradients(tmp_path: Path) -> None:
+def updated_inside(
+    tmp_path: Path, *, set_to_none: bool = True, **settings: Any
+) -> tuple[Any, list[list[float]], list[list[float]]]:
+    """The watch of a loop whose optimizers step inside of `backward`; ‖g‖ and ‖Δw‖ of every
+    parameter at every step."""
     model = layers()
-    optimizers = {one: torch.optim.SGD([one], lr=0.1) for one in model.parameters()}
+    parameters = [*model.parameters()]
+    optimizers = {one: torch.optim.SGD([one], lr=0.1) for one in parameters}
+    places = {one: place for place, one in enumerate(parameters)}
+    norms, moves = [], []
 
-    def update(one: Tensor) -> None:
+    def update(one: Any) -> None:
+        now[places[one]] = float(one.grad.norm())
         optimizers[one].step()
-        optimizers[one].zero_grad()
+        optimizers[one].zero_grad(set_to_none=set_to_none)
 
-    for one in model.parameters():
+    for one in parameters:
         one.register_post_accumulate_grad_hook(update)
-    with watch(model, [*optimizers.values()], out=tmp_path, quiet=True, page=False) as w:
-        for _ in range(60):
-            loss = nn.functional.cross_entropy(model(INPUTS), LABELS)
+    watched = watch(model, [*optimizers.values()], out=tmp_path, quiet=True, page=False, **settings)
+    with watched as w:
+        for _ in range(120):
+            now = [0.0] * len(parameters)
+            before = [one.detach().clone() for one in parameters]
+            rows = torch.randint(256, (16,))
+            loss = nn.functional.cross_entropy(model(INPUTS[rows]), LABELS[rows])
             loss.backward()
-            w.step(loss, (INPUTS, LABELS))
-    assert "get no gradient" not in str(w.findings())
+            w.step(loss, (INPUTS[rows], LABELS[rows]))
+            norms.append(now)
+            steps = [one.detach() - old for one, old in zip(parameters, before, strict=True)]
+            moves.append([float(one.norm()) for one in steps])
+    return w, norms, moves
+
+
+@pytest.mark.parametrize("set_to_none", [True, False])
+def test_updates_inside_of_backward_are_looked_at(tmp_path: Path, set_to_none: bool) -> None:
+    w, norms, moves = updated_inside(tmp_path, set_to_none=set_to_none)
+    looks = [(step, signs) for step, signs in w.run.signs if "movement" in signs]
+    assert len(looks) >= 8
+    for step, signs in looks:
+        assert signs["gradient"] == pytest.approx(norms[step], rel=1e-4)
+        assert signs["movement"] == pytest.approx(moves[step], rel=1e-3, abs=1e-7)
+        assert signs["without_gradient"] == 0
+    found = str(w.findings())
+    assert "get no gradient" not in found
+    assert "cleared" not in found
+
+
+@pytest.mark.parametrize("has_loss", [False, True])
+def test_the_noise_of_updates_inside_of_backward_is_not_measured_in_one_sentence(
+    tmp_path: Path, has_loss: bool
+) -> None:
+    """Without gradients in `.grad` the noise scale was "below 11"; with `loss` it was an error."""
+    w, _, _ = updated_inside(tmp_path, **({"loss": LOSSES} if has_loss else {}))
     (said,) = w.findings().warnings
     assert "inside of `backward`" in said
+    assert w.run.series("noise") is None
+    assert not any("noise scale" in say(finding).seen for finding in w.findings())
+
+
+def test_gradients_that_are_cleared_at_one_update_in_three_are_not_called_clipped(
+    tmp_path: Path,
+) -> None:
+    def go(step: int, _: Any, optimizer: Any) -> None:
+        zero_grad = torch.optim.SGD.zero_grad
+        optimizer.zero_grad = lambda: zero_grad(optimizer) if step % 3 == 0 else None
+
+    found = followed(tmp_path, 200, go).findings()
+    assert "Gradients are not cleared before each update: at 65 %" in say(found[0]).seen
+    assert "never" not in str(found)
+    assert "lipping" not in str(found)
+
+
+def test_gradients_that_are_cleared_before_the_update_are_not_called_clipped(
+    tmp_path: Path,
+) -> None:
+    """As of a loop that leaves most of its updates out."""
+    model = layers()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with watch(model, optimizer, out=tmp_path, quiet=True, page=False) as w:
+        for step in range(200):
+            rows = torch.randint(256, (16,))
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(model(INPUTS[rows]), LABELS[rows])
+            loss.backward()
+            w.step(loss)
+            if step % 3:
+                optimizer.zero_grad(set_to_none=bool(step % 2))
+            optimizer.step()
+    assert "lipping removes" not in str(w.findings())
+
+
+@pytest.mark.parametrize("backwards", [1, 2])
+def test_a_discriminator_gets_no_claim_about_its_loss(tmp_path: Path, backwards: int) -> None:
+    """It is 2 log 2 as long as both learn, so that it does not fall: "nothing was learnt", or "the
+    losses of 2 backwards are added"."""
+    torch.manual_seed(0)
+    generator, judge = nn.Linear(4, 6), nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 1))
+    optimizer = torch.optim.SGD(judge.parameters(), lr=0.01)
+    other = torch.optim.SGD(generator.parameters(), lr=0.01)
+    of_outputs = nn.BCEWithLogitsLoss()
+    with watch(judge, optimizer, out=tmp_path, quiet=True, page=False) as w:
+        for _ in range(400):
+            true, false = torch.randn(32, 6), generator(torch.randn(32, 4))
+            optimizer.zero_grad()
+            losses = [
+                of_outputs(judge(true), torch.ones(32, 1)),
+                of_outputs(judge(false.detach()), torch.zeros(32, 1)),
+            ]
+            total = losses[0] + losses[1]
+            for one in losses if backwards == 2 else [total]:
+                one.backward()
+            w.step(total)
+            optimizer.step()
+            other.zero_grad()
+            of_outputs(judge(false), torch.ones(32, 1)).backward()
+            other.step()
+    (found,) = [each for each in w.findings() if each.gauge == "triage"]
+    assert found.claim == "undecided"
+    assert found.doubts[0].kind == "game"
 
 
 def pruned(step: int, model: Any, _: Any) -> None:

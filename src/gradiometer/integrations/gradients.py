@@ -61,7 +61,7 @@ _listeners: list[Listener] = []
 @wraps(_plain)
 def _heard(tensors: Any, *arguments: Any, **named: Any) -> None:
     """`torch.autograd.backward` with listeners."""
-    if torch._C._current_graph_task_id() >= 0:  # this thread is inside of a backward
+    if is_inside_backward():
         _plain(tensors, *arguments, **named)
         return
     listeners = list(_listeners)
@@ -76,6 +76,19 @@ def _heard(tensors: Any, *arguments: Any, **named: Any) -> None:
     _plain(tensors, *arguments, **named)
     for listener in listeners:
         listener.after(None if loss is None else loss.detach())
+
+
+# Why nothing is read of an optimizer that a hook on its parameters calls.
+UPDATES_INSIDE = (
+    "the optimizer makes its updates inside of `backward`, after which the gradients are gone and "
+    "the parameters are others"
+)
+
+
+def is_inside_backward() -> bool:
+    """True if this thread is inside of a `backward`, as an optimizer that is called by a hook on
+    its parameters."""
+    return torch._C._current_graph_task_id() >= 0
 
 
 class Preconditioner:

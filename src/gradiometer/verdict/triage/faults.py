@@ -127,7 +127,7 @@ def zero_grad(signs: Signs, _: Level) -> Claimed | None:
 def accumulation(signs: Signs, _: Level) -> Claimed | None:
     """The losses of several backwards of an update are not divided by their number."""
     backwards = backwards_an_update(signs)
-    if not backwards >= 2 or "root" not in signs.single:
+    if not backwards >= 2 or "root" not in signs.single or signs.is_of_a_game:
         return None
     root = signs.single["root"] / signs.single.get("scale", np.ones(len(signs.looks)))
     # A loss that was divided before it was given to `step` looks like one that was not. The loss of
@@ -248,6 +248,8 @@ def clipped_shares(signs: Signs) -> np.ndarray:
     before = np.sqrt((signs.tensors["gradient"] ** 2).sum(axis=1))
     with np.errstate(divide="ignore", invalid="ignore"):
         shares = after / before
+    # gradients that were cleared after `backward` were not clipped
+    shares = np.where(shares == 0, np.nan, shares)
     is_scaled = left_by_scaler(shares) < 1
     shares = np.where(is_scaled, 1.0, shares * signs.single.get("scale", np.ones(len(shares))))
     return shares[np.isfinite(shares)]

@@ -54,7 +54,7 @@ def level_of(signs: Signs) -> Level:
     if len(signs.finite) >= 5:
         # a rate that is far too high raises the loss within a few steps: the first one is before it
         start = float(min(np.median(signs.finite[:5]), signs.finite[0]))
-    match trained_loss(signs):
+    match "" if signs.is_of_a_game else trained_loss(signs):
         case "cross_entropy" | "twice" | "log_of_outputs" if entropy > 0:
             return Level(entropy, Known.LABELS)
         case "squared" if variance > 0:

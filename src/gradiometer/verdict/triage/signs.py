@@ -203,9 +203,18 @@ class Signs:
 
     @cached_property
     def has_no_floor(self) -> bool:
-        """True if the loss was below zero, as of a critic, a policy or a density: zero is then not
-        the best, and a share of such a loss means nothing."""
-        return bool((self.finite < 0).any())
+        """True if the loss was below zero, as of a critic, a policy or a density, or is that of a
+        game: zero is then not the best, and a share of such a loss means nothing."""
+        return self.is_of_a_game or bool((self.finite < 0).any())
+
+    @cached_property
+    def is_of_a_game(self) -> bool:
+        """True if the network judges another one, as a discriminator does: its losses have one
+        target for the true and another one for the false examples, or the gradient of another loss
+        goes through it that no update uses. Such a loss does not fall while both learn."""
+        opposite = self.series("opposite")
+        judges = len(self.series("judge"))
+        return bool(len(opposite) and opposite.mean() > 0.5) or 2 * judges > len(self.looks)
 
     @cached_property
     def weights(self) -> Int[np.ndarray, " weights"]:

@@ -273,7 +273,12 @@ def _pass(signs: Signs, level: Level) -> Claimed:
         return Claimed(Claim.HEALTHY, numbers)
     no_level = says_nothing or (level.known_by is Known.NOTHING and not signs.is_short)
     if signs.has_ended and (signs.has_no_floor or no_level):
-        doubt = "no_floor" if signs.has_no_floor else "no_level"
+        if signs.is_of_a_game:
+            doubt = "game"
+        elif signs.has_no_floor:
+            doubt = "no_floor"
+        else:
+            doubt = "no_level"
         return Claimed(Claim.UNDECIDED, {"steps": float(signs.length)}, doubts=(doubt,))
     if (
         signs.steps >= LONG_ENOUGH

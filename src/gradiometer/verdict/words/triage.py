@@ -37,9 +37,9 @@ WORDS: Mapping[Claim, Words] = {
         brief="trained in eval mode",
     ),
     Claim.ZERO_GRAD: Words(
-        "Gradients are never cleared: at {looks:%} of the steps `.grad` still held the earlier "
-        "ones.",
-        "Each update is then made with the sum of all gradients so far.",
+        "Gradients are not cleared before each update: at {looks:%} of the steps `.grad` still "
+        "held earlier ones.",
+        "Such an update is made with the sum of all gradients since they were cleared.",
         brief="gradients add up",
     ),
     Claim.ACCUMULATION: Words(
@@ -412,6 +412,11 @@ DOUBTS: Mapping[str, Callable[[Doubt], str]] = {
     "no_floor": always(
         "The loss was below zero, as of a player of a game, a policy or a density: how far it came "
         "down cannot be judged. Give what is wanted of the model, `w.evaluated(test=...)`."
+    ),
+    "game": always(
+        "This network judges another one, as a discriminator does: its loss does not fall while "
+        "both learn, so that it cannot be judged. Give what is wanted of the model, "
+        "`w.evaluated(test=...)`."
     ),
     "no_level": always(
         "The loss jumps again and again although the steps are small, or ended far above its "

@@ -9,7 +9,11 @@ from torch.optim import Optimizer
 from gradiometer.compiler import as_written
 from gradiometer.errors import UserCodeFailed
 from gradiometer.integrations.fsdp import preconditioner_for
-from gradiometer.integrations.gradients import NEVER
+from gradiometer.integrations.gradients import (
+    NEVER,
+    UPDATES_INSIDE,
+    is_inside_backward,
+)
 from gradiometer.integrations.watch.observers.losses import Losses, Part, value_of
 from gradiometer.integrations.watch.observers.motion import MotionReader, before_the_update
 from gradiometer.integrations.watch.observers.observer import Observer, Start, Step, Update
@@ -126,6 +130,10 @@ class Gauges(Observer):
         was_called, self._was_called = self._was_called, False
         if self._is_stopped:
             return
+        if is_inside_backward():
+            self.stop()
+            self._warn(f"nothing is measured: {UPDATES_INSIDE}", stopped="all")
+            return
         hooks = self._source.hooks
         if self._parts:  # fewer backwards than usual, as at the end of an epoch
             self._parts = []
@@ -179,9 +187,10 @@ class Gauges(Observer):
             why: Why there are no products any more.
         """
         recorder, names = self._recorder, self.elsewhere
-        if recorder is None:
+        if recorder is None or self._is_stopped:
             return
-        if self.reader.has_loss and not any(map(recorder.has_readings, names)):
+        can_measure = not is_inside_backward()
+        if can_measure and self.reader.has_loss and not any(map(recorder.has_readings, names)):
             self._warn(f"{why}; until then, half of the batch is run again at some steps")
             recorder.take_back(names)
             self._budget.promised = PROMISED

@@ -13,10 +13,17 @@ from torch.optim import SGD, Adam, Adamax, AdamW, NAdam, Optimizer
 from gradiometer.estimation.noise import GradientNoise
 from gradiometer.estimation.preconditioned_noise import PreconditionedNoise
 from gradiometer.estimation.products import left_by_scaler
-from gradiometer.integrations.gradients import NEVER, Flat, LastGradient, Products
+from gradiometer.integrations.gradients import (
+    NEVER,
+    UPDATES_INSIDE,
+    Flat,
+    LastGradient,
+    Products,
+    is_inside_backward,
+)
 from gradiometer.integrations.watch.accelerator import Copied
 from gradiometer.integrations.watch.observers.losses import first_size, value_of
-from gradiometer.integrations.watch.observers.observer import Observer, Start, Step
+from gradiometer.integrations.watch.observers.observer import Observer, Start, Step, Update
 from gradiometer.integrations.watch.observers.triage.recorder import TriageRecorder
 from gradiometer.integrations.watch.shield import Shield, reason_of
 from gradiometer.integrations.watch.subject import Subject
@@ -187,6 +194,7 @@ class GradientProducts(Observer):
         """Write readings from now on. The first step of all is not read: the run of a person's loop
         begins with it."""
         self._record = start.recorder.add
+        self.awaits_update = True
         self.next = max(start.following, 1)
         self._step_before = self.next - 1
 
@@ -198,6 +206,14 @@ class GradientProducts(Observer):
         took = self._budget.clock() - began
         self._spent += took
         self._budget.charge(PRODUCTS, took)
+
+    def updated(self, update: Update) -> None:
+        """Read nothing if the first update is made inside of `backward`: there is no gradient in
+        `.grad` after it."""
+        self.awaits_update = False
+        if is_inside_backward():
+            with self._shield:
+                self._end(UPDATES_INSIDE)
 
     def close(self, error: BaseException | None) -> None:
         """Write what waits."""

@@ -322,7 +322,7 @@ class GradientSource(ABC):
         if hooks.stale:
             warn(
                 "`.grad` was not zero before `backward`, so that training adds the gradients of "
-                "all earlier steps: call `optimizer.zero_grad()` before each update; the "
+                "earlier steps: call `optimizer.zero_grad()` before each update; the "
                 "measurements describe the last batch alone"
             )
         return gradient, lambda: squared_norms(taken)[0]

@@ -32,10 +32,34 @@ def compared_by(loss: Tensor) -> tuple[Tensor, Tensor] | None:
         None if torch's own losses are not in the graph, or more than one of them, or if the tensors
         would have to be computed again, as under checkpointing.
     """
-    found = [node for node in _nearest_nodes(loss) if node.name().startswith(LOSSES)]
-    if len(found) != 1:
-        return None
-    (node,) = found
+    found = _losses_in(loss)
+    return _saved_by(found[0]) if len(found) == 1 else None
+
+
+def ranges_of_targets(loss: Tensor) -> list[Tensor]:
+    """The least and the largest target of each loss of torch in this one whose targets are numbers,
+    shape [2]: 0 and 0, or 1 and 1, for what a discriminator is to say of all examples.
+
+    Args:
+        loss: The tensor that `backward` is about to be called on.
+    """
+    saved = [_saved_by(node) for node in _losses_in(loss)]
+    targets = [one[1] for one in saved if one is not None]
+    return [
+        torch.stack(torch.aminmax(one))
+        for one in targets
+        if one.is_floating_point() and one.numel()
+    ]
+
+
+def _losses_in(loss: Tensor) -> list[Any]:
+    """The nodes of torch's losses in a graph."""
+    return [node for node in _nearest_nodes(loss) if node.name().startswith(LOSSES)]
+
+
+def _saved_by(node: Any) -> tuple[Tensor, Tensor] | None:
+    """The outputs and the labels that a loss compares; None if they would have to be computed
+    again, as under checkpointing, or are gone."""
     try:
         # A hook would run part of the forward pass again, which counts in the statistics of
         # BatchNorm. Versions of torch that do not show it are taken as having one.

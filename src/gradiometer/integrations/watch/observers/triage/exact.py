@@ -3,6 +3,7 @@ come back."""
 
 import gc
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -11,7 +12,10 @@ from torch import Tensor, nn
 
 from gradiometer.integrations.gradients import Listener, gradients_of
 from gradiometer.integrations.watch.hook import Hook
-from gradiometer.integrations.watch.observers.triage.batches import compared_by
+from gradiometer.integrations.watch.observers.triage.batches import (
+    compared_by,
+    ranges_of_targets,
+)
 from gradiometer.integrations.watch.shield import Shield
 from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.optimizer.steps import bare_optimizer, trained_ids
@@ -94,6 +98,11 @@ class BackwardsOfStep:
         self.roots: list[Tensor] = []
         # The outputs and labels that the newest loss has compared; None if they are not known.
         self.compared: tuple[Tensor, Tensor] | None = None
+        # The least and the largest target of each loss whose targets are numbers.
+        self.targets: list[Tensor] = []
+        # True if a backward has reached this model whose gradient no update has used: that of a
+        # generator, which goes through its discriminator.
+        self.is_judge = False
         self._made: Tensor | None = None
         self._marks: list[tuple[int, int]] = []
         self._marks_of_made: list[tuple[int, int]] = []
@@ -117,6 +126,8 @@ class BackwardsOfStep:
         self.count = 0
         self.stale = None
         self.roots = []
+        self.targets = []
+        self.is_judge = False
         self._made = None
         self._listener = Listener(
             Hook(self._shield, self._before), Hook(self._shield, self._after)
@@ -135,13 +146,16 @@ class BackwardsOfStep:
             parameter.grad.detach() for parameter in self._cleared if parameter.grad is not None
         ]
         if not held:
+            self.is_judge |= self.count > 0
             self.count = 0
             self.roots = []
+            self.targets = []
         if self.count == 0:
             self.stale = together(torch._foreach_norm(held)).norm() if held else None
         self._marks = self._written_grads()
         if self._reads_loss and loss is not None:
             self.compared = compared_by(loss)
+            self.targets += ranges_of_targets(loss)
 
     @torch.no_grad()
     def _after(self, loss: Tensor | None) -> None:
@@ -152,6 +166,26 @@ class BackwardsOfStep:
             self.roots.append(loss)
         self._made = self._norms()
         self._marks_of_made = self._written_grads()
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What is known of the backwards of this update without their numbers."""
+        return {"backwards": self.count} | ({"judge": 1} if self.is_judge else {})
+
+    @property
+    def signs(self) -> dict[str, Tensor]:
+        """What the losses and `.grad` show, as far as it is known, by name.
+
+        "opposite" is 1 if the losses have one target each, and not the same, as a discriminator has
+        for the true and for the false examples.
+        """
+        found = {} if self.stale is None else {"stale": self.stale}
+        if self.roots:
+            found["root"] = together([root.reshape(()) for root in self.roots]).mean()
+        if len(self.targets) > 1:
+            least, largest = torch.stack(self.targets).unbind(dim=1)
+            found["opposite"] = ((least == largest).all() & (least.min() < least.max())).float()
+        return found
 
     @property
     def is_unchanged(self) -> bool:
@@ -166,6 +200,68 @@ class BackwardsOfStep:
 
     def _norms(self) -> Tensor:
         return together(torch._foreach_norm(gradients_of(self._parameters)))
+
+
+class PassingGradients:
+    """Reads each gradient while `backward` makes it, for an optimizer that uses and clears it at
+    once. Nothing is kept but numbers.
+
+    Args:
+        shield: Takes errors.
+    """
+
+    def __init__(self, shield: Shield) -> None:
+        self._shield = shield
+        self._parameters: Sequence[Tensor] = ()
+        self._hooks: list[Any] = []
+        self._norms: list[Tensor | None] = []
+        self._nonzero: list[Tensor | None] = []
+
+    def start(self, parameters: Sequence[Tensor]) -> None:
+        """Read the gradients of the coming backward."""
+        self.stop()
+        self._parameters = parameters
+        self._norms = [None] * len(parameters)
+        self._nonzero = [None] * len(parameters)
+        self._hooks = [
+            one.register_hook(Hook(self._shield, partial(self._read, place)))
+            for place, one in enumerate(parameters)
+        ]
+
+    @torch.no_grad()
+    def _read(self, place: int, gradient: Tensor) -> None:
+        self._norms[place] = gradient.norm()
+        self._nonzero[place] = gradient.count_nonzero()
+
+    def stop(self) -> None:
+        """Remove the hooks."""
+        if not self._hooks:
+            return
+        while self._hooks:
+            self._hooks.pop().remove()
+        for one in self._parameters:
+            # with an empty list of hooks, every backward calls into Python for every parameter
+            if one._backward_hooks is not None and not one._backward_hooks:
+                one._backward_hooks = None
+
+    @property
+    def missing(self) -> int:
+        """Parameters that had no gradient."""
+        return sum(norm is None for norm in self._norms)
+
+    @property
+    def norms(self) -> Tensor:
+        """‖·‖ of every parameter's gradient, 0 without one."""
+        return self._together(self._norms)
+
+    @property
+    def nonzero(self) -> Tensor:
+        """How many entries of every gradient are not zero."""
+        return self._together(self._nonzero)
+
+    def _together(self, numbers: Sequence[Tensor | None]) -> Tensor:
+        pairs = zip(numbers, self._parameters, strict=True)
+        return together([one.new_zeros(()) if number is None else number for number, one in pairs])
 
 
 class SchedulersSeen(WeakKeyDictionary[torch.optim.lr_scheduler.LRScheduler, int]):

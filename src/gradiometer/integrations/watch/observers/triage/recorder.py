@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradiometer.errors import Unsupported
 from gradiometer.integrations.gradients import (
     NEVER,
     SMALL_TENSOR,
     LastGradient,
     distance_of_entries,
     gradients_of,
+    is_inside_backward,
 )
 from gradiometer.integrations.watch.accelerator import Copied
 from gradiometer.integrations.watch.hook import Hook
@@ -22,6 +22,7 @@ from gradiometer.integrations.watch.observers.observer import Observer, Start, S
 from gradiometer.integrations.watch.observers.triage.batches import BatchSigns, logits_of, parts_of
 from gradiometer.integrations.watch.observers.triage.exact import (
     BackwardsOfStep,
+    PassingGradients,
     SharedRows,
     facts_of,
     plan_of,
@@ -93,6 +94,8 @@ class TriageRecorder(Observer):
         self._is_open = False
         self._is_updating = False
         self._backwards = BackwardsOfStep(objective, subject.optimizers, self.shield)
+        # Reads gradients of updates that are made inside of `backward`; None for others.
+        self._passing: PassingGradients | None = None
         self._batches = BatchSigns(objective.model)
         self._shared = SharedRows(objective.model, self.shield, budget)
         self._sensitive = sensitive_layers(objective.model)
@@ -162,6 +165,8 @@ class TriageRecorder(Observer):
                 self._target = step + 1
             if step < self._target - 1:
                 self.next = min(self._target - 1, self._path.next)
+            elif self._passing is not None:
+                self._look_inside(step, self._target, batch)
             elif step < self._target:
                 self._last.take(step)
                 self._last.plain_at = step + 1
@@ -182,20 +187,28 @@ class TriageRecorder(Observer):
                 self.awaits_update = True
         self._pay(began)
 
+    def _look_inside(self, step: int, target: int, batch: Batch) -> None:
+        """Look at an update that was made inside of `backward`, and is over now. What comes before
+        it is taken after the step before."""
+        if step < target:
+            self._open()
+            self._keep_parameters()
+            self.next = target
+            return
+        self._read(step, batch)
+        self._finish(step)
+
     def updated(self, update: Update) -> None:
         """Do what is due after the update of a step."""
         step = update.step
         began = self._clock()
         self.awaits_update = False
         with self.shield, torch.no_grad():
-            if torch._C._current_graph_task_id() >= 0:
+            if is_inside_backward():
                 # gradients are used and cleared one by one, so that `.grad` shows none of them
-                raise Unsupported(
-                    "the optimizer makes its updates inside of `backward`, which leaves no "
-                    "gradient to look at; call `optimizer.step()` after `backward` to see what "
-                    "limits the run"
-                )
-            if self._target is not None and step < self._target:
+                self._passing = self._passing or PassingGradients(self.shield)
+                self._look.pop("nonzero_at_start", None)
+            elif self._target is not None and step < self._target:
                 self._open()
             else:
                 self._finish(step)
@@ -253,6 +266,8 @@ class TriageRecorder(Observer):
         self._takes_moments = self._batches.due
         self._remove_hooks()
         self._backwards.start(reads_loss=self._takes_moments)
+        if self._passing is not None:
+            self._passing.start(self._objective.parameters)
         if self._takes_moments and not takes_no_hooks(self._objective.model):
             self._handles.append(
                 self._objective.model.register_forward_hook(
@@ -280,7 +295,7 @@ class TriageRecorder(Observer):
     def _read(self, step: int, batch: Batch) -> None:
         """Take what can be seen between `backward` and the update, and hook the update."""
         heard = self._backwards
-        self._look["gradient"] = heard.made
+        without = self._read_gradients(step)
         inputs, labels = parts_of(batch)
         if inputs is not None and inputs.layout is not torch.strided:
             inputs = None  # the features of a graph, sparse: no moments, no fingerprints
@@ -291,10 +306,6 @@ class TriageRecorder(Observer):
                 out = outputs
         inputs = self._with_examples_first(inputs, labels)
         heard.stop()
-        self._look["nonzero"] = nonzero_entries(gradients_of(self._objective.parameters))
-        product = self._last.take(step).product
-        if product is not None:
-            self._look["product"] = product
         if self._subject.scaler is not None:
             scale = self._subject.scale()
             self._look["scale"] = scale
@@ -302,8 +313,8 @@ class TriageRecorder(Observer):
                 # scaled as the norms are, which `backward` made
                 self._look["product"] = self._look["product"] * scale**2
         self._counts = {
-            "without_gradient": sum(one.grad is None for one in self._objective.parameters),
-            "backwards": heard.count,
+            "without_gradient": without,
+            **heard.counts,
             "updates": self._made(),
             "in_eval": sum(not layer.training for layer in self._sensitive),
             "sensitive": len(self._sensitive),
@@ -312,19 +323,36 @@ class TriageRecorder(Observer):
         }
         if inputs is not None and self._is_time_first:
             self._counts["rows"] = self._counts["time_first"] = len(inputs)
-        if heard.stale is not None:
-            self._look["stale"] = heard.stale
-        if heard.roots:
-            self._look["root"] = together([root.reshape(()) for root in heard.roots]).mean()
+        self._look |= heard.signs
         if self._takes_moments:
             self._look |= self._batches.of(inputs, labels, out)
         self._look |= self._shared.shared(inputs, labels, compares=self._takes_moments)
         self._output = None
         self._read_at = step
         self._remove_hooks()
-        if self._is_updating:
+        if self._passing is not None:
+            self._is_updating = False
+        elif self._is_updating:
             self._keep_parameters()  # what clips in a closure, as in Lightning, comes later
-            return
+        else:
+            self._hook_update()
+
+    def _read_gradients(self, step: int) -> int:
+        """Take the norms of the gradients, and return how many parameters have none."""
+        if self._passing is not None:
+            self._look["gradient"] = self._passing.norms
+            self._look["nonzero"] = self._passing.nonzero
+            return self._passing.missing
+        parameters = self._objective.parameters
+        self._look["gradient"] = self._backwards.made
+        self._look["nonzero"] = nonzero_entries(gradients_of(parameters))
+        product = self._last.take(step).product
+        if product is not None:
+            self._look["product"] = product
+        return sum(one.grad is None for one in parameters)
+
+    def _hook_update(self) -> None:
+        """Look at what clipping has left, right before the update."""
         for optimizer in self._optimizers:
             self._handles.append(
                 optimizer.register_step_pre_hook(Hook(self.shield, self._before_update))
@@ -466,6 +494,8 @@ class TriageRecorder(Observer):
         self._written = self._rate_changes
 
     def _remove_hooks(self) -> None:
+        if self._passing is not None:
+            self._passing.stop()
         while self._handles:
             self._handles.pop().remove()
 
