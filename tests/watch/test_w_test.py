@@ -1,5 +1,6 @@
 """`w.test()`: what may limit a loop is tried on copies of it, and the result leads."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
-from gradiometer import BadArgument, watch
+from gradiometer import BadArgument, Run, Unsupported, diagnose, watch
 from gradiometer.integrations.watch.record import Findings
 from gradiometer.measurement.finding import Evidence
 from gradiometer.problems import load
@@ -20,7 +21,7 @@ def loss(model: nn.Module, batch: Any) -> Tensor:
     return functional.cross_entropy(model(batch[0]), batch[1])
 
 
-def trained(out: Path, *, tests: bool, rate: float = 5e-4, **given: Any) -> tuple[Any, list[float]]:
+def trained(out: Path, *, tests: str, rate: float = 5e-4, **given: Any) -> tuple[Any, list[float]]:
     """A loop on digits whose rate is far too low for its batch and length."""
     torch.manual_seed(0)
     digits = load("digits", model="mlp")
@@ -38,24 +39,30 @@ def trained(out: Path, *, tests: bool, rate: float = 5e-4, **given: Any) -> tupl
                 w.step(value, batch)
                 optimizer.step()
                 losses.append(value.item())
-        if tests:
+        if tests == "inside":
             found = w.test(share=2.0)
+    if tests == "after":
+        found = w.test(share=2.0)
     losses.append(next(model.parameters()).sum().item())
     return found, losses
 
 
+@pytest.mark.parametrize("place", ["inside", "after"])
 def test_a_test_confirms_what_limits_a_loop_and_leads_and_training_keeps_its_bits(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, place: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    found, losses = trained(tmp_path / "tested", tests=True)
+    found, losses = trained(tmp_path / "tested", tests=place)
     assert isinstance(found, Findings)
     leading = found[0]
     assert leading.evidence is Evidence.FORK and leading.claim == "rate_low"
     said = say(leading)
+    assert "Provisional" not in str(found)
+    (run,) = map(Run.open, (tmp_path / "tested").glob("loop-*"))
+    assert diagnose(run).headline == leading  # what the page and the command line say
     assert " lower: " in said.tried and "The advice held" in said.tried
     printed = capfd.readouterr().err
     assert printed.index("of the training time at most") < printed.index("of cures took")
-    assert losses == trained(tmp_path / "plain", tests=False)[1]
+    assert losses == trained(tmp_path / "plain", tests="")[1]
 
 
 @pytest.mark.parametrize(
@@ -81,3 +88,78 @@ def test_what_a_test_lacks_is_said(
         optimizer.step()
         with pytest.raises(BadArgument, match=message):
             w.test(share=share)
+
+
+def small_loop(out: Path, **settings: Any) -> tuple[Any, nn.Module, str]:
+    """A watched loop of 40 updates on one batch, its model, and what it printed inside the block."""
+    torch.manual_seed(0)
+    batch = torch.randn(8, 4), torch.arange(8) % 3
+    model = nn.Linear(4, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with watch(model, optimizer, out=out, page=False, quiet=True, **settings) as w:
+        for _ in range(40):
+            optimizer.zero_grad()
+            value = loss(model, batch)
+            value.backward()
+            w.step(value, batch)
+            optimizer.step()
+        inside = str(w.findings())
+    return w, model, inside
+
+
+def test_findings_of_a_training_that_goes_on_say_what_they_wait_for(tmp_path: Path) -> None:
+    w, _, inside = small_loop(tmp_path)
+    assert inside.startswith("▸ Provisional: the training is at step 40, and its length is not")
+    assert "Provisional" not in str(w.findings())
+    assert small_loop(tmp_path, steps=50)[2].startswith(
+        "▸ Provisional: the training is at step 40 of 50."
+    )
+    assert "Provisional" not in small_loop(tmp_path, steps=40)[2]
+
+
+def test_a_test_after_the_block_needs_the_model_as_the_training_left_it(tmp_path: Path) -> None:
+    batch = torch.randn(8, 4), torch.arange(8) % 3
+    loader = DataLoader(TensorDataset(*batch), batch_size=8, shuffle=True)
+    w, model, _ = small_loop(tmp_path, loss=loss, sampling=loader)
+    w.test()
+    w.test()  # a test changes nothing
+    model.load_state_dict({name: one + 1 for name, one in model.state_dict().items()})
+    with pytest.raises(Unsupported, match="`model` was changed after the `with` block"):
+        w.test()
+
+
+def test_the_time_after_the_block_is_no_time_of_training(tmp_path: Path) -> None:
+    batch = torch.randn(8, 4), torch.arange(8) % 3
+    loader = DataLoader(TensorDataset(*batch), batch_size=8, shuffle=True)
+    w, _, _ = small_loop(tmp_path, loss=loss, sampling=loader)
+    before = w.budget.training
+    time.sleep(0.05)
+    w.test()
+    time.sleep(0.05)
+    assert w.budget.training <= before + 0.02
+
+
+@pytest.mark.parametrize(
+    ("given", "ends"),
+    [
+        (
+            (),
+            "in at most half of its time. It needs `loss=` and `sampling=loader` in `watch`, and "
+            "`w.step(loss, batch)`.",
+        ),
+        (("loss",), "It needs `sampling=loader` in `watch`."),
+        (("loss", "sampling"), "tries it on copies, in at most half of its time."),
+    ],
+)
+def test_how_to_test_says_what_is_missing_and_nothing_else(
+    tmp_path: Path, given: tuple[str, ...], ends: str
+) -> None:
+    missing = {"loss": None, "sampling": None}
+    for name in given:
+        del missing[name]
+    trained(tmp_path, tests="", **missing)
+    (run,) = map(Run.open, tmp_path.glob("loop-*"))
+    headline = diagnose(run).headline
+    assert headline is not None and headline.claim == "rate_low"
+    assert say(headline).tried.startswith("Not tried: `print(w.test())` after the training")
+    assert ends in say(headline).tried

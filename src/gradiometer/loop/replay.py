@@ -122,6 +122,13 @@ class KeptUpdates:
             math.isfinite(marks.norm) for one in self.updates for marks in (one.weights, one.state)
         )
 
+    @property
+    def numbers(self) -> int:
+        """How many numbers the state has."""
+        state = leaves(self.optimizer, "optimizer")
+        tensors = [*self.model.values(), *(leaf for _, leaf in state if isinstance(leaf, Tensor))]
+        return sum(tensor.numel() for tensor in tensors)
+
     def put_into(self, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: Any) -> None:
         """Bring a training, or a copy of it, back to the state before the first update."""
         own = tensors_of(model)

@@ -37,6 +37,12 @@ _ENDS: dict[str, Status] = {
 }
 
 
+# The event of a test of what limits a training, which says that the training is over.
+TESTED = "tested"
+
+# The event that says what a test would need besides.
+TESTABLE = "testable"
+
 # The `mode` of a run whose gradient norms were given as numbers, without a model.
 GIVEN = "given"
 
@@ -224,6 +230,30 @@ class Run(RunFolder):
         return "running" if being_written(self.events_path) else "interrupted"
 
     @property
+    def planned(self) -> int | None:
+        """Number of updates of the whole training, as it was announced or is scheduled; None if
+        that is not known."""
+        told = [event for event in self.events if event["event"] == "triage"]
+        steps: int | None = told[-1].get("steps") if told else None
+        return steps
+
+    @property
+    def is_over(self) -> bool:
+        """True if the training has ended: it finished, has all of its updates, or was tested after
+        its newest one."""
+        tested = [event["step"] for event in self.events if event["event"] == TESTED]
+        if self.status == "finished" or tested[-1:] == [self.steps]:
+            return True
+        return self.planned is not None and self.steps >= self.planned
+
+    @property
+    def missing_for_tests(self) -> tuple[str, ...] | None:
+        """What a watched loop would have to give, as arguments of `watch`, so that changes can be
+        tried on copies of it; None if the run does not say."""
+        told = [event["missing"] for event in self.events if event["event"] == TESTABLE]
+        return tuple(told[-1]) if told else None
+
+    @property
     def warnings(self) -> list[str]:
         """Warnings that were raised during training, and one for everything on the disk that could
         not be used."""
@@ -326,6 +356,7 @@ _OPTIONAL = (str | msgspec.UnsetType, msgspec.UNSET)
 # time.
 KINDS: dict[str, Any] = {
     "triage": _Triage,
+    TESTABLE: _with(TESTABLE, missing=list[str]),
     "warning": _with(
         "warning",
         text=Annotated[str, msgspec.Meta(min_length=1)],

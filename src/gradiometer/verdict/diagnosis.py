@@ -57,7 +57,13 @@ from gradiometer.verdict.curves import Curve, Curves, errors_of_gauge
 from gradiometer.verdict.reservations import Reservations
 from gradiometer.verdict.triage.signs import are_one_batch
 from gradiometer.verdict.triage.triage import Triage, findings_of, triage_of
-from gradiometer.verdict.words.say import as_dict, ending, headline_in_words, outcome_of
+from gradiometer.verdict.words.say import (
+    as_dict,
+    ending,
+    headline_in_words,
+    outcome_of,
+    provisional,
+)
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,8 @@ class Diagnosis:
         gauges: The gauges that the run was measured with and whose classes are available.
         spikes: The spikes of the training loss. Their places are steps.
         triage: What triage says; None for a run without its signs.
+        provisional: That the training goes on, and what the answer waits for, in words; empty if it
+            does not.
     """
 
     findings: tuple[Finding, ...]
@@ -87,6 +95,7 @@ class Diagnosis:
     gauges: tuple[Gauge, ...] = ()
     spikes: tuple[Spike, ...] = ()
     triage: Triage | None = None
+    provisional: str = ""
 
     @property
     def verdict(self) -> str:
@@ -103,6 +112,7 @@ class Diagnosis:
         """Verdict, findings and latest estimates, as `--json` prints them."""
         return {
             "verdict": self.verdict,
+            "provisional": self.provisional,
             "headline": None if self.headline is None else self.headline.claim,
             "claims": []
             if self.triage is None
@@ -179,16 +189,18 @@ def diagnose(run: Run, level: float | None = None) -> Diagnosis:
         )
     headline = leading(run, findings)
     findings.sort(key=lambda each: each is not headline)  # the first one is the answer
+    status = "finished" if run.status == "running" and run.is_over else run.status
     return Diagnosis(
         findings=tuple(findings),
         estimates=estimates,
         history=Curves(tuple(readings), level),
         headline=headline,
-        outcome=outcome_of(ending(run.status, run.steps), estimates),
-        said=headline_in_words(headline, run.configuration, is_over=run.status == "finished"),
+        outcome=outcome_of(ending(status, run.steps), estimates),
+        said=headline_in_words(headline, run.configuration, is_over=status == "finished"),
         gauges=gauges,
         spikes=spikes,
         triage=judged,
+        provisional=provisional(run.steps, run.planned) if status == "running" else "",
     )
 
 

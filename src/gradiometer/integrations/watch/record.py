@@ -26,7 +26,7 @@ from gradiometer.run.recorder import Recorder
 
 class Findings(tuple[Finding, ...]):
     """Findings, the most urgent first. `print` shows the warnings, then the findings, in lines of
-    80 characters.
+    80 characters. Those of a training that goes on are marked as provisional.
 
     A notebook shows a card in which the intervals are drawn as bars.
 
@@ -53,6 +53,8 @@ class Findings(tuple[Finding, ...]):
 
     def __str__(self) -> str:
         warnings = [_fill(f"warning: {warning}", "! ") for warning in self.warnings]
+        if self.diagnosis is not None and self.diagnosis.provisional:
+            warnings.append(_fill(self.diagnosis.provisional, "▸ "))
         findings = [
             "\n".join(
                 _fill(text, "  " if place else f"{finding.state.symbol} ")
@@ -393,6 +395,7 @@ class WatchedRun:
                 self._write_rest()
             reason = {} if error is None else {"reason": summary(error)}
             recorder.event("finished" if error is None else "interrupted", steps, **reason)
+        self.recorder.budget.stop()  # what is charged to it from now on starts it
         with self.shield:
             self.announcements.show(self.run)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gradiometer.arguments import check_number
-from gradiometer.errors import BadArgument
+from gradiometer.errors import BadArgument, Unsupported
 from gradiometer.gauges import Asked
 from gradiometer.integrations.gradients import LastGradient
 from gradiometer.integrations.trackers import Trackers
@@ -54,7 +54,7 @@ from gradiometer.requests import request_of
 from gradiometer.run.budget import START, Budget
 from gradiometer.run.clock import Turns
 from gradiometer.run.ranks import Ranks
-from gradiometer.run.reader import Run
+from gradiometer.run.reader import TESTABLE, TESTED, Run
 from gradiometer.run.recorder import Recorder
 
 if TYPE_CHECKING:
@@ -105,8 +105,9 @@ class Watch:
         self.shield = Shield(self._stop, passes=subject.source.is_ours)
         self._warn = WarningLog(self._step_of_warning, subject.tell)
         self._failures = 0
-        # True after the block.
+        # True after the block, and then the versions of the parameters at its end.
         self._has_ended = False
+        self._at_end: list[int] = []
         self._handles: list[Any] = []
         self._inputs: Inputs | None = None
         self._announcer = Announcer(subject, self.step, self._warn, self.shield)
@@ -212,6 +213,7 @@ class Watch:
             if isinstance(self.budget.clock, Turns):
                 self.budget.clock.leave()
         self._has_ended = True
+        self._at_end = self._versions()
         self.observers.due = 0  # every later step is one to be warned of
 
     def step(self, loss: Tensor | float, batch: Batch | None = None) -> None:
@@ -431,11 +433,14 @@ class Watch:
 
     def test(self, *, share: float = 0.5, batches: Any = None) -> "Findings":
         """Test what may limit the training on copies of it, and return the findings with the
-        result. Call it when the training is over, as the last line of the `with` block.
+        result. Call it when the training is over, at the end of the `with` block or after it.
 
         At most three changes are tried, those of the claims or doubts that lead: a higher rate, a
         decay at the end, or a lower rate. What it may cost is printed before. The training stays
         the same, bit for bit.
+
+        After the block nothing is known of updates of a large model (above 4 million numbers in
+        model and optimizer), so that no copy is compared with them: call it inside.
 
         Args:
             share: The largest share of the training time that the test may take.
@@ -445,7 +450,7 @@ class Watch:
         Raises:
             BadArgument: There was no step yet, `share` is no positive number, or `loss` or the
                 data are missing.
-            Unsupported: The training cannot be copied.
+            Unsupported: The training cannot be copied, or the model was changed after the block.
         """
         from gradiometer.integrations.watch.observers.trials import Trials  # noqa: PLC0415
 
@@ -466,6 +471,12 @@ class Watch:
             )
         if not self.steps:
             raise BadArgument("`step` was not called yet, so there is nothing to test.")
+        if self._has_ended and self._versions() != self._at_end:
+            raise Unsupported(
+                "`model` was changed after the `with` block, and a test goes on from the end of the "
+                "training: call w.test() before, or as the last line of the block."
+            )
+        self.record.event(TESTED, self.steps)
         Trials(
             share,
             self.budget,
@@ -475,7 +486,14 @@ class Watch:
             self.record.announcements.say,
             on_request=True,
         ).make_now()
+        if self._has_ended:
+            self.budget.stop()
+            self._at_end = self._versions()
         return self.findings()
+
+    def _versions(self) -> list[int]:
+        """How often each parameter was written."""
+        return [parameter._version for parameter in self._subject.objective.parameters]
 
     def incident(self, *, batches: Any, **settings: Any) -> "IncidentCause | None":
         """Why the loss went wrong where it was highest above its level, or no longer finite: the
@@ -615,15 +633,22 @@ class Watch:
             record.announce(configuration, early=early, planned=self.budget.planned)
             is_new = not record.is_continued
             self.observers.begin(Start(recorder, self.steps, self.steps + 1, is_new=is_new))
+            record.event(TESTABLE, self.steps, missing=self._missing_for_tests())
             record.write_evaluations()
             text = left_out(subject.objective, subject.optimizers)
             if text:
                 self._warn(text)
 
+    def _missing_for_tests(self) -> list[str]:
+        """The arguments of `watch` that a test would need besides."""
+        given = {"loss=": self._subject.has_loss, "sampling=loader": self.request.data is not None}
+        return [name for name, is_given in given.items() if not is_given]
+
     def _write_rest(self) -> None:
         """Give the recorder what waits."""
         self._settings.note(self.steps)
         self.losses.write()
+        self._triage.write()
 
     def _batch_seen(self) -> Batch:
         """The inputs of the model's newest call; an empty batch, whose loss alone counts, if they

@@ -140,12 +140,12 @@ def _trial(run: Run, cure: Sequence[str], records: Sequence[ForkRecord]) -> Tria
     if run.has_program_with_model and run.watched:
         facts["alternatives"] = list(cure)
         # what short branches can judge: see `beats_its_lean`
-        facts["by_test"] = beats_its_lean(wanted[0])
+        if beats_its_lean(wanted[0]):
+            facts["by_test"] = run.missing_for_tests
         facts["horizon"] = END
-        has_planned_end = any("steps" in one for one in run.events if one["event"] == "triage")
         if run.status == "finished":
             facts["at"] = run.steps // 2
-        elif not has_planned_end:
+        elif run.planned is None:
             facts["horizon"] = f"{max(run.steps // 4, 1)} updates"
     elif run.has_program_with_model:
         facts["call"] = f"{run.call('fork', '').removesuffix('`')} --advice`"

@@ -142,7 +142,6 @@ class Signs:
         batch_size = run.configuration.batch_size
         if "time_first" in single and np.isfinite(single["time_first"]).any():
             batch_size = int(np.nanmedian(single["time_first"]))
-        planned = facts.get("steps")
         return cls(
             losses=whole,
             looks=looks,
@@ -162,7 +161,7 @@ class Signs:
             evaluated=evaluated,
             test=test,
             train=train,
-            has_ended=run.status == "finished" or (planned is not None and len(whole) >= planned),
+            has_ended=run.is_over,
             not_finite=next(iter(places_of_nan), ""),
         )
 

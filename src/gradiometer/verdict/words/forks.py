@@ -1,7 +1,7 @@
 """Words about forks: what they decided, and what came of an advice that was tried."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from gradiometer.loop.branches import label_of, outcome, place
@@ -9,6 +9,14 @@ from gradiometer.loop.recorded.trials import SOURCE, TOLERANCE, track_record
 from gradiometer.measurement.estimate import significant
 from gradiometer.measurement.finding import Doubt, Finding, Trial
 from gradiometer.verdict.words.sentences import Words, always
+
+BY_TEST = (
+    "Not tried: `print(w.test())` after the training tries it on copies, in at most half of its "
+    "time."
+)
+
+# What a test needs of `watch`.
+NEEDED = ("loss=", "sampling=loader")
 
 COMPARED = (
     "Forks compared keeping the rate for a share of the branch (hold) with taking it to zero from "
@@ -75,11 +83,8 @@ def _how(facts: Mapping[str, Any]) -> str:
             f"w.fork(batches=loader, alternatives={facts['alternatives']}, "
             f"horizon={facts['horizon']!r}"
         )
-        if facts.get("by_test"):
-            return (
-                "Not tried: `print(w.test())` as the last line of the `with` block. It needs "
-                "`loss=` and `sampling=loader` in `watch`, and `w.step(loss, batch)`."
-            )
+        if "by_test" in facts:
+            return f"{BY_TEST}{_needs(facts['by_test'])}"
         needs = "`loss=` in `watch`, and `w.step(loss, batch)`"
         if "at" in facts:
             return (
@@ -88,6 +93,15 @@ def _how(facts: Mapping[str, Any]) -> str:
             )
         return f"Not tried: `{call})` in the `with` block. It needs {needs}."
     return f"Not tried: {facts['call']}." if "call" in facts else "Not tried."
+
+
+def _needs(missing: Sequence[str] | None) -> str:
+    """What a test needs besides, as a sentence after another one; None if that is not known."""
+    given = [f"`{name}`" for name in (NEEDED if missing is None else missing)]
+    if not given:
+        return ""
+    batch = ", and `w.step(loss, batch)`" if any("loss" in name for name in given) else ""
+    return f" It needs {' and '.join(given)} in `watch`{batch}."
 
 
 def record_of(kind: str, scores: Iterable[Mapping[str, Any]] | None = None) -> str:

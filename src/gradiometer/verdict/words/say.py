@@ -175,6 +175,24 @@ def ending(status: str, steps: int) -> str:
     return f"{'Stopped' if status == 'interrupted' else 'Under way'} at step {steps:,}"
 
 
+def provisional(steps: int, planned: int | None) -> str:
+    """That a training goes on, and what its final answer waits for.
+
+    Args:
+        steps: Its number of steps so far.
+        planned: Its number of steps in all; None if that is not known.
+
+    >>> provisional(450, 4000)
+    'Provisional: the training is at step 450 of 4,000.'
+    """
+    if planned is not None:
+        return f"Provisional: the training is at step {steps:,} of {planned:,}."
+    return (
+        f"Provisional: the training is at step {steps:,}, and its length is not known. Print the "
+        "findings after the `with` block, or give `steps=` to `watch`."
+    )
+
+
 def outcome_of(ended: str, estimates: Mapping[str, Estimate]) -> str:
     """The state of the run and its test score.
 

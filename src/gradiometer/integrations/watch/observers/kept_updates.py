@@ -40,6 +40,9 @@ IN_A_ROW = 4
 # certificate needs: 64 MiB in single precision.
 MOST_NUMBERS = 2**24
 
+# Most numbers of the states that stay after the training: 16 MiB in single precision.
+MOST_AFTERWARDS = 2**22
+
 # The share of the training that pays for updates after the first ones: in 300 steps of a small
 # transformer those that were kept at 4, 32 and 256 took 8 %.
 PAID = 0.03
@@ -197,9 +200,14 @@ class UpdateKeeper(Observer):
             self._give_up("the training went back to an earlier state")
 
     def close(self, error: BaseException | None) -> None:
-        """Keep no more, and free what is kept: a watch outlives its training for the findings."""
+        """Keep no more, and free what is large: a watch outlives its training for its findings, and
+        for a test of what limited it."""
         with self.shield:
+            can_test = self._subject.has_loss and self._shared is None
+            kept = [*self.stretches] if can_test else []
             self._free()
+            if sum(one.numbers for one in kept) <= MOST_AFTERWARDS:
+                self.stretches += kept
 
     def _free(self) -> None:
         self._close_stretch()

@@ -94,6 +94,8 @@ class Request:
             yield run
         with self._record.shield:
             budget.take_turn()
+            if self._record.has_ended:
+                budget.stop()
 
     def on_device(self, train: Any) -> OnDevice:
         """The examples, if there is a loss to run on them.

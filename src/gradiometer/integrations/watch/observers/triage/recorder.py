@@ -237,7 +237,7 @@ class TriageRecorder(Observer):
         with self.shield:
             for end in self._ends():
                 end()
-            self._write()
+            self.write()
 
     def _ends(self) -> tuple[Callable[[], object], ...]:
         """Look no more. Returns what there is to end, each by itself."""
@@ -436,7 +436,7 @@ class TriageRecorder(Observer):
         if isinstance(self.applied, float) and math.isnan(self.applied):
             self.applied = 1.0
         self._parameters_before = []
-        self._write(before=step)
+        self.write(before=step)
         layout = [(name, value.numel()) for name, value in self._look.items()]
         device = self._objective.parameters[0].device
         numbers = torch.cat(
@@ -462,7 +462,7 @@ class TriageRecorder(Observer):
             distance += int(min(behind, step + distance))
         return step + distance
 
-    def _write(self, before: float | int = math.inf) -> None:
+    def write(self, before: float | int = math.inf) -> None:
         """Write what has been fetched at the steps before one: for that of this step training would
         wait."""
         fetched = [one for one in self._waiting if one[0] < before]
