@@ -12,7 +12,6 @@ from msgspec import structs
 
 from gradiometer.convergence.trajectory.trajectory import Trajectory
 from gradiometer.drift.batch_sharpness import BatchSharpness, PreconditionedSharpness
-from gradiometer.drift.one_step import CurvatureAlongGradient, LossChange, StepDrift
 from gradiometer.errors import BadArgument
 from gradiometer.estimation.noise import GradientNoise, NoiseSources
 from gradiometer.estimation.preconditioned_noise import PreconditionedNoise
@@ -40,7 +39,6 @@ GAUGES: Registry[type[Gauge]] = Registry(
         for gauge in (
             *(GradientNoise, PreconditionedNoise, NoiseSources),
             *(BatchSharpness, PreconditionedSharpness),
-            *(CurvatureAlongGradient, StepDrift, LossChange),
             Temperature,
             Trajectory,
         )

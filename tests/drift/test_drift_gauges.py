@@ -469,8 +469,7 @@ def test_estimates_of_drift_need_no_torch() -> None:
     script = """
 import sys
 sys.modules["torch"] = None
-import gradiometer.drift.batch_sharpness, gradiometer.drift.one_step, gradiometer.drift.one_step
-import gradiometer.drift.one_step, gradiometer.drift.stability
+import gradiometer.drift.batch_sharpness, gradiometer_lab.one_step, gradiometer.drift.stability
 """
     subprocess.run([sys.executable, "-c", script], check=True)
 

@@ -16,6 +16,7 @@ import pytest
 from command_line import commands_of, unknown_words
 from gradiometer import GAUGES
 from gradiometer.cli import gradiometer
+from gradiometer.verdict.claims import Claim
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = sorted(page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md"))
@@ -148,6 +149,18 @@ def test_the_page_of_the_architecture_names_files_that_exist() -> None:
     assert missing == []
 
 
+@pytest.mark.parametrize("claim", Claim)
+def test_every_diagnosis_has_a_page_with_a_change_and_when_it_is_wrong(claim: Claim) -> None:
+    page = text(f"diagnoses/{claim}.md")
+    assert f"The name of this diagnosis is `{claim}`." in page
+    parts = re.findall(r"^## .+\n\n(?=\S)", page, flags=re.MULTILINE)
+    titles = [part.strip() for part in parts]
+    assert len(titles) == 4
+    assert [titles[0], *titles[2:]] == ["## What it looks like", "## Change", "## When it is wrong"]
+    assert f"({claim}.md)" in text("diagnoses/index.md")
+    assert f"(../diagnoses/{claim}.md)" in text("explanation/diagnosis.md")
+
+
 def test_every_gauge_has_its_row_on_the_page_of_gauges() -> None:
     listed = re.findall(
         r"^\| `(\w+)` \| \[`(\w+)`", text("reference/gauges.md"), flags=re.MULTILINE
@@ -157,7 +170,8 @@ def test_every_gauge_has_its_row_on_the_page_of_gauges() -> None:
 
 def test_every_page_is_in_the_contents_of_the_site() -> None:
     contents = (DOCS.parent / "mkdocs.yml").read_text(encoding="utf-8")
-    pages = {page for page in PAGES if not page.startswith("dev/")}
+    elsewhere = ("dev/", *(f"diagnoses/{claim}." for claim in Claim))
+    pages = {page for page in PAGES if not page.startswith(elsewhere)}
     assert {page for page in pages if f" {page}\n" not in contents} == set()
 
 
