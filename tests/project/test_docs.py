@@ -25,6 +25,11 @@ BLOCK = re.compile(r"^```(python|py|sh)\n(.*?)^```", flags=re.DOTALL | re.MULTIL
 
 SOURCE = DOCS.parent / "src"
 
+APPENDICES = tuple(
+    f"explanation/{name}.md" for name in ("estimation", "drift", "convergence", "exploration")
+)
+"""Pages of formulas, to which the short pages of concepts and the page of a run lead."""
+
 
 def text(page: str) -> str:
     return (DOCS / page).read_text(encoding="utf-8")
@@ -170,7 +175,7 @@ def test_every_gauge_has_its_row_on_the_page_of_gauges() -> None:
 
 def test_every_page_is_in_the_contents_of_the_site() -> None:
     contents = (DOCS.parent / "mkdocs.yml").read_text(encoding="utf-8")
-    elsewhere = ("dev/", *(f"diagnoses/{claim}." for claim in Claim))
+    elsewhere = ("dev/", *APPENDICES, *(f"diagnoses/{claim}." for claim in Claim))
     pages = {page for page in PAGES if not page.startswith(elsewhere)}
     assert {page for page in pages if f" {page}\n" not in contents} == set()
 
@@ -195,3 +200,19 @@ def test_the_site_builds_without_a_warning_and_loads_nothing_from_a_network(tmp_
             built.read_text(encoding="utf-8"),
         )
         assert loaded == [], built.name
+
+
+@pytest.mark.parametrize(("loss", "code"), [("2 * 0.99**step + 0.1", 0), ("float('nan')", 3)])
+def test_the_workflow_of_the_page_on_ci_works_as_it_is_printed(
+    loss: str, code: int, tmp_path: Path
+) -> None:
+    (workflow,) = re.findall(r"^```yaml\n(.*?)^```", text("how-to/ci.md"), flags=re.DOTALL | re.M)
+    assert len(workflow.splitlines()) == 10
+    _, training, verdict = re.findall(r"- run: (.*)", workflow)
+    printed = f'print(f"iter {{step}}: loss {{{loss}:.4f}}, lr {{0.1 * (1 - step / 500):.4f}}")'
+    (tmp_path / "train.py").write_text(f"for step in range(500):\n    {printed}\n")
+    python = shlex.quote(sys.executable)
+    command = training.replace("python", python, 1)
+    subprocess.run(command, cwd=tmp_path, shell=True, check=True)
+    command = verdict.replace("gradiometer", f"{python} -m gradiometer", 1)
+    assert subprocess.run(command, cwd=tmp_path, shell=True, check=False).returncode == code
