@@ -157,7 +157,7 @@ def test_the_page_of_the_architecture_names_files_that_exist() -> None:
 @pytest.mark.parametrize("claim", Claim)
 def test_every_diagnosis_has_a_page_with_a_change_and_when_it_is_wrong(claim: Claim) -> None:
     page = text(f"diagnoses/{claim}.md")
-    assert f"The name of this diagnosis is `{claim}`." in page
+    assert f"\n`{claim}`\n" in page
     parts = re.findall(r"^## .+\n\n(?=\S)", page, flags=re.MULTILINE)
     titles = [part.strip() for part in parts]
     assert len(titles) == 4
