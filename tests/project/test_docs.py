@@ -180,6 +180,14 @@ def test_every_page_is_in_the_contents_of_the_site() -> None:
     assert {page for page in pages if f" {page}\n" not in contents} == set()
 
 
+def test_a_page_has_at_most_two_thousand_words_and_the_contents_at_most_thirty_one_thousand() -> (
+    None
+):
+    words = {page: len(text(page).split()) for page in PAGES if not page.startswith("dev/")}
+    assert {page: count for page, count in words.items() if count > 2_000} == {}
+    assert sum(count for page, count in words.items() if page not in APPENDICES) <= 31_000
+
+
 @pytest.mark.slow
 def test_the_site_builds_without_a_warning_and_loads_nothing_from_a_network(tmp_path: Path) -> None:
     pytest.importorskip("mkdocs")
