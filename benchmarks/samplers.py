@@ -33,11 +33,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from gradiometer import SGLD, BadArgument, Estimate
-from gradiometer.exploration.chains.engines import ChainState, Stacked
 from gradiometer.measurement.batch import take
 from gradiometer.measurement.objective import Traits
 from gradiometer.problems.images.classification import cross_entropy, fashion_mnist_mlp
 from gradiometer.problems.images.fashion_mnist import load
+from gradiometer_lab.chains.engines import ChainState, Stacked
 
 EXAMPLES, BATCH_SIZE = 60_000, 32
 RATE = 0.001

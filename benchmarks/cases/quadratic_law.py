@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from gradiometer.exploration.temperature.stationary_law import update_kick, update_matrices
 from gradiometer_lab.closed_forms.quadratic import Matrix, Point, Quadratic
+from gradiometer_lab.temperature.stationary_law import update_kick, update_matrices
 
 Means = Float[np.ndarray, "params 2"]
 Covariances = Float[np.ndarray, "params params 2 2"]

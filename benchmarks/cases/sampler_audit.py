@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from gradiometer import SGHMC, SGLD, SGNHT, Estimate
-from gradiometer.exploration.samplers.sampler import Sampler
 from gradiometer.measurement.uncertainty import mean
+from gradiometer_lab.samplers.sampler import Sampler
 
 CHAINS, STEPS, MODES = 500, 2000, 10
 CURVATURES = torch.linspace(0.2, 1.0, MODES, dtype=torch.float64)

@@ -19,7 +19,7 @@ named: the names in `gradiometer.__all__` and in `__all__` of each room (a sub-p
 - errors: `GradiometerError` and the errors below it, drawn in `gradiometer.errors`
 """
 
-import lazy_loader
+from gradiometer.public_names import attach_stub
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)
 __version__ = "0.3.0"

@@ -1,3 +1,7 @@
+from gradiometer_lab.samplers.langevin import SGHMC as SGHMC
+from gradiometer_lab.samplers.langevin import SGLD as SGLD
+from gradiometer_lab.samplers.langevin import SGNHT as SGNHT
+
 from .convergence.schedules.schedule import Schedule as Schedule
 from .convergence.theorem.theorem import theorem as theorem
 from .errors import BadArgument as BadArgument
@@ -12,9 +16,6 @@ from .errors import UserCodeFailed as UserCodeFailed
 from .estimation.noise import GradientNoise as GradientNoise
 from .exploration.ensembles.ensemble import Ensemble as Ensemble
 from .exploration.ensembles.snapshots import SnapshotCollector as SnapshotCollector
-from .exploration.samplers.langevin import SGHMC as SGHMC
-from .exploration.samplers.langevin import SGLD as SGLD
-from .exploration.samplers.langevin import SGNHT as SGNHT
 from .exploration.temperature.thermometer import Temperature as Temperature
 from .gauges import GAUGES as GAUGES
 from .integrations.norms import NormsWatch as NormsWatch

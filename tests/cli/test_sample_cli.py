@@ -16,12 +16,12 @@ from torch import nn
 from command_line import called
 from gradiometer import BadArgument, Diverged
 from gradiometer.exploration.chains import sample
-from gradiometer.exploration.chains.sampling import Sampled
 from gradiometer.exploration.samplers import SGHMC
 from gradiometer.measurement import Draw, supervised
 from gradiometer.problems import load
 from gradiometer.run import Configuration
 from gradiometer.train import train
+from gradiometer_lab.chains.sampling import Sampled
 from gradiometer_lab.closed_forms import linear_regression
 from gradiometer_lab.learn.sample import sample as verb
 

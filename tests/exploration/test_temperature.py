@@ -15,11 +15,6 @@ from conftest import CASES, Case
 from gradiometer import BadArgument
 from gradiometer.errors import Interrupted
 from gradiometer.exploration.temperature import Temperature
-from gradiometer.exploration.temperature.stationary_law import (
-    SGDRule,
-    reshuffled_covariance,
-    stationary_covariance,
-)
 from gradiometer.exploration.temperature.thermometer import heat_balance
 from gradiometer.measurement import (
     Draw,
@@ -37,6 +32,11 @@ from gradiometer.train import resume, train
 from gradiometer.train.restoring import capture
 from gradiometer.train.training import Training
 from gradiometer.verdict.words.say import say
+from gradiometer_lab.temperature.stationary_law import (
+    SGDRule,
+    reshuffled_covariance,
+    stationary_covariance,
+)
 from stopped_training import StopAt
 from thermometer import INDEPENDENT, Sgd, double, parts_of, readings_of
 

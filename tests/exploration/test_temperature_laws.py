@@ -9,16 +9,16 @@ import pytest
 import torch
 
 from gradiometer.exploration.temperature import Temperature
-from gradiometer.exploration.temperature.stationary_law import (
-    SGDRule,
-    configurational_temperature,
-    small_rate_temperature,
-)
 from gradiometer.exploration.temperature.thermometer import heat_balance
 from gradiometer.measurement import Estimate, Objective, Series, TrainingStep
 from gradiometer.measurement.motion import Motion
 from gradiometer_lab.closed_forms import Quadratic
 from gradiometer_lab.closed_forms.quadratic import output_losses
+from gradiometer_lab.temperature.stationary_law import (
+    SGDRule,
+    configurational_temperature,
+    small_rate_temperature,
+)
 from thermometer import INDEPENDENT, Sgd
 
 QUADRATIC = Quadratic([1.0, 0.3], [1.0, 2.0])

@@ -11,8 +11,8 @@ from scipy.integrate import quad
 from scipy.signal import lfilter
 from scipy.special import ndtri
 
-from gradiometer.exploration.chains.mixing import autocorrelations, bulk_size, tail_size
 from gradiometer.measurement import Estimate
+from gradiometer_lab.chains.mixing import autocorrelations, bulk_size, tail_size
 
 SETTINGS = [
     # draws, chains, memory

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from gradiometer.exploration.samplers import SGHMC, SGLD, SGNHT
-from gradiometer.exploration.samplers.sampler import Sampler
 from gradiometer.measurement import Objective
 from gradiometer_lab.closed_forms import linear_regression, logistic_regression
 from gradiometer_lab.closed_forms.linear_regression import LinearRegression
 from gradiometer_lab.closed_forms.logistic_regression import LogisticRegression
+from gradiometer_lab.samplers.sampler import Sampler
 
 Gradient = Callable[[Tensor], Tensor]
 

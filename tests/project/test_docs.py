@@ -109,10 +109,8 @@ def public_names() -> Iterator[tuple[str, str]]:
         room = ".".join(stub.parent.relative_to(SOURCE).parts)
         for node in ast.parse(stub.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.ImportFrom):
-                yield from (
-                    (f"{room}.{name.name}", f"{room}.{node.module}.{name.name}")
-                    for name in node.names
-                )
+                module = f"{room}.{node.module}" if node.level else node.module
+                yield from ((f"{room}.{name.name}", f"{module}.{name.name}") for name in node.names)
 
 
 def test_every_public_name_is_in_the_reference() -> None:

@@ -10,15 +10,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gradiometer.errors import BadArgument
-from gradiometer.exploration.temperature.stationary_law import (
-    SGDRule,
-    passage_steps,
-    small_rate_temperature,
-)
 from gradiometer.measurement.estimate import LEVEL, Estimate
 from gradiometer.measurement.uncertainty.means import mean
 from gradiometer.problems import Examples, Problem
 from gradiometer_lab.closed_forms.quadratic import Place, output_losses
+from gradiometer_lab.temperature.stationary_law import (
+    SGDRule,
+    passage_steps,
+    small_rate_temperature,
+)
 
 # V″ at both minima.
 CURVATURE = 8

@@ -9,9 +9,9 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from gradiometer.exploration.temperature import stationary_law
 from gradiometer.measurement.batch import Batch
 from gradiometer.problems import Examples, Problem
+from gradiometer_lab.temperature import stationary_law
 
 Matrix = Float[np.ndarray, "params params"]
 
@@ -45,7 +45,7 @@ class Quadratic:
     Smooth and non-negative, as the classical theorem requires. The closed forms hold for batches of
     independent draws, fresh or with replacement. If every batch is drawn without replacement from
     all N examples, replace Σ by Σ(N − B)/(N − 1). Over reshuffled epochs they do not hold: use
-    `gradiometer.exploration.temperature.reshuffled_covariance`.
+    `gradiometer_lab.temperature.stationary_law.reshuffled_covariance`.
 
     Args:
         curvature: H, in loss / parameter²: its eigenvalues along the axes, [params], or a matrix,
@@ -111,7 +111,7 @@ class Quadratic:
         start.
 
         For independent draws: see
-        `gradiometer.exploration.temperature.stationary_law.stationary_covariance`.
+        `gradiometer_lab.temperature.stationary_law.stationary_covariance`.
 
         Raises:
             BadArgument: η is not below 2(1 + μ)/λ_max. Beyond, the iterates diverge.

@@ -17,10 +17,10 @@ from gradiometer.storage.disk import writing
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from gradiometer.exploration.chains.engines import Function
-    from gradiometer.exploration.chains.sampling import Sampled
     from gradiometer.measurement.batch import Batch
     from gradiometer.problems import Examples, Problem
+    from gradiometer_lab.chains.engines import Function
+    from gradiometer_lab.chains.sampling import Sampled
 
 # The problem whose posterior is known to all digits.
 LINEAR = "linear-regression"
@@ -121,9 +121,9 @@ def sample(
 
     from gradiometer.arguments import check_level
     from gradiometer.cli.progress import working
-    from gradiometer.exploration import samplers
-    from gradiometer.exploration.chains.sampling import agreement
-    from gradiometer.exploration.chains.sampling import sample as run_sampler
+    from gradiometer_lab.chains.sampling import agreement
+    from gradiometer_lab.chains.sampling import sample as run_sampler
+    from gradiometer_lab.samplers import langevin
 
     torch.set_num_threads(1)
     for name in settings:
@@ -152,7 +152,7 @@ def sample(
             start.model,
             problem.loss,
             problem.train,
-            lambda parameters, seed: getattr(samplers, kind.upper())(parameters, seed=seed, **own),
+            lambda parameters, seed: getattr(langevin, kind.upper())(parameters, seed=seed, **own),
             seeds=[given["seed"] + chain for chain in range(chains)],
             watch=_watch(problem),
             known=_known_values(problem, given),
@@ -277,7 +277,7 @@ def _pictures(found: "Sequence[Sampled]", settings: dict[str, Any], folder: Path
     import numpy as np
 
     from gradiometer.report.charts.charts import save_png
-    from gradiometer.report.charts.mixing_charts import (
+    from gradiometer_lab.chains.mixing_charts import (
         autocorrelation_chart,
         rank_chart,
         trace_chart,

@@ -4,7 +4,6 @@ from functools import partial
 
 import numpy as np
 
-from gradiometer.exploration.temperature.stationary_law import SGDRule, reshuffled_covariance
 from gradiometer.measurement.estimate import Estimate
 from gradiometer_lab.closed_forms.quadratic import Quadratic
 from gradiometer_lab.lecture.network import SIZE, Regressions, minimum
@@ -16,6 +15,7 @@ from gradiometer_lab.lecture.statement import (
     mean_estimate,
     settings,
 )
+from gradiometer_lab.temperature.stationary_law import SGDRule, reshuffled_covariance
 
 NUMBERS = settings("S10")
 QUADRATIC = Quadratic(NUMBERS.curvature, NUMBERS.noise)

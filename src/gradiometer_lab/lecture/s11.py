@@ -6,13 +6,6 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from gradiometer.exploration.temperature.stationary_law import (
-    SGDRule,
-    configurational_temperature,
-    small_rate_temperature,
-    stationary_covariance,
-    without_replacement,
-)
 from gradiometer.measurement.estimate import Estimate
 from gradiometer_lab.closed_forms.quadratic import Quadratic
 from gradiometer_lab.lecture.network import MLP, RUNS, SIZE, Regressions, digits_network, minimum
@@ -23,6 +16,13 @@ from gradiometer_lab.lecture.statement import (
     Statement,
     mean_estimate,
     settings,
+)
+from gradiometer_lab.temperature.stationary_law import (
+    SGDRule,
+    configurational_temperature,
+    small_rate_temperature,
+    stationary_covariance,
+    without_replacement,
 )
 
 NUMBERS = settings("S11")

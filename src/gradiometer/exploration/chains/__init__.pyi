@@ -1,2 +1,2 @@
-from .mixing import mixing as mixing
-from .sampling import sample as sample
+from gradiometer_lab.chains.mixing import mixing as mixing
+from gradiometer_lab.chains.sampling import sample as sample

@@ -1,3 +1,3 @@
-from .langevin import SGHMC as SGHMC
-from .langevin import SGLD as SGLD
-from .langevin import SGNHT as SGNHT
+from gradiometer_lab.samplers.langevin import SGHMC as SGHMC
+from gradiometer_lab.samplers.langevin import SGLD as SGLD
+from gradiometer_lab.samplers.langevin import SGNHT as SGNHT

@@ -9,7 +9,7 @@ import pytest
 from arviz_stats.base.array import array_stats
 from scipy.signal import lfilter
 
-from gradiometer.exploration.chains.mixing import rank_rhat
+from gradiometer_lab.chains.mixing import rank_rhat
 
 SETTINGS = [
     # draws, chains, memory, spread of the chains' levels

@@ -13,11 +13,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from gradiometer.errors import BadArgument
-from gradiometer.exploration.samplers.sampler import Sampler
 from gradiometer.measurement.batch import Batch, batch_size, take
 from gradiometer.measurement.objective import Loss, Traits
 from gradiometer.measurement.untouched import in_eval_mode
 from gradiometer.randomness import untouched_randomness
+from gradiometer_lab.samplers.sampler import Sampler
 
 # A function of a model and a batch. It returns one number per example, or their mean.
 Function = Callable[[nn.Module, Batch], Tensor]

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from gradiometer import BadArgument
 from gradiometer.exploration.samplers import SGHMC, SGLD, SGNHT
-from gradiometer.exploration.samplers.heat import Heat, Hottest
-from gradiometer.exploration.samplers.sampler import Sampler
-from gradiometer.exploration.temperature.equipartition import Equipartition, Shape, Virial
 from gradiometer.measurement import Estimate
+from gradiometer_lab.samplers.heat import Heat, Hottest
+from gradiometer_lab.samplers.sampler import Sampler
+from gradiometer_lab.temperature.equipartition import Equipartition, Shape, Virial
 
 N = 1000
 CURVATURES = torch.tensor([1.0, 0.5], dtype=torch.float64)

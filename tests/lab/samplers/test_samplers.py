@@ -13,8 +13,8 @@ from torch.nn import functional as F  # noqa: N812
 
 from gradiometer import BadArgument, Diverged
 from gradiometer.exploration.samplers import SGHMC, SGLD, SGNHT
-from gradiometer.exploration.samplers.heat import Heat
-from gradiometer.exploration.samplers.sampler import Sampler
+from gradiometer_lab.samplers.heat import Heat
+from gradiometer_lab.samplers.sampler import Sampler
 
 N = 1000
 TEMPERATURE = 2.0

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from gradiometer.arguments import check_number, check_whole
 from gradiometer.errors import BadArgument
-from gradiometer.exploration.samplers.heat import ROOM, TOLERANCE, Balance, GroupHeat
 from gradiometer.measurement.estimate import Estimate, significant
 from gradiometer.measurement.gradient_graph import flat, unflat
+from gradiometer_lab.samplers.heat import ROOM, TOLERANCE, Balance, GroupHeat
 
 
 class Noise:

@@ -117,7 +117,7 @@ def audit(
     Example:
         >>> from functools import partial
         >>> import torch
-        >>> from gradiometer.exploration.temperature.audit import audit
+        >>> from gradiometer_lab.temperature.audit import audit
         >>> found = audit(partial(torch.optim.SGD, lr=0.1), noise=20.0, steps=400)  # T = ηc/2 = 1 for small η
         >>> print(found.temperature)
         1.08 [1.03, 1.14]

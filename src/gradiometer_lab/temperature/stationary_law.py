@@ -33,7 +33,7 @@ class SGDRule:
         nesterov: Nesterov's momentum instead: Φ ← Φ − η(ĝ + μv).
 
     Example:
-        >>> from gradiometer.exploration.temperature.stationary_law import SGDRule
+        >>> from gradiometer_lab.temperature.stationary_law import SGDRule
         >>> SGDRule(learning_rate=0.1, batch_size=4, momentum=0.9).limit(sharpness=2.0)
         1.9
     """
@@ -124,7 +124,7 @@ def stationary_covariance(curvature: ArrayLike, noise: ArrayLike, rule: SGDRule)
 
     Example:
         >>> import numpy as np
-        >>> from gradiometer.exploration.temperature.stationary_law import SGDRule, stationary_covariance
+        >>> from gradiometer_lab.temperature.stationary_law import SGDRule, stationary_covariance
         >>> curvature, noise = np.diag([1.0, 0.1]), np.eye(2)
         >>> covariance = stationary_covariance(curvature, noise, SGDRule(learning_rate=0.1, batch_size=4))
         >>> covariance.diagonal().round(4)
@@ -165,7 +165,7 @@ def reshuffled_covariance(
 
     Example:
         >>> import numpy as np
-        >>> from gradiometer.exploration.temperature.stationary_law import SGDRule, reshuffled_covariance
+        >>> from gradiometer_lab.temperature.stationary_law import SGDRule, reshuffled_covariance
         >>> curvature, noise = np.diag([1.0, 0.1]), np.eye(2)
         >>> reshuffled_covariance(curvature, noise, SGDRule(learning_rate=0.1, batch_size=4), 100).diagonal().round(4)
         array([0.0067, 0.01  ])
@@ -208,7 +208,7 @@ def without_replacement(batch_size: int, examples: int) -> float:
     mean.
 
     Example:
-        >>> from gradiometer.exploration.temperature.stationary_law import without_replacement
+        >>> from gradiometer_lab.temperature.stationary_law import without_replacement
         >>> round(without_replacement(batch_size=32, examples=100), 3)
         0.687
 
@@ -226,8 +226,8 @@ def small_rate_temperature(gradient_variance: float, parameters: int, rule: SGDR
     """T = η tr Σ/(2dB(1 − μ)), in units of the loss: the limit of small η, exact for no η.
 
     Example:
-        >>> from gradiometer.exploration.temperature.stationary_law import SGDRule
-        >>> from gradiometer.exploration.temperature.stationary_law import small_rate_temperature
+        >>> from gradiometer_lab.temperature.stationary_law import SGDRule
+        >>> from gradiometer_lab.temperature.stationary_law import small_rate_temperature
         >>> small_rate_temperature(gradient_variance=8.0, parameters=2, rule=SGDRule(learning_rate=0.1, batch_size=4))
         0.05
 
@@ -284,7 +284,7 @@ def passage_steps(
         lowest: A position below which Φ practically never is.
 
     Example:
-        >>> from gradiometer.exploration.temperature.stationary_law import passage_steps
+        >>> from gradiometer_lab.temperature.stationary_law import passage_steps
         >>> def bowl(position):
         ...     return position
         >>> steps = passage_steps(bowl, learning_rate=0.5, temperature=1.0, start=0.0, end=1.0, lowest=-8.0)

@@ -6,9 +6,9 @@ import altair as alt
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from gradiometer.exploration.chains.mixing import autocorrelations, rank_counts
 from gradiometer.report.charts.marks import PLAIN, in_usual_width, inline
 from gradiometer.report.charts.theme import DASHES, POINTS
+from gradiometer_lab.chains.mixing import autocorrelations, rank_counts
 
 Draws = Float[np.ndarray, "draws chains"]
 

@@ -18,12 +18,12 @@ from scipy.signal import lfilter
 from torch import nn
 
 from gradiometer.exploration.chains import sample
-from gradiometer.exploration.chains.mixing import size_of_one, size_of_slowest
-from gradiometer.exploration.chains.sampling import Moment
 from gradiometer.exploration.samplers import SGHMC, SGLD, SGNHT
-from gradiometer.exploration.samplers.sampler import Sampler
-from gradiometer.exploration.temperature.equipartition import Virial
 from gradiometer.measurement import Estimate
+from gradiometer_lab.chains.mixing import size_of_one, size_of_slowest
+from gradiometer_lab.chains.sampling import Moment
+from gradiometer_lab.samplers.sampler import Sampler
+from gradiometer_lab.temperature.equipartition import Virial
 
 EXAMPLES, BATCH_SIZE, DIMENSION, DECAY, TEMPERATURE = 200, 100, 8, 0.25, 2.0
 DATA = torch.randn(

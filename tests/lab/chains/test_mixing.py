@@ -8,9 +8,9 @@ from click.testing import CliRunner
 
 from gradiometer import BadArgument
 from gradiometer.exploration.chains import mixing
-from gradiometer.exploration.chains.mixing import rank_counts
 from gradiometer.report.charts import save_png
-from gradiometer.report.charts.mixing_charts import autocorrelation_chart, rank_chart, trace_chart
+from gradiometer_lab.chains.mixing import rank_counts
+from gradiometer_lab.chains.mixing_charts import autocorrelation_chart, rank_chart, trace_chart
 from gradiometer_lab.learn.sample import sample
 
 MEMORY = 0.6

@@ -11,7 +11,7 @@ from torch import Tensor
 from gradiometer import BadArgument, Diverged
 from gradiometer.exploration.samplers import SGHMC, SGLD, SGNHT
 from gradiometer.exploration.temperature import Audit, audit
-from gradiometer.exploration.temperature.stationary_law import SGDRule, stationary_covariance
+from gradiometer_lab.temperature.stationary_law import SGDRule, stationary_covariance
 
 CURVATURES = (0.3, 1.0, 3.0)
 NAN = math.nan

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from gradiometer.arguments import check_number, check_whole
 from gradiometer.errors import BadArgument
-from gradiometer.exploration.samplers.heat import TOLERANCE
-from gradiometer.exploration.samplers.sampler import Sampler, squared_norm, too_hot
 from gradiometer.measurement.gradient_graph import flat
+from gradiometer_lab.samplers.heat import TOLERANCE
+from gradiometer_lab.samplers.sampler import Sampler, squared_norm, too_hot
 
 
 class SGLD(Sampler):

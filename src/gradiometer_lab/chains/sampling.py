@@ -15,25 +15,6 @@ from torch import Tensor, nn
 
 from gradiometer.arguments import check_whole
 from gradiometer.errors import BadArgument, bounded
-from gradiometer.exploration.chains.engines import (
-    ChainState,
-    Function,
-    chain_means,
-    faster_engine,
-    make_models,
-    trainable,
-)
-from gradiometer.exploration.chains.mixing import Mixing, mixing, size_of_one, size_of_slowest
-from gradiometer.exploration.samplers.sampler import Sampler
-from gradiometer.exploration.temperature.equipartition import (
-    BLOCKS,
-    DIRECTIONS,
-    SURE,
-    Equipartition,
-    Shape,
-    Virial,
-    watched_directions,
-)
 from gradiometer.jobs.choice import opened
 from gradiometer.jobs.job import Job
 from gradiometer.jobs.pool import Here, Pool
@@ -44,6 +25,25 @@ from gradiometer.measurement.estimate import LEVEL, Estimate, about, counted, si
 from gradiometer.measurement.gradient_graph import flat
 from gradiometer.measurement.objective import Loss
 from gradiometer.measurement.uncertainty.means import mean
+from gradiometer_lab.chains.engines import (
+    ChainState,
+    Function,
+    chain_means,
+    faster_engine,
+    make_models,
+    trainable,
+)
+from gradiometer_lab.chains.mixing import Mixing, mixing, size_of_one, size_of_slowest
+from gradiometer_lab.samplers.sampler import Sampler
+from gradiometer_lab.temperature.equipartition import (
+    BLOCKS,
+    DIRECTIONS,
+    SURE,
+    Equipartition,
+    Shape,
+    Virial,
+    watched_directions,
+)
 
 # Effective draws, at least: a chain that seems to have fewer has not shown how far its draws depend
 # on each other.

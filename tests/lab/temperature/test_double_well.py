@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from gradiometer import BadArgument
-from gradiometer.exploration.temperature.stationary_law import passage_steps
 from gradiometer.measurement import Estimate, Objective
 from gradiometer.measurement.uncertainty import weighted_slope
 from gradiometer.problems import registry
 from gradiometer_lab.closed_forms.double_well import DoubleWell
+from gradiometer_lab.temperature.stationary_law import passage_steps
 
 RATE = 0.05
 

@@ -149,7 +149,7 @@ class Equipartition:
 
     Example: draws of N(0, diag(1, 1.5)), of which the second should be N(0, 1).
         >>> import torch
-        >>> from gradiometer.exploration.temperature.equipartition import Equipartition
+        >>> from gradiometer_lab.temperature.equipartition import Equipartition
         >>> draws = torch.randn(4000, 2, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 1.5**0.5])
         >>> sums = Equipartition(torch.eye(2), torch.zeros(2), steps=4000)
         >>> for draw in draws:

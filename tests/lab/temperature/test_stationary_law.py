@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from gradiometer import BadArgument
-from gradiometer.exploration.temperature.stationary_law import (
+from gradiometer_lab.temperature.stationary_law import (
     SGDRule,
     configurational_temperature,
     reshuffled_covariance,

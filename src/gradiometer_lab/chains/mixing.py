@@ -53,7 +53,7 @@ def rank_rhat(draws: Float[np.ndarray, "draws chains"], level: float = LEVEL) ->
 
     Example:
         >>> import numpy as np
-        >>> from gradiometer.exploration.chains.mixing import rank_rhat
+        >>> from gradiometer_lab.chains.mixing import rank_rhat
         >>> draws = np.random.default_rng(0).standard_normal((500, 4))
         >>> print(rank_rhat(draws))
         1.00 [0.999, 1.01]
@@ -140,7 +140,7 @@ def bulk_size(draws: Draws, level: float = LEVEL) -> Estimate:
 
     Example:
         >>> import numpy as np
-        >>> from gradiometer.exploration.chains.mixing import bulk_size
+        >>> from gradiometer_lab.chains.mixing import bulk_size
         >>> noise = np.random.default_rng(0).standard_normal((500, 4))
         >>> print(bulk_size(noise))
         1,830 [1,500, 2,240]

@@ -11,7 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from gradiometer import BadArgument
-from gradiometer.exploration.chains.engines import (
+from gradiometer.exploration.samplers import SGLD
+from gradiometer.measurement import Draw, Objective, Order, supervised
+from gradiometer.measurement.batch import take
+from gradiometer.measurement.objective import Loss
+from gradiometer_lab.chains.engines import (
     ChainState,
     Engine,
     Sequential,
@@ -20,10 +24,6 @@ from gradiometer.exploration.chains.engines import (
     is_stackable,
     make_models,
 )
-from gradiometer.exploration.samplers import SGLD
-from gradiometer.measurement import Draw, Objective, Order, supervised
-from gradiometer.measurement.batch import take
-from gradiometer.measurement.objective import Loss
 
 EXAMPLES, BATCH, STEPS = 90, 16, 40
 CROSS_ENTROPY = supervised(nn.CrossEntropyLoss(reduction="none"))

@@ -1,0 +1,1 @@
+"""Chains: independent runs of one model as one computation, and how well they have mixed."""

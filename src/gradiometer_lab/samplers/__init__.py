@@ -1,0 +1,1 @@
+"""Samplers: optimizers whose iterates are draws from a posterior at a chosen temperature."""
