@@ -1,124 +1,23 @@
-"""Sharded models (FSDP2): which can be watched, and their gradients, read by hooks before they are
-scattered."""
+"""The gradients of a sharded model (FSDP2), read by hooks before they are scattered."""
 
-import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from gradiometer.errors import Unsupported
 from gradiometer.integrations.gradients import Preconditioner, after_backward, numbers_of
-from gradiometer.measurement.gauge import Gauge
+from gradiometer.integrations.sharding import is_fsdp_module, is_shard
 from gradiometer.measurement.objective import Objective
-from gradiometer.measurement.preconditioner import SAMPLE, Sample, is_adaptive, preconditioner_of
 from gradiometer.run.budget import READINGS, Budget
-from gradiometer.run.ranks import Ranks
 
 # A parameter: its position, the module that owns it, and its name in that module.
 Place = tuple[int, nn.Module, str]
-
-# Squared norms of micro-batches, and of their mean.
-Norms = tuple[Float[Tensor, "parts parameters"], Float[Tensor, "1 parameters"]]
-
-# Largest relative difference of two gradients, or of a loss from a multiple of another one, that may
-# be rounding to bfloat16.
-OFF = 0.02
-
-
-def is_fsdp_module(module: nn.Module) -> bool:
-    """True if `fully_shard` was called on the module. Checked by class name, since the import takes
-    seconds."""
-    return any(kind.__name__ == "FSDPModule" for kind in type(module).__mro__)
-
-
-def is_shard(parameter: Tensor) -> bool:
-    """True if a parameter is this process's piece of a sharded one."""
-    return type(parameter).__name__ == "DTensor"
-
-
-def is_sharded(model: nn.Module) -> bool:
-    """True if `fully_shard` was called on the model or a part of it."""
-    return any(is_fsdp_module(module) for module in model.modules())
-
-
-def reshard(model: nn.Module) -> None:
-    """Free the whole parameters that a forward without a backward has left gathered.
-
-    The next forward gathers them again, with the same bits.
-    """
-    for module in model.modules():
-        if is_fsdp_module(module):
-            fsdp: Any = module
-            fsdp.reshard()
-
-
-def refuse_unsupported_shards(model: nn.Module, ranks: Ranks) -> None:
-    """Refuse a sharded model, unless `fully_shard` shards all of it over all processes, or in equal
-    groups of them.
-
-    Raises:
-        Unsupported: It is sharded in another way.
-    """
-    if any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()):
-        raise Unsupported(
-            "`model` is under FullyShardedDataParallel (FSDP1), which flattens parameters, so that "
-            "hooks cannot read their gradients: use torch.distributed.fsdp.fully_shard (FSDP2) or "
-            "DistributedDataParallel."
-        )
-    sharded = is_sharded(model)
-    readable = {
-        id(parameter)
-        for module in model.modules()
-        if is_fsdp_module(module)
-        for parameter in module.parameters()
-    }
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        if is_shard(parameter):
-            if id(parameter) not in readable:
-                raise Unsupported(
-                    f"`model` has {name} sharded by other means than `fully_shard` (tensor "
-                    "parallel?), whose gradients hooks cannot read: shard it with `fully_shard`, "
-                    "or use DistributedDataParallel."
-                )
-            _refuse_mesh(name, parameter, ranks)
-        elif sharded:
-            raise Unsupported(
-                f"`model` has {name} whole and others sharded, so that nothing averages its "
-                "gradient: call `fully_shard` on the whole model too, and without "
-                "`ignored_params`."
-            )
-
-
-def _refuse_mesh(name: str, parameter: Any, ranks: Ranks) -> None:
-    mesh, placements = parameter.device_mesh, parameter.placements
-    if not (
-        placements[-1].is_shard()
-        and (mesh.ndim == 1 or (mesh.ndim == 2 and placements[0].is_replicate()))
-    ):
-        raise Unsupported(
-            f"`model` has {name} placed as {placements} on its mesh (tensor parallel?), which "
-            "cannot be measured: use a mesh of one dimension, or of replicas and shards (HSDP), "
-            "over all processes."
-        )
-    if mesh.size() != ranks.count:
-        raise Unsupported(
-            f"`model` has {name} sharded over {mesh.size()} of {ranks.count} processes, which "
-            "cannot be measured yet: use a mesh over all processes."
-        )
-    if parameter.device.type != mesh.device_type:
-        raise Unsupported(
-            f"`model` has {name} offloaded to the {parameter.device.type} from {mesh.device_type}, "
-            "which cannot be measured yet: leave out CPUOffloadPolicy."
-        )
 
 
 class ShardHooks:
@@ -310,36 +209,6 @@ def _places(objective: Objective) -> dict[nn.Module, list[Place]]:
     return dict(places)
 
 
-def preconditioner_for(
-    gauges: Iterable[type[Gauge]],
-    optimizers: Sequence[torch.optim.Optimizer],
-    objective: Objective,
-    ranks: Ranks,
-) -> Preconditioner | None:
-    """P, or this process's pieces of it, clipped at a median over the pieces of all; None if no
-    gauge needs it."""
-    if not any(gauge.needs_preconditioner for gauge in gauges):
-        return None
-    if not is_sharded(objective.model):
-        return Preconditioner(
-            lambda: (
-                preconditioner_of(optimizers, objective.parameters)
-                if all(map(is_adaptive, optimizers))
-                else None
-            )
-        )
-    pieces = objective.parameters  # within a forward the model has whole ones in their place
-
-    def joined(sample: Sample) -> Sample:
-        device = pieces[0].device
-        row = torch.full((1, 2 * SAMPLE), math.nan, dtype=torch.float64, device=device)
-        row[0, : len(sample)] = torch.from_numpy(sample).to(device)
-        everyone: Sample = ranks.gathered(row).flatten().cpu().numpy()
-        return np.asarray(everyone[~np.isnan(everyone)])
-
-    return Preconditioner(lambda: preconditioner_of(optimizers, pieces, sample_of_all=joined))
-
-
 def gathered(piece: Tensor, like: Any) -> Tensor:
     """A whole tensor from the pieces of all processes, in bfloat16, laid out as a sharded parameter
     is."""
@@ -350,67 +219,3 @@ def gathered(piece: Tensor, like: Any) -> Tensor:
         piece.bfloat16(), mesh, placements, run_check=False, shape=like.shape, stride=like.stride()
     ).full_tensor()
     return whole
-
-
-def norms_of_all(
-    everyone: Float[Tensor, "rows numbers"],
-    ranks: int,
-    *,
-    copies: Float[Tensor, " parameters"] | None = None,
-    kinds: int = 2,
-) -> tuple[list[Norms], bool]:
-    """‖·‖² of the gradient of every micro-batch and of their mean, and if that is the mean of the
-    gradients read.
-
-    The first entry of a parameter is on rank 0. There training's entry is compared with the mean of
-    the entries read, so that a gradient that is not the plain mean over processes is not mistaken
-    for it.
-
-    Args:
-        everyone: The micro-batches of a process, then its pieces of the mean, or the whole of it;
-            of one process after the other.
-        ranks: W, the number of processes.
-        copies: How many processes hold the same piece, of every parameter; None if each holds the
-            whole of it.
-        kinds: Numbers per parameter, see `numbers_of`: 2, or 3 with the norms under P.
-
-    Returns:
-        The norms, then those under P if there are any, each a pair for the micro-batches and for
-        their mean.
-    """
-    by_rank = everyone.unflatten(0, (ranks, -1)).unflatten(2, (kinds, -1))
-    squared, first = by_rank[:, :-1, 0], by_rank[:, :-1, 1]
-    entry, held = by_rank[0, -1, 1], by_rank[:, -1]
-    means = held[0] if copies is None else held.sum(0) / copies.to(held.device)
-    whole = means[0]
-    difference = (entry - first.sum((0, 1)) / ranks).norm()
-    unread = (whole > 0) & (squared.sum((0, 1)) == 0)
-    off = unread.any() or difference > OFF * (first.abs().sum((0, 1)) / ranks).norm()
-    norms = [
-        (by_rank[:, :-1, kind].flatten(0, 1), means[kind : kind + 1])
-        for kind in range(kinds)
-        if kind != 1
-    ]
-    return norms, not (off and by_rank[:, :, :2].isfinite().all())
-
-
-def not_the_mean(ranks: int, *, sharded: bool) -> str:
-    """The sentence for a training gradient that is not the mean of the gradients read, with the
-    usual causes."""
-    if ranks == 1:
-        return (
-            "`.grad` is not the sum of the backwards that `step` was called after: zero it before "
-            "the first of them, with all parameters of `model`, and make no other backward between"
-        )
-    leave_out = (
-        "`set_gradient_divide_factor`, all-reduce hooks, updates inside the backward and "
-        "`register_fsdp_forward_method`"
-        if sharded
-        else "averaging by hand (DistributedDataParallel averages within `backward`), communication hooks, and other "
-        "backwards before `.grad` is zeroed"
-    )
-    return (
-        f"`model` is not trained on the plain mean of the gradients that its {ranks} processes "
-        f"make in its forward and backward: leave out {leave_out}, or switch measuring off with "
-        "budget=0"
-    )

@@ -20,6 +20,10 @@ from gradiometer.errors import Unsupported
 from gradiometer.measurement.objective import Gradients
 from gradiometer.measurement.parts import preconditioned_norms, squared_norms
 
+# Largest relative difference of two gradients, or of a loss from a multiple of another one, that may
+# be rounding to bfloat16.
+OFF = 0.02
+
 
 @dataclass(frozen=True, eq=False)
 class Listener:

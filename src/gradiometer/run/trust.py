@@ -22,7 +22,6 @@ from tempfile import NamedTemporaryFile
 from typing import Any
 
 from gradiometer.errors import BadArgument, StorageFailed
-from gradiometer.problems.imported_files import digest, files_of
 from gradiometer.storage.disk import reason_of
 
 # The keys of the signature and of the digest of the code in `run.toml`.
@@ -56,6 +55,8 @@ def origin(created: str, configuration: Mapping[str, Any]) -> dict[str, str]:
     """
     if not names_code(configuration):
         return {}
+    from gradiometer.problems.imported_files import digest  # noqa: PLC0415 (few runs name code)
+
     code = digest(_files(configuration))
     return {CODE: code, SIGNATURE: _signature(created, configuration, code)}
 
@@ -93,6 +94,8 @@ def check_trust(manifest: Mapping[str, Any], path: Path, verb: str) -> None:
 
 
 def _reason_to_refuse(manifest: Mapping[str, Any], path: Path) -> str | None:
+    from gradiometer.problems.imported_files import digest  # noqa: PLC0415 (few runs name code)
+
     configuration, code = manifest["configuration"], str(manifest.get(CODE))
     expected = _signature(str(manifest.get("created")), configuration, code)
     if not hmac.compare_digest(expected.encode(), str(manifest.get(SIGNATURE)).encode()):
@@ -118,6 +121,8 @@ def _modules(configuration: Mapping[str, Any]) -> list[str]:
 
 def _files(configuration: Mapping[str, Any]) -> dict[str, Path]:
     """The files that would be run, by module and place."""
+    from gradiometer.problems.imported_files import files_of  # noqa: PLC0415 (few runs name code)
+
     try:
         return {
             f"{module}/{place}": file

@@ -149,7 +149,6 @@ CONDITIONS = {
         "the sum of its squares is infinite",
     ),
 }
-SUFFICIENT = "these conditions are sufficient, not necessary"
 
 Subject = Schedule | str
 
@@ -357,7 +356,9 @@ def _why(
     if holds is True:
         sentence += ", so the theorem applies"
     elif holds is False:
-        sentence += f", so the theorem does not apply; {SUFFICIENT}"
+        sentence += (
+            ", so the theorem does not apply; these conditions are sufficient, not necessary"
+        )
     if start.undefined is not None:
         sentence += (
             f". It is undefined at t = {start.undefined} ({start.reason}): the verdict is about "

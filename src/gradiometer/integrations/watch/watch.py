@@ -17,7 +17,7 @@ from gradiometer.arguments import (
 )
 from gradiometer.errors import BadArgument, bounded
 from gradiometer.gauges import Asked, GaugesAsked
-from gradiometer.integrations.fsdp import refuse_unsupported_shards, reshard
+from gradiometer.integrations.sharding import refuse_unsupported_shards, reshard
 from gradiometer.integrations.watch.description import (
     gauges_for,
     refuse_what_cannot_be_watched,

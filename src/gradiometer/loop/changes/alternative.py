@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from gradiometer.arguments import check_number, check_whole
 from gradiometer.convergence.formulas.number import Amount
 from gradiometer.convergence.plateau.noise_floor import CUT
-from gradiometer.convergence.schedules.schedule import Schedule
 from gradiometer.errors import BadArgument
 from gradiometer.loop.horizon import FINEST
 
 if TYPE_CHECKING:  # a run is read on a machine without torch
+    import gradiometer.convergence.schedules.schedule
     from gradiometer.loop.loop import Loop
 
 
@@ -208,9 +208,11 @@ class Following(Alternative):
 
     form: ClassVar[str] = "follow {schedule!r}"
 
-    schedule: Schedule
+    schedule: "gradiometer.convergence.schedules.schedule.Schedule"
 
     def __post_init__(self) -> None:
+        from gradiometer.convergence.schedules.schedule import Schedule  # noqa: PLC0415 (no other needs it)
+
         if not isinstance(self.schedule, Schedule):
             raise BadArgument(f"`schedule` must be a Schedule, got {type(self.schedule).__name__}.")
 

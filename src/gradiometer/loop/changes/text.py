@@ -4,7 +4,6 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from gradiometer.convergence.schedules.schedule import Schedule
 from gradiometer.errors import BadArgument
 from gradiometer.loop.changes.alternative import (
     Alternative,
@@ -22,6 +21,15 @@ from gradiometer.loop.changes.alternative import (
     Together,
     WeightDecay,
 )
+
+
+def _following(stored: str | Mapping[str, Any]) -> Following:
+    """The alternative that follows a schedule, from its text or from JSON."""
+    from gradiometer.convergence.schedules.schedule import Schedule  # noqa: PLC0415 (no other needs it)
+
+    made = Schedule.parse(stored) if isinstance(stored, str) else Schedule.from_dict(stored)
+    return Following(made)
+
 
 # The digits after a point are only looked for behind one: if both groups could take them, a text of
 # 100,000 digits would be tried in 100,000 ways.
@@ -48,7 +56,7 @@ FORMS: tuple[tuple[str, Callable[..., Alternative]], ...] = (
     (f"restart hot {TIMES}", lambda factor: RestartHot(float(factor))),
     (f"clip {NUMBER}", lambda norm: Clip(float(norm))),
     (r"skip (\d{1,15}):(\d{1,15})", lambda start, stop: Skip(int(start), int(stop))),
-    (r"follow (.+)", lambda schedule: Following(Schedule.parse(schedule))),
+    (r"follow (.+)", _following),
 )
 EXAMPLES = (
     "go on, rate 2x, batch 2x, 'batch 2x, rate 1.41x', momentum 0.9, weight decay 0.01, cool now, "
@@ -110,7 +118,7 @@ def _from_dict(stored: Mapping[str, Any]) -> Alternative:
             case "Together":
                 return Together(_from_dict(settings["first"]), _from_dict(settings["second"]))
             case "Following":
-                return Following(Schedule.from_dict(settings["schedule"]))
+                return _following(settings["schedule"])
             case "Using" | "Custom":
                 from gradiometer.loop.changes.replacements import stored_replacement  # noqa: PLC0415 (torch)
 

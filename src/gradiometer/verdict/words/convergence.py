@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-from gradiometer.convergence.theorem.theorem import SUFFICIENT
 from gradiometer.measurement import Estimate, Finding, significant
 from gradiometer.verdict.words.sentences import Words, always, sentence
 
@@ -125,8 +124,8 @@ CLAIMS: Mapping[str, Words] = {
         "If the rate does not go to zero, the iterates stay spread around the minimum, and the "
         "loss above its floor.",
         " ends at zero. Averaging the iterates removes the spread, too.",
-        f"For an infinite run, {SUFFICIENT}. There may be good reasons to end a finite run at this "
-        "rate.",
+        "For an infinite run, these conditions are sufficient, not necessary. There may be good "
+        "reasons to end a finite run at this rate.",
         paste=("--schedule linear",),
         slots=end_of_rate,
     ),

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gradiometer.errors import BadArgument
-from gradiometer.integrations.fsdp import OFF
-from gradiometer.integrations.gradients import Listener
+from gradiometer.integrations.gradients import OFF, Listener
 from gradiometer.integrations.watch.hook import Hook
 from gradiometer.integrations.watch.shield import Shield
 from gradiometer.integrations.watch.subject import Subject

@@ -8,12 +8,12 @@ from torch.optim import Optimizer
 
 from gradiometer.compiler import as_written
 from gradiometer.errors import UserCodeFailed
-from gradiometer.integrations.fsdp import preconditioner_for
 from gradiometer.integrations.gradients import (
     NEVER,
     UPDATES_INSIDE,
     is_inside_backward,
 )
+from gradiometer.integrations.sharding import preconditioner_for
 from gradiometer.integrations.watch.observers.losses import Losses, Part, value_of
 from gradiometer.integrations.watch.observers.motion import MotionReader, before_the_update
 from gradiometer.integrations.watch.observers.observer import Observer, Start, Step, Update

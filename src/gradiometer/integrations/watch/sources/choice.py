@@ -2,10 +2,9 @@
 
 from torch import nn
 
-from gradiometer.integrations.fsdp import is_sharded
+from gradiometer.integrations.sharding import is_sharded
 from gradiometer.integrations.watch.sources.micro_batches import MicroBatches
 from gradiometer.integrations.watch.sources.one_backward import OneBackward
-from gradiometer.integrations.watch.sources.shards import Shards
 from gradiometer.integrations.watch.sources.source import GradientSource
 from gradiometer.run.ranks import Ranks
 
@@ -19,6 +18,8 @@ def source_of(model: nn.Module, backwards: int) -> GradientSource:
     """
     ranks = Ranks.here()
     if is_sharded(model):
+        from gradiometer.integrations.watch.sources.shards import Shards  # noqa: PLC0415 (few need it)
+
         return Shards(ranks, backwards)
     if backwards > 1 or not ranks.alone:
         return MicroBatches(ranks, backwards)

@@ -10,8 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gradiometer.errors import BadArgument
-from gradiometer.integrations.fsdp import norms_of_all, not_the_mean
-from gradiometer.integrations.gradients import Preconditioner
+from gradiometer.integrations.gradients import OFF, Preconditioner
 from gradiometer.integrations.watch.shield import Shield
 from gradiometer.integrations.watch.sources.exchange import Exchange, OverProcesses, StepOf
 from gradiometer.integrations.watch.sources.source import GradientSource, Scale, WrongGradient
@@ -21,6 +20,9 @@ from gradiometer.measurement.parts import SpreadBuilder
 from gradiometer.measurement.reading import Spread
 from gradiometer.run.budget import Budget
 from gradiometer.run.ranks import Ranks
+
+# Squared norms of micro-batches, and of their mean.
+Norms = tuple[Float[Tensor, "parts parameters"], Float[Tensor, "1 parameters"]]
 
 
 class PartsOfUpdate(GradientSource):
@@ -148,3 +150,67 @@ class PartsOfUpdate(GradientSource):
             spread.squared_norms * (self.backwards / factor) ** 2,
             spread.mean_squared_norm / factor**2,
         )
+
+
+def norms_of_all(
+    everyone: Float[Tensor, "rows numbers"],
+    ranks: int,
+    *,
+    copies: Float[Tensor, " parameters"] | None = None,
+    kinds: int = 2,
+) -> tuple[list[Norms], bool]:
+    """‖·‖² of the gradient of every micro-batch and of their mean, and if that is the mean of the
+    gradients read.
+
+    The first entry of a parameter is on rank 0. There training's entry is compared with the mean of
+    the entries read, so that a gradient that is not the plain mean over processes is not mistaken
+    for it.
+
+    Args:
+        everyone: The micro-batches of a process, then its pieces of the mean, or the whole of it;
+            of one process after the other.
+        ranks: W, the number of processes.
+        copies: How many processes hold the same piece, of every parameter; None if each holds the
+            whole of it.
+        kinds: Numbers per parameter, see `numbers_of`: 2, or 3 with the norms under P.
+
+    Returns:
+        The norms, then those under P if there are any, each a pair for the micro-batches and for
+        their mean.
+    """
+    by_rank = everyone.unflatten(0, (ranks, -1)).unflatten(2, (kinds, -1))
+    squared, first = by_rank[:, :-1, 0], by_rank[:, :-1, 1]
+    entry, held = by_rank[0, -1, 1], by_rank[:, -1]
+    means = held[0] if copies is None else held.sum(0) / copies.to(held.device)
+    whole = means[0]
+    difference = (entry - first.sum((0, 1)) / ranks).norm()
+    unread = (whole > 0) & (squared.sum((0, 1)) == 0)
+    off = unread.any() or difference > OFF * (first.abs().sum((0, 1)) / ranks).norm()
+    norms = [
+        (by_rank[:, :-1, kind].flatten(0, 1), means[kind : kind + 1])
+        for kind in range(kinds)
+        if kind != 1
+    ]
+    return norms, not (off and by_rank[:, :, :2].isfinite().all())
+
+
+def not_the_mean(ranks: int, *, sharded: bool) -> str:
+    """The sentence for a training gradient that is not the mean of the gradients read, with the
+    usual causes."""
+    if ranks == 1:
+        return (
+            "`.grad` is not the sum of the backwards that `step` was called after: zero it before "
+            "the first of them, with all parameters of `model`, and make no other backward between"
+        )
+    leave_out = (
+        "`set_gradient_divide_factor`, all-reduce hooks, updates inside the backward and "
+        "`register_fsdp_forward_method`"
+        if sharded
+        else "averaging by hand (DistributedDataParallel averages within `backward`), communication hooks, and other "
+        "backwards before `.grad` is zeroed"
+    )
+    return (
+        f"`model` is not trained on the plain mean of the gradients that its {ranks} processes "
+        f"make in its forward and backward: leave out {leave_out}, or switch measuring off with "
+        "budget=0"
+    )

@@ -4,13 +4,12 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gradiometer.integrations.fsdp import ShardHooks
 from gradiometer.integrations.gradients import (
     GradientHooks,
     GradientsInPlace,
@@ -28,6 +27,9 @@ from gradiometer.measurement.step import LikelyGradient
 from gradiometer.run.budget import Budget
 from gradiometer.run.ranks import Ranks
 from gradiometer.run.recorder import Made
+
+if TYPE_CHECKING:  # few models are sharded
+    from gradiometer.integrations.fsdp import ShardHooks
 
 Norms = Float[Tensor, " parameters"]
 
@@ -158,7 +160,7 @@ class GradientSource(ABC):
     # True if the spread within a step comes from gradients that training itself makes.
     has_spread: ClassVar[bool] = True
 
-    hooks: GradientHooks | ShardHooks | GradientsInPlace
+    hooks: "GradientHooks | ShardHooks | GradientsInPlace"
 
     def __init__(self, ranks: Ranks, backwards: int = 1) -> None:
         self.ranks = ranks
@@ -301,7 +303,7 @@ class GradientSource(ABC):
         """ĝ or a function that returns it, and a function that returns ‖·‖² of every parameter's
         `.grad` as `backward` made it; None if unavailable."""
         hooks = self.hooks
-        if isinstance(hooks, ShardHooks):
+        if not isinstance(hooks, GradientHooks | GradientsInPlace):
             return None, None
         whole = hooks.whole
         if whole is not None and (self.backwards > 1 or self.is_joint or _is_alone(hooks)):
