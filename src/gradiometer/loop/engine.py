@@ -18,6 +18,7 @@ from gradiometer.interruption import heed
 from gradiometer.loop.branch import Branch, BranchResult, tail_factor
 from gradiometer.loop.changes.alternative import Alternative
 from gradiometer.loop.loop import Loop
+from gradiometer.measurement.hidden_state import HiddenState
 from gradiometer.measurement.untouched import Surroundings
 from gradiometer.randomness import untouched_randomness
 
@@ -143,6 +144,7 @@ def guarded_copy(original: Loop, seed: int) -> Iterator[Loop]:
     Raises:
         BadArgument: At the end, if the user's functions have changed the training in place of the
             copies that they were called with. It is put back to what it was.
+        UserCodeFailed: The user's functions use an iterator, which cannot be put back.
     """
     start = original.copy()
     start.seed = seed
@@ -150,8 +152,11 @@ def guarded_copy(original: Loop, seed: int) -> Iterator[Loop]:
     gradients = [parameter.grad for parameter in parameters]
     for parameter in parameters:
         parameter.grad = None
+    # What functions and modules keep is shared by the copies, as far as it cannot be copied.
+    hidden = HiddenState(original.calls, original.model)
     try:
-        yield start
+        with hidden.untouched():
+            yield start
     finally:
         touched = any(parameter.grad is not None for parameter in parameters)
         for parameter, gradient in zip(parameters, gradients, strict=True):

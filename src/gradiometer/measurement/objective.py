@@ -25,6 +25,7 @@ from gradiometer.measurement.batch import (
     mapped,
     span,
 )
+from gradiometer.measurement.hidden_state import HiddenState
 from gradiometer.measurement.untouched import Surroundings
 from gradiometer.randomness import GlobalStates
 
@@ -181,7 +182,8 @@ class Objective:
 
     Its methods leave the model unchanged, bit for bit: parameters, `.grad`, buffers, mode and every
     random state. Hooks on parameters do not fire. Hooks on modules do, since they are part of the
-    forward. State that a forward keeps elsewhere (a counter in a Python attribute) is not restored.
+    forward. State that a forward keeps elsewhere (a counter in a Python attribute) is restored; a
+    loss that uses an iterator, which cannot be restored, is refused.
 
     Args:
         model: Any module. Frozen parameters stay fixed; a shared parameter counts once.
@@ -268,24 +270,33 @@ class Objective:
         """Generators and other models that the loss uses."""
         return Surroundings(self.loss, self.model)
 
+    @cached_property
+    def hidden_state(self) -> HiddenState:
+        """What the loss and the model keep elsewhere, such as a counter in an attribute."""
+        return HiddenState(self.loss, self.model)
+
     def untouched_randomness(
         self, seed: int, at: Sequence[Tensor] | None = None
     ) -> AbstractContextManager[object]:
-        """A context in which the loss can run. Every random state and other models' buffers are
-        restored at its end.
+        """A context in which the loss can run. Every random state, other models' buffers and hidden
+        state are restored at its end.
 
         Args:
             seed: Seed of the random numbers that the loss draws.
             at: The parameters at which it runs; default: the model's own.
         """
         shared = GlobalStates({one.device for one in at or self.parameters}, seed)
-        # most losses use nothing beside their model
-        if not (self.surroundings.generators or self.surroundings.modules):
+        surroundings, hidden = self.surroundings, self.hidden_state
+        # most losses use no other generators or modules, and keep nothing
+        is_clean = hidden.calls + 1 < hidden.next
+        if is_clean and not (surroundings.generators or surroundings.modules):
+            hidden.calls += 1
             return shared
-        both = ExitStack()
-        both.enter_context(shared)
-        both.enter_context(self.surroundings.untouched(seed))
-        return both
+        whole = ExitStack()
+        whole.enter_context(hidden.untouched())
+        whole.enter_context(shared)
+        whole.enter_context(surroundings.untouched(seed))
+        return whole
 
     def mean_loss(self, parameters: Sequence[Tensor], batch: Batch) -> Float[Tensor, ""]:
         """The mean loss of a batch at the given parameters."""

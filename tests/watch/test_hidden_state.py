@@ -1,0 +1,147 @@
+"""A forward or a loss that keeps state: training has the same bits with `loss=`, or is refused."""
+
+import itertools
+import random
+from collections import deque
+from contextlib import nullcontext
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gradiometer import UserCodeFailed, watch
+
+ITEMS: list[float] = []
+VARIABLE: ContextVar[float] = ContextVar("VARIABLE", default=0.0)
+
+
+class Net(nn.Module):
+    """A linear network whose output is scaled by what earlier calls have left."""
+
+    shared: ClassVar[float] = 0.0
+    __slots__ = ("slot",)
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.kind = kind
+        self.linear = nn.Linear(3, 1)
+        self.frozen = nn.Linear(1, 1).requires_grad_(requires_grad=False)
+        self.rebound = torch.zeros(())
+        self.written = torch.zeros(())
+        self.array = np.zeros(1)
+        self.items: list[float] = []
+        self.queue = deque([0.0], maxlen=2)
+        self.cache: dict[str, float] = {}
+        self.own = random.Random(0)
+        self.slot = torch.Generator().manual_seed(0)
+        if kind == "count":
+            self.counter = itertools.count()
+        if kind == "generator":
+            self.numbers = (number for number in range(10_000))
+        Net.shared = 0.0
+        ITEMS.clear()
+        VARIABLE.set(0.0)
+
+    def forward(self, batch: Tensor) -> Tensor:
+        return self.linear(batch) * (1 + 0.1 * np.sin(float(getattr(self, f"_{self.kind}")())))
+
+    def _rebound(self) -> Tensor:
+        self.rebound = self.rebound + 1
+        return self.rebound
+
+    def _written(self) -> Tensor:
+        return self.written.add_(1)
+
+    def _data(self) -> Tensor:
+        self.frozen.weight.data.add_(1)
+        return self.frozen.weight
+
+    def _array(self) -> Any:
+        self.array += 1
+        return self.array[0]
+
+    def _list(self) -> int:
+        self.items.append(1.0)
+        return len(self.items)
+
+    def _deque(self) -> float:
+        self.queue.append(self.queue[-1] + 1)
+        return self.queue[-1]
+
+    def _cache(self) -> float:
+        self.cache["calls"] = self.cache.get("calls", 0.0) + 1
+        return self.cache["calls"]
+
+    def _random(self) -> float:
+        return self.own.random()
+
+    def _slot(self) -> Tensor:
+        return torch.rand((), generator=self.slot)
+
+    def _class(self) -> float:
+        Net.shared += 1
+        return Net.shared
+
+    def _global(self) -> int:
+        ITEMS.append(1.0)
+        return len(ITEMS)
+
+    def _variable(self) -> float:
+        VARIABLE.set(VARIABLE.get() + 1)
+        return VARIABLE.get()
+
+    def _mode(self) -> float:
+        self.eval()
+        return 1.0 if self.linear.training else 2.0
+
+    def _count(self) -> int:
+        return next(self.counter)
+
+    def _generator(self) -> int:
+        return next(self.numbers)
+
+
+RESTORED = ["rebound", "written", "data", "array", "list", "deque", "cache", "random", "slot"]
+RESTORED += ["class", "global", "variable", "mode"]
+REFUSED = {"count": "counter", "generator": "numbers"}
+
+
+def loss_of(model: nn.Module, batch: Tensor) -> Tensor:
+    return model(batch).square().mean()
+
+
+def trained(kind: str, out: Path | None) -> list[Tensor]:
+    """The parameters after 12 updates."""
+    model = Net(kind)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    draws = torch.Generator().manual_seed(1)
+    settings = {"out": out, "loss": loss_of, "every": 1, "parts": 2}
+    with watch(model, optimizer, **settings) if out else nullcontext() as w:
+        for _ in range(12):
+            batch = torch.randn(8, 3, generator=draws)
+            model.train()
+            loss = loss_of(model, batch)
+            optimizer.zero_grad()
+            loss.backward()
+            if w is not None:
+                w.step(loss, batch)
+            optimizer.step()
+    return [one.detach().clone() for one in model.parameters()]
+
+
+@pytest.mark.parametrize("kind", RESTORED)
+def test_state_of_a_forward_is_put_back(tmp_path: Path, kind: str) -> None:
+    alone = trained(kind, None)
+    watched = trained(kind, tmp_path / "run")
+    assert all(torch.equal(a, b) for a, b in zip(alone, watched, strict=True))
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_an_iterator_is_refused_by_name(tmp_path: Path, kind: str) -> None:
+    with pytest.raises(UserCodeFailed, match=f"model.{REFUSED[kind]}"):
+        trained(kind, tmp_path / "run")
