@@ -14,6 +14,7 @@ from forked_loop import BATCHES, CRITERION, OwnLoop
 from gradiometer import BadArgument, StorageFailed, watch
 from gradiometer.loop import Rate, forks_of
 from gradiometer.loop.recorded.record import ForkRecord, Plan
+from unseen import unseen
 
 LISTED = list(BATCHES)
 
@@ -29,16 +30,16 @@ def test_a_fork_that_was_stopped_continues_from_its_finished_branches(tmp_path: 
     settings: dict[str, Any] = {"out": tmp_path / "kept", "batches": LISTED, "replicates": 2}
     with pytest.raises(KeyboardInterrupt):
         OwnLoop().fork(progress=stop, **settings)
-    calls = {"loss": 0}
+    calls = unseen(0)
 
     def counted(model: nn.Module, batch: Any) -> torch.Tensor:
-        calls["loss"] += model.training
+        calls.value += model.training
         return CRITERION(model, batch)
 
     again = OwnLoop().fork(loss=counted, **settings)
     whole = OwnLoop().fork(batches=LISTED, replicates=2)
     # the first update as a check, "rate 2x" and "batch 2x" of the last replicate
-    assert calls["loss"] == 1 + 4 + 2
+    assert calls.value == 1 + 4 + 2
     assert [{**result.to_dict(), "seconds": 0} for result in again.results] == [
         {**result.to_dict(), "seconds": 0} for result in whole.results
     ]

@@ -22,6 +22,7 @@ from gradiometer.errors import BadArgument, GradiometerError
 from gradiometer.tuning import Tuned, tune
 from gradiometer.tuning.lane import LoopLane
 from gradiometer.tuning.optimizers import variants
+from unseen import unseen
 
 SQUARED = supervised(nn.MSELoss(reduction="none"))
 
@@ -107,14 +108,14 @@ def test_the_choice_ends_close_to_the_best_rate_of_the_exact_law() -> None:
 def test_the_cost_is_what_went_through_the_loss_and_within_the_budget(
     settings: dict[str, Any],
 ) -> None:
-    examples = {True: 0, False: 0}
+    examples = unseen({True: 0, False: 0})
 
     def counting(model: nn.Module, batch: torch.Tensor) -> torch.Tensor:
-        examples[torch.is_grad_enabled()] += len(batch)
+        examples.value[torch.is_grad_enabled()] += len(batch)
         return loss(model, batch)
 
     found = tuned(loss=counting, **settings)
-    counted = (examples[True] + examples[False] / 3) / (
+    counted = (examples.value[True] + examples.value[False] / 3) / (
         found.steps * BATCH
     ) - found.done / found.steps
     assert counted <= settings.get("budget", 1.0)
@@ -202,14 +203,14 @@ def test_the_numbers_are_the_same_in_processes() -> None:
 def test_new_statistics_of_batch_norm_are_paid_for() -> None:
     model = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Linear(8, 1), nn.Flatten(0))
     inputs = torch.randn(256, 3, generator=torch.Generator().manual_seed(1))
-    examples = {True: 0, False: 0}
+    examples = unseen({True: 0, False: 0})
 
     def counting(model: nn.Module, batch: Any) -> torch.Tensor:
-        examples[torch.is_grad_enabled()] += len(batch[0])
+        examples.value[torch.is_grad_enabled()] += len(batch[0])
         return SQUARED(model, batch)
 
     found = tune(model, loss=counting, batches=(inputs, inputs.sum(1)), batch_size=16, steps=128)
-    counted = (examples[True] + examples[False] / 3) / (128 * 16) - found.done / 128
+    counted = (examples.value[True] + examples.value[False] / 3) / (128 * 16) - found.done / 128
     assert counted <= 1 and found.cost == pytest.approx(counted, abs=8 / 128)
 
 
@@ -296,18 +297,17 @@ def test_the_time_that_is_left_is_right_where_a_readout_takes_longer_than_its_gr
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Lanes are read out, and the training that follows is not."""
-    now = 0.0
-    monkeypatch.setattr(time, "monotonic", lambda: now)
-    monkeypatch.setattr(time, "perf_counter", lambda: now)
+    now = unseen(0.0)
+    monkeypatch.setattr(time, "monotonic", lambda: now.value)
+    monkeypatch.setattr(time, "perf_counter", lambda: now.value)
 
     def slow(model: nn.Module, batch: torch.Tensor) -> torch.Tensor:
-        nonlocal now
-        now += 0.1 if torch.is_grad_enabled() else 2.0
+        now.value += 0.1 if torch.is_grad_enabled() else 2.0
         return loss(model, batch)
 
     said: list[tuple[float, str]] = []
-    found = tuned(loss=slow, steps=160, progress=lambda text: said.append((now, text)))
-    end = now + 0.1 * (found.steps - found.done)
+    found = tuned(loss=slow, steps=160, progress=lambda text: said.append((now.value, text)))
+    end = now.value + 0.1 * (found.steps - found.done)
     forecasts = [
         (end - when, float(left))
         for when, text in said

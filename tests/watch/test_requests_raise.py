@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from gradiometer import UserCodeFailed, supervised, watch
 from gradiometer.integrations.watch import Watch
+from unseen import unseen
 
 INPUTS = torch.randn(96, 4, generator=torch.Generator().manual_seed(0))
 LABELS = (INPUTS[:, 0] > 0).long()
@@ -24,15 +25,15 @@ class Raising(nn.Module):
     """A model whose n-th forward raises while a request is answered, in all copies together."""
 
     left: int | None = None
-    calls = 0
+    calls = unseen(0)
 
     def __init__(self) -> None:
         super().__init__()
         self.layer = nn.Linear(4, 2)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        Raising.calls += 1
-        if Raising.left is not None and Raising.calls > Raising.left:
+        Raising.calls.value += 1
+        if Raising.left is not None and Raising.calls.value > Raising.left:
             raise ValueError("\x1b[31mno more")
         output: Tensor = self.layer(inputs)
         return output
@@ -77,12 +78,12 @@ def loop(
             if step in (2, 4, 6):
                 watched.snapshot()
             if step == ASKED:
-                Raising.left, Raising.calls = number, 0
+                Raising.left, Raising.calls.value = number, 0
                 try:
                     request(watched)
                 except UserCodeFailed as error:
                     found = error
-                Raising.left, made = None, Raising.calls
+                Raising.left, made = None, Raising.calls.value
             rows = torch.arange(16 * step, 16 * step + 16) % 96
             batch = INPUTS[rows], LABELS[rows]
             optimizer.zero_grad()

@@ -24,6 +24,7 @@ from gradiometer.integrations.watch.sources.one_backward import OneBackward
 from gradiometer.integrations.watch.subject import Batches, Subject
 from gradiometer.measurement import Draw, Objective, Sampling, TrainingStep
 from gradiometer.run.budget import Budget
+from unseen import unseen
 
 COPIES = 4
 
@@ -83,10 +84,10 @@ def test_copies_that_stay_together_are_read_as_one_example(
 def test_halves_of_the_judge_keep_copies_together_too() -> None:
     model, _ = network()
     (batch,) = repeated(blocks=True, count=1)
-    seen: list[Tensor] = []
+    seen = unseen([])
 
     def loss(model: nn.Module, part: Any) -> Tensor:
-        seen.append(part[1])
+        seen.value.append(part[1])
         outputs: Tensor = model(part[0])
         return outputs.square().mean(1)
 
@@ -102,9 +103,9 @@ def test_halves_of_the_judge_keep_copies_together_too() -> None:
     )
     acting, judging = step.acting[1], step.judging[1]
     assert not set(acting.tolist()) & set(judging.tolist()) and len(acting) + len(judging) == 64
-    seen.clear()
+    seen.value.clear()
     _ = list(step.acting_halves())
-    first, second = (set(part.tolist()) for part in seen)
+    first, second = (set(part.tolist()) for part in seen.value)
     assert not first & second and first | second == set(acting.tolist())
 
 

@@ -28,6 +28,7 @@ from gradiometer.verdict.triage.level import Known, Level
 from gradiometer.verdict.triage.signs import Signs
 from gradiometer.verdict.triage.triage import Triage
 from report_run import run_in
+from unseen import unseen
 
 
 class Clock:
@@ -68,9 +69,10 @@ def trained(
     )
     sampling = loader if gives_data else None
     clock = Clock()
+    hidden = unseen(clock)
 
     def priced(model: nn.Module, batch: Any) -> Tensor:
-        clock.seconds += price
+        hidden.value.seconds += price
         return loss(model, batch)
 
     with watch(

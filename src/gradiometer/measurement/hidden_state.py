@@ -1,18 +1,18 @@
 """What a loss and its model keep besides parameters, buffers and seen generators, saved and put
 back around a call that training does not make."""
 
-import dis
+import argparse
+import array
 import functools
 import io
 import random
-import sys
-import sysconfig
-from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+import types
+from collections import Counter, deque
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
-from itertools import islice
-from types import CodeType, FunctionType, MethodType, ModuleType
+from itertools import chain
+from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -20,46 +20,48 @@ import torch
 from torch import Tensor, nn
 
 from gradiometer.errors import UserCodeFailed
+from gradiometer.measurement import put_back
+from gradiometer.measurement.code_reading import is_of_user, is_user_module, names_in, writes
+from gradiometer.measurement.put_back import MISSING, Check, Place
 
-# Most objects that a walk looks at, the nearest first.
-MOST_OBJECTS = 100_000
+# Most objects that a whole walk looks at: some 0.1 s. Beyond it the loss is not run again.
+MOST_OBJECTS = 20_000
 
 # Most numbers that are copied in one walk: 16 MiB in single precision. A larger tensor is compared
 # by its version and a sum of its bits: a change is seen, and cannot be put back.
 MOST_NUMBERS = 2**22
 
-# A longer container loses what was appended to it, and is not compared element by element.
-LONG = 100_000
+# Most numbers of a tensor that is copied at every call though no call has changed it so far.
+FEW_NUMBERS = 2**16
+
+# A longer container is compared by the identity of its items, and its tensors by their versions.
+LONG = 1_000
 
 # Methods that Python or torch calls, and that no code needs to name.
 _CALLED = {"forward", "backward", "setup_context", "jvp", "vmap", "__call__", "__next__"}
 _CALLED |= {"__iter__", "__getitem__", "__setitem__", "__getattr__", "__setattr__", "__len__"}
 _CALLED |= {"__enter__", "__exit__", "__add__", "__mul__", "__bool__", "__torch_function__"}
 
-# Names in a code that writes more than its own variables.
-_WRITING = {"append", "appendleft", "extend", "insert", "pop", "popleft", "popitem", "remove"}
-_WRITING |= {"clear", "update", "setdefault", "add", "discard", "rotate", "sort", "reverse"}
-_WRITING |= {"set", "reset", "send", "next", "setattr", "delattr", "exec", "eval", "vars"}
-_WRITING |= {"globals", "__dict__", "data", "out", "fill", "put", "place", "copyto", "step"}
-_WRITING |= {"backward", "train", "eval", "set_default_dtype", "shuffle", "partial_fit"}
-_STORES = {"STORE_ATTR", "STORE_GLOBAL", "STORE_DEREF", "STORE_SUBSCR", "STORE_SLICE"}
-_STORES |= {"DELETE_ATTR", "DELETE_GLOBAL", "DELETE_SUBSCR"}
-
-Check = Callable[[], bool | None]
-
-_MISSING = object()
-_STANDARD = sysconfig.get_path("stdlib")
 _GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
 _PLAIN = (str, bytes, int, float, complex, bool, type(None), torch.dtype, torch.device, ModuleType)
+_CONTAINERS = (dict, list, set, deque, bytearray, tuple, frozenset, array.array)
+_STATE = (Tensor, np.ndarray, ContextVar, *_GENERATORS, *_CONTAINERS)
+# Classes of Python whose attributes are a person's.
+_OPEN = (nn.Module, types.SimpleNamespace, argparse.Namespace)
+# Installed packages whose objects are not looked into: they have threads, files or caches.
+_CLOSED = {"torch", "gradiometer", "numpy", "logging", "threading", "multiprocessing", "asyncio"}
+_CLOSED |= {"concurrent", "unittest", "_pytest", "pytest", "pathlib", "inspect", "types"}
+
+Key = tuple[int, Any]
 
 
 class HiddenState:
     """The state that calls of a loss may change and that training would see.
 
-    Walks attributes, slots, class attributes, containers, closures and the globals that functions
-    of the person name. Installed packages are not walked, except for their modules. A call is
-    walked around if some code that it reaches may write more than its own variables, or if an
-    earlier call has changed something. Else the calls 1, 2, 4, 8, ... are.
+    A whole walk looks at everything that the loss and the model lead to: attributes, slots, class
+    attributes, containers, closures, and the globals that functions of the person name. Installed
+    packages are not walked, except for their modules. It is made around the calls 1, 2, 4, 8, ...
+    The other calls save what such a walk found changed, and what the code may write.
 
     Args:
         loss: The loss, or several functions in a tuple.
@@ -69,119 +71,255 @@ class HiddenState:
     def __init__(self, loss: Any, model: nn.Module) -> None:
         self._loss = loss
         self._model = model
-        # Number of calls so far, and the first that is walked around next.
+        # Number of calls so far.
         self.calls = 0
+        # The call around which the next whole walk is made.
         self.next = 1
+        # True if calls before it need nothing saved.
+        self.is_clean = False
         # Why the loss is not run again; empty while it may be.
         self.why_not = ""
+        # Places that some call has changed.
+        self._changed: set[Key] = set()
+        self._newest: _Walk | None = None
 
-    def untouched(self) -> AbstractContextManager[None]:
+    def untouched(self) -> AbstractContextManager[object]:
         """A context for the next call, at whose end everything that it changed is put back.
 
         Raises:
-            UserCodeFailed: The loss uses something that cannot be put back.
+            UserCodeFailed: The loss uses something that cannot be put back, or leads to more
+                objects than can be saved.
         """
-        self.calls += 1
-        return self._around() if self.calls >= self.next else nullcontext()
-
-    @contextmanager
-    def _around(self) -> Iterator[None]:
         if self.why_not:
             raise UserCodeFailed(self.why_not)
-        # Parameters are compared by content in fewer calls: that reads them all.
-        is_deep = self.calls <= 4 or self.calls & (self.calls - 1) == 0
-        walk = _Walk(self._loss, self._model, is_deep=is_deep)
+        self.calls += 1
+        if self.calls < self.next:
+            return nullcontext() if self.is_clean else self._around_few()
+        self.next = 2 * self.calls
+        return self._around_all()
+
+    @contextmanager
+    def _around_all(self) -> Iterator[None]:
+        walk = _Walk(self._changed)
+        walk.walk([("model", self._model), ("loss", self._loss)])
         if walk.fixed:
-            self._refuse(walk.fixed[0])
-        dtype = torch.get_default_dtype()
+            self._refuse(f"`{walk.fixed[0]}` changes with each call and cannot be put back")
+        if walk.is_cut:
+            self._refuse(
+                f"it leads to more than {MOST_OBJECTS:,} objects, most of them in "
+                f"`{walk.largest()}`, which would have to be saved before each call"
+            )
+        with self._putting_back(walk):
+            yield
+        self._newest = walk
+        walk.plan(self._changed)
+        self.is_clean = not (walk.wholes or walk.places)
+
+    @contextmanager
+    def _around_few(self) -> Iterator[None]:
+        newest = self._newest
+        assert newest is not None
+        walk = _Walk(self._changed, newest)
+        walk.walk_again()
+        with self._putting_back(walk):
+            yield
+
+    @contextmanager
+    def _putting_back(self, walk: "_Walk") -> Iterator[None]:
         lost: list[str] = []
         try:
             yield
         finally:
-            if torch.get_default_dtype() is not dtype:
-                torch.set_default_dtype(dtype)
             lost = walk.restore()
+            self._changed |= walk.changed
         if lost:
-            self._refuse(lost[0])
-        self.next = self.calls + 1 if walk.may_change else 2 * self.calls
+            self._refuse(f"`{lost[0]}` changes with each call and cannot be put back")
 
-    def _refuse(self, path: str) -> None:
-        self.next = 0
+    def _refuse(self, why: str) -> None:
         self.why_not = (
-            f"`loss` is not run again, since `{path}` changes with each call and cannot be put "
-            "back: keep it in a buffer of the model, or call `watch` without `loss`."
+            f"`loss` is not run again, since {why}: keep it in a buffer of the model, or call "
+            "`watch` without `loss`."
         )
         raise UserCodeFailed(self.why_not)
 
 
 class _Walk:
-    """One walk: for every object that can change, a function that puts it back.
+    """One walk: for every object that can change, a check that puts it back.
 
     Args:
-        loss: The loss.
-        model: The model.
-        is_deep: True to copy parameters, too.
+        changed: Places that some call has changed.
+        before: A whole walk whose plan is walked; None for a whole walk.
     """
 
-    def __init__(self, loss: Any, model: nn.Module, *, is_deep: bool) -> None:
-        # Each returns None if the object is as it was, True if it was put back, else False.
-        self._checks: list[tuple[str, Check]] = []
+    def __init__(self, changed: set[Key], before: "_Walk | None" = None) -> None:
+        self._before = before
+        self._known = changed
+        # Path, place from which it was reached, check.
+        self._checks: list[tuple[str, Key, Check]] = []
+        # The places that a call has changed.
+        self.changed: set[Key] = set()
         # Paths of iterators that the functions name, whose place cannot be set.
         self.fixed: list[str] = []
+        # True if there were too many objects.
+        self.is_cut = False
+        # What the next calls save: dictionaries of attributes, and places with what is in them.
+        self.wholes: list[tuple[str, dict[str, Any]]] = []
+        self.places: list[Place] = []
+        # Trainable parameters, whose versions the next calls compare.
+        self.parameters: list[Tensor] = []
+        self._writes = False
+        self._names: set[str] = set()
         self._seen: dict[int, Any] = {}
         self._numbers = MOST_NUMBERS
-        self._is_deep = is_deep
-        # True if a next call may change something that is not in a parameter or a buffer.
-        self.may_change = False
-        self._names: set[str] = set()
         # Methods that are not visited before some code names them.
         self._methods: dict[str, list[FunctionType]] = {}
-        self._iterators: list[str] = []
-        self._waiting: deque[tuple[str, Any]] = deque([("model", model), ("loss", loss)])
-        while self._waiting and len(self._seen) < MOST_OBJECTS:
-            path, one = self._waiting.popleft()
-            if id(one) not in self._seen and not isinstance(one, _PLAIN):
-                self._seen[id(one)] = one
-                self._visit(path, one)
-        # Only iterators that some code names: a trainer may hold that of its data.
-        for path in self._iterators:
-            if path.rpartition(".")[2].partition("[")[0] in self._names:
+        self._iterators: list[tuple[str, Any]] = []
+        self._sizes: Counter[str] = Counter()
+        self._count = 0
+        self._key: Key = (0, "")
+        self._all_wholes: list[tuple[str, dict[str, Any], bool]] = []
+        self._all_places: list[tuple[Place, Any]] = []
+        self._seen_places: set[Key] = set()
+        self._waiting: deque[tuple[str, Any, Key]] = deque()
+
+    def walk(self, roots: list[tuple[str, Any]]) -> None:
+        """Look at everything."""
+        self._checks.append(("torch", self._key, put_back.settings_of_torch()))
+        self._waiting += [(path, one, (0, path)) for path, one in roots]
+        self._visit_all()
+        # Only what some code names: a trainer may hold the iterator of its data.
+        for path, one in self._iterators:
+            if path.rpartition(".")[2].partition("[")[0] not in self._names:
+                continue
+            if hasattr(type(one), "__next__"):
                 self.fixed.append(path)
+            else:
+                self._visit_closed(path, one)
+        self._visit_all()
+
+    def walk_again(self) -> None:
+        """Look at what an earlier walk has planned."""
+        before = self._before
+        assert before is not None
+        self._checks.append(("torch", self._key, put_back.settings_of_torch()))
+        self._checks.append(("model", (0, "versions"), put_back.versions(before.parameters)))
+        for path, held in before.wholes:
+            self._seen[id(held)] = held
+            note = functools.partial(self._note, id(held))
+            self._save(path, put_back.dictionary(held, note))
+        for place in before.places:
+            self._keep(place)
+        self._visit_all()
+
+    def plan(self, changed: set[Key]) -> None:
+        """Choose what the next calls save, after a whole walk that was put back."""
+        self.wholes = [
+            (path, held)
+            for path, held, is_ours in self._all_wholes
+            if not is_ours or self._writes or (id(held), "") in changed
+        ]
+        by_data = "data" in self._names
+        self.places = [
+            place
+            for place, value in self._all_places
+            if place.key in changed
+            or (
+                self._writes
+                and not isinstance(value, nn.Module | type | FunctionType)
+                and (place.name in self._names or (by_data and isinstance(value, Tensor)))
+            )
+        ]
+        if not (self._writes or self.wholes or (0, "versions") in changed):
+            self.parameters = []
+        self._checks, self._seen, self._methods = [], {}, {}
+        self._all_places, self._all_wholes = [], []
 
     def restore(self) -> list[str]:
         """Put everything back. Returns the paths of what could not be."""
         lost = []
-        for path, check in self._checks:
+        for path, key, check in self._checks:
             outcome = check()
-            self.may_change |= outcome is not None
+            if outcome is not None:
+                self.changed.add(key)
             if outcome is False:
                 lost.append(path)
         return lost
 
-    def _visit(self, path: str, one: Any) -> None:
+    def largest(self) -> str:
+        """The path of the container or object that leads to most objects."""
+        return self._sizes.most_common(1)[0][0]
+
+    def _visit_all(self) -> None:
+        while self._waiting and not self.is_cut:
+            path, one, self._key = self._waiting.popleft()
+            if id(one) in self._seen:
+                continue
+            self._seen[id(one)] = one
+            if not isinstance(one, nn.Module | nn.Parameter):
+                self._sizes[path.partition("[")[0]] += 1
+                self._count += 1
+                self.is_cut = self._count > MOST_OBJECTS
+            self._visit(path, one)
+
+    def _visit(self, path: str, one: Any) -> None:  # noqa: PLR0912 (one branch a kind)
         if isinstance(one, Tensor):
             self._visit_tensor(path, one)
         elif isinstance(one, np.ndarray):
             self._visit_array(path, one)
         elif isinstance(one, _GENERATORS):
-            self._visit_generator(path, one)
+            if one is not torch.default_generator:  # that one is put back by others
+                self._save(path, put_back.generator(one))
         elif isinstance(one, ContextVar):
-            self._visit_variable(path, one)
+            self._save(path, put_back.variable(one))
+            self._add(path, one.get(None))
         elif isinstance(one, FunctionType):
             self._visit_function(path, one)
         elif isinstance(one, MethodType | functools.partial):
             self._visit_bound(path, one)
-        elif isinstance(one, dict | list | set | deque | bytearray | tuple | frozenset):
+        elif isinstance(one, _CONTAINERS):
             self._visit_container(path, one)
         elif isinstance(one, type):
             self._visit_class(path, one)
-        elif hasattr(type(one), "__next__") and not _is_open(one):
-            if not isinstance(one, io.IOBase):
-                self._iterators.append(path)
         elif _is_open(one):
             self._visit_object(path, one)
+        elif isinstance(inner := getattr(one, "__wrapped__", None), FunctionType):
+            self._add(path, inner)
         elif path == "loss":  # a wrapper of ours around the loss of a person
             self._add_all(path, getattr(one, "__dict__", {}))
+        elif _may_be_state(one):
+            self._iterators.append((path, one))
+
+    def _save(self, path: str, check: Check) -> None:
+        self._checks.append((path, self._key, check))
+
+    def _note(self, holder: int, name: Any) -> None:
+        self.changed.add((holder, name))
+
+    def _add(self, path: str, one: Any) -> None:
+        if not isinstance(one, _PLAIN):
+            self._waiting.append((path, one, self._key))
+
+    def _add_all(self, path: str, named: Any) -> None:
+        for name, one in named.items():
+            self._add(f"{path}.{name}" if str(name)[:1] != "[" else f"{path}{name}", one)
+
+    def _keep(self, place: Place) -> None:
+        """Save the object at a place, and what is in it."""
+        value = place.read()
+        if not place.is_item or self._before is not None or place.path == place.name:
+            self._checks.append((place.path, place.key, place.check(value)))
+        if self._before is None:
+            self._all_places.append((place, value))
+        elif isinstance(value, nn.Module | type | FunctionType | MethodType):
+            return
+        if not isinstance(value, _PLAIN) and value is not MISSING:
+            self._waiting.append((place.path, value, place.key))
+
+    def _keep_whole(self, path: str, held: dict[str, Any], *, is_ours: bool = False) -> None:
+        """Save a dictionary of attributes."""
+        note = functools.partial(self._note, id(held))
+        self._checks.append((path, (id(held), ""), put_back.dictionary(held, note)))
+        self._all_wholes.append((path, held, is_ours))
 
     def _visit_bound(self, path: str, one: Any) -> None:
         if isinstance(one, functools.partial):
@@ -192,55 +330,60 @@ class _Walk:
             self._add(path.rpartition(".")[0] or path, one.__self__)
             self._add(path, one.__func__)
 
-    def _add(self, path: str, one: Any) -> None:
-        if not isinstance(one, _PLAIN):
-            self._waiting.append((path, one))
-
-    def _add_all(self, path: str, named: Any) -> None:
-        for name, one in named.items():
-            self._add(f"{path}.{name}" if str(name)[:1] != "[" else f"{path}{name}", one)
-
     def _visit_object(self, path: str, one: Any) -> None:
+        kind = type(one)
+        is_of_torch = kind.__module__.partition(".")[0] in ("torch", "gradiometer")
         held = getattr(one, "__dict__", None)
         if isinstance(held, dict):
-            self._keep_dict(path, held)
+            self._keep_whole(path, held, is_ours=is_of_torch or is_of_user(kind))
+            is_module = isinstance(one, nn.Module)
             for name, value in held.items():
-                if name in ("_parameters", "_buffers", "_modules"):
-                    self._keep_dict(path, value)
-                    self._add_all(path, value)
-                elif isinstance(one, nn.Module) and name.endswith("_hooks"):
-                    self._visit_hooks(f"{path}.{name}", value)
-                else:
-                    self._add(f"{path}.{name}", value)
-        kind = type(one)
+                if is_module and name in ("_parameters", "_buffers", "_modules"):
+                    self._save(path, put_back.dictionary(value))
+                    for inner in value:
+                        self._keep(Place(f"{path}.{inner}", value, inner, is_item=True))
+                elif is_module and name.endswith("_hooks"):
+                    if value:
+                        self._visit_hooks(f"{path}.{name}", value)
+                elif not isinstance(value, _PLAIN) or not is_of_torch:
+                    self._keep(Place(f"{path}.{name}", held, name, is_item=True))
         for base in kind.__mro__:
-            slots = base.__dict__.get("__slots__", ())
+            slots = base.__dict__.get("__slots__", ()) if is_of_user(base) else ()
             for name in (slots,) if isinstance(slots, str) else slots:
-                if name not in ("__dict__", "__weakref__") and _is_user(base):
-                    self._keep_attribute(f"{path}.{name}", one, name)
-        if isinstance(one, nn.Module) and not _is_user(kind) and not _is_of_torch(kind):
-            code = getattr(kind.forward, "__code__", None)
-            self.may_change |= code is None or _writes(code)
+                if name not in ("__dict__", "__weakref__"):
+                    self._keep(Place(f"{path}.{name}", one, name, is_item=False))
         self._add(kind.__name__, kind)
+
+    def _visit_closed(self, path: str, one: Any) -> None:
+        """Save the attributes of an object of an installed package, and the state in them."""
+        held = getattr(one, "__dict__", None)
+        if isinstance(held, dict):
+            self._keep_whole(path, held)
+            for name, value in held.items():
+                if isinstance(value, _STATE):
+                    self._keep(Place(f"{path}.{name}", held, name, is_item=True))
 
     def _visit_hooks(self, path: str, hooks: Any) -> None:
         """Visit a person's hooks. Those that a call adds are removed; those of a watch come and go
         as it measures."""
         before = set(hooks)
-        self._add_all(path, {f"[{name}]": hook for name, hook in hooks.items()})
+        for name, hook in hooks.items():
+            if not _is_ours(hook):
+                self._add(f"{path}[{name}]", hook)
 
         def check() -> bool | None:
-            new = [name for name in set(hooks) - before if _is_user(hooks[name])]
+            new = [name for name in set(hooks) - before if not _is_ours(hooks[name])]
             for name in new:
                 del hooks[name]
             return True if new else None
 
-        self._checks.append((path, check))
+        self._save(path, check)
 
     def _visit_class(self, path: str, kind: type) -> None:
         for base in kind.__mro__:
-            if not _is_user(base):
+            if not is_of_user(base) or (id(base) in self._seen and base is not kind):
                 continue
+            self._seen[id(base)] = base
             for name, value in list(vars(base).items()):
                 function = getattr(value, "__func__", value)
                 if isinstance(value, property):
@@ -249,214 +392,123 @@ class _Walk:
                 if isinstance(function, FunctionType):
                     self._methods.setdefault(name, []).append(function)
                 elif not name.startswith("__") and not hasattr(value, "__get__"):
-                    self._keep_attribute(f"{base.__name__}.{name}", base, name)
-            before = set(vars(base))
-            self._checks.append((path, functools.partial(_remove_new, base, before)))
-        self._find_methods()
+                    self._keep(Place(f"{base.__name__}.{name}", base, name, is_item=False))
+            self._save(path, functools.partial(_remove_new, base, set(vars(base))))
+        self._find_methods(self._names)
 
-    def _find_methods(self) -> None:
+    def _find_methods(self, names: Any) -> None:
         """Visit the methods that some code names; all if names are made at run time."""
         is_dynamic = not self._names.isdisjoint({"getattr", "__getattribute__", "eval", "vars"})
         for name in list(self._methods):
-            if is_dynamic or name in _CALLED or name in self._names:
+            if is_dynamic or name in _CALLED or name in names:
                 for function in self._methods.pop(name):
                     if name != "__init__":
                         self._add(name, function)
 
     def _visit_function(self, path: str, function: FunctionType) -> None:
-        self._add_all(path, vars(function))
-        self._keep_dict(path, vars(function))
+        if vars(function):
+            self._keep_whole(path, vars(function), is_ours=True)
+            self._add_all(path, vars(function))
         used = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
         self._add_all(path, {f"[{place}]": value for place, value in enumerate(used)})
-        free = function.__code__.co_freevars
-        for name, cell in zip(free, function.__closure__ or (), strict=True):
-            self._keep_attribute(name, cell, "cell_contents")
-        if not _is_user(function):
+        code = function.__code__
+        for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
+            self._keep(Place(name, cell, "cell_contents", is_item=False))
+        if not is_of_user(function):
             return
-        self.may_change |= _writes(function.__code__)
-        names = _names_in(function.__code__)
-        self._names |= names | set(free)
+        self._writes = self._writes or writes(code)
+        names = names_in(code)
+        self._names |= names
+        if code.co_freevars:
+            self._names |= {*code.co_freevars, "cell_contents"}
         for name in names:
             self._keep_global(name, function.__globals__)
             value = function.__globals__.get(name)
-            if isinstance(value, ModuleType) and _is_user_module(value.__name__):
+            if isinstance(value, ModuleType) and is_user_module(value.__name__):
                 for inner in names & vars(value).keys():
                     self._keep_global(inner, vars(value))
-        self._find_methods()
+        self._find_methods(names)
 
     def _keep_global(self, name: str, names: dict[str, Any]) -> None:
-        before = names.get(name, _MISSING)
-
-        def check() -> bool | None:
-            if names.get(name, _MISSING) is before:
-                return None
-            if before is _MISSING:
-                del names[name]
-            else:
-                names[name] = before
-            return True
-
-        self._checks.append((name, check))
-        self._add(name, before)
-
-    def _keep_attribute(self, path: str, one: Any, name: str) -> None:
-        try:
-            before = getattr(one, name)
-        except (AttributeError, ValueError):  # not filled yet
-            before = _MISSING
-
-        def check() -> bool | None:
-            now = _MISSING
-            with suppress(AttributeError, ValueError):
-                now = getattr(one, name)
-            if now is before:
-                return None
-            if before is _MISSING:
-                delattr(one, name)
-            else:
-                setattr(one, name, before)
-            return True
-
-        self._checks.append((path, check))
-        self._add(path, before)
-
-    def _keep_dict(self, path: str, held: dict[Any, Any]) -> None:
-        before = dict(held)
-
-        def check() -> bool | None:
-            if len(held) == len(before) and all(
-                name is other and value is held[other]
-                for (name, value), other in zip(before.items(), held, strict=True)
-            ):
-                return None
-            dict.clear(held)
-            dict.update(held, before)
-            return True
-
-        self._checks.append((path, check))
+        place = Place(name, names, name, is_item=True)
+        if place.key not in self._seen_places:
+            self._seen_places.add(place.key)
+            self._keep(place)
 
     def _visit_container(self, path: str, one: Any) -> None:
         if isinstance(one, dict):
-            self._keep_dict(path, one)
-            few = dict(islice(one.items(), LONG))
-            self._add_all(path, {f"[{name!r:.40}]": value for name, value in few.items()})
+            self._save(path, put_back.dictionary(one))
+            items: Any = one.values()
+        elif isinstance(one, array.array):
+            self._save(path, put_back.numbers(one))
             return
-        if isinstance(one, list) and len(one) > LONG:
-            self._checks.append((path, functools.partial(_shorten, one, len(one))))
-        elif not isinstance(one, tuple | frozenset):
-            self._checks.append((path, functools.partial(_fill, one, list(one))))
-        if not isinstance(one, bytearray):
-            for place, value in enumerate(islice(one, LONG)):
+        else:
+            if not isinstance(one, tuple | frozenset):
+                self._save(path, put_back.container(one))
+            items = one
+        if isinstance(one, bytearray):
+            return
+        if len(one) > LONG:
+            self._visit_long(path, items)
+        elif isinstance(one, dict):
+            self._add_all(path, {f"[{name!r:.40}]": value for name, value in one.items()})
+        else:
+            for place, value in enumerate(one):
                 self._add(f"{path}[{place}]", value)
+
+    def _visit_long(self, path: str, items: Any) -> None:
+        """Compare the tensors of a long container, and those of tuples in it, by their versions."""
+        flat = list(items)
+        kinds = set(map(type, flat))
+        if any(issubclass(kind, tuple) for kind in kinds):
+            flat = list(
+                chain.from_iterable(one if isinstance(one, tuple) else [one] for one in flat)
+            )
+            kinds = set(map(type, flat))
+        tensors = {kind for kind in kinds if issubclass(kind, Tensor)}
+        others = {kind for kind in kinds - tensors if not issubclass(kind, _PLAIN)}
+        if tensors:
+            found = flat if kinds == tensors else [one for one in flat if type(one) in tensors]
+            self._save(path, put_back.versions(found))
+        if others:
+            for one in flat:
+                if type(one) in others:
+                    self._add(f"{path}[...]", one)
 
     def _visit_tensor(self, path: str, tensor: Tensor) -> None:
-        if isinstance(tensor, nn.Parameter) and tensor.requires_grad and not self._is_deep:
-            version = tensor._version
-            self._checks.append((path, lambda: None if tensor._version == version else False))
+        numbers = tensor.numel()
+        is_trained = isinstance(tensor, nn.Parameter) and tensor.requires_grad
+        if isinstance(tensor, nn.Parameter) and not tensor.is_inference():
+            self.parameters.append(tensor)
+        is_whole = self._before is None
+        most = self._numbers
+        if not is_whole and self._key not in self._known:
+            most = min(most, FEW_NUMBERS)
+        copied = numbers <= most
+        if copied:
+            self._numbers -= numbers
+        check = put_back.tensor(tensor, copied=copied, summed=is_whole or is_trained)
+        if not is_whole or tensor.device.type in ("cpu", "meta") or tensor.is_inference():
+            self._save(path, check)
             return
-        requires_grad = tensor.requires_grad
-        before, copy = None, None
-        with suppress(RuntimeError, NotImplementedError):  # sparse, nested and meta tensors
-            before = _bits(tensor).sum()
-            if tensor.numel() <= self._numbers:
-                copy = tensor.detach().clone()
-                self._numbers -= tensor.numel()
-        version = None if tensor.is_inference() else tensor._version
+        # To compare numbers training would wait for the accelerator. Only a write through `.data`
+        # leaves the version as it was.
+        version = tensor._version
+        self._save(
+            path,
+            lambda: None if tensor._version == version and "data" not in self._names else check(),
+        )
 
-        def check() -> bool | None:
-            if tensor.is_leaf and tensor.requires_grad != requires_grad:
-                tensor.requires_grad_(requires_grad)
-            if copy is None:
-                is_same = tensor.is_inference() or tensor._version == version
-                if is_same and before is not None:
-                    is_same = bool(_bits(tensor).sum() == before)
-                return None if is_same else False
-            if tensor.shape != copy.shape or tensor.dtype != copy.dtype:
-                tensor.data = copy
-            elif torch.equal(_bits(tensor), _bits(copy)):
-                return None
-            else:
-                tensor.data.copy_(copy)
-            return True
-
-        self._checks.append((path, check))
-
-    def _visit_array(self, path: str, array: Any) -> None:
-        if not array.flags.writeable:
+    def _visit_array(self, path: str, one: Any) -> None:
+        if not one.flags.writeable:
             return
-        if array.size > self._numbers:
-            if array.flags.c_contiguous:
-                total = array.view(np.uint8).sum()
-
-                def compare() -> bool | None:
-                    return None if array.view(np.uint8).sum() == total else False
-
-                self._checks.append((path, compare))
-            return
-        self._numbers -= array.size
-        copied = array.copy()
-
-        def check() -> bool | None:
-            if array.shape == copied.shape and array.tobytes() == copied.tobytes():
-                return None
-            if array.shape != copied.shape:
-                array.resize(copied.shape, refcheck=False)
-            array[...] = copied
-            return True
-
-        self._checks.append((path, check))
-        if array.dtype == object:
-            for place, value in enumerate(array.flat):
+        copied = one.size <= self._numbers
+        if copied:
+            self._numbers -= one.size
+        self._save(path, put_back.array(one, copied=copied))
+        if one.dtype == object:
+            for place, value in enumerate(one.flat):
                 self._add(f"{path}[{place}]", value)
-
-    def _visit_generator(self, path: str, generator: Any) -> None:
-        if isinstance(generator, random.Random):
-            put_back = functools.partial(generator.setstate, generator.getstate())
-        elif isinstance(generator, np.random.Generator):
-            bits = generator.bit_generator
-            put_back = functools.partial(setattr, bits, "state", bits.state)
-        else:
-            put_back = functools.partial(generator.set_state, generator.get_state())
-
-        # The state of a generator that all share is put back by others.
-        self.may_change |= generator is not torch.default_generator
-        self._checks.append((path, put_back))
-
-    def _visit_variable(self, path: str, variable: ContextVar[Any]) -> None:
-        before = variable.get(_MISSING)
-
-        def check() -> bool | None:
-            if variable.get(_MISSING) is before:
-                return None
-            if before is not _MISSING:
-                variable.set(before)
-            return before is not _MISSING
-
-        self._checks.append((path, check))
-        if before is not _MISSING:
-            self._add(path, before)
-
-
-def _fill(container: Any, before: list[Any]) -> bool | None:
-    """Give a list, a deque, a set or a bytearray its elements back."""
-    now = list(container)
-    if len(now) == len(before) and all(a is b for a, b in zip(now, before, strict=True)):
-        return None
-    container.clear()
-    if isinstance(container, set):
-        container.update(before)
-    else:
-        container.extend(before)
-    return True
-
-
-def _shorten(container: list[Any], length: int) -> bool | None:
-    """Take from a long list what was appended."""
-    if len(container) == length:
-        return None
-    is_longer = len(container) > length
-    del container[length:]
-    return is_longer
 
 
 def _remove_new(kind: type, before: set[str]) -> bool | None:
@@ -467,60 +519,20 @@ def _remove_new(kind: type, before: set[str]) -> bool | None:
     return True if new else None
 
 
-def _bits(tensor: Tensor) -> Tensor:
-    """The bits of a tensor as whole numbers, so that NaN equals itself and 0 is not -0."""
-    flat = tensor.detach().contiguous().reshape(-1)
-    if flat.is_complex():
-        flat = torch.view_as_real(flat).reshape(-1)
-    return flat.view(
-        {8: torch.int64, 4: torch.int32, 2: torch.int16}.get(flat.itemsize, torch.uint8)
-    )
-
-
-@functools.lru_cache(maxsize=4096)
-def _writes(code: CodeType) -> bool:
-    """True if a code may write more than its own variables. An update in place, as of `x += y`, may
-    be of a tensor that others hold."""
-    named = set(code.co_names)
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType) and _writes(constant):
-            return True
-        if isinstance(constant, tuple):  # names of keyword arguments
-            named.update(one for one in constant if isinstance(one, str))
-    if any(name in _WRITING or (name[-1:] == "_" and name[:1] != "_") for name in named):
-        return True
-    return any(
-        one.opname in _STORES or (one.opname == "BINARY_OP" and one.argrepr.endswith("="))
-        for one in dis.get_instructions(code)
-    )
-
-
-@functools.lru_cache(maxsize=4096)
-def _names_in(code: CodeType) -> set[str]:
-    """Globals and attributes that a code names, and the functions that are defined inside of it."""
-    inner = (part for part in code.co_consts if isinstance(part, CodeType))
-    return set(code.co_names).union(*map(_names_in, inner))
+def _is_ours(hook: Any) -> bool:
+    """True for a hook of a watch."""
+    hook = getattr(hook, "__self__", getattr(hook, "func", hook))
+    module = hook.__module__ if isinstance(hook, FunctionType) else type(hook).__module__
+    return module.partition(".")[0] == "gradiometer"
 
 
 def _is_open(one: Any) -> bool:
     """True if the attributes of an object are walked."""
-    return isinstance(one, nn.Module) or _is_user(type(one))
+    return isinstance(one, _OPEN) or is_of_user(type(one))
 
 
-def _is_of_torch(kind: type) -> bool:
-    return kind.__module__.partition(".")[0] in ("torch", "gradiometer")
-
-
-def _is_user(one: Any) -> bool:
-    return _is_user_module(getattr(one, "__module__", None) or "builtins")
-
-
-@functools.cache
-def _is_user_module(name: str) -> bool:
-    """True for code of a person: neither installed, nor of Python, nor ours."""
-    top = name.partition(".")[0]
-    if top in {"gradiometer", "gradiometer_lab"} or top in sys.builtin_module_names:
-        return False
-    file = getattr(sys.modules.get(name), "__file__", None) or ""
-    installed = "site-packages" in file or "dist-packages" in file
-    return not installed and not file.startswith(_STANDARD)
+def _may_be_state(one: Any) -> bool:
+    """True for an iterator, or for an object of an installed package that has attributes."""
+    if hasattr(type(one), "__next__"):
+        return not isinstance(one, io.IOBase) or (not one.closed and one.readable())
+    return hasattr(one, "__dict__") and type(one).__module__.partition(".")[0] not in _CLOSED

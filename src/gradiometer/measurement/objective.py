@@ -288,7 +288,7 @@ class Objective:
         shared = GlobalStates({one.device for one in at or self.parameters}, seed)
         surroundings, hidden = self.surroundings, self.hidden_state
         # most losses use no other generators or modules, and keep nothing
-        is_clean = hidden.calls + 1 < hidden.next
+        is_clean = hidden.is_clean and hidden.calls + 1 < hidden.next
         if is_clean and not (surroundings.generators or surroundings.modules):
             hidden.calls += 1
             return shared
