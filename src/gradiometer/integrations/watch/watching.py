@@ -46,6 +46,7 @@ from gradiometer.integrations.watch.record import Announcements, Findings, Watch
 from gradiometer.integrations.watch.requests.evaluation import LossesGiven, evaluation
 from gradiometer.integrations.watch.requests.request import Request
 from gradiometer.integrations.watch.scripting import WithoutHooks
+from gradiometer.integrations.watch.seen_loss.seen import SeenLoss
 from gradiometer.integrations.watch.shield import Shield, WarningLog, attempt, reason_of
 from gradiometer.integrations.watch.subject import Subject, moved
 from gradiometer.measurement.artifact import Evaluation
@@ -140,15 +141,16 @@ class Watch:
         )
         last = LastGradient(subject.objective.parameters, subject.optimizers, subject.scaler)
         self._triage = TriageRecorder(subject, last, self._warn, lambda: self._updates.count)
-        kept_updates = UpdateKeeper(subject, self._warn)
+        seen_loss = SeenLoss(subject)
+        kept_updates = UpdateKeeper(subject, self._warn, seen_loss)
         newest_updates = NewestUpdates(subject, self._warn)
         self.request = Request(
-            subject, self.record, self.losses, kept_updates, newest_updates, data
+            subject, self.record, self.losses, kept_updates, newest_updates, seen_loss, data
         )
         kept_updates.keep_states(checkpoints)
         if checkpoints:
             newest_updates.keep()
-        observers: list[Observer] = [kept_updates, newest_updates]
+        observers: list[Observer] = [seen_loss, kept_updates, newest_updates]
         if trials:
             from gradiometer.integrations.watch.observers.trials import Trials  # noqa: PLC0415
 
@@ -457,11 +459,8 @@ class Watch:
         check_number("share", share)
         if not share > 0:
             raise BadArgument(f"`share` must be above 0, got {share}: write 0.5 for half.")
-        if not self._subject.has_loss:
-            raise BadArgument(
-                "`loss` is missing, and a test runs the training on copies: give "
-                "loss=lambda model, batch: ... to `watch`, and call w.step(loss, batch)."
-            )
+        if self.steps and not self._subject.has_loss:
+            self.request.loss_seen()
         if batches is not None:
             self.request.data = batches
         if self.request.data is None:

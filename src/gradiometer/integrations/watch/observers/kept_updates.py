@@ -14,6 +14,7 @@ from gradiometer.integrations.gradients import NEVER
 from gradiometer.integrations.watch.hook import Hook
 from gradiometer.integrations.watch.observers.observer import Observer, Start, Step, Update
 from gradiometer.integrations.watch.observers.triage.exact import SchedulersSeen, schedulers_of
+from gradiometer.integrations.watch.seen_loss.seen import SeenLoss
 from gradiometer.integrations.watch.shield import guarding
 from gradiometer.integrations.watch.sources.exchange import SharedBatches
 from gradiometer.integrations.watch.subject import Subject, takes_no_hooks
@@ -43,6 +44,9 @@ MOST_NUMBERS = 2**24
 # Most numbers of the states that stay after the training: 16 MiB in single precision.
 MOST_AFTERWARDS = 2**22
 
+# Most numbers in a state of a loop that gives no loss, which has asked for no forks: 16 MiB.
+MOST_IN_TWO_LINES = 2**22
+
 # The share of the training that pays for updates after the first ones: in 300 steps of a small
 # transformer those that were kept at 4, 32 and 256 took 8 %.
 PAID = 0.03
@@ -61,10 +65,12 @@ class UpdateKeeper(Observer):
         subject: The training. Nothing is kept of ours, with a budget of 0, or if it is sharded.
             Under DDP rank 0 keeps its updates, and the batches of all processes.
         warn: Takes a warning.
+        seen: Sees the batches of a loop that does not give them.
     """
 
-    def __init__(self, subject: Subject, warn: Callable[[str], None]) -> None:
+    def __init__(self, subject: Subject, warn: Callable[[str], None], seen: SeenLoss) -> None:
         self._subject = subject
+        self._seen = seen
         self._model = subject.objective.model
         self._optimizers = subject.optimizers
         self._budget = subject.budget
@@ -161,10 +167,20 @@ class UpdateKeeper(Observer):
     def at_step(self, event: Step) -> None:
         """Take the batch of a backward, before the update."""
         batch = event.given
-        if batch is None:
+        if self._is_open and self._seen.may_be_seen:
+            with self.shield:
+                seen = self._seen.take(event)
+                if seen is not None:
+                    batch = seen
+                    if event.place == 0 and self._seen.random is not None:
+                        self._random = self._seen.random  # the loader may draw, too
+                if not event.is_last:
+                    self._seen.look()
+        if batch is None and (self._is_open or not self._seen.may_be_seen):
             # an update cannot be repeated, now or later: the coming one must not begin anew
             with self.shield:
-                self._give_up("`w.step` was called without the batch", for_good=True)
+                why = self._seen.why_not
+                self._give_up(f"`w.step` was called without the batch, and {why}", for_good=True)
             return
         self.awaits_update = True
         if not self._is_open:
@@ -203,7 +219,8 @@ class UpdateKeeper(Observer):
         """Keep no more, and free what is large: a watch outlives its training for its findings, and
         for a test of what limited it."""
         with self.shield:
-            can_test = self._subject.has_loss and self._shared is None
+            has_loss = self._subject.has_loss or self._seen.recipe is not None
+            can_test = has_loss and self._shared is None
             kept = [*self.stretches] if can_test else []
             self._free()
             if sum(one.numbers for one in kept) <= MOST_AFTERWARDS:
@@ -242,10 +259,9 @@ class UpdateKeeper(Observer):
         self._count += 1
         self._first = step
         tensors = all_tensors(self._model, as_one(self._optimizers))
-        if sum(tensor.numel() for tensor in tensors.values()) > MOST_NUMBERS:
-            self._give_up(
-                f"model and optimizer have more than {MOST_NUMBERS:,} numbers", for_good=True
-            )
+        most = MOST_NUMBERS if self._subject.has_loss else MOST_IN_TWO_LINES
+        if sum(tensor.numel() for tensor in tensors.values()) > most:
+            self._give_up(f"model and optimizer have more than {most:,} numbers", for_good=True)
             return
         # without the model, whose hooks lead to the watch and its own generators
         self._used = Surroundings(getattr(self._subject.objective.loss, "__wrapped__", None))
@@ -276,6 +292,7 @@ class UpdateKeeper(Observer):
             else list(zip(self._used.generators, self._used.states(), strict=True))
         )
         self._modes = [module.training for module in self._model.modules()]
+        self._seen.look()
         self._remove_hook()
         if takes_no_hooks(self._model):
             return

@@ -181,15 +181,13 @@ class LoopForks:
                 "`batch_axis` is not 0, and a fork cuts batches along their first axis."
             )
         own = settings.get("loss") is None and settings.get("step") is None
-        if own and self._subject.objective.loss is no_loss:
-            raise BadArgument(
-                "`loss` is missing: give loss=lambda model, batch: ... to `watch` or here."
-            )
         known: dict[str, Any] = {
             "index": self._request.steps,
             "groups": self._subject.batches.groups,
         }
-        if own:
+        if own and self._subject.objective.loss is no_loss:
+            known["loss"] = self._request.loss_seen()
+        elif own:
             # decorators of the user's own stay on it
             known["loss"] = vars(self._subject.objective.loss)["__wrapped__"]
         if settings.get("step") is None:

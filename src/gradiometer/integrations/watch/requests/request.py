@@ -16,8 +16,10 @@ from gradiometer.integrations.watch.observers.kept_updates import UpdateKeeper
 from gradiometer.integrations.watch.observers.losses import Losses, no_loss
 from gradiometer.integrations.watch.observers.newest_updates import NewestUpdates
 from gradiometer.integrations.watch.record import WatchedRun
+from gradiometer.integrations.watch.seen_loss.seen import SeenLoss
 from gradiometer.integrations.watch.subject import OnDevice, Subject, examples_of
 from gradiometer.measurement.artifact import Artifact
+from gradiometer.measurement.objective import Loss
 from gradiometer.run.artifacts import save_artifact
 from gradiometer.run.reader import Run
 
@@ -35,6 +37,7 @@ class Request:
         kept_updates: Earlier states, the parameters of the first step, and updates to compare
             copies with.
         newest_updates: The updates of the worst incident.
+        seen_loss: The loss of a loop that gave none.
         data: The training data; None if they are not known.
     """
 
@@ -45,6 +48,7 @@ class Request:
         losses: Losses,
         kept_updates: UpdateKeeper,
         newest_updates: NewestUpdates,
+        seen_loss: SeenLoss,
         data: Any = None,
     ) -> None:
         self.subject = subject
@@ -53,6 +57,7 @@ class Request:
         self._losses = losses
         self.kept_updates = kept_updates
         self.newest_updates = newest_updates
+        self._seen_loss = seen_loss
         self.data = data
 
     @property
@@ -70,6 +75,15 @@ class Request:
         if self.data is None:
             self.data = loader
 
+    def loss_seen(self) -> Loss:
+        """The loss that was seen in a loop that gave none, after it was checked on updates of the
+        training.
+
+        Raises:
+            BadArgument: It was not seen, or it does not make the updates of the training.
+        """
+        return self._seen_loss.proven(self.kept_updates.newest)
+
     @contextmanager
     def looking(self, *, forks: str = "") -> Iterator[Run | None]:
         """The run, while the time is charged; None on every process except rank 0.
@@ -81,6 +95,7 @@ class Request:
             BadArgument: There was no step yet.
             Unsupported: No process can run the model alone.
         """
+        self._seen_loss.stop()
         source, budget = self.subject.source, self.subject.budget
         if not source.runs_model:
             raise Unsupported("`model` is sharded (FSDP): no process can run it alone.")
