@@ -159,6 +159,78 @@ def test_no_hook_is_left_and_copies_of_the_model_have_none_that_acts(tmp_path: P
     assert not model._forward_pre_hooks
 
 
+class Words(nn.Module):
+    """A language model that takes its labels, and returns its loss in a mapping."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(11, 8), nn.Linear(8, 11)
+
+    def forward(self, inputs: Any, labels: Any = None) -> Any:
+        logits = self.head(self.embedding(inputs))
+        if labels is None:
+            return logits
+        return {"loss": nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())}
+
+
+def of_pairs(model: nn.Module, batch: Any) -> Any:
+    return nn.functional.cross_entropy(model(batch[0]).flatten(0, -2), batch[1].flatten())
+
+
+def of_mappings(model: nn.Module, batch: Any) -> Any:
+    return model(**batch)["loss"]
+
+
+def of_one_tensor(model: nn.Module, batch: Any) -> Any:
+    return (model(batch) - batch).square().mean()
+
+
+def of_dropped(model: nn.Module, batch: Any) -> Any:
+    return nn.functional.cross_entropy(nn.functional.dropout(model(batch[0]), 0.1), batch[1])
+
+
+@pytest.mark.parametrize(
+    ("model_of", "loss", "kind"),
+    [
+        (lambda: nn.Linear(20, 3), of_pairs, "pair"),
+        (lambda: nn.Linear(20, 3), of_dropped, "pair"),
+        (Words, of_pairs, "text"),
+        (Words, of_mappings, "mapping"),
+        (lambda: nn.Linear(20, 20), of_one_tensor, "one"),
+    ],
+    ids=["pair", "dropout", "text", "mapping", "one tensor"],
+)
+def test_with_a_loss_the_batch_is_seen(tmp_path: Path, model_of: Any, loss: Any, kind: str) -> None:
+    """Both readings of the loop are those of one that gives its batches, to the bits."""
+    ends = []
+    for gives in (True, False):
+        torch.manual_seed(0)
+        model = model_of()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+        settings: Any = {"out": tmp_path, "quiet": True, "page": False, "every": 3, "parts": 2}
+        with watch(model, optimizer, loss=loss, **settings) as w:
+            for _ in range(20):
+                batch: Any = torch.randn(8, 20)
+                if kind == "pair":
+                    batch = (batch, torch.randint(3, (8,)))
+                if kind in ("text", "mapping"):
+                    batch = torch.randint(11, (8, 5)), torch.randint(11, (8, 5))
+                if kind == "mapping":
+                    batch = dict(zip(("inputs", "labels"), batch, strict=True))
+                optimizer.zero_grad()
+                value = loss(model, batch)
+                value.backward()
+                w.step(value, batch if gives else None)
+                optimizer.step()
+        assert not w.findings().warnings
+        read = w.run.series("noise")
+        ends.append([*read.moments.values(), *(one.detach().numpy() for one in model.parameters())])
+        assert not model._forward_pre_hooks
+    assert len(ends[0][0]) >= 6
+    for one, other in zip(*ends, strict=True):
+        assert np.array_equal(one, other)
+
+
 def test_a_batch_that_is_needed_is_asked_for_by_name(tmp_path: Path) -> None:
     model = nn.Linear(20, 3)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -169,7 +241,7 @@ def test_a_batch_that_is_needed_is_asked_for_by_name(tmp_path: Path) -> None:
     with (
         pytest.raises(
             BadArgument,
-            match=r"`batch` is missing: `watch` was given `loss`.*w.step\(loss, batch\)",
+            match=r"`batch` is missing: `loss` needs it.*w.step\(loss, batch\)",
         ),
         watch(model, optimizer, loss=supervised(LOSS), out=tmp_path, quiet=True, page=False) as w,
     ):

@@ -156,14 +156,11 @@ class Inputs:
         else:
             self._examples.append(newest)
 
-    def take(self, *, has_loss: bool) -> Tensor:
+    def take(self, _: Any) -> Tensor:
         """The inputs of the newest call, which stand for the batch.
 
-        Args:
-            has_loss: True if `watch` has a loss, which needs the whole batch.
-
         Raises:
-            BadArgument: The batch is needed, or no call of the model with a tensor was seen.
+            BadArgument: No call of the model with a tensor was seen.
         """
         newest, self._newest = self._newest, None
         examples, self._examples = self._examples, []
@@ -174,15 +171,11 @@ class Inputs:
             self._is_sequence = newest.dim() == 1 and self._times == len(newest) > 1
         if self._is_time:
             examples = []
-        if has_loss:
-            raise BadArgument(
-                "`batch` is missing: `watch` was given `loss`, which needs the batch. Call "
-                "w.step(loss, batch)."
-            )
         if newest is None:
             raise BadArgument(
                 "`batch` is missing, and no call of the model with a tensor was seen since the "
-                "last step: call w.step(loss, batch)."
+                "last step: call w.step(loss) once after each backward, or give the batch, "
+                "w.step(loss, batch)."
             )
         if len({one.shape for one in examples}) == 1:
             return torch.cat(examples)

@@ -46,6 +46,7 @@ from gradiometer.integrations.watch.record import Announcements, Findings, Watch
 from gradiometer.integrations.watch.requests.evaluation import LossesGiven, evaluation
 from gradiometer.integrations.watch.requests.request import Request
 from gradiometer.integrations.watch.scripting import WithoutHooks
+from gradiometer.integrations.watch.seen_batch import SeenBatch
 from gradiometer.integrations.watch.seen_loss.seen import SeenLoss
 from gradiometer.integrations.watch.shield import Shield, WarningLog, attempt, reason_of
 from gradiometer.integrations.watch.subject import Subject, moved
@@ -110,7 +111,8 @@ class Watch:
         self._has_ended = False
         self._at_end: list[int] = []
         self._handles: list[Any] = []
-        self._inputs: Inputs | None = None
+        # What stands for batches that are not given.
+        self._inputs: Inputs | SeenBatch | None = None
         self._announcer = Announcer(subject, self.step, self._warn, self.shield)
         self._settings = Settings(subject, self._warn)
         self._updates = UpdateCounter(self._warn, partial(self._settings.search, self._follow))
@@ -191,7 +193,10 @@ class Watch:
         first, *others = self._subject.optimizers
         self._follow(first)
         self._handles += [one.register_step_post_hook(self._after_another) for one in others]
-        self._inputs = Inputs(self._subject.called, self.shield)
+        if self._subject.has_loss:
+            self._inputs = SeenBatch(self._subject, self.shield)
+        else:
+            self._inputs = Inputs(self._subject.called, self.shield)
         self._handles += [self._inputs, self._announcer, WithoutHooks()]
         self.gauges.start()
         self.observers.plan()
@@ -234,7 +239,8 @@ class Watch:
                 self.budget.take_turn()
         examples = batch
         if batch is None:
-            examples = self._batch_seen()
+            examples = self._batch_seen(loss)
+            batch = examples if self._subject.has_loss else None
         elif self._inputs is not None:
             inputs, self._inputs = self._inputs, None
             with self.shield:
@@ -649,8 +655,8 @@ class Watch:
         self.losses.write()
         self._triage.write()
 
-    def _batch_seen(self) -> Batch:
-        """The inputs of the model's newest call; an empty batch, whose loss alone counts, if they
+    def _batch_seen(self, loss: Any) -> Batch:
+        """The batch as calls of the model show it; an empty batch, whose loss alone counts, if they
         are not known."""
         try:
             if self._inputs is None:
@@ -658,7 +664,7 @@ class Watch:
                     "`batch` is missing: it was given before. Call w.step(loss, batch) at every "
                     "step."
                 )
-            return self._inputs.take(has_loss=self._subject.has_loss)
+            return self._inputs.take(loss)
         except Exception as error:
             if self._handles:
                 self.shield.caught(error)
