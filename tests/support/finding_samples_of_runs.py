@@ -149,7 +149,7 @@ def of_the_record(folder: Path) -> Iterator[Finding]:
     for found in (cooling_finding(opened), rate_finding(opened), cooled_finding(opened)):
         assert found is not None
         yield found
-    reservations = Reservations("another loss", {"noise": (40, "the model is sharded")})
+    reservations = Reservations("another loss", stopped={"noise": (40, "the model is sharded")})
     plain = Finding(
         "noise", Issue.ESTIMATION, "own", State.LOOK, facts={"seen": "Seen.", "means": "So."}
     )
@@ -157,9 +157,11 @@ def of_the_record(folder: Path) -> Iterator[Finding]:
     yield reservations.on(plain, uses_loss=True)
     yield reservations.on(plain, uses_loss=False)
     yield reservations.on(replace(plain, state=State.CANNOT_TELL), uses_loss=False)
-    leads = leading(Run.open(warned(folder / "warned")), [plain])
-    assert leads is not None
-    yield leads
+    yield Reservations(place="it is after the update").on(plain, uses_loss=False)
+    for withheld in ("loss", "place"):
+        leads = leading(Run.open(warned(folder / withheld, withheld)), [plain])
+        assert leads is not None
+        yield leads
     yield from short_of_readings(folder / "short")
     facts = {"class": "mine:Gauge", "readings": 0, "run": str(opened.path)}
     yield Finding("mine", Issue.ESTIMATION, "gauge_unavailable", State.CANNOT_TELL, facts=facts)
@@ -171,15 +173,15 @@ def of_the_record(folder: Path) -> Iterator[Finding]:
     yield sharp
 
 
-def warned(folder: Path) -> Path:
-    """A run that was warned that its loss is not the trained one."""
+def warned(folder: Path, withheld: str) -> Path:
+    """A run that was warned that its loss is not the trained one, or that a step is misplaced."""
     run = run_in(folder, steps=100)
     warning = {
         "event": "warning",
         "step": 1,
         "time": 0.0,
         "text": "the loss differs",
-        "withholds": "loss",
+        "withholds": withheld,
     }
     with run.events_path.open("a") as file:
         file.write(json.dumps(warning) + "\n")

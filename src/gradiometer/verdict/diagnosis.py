@@ -180,7 +180,9 @@ def diagnose(run: Run, level: float | None = None) -> Diagnosis:
         )
     )
     # The losses of another loss than the trained one say nothing about the training.
-    judged = triage_of(run) if run.signs and not Reservations.of(run.events).loss else None
+    reservations = Reservations.of(run.events)
+    is_withheld = reservations.loss or reservations.place
+    judged = triage_of(run) if run.signs and not is_withheld else None
     if judged is not None:
         findings = led_by(
             judged,
@@ -350,11 +352,11 @@ def _of_the_run(run: Run, level: float, estimates: Mapping[str, Estimate]) -> It
 
 def leading(run: Run, findings: Sequence[Finding]) -> Finding | None:
     """The finding that leads: the most urgent one that is not "cannot tell"."""
-    reason = Reservations.of(run.events).loss
+    reservations = Reservations.of(run.events)
+    reason = reservations.place or reservations.loss
     if reason:
-        return Finding(
-            "loss", Issue.ESTIMATION, "another_loss", State.CANNOT_TELL, facts={"reason": reason}
-        )
+        claim = "misplaced" if reservations.place else "another_loss"
+        return Finding("loss", Issue.ESTIMATION, claim, State.CANNOT_TELL, facts={"reason": reason})
     passed = [
         each for each in findings if is_without_illness(each) or each.facts.get("is_possible")
     ]

@@ -15,25 +15,29 @@ class Reservations:
 
     Args:
         loss: The warning that the measured loss is not the trained one; empty without one.
+        place: The warning that steps are not recorded where they are made; empty without one.
         stopped: Step and reason, by the name of a gauge that is no longer measured. `all` stands
             for every gauge.
     """
 
     loss: str = ""
+    place: str = ""
     stopped: Mapping[str, tuple[int, str]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, events: Iterable[Mapping[str, Any]]) -> "Reservations":
         """Read them from the events of a run. A process that resumes the run begins without any."""
-        loss, stopped = "", dict[str, tuple[int, str]]()
+        why = {"loss": "", "place": ""}
+        stopped = dict[str, tuple[int, str]]()
         for event in events:
             if event["event"] == "resumed":
-                loss, stopped = "", {}
-            if event["event"] == "warning" and event.get("withholds") == "loss":
-                loss = loss or str(event["text"])
+                why, stopped = {"loss": "", "place": ""}, {}
+            withheld = event.get("withholds") if event["event"] == "warning" else None
+            if withheld in why:
+                why[withheld] = why[withheld] or str(event["text"])
             if event["event"] == "warning" and "stopped" in event:
                 stopped.setdefault(str(event["stopped"]), (int(event["step"]), str(event["text"])))
-        return cls(loss, stopped)
+        return cls(why["loss"], why["place"], stopped)
 
     def why(self, gauge: str) -> tuple[int, str] | None:
         """The step after which a gauge was not measured, and the reason; None if it
@@ -47,6 +51,8 @@ class Reservations:
             finding: What a gauge found.
             uses_loss: True if the gauge was measured with the loss that the user gave.
         """
+        if self.place:
+            return Finding(finding.gauge, finding.issue, "step_misplaced", State.CANNOT_TELL)
         if uses_loss and self.loss:
             return Finding(
                 finding.gauge, finding.issue, "loss_differs", State.CANNOT_TELL, finding.numbers

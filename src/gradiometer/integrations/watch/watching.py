@@ -23,6 +23,7 @@ from gradiometer.integrations.watch.description import (
     shows_products,
 )
 from gradiometer.integrations.watch.inputs import Inputs
+from gradiometer.integrations.watch.observers.first_steps import FirstSteps
 from gradiometer.integrations.watch.observers.gauges import Gauges
 from gradiometer.integrations.watch.observers.kept_updates import UpdateKeeper
 from gradiometer.integrations.watch.observers.losses import Losses
@@ -152,6 +153,7 @@ class Watch:
         kept_updates.keep_states(checkpoints)
         if checkpoints:
             newest_updates.keep()
+        self._first_steps = FirstSteps(subject, self._warn, self.shield)
         observers: list[Observer] = [seen_loss, kept_updates, newest_updates]
         if trials:
             from gradiometer.integrations.watch.observers.trials import Trials  # noqa: PLC0415
@@ -182,6 +184,7 @@ class Watch:
                 )
             )
         feed = TrackerFeed(Trackers(to, asked["level"], self._warn), self.losses)
+        observers.insert(0, self._first_steps)
         observers += [self._triage, self._updates, self._settings, self.losses, self.gauges, feed]
         self.observers = Observers(observers)
 
@@ -198,6 +201,7 @@ class Watch:
         else:
             self._inputs = Inputs(self._subject.called, self.shield)
         self._handles += [self._inputs, self._announcer, WithoutHooks()]
+        self._first_steps.start()
         self.gauges.start()
         self.observers.plan()
         if isinstance(self.budget.clock, Turns):

@@ -48,7 +48,20 @@ CLAIMS: Mapping[str, Words] = {
         "A warning of this run says how they differ.",
         lead="No verdict",
     ),
+    # said in place of a finding of a step that is not recorded where it is made
+    "step_misplaced": Words(
+        "{lead}: `w.step` is not called between `backward` and the update.",
+        "A warning of this run says what to write.",
+        lead="No verdict",
+    ),
     # said in place of a verdict
+    "misplaced": Words(
+        "{lead}: {reason}",
+        "The gradients of a step are looked at when `w.step` is called.",
+        lead="No verdict",
+        brief="`w.step` is misplaced",
+        slots=reason,
+    ),
     "another_loss": Words(
         "{lead}: {reason}",
         "The readings describe another loss than the one that is trained.",

@@ -232,7 +232,7 @@ def headline_in_words(
             "at any cost)"
         )
     sentences = say(finding)
-    if finding.claim == "another_loss":
+    if finding.claim in ("another_loss", "misplaced"):
         return inside_a_sentence(sentences.seen.removesuffix("."))
     seen = inside_a_sentence(sentences.beginning)
     if finding.state is not State.CANNOT_TELL:
