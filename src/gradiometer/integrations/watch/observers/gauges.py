@@ -130,10 +130,6 @@ class Gauges(Observer):
         was_called, self._was_called = self._was_called, False
         if self._is_stopped:
             return
-        if is_inside_backward():
-            self.stop()
-            self._warn(f"nothing is measured: {UPDATES_INSIDE}", stopped="all")
-            return
         hooks = self._source.hooks
         if self._parts:  # fewer backwards than usual, as at the end of an epoch
             self._parts = []
@@ -143,6 +139,10 @@ class Gauges(Observer):
         elif hooks.has_read and was_called:
             # after a call of `step` the update itself made more backwards, as SAM does
             hooks.forget()
+        elif hooks.has_read and is_inside_backward():
+            self.stop()
+            self._warn(f"nothing is measured: {UPDATES_INSIDE}", stopped="all")
+            return
         elif hooks.has_read:
             self.reader.forget_unannounced_backward()
         self.awaits_update = self.reader.active
