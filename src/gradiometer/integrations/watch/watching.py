@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gradiometer.arguments import check_number
 from gradiometer.errors import BadArgument, Unsupported
@@ -501,8 +501,9 @@ class Watch:
         return self.findings()
 
     def _versions(self) -> list[int]:
-        """How often each parameter was written."""
-        return [parameter._version for parameter in self._subject.objective.parameters]
+        """How often each parameter was written, of the model as it is: pruning replaces some."""
+        model = self._subject.objective.model
+        return [parameter._version for parameter in nn.Module.parameters(model)]
 
     def incident(self, *, batches: Any, **settings: Any) -> "IncidentCause | None":
         """Why the loss went wrong where it was highest above its level, or no longer finite: the
