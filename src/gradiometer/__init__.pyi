@@ -1,6 +1,7 @@
 from gradiometer_lab.samplers.langevin import SGHMC as SGHMC
 from gradiometer_lab.samplers.langevin import SGLD as SGLD
 from gradiometer_lab.samplers.langevin import SGNHT as SGNHT
+from gradiometer_lab.temperature.thermometer import Temperature as Temperature
 
 from .convergence.schedules.schedule import Schedule as Schedule
 from .convergence.theorem.theorem import theorem as theorem
@@ -16,7 +17,6 @@ from .errors import UserCodeFailed as UserCodeFailed
 from .estimation.noise import GradientNoise as GradientNoise
 from .exploration.ensembles.ensemble import Ensemble as Ensemble
 from .exploration.ensembles.snapshots import SnapshotCollector as SnapshotCollector
-from .exploration.temperature.thermometer import Temperature as Temperature
 from .gauges import GAUGES as GAUGES
 from .integrations.norms import NormsWatch as NormsWatch
 from .integrations.watch.description import sampling_of as sampling_of

@@ -15,7 +15,6 @@ from gradiometer.drift.batch_sharpness import BatchSharpness, PreconditionedShar
 from gradiometer.errors import BadArgument
 from gradiometer.estimation.noise import GradientNoise, NoiseSources
 from gradiometer.estimation.preconditioned_noise import PreconditionedNoise
-from gradiometer.exploration.temperature.thermometer import Temperature
 from gradiometer.extensions import Registry
 from gradiometer.measurement.finding import Issue
 from gradiometer.measurement.gauge import Gauge
@@ -39,7 +38,6 @@ GAUGES: Registry[type[Gauge]] = Registry(
         for gauge in (
             *(GradientNoise, PreconditionedNoise, NoiseSources),
             *(BatchSharpness, PreconditionedSharpness),
-            Temperature,
             Trajectory,
         )
     },

@@ -30,13 +30,13 @@ from gradiometer.exploration.ensembles.ensemble_report import (
 )
 from gradiometer.measurement import Estimate
 from gradiometer.problems.images.digits import load
-from gradiometer.report.sections.ensemble import ensemble_section
 from gradiometer.run import Configuration, Run
 from gradiometer.run.artifacts import load_artifacts
 from gradiometer.run.ensemble import evaluate_ensemble
 from gradiometer.train import train
 from gradiometer.verdict.words.exploration import ensemble_in_words
 from gradiometer.verdict.words.say import say
+from gradiometer_lab.sections.ensemble import ensemble_section
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +133,7 @@ def test_the_run_keeps_the_report_and_its_page_shows_it(runs: dict[str, Path]) -
 
 @pytest.mark.slow
 def test_the_report_is_read_without_torch() -> None:
-    code = "import sys, gradiometer.report.sections.ensemble; sys.exit('torch' in sys.modules)"
+    code = "import sys, gradiometer_lab.sections.ensemble; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

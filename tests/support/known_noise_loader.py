@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, RandomSampler
 
 from fixed_point import BATCH, POINTS
-from gradiometer.exploration.temperature.thermometer import heat_balance
+from gradiometer_lab.temperature.thermometer import heat_balance
 from known_steps import kept_steps
 
 MEASURED = {"every": 1, "parts": 2, "level": 0.999, "gauges": "noise"}

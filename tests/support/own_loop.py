@@ -11,9 +11,9 @@ from torch import nn
 
 from conftest import CASES
 from gradiometer import watch
-from gradiometer.exploration.temperature.thermometer import HeatBalance, heat_balance
 from gradiometer.integrations.watch import Watch
 from gradiometer.measurement import Draw, Sampling, supervised
+from gradiometer_lab.temperature.thermometer import HeatBalance, heat_balance
 
 SAMPLING = Sampling(Draw.REPLACEMENT, 500)
 LOSS = supervised(nn.CrossEntropyLoss(reduction="none"))

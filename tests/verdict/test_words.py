@@ -8,42 +8,14 @@ from finding_samples import ensemble, findings_of_rooms
 from finding_samples_of_runs import findings_of_runs
 from gradiometer.drift.spikes.cause import Observation
 from gradiometer.measurement import Finding, Issue, State
-from gradiometer.verdict.words import (
-    batch,
-    comparison,
-    convergence,
-    drift,
-    estimation,
-    exploration,
-    forks,
-    incidents,
-    logs,
-    own,
-    paths,
-    run,
-    spikes,
-)
+from gradiometer.verdict.words import exploration, spikes
 from gradiometer.verdict.words.exploration import ensemble_in_words
 from gradiometer.verdict.words.say import WORDS, say
 
-TABLES = (
-    batch,
-    comparison,
-    convergence,
-    drift,
-    estimation,
-    exploration,
-    forks,
-    incidents,
-    logs,
-    own,
-    paths,
-    run,
-    spikes,
-)
-
-CLAIMS = {claim for room in WORDS.built_in.values() for claim in room.CLAIMS}
-DOUBTS = {doubt for room in WORDS.built_in.values() for doubt in getattr(room, "DOUBTS", {})}
+# Those of gradiometer, and those of the laboratory.
+TABLES = tuple(WORDS.values())
+CLAIMS = {claim for room in TABLES for claim in room.CLAIMS}
+DOUBTS = {doubt for room in TABLES for doubt in getattr(room, "DOUBTS", {})}
 
 
 @pytest.fixture(scope="module")

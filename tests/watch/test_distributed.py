@@ -14,13 +14,13 @@ from torch import nn
 
 from fixed_point import BATCH, NOISE_SCALE, assert_known
 from gradiometer import Run, diagnose
-from gradiometer.exploration.temperature.thermometer import heat_balance
 from gradiometer.integrations.fsdp import _places
 from gradiometer.measurement import Objective
 from gradiometer.problems import load
 from gradiometer.run.checkpoints import load_latest
 from gradiometer.run.folder import RunFolder
 from gradiometer.train import train as train_alone
+from gradiometer_lab.temperature.thermometer import heat_balance
 from known_steps import kept_steps
 from several_ranks import ended, run_all, start
 

@@ -14,7 +14,6 @@ from torch import nn
 from conftest import CASES
 from gradiometer import BadArgument, Unsupported, watch
 from gradiometer.exploration.temperature import Temperature
-from gradiometer.exploration.temperature.thermometer import heat_balance
 from gradiometer.integrations.watch.observers.motion import MotionReader
 from gradiometer.integrations.watch.sources.one_backward import OneBackward
 from gradiometer.integrations.watch.subject import Batches, Subject
@@ -22,6 +21,7 @@ from gradiometer.measurement import Draw, Objective, Sampling
 from gradiometer.run import Run
 from gradiometer.run.budget import Budget
 from gradiometer.verdict.words.say import say
+from gradiometer_lab.temperature.thermometer import heat_balance
 from own_loop import LOSS, SAMPLING, Loop, assert_closed, balance_of, sgd_of
 
 FORMS = pytest.mark.parametrize(

@@ -114,7 +114,7 @@ def _print(report: "EnsembleReport", sentences: list[str]) -> None:
 
 
 def _table(estimates: "dict[str, Estimate]") -> None:
-    from gradiometer.report.sections.ensemble import SCORES
+    from gradiometer.exploration.ensembles.ensemble_report import SCORES
 
     for name, words in SCORES.items():
         click.echo(f"  {words:<30}{estimates[name]}")

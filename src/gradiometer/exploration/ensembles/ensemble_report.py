@@ -11,6 +11,15 @@ from gradiometer.measurement.artifact import Artifact
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.finding import Doubt, Finding, Issue, State
 
+# The names of the scores for readers, in the order of the table.
+SCORES = {
+    "error": "error, share of examples",
+    "nll": "log-loss",
+    "calibrated_nll": "log-loss, calibrated",
+    "brier": "Brier score",
+    "calibration_error": "calibration error, debiased",
+}
+
 
 @dataclass(frozen=True)
 class EnsembleSize:

@@ -1,4 +1,3 @@
 from gradiometer_lab.temperature.audit import Audit as Audit
 from gradiometer_lab.temperature.audit import audit as audit
-
-from .thermometer import Temperature as Temperature
+from gradiometer_lab.temperature.thermometer import Temperature as Temperature

@@ -11,9 +11,7 @@ from gradiometer.extensions import Registry
 from gradiometer.measurement.finding import Issue
 from gradiometer.report.sections.convergence import convergence_section
 from gradiometer.report.sections.drift import drift_section
-from gradiometer.report.sections.ensemble import ensemble_section
 from gradiometer.report.sections.estimation import estimation_section
-from gradiometer.report.sections.exploration import exploration_section
 from gradiometer.report.sections.forks import forks_section
 from gradiometer.report.sections.loss import loss_section, spikes_section
 from gradiometer.report.sections.section import Section
@@ -34,8 +32,6 @@ SECTIONS: Registry[MakeSection] = Registry(
         "estimation": estimation_section,
         "drift": drift_section,
         "convergence": convergence_section,
-        "exploration": exploration_section,
-        "ensemble": ensemble_section,
     },
     lambda name, found: "" if callable(found) else "is no function",
 )
@@ -46,8 +42,6 @@ OF_ISSUE = {
     "estimation": Issue.ESTIMATION,
     "drift": Issue.DRIFT,
     "convergence": Issue.CONVERGENCE,
-    "exploration": Issue.EXPLORATION,
-    "ensemble": Issue.EXPLORATION,
 }
 
 # How the numbers of a section are measured, in a sentence or two.
@@ -68,14 +62,6 @@ METHODS = {
     "convergence": (
         "The conditions of the theorem are decided from the form of the schedule, the certificate "
         "from fresh batches. Formulas: docs/explanation/convergence.md."
-    ),
-    "exploration": (
-        "Temperatures are means over the readings, with the lecture's formula T = η tr Σ/(2 d B). "
-        "Formulas: docs/explanation/exploration.md."
-    ),
-    "ensemble": (
-        "Predictors are compared example by example, on examples that calibrated none of them. "
-        "Formulas: docs/explanation/exploration.md."
     ),
 }
 

@@ -4,7 +4,6 @@ goes."""
 from collections.abc import Mapping
 from dataclasses import replace
 
-from gradiometer.exploration.temperature.thermometer import Temperature
 from gradiometer.gauges import labels_of
 from gradiometer.measurement import Draw, Estimate, Issue, significant
 from gradiometer.measurement.uncertainty.arithmetic import transform
@@ -25,6 +24,12 @@ from gradiometer.report.sections.section import (
 )
 from gradiometer.run.reader import Run
 from gradiometer.verdict.diagnosis import Diagnosis
+from gradiometer_lab.temperature.thermometer import Temperature
+
+METHOD = (
+    "Temperatures are means over the readings, with the lecture's formula T = η tr Σ/(2 d B). "
+    "Formulas: docs/explanation/exploration.md."
+)
 
 
 def exploration_section(run: Run, diagnosis: Diagnosis) -> Section:
@@ -39,7 +44,7 @@ def exploration_section(run: Run, diagnosis: Diagnosis) -> Section:
         lead += (
             " The temperature has not been measured yet: add it with `--gauges noise,temperature`."
         )
-        return Section("exploration", "Temperature", lead, (), quantity_table(labels, estimates))
+        return _section(lead, (), quantity_table(labels, estimates))
     scale, unit = 1.0, "loss"
     if "temperature_examples" in estimates:
         scale = estimates["temperature_examples"].value
@@ -94,7 +99,13 @@ def exploration_section(run: Run, diagnosis: Diagnosis) -> Section:
     if layers:
         figures.append(_layers_figure(layers, inside, latest["temperature"], unit))
     table = quantity_table(labels, {**estimates, **latest})
-    return Section("exploration", "Temperature", lead, tuple(figures), table)
+    return _section(lead, tuple(figures), table)
+
+
+def _section(lead: str, figures: tuple[Figure, ...], table: Numbers | None) -> Section:
+    return Section(
+        "exploration", "Temperature", lead, figures, table, method=METHOD, issue=Issue.EXPLORATION
+    )
 
 
 def _heat_figure(curves: Mapping[str, Curve], unit: str, run: Run) -> Figure:

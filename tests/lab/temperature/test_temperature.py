@@ -15,7 +15,6 @@ from conftest import CASES, Case
 from gradiometer import BadArgument
 from gradiometer.errors import Interrupted
 from gradiometer.exploration.temperature import Temperature
-from gradiometer.exploration.temperature.thermometer import heat_balance
 from gradiometer.measurement import (
     Draw,
     Origin,
@@ -37,6 +36,7 @@ from gradiometer_lab.temperature.stationary_law import (
     reshuffled_covariance,
     stationary_covariance,
 )
+from gradiometer_lab.temperature.thermometer import heat_balance
 from stopped_training import StopAt
 from thermometer import INDEPENDENT, Sgd, double, parts_of, readings_of
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from gradiometer.exploration.temperature import Temperature
-from gradiometer.exploration.temperature.thermometer import heat_balance
 from gradiometer.measurement import Estimate, Objective, Series, TrainingStep
 from gradiometer.measurement.motion import Motion
 from gradiometer_lab.closed_forms import Quadratic
@@ -19,6 +18,7 @@ from gradiometer_lab.temperature.stationary_law import (
     configurational_temperature,
     small_rate_temperature,
 )
+from gradiometer_lab.temperature.thermometer import heat_balance
 from thermometer import INDEPENDENT, Sgd
 
 QUADRATIC = Quadratic([1.0, 0.3], [1.0, 2.0])

@@ -14,7 +14,7 @@ from gradiometer.measurement import Draw, Sampling, Series
 from gradiometer.report.charts import save_png
 from gradiometer.report.charts.charts import page_spec
 from gradiometer.report.page.page import render
-from gradiometer.report.sections.exploration import exploration_section
+from gradiometer_lab.sections.temperature import exploration_section
 from report_run import diagnosis_of, run_in
 
 LAYERS = ("hidden", "head")

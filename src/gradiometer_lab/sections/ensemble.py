@@ -2,8 +2,9 @@
 
 import shlex
 
-from gradiometer.exploration.ensembles.ensemble_report import EnsembleReport
+from gradiometer.exploration.ensembles.ensemble_report import SCORES, EnsembleReport
 from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement.finding import Issue
 from gradiometer.report.charts.charts import members_chart, reliability_chart
 from gradiometer.report.sections.questions import Answer
 from gradiometer.report.sections.section import Figure, Numbers, Section, cells
@@ -11,14 +12,10 @@ from gradiometer.run.artifacts import load_artifacts
 from gradiometer.run.reader import Run
 from gradiometer.verdict.diagnosis import Diagnosis
 
-# The names of the scores for readers, in the order of the table.
-SCORES = {
-    "error": "error, share of examples",
-    "nll": "log-loss",
-    "calibrated_nll": "log-loss, calibrated",
-    "brier": "Brier score",
-    "calibration_error": "calibration error, debiased",
-}
+METHOD = (
+    "Predictors are compared example by example, on examples that calibrated none of them. "
+    "Formulas: docs/explanation/exploration.md."
+)
 
 
 def ensemble_section(run: Run, diagnosis: Diagnosis) -> Section:
@@ -30,7 +27,14 @@ def ensemble_section(run: Run, diagnosis: Diagnosis) -> Section:
         state = "The run has no snapshots."
         if taken:
             state = f"The run has {taken} snapshots: {run.call('ensemble', 'test')} scores them."
-        return Section("ensemble", "Ensemble of snapshots", f"{lead} {state}", ())
+        return Section(
+            "ensemble",
+            "Ensemble of snapshots",
+            f"{lead} {state}",
+            (),
+            method=METHOD,
+            issue=Issue.EXPLORATION,
+        )
     (report,) = reports
     finding = report.finding(shlex.quote(str(run.path)))
     rows = [(words, "the ensemble", *cells(report.scores[name])) for name, words in SCORES.items()]
@@ -53,6 +57,8 @@ def ensemble_section(run: Run, diagnosis: Diagnosis) -> Section:
         Numbers(("quantity", "of", "estimate", "interval"), tuple(rows)),
         (answer,),
         heading="Scores and differences",
+        method=METHOD,
+        issue=Issue.EXPLORATION,
     )
 
 
