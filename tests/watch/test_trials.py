@@ -375,9 +375,9 @@ def test_factors_may_differ_a_little(one: str, other: str, same: bool) -> None:
     [
         (
             "apart",
-            "Not tried: `w.fork(batches=loader, alternatives=['batch 2x, rate 1.29x'], "
-            "horizon='end', at={at})` as the last line of the `with` block. It needs "
-            "`checkpoints=3` and `loss=` in `watch`, and `w.step(loss, batch)`.",
+            "Not tried: `print(w.fork(batches=loader, alternatives=['batch 2x, rate 1.29x'], "
+            "horizon='end', at={at}))` as the last line of the `with` block. It needs `loss=` and "
+            "`checkpoints=3` in `watch`, and `w.step(loss, batch)`.",
         ),
         ("given", "Not tried."),
     ],

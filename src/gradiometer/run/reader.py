@@ -40,8 +40,9 @@ _ENDS: dict[str, Status] = {
 # The event of a test of what limits a training, which says that the training is over.
 TESTED = "tested"
 
-# The event that says what a test would need besides.
+# The event that says what a test would need besides, and all that it may need.
 TESTABLE = "testable"
+NEEDED_FOR_TESTS = ("loss=", "sampling=loader", "checkpoints=3")
 
 # The `mode` of a run whose gradient norms were given as numbers, without a model.
 GIVEN = "given"
@@ -247,11 +248,11 @@ class Run(RunFolder):
         return self.planned is not None and self.steps >= self.planned
 
     @property
-    def missing_for_tests(self) -> tuple[str, ...] | None:
+    def missing_for_tests(self) -> tuple[str, ...]:
         """What a watched loop would have to give, as arguments of `watch`, so that changes can be
-        tried on copies of it; None if the run does not say."""
+        tried on copies of it, also from an earlier state."""
         told = [event["missing"] for event in self.events if event["event"] == TESTABLE]
-        return tuple(told[-1]) if told else None
+        return tuple(told[-1]) if told else NEEDED_FOR_TESTS
 
     @property
     def warnings(self) -> list[str]:

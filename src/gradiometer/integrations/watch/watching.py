@@ -57,7 +57,7 @@ from gradiometer.requests import request_of
 from gradiometer.run.budget import START, Budget
 from gradiometer.run.clock import Turns
 from gradiometer.run.ranks import Ranks
-from gradiometer.run.reader import TESTABLE, TESTED, Run
+from gradiometer.run.reader import NEEDED_FOR_TESTS, TESTABLE, TESTED, Run
 from gradiometer.run.recorder import Recorder
 
 if TYPE_CHECKING:
@@ -651,8 +651,14 @@ class Watch:
 
     def _missing_for_tests(self) -> list[str]:
         """The arguments of `watch` that a test would need besides."""
-        given = {"loss=": self._subject.has_loss, "sampling=loader": self.request.data is not None}
-        return [name for name, is_given in given.items() if not is_given]
+        given = (
+            self._subject.has_loss,
+            self.request.data is not None,
+            self.request.kept_updates.states > 0,
+        )
+        return [
+            name for name, is_given in zip(NEEDED_FOR_TESTS, given, strict=True) if not is_given
+        ]
 
     def _write_rest(self) -> None:
         """Give the recorder what waits."""

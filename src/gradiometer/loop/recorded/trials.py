@@ -140,8 +140,8 @@ def _trial(run: Run, cure: Sequence[str], records: Sequence[ForkRecord]) -> Tria
     if run.has_program_with_model and run.watched:
         facts["alternatives"] = list(cure)
         # what short branches can judge: see `beats_its_lean`
-        if beats_its_lean(wanted[0]):
-            facts["by_test"] = run.missing_for_tests
+        facts["by_test"] = beats_its_lean(wanted[0])
+        facts["missing"] = run.missing_for_tests
         facts["horizon"] = END
         if run.status == "finished":
             facts["at"] = run.steps // 2

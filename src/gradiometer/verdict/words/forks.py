@@ -8,15 +8,15 @@ from gradiometer.loop.branches import label_of, outcome, place
 from gradiometer.loop.recorded.trials import SOURCE, TOLERANCE, track_record
 from gradiometer.measurement.estimate import significant
 from gradiometer.measurement.finding import Doubt, Finding, Trial
+from gradiometer.run.reader import NEEDED_FOR_TESTS
 from gradiometer.verdict.words.sentences import Words, always
+
+LOSS, DATA, STATES = NEEDED_FOR_TESTS
 
 BY_TEST = (
     "Not tried: `print(w.test())` after the training tries it on copies, in at most half of its "
     "time."
 )
-
-# What a test needs of `watch`.
-NEEDED = ("loss=", "sampling=loader")
 
 COMPARED = (
     "Forks compared keeping the rate for a share of the branch (hold) with taking it to zero from "
@@ -78,30 +78,28 @@ def trial_in_words(trial: Trial) -> str:
 
 def _how(facts: Mapping[str, Any]) -> str:
     """The command or the call that tries it."""
-    if "alternatives" in facts:
-        call = (
-            f"w.fork(batches=loader, alternatives={facts['alternatives']}, "
-            f"horizon={facts['horizon']!r}"
-        )
-        if "by_test" in facts:
-            return f"{BY_TEST}{_needs(facts['by_test'])}"
-        needs = "`loss=` in `watch`, and `w.step(loss, batch)`"
-        if "at" in facts:
-            return (
-                f"Not tried: `{call}, at={facts['at']})` as the last line of the `with` block. It "
-                f"needs `checkpoints=3` and {needs}."
-            )
-        return f"Not tried: `{call})` in the `with` block. It needs {needs}."
-    return f"Not tried: {facts['call']}." if "call" in facts else "Not tried."
+    if "alternatives" not in facts:
+        return f"Not tried: {facts['call']}." if "call" in facts else "Not tried."
+    missing = facts["missing"]
+    if facts["by_test"]:
+        return f"{BY_TEST}{_needs(missing, (LOSS, DATA))}"
+    given = [f"alternatives={facts['alternatives']}", f"horizon={facts['horizon']!r}"]
+    if DATA in missing:
+        given.insert(0, "batches=loader")
+    where, needed = "in the `with` block", (LOSS,)
+    if "at" in facts:
+        given.append(f"at={facts['at']}")
+        where, needed = "as the last line of the `with` block", (LOSS, STATES)
+    return f"Not tried: `print(w.fork({', '.join(given)}))` {where}.{_needs(missing, needed)}"
 
 
-def _needs(missing: Sequence[str] | None) -> str:
-    """What a test needs besides, as a sentence after another one; None if that is not known."""
-    given = [f"`{name}`" for name in (NEEDED if missing is None else missing)]
-    if not given:
+def _needs(missing: Sequence[str], needed: Sequence[str]) -> str:
+    """What a test or a fork needs besides, as a sentence after another one."""
+    named = [name for name in needed if name in missing]
+    if not named:
         return ""
-    batch = ", and `w.step(loss, batch)`" if any("loss" in name for name in given) else ""
-    return f" It needs {' and '.join(given)} in `watch`{batch}."
+    batch = ", and `w.step(loss, batch)`" if LOSS in named else ""
+    return f" It needs {' and '.join(f'`{name}`' for name in named)} in `watch`{batch}."
 
 
 def record_of(kind: str, scores: Iterable[Mapping[str, Any]] | None = None) -> str:
