@@ -231,7 +231,7 @@ def test_a_branch_from_the_first_weights_against_the_training_itself_makes_a_sus
         # what came of the cure is told of the same fork, with the lean that it has
         (told,) = with_trials(run, [finding])
         tried = say(told).tried
-        assert f"from step 4, {change} ends" in tried and "small" not in tried
+        assert f"updates from step 4, {change} is" in tried and "small" not in tried
         assert ("lean to large rates" in tried) is (change == "rate 4x")
 
 

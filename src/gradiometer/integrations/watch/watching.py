@@ -108,6 +108,8 @@ class Watch:
         self.shield = Shield(self._stop, passes=subject.source.is_ours)
         self._warn = WarningLog(self._step_of_warning, subject.tell)
         self._failures = 0
+        # What a test would need besides, as it is noted in the run.
+        self._missing: list[str] | None = None
         # True after the block, and then the versions of the parameters at its end.
         self._has_ended = False
         self._at_end: list[int] = []
@@ -643,28 +645,30 @@ class Watch:
             record.announce(configuration, early=early, planned=self.budget.planned)
             is_new = not record.is_continued
             self.observers.begin(Start(recorder, self.steps, self.steps + 1, is_new=is_new))
-            record.event(TESTABLE, self.steps, missing=self._missing_for_tests())
+            self._note_what_tests_need()
             record.write_evaluations()
             text = left_out(subject.objective, subject.optimizers)
             if text:
                 self._warn(text)
 
-    def _missing_for_tests(self) -> list[str]:
-        """The arguments of `watch` that a test would need besides."""
+    def _note_what_tests_need(self) -> None:
+        """Note which arguments of `watch` a test would need besides, if that is new."""
         given = (
-            self._subject.has_loss,
+            self.request.has_loss,
             self.request.data is not None,
             self.request.kept_updates.states > 0,
         )
-        return [
-            name for name, is_given in zip(NEEDED_FOR_TESTS, given, strict=True) if not is_given
-        ]
+        missing = [one for one, has in zip(NEEDED_FOR_TESTS, given, strict=True) if not has]
+        if missing != self._missing:
+            self._missing = missing
+            self.record.event(TESTABLE, self.steps, missing=missing)
 
     def _write_rest(self) -> None:
         """Give the recorder what waits."""
         self._settings.note(self.steps)
         self.losses.write()
         self._triage.write()
+        self._note_what_tests_need()
 
     def _batch_seen(self, loss: Any) -> Batch:
         """The batch as calls of the model show it; an empty batch, whose loss alone counts, if they

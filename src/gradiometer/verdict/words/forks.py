@@ -86,10 +86,11 @@ def _how(facts: Mapping[str, Any]) -> str:
     given = [f"alternatives={facts['alternatives']}", f"horizon={facts['horizon']!r}"]
     if DATA in missing:
         given.insert(0, "batches=loader")
-    where, needed = "in the `with` block", (LOSS,)
+    where, needed = "in the `with` block", [LOSS]
     if "at" in facts:
         given.append(f"at={facts['at']}")
-        where, needed = "as the last line of the `with` block", (LOSS, STATES)
+        where = "as the last line of the `with` block"
+        needed.append(STATES)
     return f"Not tried: `print(w.fork({', '.join(given)}))` {where}.{_needs(missing, needed)}"
 
 

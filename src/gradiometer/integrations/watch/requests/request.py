@@ -75,6 +75,11 @@ class Request:
         if self.data is None:
             self.data = loader
 
+    @property
+    def has_loss(self) -> bool:
+        """True if there is a loss to run again: it was given, or seen in the loop."""
+        return self.subject.has_loss or self._seen_loss.recipe is not None
+
     def loss_seen(self) -> Loss:
         """The loss that was seen in a loop that gave none, after it was checked on updates of the
         training.
