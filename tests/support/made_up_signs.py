@@ -96,6 +96,7 @@ def healthy(**changes: Any) -> Signs:
         for name in changes
         if name in single
         or name in ("root", "stale", "scale", "labels", "repeated_rows", "same_rows", "updates")
+        or name in ("graph", "judge", "judged")
     ]:
         single[name] = changes.pop(name)
     for name in [name for name in changes if name in by_tensor or name.endswith("_rows")]:

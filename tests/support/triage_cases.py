@@ -146,6 +146,10 @@ CASES: dict[Claim, list[tuple[dict[str, Any], dict[str, Any]]]] = {
             {"input_std": constant(50)},
             {"input_std": constant(50), "facts": {"layers": ["BatchNorm1d", "Linear", "Linear"]}},
         ),
+        (  # a convolution sums over channels of one scale, and a linear layer over columns of many
+            {"input_std": constant(50), "facts": {"layers": ["Linear", "Linear", "BatchNorm1d"]}},
+            {"input_std": constant(50), "facts": {"layers": ["Conv2d", "Conv2d", "BatchNorm2d"]}},
+        ),
     ],
     Claim.UNSHUFFLED: [
         ({"classes": constant(6.3)}, {"classes": constant(6.6)}),
@@ -312,12 +316,40 @@ CASES: dict[Claim, list[tuple[dict[str, Any], dict[str, Any]]]] = {
             {**evaluations([*RISEN, 0.47], 0.3), "examples": 6000},
             {**evaluations([*RISEN, 0.47], 0.3), "examples": 7000},
         ),
+        (  # a rise within the noise of the evaluations
+            evaluations([1.0, 0.5, 0.4, 0.42, 0.45, 0.44, 0.46, 0.45, 0.48, 0.47], 0.1),
+            evaluations([1.0, 0.5, 0.4, 0.5, 0.42, 0.52, 0.41, 0.49, 0.42, 0.47], 0.1),
+        ),
         (  # two evaluations after the best one are enough if the planned end was reached
             {**FEW_EVALUATIONS, "facts": {"steps": STEPS}},
             {**FEW_EVALUATIONS, "facts": {"steps": STEPS + 1}},
         ),
     ],
     Claim.LEAK: [
+        (  # the nodes of one graph, of which others are tested
+            {"evaluated_rows": np.array([[100.0]]), "shared_rows": np.array([[100.0]])},
+            {
+                "evaluated_rows": np.array([[100.0]]),
+                "shared_rows": np.array([[100.0]]),
+                "graph": constant(1),
+            },
+        ),
+        (
+            {
+                "evaluated_rows": np.array([[100.0]]),
+                "shared_rows": np.array([[100.0]]),
+                "same_rows": constant(1),
+                "rows": constant(100),
+                "labels": constant(100),
+            },
+            {
+                "evaluated_rows": np.array([[100.0]]),
+                "shared_rows": np.array([[100.0]]),
+                "same_rows": constant(1),
+                "rows": constant(100),
+                "labels": constant(20),
+            },
+        ),
         (
             {"evaluated_rows": np.array([[100.0, 100.0]]), "shared_rows": np.array([[50.0, 50.0]])},
             {"evaluated_rows": np.array([[100.0, 100.0]]), "shared_rows": np.array([[0.0, 50.0]])},

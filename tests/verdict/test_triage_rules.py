@@ -384,3 +384,34 @@ def test_one_batch_is_known_from_four_looks_and_nan_is_none_of_them() -> None:
     assert are_one_batch(np.array([1.0, 1.0, unknown, 1.0, 1.0]))
     assert not are_one_batch(np.array([1.0, 1.0, 1.0, unknown]))
     assert not are_one_batch(np.array([1.0, 1.0, 1.0, 1.0, 0.0]))
+
+
+def test_dropout_of_one_half_leads_nothing_that_is_certain() -> None:
+    half: dict[str, Any] = {"facts": {"dropout": 0.5}, **evaluations([0.35] * 10, 0.3)}
+    assert triage_of(healthy(**half)).suspects[0].claim is Claim.DROPOUT
+    beside = triage_of(healthy(**half, classes=constant(1), classes_expected=constant(9)))
+    assert [each.claim for each in beside.claims] == [Claim.UNSHUFFLED]
+
+
+def test_a_spike_that_undid_what_was_learnt_is_not_hidden_by_nothing_learnt() -> None:
+    losses = np.concatenate([falling()[: STEPS // 2], np.full(STEPS - STEPS // 2, 9.0)])
+    assert Claim.NOTHING_LEARNT not in claims(healthy(losses=losses))
+    assert Claim.NOTHING_LEARNT in claims(healthy(losses=np.full(STEPS, 2.3)))
+
+
+def test_a_test_loss_above_a_guess_is_not_healthy() -> None:
+    level = triage_of(healthy()).level.value
+    found = triage_of(healthy(**evaluations([1.2 * level] * 10, 0.2)))
+    (claim,) = found.claims
+    assert claim.claim is Claim.UNDECIDED
+    assert claim.doubts == ("test_above_guess",)
+    well = triage_of(healthy(**evaluations([0.4] * 10, 0.3)))
+    assert well.claims[0].claim is Claim.HEALTHY
+
+
+@pytest.mark.parametrize("sign", ["judge", "judged"])
+def test_the_loss_of_a_game_is_not_judged(sign: str) -> None:
+    at_a_guess = np.full(STEPS, 2.3)
+    found = triage_of(healthy(losses=at_a_guess, **{sign: constant(1)}))
+    assert found.claims[0].claim is Claim.UNDECIDED
+    assert found.claims[0].doubts == (sign,)

@@ -567,7 +567,45 @@ def test_a_discriminator_gets_no_claim_about_its_loss(tmp_path: Path, backwards:
             other.step()
     (found,) = [each for each in w.findings() if each.gauge == "triage"]
     assert found.claim == "undecided"
-    assert found.doubts[0].kind == "game"
+    assert found.doubts[0].kind == "judge"
+
+
+def test_a_generator_gets_no_claim_about_its_loss(tmp_path: Path) -> None:
+    """Its loss goes through the discriminator, and stayed where it was: "nothing was learnt"."""
+    torch.manual_seed(0)
+    generator = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 6))
+    judge = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 1))
+    optimizer = torch.optim.SGD(generator.parameters(), lr=0.01)
+    other = torch.optim.SGD(judge.parameters(), lr=0.01)
+    of_outputs = nn.BCEWithLogitsLoss()
+    with watch(generator, optimizer, out=tmp_path, quiet=True, page=False) as w:
+        for _ in range(400):
+            false = generator(torch.randn(32, 4))
+            other.zero_grad()
+            of_outputs(judge(torch.randn(32, 6)), torch.ones(32, 1)).backward()
+            of_outputs(judge(false.detach()), torch.zeros(32, 1)).backward()
+            other.step()
+            optimizer.zero_grad()
+            loss = of_outputs(judge(false), torch.ones(32, 1))
+            loss.backward()
+            w.step(loss)
+            optimizer.step()
+    (found,) = [each for each in w.findings() if each.gauge == "triage"]
+    assert found.claim == "undecided"
+    assert found.doubts[0].kind == "judged"
+
+
+def test_a_learnt_criterion_that_the_optimizer_has_is_no_other_network(tmp_path: Path) -> None:
+    model, head = layers(), nn.Linear(3, 3)
+    optimizer = torch.optim.SGD([*model.parameters(), *head.parameters()], lr=0.1)
+    with watch(model, optimizer, out=tmp_path, quiet=True, page=False) as w:
+        for _ in range(100):
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(head(model(INPUTS)), LABELS)
+            loss.backward()
+            w.step(loss)
+            optimizer.step()
+    assert not any("judged" in signs for _, signs in w.run.signs)
 
 
 def pruned(step: int, model: Any, _: Any) -> None:

@@ -206,14 +206,24 @@ class Signs:
         game: zero is then not the best, and a share of such a loss means nothing."""
         return self.is_of_a_game or bool((self.finite < 0).any())
 
-    @cached_property
-    def is_of_a_game(self) -> bool:
+    @property
+    def is_judge(self) -> bool:
         """True if the network judges another one, as a discriminator does: its losses have one
         target for the true and another one for the false examples, or the gradient of another loss
-        goes through it that no update uses. Such a loss does not fall while both learn."""
+        goes through it that no update uses."""
         opposite = self.series("opposite")
-        judges = len(self.series("judge"))
-        return bool(len(opposite) and opposite.mean() > 0.5) or 2 * judges > len(self.looks)
+        passed = len(self.series("judge"))
+        return bool(len(opposite) and opposite.mean() > 0.5) or 2 * passed > len(self.looks)
+
+    @property
+    def is_judged(self) -> bool:
+        """True if the loss goes through another network, as that of a generator does."""
+        return len(self.series("judged")) > 0
+
+    @cached_property
+    def is_of_a_game(self) -> bool:
+        """True if the loss depends on another network, so that it need not fall while both learn."""
+        return self.is_judge or self.is_judged
 
     @cached_property
     def weights(self) -> Int[np.ndarray, " weights"]:

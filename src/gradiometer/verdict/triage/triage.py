@@ -19,6 +19,7 @@ from gradiometer.verdict.triage.thresholds import (
     CALM,
     FEWEST_LOOKS,
     FLAT,
+    HALF_A_GUESS,
     LITTLE_LEFT,
     LONG_ENOUGH,
     SEEN_AGAIN,
@@ -259,7 +260,10 @@ def _pass(signs: Signs, level: Level) -> Claimed:
     still_falls = fell > max(FLAT, 2 * error)
     # an optimizer that calls its closure several times shows no movement, so no rate was judged
     has_moved = bool(np.isfinite(signs.movements).any())
-    if enough and signs.has_ended and at_a_guess and not (says_nothing or still_falls):
+    # a spike that undid what was learnt is a finding of its own
+    had_learnt = lowest_of(signs, level) < HALF_A_GUESS
+    is_excused = says_nothing or still_falls or had_learnt
+    if enough and signs.has_ended and at_a_guess and not is_excused:
         return Claimed(
             Claim.NOTHING_LEARNT,
             {"loss": left, "steps": float(signs.length)},
@@ -267,14 +271,16 @@ def _pass(signs: Signs, level: Level) -> Claimed:
         )
     if enough and signs.has_ended and has_moved and not at_a_guess:
         numbers = {"travel": signs.travel, "loss": left, "steps": float(signs.length)}
-        doubt = _doubt_of(signs, left)
+        doubt = _doubt_of(signs, level, left)
         if doubt:
             return Claimed(Claim.UNDECIDED, numbers, doubts=(doubt,))
         return Claimed(Claim.HEALTHY, numbers)
     no_level = says_nothing or (level.known_by is Known.NOTHING and not signs.is_short)
     if signs.has_ended and (signs.has_no_floor or no_level):
-        if signs.is_of_a_game:
-            doubt = "game"
+        if signs.is_judge:
+            doubt = "judge"
+        elif signs.is_judged:
+            doubt = "judged"
         elif signs.has_no_floor:
             doubt = "no_floor"
         else:
@@ -290,9 +296,20 @@ def _pass(signs: Signs, level: Level) -> Claimed:
     return Claimed(Claim.UNDECIDED, {"steps": float(signs.length)})
 
 
-def _doubt_of(signs: Signs, left: float) -> str:
+def lowest_of(signs: Signs, level: Level) -> float:
+    """The lowest mean loss of ten steps in a row, in guesses."""
+    if len(signs.finite) < 10:
+        return float("inf")
+    means = np.convolve(signs.finite, np.full(10, 0.1), mode="valid")
+    return float(means.min() / level.value)
+
+
+def _doubt_of(signs: Signs, level: Level, left: float) -> str:
     """Why a training that has ended without a claim may still end lower; empty if nothing says
     so."""
+    tests = signs.test[np.isfinite(signs.test)]
+    if len(tests) and level.known_by in (Known.LABELS, Known.TARGETS) and tests[-1] > level.value:
+        return "test_above_guess"
     if length.still_falls(signs):
         return "still_falls"
     of_rate = rate.doubt_of(signs, left)

@@ -49,8 +49,8 @@ WORDS: Mapping[Claim, Words] = {
         brief="accumulation counted wrongly",
     ),
     Claim.DROPOUT: Words(
-        "Dropout removes most of a layer: {dropped:%}.",
-        "What is left is too little to learn from.",
+        "Dropout removes {dropped:%} of a layer.",
+        "With less dropout such trainings ended lower.",
         brief="too much dropout",
     ),
     Claim.UNSCALED: Words(
@@ -413,10 +413,18 @@ DOUBTS: Mapping[str, Callable[[Doubt], str]] = {
         "The loss was below zero, as of a player of a game, a policy or a density: how far it came "
         "down cannot be judged. Give what is wanted of the model, `w.evaluated(test=...)`."
     ),
-    "game": always(
-        "This network judges another one, as a discriminator does: its loss does not fall while "
-        "both learn, so that it cannot be judged. Give what is wanted of the model, "
-        "`w.evaluated(test=...)`."
+    "judge": always(
+        "This network judges another one, as a discriminator does: its loss need not fall while "
+        "both learn. Give what is wanted of the model, `w.evaluated(test=...)`."
+    ),
+    "judged": always(
+        "The loss goes through the parameters of another network, as that of a generator does: it "
+        "need not fall while both learn. Give what is wanted of the model, "
+        "`w.evaluated(test=...)`. If both are trained for one loss, give `watch` both."
+    ),
+    "test_above_guess": always(
+        "The loss on held-out examples is above that of a guess. Check that they are prepared as "
+        "the training examples are, and that the model is in eval mode."
     ),
     "no_level": always(
         "The loss jumps again and again although the steps are small, or ended far above its "

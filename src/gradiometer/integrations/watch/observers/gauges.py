@@ -197,8 +197,9 @@ class Gauges(Observer):
             self.is_used = True
             self._planned = self.next = 0
             return
+        are = "is" if len(names) == 1 else "are"
+        text = f"{' and '.join(names)} {are} no longer measured: {why}"
         for name in names:
-            text = f"{name} is no longer measured: {why}"
             recorder.event("warning", self._losses.steps, text=text, stopped=name)
 
     def decide(self) -> None:

@@ -1,7 +1,7 @@
 """Moments of the inputs, outputs and labels of a batch, and which known loss the loop trains."""
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 import torch
@@ -50,6 +50,29 @@ def ranges_of_targets(loss: Tensor) -> list[Tensor]:
         for one in targets
         if one.is_floating_point() and one.numel()
     ]
+
+
+def goes_through_others(loss: Tensor, own: Container[int]) -> bool:
+    """True if the parameter that is nearest to a loss in its graph is of another network, as that of
+    a discriminator is to the loss of a generator.
+
+    Args:
+        loss: The tensor that `backward` is about to be called on.
+        own: `id` of every parameter of the model and of its optimizers.
+    """
+    found = {loss.grad_fn}
+    waiting = deque(found)
+    # a layer has a few nodes, and the parameters of the last one are among the nearest
+    while waiting and len(found) <= 300:
+        node = waiting.popleft()
+        leaf = getattr(node, "variable", None)
+        if isinstance(leaf, nn.Parameter):
+            return id(leaf) not in own
+        children = [] if node is None else [child for child, _ in node.next_functions]
+        new = [child for child in dict.fromkeys(children) if child not in found]
+        found.update(new)
+        waiting += new
+    return False
 
 
 def _losses_in(loss: Tensor) -> list[Any]:

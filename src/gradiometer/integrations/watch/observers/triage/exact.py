@@ -14,6 +14,7 @@ from gradiometer.integrations.gradients import Listener, gradients_of
 from gradiometer.integrations.watch.hook import Hook
 from gradiometer.integrations.watch.observers.triage.batches import (
     compared_by,
+    goes_through_others,
     ranges_of_targets,
 )
 from gradiometer.integrations.watch.shield import Shield
@@ -103,6 +104,9 @@ class BackwardsOfStep:
         # True if a backward has reached this model whose gradient no update has used: that of a
         # generator, which goes through its discriminator.
         self.is_judge = False
+        # True if the loss goes through parameters of another network.
+        self.is_judged = False
+        self._own: set[int] = set()
         self._made: Tensor | None = None
         self._marks: list[tuple[int, int]] = []
         self._marks_of_made: list[tuple[int, int]] = []
@@ -127,7 +131,8 @@ class BackwardsOfStep:
         self.stale = None
         self.roots = []
         self.targets = []
-        self.is_judge = False
+        self.is_judge = self.is_judged = False
+        self._own = {*map(id, self._parameters), *trained}
         self._made = None
         self._listener = Listener(
             Hook(self._shield, self._before), Hook(self._shield, self._after)
@@ -156,6 +161,7 @@ class BackwardsOfStep:
         if self._reads_loss and loss is not None:
             self.compared = compared_by(loss)
             self.targets += ranges_of_targets(loss)
+            self.is_judged |= goes_through_others(loss, self._own)
 
     @torch.no_grad()
     def _after(self, loss: Tensor | None) -> None:
@@ -170,7 +176,8 @@ class BackwardsOfStep:
     @property
     def counts(self) -> dict[str, int]:
         """What is known of the backwards of this update without their numbers."""
-        return {"backwards": self.count} | ({"judge": 1} if self.is_judge else {})
+        known = {"judge": self.is_judge, "judged": self.is_judged}
+        return {"backwards": self.count} | {name: 1 for name, is_so in known.items() if is_so}
 
     @property
     def signs(self) -> dict[str, Tensor]:
