@@ -140,6 +140,29 @@ def test_a_constant_in_the_loss_changes_no_choice(offset: float, optimizer: str)
     )
 
 
+@pytest.mark.parametrize("unit", [8.0, 0.125])
+def test_in_another_unit_every_lane_of_sgd_has_the_same_bits(unit: float) -> None:
+    """A factor that is a power of two rounds nothing. The gradients are small: the 1e-6 that PyTorch
+    adds to a norm before it clips would be 1 % of them, and its rounding chose other rates."""
+
+    def ends(factor: float) -> list[tuple[float, float]]:
+        torch.manual_seed(0)
+        inputs = torch.randn(256, 4)
+        data = inputs, inputs.sum(dim=1) + 0.5 * torch.randn(256)
+        squared = supervised(nn.MSELoss(reduction="none"))
+        found = tune(
+            nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1), nn.Flatten(0)),
+            loss=lambda model, batch: 1e-4 * factor * squared(model, batch),
+            batches=data,
+            batch_size=16,
+            steps=60,
+            clip=0.5,
+        )
+        return [(one.lane.rate * factor, one.loss / factor) for rung in found.rungs for one in rung]
+
+    assert ends(unit) == ends(1.0)
+
+
 @pytest.mark.parametrize("power", [-3, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_loss_times_c_divides_the_rate_by_c(power: int) -> None:
     """Momentum and the clipping norm are scaled along: the clipping is a multiple of the gradient

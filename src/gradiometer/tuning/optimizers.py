@@ -111,16 +111,18 @@ class Made:
         Raises:
             BadArgument: The function returned something else.
         """
+        made: Any
         if isinstance(self.optimizer, str):
-            return optimizer_of(self.optimizer, parameters, rate, clip=self.clip, **self.settings)
-        with user_code("optimizer"):
-            made: Any = self.optimizer(parameters, rate)
+            made = optimizer_of(self.optimizer, parameters, rate, **self.settings)
+        else:
+            with user_code("optimizer"):
+                made = self.optimizer(parameters, rate)
         if not isinstance(made, torch.optim.Optimizer):
             raise BadArgument(
                 f"`optimizer` returned a {type(made).__name__}: return a torch.optim.Optimizer."
             )
         if self.clip is not None:
-            made.register_step_pre_hook(Clipping(self.clip))
+            made.register_step_pre_hook(Clipping(self.clip, adds_to_norm=False))
         return made
 
     def line(self, rate: float) -> str:

@@ -37,7 +37,7 @@ class Start:
 
     Args:
         norm: The norm of the gradient of a batch, as the mean over some batches.
-        batches: The batches, and those on which rates are probed.
+        batches: The two batches on which rates are probed.
         seed: Seed of the random draws.
         loss: The mean loss of these batches.
     """
@@ -115,13 +115,15 @@ def overshooting_rate(loop: Loop, start: Start) -> tuple[float, float]:
         UserCodeFailed: The optimizer makes no update, or one that is not finite; or the loss falls
             at no rate, or at every rate.
     """
-    logarithms, spent = 0.0, 0.0
+    rates, spent = list[float](), 0.0
     for batch in start.batches:
         with _gradient(loop, batch, start.seed) as (copy, loss):
             rate, forwards = _crossing(copy, batch, loss, start.seed)
-            logarithms += math.log(rate)
+            rates.append(rate)
             spent += 1 + forwards / 3
-    return math.exp(logarithms / len(start.batches)), spent
+    # Logarithms would round, and a loss that is 8 times as large would not have exactly an eighth.
+    first, second = rates
+    return first * math.sqrt(second / first), spent
 
 
 @contextmanager

@@ -218,10 +218,13 @@ class Clipping:
     Args:
         limit: The largest norm of all gradients together, which are scaled down to it.
         by_value: The limit is the largest absolute value of a number instead.
+        adds_to_norm: False to leave out the 1e-6 that PyTorch adds to the norm: then a loss in
+            another unit is clipped alike.
     """
 
     limit: float
     by_value: bool = False
+    adds_to_norm: bool = True
 
     def __call__(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         """Clip the gradients of an optimizer that is about to make its step."""
@@ -233,8 +236,14 @@ class Clipping:
         ]
         if self.by_value:
             torch.nn.utils.clip_grad_value_(parameters, limit)
-        else:
+        elif self.adds_to_norm:
             torch.nn.utils.clip_grad_norm_(parameters, limit)
+        else:
+            gradients = [one.grad for one in parameters if one.grad is not None]
+            norm = torch.nn.utils.get_total_norm(gradients)
+            factor = torch.clamp(limit / norm, max=1.0)
+            for gradient in gradients:
+                gradient.mul_(factor.to(gradient.device))
 
 
 def clip_before_steps(
