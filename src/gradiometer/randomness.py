@@ -79,6 +79,12 @@ class GlobalStates:
 
     __exit__ = restore
 
+    @property
+    def seed(self) -> int:
+        """The seed that torch's generator of the CPU was given last."""
+        # the first of the numbers of its state
+        return int.from_bytes(bytes(self._torch[:8].tolist()), "little")
+
     def same_as(self, other: "GlobalStates", *, of_python: bool = True) -> bool:
         """True if no number was drawn between two savings; without `of_python`, none of NumPy and
         torch."""

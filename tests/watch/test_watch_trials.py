@@ -158,7 +158,11 @@ def test_a_training_that_is_too_short_for_a_trial_is_told_what_would_pay_for_one
     ) in said
     w, _ = trained(tmp_path, 0.2, quiet=False)
     assert w.run is not None and len(forks_of(w.run)) == 1
-    assert "1 trial of cures took 0 of the training time" in capsys.readouterr().err
+    said = " ".join(capsys.readouterr().err.split())
+    assert "1 trial of cures took 0 of the training time" in said
+    assert (
+        "tried: " in said and " against going on as it is, in training loss: rate " in said.lower()
+    )
 
 
 def test_no_trial_judges_a_rate_by_the_last_updates_of_a_training(

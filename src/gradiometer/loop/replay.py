@@ -505,6 +505,12 @@ def _refusal(loop: "Loop", again: Again) -> str:
             f"{begin}{at} its gradient was {ratio:.4g} times that of a copy, in every parameter. "
             f"Give the loss that is trained, with its factor, or {WAY_OUT[5:]}."
         )
+    if kept.at_forward is not None and kept.at_forward.seed != kept.random.seed:
+        return (
+            f"{begin}{at} your loop seeded the random generator (torch.manual_seed("
+            f"{kept.at_forward.seed})), and its loss then drew numbers before it called the model. "
+            f"Seed once, before the loop, or {WAY_OUT}."
+        )
     if relative(seen, made) > ROUNDING:
         return (
             f"{begin}{at} the gradient of {name} had norm {seen:.4g} at the update, and {made:.4g} "

@@ -18,12 +18,12 @@ from gradiometer.integrations.watch.record import WatchedRun
 from gradiometer.integrations.watch.requests.forks import LoopForks
 from gradiometer.integrations.watch.shield import Shield, attempt, reason_of
 from gradiometer.loop.branch import BranchResult
-from gradiometer.loop.branches import BEGINNING
+from gradiometer.loop.branches import BEGINNING, Fork, sentence
 from gradiometer.loop.changes.alternative import Alternative, CoolNow, Rate
 from gradiometer.loop.changes.text import alternative_of
 from gradiometer.loop.data import data_of
 from gradiometer.loop.recorded.record import ForkRecord, Plan, forks_of
-from gradiometer.loop.recorded.trials import beats_its_lean
+from gradiometer.loop.recorded.trials import beats_its_lean, by_late_loss
 from gradiometer.run.budget import Budget
 from gradiometer.run.reader import Run
 from gradiometer.verdict.claims import Claim, Claimed
@@ -182,6 +182,7 @@ class Trials(Observer):
         # Updates of the training that stand for its branch without a change; None if it is trained.
         self._own: int | None = None
         self._made = 0
+        self._forked: list[Fork] = []
         self._explained: IncidentUpdates | None = None
         self.next = FEWEST
 
@@ -213,6 +214,9 @@ class Trials(Observer):
                 f"{self._made} trial{'s' * (self._made > 1)} of cures took {share:.2g} of the "
                 "training time"
             )
+            # a finding has the result of its own cure only
+            for fork in map(by_late_loss, self._forked):
+                self._say(f"tried: {sentence(fork, fork.effects())}")
         elif step and self._updates(step) < FEWEST:
             shortest = FEWEST * BRANCHES + self._besides(step) / self._seconds(step)
             share = math.ceil(100 * shortest / PLANNED / step) / 100
@@ -406,6 +410,8 @@ class Trials(Observer):
             progress=self._goes_on,
             **settings,
         )
+        if made is not None and any(one.alternative == made.names[0] for one in made.results):
+            self._forked.append(made)
         return made is not None
 
     def _early(self, step: int, *, is_over: bool) -> int | None:

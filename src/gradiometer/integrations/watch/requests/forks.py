@@ -18,10 +18,11 @@ from gradiometer.integrations.watch.observers.triage.exact import planned_steps,
 from gradiometer.integrations.watch.requests.request import Request
 from gradiometer.loop import Alternative, Fork, Loop, fork
 from gradiometer.loop.data import Data, data_of
+from gradiometer.loop.followers import NOTE, is_followed
 from gradiometer.loop.incident_cause import cause_of, rise_of_rate
 from gradiometer.loop.marks import relative
 from gradiometer.loop.recorded.incidents import BEFORE, LEAD, IncidentCause, incident_at
-from gradiometer.loop.replay import WAY_OUT, KeptUpdates, check_replay, made_again
+from gradiometer.loop.replay import WAY_OUT, KeptUpdates, all_tensors, check_replay, made_again
 from gradiometer.measurement.estimate import significant
 from gradiometer.measurement.optimizer.hyperparameters import SAME
 from gradiometer.measurement.optimizer.steps import as_one
@@ -32,6 +33,9 @@ from gradiometer.verdict.triage.signs import Signs
 # Largest relative difference of a recorded norm that counts as rounding: norms are recorded in six
 # digits, and 1 % of clipping changes an effect by less than its interval.
 RECORDED = 0.01
+
+# The name under which the time of a fork is charged.
+ON_REQUEST = "forks on request"
 
 # Arguments of `Loop`; the others are those of `fork`.
 OF_LOOP = frozenset(inspect.signature(Loop).parameters)
@@ -125,7 +129,7 @@ class LoopForks:
         alternatives: Sequence[Alternative | str] | Alternative | str,
         at: int | None = None,
         from_first_weights: bool = False,
-        charged_to: str = "forks on request",
+        charged_to: str = ON_REQUEST,
         **settings: Any,
     ) -> Fork | None:
         """Fork the loop: see `Watch.fork`. None on processes other than rank 0, and if the losses of
@@ -153,6 +157,11 @@ class LoopForks:
                 kept = kept.before_all(dict(start))
             if at is not None and kept is not None:
                 loop = kept.brought_back(loop)
+            # it takes longer than a short trial may
+            if charged_to == ON_REQUEST:
+                state = all_tensors(loop.model, loop.optimizer).values()
+                if is_followed(self._subject.objective.model, state):
+                    loop.warnings = (*loop.warnings, NOTE)
             return fork(loop, alternatives, **{"out": run.path, **settings})
 
     def updates_in_all(self, batches: Any) -> int | None:
