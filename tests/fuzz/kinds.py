@@ -11,6 +11,7 @@ from pathlib import Path
 import spoiled
 from asked import any_run, asked_loop, column, snapshots, tuning_files
 from command_lines import command_line
+from degenerate_logs import degenerate_log
 from fork_kinds import alternative, fork_arguments, fork_folder
 from loops import given_norms, own_gauge, pooled_calls, python_calls, watched_loop
 from readers import record, record_findings, tuning_record
@@ -201,7 +202,17 @@ def checkpoint(random: random.Random, folder: Path, base: Path) -> None:
 KINDS: dict[str, Callable[..., None]] = {
     each.__name__: each
     for each in (
-        *(schedule, toml, command_line, log, log_folder, run_folder, artifact, checkpoint),
+        *(
+            schedule,
+            toml,
+            command_line,
+            log,
+            log_folder,
+            degenerate_log,
+            run_folder,
+            artifact,
+            checkpoint,
+        ),
         *(alternative, fork_folder, fork_arguments),
         *(record, record_findings, tuning_record),
         *(watched_loop, own_gauge, given_norms, python_calls, pooled_calls),
@@ -212,7 +223,8 @@ SHARES = {
     "schedule": 13,
     "toml": 11,
     "command_line": 8,
-    "log": 14,
+    "log": 8,
+    "degenerate_log": 6,
     "log_folder": 2,
     "run_folder": 2,
     "artifact": 1,

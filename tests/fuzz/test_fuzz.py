@@ -35,6 +35,21 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return whole_runs(tmp_path_factory.mktemp("fuzz") / "base")[0]
 
 
+@pytest.mark.parametrize(
+    "seeds",
+    [
+        range(200),
+        pytest.param(range(200, 2_000), id="many", marks=pytest.mark.slow),
+    ],
+)
+def test_a_log_with_degenerate_series_is_answered_in_sentences(
+    seeds: range, tmp_path: Path
+) -> None:
+    for seed in seeds:
+        words = fault("degenerate_log", seed, tmp_path)
+        assert words is None, f"degenerate_log {seed}: {words}"
+
+
 @pytest.mark.slow
 def test_the_runs_have_a_record_of_every_kind(base: Path) -> None:
     found = {field.kind for run in (base, base.parent / "loop-1") for field in fields_of(run)}

@@ -205,7 +205,8 @@ def _spikes_at(
         rates = rate[max(first - back, 0) : peak + 1]
         rates = rates[np.isfinite(rates)]
         # 1.3: A rise of the learning rate by this factor explains a rise of the loss.
-        if not (len(rates) and (rates / np.minimum.accumulate(rates)).max() > 1.3):
+        # Not as a ratio: a rate may be zero.
+        if not (rates / 1.3 > np.minimum.accumulate(rates)).any():
             height, score, ended = float(heights[peak]), float(scores[top]), end < len(series) - 1
             yield Spike(first, peak, last, level, height, score, limit, ended)
 
