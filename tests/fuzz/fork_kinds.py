@@ -14,7 +14,7 @@ import spoiled
 from gradiometer import Run, diagnose
 from gradiometer.cli import main
 from gradiometer.loop import alternative_of, forks_of
-from gradiometer.loop.branches import comparison, setting
+from gradiometer.loop.branches import sentence
 from gradiometer.loop.horizon import Horizon
 from gradiometer.report.page.page import render
 
@@ -84,8 +84,7 @@ def fork_folder(random: random.Random, folder: Path, base: Path) -> None:
     run = Run.open(copy)
     for record in forks_of(run):
         assert all(record.warnings)
-        comparison(record.fork, record.fork.effects())
-        setting(record.fork)
+        sentence(record.fork, record.fork.effects())
     if random.random() < 0.2:
         render(run, diagnose(run))
     called(("fork", str(copy), *ASKED))

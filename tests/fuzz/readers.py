@@ -14,7 +14,7 @@ from gradiometer.convergence.certificate import Certificate
 from gradiometer.drift.curvature_survey import Survey
 from gradiometer.exploration.ensembles.ensemble_report import EnsembleReport
 from gradiometer.loop import forks_of
-from gradiometer.loop.branches import comparison, setting, stopped
+from gradiometer.loop.branches import sentence, stopped
 from gradiometer.report.live import Followed
 from gradiometer.run.artifacts import load_artifacts
 
@@ -29,8 +29,7 @@ def findings(_: random.Random, run: Path, __: Path) -> None:
     diagnose(opened).to_dict()
     for made in forks_of(opened):
         assert all(made.warnings)
-        comparison(made.fork, made.fork.effects())
-        setting(made.fork)
+        sentence(made.fork, made.fork.effects())
         stopped(made.stops or ())
     for kind in (Certificate, Survey, EnsembleReport):
         for found in load_artifacts(opened, kind):
