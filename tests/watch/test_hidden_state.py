@@ -2,7 +2,7 @@
 
 import itertools
 import random
-from collections import deque
+from collections import OrderedDict, deque
 from contextlib import nullcontext
 from contextvars import ContextVar
 from pathlib import Path
@@ -13,7 +13,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gradiometer import UserCodeFailed, watch
+from gradiometer import Objective, UserCodeFailed, watch
+from gradiometer.measurement.gradient_graph import GradientGraph
+from unseen import unseen
 
 ITEMS: list[float] = []
 VARIABLE: ContextVar[float] = ContextVar("VARIABLE", default=0.0)
@@ -145,3 +147,98 @@ def test_state_of_a_forward_is_put_back(tmp_path: Path, kind: str) -> None:
 def test_an_iterator_is_refused_by_name(tmp_path: Path, kind: str) -> None:
     with pytest.raises(UserCodeFailed, match=f"model.{REFUSED[kind]}"):
         trained(kind, tmp_path / "run")
+
+
+class Twice(torch.autograd.Function):
+    """The identity, whose backward counts its calls."""
+
+    @staticmethod
+    def forward(context: Any, given: Tensor) -> Tensor:
+        return given.clone()
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> Any:
+        ITEMS.append(1.0)
+        return gradients[0] * 1
+
+
+def test_what_the_backward_of_a_product_changes_is_put_back() -> None:
+    ITEMS.clear()
+    model = nn.Linear(3, 1)
+    objective = Objective(model, lambda model, batch: Twice.apply(model(batch)).square().mean())
+    graph = GradientGraph(objective, torch.randn(8, 3))
+    graph.product([torch.ones(1, 3), torch.ones(1)])
+    assert not ITEMS
+
+
+def untouched_calls(loss: Any, model: nn.Module, count: int) -> Objective:
+    objective = Objective(model, loss)
+    for seed in range(count):
+        objective.gradient(torch.randn(4, 3), seed=seed)
+    return objective
+
+
+def test_hooks_that_a_call_adds_are_removed_at_every_call() -> None:
+    def loss(model: nn.Module, batch: Tensor) -> Tensor:
+        model.register_forward_hook(lambda *given: given[-1])
+        return loss_of(model, batch)
+
+    model = nn.Linear(3, 1)
+    untouched_calls(loss, model, 3)
+    assert not model._forward_hooks
+
+
+def test_an_ordered_dictionary_keeps_its_order() -> None:
+    held = OrderedDict(a=1.0, b=2.0, c=3.0)
+
+    def loss(model: nn.Module, batch: Tensor) -> Tensor:
+        held.move_to_end("a")
+        held.popitem(last=False)
+        return loss_of(model, batch)
+
+    untouched_calls(loss, nn.Linear(3, 1), 3)
+    assert list(held.items()) == [("a", 1.0), ("b", 2.0), ("c", 3.0)]
+
+
+def test_a_state_that_begins_between_two_whole_walks_is_put_back() -> None:
+    cache: dict[int, list[float]] = {}
+    calls = unseen(0)
+
+    def loss(model: nn.Module, batch: Tensor) -> Tensor:
+        calls.value += 1
+        if calls.value in (6, 7):
+            cache.setdefault(0, []).append(1.0)
+        return loss_of(model, batch)
+
+    untouched_calls(loss, nn.Linear(3, 1), 7)
+    assert calls.value == 7 and not cache
+
+
+def test_a_long_list_of_tensors_is_compared_by_versions() -> None:
+    tensors = [torch.zeros(1) for _ in range(3_000)]
+
+    def appending(model: nn.Module, batch: Tensor) -> Tensor:
+        tensors.append(tensors[0])
+        return loss_of(model, batch)
+
+    def writing(model: nn.Module, batch: Tensor) -> Tensor:
+        tensors[5].add_(1)
+        return loss_of(model, batch)
+
+    untouched_calls(appending, nn.Linear(3, 1), 3)
+    assert len(tensors) == 3_000
+    with pytest.raises(UserCodeFailed, match="`tensors` changes with each call"):
+        untouched_calls(writing, nn.Linear(3, 1), 1)
+
+
+def test_too_many_objects_are_refused_by_name_before_the_first_call() -> None:
+    memory = [[number] for number in range(25_000)]
+    calls = unseen(0)
+
+    def loss(model: nn.Module, batch: Tensor) -> Tensor:
+        calls.value += 1
+        return loss_of(model, batch) + len(memory) * 0
+
+    with pytest.raises(UserCodeFailed, match="more than 20,000 objects, most of them in `memory`"):
+        untouched_calls(loss, nn.Linear(3, 1), 1)
+    assert not calls.value

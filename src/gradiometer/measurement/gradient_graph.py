@@ -159,7 +159,8 @@ class GradientGraph:
             retain_graph=True,
             allow_unused=True,
         )
-        with calling("loss"):
+        # a function's own backward may change something
+        with calling("loss"), self._objective.hidden_state.untouched():
             found = self._objective.with_parameters(
                 self._leaves, partial(pull, is_grads_batched=batched)
             )

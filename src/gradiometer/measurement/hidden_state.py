@@ -113,7 +113,7 @@ class HiddenState:
             yield
         self._newest = walk
         walk.plan(self._changed)
-        self.is_clean = not (walk.wholes or walk.places)
+        self.is_clean = not (walk.wholes or walk.places or walk.hooks)
 
     @contextmanager
     def _around_few(self) -> Iterator[None]:
@@ -165,7 +165,9 @@ class _Walk:
         # What the next calls save: dictionaries of attributes, and places with what is in them.
         self.wholes: list[tuple[str, dict[str, Any]]] = []
         self.places: list[Place] = []
-        # Trainable parameters, whose versions the next calls compare.
+        # The hooks of every module, and of modules that a call has given some.
+        self.hooks: list[tuple[str, dict[Any, Any]]] = []
+        # Parameters, whose versions the next calls compare.
         self.parameters: list[Tensor] = []
         self._writes = False
         self._names: set[str] = set()
@@ -207,6 +209,8 @@ class _Walk:
             self._seen[id(held)] = held
             note = functools.partial(self._note, id(held))
             self._save(path, put_back.dictionary(held, note))
+        for path, hooks in before.hooks:
+            self._keep_hooks(path, hooks)
         for place in before.places:
             self._keep(place)
         self._visit_all()
@@ -229,6 +233,8 @@ class _Walk:
                 and (place.name in self._names or (by_data and isinstance(value, Tensor)))
             )
         ]
+        if not any(name.startswith("register_") for name in self._names):
+            self.hooks = [one for one in self.hooks if (id(one[1]), "") in changed]
         if not (self._writes or self.wholes or (0, "versions") in changed):
             self.parameters = []
         self._checks, self._seen, self._methods = [], {}, {}
@@ -342,9 +348,8 @@ class _Walk:
                     self._save(path, put_back.dictionary(value))
                     for inner in value:
                         self._keep(Place(f"{path}.{inner}", value, inner, is_item=True))
-                elif is_module and name.endswith("_hooks"):
-                    if value:
-                        self._visit_hooks(f"{path}.{name}", value)
+                elif is_module and name.endswith("_hooks") and isinstance(value, dict):
+                    self._keep_hooks(f"{path}.{name}", value)
                 elif not isinstance(value, _PLAIN) or not is_of_torch:
                     self._keep(Place(f"{path}.{name}", held, name, is_item=True))
         for base in kind.__mro__:
@@ -363,21 +368,24 @@ class _Walk:
                 if isinstance(value, _STATE):
                     self._keep(Place(f"{path}.{name}", held, name, is_item=True))
 
-    def _visit_hooks(self, path: str, hooks: Any) -> None:
-        """Visit a person's hooks. Those that a call adds are removed; those of a watch come and go
-        as it measures."""
-        before = set(hooks)
-        for name, hook in hooks.items():
-            if not _is_ours(hook):
-                self._add(f"{path}[{name}]", hook)
+    def _keep_hooks(self, path: str, hooks: dict[Any, Any]) -> None:
+        """Save a person's hooks. Those of a watch come and go as it measures."""
+        before = {name: hook for name, hook in hooks.items() if not _is_ours(hook)}
 
         def check() -> bool | None:
-            new = [name for name in set(hooks) - before if not _is_ours(hooks[name])]
-            for name in new:
-                del hooks[name]
-            return True if new else None
+            now = {name: hook for name, hook in hooks.items() if not _is_ours(hook)}
+            if now == before:
+                return None
+            ours = {name: hook for name, hook in hooks.items() if name not in now}
+            hooks.clear()
+            hooks.update(before | ours)
+            return True
 
-        self._save(path, check)
+        self._checks.append((path, (id(hooks), ""), check))
+        self.hooks.append((path, hooks))
+        if self._before is None:
+            for name, hook in before.items():
+                self._add(f"{path}[{name}]", hook)
 
     def _visit_class(self, path: str, kind: type) -> None:
         for base in kind.__mro__:

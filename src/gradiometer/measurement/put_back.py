@@ -3,6 +3,7 @@
 import functools
 import operator
 import random
+from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar
@@ -78,8 +79,10 @@ def dictionary(held: dict[Any, Any], note: Callable[[Any], object] | None = None
             for name in before.keys() | held.keys():
                 if before.get(name, MISSING) is not held.get(name, MISSING):
                     note(name)
-        dict.clear(held)
-        dict.update(held, before)
+        # past methods of a person's own; an OrderedDict keeps its order apart
+        kind = OrderedDict if isinstance(held, OrderedDict) else dict
+        kind.clear(held)
+        kind.update(held, before)
         return True
 
     return check
