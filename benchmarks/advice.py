@@ -41,8 +41,8 @@ from gradiometer.loop import CoolNow, Effect, Fork, Loop, Shorter, alternative_o
 from gradiometer.loop.branch import Branch, Tail
 from gradiometer.loop.changes.alternative import Alternative, BatchSize, GoOn
 from gradiometer.loop.forking import train_branches
-from gradiometer.loop.recorded import trials as scores
-from gradiometer.loop.recorded.trials import end_of, judged
+from gradiometer.loop.recorded import advice_scores as scores
+from gradiometer.loop.recorded.trials import end_of, judged, kind_of_advice
 from gradiometer.measurement.uncertainty.arithmetic import transform
 from gradiometer.measurement.uncertainty.differences import mean_of_few
 from gradiometer.problems import Problem, load
@@ -104,7 +104,7 @@ def scores_of(case: Case, seed: int, keep: Path) -> Iterator[dict[str, Any]]:
         yardstick = next((one for one in given if isinstance(one, Shorter)), None)
         tried = [one for one in given if one != yardstick]
         verdicts = [judged(made, one, effects[one.name], yardstick)["verdict"] for one in tried]
-        kind = scores.kind_of_advice(finding.cure, family)
+        kind = kind_of_advice(finding.cure, family)
         row = {
             "case": case.name,
             "seed": seed,

@@ -12,8 +12,8 @@ from finding_samples import about, exact, judged, unknown
 from gradiometer import Draw, Estimate, GradientNoise, Run, Sampling, Series, diagnose
 from gradiometer.drift import BatchSharpness
 from gradiometer.estimation import HeavyExamples, NoiseShape, NoiseSources, PreconditionedNoise
+from gradiometer.loop.recorded.decisions import cooled_finding, cooling_finding, rate_finding
 from gradiometer.loop.recorded.incidents import Incident, IncidentCause
-from gradiometer.loop.recorded.trials import cooled_finding, cooling_finding, rate_finding
 from gradiometer.measurement import Finding, Gauge, Issue, Reading, RunFacts, State
 from gradiometer.measurement.optimizer.groups import UNKNOWN_OPTIMIZER
 from gradiometer.measurement.optimizer.groups import Group as ParameterGroup

@@ -10,7 +10,8 @@ import pytest
 from advice import best_of, ratio_at, table, verdict_on_number, written
 
 from gradiometer import Estimate, Finding, Issue, State
-from gradiometer.loop.recorded.trials import kept_scores, kind_of_advice, with_trials
+from gradiometer.loop.recorded.advice_scores import kept_scores
+from gradiometer.loop.recorded.trials import kind_of_advice, with_trials
 from gradiometer.verdict import say
 from gradiometer.verdict.words.forks import record_of
 from report_run import run_in

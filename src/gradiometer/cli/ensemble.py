@@ -88,7 +88,7 @@ def _export(found: "EnsembleEvaluation", path: Path | None) -> Path | None:
 
 def _print(report: "EnsembleReport", sentences: list[str]) -> None:
     """The scores, the differences, the diversity of the members, and the conclusions."""
-    from gradiometer.exploration.ensembles.ensemble_report import negative
+    from gradiometer.measurement.estimate import negative
 
     members = f"The average of the last {report.chosen} of {report.snapshots} snapshots"
     others = f"{report.validation:,} others chose this number and τ = {report.temperature:.3g}"

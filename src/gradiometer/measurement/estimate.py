@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from gradiometer.errors import BadArgument
@@ -168,3 +168,8 @@ def about(number: int) -> str:
 def counted(number: int, noun: str) -> str:
     """A number of things, such as "1 step" and "4,500 steps"."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def negative(estimate: Estimate) -> Estimate:
+    """The estimate with the opposite sign."""
+    return replace(estimate, value=-estimate.value, low=-estimate.high, high=-estimate.low)

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -25,9 +25,11 @@ from gradiometer.measurement.batch import (
     mapped,
     span,
 )
-from gradiometer.measurement.hidden_state import HiddenState
 from gradiometer.measurement.untouched import Surroundings
 from gradiometer.randomness import GlobalStates
+
+if TYPE_CHECKING:
+    import gradiometer.measurement.hidden_state
 
 Result = TypeVar("Result")
 
@@ -271,8 +273,10 @@ class Objective:
         return Surroundings(self.loss, self.model)
 
     @cached_property
-    def hidden_state(self) -> HiddenState:
+    def hidden_state(self) -> "gradiometer.measurement.hidden_state.HiddenState":
         """What the loss and the model keep elsewhere, such as a counter in an attribute."""
+        from gradiometer.measurement.hidden_state import HiddenState  # noqa: PLC0415 (loaded when a loss runs)
+
         return HiddenState(self.loss, self.model)
 
     def untouched_randomness(

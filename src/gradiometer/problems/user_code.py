@@ -6,7 +6,6 @@ from pathlib import Path
 from types import ModuleType
 
 from gradiometer.errors import BadArgument, GradiometerError, UserCodeFailed, summary, user_line
-from gradiometer.problems.imported_files import search_path
 
 
 class user_code:  # noqa: N801 (used as a function is; a generator costs three times as much at each call)
@@ -50,6 +49,8 @@ def user_module(name: str) -> ModuleType:
         BadArgument: There is no such module.
         UserCodeFailed: The module raised an error.
     """
+    from gradiometer.problems.imported_files import search_path  # noqa: PLC0415 (few import code)
+
     here = str(Path.cwd())
     sys.path[:] = search_path()
     try:

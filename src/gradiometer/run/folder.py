@@ -26,7 +26,6 @@ from gradiometer.measurement.reading import Draw, Sampling
 from gradiometer.run.configuration import Configuration, WatchedConfiguration
 from gradiometer.run.readings import StepNumber
 from gradiometer.run.rules import MOST_STEPS
-from gradiometer.run.trust import origin
 from gradiometer.storage.disk import read_file, reason_of, replace_file, sync_folder, writing
 
 # Version of the layout of a run folder. It is raised if readers of the previous version cannot read
@@ -218,6 +217,8 @@ class RunFolder:
         return tuple(self.manifest.get("layers", ()))
 
     def _write(self, body: str, configuration: Any, forks: Path | None) -> None:
+        from gradiometer.run.trust import origin  # noqa: PLC0415 (needed when a run begins)
+
         created = datetime.now(UTC).isoformat(timespec="seconds")
         made = origin(created, configuration) if isinstance(configuration, Mapping) else {}
         header = tomli_w.dumps({"format": FORMAT, "name": self.name, "created": created} | made)

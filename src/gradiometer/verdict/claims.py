@@ -131,3 +131,16 @@ class Claimed:
     is_certain: bool = True
     evidence: Evidence = Evidence.READING
     sign: Sign = Sign.USUAL
+
+
+# The changes that settle a doubt about a training without a claim.
+SETTLED_BY: dict[str, tuple[str, ...]] = {
+    "rate_not_tried": ("rate 2x",),
+    "decay_not_tried": ("cool now",),
+    "still_falls": ("rate 2x", "cool now"),
+}
+
+
+def changes_in_doubt(claimed: Claimed) -> tuple[str, ...]:
+    """The changes with which a training without a claim may end lower, by its doubts."""
+    return tuple(change for doubt in claimed.doubts for change in SETTLED_BY.get(doubt, ()))

@@ -5,17 +5,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gradiometer.convergence.certificate.certificate import Certificate
 from gradiometer.convergence.plateau.noise_floor import CUT, FEWEST_STEPS, finding, plateau_since
-from gradiometer.convergence.trajectory.endpoint import NAME as ENDPOINT
-from gradiometer.convergence.trajectory.endpoint import Endpoint, chaos_finding, infinity_finding
 from gradiometer.convergence.trajectory.path_facts import Kind, kind_of
 from gradiometer.drift.batch_sharpness import BatchSharpness
-from gradiometer.drift.curvature_survey import Survey
 from gradiometer.drift.spikes.cause import GAUGE as SPIKES
 from gradiometer.drift.spikes.cause import (
     Examined,
@@ -35,13 +31,8 @@ from gradiometer.estimation.batch_table import PRECONDITIONED
 from gradiometer.estimation.noise import GradientNoise
 from gradiometer.estimation.products import is_of_products
 from gradiometer.gauges import is_ours, labels_of, recorded_gauges
+from gradiometer.loop.recorded.decisions import cooled_finding, cooling_finding, rate_finding
 from gradiometer.loop.recorded.incidents import IncidentCause, spikes_of
-from gradiometer.loop.recorded.trials import (
-    cooled_finding,
-    cooling_finding,
-    rate_finding,
-    with_trials,
-)
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.finding import Doubt, Evidence, Finding, Issue, State, Trial
 from gradiometer.measurement.gauge import Gauge, RunFacts, estimates_of, finding_of
@@ -64,6 +55,9 @@ from gradiometer.verdict.words.say import (
     outcome_of,
     provisional,
 )
+
+if TYPE_CHECKING:
+    import gradiometer.convergence.trajectory.endpoint
 
 
 @dataclass(frozen=True)
@@ -105,6 +99,9 @@ class Diagnosis:
     @property
     def labels(self) -> dict[str, str]:
         """Labels of all quantities."""
+        from gradiometer.convergence.certificate.certificate import Certificate  # noqa: PLC0415 (when asked for)
+        from gradiometer.drift.curvature_survey import Survey  # noqa: PLC0415 (when asked for)
+
         held_out = {"test_loss": "test loss", "test_accuracy": "test accuracy"}
         return {**labels_of(self.gauges), **Survey.labels, **Certificate.labels, **held_out}
 
@@ -158,12 +155,15 @@ def diagnose(run: Run, level: float | None = None) -> Diagnosis:
         estimates |= {
             name: Estimate(**fields) for name, fields in run.evaluations[-1]["estimates"].items()
         }
-    for certificate in load_artifacts(run, Certificate)[-1:]:
-        findings.append(certificate.finding())
-        estimates |= certificate.estimates
+    if any(run.path.glob("certificates/*")):
+        from gradiometer.convergence.certificate.certificate import Certificate  # noqa: PLC0415 (few have one)
+
+        for certificate in load_artifacts(run, Certificate)[-1:]:
+            findings.append(certificate.finding())
+            estimates |= certificate.estimates
     for cause in load_artifacts(run, IncidentCause)[-1:]:
         findings.append(incident_finding(cause, None if run.watched else run.path))
-    findings = with_trials(run, _with_reservations(run, _answers(findings), gauges))
+    findings = _with_trials(run, _with_reservations(run, _answers(findings), gauges))
     # Where neither scale can tell, one says so.
     answering = [each.gauge for each in findings]
     findings = [
@@ -186,7 +186,9 @@ def diagnose(run: Run, level: float | None = None) -> Diagnosis:
     if judged is not None:
         findings = led_by(
             judged,
-            with_trials(run, findings_of(judged, run.hyperparameters, at_keyboard=not run.watched)),
+            _with_trials(
+                run, findings_of(judged, run.hyperparameters, at_keyboard=not run.watched)
+            ),
             findings,
         )
     headline = leading(run, findings)
@@ -459,6 +461,16 @@ def _answers(findings: list[Finding]) -> list[Finding]:
     ]
 
 
+def _with_trials(run: Run, findings: Sequence[Finding]) -> list[Finding]:
+    """The findings with what forks of this run have shown about their cures, and how to try
+    them."""
+    if not any(finding.cure for finding in findings):
+        return list(findings)
+    from gradiometer.loop.recorded.trials import with_trials  # noqa: PLC0415 (few findings have a cure)
+
+    return with_trials(run, findings)
+
+
 def _unavailable(name: str, path: str, run: Run) -> Finding:
     """The finding for a gauge whose class is not available."""
     facts = {"class": path, "readings": len(run.series(name) or ()), "run": str(run.path)}
@@ -468,7 +480,12 @@ def _unavailable(name: str, path: str, run: Run) -> Finding:
 
 def _endpoint(run: Run, estimates: Mapping[str, Estimate]) -> Iterator[Finding]:
     """Findings of the check after the last step."""
-    for event in [event for event in run.events if event["event"] == ENDPOINT][-1:]:
+    events = [event for event in run.events if event["event"] == "endpoint"]
+    if not events:
+        return
+    from gradiometer.convergence.trajectory.endpoint import Endpoint, infinity_finding  # noqa: PLC0415 (at an end)
+
+    for event in events[-1:]:
         endpoint = Endpoint.of(event)
         yield from endpoint.findings(kind_of(estimates))
         found = _chaos(run, endpoint, estimates)
@@ -482,7 +499,11 @@ def _endpoint(run: Run, estimates: Mapping[str, Estimate]) -> Iterator[Finding]:
                 yield found
 
 
-def _chaos(run: Run, endpoint: Endpoint, estimates: Mapping[str, Estimate]) -> Finding | None:
+def _chaos(
+    run: Run,
+    endpoint: "gradiometer.convergence.trajectory.endpoint.Endpoint",
+    estimates: Mapping[str, Estimate],
+) -> Finding | None:
     """The finding about chaos past the edge, from the sharpness at the end or that of
     the batches."""
     settings = run.hyperparameters
@@ -495,6 +516,8 @@ def _chaos(run: Run, endpoint: Endpoint, estimates: Mapping[str, Estimate]) -> F
         limit = min(MomentumRule(group.momentum, group.nesterov).limit for group in settings.now)
         shares.append(transform(endpoint.sharpness, lambda sharpness: rate * sharpness / limit))
     share = max(shares, key=lambda each: each.low, default=None)
+    from gradiometer.convergence.trajectory.endpoint import chaos_finding  # noqa: PLC0415 (as above)
+
     return chaos_finding(share, estimates, run.losses[1], rate)
 
 

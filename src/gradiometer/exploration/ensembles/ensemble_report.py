@@ -1,14 +1,14 @@
 """The report on a run's snapshots as an ensemble, in numbers: kept in the run, and read without
 torch."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from gradiometer.arguments import check_whole
 from gradiometer.errors import BadArgument
 from gradiometer.exploration.ensembles.scores import ReliabilityBin
 from gradiometer.measurement.artifact import Artifact
-from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement.estimate import Estimate, negative
 from gradiometer.measurement.finding import Doubt, Finding, Issue, State
 
 # The names of the scores for readers, in the order of the table.
@@ -181,8 +181,3 @@ class EnsembleReport(Artifact):
         elif barrier.low > error / 2:
             one = False
         return {"is_one": one, "barrier": barrier, "snapshot": number, "error": error}
-
-
-def negative(estimate: Estimate) -> Estimate:
-    """The estimate with the opposite sign."""
-    return replace(estimate, value=-estimate.value, low=-estimate.high, high=-estimate.low)

@@ -13,7 +13,6 @@ from gradiometer.arguments import check_number
 from gradiometer.errors import BadArgument, Unsupported
 from gradiometer.gauges import Asked
 from gradiometer.integrations.gradients import LastGradient
-from gradiometer.integrations.trackers import Trackers
 from gradiometer.integrations.watch.announced import Announced, Announcer
 from gradiometer.integrations.watch.description import (
     configuration_of,
@@ -41,14 +40,12 @@ from gradiometer.integrations.watch.observers.products import (
     early_cost,
     reads_products,
 )
-from gradiometer.integrations.watch.observers.trackers import TrackerFeed
 from gradiometer.integrations.watch.observers.triage.recorder import TriageRecorder
 from gradiometer.integrations.watch.record import Announcements, Findings, WatchedRun
 from gradiometer.integrations.watch.requests.evaluation import LossesGiven, evaluation
 from gradiometer.integrations.watch.requests.request import Request
 from gradiometer.integrations.watch.scripting import WithoutHooks
 from gradiometer.integrations.watch.seen_batch import SeenBatch
-from gradiometer.integrations.watch.seen_loss.seen import SeenLoss
 from gradiometer.integrations.watch.shield import Shield, WarningLog, attempt, reason_of
 from gradiometer.integrations.watch.subject import Subject, moved
 from gradiometer.measurement.artifact import Evaluation
@@ -146,6 +143,10 @@ class Watch:
         )
         last = LastGradient(subject.objective.parameters, subject.optimizers, subject.scaler)
         self._triage = TriageRecorder(subject, last, self._warn, lambda: self._updates.count)
+        from gradiometer.integrations.trackers import Trackers  # noqa: PLC0415 (needed by a watch alone)
+        from gradiometer.integrations.watch.observers.trackers import TrackerFeed  # noqa: PLC0415
+        from gradiometer.integrations.watch.seen_loss.seen import SeenLoss  # noqa: PLC0415
+
         seen_loss = SeenLoss(subject)
         kept_updates = UpdateKeeper(subject, self._warn, seen_loss)
         newest_updates = NewestUpdates(subject, self._warn)

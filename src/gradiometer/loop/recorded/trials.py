@@ -1,13 +1,9 @@
 """What forks have shown: whether the advice of findings held here and elsewhere, and what they
 decided on the way of a training."""
 
-import json
 import math
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import cache
-from importlib.resources import files
 from typing import Any
 
 import numpy as np
@@ -27,15 +23,10 @@ from gradiometer.loop.changes.text import alternative_of
 from gradiometer.loop.comparison.effects import Effect, effects_of
 from gradiometer.loop.horizon import END
 from gradiometer.loop.readout import Readout
+from gradiometer.loop.recorded.advice_scores import TOLERANCE
 from gradiometer.loop.recorded.record import ForkRecord, forks_of
-from gradiometer.measurement.estimate import Estimate
-from gradiometer.measurement.finding import Doubt, Evidence, Finding, Issue, State, Trial
+from gradiometer.measurement.finding import Finding, Trial
 from gradiometer.run.reader import Run
-
-# Name of the file of scores, in this package.
-SCORES = "advice_scores.json"
-
-SOURCE = "benchmarks/advice.py"
 
 FAMILIES = {"sgd": "SGD", "adaptive": "Adam"}
 
@@ -59,47 +50,6 @@ def kind_of_advice(alternatives: Sequence[str], family: str) -> str:
             return f"a {'larger' if rate.factor > 1 else 'smaller'} rate"
     return ""
 
-
-@cache
-def kept_scores() -> tuple[Mapping[str, Any], ...]:
-    """The scores that come with the package, one for each time that an advice was followed."""
-    text = files("gradiometer.loop.recorded").joinpath(SCORES).read_text(encoding="utf-8")
-    return tuple(json.loads(text))
-
-
-def track_record(
-    kind: str, scores: Iterable[Mapping[str, Any]] | None = None
-) -> dict[str, Counter[str]]:
-    """How often advice of this kind, and the number that it forecast, held when it was followed to
-    the end.
-
-    Args:
-        kind: The kind: see `kind_of_advice`.
-        scores: The scores. Default: those that come with the package.
-
-    Returns:
-        Counts of the verdicts "held", "did not hold" and "open", for "advice" and for "number".
-
-    >>> track_record("a cut of the rate", [{"kind": "a cut of the rate", "what": "advice", "verdict": "held"}])
-    {'advice': Counter({'held': 1}), 'number': Counter()}
-    """
-    of_kind = [
-        score for score in (kept_scores() if scores is None else scores) if score["kind"] == kind
-    ]
-    return {
-        what: Counter(str(score["verdict"]) for score in of_kind if score["what"] == what)
-        for what in ("advice", "number")
-    }
-
-
-# How much worse a larger batch or a cut may end, as a share of the readout.
-#
-# Their findings do not promise a better end for the same examples: a larger batch makes fewer
-# updates and needs somewhat more examples to the same loss, and before a cut more steps gain
-# little. No measurement gives the 1 %; it is the convention of this package for "little", and the
-# sentence about the advice names it. A larger batch that ends worse than that is compared with a
-# shorter training: see `judged`.
-TOLERANCE = 0.01
 
 # Factors this close to each other are the same advice, since a forecast moves a little with every
 # reading.
@@ -340,75 +290,3 @@ def alike(one: Alternative, other: Alternative) -> bool:
 
 def _near(one: float, other: float) -> bool:
     return abs(math.log(one / other)) < math.log(ALIKE)
-
-
-def cooling_finding(run: Run) -> Finding | None:
-    """What the forks of `--cool auto` decided, and what they cost; None without a decision."""
-    decisions = [event for event in run.events if event["event"] == "cooling"]
-    if not decisions:
-        return None
-    forked = any(event["fork"] for event in decisions)
-    facts = {
-        "decisions": decisions,
-        "steps": run.manifest.get("steps"),
-        "spent": decisions[-1]["spent"] if forked else None,
-    }
-    doubts = (Doubt("cooling_forks"),) if forked else ()
-    return Finding(
-        "cooling",
-        Issue.CONVERGENCE,
-        "rate_goes_to_zero",
-        State.OK,
-        facts=facts,
-        doubts=doubts,
-        evidence=Evidence.FORK if forked else Evidence.EXACT,
-    )
-
-
-def rate_finding(run: Run) -> Finding | None:
-    """What the forks of `fork_budget` decided, and what they cost; None without a decision."""
-    decisions = {event["step"]: event for event in run.events if event["event"] == "rate fork"}
-    if not decisions:
-        return None
-    facts = {
-        "decisions": list(decisions.values()),
-        "spent": max(event["spent"] for event in decisions.values()),
-    }
-    doubts = (Doubt("rate_forks"),)
-    return Finding(
-        "rate",
-        Issue.CONVERGENCE,
-        "rate_by_forks",
-        State.OK,
-        facts=facts,
-        doubts=doubts,
-        evidence=Evidence.FORK,
-    )
-
-
-def cooled_finding(run: Run) -> Finding | None:
-    """The forecast of the loss if the rate went to zero now, and how often forks found it right;
-    None without one."""
-    events = {event["step"]: event for event in run.events if event["event"] == "cooled forecast"}
-    forecasts = [event for event in events.values() if event["forecast"] is not None]
-    if not forecasts:
-        return None
-    newest = forecasts[-1]
-    scored = [event for event in forecasts if event["seen"] is not None]
-    held = sum(
-        event["forecast"]["low"] <= event["seen"] <= event["forecast"]["high"] for event in scored
-    )
-    return Finding(
-        gauge="if_cooled",
-        issue=Issue.CONVERGENCE,
-        claim="loss_if_cooled",
-        evidence=Evidence.FORECAST,
-        state=State.OK,
-        facts={
-            "averaged": newest["averaged"],
-            "step": newest["step"],
-            "if_cooled": Estimate(**newest["forecast"]),
-        },
-        trial=Trial(facts={"forecasts": len(scored), "held": held}),
-        doubts=(Doubt("next_fifth"),),
-    )

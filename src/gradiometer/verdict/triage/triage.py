@@ -5,12 +5,19 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from gradiometer.loop.recorded.record import forks_of
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.finding import Doubt, Evidence, Finding, Issue, State
 from gradiometer.measurement.optimizer.hyperparameters import Hyperparameters
 from gradiometer.run.reader import Run
-from gradiometer.verdict.claims import GAUGE, ISSUES, Claim, Claimed, Code, InWords
+from gradiometer.verdict.claims import (
+    GAUGE,
+    ISSUES,
+    Claim,
+    Claimed,
+    Code,
+    InWords,
+    changes_in_doubt,
+)
 from gradiometer.verdict.triage import course, data, faults, length, rate, schedule
 from gradiometer.verdict.triage.level import Known, Level, level_of
 from gradiometer.verdict.triage.signs import Signs
@@ -23,13 +30,6 @@ from gradiometer.verdict.triage.thresholds import (
     LITTLE_LEFT,
     LONG_ENOUGH,
     SEEN_AGAIN,
-)
-from gradiometer.verdict.triage.tried import (
-    after_trials,
-    as_tried,
-    better_change,
-    changes_in_doubt,
-    says_the_same,
 )
 
 Rule = Callable[[Signs, Level], Claimed | None]
@@ -198,8 +198,10 @@ def triage_of(run: Run | Signs) -> Triage:
         # left over if nothing else says why nothing is learnt
         explained |= {Claim.LABELS_RANDOM}
     told = tuple(each for each in seen if each.claim not in explained)
-    forked = run if isinstance(run, Run) and forks_of(run) else None
+    forked = run if isinstance(run, Run) and _has_forks(run) else None
     if forked is not None:
+        from gradiometer.verdict.triage.tried import as_tried  # noqa: PLC0415 (few runs have forks)
+
         told = as_tried(told, forked)
     claims = tuple(each for each in told if each.is_certain)
     # weak signs count if nothing is certain
@@ -212,6 +214,15 @@ def triage_of(run: Run | Signs) -> Triage:
     return Triage(_with_doubts(claims), level, unseen_by(signs, level))
 
 
+def _has_forks(run: Run) -> bool:
+    """True if the run has forks that can be read."""
+    if not any(run.path.glob("forks/*/fork.json")):
+        return False
+    from gradiometer.loop.recorded.record import forks_of  # noqa: PLC0415 (few runs have forks)
+
+    return bool(forks_of(run))
+
+
 def is_confirmed(claimed: Claimed) -> bool:
     """True for a certain claim whose evidence is a fork."""
     return claimed.is_certain and claimed.evidence is Evidence.FORK
@@ -221,6 +232,12 @@ def shown_by(forked: Run, suspects: tuple[Claimed, ...], passed: Claimed) -> tup
     """The suspects after what forks have shown: those with the cure that ended best are certain. If
     none has it, it is a claim itself. Without suspects, what is left of a training without a
     claim."""
+    from gradiometer.verdict.triage.tried import (  # noqa: PLC0415 (few runs have forks)
+        after_trials,
+        better_change,
+        says_the_same,
+    )
+
     better = better_change(forked)
     if better is None:
         better = after_trials(passed, forked)

@@ -19,7 +19,7 @@ from gradiometer.measurement.finding import Evidence
 from gradiometer.measurement.optimizer.groups import largest_rate
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.reader import Run
-from gradiometer.verdict.claims import Claim, Claimed, InWords, Sign
+from gradiometer.verdict.claims import Claim, Claimed, InWords, Sign, changes_in_doubt
 from gradiometer.verdict.triage.course import late_fall
 from gradiometer.verdict.triage.length import learns_by_heart
 from gradiometer.verdict.triage.rate import is_near, is_plain
@@ -54,13 +54,6 @@ EARLIEST = 12
 # half of the rate gained 2 % and more in 5 or 6 of 8 trainings at 3 to 8 times their rate, and in
 # none of 26 at a good one.
 FEWEST_ORDERS = 3
-
-# The changes that settle a doubt about a training without a claim.
-SETTLED_BY: dict[str, tuple[str, ...]] = {
-    "rate_not_tried": ("rate 2x",),
-    "decay_not_tried": ("cool now",),
-    "still_falls": ("rate 2x", "cool now"),
-}
 
 # The share of the loss that a higher rate must gain in a fork. One of 1.3 % was of a training that
 # the higher rate made 34 % worse on fresh rows; of trainings at a quarter of their rate it was 1.2
@@ -270,11 +263,6 @@ def changes_that_settle(claimed: Claimed, signs: Signs) -> tuple[str, ...]:
     if claimed.claim is Claim.HEALTHY and is_constant(signs):
         return ("cool now",)
     return changes_in_doubt(claimed)
-
-
-def changes_in_doubt(claimed: Claimed) -> tuple[str, ...]:
-    """The changes with which a training without a claim may end lower, by its doubts."""
-    return tuple(change for doubt in claimed.doubts for change in SETTLED_BY.get(doubt, ()))
 
 
 def after_trials(passed: Claimed, run: Run) -> Claimed:

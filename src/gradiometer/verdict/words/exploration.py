@@ -4,8 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from gradiometer.exploration.ensembles.ensemble_report import negative
-from gradiometer.measurement.estimate import Estimate
+from gradiometer.measurement.estimate import Estimate, negative
 from gradiometer.measurement.finding import Finding
 from gradiometer.verdict.words.sentences import Sentences, Words, sentence
 

@@ -4,8 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from gradiometer.loop.branches import label_of, outcome, place
-from gradiometer.loop.recorded.trials import SOURCE, TOLERANCE, track_record
+from gradiometer.loop.recorded.advice_scores import SOURCE, TOLERANCE, track_record
 from gradiometer.measurement.estimate import significant
 from gradiometer.measurement.finding import Doubt, Finding, Trial
 from gradiometer.run.reader import NEEDED_FOR_TESTS
@@ -130,6 +129,8 @@ def _share(counts: Counter[str]) -> str:
 
 
 def _result(result: Mapping[str, Any]) -> str:
+    from gradiometer.loop.branches import label_of, outcome, place  # noqa: PLC0415 (few runs have forks)
+
     effect, ends_after = result["effect"], result["ends_after"]
     shown = outcome(effect, is_at_end=ends_after is None)
     return (

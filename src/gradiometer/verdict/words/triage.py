@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Mapping
 
-from gradiometer.loop import Rate, alternative_of
 from gradiometer.measurement.estimate import Estimate
 from gradiometer.measurement.finding import Doubt, Finding
 from gradiometer.measurement.optimizer.hyperparameters import number
@@ -384,7 +383,11 @@ def _to_paste(line: str, finding: Finding) -> tuple[str, str]:
         if finding.facts.get("at_keyboard") and len(rates) == 1:
             line = f"--batch-size {size} --lr {number(math.sqrt(8) * rates[0])}"
         return line, ", with as many updates as now"
-    change = alternative_of(line) if line.startswith("rate ") and len(rates) == 1 else None
+    if not (line.startswith("rate ") and len(rates) == 1):
+        return line, ""
+    from gradiometer.loop import Rate, alternative_of  # noqa: PLC0415 (few claims change a rate)
+
+    change = alternative_of(line)
     if not isinstance(change, Rate):
         return line, ""
     peak = "" if finding.facts["is_constant"] else " as the peak of the schedule"

@@ -4,7 +4,7 @@ import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -14,7 +14,6 @@ from gradiometer.integrations.gradients import NEVER
 from gradiometer.integrations.watch.hook import Hook
 from gradiometer.integrations.watch.observers.observer import Observer, Start, Step, Update
 from gradiometer.integrations.watch.observers.triage.exact import SchedulersSeen, schedulers_of
-from gradiometer.integrations.watch.seen_loss.seen import SeenLoss
 from gradiometer.integrations.watch.shield import guarding
 from gradiometer.integrations.watch.sources.exchange import SharedBatches
 from gradiometer.integrations.watch.subject import Subject, takes_no_hooks
@@ -32,6 +31,9 @@ from gradiometer.measurement.batch import Batch, mapped
 from gradiometer.measurement.optimizer.steps import as_one
 from gradiometer.measurement.untouched import Surroundings
 from gradiometer.randomness import GlobalStates
+
+if TYPE_CHECKING:
+    import gradiometer.integrations.watch.seen_loss.seen
 
 # Number of updates that are kept together, each of which must be the same on a copy. The first are
 # kept after as many.
@@ -68,7 +70,12 @@ class UpdateKeeper(Observer):
         seen: Sees the batches of a loop that does not give them.
     """
 
-    def __init__(self, subject: Subject, warn: Callable[[str], None], seen: SeenLoss) -> None:
+    def __init__(
+        self,
+        subject: Subject,
+        warn: Callable[[str], None],
+        seen: "gradiometer.integrations.watch.seen_loss.seen.SeenLoss",
+    ) -> None:
         self._subject = subject
         self._seen = seen
         self._model = subject.objective.model

@@ -6,7 +6,7 @@ is asked for.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -16,12 +16,14 @@ from gradiometer.integrations.watch.observers.kept_updates import UpdateKeeper
 from gradiometer.integrations.watch.observers.losses import Losses, no_loss
 from gradiometer.integrations.watch.observers.newest_updates import NewestUpdates
 from gradiometer.integrations.watch.record import WatchedRun
-from gradiometer.integrations.watch.seen_loss.seen import SeenLoss
 from gradiometer.integrations.watch.subject import OnDevice, Subject, examples_of
 from gradiometer.measurement.artifact import Artifact
 from gradiometer.measurement.objective import Loss
 from gradiometer.run.artifacts import save_artifact
 from gradiometer.run.reader import Run
+
+if TYPE_CHECKING:
+    import gradiometer.integrations.watch.seen_loss.seen
 
 
 class Request:
@@ -48,7 +50,7 @@ class Request:
         losses: Losses,
         kept_updates: UpdateKeeper,
         newest_updates: NewestUpdates,
-        seen_loss: SeenLoss,
+        seen_loss: "gradiometer.integrations.watch.seen_loss.seen.SeenLoss",
         data: Any = None,
     ) -> None:
         self.subject = subject

@@ -3,7 +3,6 @@
 from torch import nn
 
 from gradiometer.integrations.sharding import is_sharded
-from gradiometer.integrations.watch.sources.micro_batches import MicroBatches
 from gradiometer.integrations.watch.sources.one_backward import OneBackward
 from gradiometer.integrations.watch.sources.source import GradientSource
 from gradiometer.run.ranks import Ranks
@@ -22,5 +21,7 @@ def source_of(model: nn.Module, backwards: int) -> GradientSource:
 
         return Shards(ranks, backwards)
     if backwards > 1 or not ranks.alone:
+        from gradiometer.integrations.watch.sources.micro_batches import MicroBatches  # noqa: PLC0415 (as above)
+
         return MicroBatches(ranks, backwards)
     return OneBackward()
