@@ -318,6 +318,24 @@ def the_same_labels_in_every_batch() -> Any:
     return mlp(), points(classes()), loss
 
 
+@case
+def a_second_loss_that_is_added_in_place() -> Any:
+    criterion = nn.CrossEntropyLoss()
+
+    def loss(model: Any, batch: Any) -> Tensor:
+        out = model(batch[0])
+        value = criterion(out, batch[1])
+        value += 0.1 * out.square().mean()
+        return value
+
+    return mlp(), points(classes()), loss
+
+
+@case
+def a_criterion_of_each_call() -> Any:
+    return mlp(), points(classes()), lambda m, b: nn.CrossEntropyLoss()(m(b[0]), b[1])
+
+
 SEEN = list(CASES)
 
 
@@ -650,6 +668,92 @@ def test_batches_without_a_loader_are_the_tensors_that_change(tmp_path: Path) ->
         seen(model, batches[0]), functional.cross_entropy(model(batches[0][0]), batches[0][1])
     )
     assert made is not None
+
+
+@dataclass
+class OneAhead:
+    """Draws a batch while the one before it is trained on, as Accelerate does."""
+
+    loader: Any
+
+    def __iter__(self) -> Iterator[Any]:
+        batches = iter(self.loader)
+        current = next(batches)
+        for following in batches:
+            yield current
+            current = following
+        yield current
+
+
+def loop_without(
+    out: Path, batches: Callable[[Any], Iterator[Any]], number: int, **given: Any
+) -> tuple[Watch, nn.Module, Any]:
+    """A loop of two lines over batches from elsewhere, which is left open."""
+    torch.manual_seed(0)
+    data = points(classes())
+    loader = DataLoader(data, batch_size=SIZE, shuffle=True)
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    w = watch(model, optimizer, out=out, page=False, quiet=True).__enter__()
+    weight = given.get("weight", lambda _: 1.0)
+    for step, (inputs, labels) in zip(range(number), batches(loader), strict=False):
+        optimizer.zero_grad()
+        loss = functional.cross_entropy(model(inputs), labels)
+        if weight(step) != 1:
+            loss = loss * weight(step)
+        loss.backward()
+        w.step(loss)
+        optimizer.step()
+    return w, model, loader
+
+
+def drawn_by_index(loader: Any) -> Iterator[Any]:
+    inputs, labels = loader.dataset.tensors
+    while True:
+        chosen = torch.randint(0, EXAMPLES, (SIZE,))
+        yield inputs[chosen], labels[chosen]
+
+
+def stacked(loader: Any) -> Iterator[Any]:
+    inputs, labels = loader.dataset.tensors
+    while True:
+        chosen = torch.randint(0, EXAMPLES - 1, (SIZE,))
+        yield torch.stack([inputs[i] for i in chosen]), torch.stack([labels[i] for i in chosen])
+
+
+@pytest.mark.parametrize(
+    "batches", [lambda loader: batches_of(OneAhead(loader)), drawn_by_index, stacked]
+)
+def test_batches_are_seen_that_a_loop_draws_ahead_or_without_a_loader(
+    tmp_path: Path, batches: Any
+) -> None:
+    w, model, loader = loop_without(tmp_path, batches, 40)
+    seen = w.request.loss_seen()
+    inputs, labels = next(iter(loader))
+    assert torch.equal(
+        seen(model, (inputs, labels)), functional.cross_entropy(model(inputs), labels)
+    )
+    assert w.fork("rate 2x", batches=loader, horizon="4 updates", replicates=2) is not None
+    w.__exit__(None, None, None)
+
+
+def test_a_weight_that_changes_later_is_seen_at_the_next_look(tmp_path: Path) -> None:
+    w, _, loader = loop_without(
+        tmp_path, batches_of, 50, weight=lambda step: 2.0 if step >= 40 else 1.0
+    )
+    with pytest.raises(BadArgument, match="makes its loss by other calls at other steps"):
+        w.fork("rate 2x", batches=loader, horizon="4 updates")
+    w.__exit__(None, None, None)
+
+
+def test_a_loss_that_has_changed_after_the_last_look_is_said(tmp_path: Path) -> None:
+    w, _, loader = loop_without(
+        tmp_path, batches_of, 44, weight=lambda step: 8.0 if step >= 36 else 1.0
+    )
+    made = w.fork("rate 2x", batches=loader, horizon="4 updates", replicates=2)
+    assert made is not None
+    assert any("If your loop has changed its loss" in text for text in made.warnings)
+    w.__exit__(None, None, None)
 
 
 def test_too_few_updates_are_said(tmp_path: Path) -> None:

@@ -110,7 +110,7 @@ class UpdateKeeper(Observer):
         # The batches that other processes keep of the same updates; None on one process.
         self._shared = subject.source.shared_batches(subject.called)
         can_keep = bool(self._budget.share) and subject.source.keeps_updates(subject.called)
-        self.next = IN_A_ROW - 1 if can_keep else NEVER
+        self.next = self._first_look if can_keep else NEVER
         # The parameters of the first step; None if they are not kept.
         self.at_start: list[Tensor] | None = None
         if not can_keep:
@@ -191,6 +191,7 @@ class UpdateKeeper(Observer):
             return
         self.awaits_update = True
         if not self._is_open:
+            self._seen.stop_ahead()
             return
         with self.shield, self._spending():
             if not self._batches or batch is not self._batches[-1]:
@@ -209,6 +210,8 @@ class UpdateKeeper(Observer):
             if not self._is_open:
                 if step >= self._start - 1 and self._is_paid_for(step):
                     self._begin(step + 1)
+                elif step == self._start - 2:
+                    self._seen.look_ahead()
             elif len(self._batches) != self._subject.source.backwards:
                 self._give_up(
                     f"an update took {len(self._batches)} calls of `w.step`, not "
@@ -247,6 +250,12 @@ class UpdateKeeper(Observer):
         """A context that charges the time inside."""
         return self._budget.spending(COST, fixed=True)
 
+    @property
+    def _first_look(self) -> int:
+        """The step at which it is called before the next updates: a loader that draws ahead is
+        looked at one update earlier."""
+        return self._start - (2 if self._seen.may_be_seen else 1)
+
     def _is_paid_for(self, step: int) -> bool:
         """True if the next updates may be kept now; otherwise they are tried again later."""
         # several processes must keep the same ones, and each has its own clock
@@ -258,7 +267,7 @@ class UpdateKeeper(Observer):
         if cost + cost / self._count <= max(PAID * a_step * max(step, 300), 0.05):
             return True
         self._start = step + 1 + max(step // 8, IN_A_ROW)
-        self.next = self._start - 1
+        self.next = self._first_look
         return False
 
     def _begin(self, step: int) -> None:
@@ -369,6 +378,7 @@ class UpdateKeeper(Observer):
             self._end_stretch(step)
 
     def _close_stretch(self) -> None:
+        self._seen.rest()
         self._remove_hook()
         self._is_open = False
         self._state = self._weights = self._above = None
@@ -379,7 +389,7 @@ class UpdateKeeper(Observer):
         while self._start <= step + 1 or (self.states and not self._is_wanted(self._start)):
             # 4, 32, 256, ...: from step 300 on fewer than one update in 20 is kept.
             self._start *= 2 if self.states else 8
-        self.next = self._start - 1
+        self.next = self._first_look
 
     def _give_up(self, why: str, *, for_good: bool = False) -> None:
         """Keep nothing for now, or no more at all."""

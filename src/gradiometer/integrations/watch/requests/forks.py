@@ -194,7 +194,8 @@ class LoopForks:
             "index": self._request.steps,
             "groups": self._subject.batches.groups,
         }
-        if own and self._subject.objective.loss is no_loss:
+        is_seen = own and self._subject.objective.loss is no_loss
+        if is_seen:
             known["loss"] = self._request.loss_seen()
         elif own:
             # decorators of the user's own stay on it
@@ -217,6 +218,14 @@ class LoopForks:
             self._subject.objective.model, self._subject.optimizers, batches=batches, **known
         )
         loop.warnings = (*notes, *self._replay(loop, kept, signs))
+        if is_seen:
+            from gradiometer.integrations.watch.seen_loss.proof import (  # noqa: PLC0415
+                COMPARED,
+                other_losses,
+            )
+
+            newest = signs.losses[-COMPARED:]
+            loop.warnings = (*loop.warnings, *other_losses(loop, newest))
         loop.high_until = signs.high_until
         return loop, kept
 

@@ -29,21 +29,6 @@ class ConstantTensor:
 PLACES = OfModel, Made, Outside, OfBatch, ConstantTensor
 
 
-def places_in(value: Any) -> Iterator[Any]:
-    """The places in the arguments of a call."""
-    if isinstance(value, PLACES):
-        yield value
-    elif isinstance(value, Rebuilt):
-        for one in value.parts:
-            yield from places_in(one)
-    elif isinstance(value, tuple | list):
-        for one in value:
-            yield from places_in(one)
-    elif isinstance(value, dict):
-        for one in value.values():
-            yield from places_in(one)
-
-
 def mapped_places(value: Any, change: Callable[[Any], Any]) -> Any:
     """The same arguments with other places."""
     if isinstance(value, PLACES):

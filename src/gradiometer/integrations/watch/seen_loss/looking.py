@@ -93,6 +93,8 @@ class Looking:
         self._thread = threading.get_ident()
         self._process = os.getpid()
         self.recording = Recording(model, called)
+        for batch in self.batches:
+            self.recording.note_batch(batch)
         self.random = None
         self.is_open = True
         self._turn_on()
@@ -209,6 +211,7 @@ def _of_loader(looking: Looking) -> Callable[..., Any]:
         batch = looking.outside(lambda: plain(self))
         looking.batches.append(batch)
         if looking.recording is not None:
+            looking.recording.note_batch(batch)
             looking.random = GlobalStates(looking.recording.devices)
         return batch
 

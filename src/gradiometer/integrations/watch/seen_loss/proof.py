@@ -5,7 +5,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
+import numpy as np
 import torch
+from jaxtyping import Float
 from torch import nn
 
 from gradiometer.errors import BadArgument
@@ -24,6 +26,11 @@ ROUNDING = 1e-3
 
 # Largest relative difference between the loss of a batch and the mean of its parts.
 OF_PARTS = 1e-4
+
+# Number of batches whose loss is compared with the last losses of the training; the difference in
+# standard errors, and as a share, that is too large. Examples that were trained on in this epoch
+# have a lower loss.
+COMPARED, ERRORS, OTHER = 8, 5.0, 0.1
 
 GIVE = "give loss=lambda model, batch: ... to `watch`, and call w.step(loss, batch)"
 
@@ -80,6 +87,39 @@ def proven(
     device = next(subject.objective.model.parameters()).device
     batch = mapped(batches[-1], lambda tensor: tensor.to(device))
     return for_any_size(recipe, loop.copy().model, batch)
+
+
+def other_losses(loop: Loop, newest: Float[np.ndarray, " steps"]) -> tuple[str, ...]:
+    """A sentence if new batches have another loss than the last ones of the training: it may have
+    changed since it was seen, as by a weight that grows.
+
+    Args:
+        loop: The training, with the loss that was seen.
+        newest: The losses of its last updates.
+    """
+    newest = newest[np.isfinite(newest)]
+    copied = loop.copy()
+    device = next(copied.model.parameters()).device
+    losses = []
+    with untouched_randomness(0, copied.devices), torch.enable_grad():
+        for _, drawn in zip(range(COMPARED), copied.data.batches(0), strict=False):
+            batch = mapped(drawn, lambda tensor: tensor.to(device))
+            assert loop.loss is not None
+            losses.append(float(loop.loss(copied.model, batch).detach().mean()))
+    if len(newest) < 2 or len(losses) < 2:
+        return ()
+    here, there = float(np.mean(losses)), float(newest.mean())
+    error = math.hypot(
+        float(np.std(losses, ddof=1)) / math.sqrt(len(losses)),
+        float(newest.std(ddof=1)) / math.sqrt(len(newest)),
+    )
+    if abs(here - there) <= max(ERRORS * error, OTHER * abs(there)):
+        return ()
+    return (
+        f"The loss that was seen in your loop is {here:.4g} on {len(losses)} new batches, where the "
+        f"last {len(newest)} of the training were {there:.4g}. If your loop has changed its loss, "
+        f"{GIVE}.",
+    )
 
 
 def _is_close(one: float, two: float) -> bool:

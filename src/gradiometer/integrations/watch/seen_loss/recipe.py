@@ -254,4 +254,4 @@ def _own(function: Any) -> Any:
     copied, since it may be large."""
     if not isinstance(function, OtherModule) or any(True for _ in function.module.parameters()):
         return function
-    return OtherModule(copy.deepcopy(function.module), function.versions)
+    return OtherModule(copy.deepcopy(function.module), function.signs)

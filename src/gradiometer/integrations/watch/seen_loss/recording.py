@@ -57,11 +57,23 @@ class OtherModule:
 
     Args:
         module: The module.
-        versions: Those of its tensors, and the plain attributes of its modules, at the call.
+        signs: What shows later that it has changed.
     """
 
     module: nn.Module
-    versions: Any
+    signs: "Signs"
+
+
+class Signs(NamedTuple):
+    """What shows that a module has changed.
+
+    Attributes:
+        attributes: The plain attributes of its layers.
+        versions: The identity and the version of each of its tensors.
+    """
+
+    attributes: list[list[tuple[str, Any]]]
+    versions: list[tuple[int, int]]
 
 
 class Ambient(NamedTuple):
@@ -118,6 +130,14 @@ READS = frozenset(
     {"item", "tolist", "numpy", "__array__", "__bool__", "__float__", "__int__", "__index__"}
 )
 
+# Functions that make a tensor of numbers of the program, which may be another one in each step.
+FROM_PROGRAM = frozenset({"tensor", "as_tensor", "asarray", "from_numpy", "frombuffer"})
+
+# Functions by which loops without a loader take a batch from their data.
+FROM_DATA = frozenset(
+    {"__getitem__", "index_select", "narrow", "stack", "cat", "concat", "vstack", "hstack"}
+)
+
 # Functions whose result has the memory of the argument, though torch does not call it a view.
 ALIASES = (Tensor.detach, Tensor.data.__get__)  # type: ignore[attr-defined]
 
@@ -146,6 +166,8 @@ class Recording:
     versions: list[int] = field(default_factory=list)
     # The tensor that `backward` was called on last.
     root: Place | None = None
+    # Number of calls before it.
+    before_backward: int | None = None
     # What a call shares its memory with.
     shared: dict[Place, Place] = field(default_factory=dict)
 
@@ -161,6 +183,8 @@ class Recording:
         self.devices = {one.device for one in self.model.parameters()}
         self._kinds = sorted({"cpu", *(device.type for device in self.devices)})
         self._bytes = 0
+        # `id` of the tensors in batches of loaders, which `Looking` keeps alive.
+        self._of_loader: set[int] = set()
 
     def forget(self) -> None:
         """Begin again: what the loss is made of comes later."""
@@ -170,7 +194,7 @@ class Recording:
         self.versions.clear()
         self.shared.clear()
         self._known.clear()
-        self.root = None
+        self.root = self.before_backward = None
         self._bytes = 0
 
     def begin(self, function: Any, given: tuple[Any, ...], named: Mapping[str, Any]) -> "Pending":
@@ -197,6 +221,7 @@ class Recording:
         if call.function in BACKWARDS:
             if tensors:
                 self.root = self.place_of(tensors[0])
+            self.before_backward = len(self.calls)
             return
         if name in READS and tensors:
             value = output if isinstance(output, float | int) else None
@@ -213,6 +238,10 @@ class Recording:
         found = [(way, one) for way, one in tensors_in(output) if id(one) not in own]
         if not (found or changed):
             return
+        if found and self._takes_data(call):
+            for _, one in found:
+                self.place_of(one)
+            return
         call.changes = tuple(self.place_of(one) for one in changed)
         for way, one in found:
             if id(one) in self._of_model:
@@ -224,6 +253,30 @@ class Recording:
             if base is not None:
                 self.shared[place] = self.shared.get(base, base)
         self.calls.append(call)
+
+    def note_batch(self, batch: Any) -> None:
+        """Remember a batch of a loader."""
+        self._of_loader.update(id(tensor) for _, tensor in tensors_in(batch))
+
+    def _takes_data(self, call: Call) -> bool:
+        """True if a call takes examples from data that the loop holds, without a loader: its result
+        is then a part of the batch."""
+        name = getattr(call.function, "__name__", "")
+        if name in FROM_PROGRAM:
+            return not any(True for _ in places_in((call.given, call.named)))
+        if self._of_loader or name not in FROM_DATA:
+            return False
+        sources = list(places_in(call.given[0])) if call.given else []
+        if not sources or not all(isinstance(one, Outside) for one in sources):
+            return False
+        return all(self._is_drawn(one) for one in places_in((call.given[1:], call.named)))
+
+    def _is_drawn(self, place: Place) -> bool:
+        """True for a tensor from elsewhere, or one that is drawn without any other tensor."""
+        if isinstance(place, Made):
+            call = self.calls[place.call]
+            return all(self._is_drawn(one) for one in places_in((call.given, call.named)))
+        return isinstance(place, Outside)
 
     def place_of(self, tensor: Tensor) -> Place:
         """Where a tensor comes from."""
@@ -309,15 +362,26 @@ def tensors_in(
             yield from tensors_in(one, (*way, ("attribute", name)))
 
 
-def signs_of(module: nn.Module) -> Any:
-    """What shows that a module has changed: the versions of its tensors, and the plain attributes of
-    its layers."""
+def signs_of(module: nn.Module) -> Signs:
+    """What shows later that a module has changed."""
     plain = (bool, int, float, str, type(None))
-    return [
-        [
-            (name, value)
-            for name, value in vars(layer).items()
-            if isinstance(value, plain) and name != "_is_full_backward_hook"
-        ]
+    attributes = [
+        [(name, value) for name, value in vars(layer).items() if isinstance(value, plain)]
         for layer in module.modules()
-    ], [(id(one), one._version) for one in (*module.parameters(), *module.buffers())]
+    ]
+    tensors = (*module.parameters(), *module.buffers())
+    return Signs(attributes, [(id(one), one._version) for one in tensors])
+
+
+def places_in(value: Any) -> Iterator[Place]:
+    """The places in the arguments of a recorded call."""
+    if isinstance(value, OfModel | Made | Outside):
+        yield value
+    elif isinstance(value, Rebuilt):
+        yield from places_in(value.parts)
+    elif isinstance(value, tuple | list):
+        for one in value:
+            yield from places_in(one)
+    elif isinstance(value, dict):
+        for one in value.values():
+            yield from places_in(one)

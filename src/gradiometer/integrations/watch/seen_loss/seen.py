@@ -1,6 +1,7 @@
 """The loss of a loop that gave none to `watch`, as far as it can be seen."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -34,8 +35,15 @@ from gradiometer.randomness import GlobalStates
 # state that the optimizer makes.
 FIRST = 2
 
+# The first update at which the calls are compared once more. From there on they are at twice the
+# step each time, so that a weight that changes later is noticed, such as one that grows by epochs.
+AGAIN = 24
+
 # Updates in a row that are compared before the loss is taken as seen.
 COMPARED = 2
+
+# Updates in a row at which it is tried to record them, at most.
+MOST_TRIES = 8
 
 # Most values of losses that are kept, to be compared with those of the updates made again.
 MOST_VALUES = 64
@@ -65,9 +73,12 @@ class SeenLoss(Observer):
         self.recipe: Recipe | None = None
         self._is_refused = False
         self._parts: list[tuple[Slice, Sources]] = []
+        self._rows = 1
+        self._tries = 0
         self._places: list[Any] = []
         self._values: dict[int, list[float]] = {}
         self._is_proven = False
+        self._has_loader = False
         model = subject.objective.model
         can_look = (
             not subject.has_loss
@@ -76,7 +87,11 @@ class SeenLoss(Observer):
             and not takes_no_hooks(model)
             and not subject.batches.axis
         )
-        self.next = FIRST - 1 if can_look else NEVER
+        # The next update that is recorded, and True while one is looked at for its batch alone,
+        # since some loaders draw one ahead.
+        self._due = FIRST
+        self._is_ahead = False
+        self.next = FIRST - 2 if can_look else NEVER
         if not can_look:
             self._is_refused = True
             self.why_not = "that needs a plain model in one process, and a `budget` above 0"
@@ -95,35 +110,65 @@ class SeenLoss(Observer):
         """Record the coming backward."""
         with self.shield:
             if self.may_be_seen:
+                self._is_ahead = False
                 self._looking.start(self._subject.objective.model, self._subject.called)
+
+    def look_ahead(self) -> None:
+        """See the batches that are drawn until the coming backward."""
+        with self.shield:
+            if self.may_be_seen and not self._looking.is_open:
+                self._is_ahead = True
+                self._looking.start(self._subject.objective.model, self._subject.called)
+
+    def stop_ahead(self) -> None:
+        """Record no more, if only batches were to be seen."""
+        if self._is_ahead:
+            self.stop()
 
     def stop(self) -> None:
         """Record no more for now."""
+        self._is_ahead = False
         with self.shield:
             self._looking.stop()
+
+    def rest(self) -> None:
+        """Record no more for long: batches are no longer held."""
+        self.stop()
+        self._looking.batches.clear()
 
     def at_step(self, event: Step) -> None:
         """Take the recording of this backward."""
         self.awaits_update = True
-        if event.index < FIRST:
+        if event.index < self._due:
+            self.stop_ahead()
             return
         with self.shield:
             self.take(event)
             if not event.is_last:
                 self.look()
+            elif self.recipe is None:
+                self._due = event.index + 1
+                self._tries += 1
+                if self._tries > MOST_TRIES:
+                    self._refuse("its calls could not be recorded")
+            else:
+                self._due = max(2 * self._due, AGAIN)
 
     def updated(self, update: Update) -> None:
         """Begin the recording of the next update."""
         self.awaits_update = False
-        if self.recipe is not None or not self.may_be_seen:
+        if not self.may_be_seen:
             self.next = NEVER
-        elif update.step >= FIRST - 1:
+            return
+        if update.step == self._due - 1:
             self.look()
+        elif update.step == self._due - 2:
+            self.look_ahead()
+        self.next = max(self._due - 2, update.step + 1)
 
     def close(self, error: BaseException | None) -> None:
         """Record no more."""
-        self.stop()
-        self._looking.batches.clear()
+        self.rest()
         self._parts.clear()
 
     def take(self, event: Step) -> Batch | None:
@@ -185,7 +230,7 @@ class SeenLoss(Observer):
     def _establish(self) -> None:
         """Compare the first recordings."""
         (first, one), (second, two) = self._parts
-        self._compare(first, one, second, two)
+        self._compare(first, one, _rows(first, one), second, two)
         constants = constants_of(first, second)
         self._places = []
         count = sum(
@@ -210,17 +255,21 @@ class SeenLoss(Observer):
         if batch is None:
             raise NotSeen("it takes no batch: its data are drawn in the loop, or never change")
         self.recipe = recipe_of(second, self._places, _size_of(batch))
-        self._looking.batches.clear()
+        self._has_loader = two.batch is not None
+        self._rows = _rows(second, two)
+        self._parts = [(replace(second, outside=[]), Sources(two.places, None))]
 
-    def _compare(self, first: Slice, one: Sources, second: Slice, two: Sources) -> None:
+    def _compare(self, first: Slice, one: Sources, rows: int, second: Slice, two: Sources) -> None:
         if len(one.places) != len(two.places):
             raise NotSeen("it makes its loss by other calls at other steps")
-        check_same(first, second, (_rows(first, one), _rows(second, two)))
+        check_same(first, second, (rows, _rows(second, two)))
 
     def _check_again(self, part: Slice, source: Sources) -> None:
         """Check that a later recording has the same calls on the same places."""
+        if self._has_loader and source.batch is None:
+            raise NotSeen("it takes a batch that was not seen in its loader")
         first, one = self._parts[-1]
-        self._compare(first, one, part, source)
+        self._compare(first, one, self._rows, part, source)
         for place, tensor, way in zip(self._places, part.outside, source.places, strict=True):
             if isinstance(place, OfBatch) and source.batch is not None and way != place.way:
                 raise NotSeen("it takes other parts of the batch at other steps")

@@ -11,7 +11,6 @@ from gradiometer.integrations.watch.seen_loss.arguments import (
     PLACES,
     Way,
     mapped_places,
-    places_in,
     plain_values,
 )
 from gradiometer.integrations.watch.seen_loss.recording import (
@@ -25,6 +24,7 @@ from gradiometer.integrations.watch.seen_loss.recording import (
     Read,
     Rebuilt,
     Recording,
+    places_in,
     tensors_in,
 )
 from gradiometer.measurement.batch import Batch
@@ -80,15 +80,18 @@ def slice_of(recording: Recording, root: Any) -> Slice:
             needed.add(place.call)
 
     def need_all() -> None:
-        for number in range(len(recording.calls) - 1, -1, -1):
+        for number in range(last - 1, -1, -1):
             call = recording.calls[number]
             writes = {recording.shared.get(one, one) for one in call.changes}
-            if number <= last and (number in needed or writes & memory):
+            if number in needed or writes & memory:
                 needed.add(number)
                 for place in places_in((call.given, call.named)):
                     need(place)
 
-    last = root.call
+    # a loss may be added to in place until `backward` is called on it
+    last = len(recording.calls)
+    if recording.before_backward is not None:
+        last = max(recording.before_backward, root.call + 1)
     need(root)
     need_all()
     decisions = _decisions(recording, sorted(needed), root)
@@ -202,8 +205,6 @@ def check_calls(part: Slice) -> None:
             modes.add(call.modes)
         elif "dropout" in name or name in ("batch_norm", "instance_norm", "rrelu"):
             raise NotSeen(f"it calls `{name}` outside of the model, in training mode or not")
-        if name in ("tensor", "as_tensor", "asarray", "from_numpy"):
-            continue
         if any(isinstance(one, Outside) for one in call.changes) and name not in SETTERS:
             raise NotSeen("it changes a tensor in place that is not made for the loss alone")
     if not any(isinstance(call.function, PartOfModel) for call in part.calls) and not any(
@@ -218,7 +219,10 @@ def check_calls(part: Slice) -> None:
         if tensor._version != version:
             raise NotSeen("it changes a tensor in place that is not made for the loss alone")
         if tensor.grad_fn is not None:
-            raise NotSeen("a part of it is made by operations that torch does not show")
+            raise NotSeen(
+                "a tensor with a graph comes into it from an earlier step, or from operations that "
+                "torch does not show"
+            )
 
 
 def check_same(one: Slice, two: Slice, sizes: tuple[int, int]) -> None:
@@ -262,13 +266,28 @@ def name_of(function: Any) -> str:
 def _is_changed(one: Any, two: Any) -> bool:
     """True for the same module of the loop with other weights or attributes."""
     both = isinstance(one, OtherModule) and isinstance(two, OtherModule)
-    return both and one.module is two.module and one.versions != two.versions
+    return both and type(one.module) is type(two.module) and not _same_module(one, two)
 
 
 def _same_function(one: Any, two: Any) -> bool:
     if isinstance(one, OtherModule) and isinstance(two, OtherModule):
-        return one.module is two.module
+        return _same_module(one, two)
     return type(one) is type(two) and bool(one == two)
+
+
+def _same_module(one: OtherModule, two: OtherModule) -> bool:
+    """True for one module that has not changed, and for two criteria that are the same: some loops
+    make one in every epoch."""
+    if one.module is two.module:
+        return bool(one.signs == two.signs)
+    if type(one.module) is not type(two.module) or any(True for _ in one.module.parameters()):
+        return False
+    buffers = list(one.module.buffers()), list(two.module.buffers())
+    return (
+        one.signs.attributes == two.signs.attributes
+        and len(buffers[0]) == len(buffers[1])
+        and all(map(torch.equal, *buffers))
+    )
 
 
 def _check_argument(name: str, one: Any, two: Any, sizes: tuple[int, int]) -> None:
