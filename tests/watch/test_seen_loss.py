@@ -425,6 +425,25 @@ class Reversed(torch.autograd.Function):
 
 
 @case
+def a_turn_by_chance_of_numpy() -> Any:
+    def make(_: int, model: Any, inputs: Tensor, labels: Tensor) -> Tensor:
+        turns = np.random.random() < 1e-3  # noqa: NPY002
+        inputs = inputs.flip(-1) if turns else inputs
+        return functional.cross_entropy(model(inputs), labels)
+
+    return by_step(make)
+
+
+@case
+def a_turn_by_chance_of_torch() -> Any:
+    def make(_: int, model: Any, inputs: Tensor, labels: Tensor) -> Tensor:
+        inputs = inputs.flip(-1) if torch.rand(1) < 1e-3 else inputs
+        return functional.cross_entropy(model(inputs), labels)
+
+    return by_step(make)
+
+
+@case
 def a_gradient_of_its_own() -> Any:
     return by_step(lambda _, m, x, y: functional.cross_entropy(Reversed.apply(m(x)), y))  # type: ignore[no-untyped-call]
 
@@ -466,6 +485,8 @@ REFUSED = {
     "a_number_read_from_the_batch": r"reads numbers of the batch \(`item`\)",
     "a_way_through_numpy": "changes from step to step and is not in the batch",
     "a_batch_that_is_changed_in_place": "changes a tensor in place",
+    "a_turn_by_chance_of_numpy": "draws random numbers of Python or NumPy",
+    "a_turn_by_chance_of_torch": "decides by random numbers that it draws",
     "a_gradient_of_its_own": "does not make its updates",
     "a_memory_of_earlier_outputs": "changes a tensor in place",
     "another_network_that_is_trained": "a Sequential, which is no part of the model, changes",
@@ -571,6 +592,15 @@ def test_a_fork_and_a_test_run_in_two_lines(tmp_path: Path) -> None:
     assert not any(word in text for text in made.warnings for word in ("compared", "differ"))
     assert found is not None
     assert losses == trained("batch_statistics_and_dropout", None)[0]
+
+
+def test_the_curvature_is_measured_in_two_lines(tmp_path: Path) -> None:
+    def ask(w: Watch, model: Any, loss: LossOfLoop, data: Any) -> Any:
+        return w.sharpness(data, top=1, probes=4)
+
+    losses, found = trained("cross_entropy", tmp_path, ask)
+    assert found is not None
+    assert losses == trained("cross_entropy", None)[0]
 
 
 def test_a_fork_of_another_batch_size_runs_in_two_lines(tmp_path: Path) -> None:

@@ -13,12 +13,12 @@ from torch import Tensor
 from gradiometer.compiler import as_written
 from gradiometer.errors import BadArgument, Unsupported
 from gradiometer.integrations.watch.observers.kept_updates import UpdateKeeper
-from gradiometer.integrations.watch.observers.losses import Losses, no_loss
+from gradiometer.integrations.watch.observers.losses import Losses, loss_of_a_person, no_loss
 from gradiometer.integrations.watch.observers.newest_updates import NewestUpdates
 from gradiometer.integrations.watch.record import WatchedRun
 from gradiometer.integrations.watch.subject import OnDevice, Subject, examples_of
 from gradiometer.measurement.artifact import Artifact
-from gradiometer.measurement.objective import Loss
+from gradiometer.measurement.objective import Loss, Objective
 from gradiometer.run.artifacts import save_artifact
 from gradiometer.run.reader import Run
 
@@ -120,16 +120,14 @@ class Request:
                 budget.stop()
 
     def on_device(self, train: Any) -> OnDevice:
-        """The examples, if there is a loss to run on them.
+        """The examples, if there is a loss to run on them, which may be the one that was seen.
 
         Raises:
             BadArgument: There is no loss.
         """
         if self.objective.loss is no_loss:
-            raise BadArgument(
-                "`loss` is missing, and this runs the model: give loss=lambda model, batch: ... to "
-                "`watch`."
-            )
+            loss = loss_of_a_person(self.loss_seen())
+            self.objective = Objective(self.subject.objective.model, loss)
         return OnDevice(examples_of(train, "train"), self.objective.parameters[0].device)
 
     def keep(self, run: Run, artifact: Artifact) -> None:

@@ -1,6 +1,8 @@
 """The time in which the calls of a loop are recorded."""
 
 import os
+import pickle
+import random
 import sys
 import threading
 import weakref
@@ -8,6 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch._C import _len_torch_function_stack
@@ -72,6 +75,9 @@ class Looking:
         self.is_open = False
         self.recording: Recording | None = None
         self.batches: deque[Any] = deque(maxlen=BATCHES)
+        # True if the loop has drawn numbers of Python or NumPy since the newest batch of a loader.
+        self.has_drawn = False
+        self._drawn_until: Any = None
         # The random states when the newest batch was drawn; None if that was not seen.
         self.random: GlobalStates | None = None
         _every.add(self)
@@ -96,11 +102,15 @@ class Looking:
         for batch in self.batches:
             self.recording.note_batch(batch)
         self.random = None
+        self.has_drawn = False
+        self._drawn_until = None
         self.is_open = True
         self._turn_on()
 
     def stop(self) -> Recording | None:
         """End it, and return the recording; None if there is none."""
+        if self.is_on:
+            self.note_draws()
         self._turn_off()
         self._unpatch()
         self.is_open = False
@@ -171,8 +181,14 @@ class Looking:
             _compiler._callback_from_stance = self._plain_stance
             self._plain_stance = None
 
+    def note_draws(self) -> None:
+        """Notice numbers that the loop has drawn itself, not in a module."""
+        if self._drawn_until is not None and _numbers() != self._drawn_until:
+            self.has_drawn = True
+
     def outside(self, call: Callable[[], Any]) -> Any:
         """Call something as without the recording."""
+        self.note_draws()
         self._turn_off()
         # To replace a method of all modules takes a millisecond of every later call, so that it
         # stays, unless compiled code may look at it.
@@ -181,6 +197,8 @@ class Looking:
         try:
             return call()
         finally:
+            if self._drawn_until is not None:
+                self._drawn_until = _numbers()
             self._turn_on()
 
     def compiled(self) -> None:
@@ -213,6 +231,8 @@ def _of_loader(looking: Looking) -> Callable[..., Any]:
         if looking.recording is not None:
             looking.recording.note_batch(batch)
             looking.random = GlobalStates(looking.recording.devices)
+            looking.has_drawn = False
+            looking._drawn_until = _numbers()
         return batch
 
     return __next__
@@ -234,6 +254,14 @@ def _follow_compiler(looking: Looking) -> Any:
 
     _compiler._callback_from_stance = without_recording
     return plain
+
+
+def _numbers() -> Any:
+    """The states of the generators of Python and NumPy."""
+    numpy = np.random.get_state(legacy=False)  # noqa: NPY002 (loops use the global one)
+    # a checker of types draws a number of Python at every call
+    python = None if "beartype" in sys.modules else random.getstate()
+    return python, pickle.dumps(numpy)
 
 
 def _has_compiled() -> bool:

@@ -168,6 +168,8 @@ class Recording:
     root: Place | None = None
     # Number of calls before it.
     before_backward: int | None = None
+    # Number of reads before the newest batch of a loader, which may draw numbers itself.
+    reads_before_batch: int = 0
     # What a call shares its memory with.
     shared: dict[Place, Place] = field(default_factory=dict)
 
@@ -195,6 +197,7 @@ class Recording:
         self.shared.clear()
         self._known.clear()
         self.root = self.before_backward = None
+        self.reads_before_batch = 0
         self._bytes = 0
 
     def begin(self, function: Any, given: tuple[Any, ...], named: Mapping[str, Any]) -> "Pending":
@@ -254,8 +257,14 @@ class Recording:
                 self.shared[place] = self.shared.get(base, base)
         self.calls.append(call)
 
+    @property
+    def has_loader(self) -> bool:
+        """True if batches of a loader are known."""
+        return bool(self._of_loader)
+
     def note_batch(self, batch: Any) -> None:
         """Remember a batch of a loader."""
+        self.reads_before_batch = len(self.reads)
         self._of_loader.update(id(tensor) for _, tensor in tensors_in(batch))
 
     def _takes_data(self, call: Call) -> bool:

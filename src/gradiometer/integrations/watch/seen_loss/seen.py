@@ -1,6 +1,5 @@
 """The loss of a loop that gave none to `watch`, as far as it can be seen."""
 
-import math
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +12,7 @@ from gradiometer.integrations.watch.observers.observer import Observer, Step, Up
 from gradiometer.integrations.watch.seen_loss.arguments import ConstantTensor, OfBatch, Way
 from gradiometer.integrations.watch.seen_loss.looking import Looking
 from gradiometer.integrations.watch.seen_loss.recipe import Recipe, recipe_of
-from gradiometer.integrations.watch.seen_loss.recording import Place, Recording
+from gradiometer.integrations.watch.seen_loss.recording import Made, Place, Recording
 from gradiometer.integrations.watch.seen_loss.slicing import (
     NotSeen,
     Slice,
@@ -206,6 +205,8 @@ class SeenLoss(Observer):
         return recipe
 
     def _take(self, recording: Recording, event: Step) -> Batch | None:
+        if self._looking.has_drawn:
+            raise NotSeen("it draws random numbers of Python or NumPy after its batch is loaded")
         part = slice_of(recording, _root_of(recording, event.loss))
         check_calls(part)
         kind = holds_tensors(part)
@@ -305,8 +306,13 @@ def _root_of(recording: Recording, loss: Any) -> Place | None:
     """The tensor that holds the number given to `w.step`."""
     if isinstance(loss, Tensor):
         return recording.known_place(loss) or recording.root
-    numbers = [read for read in recording.reads if read.value == loss and not math.isnan(loss)]
-    return numbers[-1].place if numbers else recording.root
+    # the first one: the watch itself may read it once more
+    numbers = (
+        read.place
+        for read in recording.reads
+        if read.value == loss and isinstance(read.place, Made)
+    )
+    return next(numbers, recording.root)
 
 
 def _rows(part: Slice, source: Sources) -> int:

@@ -29,6 +29,9 @@ from gradiometer.integrations.watch.seen_loss.recording import (
 )
 from gradiometer.measurement.batch import Batch
 
+# How the names of functions begin that draw random numbers.
+RANDOM = ("rand", "bernoulli", "normal", "multinomial", "poisson", "uniform", "exponential")
+
 
 class NotSeen(Exception):
     """The loss cannot be made from another batch. The text says why, as the end of a sentence."""
@@ -164,8 +167,15 @@ def _decisions(recording: Recording, order: Sequence[int], root: Made) -> list[R
     ]
     first = models[0] if models else root.call
     found = []
-    for read in recording.reads:
-        if read.call > root.call or not _ancestors(recording, read.place) & used:
+    for read in recording.reads[recording.reads_before_batch :]:
+        if read.call > root.call:
+            continue
+        ancestors = _ancestors(recording, read.place)
+        if _is_random(recording, ancestors) and (
+            read.name == "__bool__" or (recording.has_loader and read.name != "__index__")
+        ):
+            raise NotSeen("it decides by random numbers that it draws")
+        if not ancestors & used:
             continue
         if read.name == "__bool__":
             found.append(read)
@@ -175,6 +185,14 @@ def _decisions(recording: Recording, order: Sequence[int], root: Made) -> list[R
                 "which it may decide"
             )
     return found
+
+
+def _is_random(recording: Recording, ancestors: set[Any]) -> bool:
+    """True for a tensor that is made of random numbers alone."""
+    made = [recording.calls[one.call].function for one in ancestors if isinstance(one, Made)]
+    return len(made) == len(ancestors) and any(
+        getattr(one, "__name__", "").startswith(RANDOM) for one in made
+    )
 
 
 def _ancestors(recording: Recording, place: Any) -> set[Any]:
