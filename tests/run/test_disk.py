@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,7 +12,35 @@ from unittest.mock import patch
 
 import pytest
 
-from gradiometer.storage.disk import one_at_a_time, replace_file, write_new
+from gradiometer.errors import BadArgument, RunDamaged
+from gradiometer.logs import read_log
+from gradiometer.run.readings import Readings
+from gradiometer.storage.disk import one_at_a_time, read_file, replace_file, write_new
+from gradiometer.storage.journal import read_journal
+
+
+@pytest.mark.parametrize("name", ["readings.jsonl", "events.jsonl", "forks/0001/branches.jsonl"])
+def test_a_file_that_is_too_large_for_the_memory_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """It has no lines, and no content on the disk."""
+    monkeypatch.setattr("gradiometer.storage.disk.memory", lambda: 8e9)
+    path = tmp_path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        file.truncate(1_100_000_000)
+    tracemalloc.start()
+    with pytest.raises(OSError, match=r"it has 1\.1 GB, more than 12% of the memory"):
+        read_file(path)
+    with pytest.raises(RunDamaged, match=r"cannot be read: it has 1\.1 gb, more than 12% of the"):
+        if name == "readings.jsonl":
+            Readings(path).read()
+        else:
+            read_journal(path)
+    assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    tracemalloc.stop()
+    with pytest.raises(BadArgument, match="cannot be read: it has"):
+        read_log(path)
 
 
 def test_a_write_that_takes_a_part_is_continued(

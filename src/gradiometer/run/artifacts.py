@@ -106,7 +106,7 @@ def load_snapshots(folder: Path) -> list["Snapshot"]:
     found = []
     for path in snapshot_paths(folder):
         try:
-            content = read_file(path)
+            content = read_file(path, of_memory=1.0)
         except OSError as error:
             raise RunDamaged(f"`{path}` cannot be read: {reason_of(error)}.") from error
         found.append(Snapshot.from_bytes(content, f"`{path}`"))

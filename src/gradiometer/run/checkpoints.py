@@ -281,7 +281,7 @@ def _read(step: int, path: Path) -> Checkpoint:
     try:
         listed = read_file(path / SUMS).decode("ascii", errors="replace").splitlines()
         sums = {name: total for total, _, name in (line.partition("  ") for line in listed)}
-        content = {name: read_file(path / name) for name in (TENSORS, STATE)}
+        content = {name: read_file(path / name, of_memory=1.0) for name in (TENSORS, STATE)}
         for name, written in content.items():
             if hashlib.sha256(written).hexdigest() != sums.get(name):
                 raise RunDamaged(f"{name} does not match its checksum")

@@ -1,6 +1,7 @@
 """File writes that survive a killed process, a power cut and a full disk."""
 
 import errno
+import math
 import os
 import re
 import shlex
@@ -26,17 +27,42 @@ _SHORTAGE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 
 
-def open_to_read(path: Path) -> BinaryIO:
+# Largest share of the memory that a file of text may have: as objects its lines take several times
+# as much. A live page that read a damaged file as large as the memory took all of it.
+OF_MEMORY = 1 / 8
+
+
+@lru_cache(maxsize=1)
+def memory() -> float:
+    """The memory of this machine, or of this container, in bytes; inf if it is not known."""
+    known = math.inf
+    with suppress(AttributeError, ValueError, OSError):  # Windows has no `sysconf`
+        known = float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    with suppress(ValueError, OSError):  # it is "max" without a limit
+        known = min(known, float(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return known
+
+
+def open_to_read(path: Path, of_memory: float = OF_MEMORY) -> BinaryIO:
     """Open a regular file. A FIFO, a socket or a device could block a reader for ever, or never
     end.
 
+    Args:
+        path: The file.
+        of_memory: The largest share of the memory that it may have.
+
     Raises:
-        OSError: It is no regular file, or cannot be opened.
+        OSError: It is no regular file, is too large for the memory, or cannot be opened.
     """
     descriptor = os.open(
         path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     )
-    mode = os.fstat(descriptor).st_mode
+    status = os.fstat(descriptor)
+    mode = status.st_mode
+    if status.st_size > of_memory * memory():
+        os.close(descriptor)
+        why = f"it has {status.st_size / 1e9:,.1f} GB, more than {of_memory:.0%} of the memory"
+        raise OSError(errno.EFBIG, why, str(path))
     if not stat.S_ISREG(mode):
         os.close(descriptor)
         if stat.S_ISDIR(mode):
@@ -45,13 +71,13 @@ def open_to_read(path: Path) -> BinaryIO:
     return os.fdopen(descriptor, "rb")
 
 
-def read_file(path: Path) -> bytes:
-    """The content of a regular file. The errors are those of `open_to_read`.
+def read_file(path: Path, of_memory: float = OF_MEMORY) -> bytes:
+    """The content of a regular file. The arguments and the errors are those of `open_to_read`.
 
     Some files of Linux, such as /proc/kmsg, pass for regular, and a reader of them waits for ever.
     They are refused.
     """
-    with open_to_read(path) as file:
+    with open_to_read(path, of_memory) as file:
         content: bytes | None = file.read()
     if content is None:
         raise OSError(errno.EINVAL, "it has no content yet, and is no file on a disk", str(path))
