@@ -52,6 +52,9 @@ _OPEN = (nn.Module, types.SimpleNamespace, argparse.Namespace)
 _CLOSED = {"torch", "gradiometer", "numpy", "logging", "threading", "multiprocessing", "asyncio"}
 _CLOSED |= {"concurrent", "unittest", "_pytest", "pytest", "pathlib", "inspect", "types"}
 
+# Attributes that every module has.
+_OF_MODULES = frozenset(vars(nn.Module()))
+
 Key = tuple[int, Any]
 
 
@@ -350,7 +353,11 @@ class _Walk:
                         self._keep(Place(f"{path}.{inner}", value, inner, is_item=True))
                 elif is_module and name.endswith("_hooks") and isinstance(value, dict):
                     self._keep_hooks(f"{path}.{name}", value)
-                elif not isinstance(value, _PLAIN) or not is_of_torch:
+                elif is_of_torch and isinstance(value, _PLAIN):
+                    continue
+                elif name in _OF_MODULES and isinstance(value, dict | set) and not value:
+                    continue  # as in nearly every module
+                else:
                     self._keep(Place(f"{path}.{name}", held, name, is_item=True))
         for base in kind.__mro__:
             slots = base.__dict__.get("__slots__", ()) if is_of_user(base) else ()
