@@ -210,7 +210,7 @@ class UpdateKeeper(Observer):
             if not self._is_open:
                 if step >= self._start - 1 and self._is_paid_for(step):
                     self._begin(step + 1)
-                elif step == self._start - 2:
+                elif step == self._start - 2 and self._is_paid_for(step):
                     self._seen.look_ahead()
             elif len(self._batches) != self._subject.source.backwards:
                 self._give_up(
