@@ -248,7 +248,9 @@ def test_a_watch_that_cannot_fork_says_why(tmp_path: Path) -> None:
         with pytest.raises(BadArgument, match="`step` was not called yet"):
             w.fork(batches=LISTED, alternatives=["rate 2x"], horizon="1 update")
         loop.update(w)
-        with pytest.raises(BadArgument, match="`loss` is missing: give loss="):
+        with pytest.raises(
+            BadArgument, match="`loss` is missing, and it cannot be seen in your loop"
+        ):
             w.fork(batches=LISTED, alternatives=["rate 2x"], horizon="1 update")
         given: dict[str, Any] = {"horizon": "1 update", "loss": CRITERION, "replicates": 1}
         assert w.fork(batches=LISTED, alternatives=["rate 2x"], **given) is not None
