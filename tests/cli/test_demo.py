@@ -30,7 +30,9 @@ def test_the_readme_quotes_the_demo_of_today() -> None:
     configuration = Configuration.from_mapping(DEMO, "")
     steps = Training(load("digits", model="cnn"), configuration, Budget(0.0), gauges=()).steps
     readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    assert f"now (step {steps - 1:,}" in readme and f"from step {steps // 2:,}, rate 2x" in readme
+    assert (
+        f"Over {steps:,} steps" in readme and f"from step {steps // 2:,} at 2× the rate" in readme
+    )
 
 
 @pytest.fixture(scope="module")

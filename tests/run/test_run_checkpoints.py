@@ -324,12 +324,12 @@ def test_a_reader_is_not_confused_by_a_checkpoint_deleted_under_it(
     really = read_file
     moved_on = False
 
-    def read(path: Path) -> bytes:
+    def read(path: Path, **settings: float) -> bytes:
         nonlocal moved_on
         if not moved_on and path.name == "state.json":
             moved_on = True
             save_step(folder, 2, keep=1)
-        return really(path)
+        return really(path, **settings)
 
     monkeypatch.setattr("gradiometer.run.checkpoints.read_file", read)
     assert loaded_step(folder) == (2, [])

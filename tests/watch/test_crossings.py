@@ -16,7 +16,7 @@ HOME = str(Path(gradiometer.__file__).parent)
 
 @pytest.mark.parametrize(
     ("step", "files", "calls"),
-    [(100, 21, 134), (101, 9, 24)],
+    [(102, 21, 134), (103, 9, 24)],
     ids=["measured", "before a measured one"],
 )
 def test_an_iteration_goes_through_few_files(

@@ -92,7 +92,12 @@ def test_readings_that_training_makes_are_not_missed(
     assert w.overhead["short_of"] is None
 
 
-def test_an_unmeasured_step_does_next_to_nothing(tmp_path: Path) -> None:
+def test_an_unmeasured_step_does_next_to_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0  # what is due depends on the clock, which a busy machine makes uneven
+    for clock in ("perf_counter", "thread_time"):
+        monkeypatch.setattr(time, clock, lambda: now)
     model, optimizer, w = simple(tmp_path, every=10**6)
     calls: list[str] = []
 
@@ -109,6 +114,7 @@ def test_an_unmeasured_step_does_next_to_nothing(tmp_path: Path) -> None:
     with w:
         for _ in range(400):
             loss, batch = one_backward(model)
+            now += 1e-3
             sys.setprofile(count)
             w.step(loss, batch)
             optimizer.step()
@@ -117,7 +123,7 @@ def test_an_unmeasured_step_does_next_to_nothing(tmp_path: Path) -> None:
             calls.clear()
         # functions of ours; one step in 20 is kept to compare forks with, and two in ten are looks
         # of triage
-        assert sorted(made[200:])[100] <= 4 and sorted(made)[290] <= 10
+        assert sorted(made[200:])[100] <= 4 and sorted(made)[290] <= 11
 
 
 def test_two_loops_that_take_turns_in_one_thread_count_their_own_time(tmp_path: Path) -> None:

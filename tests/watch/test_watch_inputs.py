@@ -76,10 +76,10 @@ def test_the_readings_are_those_of_a_loop_that_gives_its_batches(tmp_path: Path)
         assert moment[0] == pytest.approx(other.moments[name][0], nan_ok=True)
 
 
-def test_two_lines_keep_no_updates_for_forks(tmp_path: Path) -> None:
+def test_two_lines_keep_few_updates_for_forks(tmp_path: Path) -> None:
     """A copy of the parameters at every step took seven times as long as the step of a small MLP."""
     _, w = trained(tmp_path, watched=True)
-    assert "updates kept for forks" not in w.overhead["spent"]
+    assert w.request.kept_updates._count <= 3  # from steps 4, 32 and 256
 
 
 @pytest.mark.page

@@ -45,7 +45,6 @@ from gradiometer.integrations.watch.record import Announcements, Findings, Watch
 from gradiometer.integrations.watch.requests.evaluation import LossesGiven, evaluation
 from gradiometer.integrations.watch.requests.request import Request
 from gradiometer.integrations.watch.scripting import WithoutHooks
-from gradiometer.integrations.watch.seen_batch import SeenBatch
 from gradiometer.integrations.watch.shield import Shield, WarningLog, attempt, reason_of
 from gradiometer.integrations.watch.subject import Subject, moved
 from gradiometer.measurement.artifact import Evaluation
@@ -59,6 +58,7 @@ from gradiometer.run.recorder import Recorder
 
 if TYPE_CHECKING:
     from gradiometer.integrations.watch.requests.forks import LoopForks
+    from gradiometer.integrations.watch.seen_batch import SeenBatch
     from gradiometer.loop import Alternative, Fork
     from gradiometer.loop.recorded.incidents import IncidentCause
 
@@ -112,7 +112,7 @@ class Watch:
         self._at_end: list[int] = []
         self._handles: list[Any] = []
         # What stands for batches that are not given.
-        self._inputs: Inputs | SeenBatch | None = None
+        self._inputs: "Inputs | SeenBatch | None" = None
         self._announcer = Announcer(subject, self.step, self._warn, self.shield)
         self._settings = Settings(subject, self._warn)
         self._updates = UpdateCounter(self._warn, partial(self._settings.search, self._follow))
@@ -200,6 +200,8 @@ class Watch:
         self._follow(first)
         self._handles += [one.register_step_post_hook(self._after_another) for one in others]
         if self._subject.has_loss:
+            from gradiometer.integrations.watch.seen_batch import SeenBatch  # noqa: PLC0415
+
             self._inputs = SeenBatch(self._subject, self.shield)
         else:
             self._inputs = Inputs(self._subject.called, self.shield)
@@ -654,6 +656,8 @@ class Watch:
 
     def _note_what_tests_need(self) -> None:
         """Note which arguments of `watch` a test would need besides, if that is new."""
+        if self._subject.source.is_ours:
+            return
         given = (
             self.request.has_loss,
             self.request.data is not None,

@@ -48,8 +48,8 @@ class FirstSteps(Observer):
         self._was_called = False
         self._marks: list[tuple[int, int]] = []
         self._root: Tensor | None = None
-        self._roots: list[Tensor] = []
-        self._given: list[Any] = []
+        self._made: list[float] = []
+        self._given: list[float] = []
         self._listener: Listener | None = None
 
     def start(self) -> None:
@@ -110,6 +110,8 @@ class FirstSteps(Observer):
         self._before, self._since = self._since, ""
         if self._updates == 1 and self._before.lstrip("s") and self._before.startswith("s"):
             self._misplaced(f"`w.step` was called before `backward`: {BETWEEN}")
+        elif self._updates > 1 and self._before.startswith("s") and "b" in self._before:
+            self._called_twice()
         elif self._updates == LOOKED_AT and not self._was_called:
             self._warn(
                 f"`w.step` was not called in the first {LOOKED_AT} updates, which are not "
@@ -129,7 +131,7 @@ class FirstSteps(Observer):
         if self._listener is not None:
             self._listener.remove()
         self._listener = self._root = None
-        self._roots = []
+        self._made = []
         self._given = []
         self.next = NEVER
         self.awaits_update = False
@@ -140,14 +142,14 @@ class FirstSteps(Observer):
         steps, backwards = since.count("s"), since.count("b")
         if steps > backwards > 0 and since.startswith("b"):
             self._called_twice()
-        elif since == "s" and self._updates and before:
-            if before.count("s") >= before.count("b"):
-                self._called_twice()
-            else:
-                self._misplaced(f"`w.step` was called after the update: {BETWEEN}")
+        elif since == "s" and self._updates and before.count("s") < before.count("b"):
+            self._misplaced(f"`w.step` was called after the update: {BETWEEN}")
 
     def _called_twice(self) -> None:
-        text = "`w.step` was called twice after one `backward`: call it once"
+        text = (
+            "`w.step` was called twice after one `backward`: call it once, and not over `w.batches`, "
+            "which calls it"
+        )
         if not self._updates:
             raise BadArgument(f"{text}.")
         self._misplaced(text)
@@ -168,17 +170,24 @@ class FirstSteps(Observer):
                 "`w.step` got the loss of another call of the model than `backward` was called on"
             )
             return
-        self._roots.append(root.detach().clone())
-        self._given.append(value_of(loss))
+        given = value_of(loss)
+        if not (root.is_cpu and (given.is_cpu if isinstance(given, Tensor) else True)):
+            return  # to compare numbers of an accelerator, training would wait for it
+        self._made.append(number_of(root))
+        self._given.append(number_of(given))
         if len(self._given) == LOOKED_AT:
-            made = [float(one) for one in self._roots]
-            text = other_numbers([float(one) for one in self._given], made)
+            text = other_numbers(self._given, self._made)
             if text:
                 self._another(f"`w.step` got {text}")
 
     def _another(self, text: str) -> None:
         self._end()
         self._warn(f"{text}: give it the loss of this batch", withholds="loss")
+
+
+def number_of(loss: Any) -> float:
+    """A loss on the CPU as a number, without an operation of torch."""
+    return float(loss.detach().numpy()) if isinstance(loss, Tensor) else float(loss)
 
 
 def have_nothing_in_common(root: Tensor, loss: Tensor) -> bool:

@@ -22,7 +22,14 @@ from gradiometer.loop.followers import NOTE, is_followed
 from gradiometer.loop.incident_cause import cause_of, rise_of_rate
 from gradiometer.loop.marks import relative
 from gradiometer.loop.recorded.incidents import BEFORE, LEAD, IncidentCause, incident_at
-from gradiometer.loop.replay import WAY_OUT, KeptUpdates, all_tensors, check_replay, made_again
+from gradiometer.loop.replay import (
+    WAY_OUT,
+    KeptUpdates,
+    all_tensors,
+    check_replay,
+    made_again,
+    trained_by,
+)
 from gradiometer.measurement.estimate import significant
 from gradiometer.measurement.optimizer.hyperparameters import SAME
 from gradiometer.measurement.optimizer.steps import as_one
@@ -256,8 +263,14 @@ class LoopForks:
     def _replay(self, loop: Loop, kept: KeptUpdates | None, signs: Signs) -> tuple[str, ...]:
         """Compare updates of the loop with those of a copy. Returns what a reader of the fork
         should know."""
-        if kept is None or not kept.is_finite:
-            why = self.kept_updates.why_none if kept is None else "the newest ones are not finite"
+        why = ""
+        if kept is None:
+            why = self.kept_updates.why_none
+        elif not kept.is_finite:
+            why = "the newest ones are not finite"
+        elif kept.trained != trained_by(loop.model):
+            why = "the newest ones trained other parameters"
+        if kept is None or why:
             notes: tuple[str, ...] = (
                 f"No update of your loop was compared with that of a copy, since {why}.",
             )
