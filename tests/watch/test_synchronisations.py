@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from conftest import CASES
 from gradiometer import Draw, GradientNoise, Sampling, TrainingStep, watch
+from own_process import passes_alone
 
 FETCHES = {
     torch.ops.aten._local_scalar_dense.default,
@@ -36,7 +37,11 @@ class Fetches(TorchDispatchMode):
         return operation(*arguments, **(named or {}))
 
 
-def test_a_noise_reading_fetches_its_numbers_in_one_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_noise_reading_fetches_its_numbers_in_one_copy(
+    monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    if passes_alone(request):
+        return
     torch.manual_seed(0)
     case, copies = CASES["mlp"](), []
     objective = case.objective
