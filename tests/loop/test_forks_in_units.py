@@ -107,7 +107,7 @@ def test_what_is_kept_under_ddp_is_bounded_and_serves_earlier_steps(tmp_path: Pa
     """Also batches of a class of one's own, whose name is in no store."""
     run_all(2, sys.executable, str(SUPPORT / "rank_kept.py"), str(tmp_path))
     first, other = (ast.literal_eval((tmp_path / f"said {rank}").read_text()) for rank in (0, 1))
-    assert first["fork at"].startswith("From step 64, ")
+    assert first["fork at"].startswith("After 4 of 77 updates from step 64, ")
     assert "its parameters have the same bits" in first["fork"]
     assert "it needs a training in one process" in first["incident"]
     assert first["back"] == other["back"] and "needs a training in one process" in first["back"]

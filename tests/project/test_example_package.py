@@ -76,7 +76,7 @@ def test_it_is_installed_beside_a_wheel_used_and_removed_without_a_trace(tmp_pat
     shown = json.loads(
         _ended(python, "-m", "gradiometer", "show", run.parent, "--json", cwd=tmp_path)
     )
-    assert "The class of the gauge 'radial'" in json.dumps(shown)
+    assert "No installed package has the gauge 'radial'" in json.dumps(shown)
 
 
 def _environment(folder: Path) -> Path:

@@ -70,7 +70,7 @@ def test_the_page_shows_the_effects_and_the_branches(run: Run, tmp_path: Path) -
     effects, branches = section.figures
     assert effects.name == "fork-0001-effects" and branches.name == "fork-0001-branches"
     assert (
-        "After 20 updates from step 100, against going on as it is, in test loss: "
+        "After 20 of 62 updates from step 100, against going on as it is, in test loss: "
         in effects.summary
     )
     assert "clip 9 diverged in 3 of 3 replicates. Three replicates, each cooled" in effects.summary

@@ -23,6 +23,7 @@ HOME, TORCH = (str(Path(each).parent) for each in (gradiometer.__file__, torch._
 RESTORES = {
     *(
         "__exit__",
+        "_callback_from_stance",
         "remove",
         "set_rng_state",
         "set_state",

@@ -54,6 +54,7 @@ def diagnosed(
     assert finding is not None
     return replace(
         diagnosis_of(),
+        gauges=(gauge,),
         findings=(finding,),
         estimates=windows[-1],
         history={name: tuple(points) for name, points in history.items()},

@@ -285,7 +285,7 @@ def test_every_finding_is_a_sentence_with_its_numbers() -> None:
 
 @pytest.mark.slow
 def test_the_example_shows_that_the_learning_rate_is_a_temperature() -> None:
-    example = Path(__file__).parents[2] / "examples" / "temperature.py"
+    example = Path(__file__).parents[3] / "examples" / "temperature.py"
     ended = subprocess.run(
         [sys.executable, "-W", "error", str(example), "--images", "3200"],
         check=True,

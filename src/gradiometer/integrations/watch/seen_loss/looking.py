@@ -84,14 +84,18 @@ class Looking:
 
     @property
     def is_elsewhere(self) -> bool:
-        """True in another process or thread, in a tracer, and in a transform of functions."""
-        return (
-            threading.get_ident() != self._thread
-            or os.getpid() != self._process
-            or torch.compiler.is_compiling()
-            or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-            or torch._C._functorch.peek_interpreter_stack() is not None
-        )
+        """True in another process or thread, in a tracer, in a transform of functions, and if that
+        cannot be told."""
+        try:
+            return (
+                threading.get_ident() != self._thread
+                or os.getpid() != self._process
+                or torch.compiler.is_compiling()
+                or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+                or torch._C._functorch.peek_interpreter_stack() is not None
+            )
+        except Exception:  # training calls this
+            return True
 
     def start(self, model: nn.Module, called: nn.Module) -> None:
         """Begin with an empty recording."""
