@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
+from torch.overrides import _len_torch_function_stack
 
 import array_checks  # noqa: F401  # before gradiometer, which it checks
 from gradiometer.integrations.watch.record import Announcements
@@ -162,6 +163,14 @@ def case(request: pytest.FixtureRequest) -> Case:
     """Every model in turn, freshly made."""
     torch.manual_seed(0)
     return CASES[request.param]()
+
+
+@pytest.fixture(autouse=True)
+def _nothing_stays_in_torch() -> Iterator[None]:
+    """What is put in place of functions of torch, to see a loss, is gone after each test."""
+    before = nn.Module.__call__, _len_torch_function_stack()
+    yield
+    assert (nn.Module.__call__, _len_torch_function_stack()) == before
 
 
 @pytest.fixture(autouse=True)

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from gradiometer import BadArgument, Watch, watch
+from gradiometer.integrations.watch.seen_loss.recording import Recording
 
 EXAMPLES = 256
 SIZE = 32
@@ -579,6 +580,24 @@ def test_nothing_is_left_in_torch_after_the_loss_was_seen(tmp_path: Path) -> Non
         return now == before
 
     assert trained("cross_entropy", tmp_path, ask)[1]
+
+
+@pytest.mark.parametrize("part", ["begin", "end"])
+def test_an_error_of_ours_in_a_call_of_the_loop_ends_the_recording(
+    part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> Any:
+        raise ValueError("planted")
+
+    monkeypatch.setattr(Recording, part, broken)
+
+    def ask(w: Watch, *_: Any) -> Any:
+        with pytest.raises(BadArgument, match="planted"):
+            w.fork("rate 2x", horizon="8 updates", replicates=2)
+        return _len_torch_function_stack()
+
+    losses, left = trained("cross_entropy", tmp_path, ask)
+    assert left == 0 and losses == trained("cross_entropy", None)[0]
 
 
 def test_a_fork_and_a_test_run_in_two_lines(tmp_path: Path) -> None:

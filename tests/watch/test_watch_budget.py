@@ -15,7 +15,6 @@ from gradiometer.estimation import GradientNoise
 from gradiometer.integrations.watch import Watch
 from gradiometer.run.budget import Budget
 from gradiometer.run.clock import Turns
-from own_process import passes_alone
 from watched_loop import Clock, one_backward, simple
 
 
@@ -94,10 +93,8 @@ def test_readings_that_training_makes_are_not_missed(
 
 
 def test_an_unmeasured_step_does_next_to_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if passes_alone(request):
-        return
     now = 0.0  # what is due depends on the clock, which a busy machine makes uneven
     for clock in ("perf_counter", "thread_time"):
         monkeypatch.setattr(time, clock, lambda: now)

@@ -18,10 +18,9 @@ import gradiometer
 from gradients_by_hand import LOSSES, batches, network
 from gradiometer import watch
 from gradiometer.integrations.watch import Watch
+from training_calls import TRAINING
 
 HOME, TORCH = (str(Path(each).parent) for each in (gradiometer.__file__, torch.__file__))
-# Training's own calls go through it.
-PASSES_ON = "seen_loss/looking.py"
 RESTORES = {
     *(
         "__exit__",
@@ -36,9 +35,6 @@ RESTORES = {
     *("copy_", "_foreach_copy_"),
 }
 """Calls that put back what measuring has changed. If torch cannot do that, nobody can."""
-TRAINING = {"supervised.<locals>.loss", "Hook.__call__", "_heard", "_loss"}
-"""Functions of ours that training calls itself: the loss, a hook that asks torch if it is compiled,
-and `backward` while somebody listens, which asks torch whether it is inside of another one."""
 
 
 class Place(NamedTuple):
@@ -72,8 +68,6 @@ class Outside:
         else:
             name = called.__name__ if of_torch(called) else ""
         if not name or name.split(".")[-1] in RESTORES or caller.f_code.co_qualname in TRAINING:
-            return
-        if caller.f_code.co_filename.endswith(PASSES_ON):
             return
         place = Place(caller.f_code, caller.f_lineno, name)
         self.seen[place] = None

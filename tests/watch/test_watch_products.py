@@ -180,8 +180,8 @@ def test_one_copy_of_the_parameters_stays_and_a_second_one_lives_for_a_step(
     with watch(model, optimizer, out=tmp_path, page=False, quiet=True, budget=0.9) as w:
         for step in range(50):
             if step == 2:
-                # forks keep updates for themselves, and look at the loss
-                w.forks.kept_updates.next = w.request._seen_loss.next = NEVER
+                # forks keep updates for themselves
+                w.forks.kept_updates.next = NEVER
                 allocated = Allocated()
                 allocated.__enter__()
             optimizer.zero_grad()

@@ -21,6 +21,7 @@ from gradiometer import BadArgument, StorageFailed, watch
 from gradiometer.integrations.watch import Watch
 from gradiometer.integrations.watch.observers.gauges import Gauges
 from gradiometer.integrations.watch.observers.losses import Losses
+from training_calls import TRAINING
 from unprintable import Unprintable
 
 HOME = str(Path(gradiometer.__file__).parent)
@@ -111,8 +112,7 @@ def functions(out: Path, settings: dict[str, Any]) -> list[CodeType]:
     return [
         code
         for code in calls.seen
-        if code.co_qualname
-        not in ENTRIES | {"WatchedRun.close", "_loss", "supervised.<locals>.loss"}
+        if code.co_qualname not in ENTRIES | TRAINING | {"WatchedRun.close"}
         and not code.co_filename.endswith(("shield.py", "warning_log.py"))
     ]
 
@@ -126,10 +126,9 @@ def assert_survives(tmp_path: Path, loop: str, *, one_in: int) -> None:
         made, w = trained(tmp_path / str(place), LOOPS[loop], faults)
         assert all(map(torch.equal, made, plain)), code
         assert faults.raised, code
-        assert any("Injected" in text for text in w.findings().warnings), (
-            code,
-            w.findings().warnings,
-        )
+        # that the loss cannot be seen is said to those who ask for it
+        said = [*w.findings().warnings, w.request._seen_loss.why_not]
+        assert any("Injected" in text for text in said), (code, said)
 
 
 @pytest.mark.slow

@@ -29,7 +29,7 @@ from gradiometer.measurement.untouched import Surroundings
 from gradiometer.randomness import GlobalStates
 
 if TYPE_CHECKING:
-    import gradiometer.measurement.hidden_state
+    from gradiometer.measurement.hidden_state import HiddenState
 
 Result = TypeVar("Result")
 
@@ -273,7 +273,7 @@ class Objective:
         return Surroundings(self.loss, self.model)
 
     @cached_property
-    def hidden_state(self) -> "gradiometer.measurement.hidden_state.HiddenState":
+    def hidden_state(self) -> "HiddenState":
         """What the loss and the model keep elsewhere, such as a counter in an attribute."""
         from gradiometer.measurement.hidden_state import HiddenState  # noqa: PLC0415 (loaded when a loss runs)
 

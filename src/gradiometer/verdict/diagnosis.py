@@ -57,7 +57,7 @@ from gradiometer.verdict.words.say import (
 )
 
 if TYPE_CHECKING:
-    import gradiometer.convergence.trajectory.endpoint
+    from gradiometer.convergence.trajectory.endpoint import Endpoint
 
 
 @dataclass(frozen=True)
@@ -501,7 +501,7 @@ def _endpoint(run: Run, estimates: Mapping[str, Estimate]) -> Iterator[Finding]:
 
 def _chaos(
     run: Run,
-    endpoint: "gradiometer.convergence.trajectory.endpoint.Endpoint",
+    endpoint: "Endpoint",
     estimates: Mapping[str, Estimate],
 ) -> Finding | None:
     """The finding about chaos past the edge, from the sharpness at the end or that of

@@ -49,7 +49,7 @@ WORDS: Mapping[Claim, Words] = {
     ),
     Claim.DROPOUT: Words(
         "Dropout removes {dropped:%} of a layer.",
-        "With less dropout such trainings ended lower.",
+        "What is left may be too little to learn from.",
         brief="too much dropout",
     ),
     Claim.UNSCALED: Words(

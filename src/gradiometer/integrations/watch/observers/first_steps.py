@@ -187,7 +187,7 @@ class FirstSteps(Observer):
 
 def number_of(loss: Any) -> float:
     """A loss on the CPU as a number, without an operation of torch."""
-    return float(loss.detach().numpy()) if isinstance(loss, Tensor) else float(loss)
+    return float(loss.detach().double().numpy()) if isinstance(loss, Tensor) else float(loss)
 
 
 def have_nothing_in_common(root: Tensor, loss: Tensor) -> bool:

@@ -33,7 +33,7 @@ from gradiometer.measurement.untouched import Surroundings
 from gradiometer.randomness import GlobalStates
 
 if TYPE_CHECKING:
-    import gradiometer.integrations.watch.seen_loss.seen
+    from gradiometer.integrations.watch.seen_loss.seen import SeenLoss
 
 # Number of updates that are kept together, each of which must be the same on a copy. The first are
 # kept after as many.
@@ -74,7 +74,7 @@ class UpdateKeeper(Observer):
         self,
         subject: Subject,
         warn: Callable[[str], None],
-        seen: "gradiometer.integrations.watch.seen_loss.seen.SeenLoss",
+        seen: "SeenLoss",
     ) -> None:
         self._subject = subject
         self._seen = seen
@@ -183,6 +183,8 @@ class UpdateKeeper(Observer):
                         self._random = self._seen.random  # the loader may draw, too
                 if not event.is_last:
                     self._seen.look()
+        elif self._is_open:
+            self._seen.stop()
         if batch is None and (self._is_open or not self._seen.may_be_seen):
             # an update cannot be repeated, now or later: the coming one must not begin anew
             with self.shield:
@@ -229,8 +231,7 @@ class UpdateKeeper(Observer):
         """Keep no more, and free what is large: a watch outlives its training for its findings, and
         for a test of what limited it."""
         with self.shield:
-            has_loss = self._subject.has_loss or self._seen.recipe is not None
-            can_test = has_loss and self._shared is None
+            can_test = self._seen.has_loss and self._shared is None
             kept = [*self.stretches] if can_test else []
             self._free()
             if sum(one.numbers for one in kept) <= MOST_AFTERWARDS:

@@ -65,6 +65,7 @@ class Observer:
     Attributes:
         next: The step at which `at_step` is to be called again; `NEVER` for none.
         awaits_update: True if `updated` is to be called after the coming update.
+        awaits_loop: True if `go_on` is to be called before the loop goes on.
         sees_all: True for one that is also called at steps at which only others are due.
 
     They are read after each call of an observer, and change only then.
@@ -72,6 +73,7 @@ class Observer:
 
     next: int = NEVER
     awaits_update: bool = False
+    awaits_loop: bool = False
     sees_all: ClassVar[bool] = False
 
     def begin(self, start: Start) -> None:
@@ -82,6 +84,9 @@ class Observer:
 
     def updated(self, update: Update) -> None:
         """Look at the parameters after an update."""
+
+    def go_on(self) -> None:
+        """Begin after the last call of ours, and before the next one of the loop."""
 
     def close(self, error: BaseException | None) -> None:
         """The training has ended, by this error or without one: write what waits, free the rest."""
@@ -109,15 +114,20 @@ class Observers:
         return iter(self._all)
 
     def plan(self) -> None:
-        """Choose the next step. Call it after an observer was called outside of this list."""
+        """Choose the next step, and let the loop go on. Call it after an observer was called
+        outside of this list."""
         self.under_way = None
-        due, awaiting = NEVER, []
+        due, awaiting, following = NEVER, [], []
         for one in self._all:
             due = min(due, one.next)
             if one.awaits_update:
                 awaiting.append(one)
+            if one.awaits_loop:
+                following.append(one)
         self.due = due
         self.awaiting = tuple(awaiting)
+        for one in following:
+            one.go_on()
 
     def begin(self, start: Start) -> None:
         """The run begins."""

@@ -80,7 +80,7 @@ class Request:
     @property
     def has_loss(self) -> bool:
         """True if there is a loss to run again: it was given, or seen in the loop."""
-        return self.subject.has_loss or self._seen_loss.recipe is not None
+        return self._seen_loss.has_loss
 
     def loss_seen(self) -> Loss:
         """The loss that was seen in a loop that gave none, after it was checked on updates of the

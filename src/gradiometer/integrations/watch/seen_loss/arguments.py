@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from gradiometer.integrations.watch.seen_loss.recording import Made, OfModel, Outside, Rebuilt
+from gradiometer.integrations.watch.seen_loss.recording import ByCall, OfModel, Outside, Rebuilt
 
 # A way to a tensor in a batch, or in what a call has returned.
 Way = tuple[tuple[str, Any], ...]
@@ -26,7 +26,7 @@ class ConstantTensor:
     tensor: Tensor
 
 
-PLACES = OfModel, Made, Outside, OfBatch, ConstantTensor
+PLACES = OfModel, ByCall, Outside, OfBatch, ConstantTensor
 
 
 def mapped_places(value: Any, change: Callable[[Any], Any]) -> Any:
@@ -52,7 +52,7 @@ def plain_values(value: Any, way: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[
     elif isinstance(value, dict):
         for key, one in value.items():
             yield from plain_values(one, (*way, key))
-    elif not isinstance(value, OfBatch | OfModel | Made | ConstantTensor):
+    elif not isinstance(value, OfBatch | OfModel | ByCall | ConstantTensor):
         yield way, value
 
 

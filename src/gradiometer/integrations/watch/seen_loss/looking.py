@@ -19,6 +19,7 @@ from torch.utils._device import DeviceContext
 from torch.utils.data import dataloader
 
 from gradiometer.integrations.watch.seen_loss.recording import Recording
+from gradiometer.integrations.watch.seen_loss.slicing import NotSeen
 from gradiometer.randomness import GlobalStates
 
 # Batches of loaders that are remembered: some loops draw one ahead.
@@ -115,7 +116,8 @@ class Looking:
         """End it, and return the recording; None if there is none."""
         if self.is_on:
             self.note_draws()
-        self._turn_off()
+        self.is_on = False
+        _remove(self._mode)  # also after an error, when torch has put it back
         self._unpatch()
         self.is_open = False
         recording, self.recording = self.recording, None
@@ -144,9 +146,16 @@ class Looking:
                 self._break(error)
         return output
 
+    def _attempt(self, part: Callable[[], None]) -> None:
+        """Call a part of the recording, which is given up at an error."""
+        try:
+            part()
+        except Exception as error:
+            self._break(error)
+
     def _break(self, error: Exception) -> None:
-        """Record nothing more. The mode, which torch puts back after this call, stays until
-        `stop`."""
+        """Record nothing more. The mode, which torch puts back after this call, stays until the
+        next `stop`."""
         self.recording = None
         self._fail(error)
 
@@ -185,6 +194,15 @@ class Looking:
             _compiler._callback_from_stance = self._plain_stance
             self._plain_stance = None
 
+    def note_batch(self, batch: Any) -> None:
+        """Remember a batch of a loader, and the random states after it."""
+        self.batches.append(batch)
+        if self.recording is not None:
+            self.recording.note_batch(batch)
+            self.random = GlobalStates(self.recording.devices)
+            self.has_drawn = False
+            self._drawn_until = _numbers()
+
     def note_draws(self) -> None:
         """Notice numbers that the loop has drawn itself, not in a module."""
         if self._drawn_until is not None and _numbers() != self._drawn_until:
@@ -192,23 +210,29 @@ class Looking:
 
     def outside(self, call: Callable[[], Any]) -> Any:
         """Call something as without the recording."""
+        self._attempt(self._pause)
+        try:
+            return call()
+        finally:
+            self._attempt(self._resume)
+
+    def _pause(self) -> None:
         self.note_draws()
         self._turn_off()
         # To replace a method of all modules takes a millisecond of every later call, so that it
         # stays, unless compiled code may look at it.
         if _has_compiled():
             self._unpatch()
-        try:
-            return call()
-        finally:
-            if self._drawn_until is not None:
-                self._drawn_until = _numbers()
-            self._turn_on()
+
+    def _resume(self) -> None:
+        if self._drawn_until is not None:
+            self._drawn_until = _numbers()
+        self._turn_on()
 
     def compiled(self) -> None:
         """Compiled code begins, of which nothing can be seen: give up."""
         self.stop()
-        self._fail(RuntimeError("a part of it besides the model is compiled"))
+        self._fail(NotSeen("a part of it besides the model is compiled"))
 
 
 def _of_module(looking: Looking) -> Callable[..., Any]:
@@ -231,12 +255,7 @@ def _of_loader(looking: Looking) -> Callable[..., Any]:
         if not looking.is_on or looking.is_calling or looking.is_elsewhere:
             return plain(self)
         batch = looking.outside(lambda: plain(self))
-        looking.batches.append(batch)
-        if looking.recording is not None:
-            looking.recording.note_batch(batch)
-            looking.random = GlobalStates(looking.recording.devices)
-            looking.has_drawn = False
-            looking._drawn_until = _numbers()
+        looking._attempt(lambda: looking.note_batch(batch))
         return batch
 
     return __next__
@@ -253,7 +272,7 @@ def _follow_compiler(looking: Looking) -> Any:
     def without_recording(callback: Any) -> Any:
         # without a callback nothing is compiled: as inside of the step of an optimizer
         if callable(callback) and looking.is_on and not looking.is_calling:
-            looking.compiled()
+            looking._attempt(looking.compiled)
         return plain(callback)
 
     _compiler._callback_from_stance = without_recording
@@ -277,8 +296,10 @@ def _has_compiled() -> bool:
 def _insert(mode: Any) -> None:
     """Put a mode below those of the loop, whose contexts take away the highest one at their end."""
     above = [_pop_mode() for _ in range(_len_torch_function_stack())]
-    if above and isinstance(above[-1], DeviceContext):
-        _push_mode(above.pop())  # torch expects it at the bottom
+    # That of `set_default_device` belongs at the bottom. `with torch.device(...)` takes away the
+    # highest one at its end, and no `old_device` is known there.
+    if above and isinstance(above[-1], DeviceContext) and hasattr(above[-1], "old_device"):
+        _push_mode(above.pop())
     _push_mode(mode)
     for one in reversed(above):
         _push_mode(one)

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import nn
 
 from gradiometer.errors import BadArgument
-from gradiometer.integrations.watch.seen_loss.recipe import Recipe
+from gradiometer.integrations.watch.seen_loss.recipe import GIVE, Recipe
 from gradiometer.integrations.watch.subject import Subject
 from gradiometer.loop.loop import Loop
 from gradiometer.loop.replay import KeptUpdates, check_replay, made_again
@@ -31,8 +31,6 @@ OF_PARTS = 1e-4
 # standard errors, and as a share, that is too large. Examples that were trained on in this epoch
 # have a lower loss.
 COMPARED, ERRORS, OTHER = 8, 5.0, 0.1
-
-GIVE = "give loss=lambda model, batch: ... to `watch`, and call w.step(loss, batch)"
 
 
 def proven(

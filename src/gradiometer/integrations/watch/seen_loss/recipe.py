@@ -21,8 +21,8 @@ from gradiometer.integrations.watch.seen_loss.arguments import (
 from gradiometer.integrations.watch.seen_loss.recording import (
     SETTERS,
     Ambient,
+    ByCall,
     Call,
-    Made,
     OfModel,
     OtherModule,
     Outside,
@@ -31,6 +31,9 @@ from gradiometer.integrations.watch.seen_loss.recording import (
 )
 from gradiometer.integrations.watch.seen_loss.slicing import Guard, Slice
 from gradiometer.measurement.batch import Batch, batch_size
+
+# What a person gives if the loss is not seen, as the end of a sentence.
+GIVE = "give loss=lambda model, batch: ... to `watch`, and call w.step(loss, batch)"
 
 # Largest multiple of the size of a batch that a loop may divide by, such as the tokens of a batch.
 MOST_MULTIPLE = 2**20
@@ -160,7 +163,7 @@ class _Making:
 
     def filled(self, value: Any) -> Any:
         """An argument with its tensors."""
-        if isinstance(value, OfBatch | OfModel | Made | ConstantTensor):
+        if isinstance(value, OfBatch | OfModel | ByCall | ConstantTensor):
             return self.value(value)
         if isinstance(value, Scaled):
             grown = value.value * self._ratio**value.power
@@ -177,7 +180,7 @@ class _Making:
         """The tensor at a place."""
         if isinstance(place, ConstantTensor):
             return place.tensor
-        if isinstance(place, Made):
+        if isinstance(place, ByCall):
             return _followed(self._made[place.call], place.way)
         if isinstance(place, OfModel):
             owner, _, name = place.name.rpartition(".")
@@ -254,4 +257,4 @@ def _own(function: Any) -> Any:
     copied, since it may be large."""
     if not isinstance(function, OtherModule) or any(True for _ in function.module.parameters()):
         return function
-    return OtherModule(copy.deepcopy(function.module), function.signs)
+    return OtherModule(copy.deepcopy(function.module), function.state)

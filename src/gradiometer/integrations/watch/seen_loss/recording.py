@@ -27,7 +27,7 @@ class OfModel:
 
 
 @dataclass(frozen=True)
-class Made:
+class ByCall:
     """A tensor in what a call has returned: the number of the call, and the way to it."""
 
     call: int
@@ -41,7 +41,7 @@ class Outside:
     number: int
 
 
-Place = OfModel | Made | Outside
+Place = OfModel | ByCall | Outside
 
 
 @dataclass(frozen=True)
@@ -57,14 +57,14 @@ class OtherModule:
 
     Args:
         module: The module.
-        signs: What shows later that it has changed.
+        state: What shows later that it has changed.
     """
 
     module: nn.Module
-    signs: "Signs"
+    state: "ModuleState"
 
 
-class Signs(NamedTuple):
+class ModuleState(NamedTuple):
     """What shows that a module has changed.
 
     Attributes:
@@ -185,6 +185,9 @@ class Recording:
         self.devices = {one.device for one in self.model.parameters()}
         self._kinds = sorted({"cpu", *(device.type for device in self.devices)})
         self._bytes = 0
+        self._gradients = {
+            one.grad.data_ptr(): one for one in self.model.parameters() if one.grad is not None
+        }
         # `id` of the tensors in batches of loaders, which `Looking` keeps alive.
         self._of_loader: set[int] = set()
 
@@ -208,7 +211,7 @@ class Recording:
         if isinstance(function, nn.Module):
             part = self._parts.get(id(function), self._parts.get(id(bare(function))))
             if part is None:
-                function = OtherModule(function, signs_of(function))
+                function = OtherModule(function, state_of_module(function))
             else:
                 function = PartOfModel(part)
                 modes = tuple(one.training for one in self.model.modules())
@@ -249,7 +252,7 @@ class Recording:
         for way, one in found:
             if id(one) in self._of_model:
                 continue
-            place = Made(len(self.calls), way)
+            place = ByCall(len(self.calls), way)
             self._known[id(one)] = weakref.ref(one), place
             under = tensors[0] if call.function in ALIASES else one._base
             base = None if under is None else self.known_place(under)
@@ -282,7 +285,7 @@ class Recording:
 
     def _is_drawn(self, place: Place) -> bool:
         """True for a tensor from elsewhere, or one that is drawn without any other tensor."""
-        if isinstance(place, Made):
+        if isinstance(place, ByCall):
             call = self.calls[place.call]
             return all(self._is_drawn(one) for one in places_in((call.given, call.named)))
         return isinstance(place, Outside)
@@ -296,11 +299,21 @@ class Recording:
         if known is not None and known[0]() is tensor:
             return known[1]
         place = Outside(len(self.outside))
-        self.outside.append(tensor)
-        self.versions.append(tensor._version)
-        self._bytes += tensor.numel() * tensor.element_size()
+        # training frees its gradients before the forward, and none is a part of the loss
+        held = tensor.new_empty(0) if self._is_gradient(tensor) else tensor
+        self.outside.append(held)
+        self.versions.append(held._version)
+        self._bytes += held.numel() * held.element_size()
         self._known[id(tensor)] = weakref.ref(tensor), place
         return place
+
+    def _is_gradient(self, tensor: Tensor) -> bool:
+        """True for the gradient of a parameter, which `zero_grad` or clipping is called with."""
+        parameter = (
+            self._gradients.get(tensor.data_ptr()) if tensor.layout == torch.strided else None
+        )
+        gradient = None if parameter is None else parameter.grad
+        return gradient is not None and gradient.data_ptr() == tensor.data_ptr()
 
     def known_place(self, tensor: Tensor) -> Place | None:
         """Where a tensor comes from, if one of the calls has made it or taken it."""
@@ -371,7 +384,7 @@ def tensors_in(
             yield from tensors_in(one, (*way, ("attribute", name)))
 
 
-def signs_of(module: nn.Module) -> Signs:
+def state_of_module(module: nn.Module) -> ModuleState:
     """What shows later that a module has changed."""
     plain = (bool, int, float, str, type(None))
     attributes = [
@@ -379,12 +392,12 @@ def signs_of(module: nn.Module) -> Signs:
         for layer in module.modules()
     ]
     tensors = (*module.parameters(), *module.buffers())
-    return Signs(attributes, [(id(one), one._version) for one in tensors])
+    return ModuleState(attributes, [(id(one), one._version) for one in tensors])
 
 
 def places_in(value: Any) -> Iterator[Place]:
     """The places in the arguments of a recorded call."""
-    if isinstance(value, OfModel | Made | Outside):
+    if isinstance(value, OfModel | ByCall | Outside):
         yield value
     elif isinstance(value, Rebuilt):
         yield from places_in(value.parts)

@@ -11,8 +11,8 @@ from gradiometer.integrations.watch.observers.losses import value_of
 from gradiometer.integrations.watch.observers.observer import Observer, Step, Update
 from gradiometer.integrations.watch.seen_loss.arguments import ConstantTensor, OfBatch, Way
 from gradiometer.integrations.watch.seen_loss.looking import Looking
-from gradiometer.integrations.watch.seen_loss.recipe import Recipe, recipe_of
-from gradiometer.integrations.watch.seen_loss.recording import Made, Place, Recording
+from gradiometer.integrations.watch.seen_loss.recipe import GIVE, Recipe, recipe_of
+from gradiometer.integrations.watch.seen_loss.recording import ByCall, Place, Recording
 from gradiometer.integrations.watch.seen_loss.slicing import (
     NotSeen,
     Slice,
@@ -24,7 +24,7 @@ from gradiometer.integrations.watch.seen_loss.slicing import (
     slice_of,
     sources_of,
 )
-from gradiometer.integrations.watch.shield import guarding
+from gradiometer.integrations.watch.shield import guarding, reason_of
 from gradiometer.integrations.watch.subject import Subject, takes_no_hooks
 from gradiometer.loop.replay import KeptUpdates
 from gradiometer.measurement.batch import Batch, batch_size
@@ -47,8 +47,6 @@ MOST_TRIES = 8
 # Most values of losses that are kept, to be compared with those of the updates made again.
 MOST_VALUES = 64
 
-GIVE = "give loss=lambda model, batch: ... to `watch`, and call w.step(loss, batch)"
-
 
 class SeenLoss(Observer):
     """Records how a loop makes its loss at two updates, and again at those that are kept for forks.
@@ -66,7 +64,7 @@ class SeenLoss(Observer):
         # The context for everything that training calls.
         # Nobody has asked for the loss yet, so that nobody is warned.
         self.shield = guarding(lambda _: None, "", self._refuse)
-        self._looking = Looking(lambda error: self._refuse(str(error)))
+        self._looking = Looking(self._fail)
         # Why there is none, as the end of a sentence.
         self.why_not = "the loop has not made enough updates yet"
         self.recipe: Recipe | None = None
@@ -75,7 +73,7 @@ class SeenLoss(Observer):
         self._rows = 1
         self._tries = 0
         self._places: list[Any] = []
-        self._values: dict[int, list[float]] = {}
+        self._values: dict[int, list[float | Tensor]] = {}
         self._is_proven = False
         self._has_loader = False
         model = subject.objective.model
@@ -101,6 +99,11 @@ class SeenLoss(Observer):
         return not self._is_refused
 
     @property
+    def has_loss(self) -> bool:
+        """True if there is a loss to run again: it was given, or seen in the loop."""
+        return self._subject.has_loss or self.recipe is not None
+
+    @property
     def random(self) -> GlobalStates | None:
         """The random states when the newest recorded batch was drawn; None if it is not known."""
         return self._looking.random
@@ -110,14 +113,19 @@ class SeenLoss(Observer):
         with self.shield:
             if self.may_be_seen:
                 self._is_ahead = False
-                self._looking.start(self._subject.objective.model, self._subject.called)
+                self.awaits_loop = True
 
     def look_ahead(self) -> None:
         """See the batches that are drawn until the coming backward."""
         with self.shield:
-            if self.may_be_seen and not self._looking.is_open:
-                self._is_ahead = True
-                self._looking.start(self._subject.objective.model, self._subject.called)
+            if self.may_be_seen and not (self.awaits_loop or self._looking.is_open):
+                self._is_ahead = self.awaits_loop = True
+
+    def go_on(self) -> None:
+        """Begin the recording that was asked for."""
+        self.awaits_loop = False
+        with self.shield:
+            self._looking.start(self._subject.objective.model, self._subject.called)
 
     def stop_ahead(self) -> None:
         """Record no more, if only batches were to be seen."""
@@ -126,7 +134,7 @@ class SeenLoss(Observer):
 
     def stop(self) -> None:
         """Record no more for now."""
-        self._is_ahead = False
+        self._is_ahead = self.awaits_loop = False
         with self.shield:
             self._looking.stop()
 
@@ -137,6 +145,10 @@ class SeenLoss(Observer):
 
     def at_step(self, event: Step) -> None:
         """Take the recording of this backward."""
+        if not self.may_be_seen:
+            self.stop()
+            self.next = NEVER
+            return
         self.awaits_update = True
         if event.index < self._due:
             self.stop_ahead()
@@ -200,7 +212,8 @@ class SeenLoss(Observer):
         if not self._is_proven:
             from gradiometer.integrations.watch.seen_loss.proof import proven  # noqa: PLC0415
 
-            self.recipe = recipe = proven(recipe, self._subject, kept, self._values)
+            values = {step: [*map(float, given)] for step, given in self._values.items()}
+            self.recipe = recipe = proven(recipe, self._subject, kept, values)
             self._is_proven = True
         return recipe
 
@@ -218,7 +231,7 @@ class SeenLoss(Observer):
             self._values[event.index] = []
             while len(self._values) > MOST_VALUES:
                 self._values.pop(next(iter(self._values)))
-        self._values.setdefault(event.index, []).append(float(value_of(event.loss)))
+        self._values.setdefault(event.index, []).append(value_of(event.loss))
         if self.recipe is not None:
             self._check_again(part, source)
             return self._batch_of(part, source)
@@ -292,11 +305,14 @@ class SeenLoss(Observer):
         ]
         return tuple(found) if len(found) > 1 else next(iter(found), None)
 
+    def _fail(self, error: Exception) -> None:
+        self._refuse(str(error) if isinstance(error, NotSeen) else reason_of(error))
+
     def _refuse(self, reason: str) -> None:
         self.why_not = reason
         self._is_refused = True
+        self.awaits_loop = False
         self.recipe = None
-        self.next = NEVER
         self._looking.stop()
         self._looking.batches.clear()
         self._parts.clear()
@@ -310,7 +326,7 @@ def _root_of(recording: Recording, loss: Any) -> Place | None:
     numbers = (
         read.place
         for read in recording.reads
-        if read.value == loss and isinstance(read.place, Made)
+        if read.value == loss and isinstance(read.place, ByCall)
     )
     return next(numbers, recording.root)
 

@@ -15,8 +15,8 @@ from gradiometer.integrations.watch.seen_loss.arguments import (
 )
 from gradiometer.integrations.watch.seen_loss.recording import (
     SETTERS,
+    ByCall,
     Call,
-    Made,
     OfModel,
     OtherModule,
     Outside,
@@ -71,7 +71,7 @@ def slice_of(recording: Recording, root: Any) -> Slice:
     Raises:
         NotSeen: Something in it cannot be made again.
     """
-    if not isinstance(root, Made):
+    if not isinstance(root, ByCall):
         raise NotSeen("the number given to `w.step` was not made by functions of torch")
     root = _with_graph(recording, root)
     needed: set[int] = set()
@@ -79,7 +79,7 @@ def slice_of(recording: Recording, root: Any) -> Slice:
 
     def need(place: Any) -> None:
         memory.add(recording.shared.get(place, place))
-        if isinstance(place, Made):
+        if isinstance(place, ByCall):
             needed.add(place.call)
 
     def need_all() -> None:
@@ -106,8 +106,8 @@ def slice_of(recording: Recording, root: Any) -> Slice:
     outside: dict[int, int] = {}
 
     def renumbered(value: Any) -> Any:
-        if isinstance(value, Made):
-            return Made(numbers[value.call], value.way)
+        if isinstance(value, ByCall):
+            return ByCall(numbers[value.call], value.way)
         if isinstance(value, Outside):
             return Outside(outside.setdefault(value.number, len(outside)))
         return value
@@ -120,12 +120,12 @@ def slice_of(recording: Recording, root: Any) -> Slice:
             changes=tuple(
                 renumbered(one)
                 for one in recording.calls[number].changes
-                if not isinstance(one, Made) or one.call in numbers
+                if not isinstance(one, ByCall) or one.call in numbers
             ),
         )
         for number in order
     ]
-    made = Made(numbers[root.call], root.way)
+    made = ByCall(numbers[root.call], root.way)
     guards = [
         Guard(renumbered(read.place), read.value, sum(number < read.call for number in order))
         for read in decisions
@@ -134,11 +134,11 @@ def slice_of(recording: Recording, root: Any) -> Slice:
     return Slice(calls, made, tensors, guards, [recording.versions[number] for number in outside])
 
 
-def _with_graph(recording: Recording, root: Made) -> Made:
+def _with_graph(recording: Recording, root: ByCall) -> ByCall:
     """The tensor behind a copy without a graph that was given to `w.step`."""
     while True:
         call = recording.calls[root.call]
-        inner = [one for one in places_in(call.given) if isinstance(one, Made)]
+        inner = [one for one in places_in(call.given) if isinstance(one, ByCall)]
         name = getattr(call.function, "__name__", "")
         is_copy = name in ("detach", "cpu") or call.function == Tensor.data.__get__  # type: ignore[attr-defined]
         if not (is_copy and len(inner) == 1):
@@ -146,7 +146,7 @@ def _with_graph(recording: Recording, root: Made) -> Made:
         root = inner[0]
 
 
-def _decisions(recording: Recording, order: Sequence[int], root: Made) -> list[Read]:
+def _decisions(recording: Recording, order: Sequence[int], root: ByCall) -> list[Read]:
     """Decisions of the program by tensors that the loss is made of, before it is made.
 
     Raises:
@@ -157,7 +157,7 @@ def _decisions(recording: Recording, order: Sequence[int], root: Made) -> list[R
         one
         for number in order
         for one in (
-            Made(number),
+            ByCall(number),
             *places_in((recording.calls[number].given, recording.calls[number].named)),
         )
         if not isinstance(one, OfModel)
@@ -189,7 +189,7 @@ def _decisions(recording: Recording, order: Sequence[int], root: Made) -> list[R
 
 def _is_random(recording: Recording, ancestors: set[Any]) -> bool:
     """True for a tensor that is made of random numbers alone."""
-    made = [recording.calls[one.call].function for one in ancestors if isinstance(one, Made)]
+    made = [recording.calls[one.call].function for one in ancestors if isinstance(one, ByCall)]
     return len(made) == len(ancestors) and any(
         getattr(one, "__name__", "").startswith(RANDOM) for one in made
     )
@@ -204,7 +204,7 @@ def _ancestors(recording: Recording, place: Any) -> set[Any]:
         if one in found:
             continue
         found.add(one)
-        if isinstance(one, Made):
+        if isinstance(one, ByCall):
             call = recording.calls[one.call]
             waiting += places_in((call.given, call.named))
     return found
@@ -297,12 +297,12 @@ def _same_module(one: OtherModule, two: OtherModule) -> bool:
     """True for one module that has not changed, and for two criteria that are the same: some loops
     make one in every epoch."""
     if one.module is two.module:
-        return bool(one.signs == two.signs)
+        return bool(one.state == two.state)
     if type(one.module) is not type(two.module) or any(True for _ in one.module.parameters()):
         return False
     buffers = list(one.module.buffers()), list(two.module.buffers())
     return (
-        one.signs.attributes == two.signs.attributes
+        one.state.attributes == two.state.attributes
         and len(buffers[0]) == len(buffers[1])
         and all(map(torch.equal, *buffers))
     )
