@@ -52,7 +52,11 @@ from command_line import called
         (["show", "--port", "80"], "`--port` is where --live serves the page"),
         (
             ["show", "--live", "--png", "charts"],
-            "`--live` serves the page: leave out --png, --gauge and --json",
+            "`--live` serves the page: leave out --png, --gauge, --json and --fail-on",
+        ),
+        (
+            ["show", "--live", "--fail-on", "act"],
+            "`--live` serves the page: leave out --png, --gauge, --json and --fail-on",
         ),
         (["show", "a", "b"], "`RUNS` must be one run without --live, got 2"),
     ],
@@ -147,6 +151,11 @@ def test_a_run_that_measured_nothing_says_why_and_cannot_tell(
     )
     code, out, _ = called(capsys, "train", "digits", *settings)
     assert code == 3 and "measuring was off" in " ".join(out.split())
+    (run,) = tmp_path.glob("digits*")
+    for state, expected in (("cannot tell", 3), ("look", 0), ("act", 0)):
+        for shape in ((), ("--json",)):
+            arguments = ("show", str(run), "--no-open", "--fail-on", state, *shape)
+            assert called(capsys, *arguments)[0] == expected
 
 
 @pytest.mark.slow

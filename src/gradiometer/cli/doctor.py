@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from gradiometer.cli.options import json_option
+from gradiometer.cli.options import fail_on_option, json_option
 from gradiometer.cli.outcome import exit_code, fill, print_json, tell_finding
 
 
@@ -13,12 +13,7 @@ from gradiometer.cli.outcome import exit_code, fill, print_json, tell_finding
 @click.option(
     "--loss", default=None, help="Name of the training loss in the log, if it is not found."
 )
-@click.option(
-    "--fail-on",
-    type=click.Choice(["look", "act"]),
-    default=None,
-    help="Exit with code 3 if a finding is at or above this state.",
-)
+@fail_on_option("look", "act")
 @json_option
 def doctor(path: Path, loss: str | None, fail_on: str | None, as_json: bool) -> int:
     """Diagnose the log of a training, and list what the log cannot show.

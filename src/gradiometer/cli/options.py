@@ -145,6 +145,16 @@ json_option = click.option(
 no_open_option = click.option("--no-open", is_flag=True, help="Do not open the page in a browser.")
 
 
+def fail_on_option(*states: str) -> Callable[[Command], Command]:
+    """The option by which a finding fails a workflow, with the states that it takes."""
+    return click.option(
+        "--fail-on",
+        type=click.Choice(states),
+        default=None,
+        help="Exit with code 3 if a finding is at or above this state.",
+    )
+
+
 def _known_pool(_: click.Context, __: click.Parameter, text: str) -> str:
     """The text, unless no pool has it or nothing answers at its address. The usual one imports
     nothing."""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from gradiometer.cli.options import json_option, no_open_option
+from gradiometer.cli.options import fail_on_option, json_option, no_open_option
 from gradiometer.cli.options import runs as runs_of
 from gradiometer.cli.outcome import conclude, open_in_browser
 from gradiometer.errors import BadArgument, RunNotFound
@@ -36,6 +36,7 @@ from gradiometer.errors import BadArgument, RunNotFound
     metavar="MODULE:CLASS",
     help="A custom gauge that the run was measured with.",
 )
+@fail_on_option("cannot tell", "look", "act")
 @no_open_option
 @json_option
 def show(
@@ -44,6 +45,7 @@ def show(
     port: int | None,
     charts: Path | None,
     gauges: tuple[str, ...],
+    fail_on: str | None,
     no_open: bool,
     as_json: bool,
 ) -> int:
@@ -51,12 +53,13 @@ def show(
     the page.
 
     RUNS are the folders of runs; one without --live. Default: the newest run in the folder runs.
-    Training is not
-    affected: the command only reads files of the run.
+    Training is not affected: the command only reads files of the run.
     """
     if live:
-        if charts is not None or gauges or as_json:
-            raise BadArgument("`--live` serves the page: leave out --png, --gauge and --json.")
+        if charts is not None or gauges or as_json or fail_on:
+            raise BadArgument(
+                "`--live` serves the page: leave out --png, --gauge, --json and --fail-on."
+            )
         from gradiometer.report.live import Live
 
         with suppress(KeyboardInterrupt):  # the normal end, also before the first page
@@ -80,7 +83,7 @@ def show(
 
     (path,) = runs or _newest()
     run = Run.open(path, gauges=[type(imported_gauge(name)) for name in gauges])
-    return conclude(run, as_json=as_json, no_open=no_open, charts=charts)
+    return conclude(run, as_json=as_json, no_open=no_open, fail_on=fail_on, charts=charts)
 
 
 def _newest() -> tuple[Path, ...]:

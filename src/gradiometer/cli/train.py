@@ -8,6 +8,7 @@ import click
 from gradiometer.cli.options import (
     configuration_from,
     configuration_options,
+    fail_on_option,
     json_option,
     no_open_option,
     out_option,
@@ -87,12 +88,7 @@ if TYPE_CHECKING:
 @out_option
 @json_option
 @no_open_option
-@click.option(
-    "--fail-on",
-    type=click.Choice(["cannot tell", "look", "act"]),
-    default=None,
-    help="Exit with code 3 if a finding is at or above this state.",
-)
+@fail_on_option("cannot tell", "look", "act")
 def train(
     problem: str | None,
     file: Path | None,
