@@ -229,7 +229,8 @@ class Watch:
             if isinstance(self.budget.clock, Turns):
                 self.budget.clock.leave()
         self._has_ended = True
-        self._at_end = self._versions()
+        with self.shield:
+            self._at_end = self._versions()
         self.observers.due = 0  # every later step is one to be warned of
 
     def step(self, loss: Tensor | float, batch: Batch | None = None) -> None:
