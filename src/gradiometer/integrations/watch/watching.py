@@ -206,7 +206,7 @@ class Watch:
         else:
             self._inputs = Inputs(self._subject.called, self.shield)
         self._handles += [self._inputs, self._announcer, WithoutHooks()]
-        self._first_steps.start()
+        self._handles += self._first_steps.start()
         self.gauges.start()
         self.observers.plan()
         if isinstance(self.budget.clock, Turns):

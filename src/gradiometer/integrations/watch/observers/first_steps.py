@@ -52,12 +52,12 @@ class FirstSteps(Observer):
         self._given: list[float] = []
         self._listener: Listener | None = None
 
-    def start(self) -> None:
-        """The training begins."""
+    def start(self) -> list[Listener]:
+        """The training begins. Returns what must be removed at its end."""
         subject = self._subject
         source = subject.source
         if source.is_ours or not (source.records_model and subject.budget.share):
-            return
+            return []
         ids = set(map(id, subject.optimizers))
         for other in _followed:
             same = other._subject.objective.model is subject.objective.model
@@ -72,6 +72,7 @@ class FirstSteps(Observer):
         ).start()
         self.next = 0
         self.awaits_update = True
+        return [self._listener]
 
     def _before_backward(self, loss: Tensor | None) -> None:
         self._root = loss
