@@ -166,7 +166,7 @@ def case(request: pytest.FixtureRequest) -> Case:
 
 
 @pytest.fixture(autouse=True)
-def _nothing_stays_in_torch() -> Iterator[None]:
+def nothing_stays_in_torch() -> Iterator[None]:
     """What is put in place of functions of torch, to see a loss, is gone after each test."""
     before = nn.Module.__call__, _len_torch_function_stack()
     yield

@@ -10,7 +10,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from conftest import CASES
 from gradiometer import Draw, GradientNoise, Sampling, TrainingStep, watch
-from own_process import passes_alone
 
 FETCHES = {
     torch.ops.aten._local_scalar_dense.default,
@@ -38,10 +37,8 @@ class Fetches(TorchDispatchMode):
 
 
 def test_a_noise_reading_fetches_its_numbers_in_one_copy(
-    monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    if passes_alone(request):
-        return
     torch.manual_seed(0)
     case, copies = CASES["mlp"](), []
     objective = case.objective

@@ -105,7 +105,7 @@ def dropout(signs: Signs, _: Level) -> Claimed | None:
         Claim.DROPOUT,
         {"dropped": share},
         (Code("nn.Dropout(0.1)"),),
-        # one half is usual: in one of six public trainings with it the loss ended lower with less
+        # one half is usual: of six public trainings with it, one ended lower with less
         is_certain=share >= DROPPED,
         evidence=Evidence.EXACT,
     )

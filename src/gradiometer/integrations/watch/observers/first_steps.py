@@ -187,7 +187,7 @@ class FirstSteps(Observer):
 
 
 def number_of(loss: Any) -> float:
-    """A loss on the CPU as a number, without an operation of torch."""
+    """A loss on the CPU as a number, also in types that NumPy lacks, such as bfloat16."""
     return float(loss.detach().double().numpy()) if isinstance(loss, Tensor) else float(loss)
 
 

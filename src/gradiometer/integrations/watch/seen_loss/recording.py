@@ -185,9 +185,6 @@ class Recording:
         self.devices = {one.device for one in self.model.parameters()}
         self._kinds = sorted({"cpu", *(device.type for device in self.devices)})
         self._bytes = 0
-        self._gradients = {
-            one.grad.data_ptr(): one for one in self.model.parameters() if one.grad is not None
-        }
         # `id` of the tensors in batches of loaders, which `Looking` keeps alive.
         self._of_loader: set[int] = set()
 
@@ -299,21 +296,11 @@ class Recording:
         if known is not None and known[0]() is tensor:
             return known[1]
         place = Outside(len(self.outside))
-        # training frees its gradients before the forward, and none is a part of the loss
-        held = tensor.new_empty(0) if self._is_gradient(tensor) else tensor
-        self.outside.append(held)
-        self.versions.append(held._version)
-        self._bytes += held.numel() * held.element_size()
+        self.outside.append(tensor)
+        self.versions.append(tensor._version)
+        self._bytes += tensor.numel() * tensor.element_size()
         self._known[id(tensor)] = weakref.ref(tensor), place
         return place
-
-    def _is_gradient(self, tensor: Tensor) -> bool:
-        """True for the gradient of a parameter, which `zero_grad` or clipping is called with."""
-        parameter = (
-            self._gradients.get(tensor.data_ptr()) if tensor.layout == torch.strided else None
-        )
-        gradient = None if parameter is None else parameter.grad
-        return gradient is not None and gradient.data_ptr() == tensor.data_ptr()
 
     def known_place(self, tensor: Tensor) -> Place | None:
         """Where a tensor comes from, if one of the calls has made it or taken it."""

@@ -169,6 +169,7 @@ class SeenLoss(Observer):
         """Begin the recording of the next update."""
         self.awaits_update = False
         if not self.may_be_seen:
+            self.stop()
             self.next = NEVER
             return
         if update.step == self._due - 1:
