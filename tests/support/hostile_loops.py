@@ -23,6 +23,9 @@ from gradiometer import GradiometerError, watch
 
 STEPS = 14
 
+# Behind it a sentence names what changes.
+REFUSAL = "`loss` is not run again, since "
+
 ITEMS: list[float] = []
 TABLE: dict[str, float] = {}
 NUMBER = 0.0
@@ -335,6 +338,30 @@ class Keeper:
 
 
 KINDS = sorted(name[5:] for name in vars(Keeper) if name.startswith("take_"))
+# What a sentence calls the state, where that is not the name of the kind.
+NAMES = {
+    "clipped": "model.",
+    "data": "inner",
+    "depth": "depth",
+    "dtype": "torch",
+    "encoder": "model.encoder",
+    "hook": "model.head",
+    "items_of_module": "ITEMS",
+    "long": "TENSORS",
+    "mode": "model",
+    "nonlocal": "nonlocal_number",
+    "number": "NUMBER",
+    "on_layer": "model.head",
+    "parameters": "model.head",
+    "set_attribute": "late_number",
+    "slot": "slotted",
+    "space": "SPACE",
+    "table": "TABLE",
+    "tensors": "TENSORS",
+    "through_numpy": "inner",
+    "variable": "VARIABLE",
+    "view": "inner",
+}
 WHERE = ("forward", "loss", "hook", "backward", "closure of the loss")
 GAUGES = (
     "noise",
@@ -437,18 +464,28 @@ class HostileLoop:
 
     def fault(self, folder: Path) -> str:
         """What is wrong with this loop, as text; empty if its bits are the same, or if a sentence
-        names the state."""
+        names the state. A refusal that names another state is wrong with the same bits, too."""
         plain, _ = self._trained(None)
         try:
             ends, sentences = self._trained(folder)
         except GradiometerError as error:  # before the first update
             return "" if self._is_named([str(error)]) else f"{self}: refused by {error}"
+        refusals = [one for one in sentences if REFUSAL in one]
+        if refusals and not self._is_named(refusals):
+            return f"{self}: `{self.name}` is not named by {refusals}"
         if all(map(torch.equal, plain, ends)) or self._is_named(sentences):
             return ""
         return f"{self}: other bits, with {sentences}"
 
+    @property
+    def name(self) -> str:
+        """What a sentence has to call the state."""
+        return NAMES.get(self.kind, self.kind)
+
     def _is_named(self, sentences: list[str]) -> bool:
-        return any("not run again" in one or "put back" in one for one in sentences)
+        """True if each sentence that refuses to run the loss names the state, and one does."""
+        states = [one.partition(REFUSAL)[2].split("`")[1] for one in sentences if REFUSAL in one]
+        return bool(states) and all(self.name in one for one in states)
 
     def _loss(self, keeper: Keeper) -> Callable[[nn.Module, Tensor], Tensor]:
         if self.where == "closure of the loss":

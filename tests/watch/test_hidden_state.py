@@ -171,6 +171,28 @@ def test_what_the_backward_of_a_product_changes_is_put_back() -> None:
     assert not ITEMS
 
 
+class Drawing(torch.autograd.Function):
+    """The identity, whose backward draws a random number."""
+
+    @staticmethod
+    def forward(context: Any, given: Tensor) -> Tensor:
+        return given.clone()
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> Any:
+        return gradients[0] * (1 + torch.rand(()))
+
+
+def test_random_numbers_of_the_backward_of_a_product_are_not_taken_from_training() -> None:
+    model = nn.Linear(3, 1)
+    objective = Objective(model, lambda model, batch: Drawing.apply(model(batch)).square().mean())
+    graph = GradientGraph(objective, torch.randn(8, 3))
+    before = torch.get_rng_state()
+    first, second = (graph.product([torch.ones(1, 3), torch.ones(1)]) for _ in range(2))
+    assert torch.equal(before, torch.get_rng_state())
+    assert all(map(torch.equal, first, second))
+
+
 def untouched_calls(loss: Any, model: nn.Module, count: int) -> Objective:
     objective = Objective(model, loss)
     for seed in range(count):
@@ -242,3 +264,33 @@ def test_too_many_objects_are_refused_by_name_before_the_first_call() -> None:
     with pytest.raises(UserCodeFailed, match="more than 20,000 objects, most of them in `memory`"):
         untouched_calls(loss, nn.Linear(3, 1), 1)
     assert not calls.value
+
+
+def test_a_key_encoder_that_follows_in_place_is_put_back_at_every_call() -> None:
+    model = nn.Linear(3, 1)
+    key = nn.Linear(3, 1).requires_grad_(requires_grad=False)
+    before = key.weight.clone()
+
+    def loss(model: nn.Module, batch: Tensor) -> Tensor:
+        with torch.no_grad():
+            for one, other in zip(key.parameters(), model.parameters(), strict=True):
+                one.mul_(0.9).add_(other, alpha=0.1)
+        return (model(batch) - key(batch)).square().mean()
+
+    untouched_calls(loss, model, 9)
+    assert torch.equal(key.weight, before)
+
+
+def test_a_parameter_that_a_later_call_writes_is_named() -> None:
+    calls = unseen(0)
+
+    def loss(model: nn.Module, batch: Tensor) -> Tensor:
+        calls.value += 1
+        if calls.value == 3:
+            with torch.no_grad():
+                for one in model[1].parameters():
+                    one.mul_(0.9)
+        return loss_of(model, batch)
+
+    with pytest.raises(UserCodeFailed, match=r"`model\.1\.weight` changes with each call"):
+        untouched_calls(loss, nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1)), 3)

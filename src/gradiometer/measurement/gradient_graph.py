@@ -48,6 +48,7 @@ class GradientGraph:
 
     def __init__(self, objective: Objective, batch: Batch, *, seed: int = 0) -> None:
         self._objective = objective
+        self._seed = seed
         self.examples = batch_size(batch)
         self._leaves = objective.leaves()
         with (
@@ -159,8 +160,8 @@ class GradientGraph:
             retain_graph=True,
             allow_unused=True,
         )
-        # a function's own backward may change something
-        with calling("loss"), self._objective.hidden_state.untouched():
+        # a function's own backward may change something, or draw random numbers
+        with calling("loss"), self._objective.untouched_randomness(self._seed):
             found = self._objective.with_parameters(
                 self._leaves, partial(pull, is_grads_batched=batched)
             )

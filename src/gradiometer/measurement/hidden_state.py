@@ -170,8 +170,11 @@ class _Walk:
         self.places: list[Place] = []
         # The hooks of every module, and of modules that a call has given some.
         self.hooks: list[tuple[str, dict[Any, Any]]] = []
-        # Parameters, whose versions the next calls compare.
-        self.parameters: list[Tensor] = []
+        # Paths of parameters, whose versions the next calls compare.
+        self.parameters: list[tuple[str, Tensor]] = []
+        # Those that this walk does not copy, with their versions before the call.
+        self._compared: list[tuple[str, Tensor, int]] = []
+        self._copied: set[int] = set()
         self._writes = False
         self._names: set[str] = set()
         self._seen: dict[int, Any] = {}
@@ -207,7 +210,6 @@ class _Walk:
         before = self._before
         assert before is not None
         self._checks.append(("torch", self._key, put_back.settings_of_torch()))
-        self._checks.append(("model", (0, "versions"), put_back.versions(before.parameters)))
         for path, held in before.wholes:
             self._seen[id(held)] = held
             note = functools.partial(self._note, id(held))
@@ -217,6 +219,11 @@ class _Walk:
         for place in before.places:
             self._keep(place)
         self._visit_all()
+        self._compared = [
+            (path, one, one._version)
+            for path, one in before.parameters
+            if id(one) not in self._copied
+        ]
 
     def plan(self, changed: set[Key]) -> None:
         """Choose what the next calls save, after a whole walk that was put back."""
@@ -251,6 +258,10 @@ class _Walk:
             if outcome is not None:
                 self.changed.add(key)
             if outcome is False:
+                lost.append(path)
+        for path, one, version in self._compared:
+            if one._version != version:
+                self.changed.add((0, "versions"))
                 lost.append(path)
         return lost
 
@@ -494,7 +505,7 @@ class _Walk:
         numbers = tensor.numel()
         is_trained = isinstance(tensor, nn.Parameter) and tensor.requires_grad
         if isinstance(tensor, nn.Parameter) and not tensor.is_inference():
-            self.parameters.append(tensor)
+            self.parameters.append((path, tensor))
         is_whole = self._before is None
         most = self._numbers
         if not is_whole and self._key not in self._known:
@@ -502,6 +513,7 @@ class _Walk:
         copied = numbers <= most
         if copied:
             self._numbers -= numbers
+            self._copied.add(id(tensor))
         check = put_back.tensor(tensor, copied=copied, summed=is_whole or is_trained)
         if not is_whole or tensor.device.type in ("cpu", "meta") or tensor.is_inference():
             self._save(path, check)
