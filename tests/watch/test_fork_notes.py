@@ -24,6 +24,8 @@ def forked(
     *,
     before: Callable[[int], Any] = lambda step: None,
     after: Callable[[nn.Module], Callable[[], Any]] = lambda model: lambda: None,
+    quiet: bool = True,
+    **settings: Any,
 ) -> Fork:
     torch.manual_seed(0)
     inputs = torch.randn(256, 4)
@@ -33,7 +35,7 @@ def forked(
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     follow = after(model)
     with watch(
-        model, optimizer, loss=loss, sampling=loader, steps=40, out=folder, page=False, quiet=True
+        model, optimizer, loss=loss, sampling=loader, steps=40, out=folder, page=False, quiet=quiet
     ) as w:
         for step, batch in enumerate(batch for _ in range(4) for batch in loader):
             before(step)
@@ -43,7 +45,7 @@ def forked(
             w.step(value, batch)
             optimizer.step()
             follow()
-        found = w.fork("rate 2x", replicates=2)
+        found = w.fork("rate 2x", **({"replicates": 2} | settings))
     assert found is not None
     return found
 
@@ -119,3 +121,17 @@ def test_a_loop_that_seeds_before_every_update_is_refused_by_its_seed(tmp_path: 
     with pytest.raises(Unsupported, match=r"your loop seeded the random generator \(torch\.manual"):
         forked(tmp_path, noisy, before=torch.manual_seed)
     assert forked(tmp_path, noisy).effects()
+
+
+def test_a_fork_says_what_it_costs_before_it_begins(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    forked(tmp_path / "ends", quiet=False)
+    said = capfd.readouterr().err
+    # 32 of 40 updates are made, and 8 are left to each of 4 branches
+    expected = "training 4 branches from step 32 (go on; rate 2x): 32 updates, 1 times those of the training so far"
+    assert expected in said
+    forked(tmp_path / "race", quiet=False, replicates=None, budget=4.0)
+    assert "up to 160 updates, 5 times those of the training so far" in capfd.readouterr().err
+    forked(tmp_path / "quiet")
+    assert not capfd.readouterr().err

@@ -409,8 +409,8 @@ class Watch:
 
         Model, optimizer, loss, scaler, accumulation, `groups`, the number of updates and what is
         left are those of the watch. Call it after `optimizer.step()`. The training stays the same,
-        bit for bit, and the fork is kept in the run. Its time is reported in `overhead`, outside
-        the budget. On several processes rank 0 forks and the others get None.
+        bit for bit, and the fork is kept in the run. What it will cost is printed before. Its time
+        is reported in `overhead`, outside the budget. On several processes rank 0 forks and the others get None.
 
         Args:
             alternatives: What is compared with going on as it is, such as "rate 2x", or a list.

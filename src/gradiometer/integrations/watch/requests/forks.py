@@ -1,9 +1,11 @@
 """Forks of a watched loop, kept in its run."""
 
 import inspect
+import math
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,7 @@ from gradiometer.loop.followers import NOTE, is_followed
 from gradiometer.loop.incident_cause import cause_of, rise_of_rate
 from gradiometer.loop.marks import relative
 from gradiometer.loop.recorded.incidents import BEFORE, LEAD, IncidentCause, incident_at
+from gradiometer.loop.recorded.record import Plan
 from gradiometer.loop.replay import (
     WAY_OUT,
     KeptUpdates,
@@ -169,7 +172,21 @@ class LoopForks:
                 state = all_tensors(loop.model, loop.optimizer).values()
                 if is_followed(self._subject.objective.model, state):
                     loop.warnings = (*loop.warnings, NOTE)
+                settings.setdefault("begin", partial(self._say_cost, loop))
             return fork(loop, alternatives, **{"out": run.path, **settings})
+
+    def _say_cost(self, loop: Loop, plan: Plan) -> None:
+        """Say what the branches will cost, before the first of them begins."""
+        begun = self._request.steps
+        examples = plan.budget or len(plan.branches) * plan.horizon
+        updates = max(math.ceil(examples / loop.size), 1)
+        seconds = updates * self._subject.budget.training / max(begun, 1)
+        up_to = "up to " if plan.rungs else ""
+        self._request.say(
+            f"training {len(plan.branches)} branches from step {plan.step:,} "
+            f"({'; '.join(plan.names)}): {up_to}{updates:,} updates, {updates / max(begun, 1):.2g} "
+            f"times those of the training so far ({up_to}{seconds:.2g} s)"
+        )
 
     def updates_in_all(self, batches: Any) -> int | None:
         """The number of updates of the whole training: as it was announced, or as its scheduler

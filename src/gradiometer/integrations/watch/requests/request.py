@@ -135,6 +135,10 @@ class Request:
         save_artifact(run, artifact)
         self._record.show_again(run)
 
+    def say(self, text: object) -> None:
+        """Print a line on standard error, unless the watch is quiet."""
+        self._record.announcements.say(text)
+
     def event(self, event: str, **fields: Any) -> None:
         """Write an event of this step, if the run has not ended."""
         self._record.event(event, self.steps, **fields)
