@@ -87,7 +87,7 @@ def test_the_demo_tries_what_it_advises(answer: dict[str, Any]) -> None:
     assert len(branches) == 2 * REPLICATES
     tried = [finding["tried"] for finding in answer["findings"] if finding["tried"]]
     advised = [finding for finding in answer["findings"] if finding["cure"]]
-    middle = f"Tried: from step {answer['steps'] // 2:,}, "
+    middle = f"Tested: from step {answer['steps'] // 2:,}, "
     assert all(sentence.startswith(middle) for sentence in tried) and len(tried) == len(advised)
 
 

@@ -119,7 +119,7 @@ def test_a_network_that_fits_every_example_runs_to_infinity_and_others_do_not() 
     assert (
         found is not None and found.state is State.LOOK and "before step 1,000" in say(found).seen
     )
-    assert "each time by 0.812 [0.732, 0.933] times as much as the time before" in say(found).seen
+    assert "by 0.812 [0.732, 0.933]× as much in each as in the one before" in say(found).seen
     slower = facts | {
         "norm_growth": Estimate.interval(-0.5, -0.6, -0.4, level=0.9, method="fit", samples=4)
     }
@@ -146,13 +146,13 @@ def test_the_moves_are_described_by_their_factor_in_a_doubling_of_time() -> None
     }
     found = Trajectory().judge(facts)
     assert found is not None and say(found).seen == (
-        "The parameters are under way: with every doubling of time their moves become 1.41 times "
-        "as long, and the net distance is 0.80 of the path length."
+        "The parameters are still travelling in one direction: displacement grows 1.41× per "
+        "doubling of steps, and the net distance is 0.80 of the path length."
     )
     unknown = facts | {"move_slope": Estimate.unknown(level=0.9, method="fit", samples=3)}
     found = Trajectory().judge(unknown)
     assert found is not None and say(found).seen.endswith(
-        "under way: the net distance is 0.80 of the path length."
+        "still travelling in one direction: the net distance is 0.80 of the path length."
     )
 
 

@@ -287,8 +287,8 @@ def test_a_batch_below_the_noise_scale() -> None:
     assert state is State.LOOK
     assert words == (
         "A batch twice as large would nearly halve the updates: the gradient noise scale is 450 "
-        "[364, 589] (200 measured steps), 14 times the batch of 32. Now training needs "
-        "15x the fewest updates possible, and would need 8.0x, for 7% more examples."
+        "[364, 589] (200 measured steps), 14 times the batch of 32. Doubling the "
+        "batch would cut the number of updates by 47% and use 7% more examples."
     )
 
 
@@ -307,8 +307,8 @@ def test_a_batch_near_the_noise_scale() -> None:
     assert state is State.OK
     assert words == (
         "B = 64 is near the gradient noise scale 64.0 [30.0, 120] (200 measured steps). Here "
-        "updates and examples trade about evenly: 2.0x the fewest updates possible, and 2.0x "
-        "the fewest examples."
+        "updates and examples trade about evenly: training needs 2.0× as many updates as with very "
+        "large batches, and 2.0× as many examples as with very small ones."
     )
 
 

@@ -96,4 +96,4 @@ def test_a_run_far_below_its_edge_is_told_its_rate_and_the_fork_shows_that_it_ho
     made = fork_of(slow_run, alternatives_of([first]), horizon="60 updates", replicates=2)
     (effect,) = made.fork.effects("train_loss")
     assert (effect.alternative, effect.verdict) == ("rate 8x", "better")
-    assert say(diagnose(Run.open(slow_run.path)).findings[0]).tried.startswith("Tried:")
+    assert say(diagnose(Run.open(slow_run.path)).findings[0]).tried.startswith("Tested:")

@@ -214,7 +214,7 @@ def test_the_first_screen_has_verdict_loss_action_and_gain(run: Run) -> None:
     assert first.count("data-chart=") == 1 and 'data-chart="loss"' in first
     assert '<p class="line"><code>batch_size = 64\nlr = 0.1</code></p>' in first
     assert '<p class="gain">Forecast: 0.6 [0.5, 0.7] times.</p>' in first
-    assert '<p class="gain">Not tried: <code>this</code>.</p>' in first
+    assert '<p class="gain">Not tested: <code>this</code>.</p>' in first
 
 
 def test_the_title_is_not_at_odds_with_the_next_action(run: Run) -> None:
@@ -244,7 +244,7 @@ def test_the_title_is_not_at_odds_with_the_next_action(run: Run) -> None:
     numbers = {"numbers": {"steps": 600.0}}
     doubts = (Doubt("decay_not_tried"),)
     ended = replace(calm, gauge="triage", claim="undecided", facts=numbers, doubts=doubts)
-    said = "no illness was found in 600 steps, but this training may still end lower"
+    said = "no clear problem in 600 steps, but a learning-rate decay may do better"
     page = render(run, replace(diagnosis, findings=(ended,), headline=ended, said=said))
     assert f"<h1>N{said[1:]}. The learning rate stays at " in page
     doubtful = replace(diagnosis, headline=other, said="no verdict: the loss is another one")

@@ -162,7 +162,7 @@ def test_a_spike_at_the_edge_of_stability_has_the_rate_as_its_cause(tmp_path: Pa
             say(finding).tried for finding in diagnose(run).findings if finding.gauge == "spikes"
         )
 
-    assert tried() == f"Not tried: `gradiometer fork {run.path} --spike {spike.peak}`."
+    assert tried() == f"Not tested: `gradiometer fork {run.path} --spike {spike.peak}`."
     found = incident_cause(run, spike.peak, problem=problem)
     assert (found.cause, found.change) == ("rate", "rate 0.5x"), found.tried
     assert found.orders == (True, True, True)

@@ -226,8 +226,8 @@ def test_a_branch_from_the_first_weights_against_the_training_itself_makes_a_sus
         # one order of the data
         assert not settled.is_certain and settled.cure == (change,)
         (finding,) = findings_of(Triage((settled,), LEVEL, {}))
-        change_in_words = {"rate 4x": "four times", "rate 0.25x": "a quarter"}[change]
-        assert f"from the first weights, {change_in_words} of it had a loss" in say(finding).seen
+        change_in_words = {"rate 4x": "4× the rate", "rate 0.25x": "a quarter"}[change]
+        assert f"from the initial weights with {change_in_words}" in say(finding).seen
         # what came of the cure is told of the same fork, with the lean that it has
         (told,) = with_trials(run, [finding])
         tried = say(told).tried
@@ -445,7 +445,7 @@ def test_a_run_is_not_called_healthy_if_a_fork_with_another_rate_ended_better(ru
     (claimed,) = found.claims
     assert claimed.claim is Claim.FORK_BETTER and claimed.cure == ("rate 4x",) and not found.passes
     (finding,) = findings_of(found)
-    assert say(finding).seen.startswith("Another learning rate ended better in a fork of this run")
+    assert say(finding).seen.startswith("Another learning rate did better when tested: on copies")
     fork(run, "rate 4x", 0.7, 0.71, 0.72, seed=1)
     assert triage_of(run).passes
 

@@ -131,14 +131,14 @@ def test_a_path_that_goes_straight_on_has_a_rate_that_is_too_low(has_ended: bool
     assert found.claim is Claim.RATE_LOW and found.cure == ("rate 4x",)
     finding = findings_of(triage_of(on(0.5, has_ended=has_ended)))[0]
     said = say(finding).seen
-    assert "kept their direction" in said and "[" in said and "{" not in said
+    assert "kept pointing the same way" in said and "[" in said and "{" not in said
     assert Claim.RATE_LOW not in certain(on(0.25, has_ended=has_ended))
 
 
 @pytest.mark.parametrize(("momentum", "warns"), [(0.0, True), (0.9, False)])
 def test_plain_sgd_may_stand_at_the_edge_on_a_straight_path(momentum: float, warns: bool) -> None:
     (found,) = findings_of(triage_of(on(0.5, family="sgd", momentum=momentum)))
-    assert ("edge of stability" in say(found).caveat) == warns
+    assert ("stability limit" in say(found).caveat) == warns
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_the_rate_that_is_advised_does_not_pass_the_edge(
     assert found.claim is Claim.RATE_LOW and found.cure == (f"rate {factor}x",)
     (finding,) = findings_of(triage_of(low))
     assert (
-        "the steepest time came to" in say(finding).seen
+        "even the sharpest moment reached" in say(finding).seen
         and f"{share:.0%}".rstrip("%") in say(finding).seen
     )
 

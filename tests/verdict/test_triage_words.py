@@ -60,7 +60,7 @@ def test_a_training_that_may_end_lower_is_not_said_to_be_checked_for_what_is_in_
     claimed = Claimed(Claim.UNDECIDED, {"steps": 500.0}, doubts=("decay_not_tried",))
     (finding,) = findings_of(Triage((claimed,), Level(2.3, Known.LABELS), unseen={}))
     said = say(finding)
-    assert said.seen == "No illness was found in 500 steps, but this training may still end lower."
+    assert said.seen == "No clear problem in 500 steps, but a learning-rate decay may do better."
     assert said.means == "Checked: the loop and the data." and "`cool now`" in said.caveat
     assert finding.state is State.LOOK and said.paste == ("cool now",)
     assert in_brief(finding) == "may end lower"

@@ -60,7 +60,7 @@ def run(tmp_path: Path) -> Run:
 
 def test_advice_that_was_not_tried_has_the_command_that_tries_it(run: Run) -> None:
     found, other = with_trials(run, [BATCH, NONE])
-    assert say(found).tried.startswith(f"Not tried: `gradiometer fork {run.path} --advice`.")
+    assert say(found).tried.startswith(f"Not tested: `gradiometer fork {run.path} --advice`.")
     assert say(found).paragraphs[-1] == say(found).tried and str(say(found)).endswith(
         say(found).tried
     )
@@ -78,14 +78,14 @@ def test_advice_that_was_tried_has_its_effect_and_if_it_held(run: Run) -> None:
     )
     batch, cut = with_trials(run, [BATCH, CUT])
     assert say(batch).tried.startswith(
-        "Tried: after 20 updates from step 100, batch 2x, rate 1.31x is 0.10 [0.0"
+        "Tested: after 20 updates from step 100, batch 2x, rate 1.31x is 0.10 [0.0"
     )
     assert (
         "] higher in test loss, 20% higher: 0.610 for 0.510 (fork 0001). Whether it needs more examples than forecast is seen"
         in say(batch).tried
     )
     assert say(cut).tried.startswith(
-        "Tried: after 20 updates from step 100, cool now is 0.10 [0.10"
+        "Tested: after 20 updates from step 100, cool now is 0.10 [0.10"
     )
     assert say(cut).tried.endswith(
         "lower in test loss, 20% lower: 0.410 for 0.510 (fork 0001). The advice held."
@@ -102,7 +102,7 @@ def test_each_of_several_trials_is_a_sentence(run: Run) -> None:
         {"go on": [0.5, 0.51, 0.52], "rate 2x": [0.4, 0.41, 0.42], "rate 4x": [0.6, 0.61, 0.62]},
     )
     (rate,) = with_trials(run, [replace(CUT, cure=("rate 2x", "rate 4x"))])
-    assert say(rate).tried.startswith("Tried: after 20 updates from step 100, rate 2x is")
+    assert say(rate).tried.startswith("Tested: after 20 updates from step 100, rate 2x is")
     assert ". The advice held. After 20 updates from step 100, rate 4x is" in say(rate).tried
 
 
@@ -133,7 +133,7 @@ def test_a_baseline_with_another_readout_in_one_branch_is_no_obstacle(run: Run) 
 def test_a_fork_that_has_just_begun_says_nothing_yet(run: Run) -> None:
     ForkRecord.keep(run.path, Plan(100, (alternative_of("cool now"),), 2, 640))
     (found,) = with_trials(run, [CUT])
-    assert say(found).tried.startswith("Not tried")
+    assert say(found).tried.startswith("Not tested")
 
 
 @pytest.mark.parametrize(
@@ -375,11 +375,12 @@ def test_factors_may_differ_a_little(one: str, other: str, same: bool) -> None:
     [
         (
             "apart",
-            "Not tried: `print(w.fork(batches=loader, alternatives=['batch 2x, rate 1.29x'], "
+            "Not tested. To test it, add `print(w.fork(batches=loader, "
+            "alternatives=['batch 2x, rate 1.29x'], "
             "horizon='end', at={at}))` as the last line of the `with` block. It needs `loss=` and "
             "`checkpoints=3` in `watch`, and `w.step(loss, batch)`.",
         ),
-        ("given", "Not tried."),
+        ("given", "Not tested."),
     ],
 )
 def test_a_watched_run_has_the_line_for_its_program(run: Run, mode: str, said: str) -> None:

@@ -144,7 +144,7 @@ def test_the_time_after_the_block_is_no_time_of_training(tmp_path: Path) -> None
     [
         ((), "It needs `sampling=loader` in `watch`."),  # the loss is seen
         (("loss",), "It needs `sampling=loader` in `watch`."),
-        (("loss", "sampling"), "tries it on copies, in at most half of its time."),
+        (("loss", "sampling"), "after the training; it takes up to half of its time."),
     ],
 )
 def test_how_to_test_says_what_is_missing_and_nothing_else(
@@ -157,5 +157,5 @@ def test_how_to_test_says_what_is_missing_and_nothing_else(
     (run,) = map(Run.open, tmp_path.glob("loop-*"))
     headline = diagnose(run).headline
     assert headline is not None and headline.claim == "rate_low"
-    assert say(headline).tried.startswith("Not tried: `print(w.test())` after the training")
+    assert say(headline).tried.startswith("Not tested. To test it on copies, add `print(w.test())`")
     assert ends in say(headline).tried

@@ -22,6 +22,7 @@ from gradiometer.cli.ensemble import ensemble
 from gradiometer.cli.fork import fork
 from gradiometer.cli.measure import measure
 from gradiometer.cli.runs import runs
+from gradiometer.cli.sections import SectionedGroup
 from gradiometer.cli.show import show
 from gradiometer.cli.train import resume, train
 from gradiometer.cli.tune import tune
@@ -47,7 +48,18 @@ COMMANDS: Registry[click.Command] = Registry(
 )
 
 
-class Commands(click.Group):
+# The headings of the first screen. Commands of other packages follow them.
+SECTIONS = {
+    "Begin": ("demo",),
+    "Diagnose": ("show", "doctor", "runs"),
+    "Test a change": ("fork",),
+    "Train": ("train", "resume", "tune"),
+    "Measure more": ("measure", "ensemble"),
+    "Learn": ("learn",),
+}
+
+
+class Commands(SectionedGroup):
     """The commands of gradiometer and of installed packages."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -60,7 +72,10 @@ class Commands(click.Group):
 
 
 @click.group(
-    cls=Commands, epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]}
+    cls=Commands,
+    sections=SECTIONS,
+    epilog=EXIT_CODES,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.version_option(__version__, prog_name="gradiometer")
 @click.option(
@@ -73,9 +88,19 @@ class Commands(click.Group):
 )
 @click.pass_context
 def gradiometer(context: click.Context, trust: bool) -> None:
-    """Measure, with an error bar, what stochastic gradient descent does to a training run.
+    """Find out what limits a training run, and test what to change.
 
     Start with: gradiometer demo
+
+    Your own PyTorch loop needs no command. In Python:
+
+    \b
+    from gradiometer import watch
+    with watch(model, optimizer) as w:
+        ...  # your loop; call w.step(loss) after loss.backward()
+    print(w.findings())
+
+    Then `gradiometer show` opens the page of that run.
     """
     if trust:
         from gradiometer.run.trust import trusting

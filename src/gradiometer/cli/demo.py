@@ -24,7 +24,10 @@ REPLICATES = 3
 WITHOUT_ADVICE = ("rate 2x",)
 
 
-@click.command(epilog="Example: gradiometer demo --no-open --out runs")
+@click.command(
+    short_help="Train a small network on digits, and test what gradiometer suggests (half a minute).",
+    epilog="Example: gradiometer demo --no-open --out runs",
+)
 @out_option
 @json_option
 @no_open_option

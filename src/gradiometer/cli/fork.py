@@ -9,6 +9,7 @@ import click
 
 from gradiometer.cli.options import SEED, json_option, pool_option, runs
 from gradiometer.cli.outcome import fill, line_width, print_json, print_outcome
+from gradiometer.cli.sections import SectionedCommand
 from gradiometer.errors import BadArgument, Interrupted
 from gradiometer.measurement.estimate import significant
 
@@ -23,12 +24,23 @@ if TYPE_CHECKING:
 DEFAULTS = ("rate 0.5x", "rate 2x", "batch 2x, rate sqrt")
 
 
+# The headings of the help screen, with their options.
+SECTIONS = {
+    "Basic options": ("advice", "at", "horizon", "replicates", "as_json"),
+    "Explain a spike": ("spike",),
+    "Advanced options": ("own", "tail", "budget", "readout", "seed", "pool"),
+}
+
+
 @click.command(
-    epilog="Example: gradiometer fork runs/digits-cnn-1 'rate 0.5x' 'rate 2x' 'batch 2x, rate sqrt'"
+    cls=SectionedCommand,
+    sections=SECTIONS,
+    short_help="Train copies of a run with other settings, and compare where they end.",
+    epilog="Example: gradiometer fork runs/digits-cnn-1 'rate 0.5x' 'rate 2x' 'batch 2x, rate sqrt'",
 )
 @click.argument("run", type=click.Path(path_type=Path), shell_complete=runs)
 @click.argument("changes", nargs=-1, metavar="[CHANGE]...")
-@click.option("--advice", is_flag=True, help="What the findings of RUN advise.")
+@click.option("--advice", is_flag=True, help="Try what the findings of RUN suggest.")
 @click.option(
     "--spike",
     type=int,
@@ -121,8 +133,8 @@ def fork(
 ) -> None:
     """Train RUN on from one of its steps in several ways, and compare where they end.
 
-    Each CHANGE is trained on the same data as going on as it is, and every branch ends with a rate
-    of zero. A CHANGE is
+    Each CHANGE is trained on the same data as the baseline, which continues unchanged, and every
+    branch ends with a rate of zero. A CHANGE is
     a text: 'rate 2x', 'batch 2x, rate sqrt', 'momentum 0.9', 'weight decay 0.01', 'clip 1', 'cool
     now', 'skip 1200:1205' (without the batches of these steps; the last is not), 'follow
     Cosine(0.1, steps=500)', 'AdamW(lr=0.001)', or several of them with & between, such as 'rate 2x

@@ -11,7 +11,10 @@ from gradiometer.cli.outcome import conclude, open_in_browser
 from gradiometer.errors import BadArgument, RunNotFound
 
 
-@click.command(epilog="Example: gradiometer show runs/digits-cnn-1")
+@click.command(
+    short_help="Print the findings of a run and open its page, once or live.",
+    epilog="Example: gradiometer show runs/digits-cnn-1",
+)
 @click.argument("runs", type=click.Path(path_type=Path), shell_complete=runs_of, nargs=-1)
 @click.option(
     "--live",

@@ -17,6 +17,7 @@ from gradiometer.cli.options import (
 )
 from gradiometer.cli.options import runs as runs_of
 from gradiometer.cli.outcome import conclude, follows
+from gradiometer.cli.sections import SectionedCommand
 from gradiometer.cli.tune import (
     BUDGET,
     CHOSEN,
@@ -34,7 +35,27 @@ if TYPE_CHECKING:
     from gradiometer.tuning.of_problem import ProblemTuned
 
 
-@click.command(epilog="Example: gradiometer train fashion-mnist --model cnn --epochs 2 --lr 0.1")
+# The headings of the help screen of `train`, with their options.
+SECTIONS = {
+    "Basic options": (
+        *("model", "learning_rate", "optimizer", "epochs", "steps", "batch_size", "schedule"),
+        *("seed", "device", "tuning"),
+    ),
+    "Output": ("out", "name", "as_json", "no_open", "fail_on"),
+    "Advanced: training": (
+        *("momentum", "weight_decay", "accumulation", "snapshots", "cool", "tune_budget"),
+        *("file", "settings"),
+    ),
+    "Advanced: measuring": ("budget", "every", "gauges"),
+}
+
+
+@click.command(
+    cls=SectionedCommand,
+    sections=SECTIONS,
+    short_help="Train a built-in problem or your module:function, and measure the training.",
+    epilog="Example: gradiometer train fashion-mnist --model cnn --epochs 2 --lr 0.1",
+)
 @click.argument("problem", required=False, shell_complete=problems)
 @click.option(
     "--config",
@@ -52,9 +73,9 @@ if TYPE_CHECKING:
     "tuning",
     is_flag=True,
     help=(
-        "Choose the optimizer and the learning rate by a race, as `gradiometer tune` does. Its "
-        "winner goes on as the training, with its rate for half of the steps and linear to zero in "
-        "the rest."
+        "Choose the optimizer and the learning rate by a race, as `gradiometer tune` does. The "
+        "winner continues as the training: its rate stays for half of the steps, and then falls "
+        "linearly to zero."
     ),
 )
 @click.option(
@@ -64,8 +85,8 @@ if TYPE_CHECKING:
     metavar="RUNS",
     help=(
         "With --tune: the most that tuning and forks may cost besides the training, in units of "
-        "it. Tuning uses 1 of it. What it leaves pays for forks on the way, at those of 10, 30 "
-        "and 60 % of the steps that are still to come, which may halve or double the rate.  "
+        "the training. Tuning uses up to 1. The remainder pays for forks at 10, 30 and 60 % of "
+        "training; each may halve or double the rate.  "
         f"[default: {BUDGET}]"
     ),
 )

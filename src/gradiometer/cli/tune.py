@@ -16,6 +16,7 @@ from gradiometer.cli.options import (
     problems,
 )
 from gradiometer.cli.outcome import fill, printed_json
+from gradiometer.cli.sections import SectionedCommand
 from gradiometer.errors import BadArgument, Diverged, Interrupted
 from gradiometer.measurement.estimate import significant
 from gradiometer.run.configuration import Configuration
@@ -60,6 +61,13 @@ SEVERAL: dict[str, Callable[[str], Any]] = {
     "momentum": float,
     "weight_decay": float,
     "batch_size": int,
+}
+
+# The headings of the help screen, with their options.
+SECTIONS = {
+    "Basic options": ("model", "optimizer", "epochs", "steps", "batch_size", "budget"),
+    "Advanced options": ("momentum", "weight_decay", "aim", "file", "settings", "pool"),
+    "Output": ("out", "as_json"),
 }
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -122,7 +130,12 @@ def several_options(command: Command) -> Command:
     return command
 
 
-@click.command(epilog="Example: gradiometer tune digits --model cnn --epochs 5 --budget 1.0")
+@click.command(
+    cls=SectionedCommand,
+    sections=SECTIONS,
+    short_help="Choose the optimizer and the learning rate by short trial runs.",
+    epilog="Example: gradiometer tune digits --model cnn --epochs 5 --budget 1.0",
+)
 @click.argument("problem", required=False, shell_complete=problems)
 @click.option(
     "--config",
@@ -143,7 +156,7 @@ def several_options(command: Command) -> Command:
     type=click.Choice(["loss", "test", "time"]),
     default=None,
     help=(
-        "The loss that lanes are compared by: the training loss, or the loss on a tenth of the "
+        "The loss by which trial runs are compared: the training loss, or the loss on a tenth of the "
         "training examples, which is held out (--set held_out=0.2 for more), after the same number "
         "of examples for several batch sizes; or the training loss of several batch sizes after "
         "the same time on this machine, by measured step times. The length given is that at the "
@@ -167,11 +180,11 @@ def tune(
 ) -> None:
     """Choose the optimizer and the learning rate for training PROBLEM by a race.
 
-    The rate at which an update overshoots gives the scale. Lanes at several rates are
-    trained from the start and stopped by their loss; the best of them is the training, as
-    far as it has come. SGD with Nesterov momentum 0.9 and AdamW race unless --optimizer is given,
+    For each optimizer, gradiometer finds the rate at which a momentum-length step overshoots on two
+    batches. Trial runs at several rates around it start from the initial weights, and those with
+    the higher losses are stopped. SGD with Nesterov momentum 0.9 and AdamW race unless --optimizer is given,
     and so do several momenta, weight decays, or batch sizes for an --aim. The choice is written as
-    a TOML file for `gradiometer train --config`; `gradiometer train --tune` goes on from the
+    a TOML file for `gradiometer train --config`; `gradiometer train --tune` continues the
     winner.
 
     PROBLEM is digits (the default), fashion-mnist, linear-regression, logistic-regression,

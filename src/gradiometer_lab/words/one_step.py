@@ -19,8 +19,8 @@ SHARE_OF_GRADIENT = (
 )
 
 CHANGE_OF_LOSS = (
-    "A step changes the loss by {plus}{seen_change}; curvature undoes a share of {curvature_share} "
-    "of the gain from the slope ({curvature_share.samples:measured step})."
+    "A step changes the loss by {plus}{seen_change}; curvature cancels a share of "
+    "{curvature_share} of the improvement that the gradient predicts ({curvature_share.samples:measured step})."
 )
 
 
@@ -102,8 +102,8 @@ CLAIMS: Mapping[str, Words] = {
     ),
     "step_drift_whole": Words(
         SHARE_OF_GRADIENT,
-        "Every step changes the gradient completely: it leaves the region in which g is "
-        "nearly constant.",
+        "The gradient decorrelates within one step: steps are longer than the local landscape "
+        "allows.",
         "A smaller learning rate, or a larger batch if noise dominates.",
         slots=duration_of_gradient,
     ),

@@ -31,8 +31,8 @@ EXAMPLES_MATTER = "if examples are expensive."
 # Where B is, compared with the noise scale, by its place. On one side the scale has no upper end.
 SEEN = {
     "few": (
-        "The {name} cannot be bounded: few examples carry the noise. The CV² of its readings is "
-        "{variation.value:2}, so {carrying:2} of the {scale.samples:measured step} carry it."
+        "There is no reliable estimate of the {name} yet: it rests on about {carrying:2} of the "
+        "{scale.samples:measured step}."
     ),
     "outdated": "The {name} was {value}, and B is {size}.",
     "outdated, one side": "The {name} was at least {scale.low:3} {when}, and B is {size}.",
@@ -50,9 +50,7 @@ SEEN = {
 
 # What it means that another batch is not advised, by the place of B.
 UNDECIDED = {
-    "few": (
-        "Examples that were not seen yet may change it by any factor, so no other batch is advised."
-    ),
+    "few": ("New examples may change it by any factor, so no other batch is advised."),
     "outdated": (
         "Training is {age:.1f} times as long since, so the scale may have changed: no batch is "
         "advised."
@@ -129,8 +127,8 @@ def small(finding: Finding) -> Sentences:
     examples = f"{more:.0%}" if more >= 0.005 else "less than 1%"
     sentences = _with_advice(
         finding,
-        f"Now training needs {significant(now, 2)}x the fewest updates possible, and would need "
-        f"{significant(doubled, 2)}x, for {examples} more examples.",
+        f"Doubling the batch would cut the number of updates by {1 - doubled / now:.0%} and use "
+        f"{examples} more examples.",
     )
     if not math.isfinite(scale.high):
         seen = f"{lead}: the {sentences.seen.removeprefix('The ')}"
@@ -167,9 +165,9 @@ def trade(finding: Finding) -> Mapping[str, Any]:
         means = _under_adam(finding)
     else:
         means = (
-            "Here updates and examples trade about evenly: "
-            f"{updates_factor(batch, scale.value):.1f}x the fewest updates possible, and "
-            f"{examples_factor(batch, scale.value):.1f}x the fewest examples."
+            "Here updates and examples trade about evenly: training needs "
+            f"{updates_factor(batch, scale.value):.1f}× as many updates as with very large batches, "
+            f"and {examples_factor(batch, scale.value):.1f}× as many examples as with very small ones."
         )
     return {**comparison(finding), "means": means}
 
@@ -182,14 +180,14 @@ def no_advice(finding: Finding) -> Sentences:
         UNDECIDED.get(found.removesuffix(", one side"), UNDECIDED.get(found, too_early)), slots
     )
     later = (
-        "a larger `budget` (`--budget` at the keyboard), or `steps=` in `watch` if training has at "
-        "most 1,000 steps, to have later readings."
+        "a larger `budget` (`--budget` on the command line), or `steps=` in `watch` if training has "
+        "up to 1,000 steps, to have later measurements."
     )
     return Sentences(
         slots["seen"],
         means,
         suggestion=later if found.startswith("outdated") else "",
-        lead=slots["seen"].partition(". ")[0] if found == "few" else "",
+        lead=slots["seen"].partition(": ")[0] if found == "few" else "",
     )
 
 
@@ -372,9 +370,8 @@ DOUBTS: Mapping[str, Callable[[Doubt], str]] = {
         "scale usually grows as the loss falls."
     ),
     "uneven_noise": sentence(
-        "The readings of the noise are uneven (their CV² is {variation:2}), as if few examples "
-        "carried most of it. Two such examples in one batch are rare and may not have been seen: "
-        "the interval is wider for that."
+        "The noise measurements are uneven (CV² {variation:2}): a few examples may carry most of the "
+        "noise. Two such examples in one batch are rare, so the interval is widened."
     ),
     "tuned_rates": sentence(
         "In trials with SGD the best learning rate grew as B^0.5 to B^0.9, which is {from} to {to} "

@@ -13,8 +13,8 @@ from gradiometer.verdict.words.sentences import Words, always
 LOSS, DATA, STATES = NEEDED_FOR_TESTS
 
 BY_TEST = (
-    "Not tried: `print(w.test())` after the training tries it on copies, in at most half of its "
-    "time."
+    "Not tested. To test it on copies, add `print(w.test())` after the training; it takes up to "
+    "half of its time."
 )
 
 COMPARED = (
@@ -62,14 +62,14 @@ def trial_in_words(trial: Trial) -> str:
     """What came of the cure of a finding, or how to try it."""
     if trial.results:
         first, *others = [_result(result) for result in trial.results]
-        return " ".join((f"Tried: {first}", *(each[0].upper() + each[1:] for each in others)))
+        return " ".join((f"Tested: {first}", *(each[0].upper() + each[1:] for each in others)))
     facts = trial.facts
     if "forecasts" in facts:
         held, scored = facts["held"], facts["forecasts"]
         return (
-            f"Tried: {held} of {scored} such forecasts of this run held in a fork."
+            f"Tested: {held} of {scored} such forecasts of this run were confirmed in a fork."
             if scored
-            else "Not tried."
+            else "Not tested."
         )
     record = record_of(facts.get("advice", ""))
     return f"{_how(facts)} {record}".rstrip()
@@ -78,7 +78,7 @@ def trial_in_words(trial: Trial) -> str:
 def _how(facts: Mapping[str, Any]) -> str:
     """The command or the call that tries it."""
     if "alternatives" not in facts:
-        return f"Not tried: {facts['call']}." if "call" in facts else "Not tried."
+        return f"Not tested: {facts['call']}." if "call" in facts else "Not tested."
     missing = facts["missing"]
     if facts["by_test"]:
         return f"{BY_TEST}{_needs(missing, (LOSS, DATA))}"
@@ -90,7 +90,7 @@ def _how(facts: Mapping[str, Any]) -> str:
         given.append(f"at={facts['at']}")
         where = "as the last line of the `with` block"
         needed.append(STATES)
-    return f"Not tried: `print(w.fork({', '.join(given)}))` {where}.{_needs(missing, needed)}"
+    return f"Not tested. To test it, add `print(w.fork({', '.join(given)}))` {where}.{_needs(missing, needed)}"
 
 
 def _needs(missing: Sequence[str], needed: Sequence[str]) -> str:

@@ -17,7 +17,7 @@ def incident(finding: Finding) -> Sentences:
     said = Sentences(
         what_happened(found.incident),
         why(found),
-        tried=f"Tried: {len(found.tried)} continuations from step {found.start:,}.",
+        tried=f"Tested: {len(found.tried)} continuations from step {found.start:,}.",
     )
     if finding.facts["run"] is not None:
         return replace(said, suggestion=how_to_go_on(found, finding.facts["run"]))

@@ -13,15 +13,15 @@ ITERATES_ONLY = "This is based on the iterates so far: they do not prove where t
 MOVES = "{longer}the net distance is {straightness.value:2} of the path length"
 
 GROWTH = (
-    "‖Φ‖ has grown in each of the last four doublings of time, each time by {growth} times as much "
-    "as the time before"
+    "‖Φ‖ has grown in each of the last four doublings of time, by {growth}× as much in each as in "
+    "the one before"
 )
 
 
 def moves(finding: Finding) -> Mapping[str, str]:
     """By how much the moves change with every doubling, and if a constant rate explains it."""
     slope: Estimate = finding.facts["move_slope"]
-    longer = f"with every doubling of time their moves become {per_doubling(slope)} times as long, "
+    longer = f"displacement grows {per_doubling(slope)}× per doubling of steps, "
     return {
         "longer": "" if math.isnan(slope.value) else f"{longer}and ",
         "expected": ", as expected at a constant learning rate"
@@ -74,16 +74,16 @@ CLAIMS: Mapping[str, Words] = {
     "path_converging": _path(
         "converging",
         MOVES,
-        "Each doubling of time moves them less: only a short way is left.",
+        "Each doubling of time moves them less: little distance is left.",
         slots=moves,
     ),
     "path_wandering": _path(
         "wandering", MOVES, "They stay in a region without coming to rest{expected}.", slots=moves
     ),
     "path_under_way": _path(
-        "under way",
+        "still travelling in one direction",
         MOVES,
-        "Training has kept one direction for several doublings of time.",
+        "This has held for several doublings of the steps.",
         slots=moves,
     ),
     "path_diverging": _diverging(

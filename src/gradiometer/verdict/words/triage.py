@@ -42,14 +42,14 @@ WORDS: Mapping[Claim, Words] = {
         brief="gradients add up",
     ),
     Claim.ACCUMULATION: Words(
-        "The losses of {backwards} backwards of one update are added, not averaged.",
+        "Gradient accumulation sums {backwards} micro-batch losses instead of averaging them.",
         "The gradient, and under SGD the learning rate, is {backwards} times larger than for the "
         "mean loss.",
         brief="accumulation counted wrongly",
     ),
     Claim.DROPOUT: Words(
         "Dropout removes {dropped:%} of a layer.",
-        "What is left may be too little to learn from.",
+        "The rest may be too little to learn from.",
         brief="too much dropout",
     ),
     Claim.UNSCALED: Words(
@@ -71,7 +71,7 @@ WORDS: Mapping[Claim, Words] = {
     Claim.RATE_BURST: Words(
         "The learning rate jumped: from step {step} on it was {times} times higher for {steps} "
         "steps.",
-        "Such a jump throws the weights away from what they had learnt.",
+        "Such a jump undoes much of what the weights had learnt.",
         brief="the rate jumped",
     ),
     Claim.SCHEDULE_UNIT: Words(
@@ -87,8 +87,8 @@ WORDS: Mapping[Claim, Words] = {
         brief="decayed too early",
     ),
     Claim.EXPLODING: Words(
-        "The network starts with far too large outputs: the first loss is {first_loss}, where a "
-        "guess costs {guess}.",
+        "The network starts with far too large outputs: the first loss is {first_loss}, and the "
+        "chance-level loss is {guess}.",
         "The weights are too large at the start.",
         brief="outputs start too large",
     ),
@@ -104,16 +104,15 @@ WORDS: Mapping[Claim, Words] = {
         brief="weight decay too large",
     ),
     Claim.VANISHING: Words(
-        "The gradient vanishes on its way through the network: at the start, no layer of the first "
-        "half has more than {ratio:%} of that in the last one, and the loss stays at a guess for "
-        "{steps} steps.",
+        "The gradient vanishes in the network: at the start, gradients in its first half are up to "
+        "{ratio:%} of the last layer's, and the loss stays at chance level for {steps} steps.",
         "Weights, activations or depth make gradients smaller from layer to layer.",
         brief="gradient vanishes",
     ),
     Claim.RATE_HIGH: Words(
         "The learning rate is too high: a step changes the weights by {movement:%} of their size, "
         "and they are now {growth} times as large as at the start.",
-        "Steps this large overshoot what the gradient can tell: the loss stays up, or units die.",
+        "Steps this large overshoot: the loss stays high, or ReLU units die.",
         brief="rate too high",
     ),
     Claim.MOMENTUM_RATE: Words(
@@ -123,15 +122,15 @@ WORDS: Mapping[Claim, Words] = {
         brief="rate times momentum high",
     ),
     Claim.RATE_LOW: Words(
-        "The learning rate is too low: in {steps} steps the network went {share:%} of the way that "
-        "trainings at a good rate go at least.",
+        "The learning rate is too low: over {steps} steps the weights moved only {share:%} as far "
+        "as in the well-tuned runs that moved least.",
         "Steps this short need many more updates for the same loss.",
         brief="rate too low",
     ),
     Claim.NO_DECAY: Words(
         "It is time to decay the learning rate: it was constant, and at the end every step still "
         "moved the weights by {movement:%} of their size.",
-        "At a constant rate the noise of the gradients keeps the loss up.",
+        "At a constant rate the gradient noise keeps the loss up.",
         brief="time to decay",
     ),
     Claim.STOPPED_EARLY: Words(
@@ -143,31 +142,31 @@ WORDS: Mapping[Claim, Words] = {
     Claim.BATCH_SMALL: Words(
         "The batch is too small: successive gradients of {batch:example} share {shared:%} of "
         "their size.",
-        "Nearly all of a step is noise. A larger batch gains if there are as many updates as now; "
-        "in as many examples it gains time and no loss.",
+        "Nearly all of a step is noise. With the same number of updates a larger batch lowers the "
+        "loss; with the same number of examples it only saves time.",
         brief="batch is small",
     ),
     Claim.BATCH_LARGE: Words(
         "The batch of {batch} is too large for this length: {steps} updates, {updates} an epoch.",
-        "The examples in a batch say much the same; a smaller batch makes more updates in the same "
-        "time.",
+        "The examples in a batch already agree; a smaller batch makes more updates in the same "
+        "number of epochs.",
         brief="batch is large",
     ),
     Claim.OVERFIT: Words(
         "The model overfits: the loss on held-out examples was lowest at step {best_step}, {best}, "
         "and is {now} now; on training examples it is {train}.",
-        "What it learnt since then holds for the training examples only.",
+        "Since then it has learnt the training examples only.",
         brief="the model overfits",
     ),
     Claim.LABELS_RANDOM: Words(
         "The labels seem to have nothing to do with the inputs: the loss on held-out examples "
-        "never came below {lowest:%} of a guess.",
+        "never came below {lowest:%} of the chance-level loss.",
         "The weights moved far, so the training works; look at a few examples with their labels.",
         brief="random labels",
     ),
     Claim.LABELS_NOISY: Words(
-        "Some training labels seem to be wrong: the loss on held-out examples is {ratio:%} of that "
-        "in training.",
+        "Some training labels seem to be wrong: the loss on held-out examples is {ratio:%} of the "
+        "training loss.",
         "Wrong labels keep the training loss up, and the held-out ones have fewer of them.",
         brief="noisy labels",
     ),
@@ -177,8 +176,8 @@ WORDS: Mapping[Claim, Words] = {
         brief="test data in training",
     ),
     Claim.BAD_BATCH: Words(
-        "One batch did harm: at step {step} the loss rose by {rise} times that of a guess, and the "
-        "step before was normal.",
+        "One batch damaged the run: at step {step} the loss rose by {rise}× the chance-level loss, "
+        "and the step before was normal.",
         "Look at the examples of this batch.",
         brief="a bad batch",
     ),
@@ -188,8 +187,8 @@ WORDS: Mapping[Claim, Words] = {
         brief="training is unstable",
     ),
     Claim.FORK_BETTER: Words(
-        "Another learning rate ended better in a fork of this run: it changed the result at the "
-        "end by {fork}.",
+        "Another learning rate did better when tested: on copies of this run it changed the final "
+        "result by {fork}.",
         "A test on copies of the training outranks what was read from it.",
         brief="a fork was better",
     ),
@@ -200,15 +199,15 @@ WORDS: Mapping[Claim, Words] = {
     ),
     Claim.HEALTHY: Words(
         "No sign of a limit was found: the weights moved {travel:%} of their size, and the loss "
-        "came down to {loss:%} of a guess.",
+        "came down to {loss:%} of the chance-level loss.",
         "Checked: the loop, the schedule, the learning rate, the length and the data. In small "
         "trainings this missed 19 % [11, 30] of rates that were 10 times too low, and 3 % [1, 8] "
         "of those 30 times too low. It can miss smaller faults.",
         brief="no sign of limits",
     ),
     Claim.NOTHING_LEARNT: Words(
-        "Nothing was learnt: after {steps} steps the loss is {loss:%} of that of a guess, and no "
-        "reading says why.",
+        "Nothing was learnt: after {steps} steps the loss is {loss:%} of the chance-level loss, and "
+        "no measurement says why.",
         "Labels that have nothing to do with the inputs look like this, and inputs that do not "
         "reach the loss.",
         brief="nothing was learnt",
@@ -223,26 +222,24 @@ WORDS: Mapping[Claim, Words] = {
 
 # The words for a rate that is too low by the direction of the path.
 STRAIGHT_ON = Words(
-    "The learning rate is too low: in {steps} steps the updates kept their direction, with a mean "
-    "cosine of {direction} between parts of the path that are far apart.",
-    "At most good rates the path turns, and this cosine is below 0.13. Larger steps would take the "
-    "same path in less time.",
+    "The learning rate is too low: over {steps} steps the updates kept pointing the same way, with "
+    "mean cosine similarity {direction} between distant parts of training.",
+    "In most well-tuned runs it is below 0.13. Larger steps would cover the same path in less "
+    "time.",
 )
 
 # The words for a rate that is too low by the curvature that its steps meet.
 BELOW_THE_EDGE = Words(
-    "The learning rate is too low: in {steps} steps the steepest time came to {edge:%} of the edge "
-    "of stability.",
-    "At a good rate it comes to an eighth and more; below that, even eight times the rate does not "
-    "overshoot.",
+    "The learning rate is too low: in {steps} steps even the sharpest moment reached only "
+    "{edge:%} of the stability limit.",
+    "Well-tuned runs reach an eighth of it; below that, even 8× the rate does not overshoot.",
 )
 
 # The words for a rate that is too high by the curvature that its steps meet.
 BEYOND_THE_EDGE = Words(
-    "The learning rate is too high: a step came to {edge} times the edge of stability of small "
+    "The learning rate is too high: a step reached {edge}× the stability limit of small batches.",
+    "Well-tuned runs stayed below 76×: with Adam's usual momentum, this is 4× the limit of large "
     "batches.",
-    "With Adam's usual momentum, four times the edge of large batches is 76. Trainings at a good "
-    "rate stayed below it.",
 )
 
 # The words for a batch whose gradients share so little that the measured share is below zero.
@@ -269,16 +266,15 @@ CUT_IN_A_FORK = Words(
 # The words for a rate that only a fork showed to be too low.
 RAISED_IN_A_FORK = Words(
     "The learning rate is too low: a fork at a higher one changed the result by {fork}.",
-    "Short forks favour small rates, so one at a higher rate that ends better is a sign. How much "
-    "it gains by the end of the training is not known.",
+    "Short forks favour small rates, so this is a strong sign. The gain by the end of the training "
+    "is not known.",
 )
 
 # The words for a rate that only a fork from the beginning showed to be too high.
 LOWERED_IN_A_FORK = Words(
     "The learning rate is too high: a fork from the first steps at a lower one changed the result "
     "by {fork}.",
-    "Short forks from the first steps favour large rates, so one at a lower rate that ends better "
-    "is a sign.",
+    "Short forks from the first steps favour large rates, so this is a strong sign.",
 )
 
 # The words of claims by the sign that they are made by, where it is not the usual one.
@@ -292,14 +288,14 @@ BY_SIGN: Mapping[tuple[Claim, Sign], Words] = {
     (Claim.RATE_LOW, Sign.FORK): RAISED_IN_A_FORK,
     (Claim.RATE_HIGH, Sign.FORK): LOWERED_IN_A_FORK,
     (Claim.RATE_LOW, Sign.FIRST_WEIGHTS): Words(
-        "The learning rate is too low: from the first weights, four times of it had a loss "
-        "{gained:%} lower than this training in as many updates.",
-        "At most good rates it was higher, or diverged. It is one order of the data.",
+        "The learning rate is too low: restarted from the initial weights with 4× the rate, the "
+        "loss was {gained:%} lower after the same number of updates.",
+        "In most well-tuned runs it was higher, or diverged. Based on a single data order.",
     ),
     (Claim.RATE_HIGH, Sign.FIRST_WEIGHTS): Words(
-        "The learning rate is too high: from the first weights, a quarter of it had a loss "
-        "{gained:%} lower than this training in as many updates.",
-        "At good rates it was higher. It is one order of the data.",
+        "The learning rate is too high: restarted from the initial weights with a quarter of the "
+        "rate, the loss was {gained:%} lower after the same number of updates.",
+        "In well-tuned runs it was higher. Based on a single data order.",
     ),
 }
 
@@ -308,10 +304,17 @@ SHOWS = " Its forks can show effects above {shows:%} of the loss."
 
 # The words for a training that has ended without a claim, while a doubt says that it may end lower.
 MAY_END_LOWER = Words(
-    "No illness was found in {steps} steps, but this training may still end lower.",
+    "No clear problem in {steps} steps, but {untested} may do better.",
     "Checked: the loop and the data.",
     brief="may end lower",
 )
+
+# What may do better in a training without a claim, by the doubt that says so.
+UNTESTED = {
+    "rate_not_tried": "a higher learning rate",
+    "decay_not_tried": "a learning-rate decay",
+    "still_falls": "another learning rate or a decay",
+}
 
 # What a training did not show, as the end of a sentence.
 MISSING = {
@@ -320,7 +323,7 @@ MISSING = {
     "evaluations": "without `w.evaluated(test=..., train=...)`",
     "examples": "without the number of training examples (`examples=`)",
     "rate": "without the learning rate",
-    "looks": "without looks at gradients and at what an update moves",
+    "looks": "without measurements of gradients and updates",
     "end": "before the end of the training",
 }
 
@@ -332,10 +335,12 @@ def limits(finding: Finding) -> Sentences:
     numbers = {**finding.facts.get("numbers", {}), **finding.numbers}
     if finding.claim == Claim.UNDECIDED and finding.doubts:
         words = MAY_END_LOWER
+        untested = (UNTESTED[doubt.kind] for doubt in finding.doubts if doubt.kind in UNTESTED)
+        numbers["untested"] = next(untested, "another setting")
     unknown = [
         name
         for name, value in numbers.items()
-        if not isinstance(value, Estimate) and not math.isfinite(value)
+        if not isinstance(value, Estimate | str) and not math.isfinite(value)
     ]
     shown = {**numbers, **dict.fromkeys(unknown, "unknown")}
     seen, means = fill(words.seen, shown), fill(words.means, shown)
@@ -403,14 +408,14 @@ CLAIMS: Mapping[str, Callable[[Finding], Sentences]] = {claim.value: limits for 
 
 # A function that says each doubt.
 DOUBTS: Mapping[str, Callable[[Doubt], str]] = {
-    "no_decay": always("A rate without decay looks the same: only a fork can tell (`cool now`)."),
+    "no_decay": always("A rate without decay looks the same: a fork can show it (`cool now`)."),
     "stopped_early": always(
-        "A training that stopped early looks the same: only a fork can tell (`go on`)."
+        "A training that stopped early looks the same: a fork can show it (`go on`)."
     ),
     "few_looks": always("Too few steps were seen at this learning rate to judge it."),
     "decay_not_tried": always(
-        "The learning rate never fell: the noise of the last steps may keep the loss up. Only a "
-        "fork can tell (`cool now`)."
+        "The learning rate never decayed: gradient noise may keep the loss up. A fork can show it "
+        "(`cool now`)."
     ),
     "no_floor": always(
         "The loss was below zero, as of a player of a game, a policy or a density: how far it came "
@@ -426,14 +431,14 @@ DOUBTS: Mapping[str, Callable[[Doubt], str]] = {
         "`w.evaluated(test=...)`. If both are trained for one loss, give `watch` both."
     ),
     "test_above_guess": always(
-        "The loss on held-out examples is above that of a guess. Check that they are prepared as "
+        "The loss on held-out examples is above chance level. Check that they are prepared as "
         "the training examples are, and that the model is in eval mode."
     ),
     "no_level": always(
         "The loss jumps again and again although the steps are small, or ended far above its "
         "start, as that of a policy or a game: how far it came down cannot be judged. Give what is "
         "wanted of the model, `w.evaluated(test=...)`. If its data never change, clipping may "
-        "help: only a fork can tell (`clip 1`)."
+        "help: a fork can show it (`clip 1`)."
     ),
     "not_evaluated": always(
         "Nothing was found in training, but its examples were seen several times and no others: it "
@@ -441,15 +446,15 @@ DOUBTS: Mapping[str, Callable[[Doubt], str]] = {
     ),
     "still_falls": always(
         "The rate is high and the loss still falls fast: more updates, another rate or a decay "
-        "could end far lower. Only a fork can tell (`rate 2x`, `cool now`)."
+        "could end far lower. A fork can show it (`rate 2x`, `cool now`)."
     ),
     "rate_not_tried": always(
-        "A higher learning rate could end lower: the network did not go far, or its updates kept "
-        "some of their direction. Only a fork can tell (`rate 2x`)."
+        "A higher learning rate could end lower: the weights did not move far, or the updates kept "
+        "pointing partly the same way. A fork can show it (`rate 2x`)."
     ),
     "steep": always(
-        "Under plain SGD the path can go straight on while a few steep directions are at the edge "
-        "of stability: then a higher rate diverges. Only a fork can tell (`rate 2x`)."
+        "Under plain SGD the updates can keep pointing the same way while a few sharp directions "
+        "are at the stability limit: then a higher rate diverges. A fork can show it (`rate 2x`)."
     ),
-    "fine_tuning": always("A trained model that is trained further also moves little."),
+    "fine_tuning": always("Fine-tuning a trained model looks the same."),
 }
