@@ -13,6 +13,13 @@ from hostile_loops import HostileLoop
 # The seed of the nightly draws changes from day to day. The names of the tests show it.
 SEED = int(os.environ.get("HOSTILE_SEED", time.strftime("%Y%m%d")))
 
+# Loops that ended with other bits before they were drawn here, or that were refused needlessly.
+FOUND = (
+    HostileLoop("cache", "backward", 0, "batches", "loss_change", 1, "none", "SGD"),
+    HostileLoop("frozen", "closure of the loss", 0, "loss", "step_drift", 1, "incident", "AdamW"),
+    HostileLoop("depth", "hook", 5, "two lines", "noise,batch_sharpness", 2, "fork", "AdamW"),
+)
+
 
 def faults(seed: str, count: int, folder: Path) -> list[str]:
     """What is wrong with so many loops."""
@@ -26,6 +33,12 @@ def faults(seed: str, count: int, folder: Path) -> list[str]:
 @pytest.mark.parametrize("part", range(6))
 def test_no_drawn_loop_ends_with_other_bits_in_silence(part: int, tmp_path: Path) -> None:
     assert not faults(f"quick {part}", 6, tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("loop", FOUND, ids=lambda loop: loop.kind)
+def test_a_loop_that_was_wrong_once_ends_with_its_bits(loop: HostileLoop, tmp_path: Path) -> None:
+    assert not loop.fault(tmp_path)
 
 
 @pytest.mark.nightly

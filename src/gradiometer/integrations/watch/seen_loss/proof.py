@@ -13,6 +13,7 @@ from torch import nn
 from gradiometer.errors import BadArgument
 from gradiometer.integrations.watch.seen_loss.recipe import GIVE, Recipe
 from gradiometer.integrations.watch.subject import Subject
+from gradiometer.loop.engine import guarded_copy
 from gradiometer.loop.loop import Loop
 from gradiometer.loop.replay import KeptUpdates, check_replay, made_again
 from gradiometer.measurement.batch import Batch, batch_size, mapped, span
@@ -84,7 +85,9 @@ def proven(
             )
     device = next(subject.objective.model.parameters()).device
     batch = mapped(batches[-1], lambda tensor: tensor.to(device))
-    return for_any_size(recipe, loop.copy().model, batch)
+    # what the loss keeps elsewhere is put back
+    with guarded_copy(loop, 0) as copied:
+        return for_any_size(recipe, copied.model, batch)
 
 
 def other_losses(loop: Loop, newest: Float[np.ndarray, " steps"]) -> tuple[str, ...]:
@@ -96,10 +99,13 @@ def other_losses(loop: Loop, newest: Float[np.ndarray, " steps"]) -> tuple[str, 
         newest: The losses of its last updates.
     """
     newest = newest[np.isfinite(newest)]
-    copied = loop.copy()
-    device = next(copied.model.parameters()).device
     losses = []
-    with untouched_randomness(0, copied.devices), torch.enable_grad():
+    with (
+        guarded_copy(loop, 0) as copied,
+        untouched_randomness(0, copied.devices),
+        torch.enable_grad(),
+    ):
+        device = next(copied.model.parameters()).device
         for _, drawn in zip(range(COMPARED), copied.data.batches(0), strict=False):
             batch = mapped(drawn, lambda tensor: tensor.to(device))
             assert loop.loss is not None
