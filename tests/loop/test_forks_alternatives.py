@@ -188,6 +188,8 @@ def test_a_function_may_change_the_optimizer_the_batches_or_both() -> None:
     assert ended(replaced) == pytest.approx(expected, rel=1e-12)
     with pytest.raises(BadArgument, match="returned a int"):
         ended(Custom("three", lambda *_: 3))
+    with pytest.raises(BadArgument, match="returned a Tensor that gives no batches"):
+        ended(Custom("a number", lambda *_: torch.tensor(3.0)))
     with pytest.raises(UserCodeFailed, match="ZeroDivisionError"):
         ended(Custom("wrong", lambda *_: 1 // 0))
 

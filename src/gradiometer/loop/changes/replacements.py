@@ -112,13 +112,14 @@ class Custom(Alternative):
             changed = self.function(loop.model, loop.optimizer, loop.stream.batches)
         if isinstance(changed, torch.optim.Optimizer):
             loop.use(changed)
-        elif isinstance(changed, Iterable):
-            loop.stream.batches = iter(changed)
         elif changed is not None:
-            raise BadArgument(
-                f"`function` of {self.label!r} returned a {type(changed).__name__}: return "
-                "nothing, an optimizer, or an iterable of batches."
-            )
+            try:
+                loop.stream.batches = iter(changed)
+            except TypeError as error:  # also of a tensor without axes, which is an Iterable
+                raise BadArgument(
+                    f"`function` of {self.label!r} returned a {type(changed).__name__} that gives "
+                    "no batches: return nothing, an optimizer, or an iterable of batches."
+                ) from error
 
     def to_dict(self) -> dict[str, Any]:
         """The label only: a function cannot be stored."""
