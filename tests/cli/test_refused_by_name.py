@@ -179,3 +179,18 @@ def test_an_alternative_of_100_000_digits_is_refused_at_once(form: str) -> None:
     with pytest.raises(BadArgument):
         alternative_of(form.replace("{}", "9" * 100_000))
     assert time.process_time() - began < 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "nearest"),
+    [
+        (["train", "digits", "--optimizer", "adam"], 'got "adam" (did you mean adamw?).'),
+        (["train", "digits", "--device", "gpu"], "try 'cuda'"),
+        (["runs", "comapre"], "did you mean `gradiometer runs compare`?"),
+    ],
+)
+def test_an_error_names_the_nearest_word(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], nearest: str
+) -> None:
+    code, _, error = called(capsys, *arguments)
+    assert code == 2 and nearest in error

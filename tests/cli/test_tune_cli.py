@@ -125,7 +125,7 @@ def test_what_tuning_leaves_of_a_budget_pays_for_forks_on_the_way(
             ["train", *SMALL, "--tune", "--lr", "0.1"],
             "`--tune` chooses the rate itself: leave out --learning-rate",
         ),
-        (["tune", *SMALL, "--budget", "0.01"], "`budget` 0.01 pays for no three lanes"),
+        (["tune", *SMALL, "--budget", "0.01"], "`budget` 0.01 does not pay for three trial runs"),
         (["tune", "nowhere"], "`problem` 'nowhere' is unknown"),
     ],
 )

@@ -1,10 +1,13 @@
-"""Habits of English that a program can see, in README and in the pages that a reader is led to.
+"""Habits of English that a program can see: in README, in the pages that a reader is led to, in
+the words of findings, in help texts and in errors.
 
 The field's word stands beside each word of our own that is not to be used. A sentence that needs
 one all the same is in `EXCEPTIONS`, with its reason.
 """
 
+import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -35,6 +38,9 @@ WORDS = {re.compile(rf"\b({pattern})\b", re.IGNORECASE): word for pattern, word 
 
 # The longest sentence, in words. Twenty-five are the aim.
 LONGEST = 40
+
+# The longest sentence of a finding, in words.
+LONGEST_OF_A_FINDING = 30
 
 # Text that may have such a word, by page, with the reason.
 EXCEPTIONS: dict[str, dict[str, str]] = {
@@ -90,6 +96,70 @@ def faults(page: Path) -> list[str]:
             if hit := pattern.search(sentence):
                 found.append(f"{hit[0]!r} ({better}): {sentence}")
     return found
+
+
+def texts(node: ast.AST) -> Iterator[str]:
+    """The texts in a piece of code, without docstrings. A value in one is a slot."""
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    apart = {
+        id(each.body[0].value)
+        for each in ast.walk(node)
+        if isinstance(each, documented) and isinstance(each.body[0], ast.Expr)
+    }
+    for each in ast.walk(node):
+        if isinstance(each, ast.JoinedStr):
+            apart.update(map(id, each.values))
+            parts = (part.value if isinstance(part, ast.Constant) else "{}" for part in each.values)
+            yield "".join(map(str, parts))
+        elif isinstance(each, ast.Constant) and id(each) not in apart and " " in str(each.value):
+            yield str(each.value)  # one word is a name
+
+
+def printed(file: Path) -> Iterator[str]:
+    """What a file prints: the words of findings, and elsewhere its errors and help texts."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    if file.parent.name == "words":
+        yield from texts(tree)
+        return
+    is_command = file.parent.name in ("cli", "measure", "learn")
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Raise) and node.exc is not None:
+            yield from texts(node.exc)
+        elif isinstance(node, ast.keyword) and node.arg in ("help", "short_help"):
+            yield from texts(node.value)
+        elif isinstance(node, ast.FunctionDef) and node.decorator_list and is_command:
+            yield ast.get_docstring(node) or ""
+
+
+def faults_in_code(file: Path) -> list[str]:
+    found = []
+    is_finding = file.parent.name == "words"
+    for text in printed(file):
+        for sentence in sentences(re.sub(r"{[^}]*}", "N", text)):
+            words = len(re.findall(r"\w[\w'’.,-]*", sentence))
+            if is_finding and words > LONGEST_OF_A_FINDING:
+                found.append(f"{words} words: {sentence}")
+            for pattern, better in WORDS.items():
+                if hit := pattern.search(sentence):
+                    found.append(f"{hit[0]!r} ({better}): {sentence}")
+    return found
+
+
+def test_findings_help_and_errors_have_the_words_of_the_field() -> None:
+    files = sorted((ROOT / "src").rglob("*.py"))
+    found = {file.relative_to(ROOT).as_posix(): faults_in_code(file) for file in files}
+    assert {name: each for name, each in found.items() if each} == {}
+
+
+def test_the_habits_are_noticed_in_code(tmp_path: Path) -> None:
+    words = tmp_path / "words" / "one.py"
+    words.parent.mkdir()
+    long = " ".join(["word"] * 31)
+    words.write_text(f'"""A cure."""\nA = "It is {{x}} times that of a guess."\nB = "{long}."\n')
+    assert len(faults_in_code(words)) == 3
+    error = tmp_path / "error.py"
+    error.write_text('A = "a cure"\nraise ValueError(f"`x` is {A} of the lanes, 3 or more.")\n')
+    assert len(faults_in_code(error)) == 2
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())

@@ -168,7 +168,7 @@ def test_nonsense_is_refused_by_name_however_it_is_given(name: str, value: Any) 
 
 
 def test_settings_that_contradict_each_other_are_refused() -> None:
-    with pytest.raises(BadArgument, match=r"raise batch_size to 2 or more, or set budget to 0\.$"):
+    with pytest.raises(BadArgument, match=r"raise batch_size to at least 2, or set budget to 0\.$"):
         Configuration(batch_size=1)
     with pytest.raises(BadArgument, match="a budget of 0 switches measuring off"):
         Configuration(budget=0.0, every=5)

@@ -371,7 +371,10 @@ def test_what_cannot_be_told_is_said() -> None:
     ("wrong", "sentence"),
     [
         ({"steps": 4}, "`steps` must be at least 8"),
-        ({"budget": 0.05}, "`budget` 0.05 pays for no three lanes of each kind: give at least 0"),
+        (
+            {"budget": 0.05},
+            "`budget` 0.05 does not pay for three trial runs of each kind: give at least 0",
+        ),
         ({"budget": math.nan}, "`budget` must be positive"),
         (
             {"optimizer": "sdg"},

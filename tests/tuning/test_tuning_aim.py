@@ -127,7 +127,7 @@ def test_a_choice_of_a_batch_that_was_stopped_goes_on_to_the_same_bits(tmp_path:
         ({"held_out": (INPUTS, TARGETS)}, "`held_out` and aim='test' go together"),
         ({"batch_size": (8, 4096)}, "`batch_size` must be at most the 2,048 examples"),
         ({"optimizer": "sgd,adamw"}, "`batch_size` has several values, and so has the optimizer"),
-        ({"budget": 0.3}, "`budget` 0.3 pays for no three lanes of each kind"),
+        ({"budget": 0.3}, "`budget` 0.3 does not pay for three trial runs of each kind"),
     ],
 )
 def test_what_cannot_be_chosen_is_refused_by_name(wrong: dict[str, Any], sentence: str) -> None:

@@ -278,7 +278,7 @@ def tuned(
             )
     except (KeyboardInterrupt, Interrupted):
         raise Interrupted(
-            "stopped: the same command continues from the lanes as they are."
+            "stopped: the same command continues from the trial runs as they are."
         ) from None
     if not math.isfinite(found.tuned.rungs[-1][0].loss):
         rates = sorted(one.lane.rate for one in found.tuned.rungs[0])

@@ -137,7 +137,7 @@ class Ray(WorkerPool):
             if self.address is None:
                 raise Unsupported(f"no cluster of Ray could be started: {reason}.") from error
             raise BadArgument(
-                f"`address` must be that of a cluster of Ray, got {self.address!r}: {reason}."
+                f"`address` must belong to a cluster of Ray, got {self.address!r}: {reason}."
             ) from error
         finally:
             if threading.current_thread() is threading.main_thread():

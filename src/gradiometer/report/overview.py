@@ -1,5 +1,6 @@
 """The runs of a folder at a glance: one line for each, sorted and filtered, and a page."""
 
+import difflib
 import fnmatch
 import math
 import os
@@ -164,7 +165,9 @@ def listing(
     ('empty-1', 0, ())
     """
     if not folder.is_dir():
-        raise BadArgument(f"`folder` is {str(folder)!r}, which is not a folder.")
+        near = difflib.get_close_matches(str(folder), ("list", "compare", "export"), n=1)
+        hint = f": did you mean `gradiometer runs {near[0]}`?" if near else "."
+        raise BadArgument(f"`folder` is {str(folder)!r}, which is not a folder{hint}")
     found: list[RunRow] = []
     warnings: list[str] = []
     for path in run_folders(folder):

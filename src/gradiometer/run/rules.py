@@ -131,7 +131,7 @@ RULES: tuple[tuple[Callable[[Any], bool], str], ...] = (
     ),
     (
         lambda c: c.budget == 0 or c.batch_size > 1,
-        "`batch_size` is 1, so a step has no spread: raise batch_size to 2 or more, or set budget "
+        "`batch_size` is 1, so a step has no spread: raise batch_size to at least 2, or set budget "
         "to 0.",
     ),
     (
@@ -209,7 +209,10 @@ def typed(name: str, value: Any, kind: Any) -> Any:
             if isinstance(value, dict)
             else json.dumps(value, default=repr, ensure_ascii=False)
         )
-        raise BadArgument(f"`{name}` must be {_name_of(kind)}, got {written}.") from None
+        choices = [choice for choice in get_args(kind) if isinstance(choice, str)]
+        nearest = difflib.get_close_matches(str(value), choices, n=1)
+        hint = f" (did you mean {nearest[0]}?)" if nearest else ""
+        raise BadArgument(f"`{name}` must be {_name_of(kind)}, got {written}{hint}.") from None
 
 
 def _name_of(kind: Any) -> str:

@@ -109,9 +109,10 @@ def device_of(name: str, ranks: Ranks) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device).item()  # "meta" is a device that holds no numbers
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
+        reason = str(error).splitlines()[0].rstrip(".").partition(" device type at start")[0]
+        known = "'cuda'" if name.startswith(("gpu", "nvidia")) else "'cpu'"
         raise BadArgument(
-            f"`device` is {name!r}, which this machine's torch cannot use ({reason}): try 'cpu'."
+            f"`device` is {name!r}, which this machine's torch cannot use ({reason}): try {known}."
         ) from error
     return device
 

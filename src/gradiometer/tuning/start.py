@@ -236,7 +236,7 @@ def check_aim(aim: Any, sizes: int, held_out: Any) -> None:
     if (aim == "test") != (held_out is not None):
         raise BadArgument(
             "`held_out` and aim='test' go together: give the examples, which training does not "
-            "use, by whose loss lanes are judged."
+            "use, by whose loss trial runs are compared."
         )
     if sizes > 1 and aim is None:
         raise BadArgument(

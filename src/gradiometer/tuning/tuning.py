@@ -191,7 +191,7 @@ class Tuning:
         if race.least > race.halving.rest:
             needed = math.ceil(100 * (race.least + paid) + 1e-6) / 100
             raise BadArgument(
-                f"`budget` {self.budget:g} pays for no three lanes of each kind: give at least "
+                f"`budget` {self.budget:g} does not pay for three trial runs of each kind: give at least "
                 f"{needed:g}."
             )
         with guarded_copy(loop, self.seed):

@@ -79,7 +79,7 @@ class ChainStart(NamedTuple):
     type=click.IntRange(1, 10_000),
     default=1,
     show_default=True,
-    help="Independent chains; 2 or more: R-hat.",
+    help="Independent chains. From 2 chains on, R-hat is computed.",
 )
 @click.option(
     "--png",

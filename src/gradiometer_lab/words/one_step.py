@@ -57,7 +57,7 @@ CLAIMS: Mapping[str, Words] = {
         "The noise scale weighted by curvature, tr(HΣ)/gᵀHg, is {curvature_noise_scale} "
         "({curvature_noise_scale.samples:measured step}); B = {batch_size.value:,.0f}.",
         "About {share:2} % of the second-order cost of a step is noise, which a larger batch "
-        "reduces; the rest comes from the length of the step, which a smaller learning rate "
+        "reduces. The rest comes from the length of the step, which a smaller learning rate "
         "reduces.",
         slots=noise_in_cost,
     ),

@@ -7,7 +7,7 @@ from gradiometer.measurement.finding import Doubt, Finding
 from gradiometer.verdict.words.sentences import Words, not_known, sentence
 
 CLIPPED = (
-    "Gradients were clipped, to {} of their length on average. The temperature is that of a "
+    "Gradients were clipped, to {} of their length on average. The temperature belongs to a "
     "learning rate smaller by this factor. It is proportional to η; its dependence on B is limited "
     "by clipping. If the noise has few directions, the parameters are a little hotter."
 )

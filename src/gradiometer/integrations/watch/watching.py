@@ -626,7 +626,7 @@ class Watch:
         size = source.batch_size(examples)
         if size == 1 and self.gauges.needs_spread:
             raise BadArgument(
-                "`batch_size` is 1, so a step has no spread: raise batch_size to 2 or more, or set "
+                "`batch_size` is 1, so a step has no spread: raise batch_size to at least 2, or set "
                 "budget to 0."
             )
         with self.budget.spending(START):

@@ -14,7 +14,7 @@ MOVES = (
 )
 
 EDGE_OF_QUADRATIC = (
-    "The edge is that of a quadratic. A network's sharpness usually rises to it and stays there "
+    "The edge is derived for a quadratic. A network's sharpness usually rises to it and stays there "
     "(Cohen et al. 2021), so being at the edge is not a failure, and the sharpness at the start "
     "says little about the later one."
 )
@@ -112,7 +112,7 @@ CLAIMS: Mapping[str, Words] = {
 
 DOUBTS = {
     "batch_edge_of_quadratic": always(
-        "The edge is that of a quadratic; batch sharpness usually rises to it and stays there, "
+        "The edge is derived for a quadratic; batch sharpness usually rises to it and stays there, "
         "which is not a failure."
     ),
     "lower_edge_of_a_mean": sentence(

@@ -127,9 +127,8 @@ CLAIMS: Mapping[str, Words] = {
     ),
     "log_limits": Words(
         "This log has {has}.",
-        "A log cannot show if the learning rate or the batch is too small or too large, faults of "
-        "the loop and the data, or how accurate the batch gradient is: this needs gradients, "
-        "weights and batches during training.",
+        "A log cannot show if the learning rate or the batch is wrong, nor faults of the loop and "
+        "the data. This needs gradients, weights and batches during training.",
         "Use gradiometer train, or gradiometer.watch in your training loop.",
         slots=missing,
     ),

@@ -134,7 +134,7 @@ CLAIMS: Mapping[str, Words] = {
     "saddle": Words(
         "{lead}: the smallest curvature is {smallest_curvature}, the largest {sharpness}.",
         "A deviation along it would have grown by e^{growth:2} in the last three quarters of the "
-        "run, but neither the gradient nor its noise has a part in that direction.",
+        "run. Neither the gradient nor its noise has a part in that direction.",
         "Change the start: add random numbers to the parameters, and look for a symmetry in the "
         "initialisation.",
         "The curvature was measured on {examples:,} examples.",

@@ -57,7 +57,7 @@ CLAIMS: Mapping[str, Words] = {
     # said in place of a verdict
     "misplaced": Words(
         "{lead}: {reason}",
-        "The gradients of a step are looked at when `w.step` is called.",
+        "gradiometer reads the gradients of a step when `w.step` is called.",
         lead="No verdict",
         brief="`w.step` is misplaced",
         slots=reason,

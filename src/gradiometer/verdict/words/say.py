@@ -172,7 +172,7 @@ def ending(status: str, steps: int) -> str:
         return f"Training diverged at step {steps:,} and was stopped"
     if status == "finished":
         return f"Trained for {counted(steps, 'step')}"
-    return f"{'Stopped' if status == 'interrupted' else 'Under way'} at step {steps:,}"
+    return f"{'Stopped' if status == 'interrupted' else 'In progress'} at step {steps:,}"
 
 
 def provisional(steps: int, planned: int | None) -> str:

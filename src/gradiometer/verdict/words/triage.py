@@ -426,7 +426,7 @@ DOUBTS: Mapping[str, Callable[[Doubt], str]] = {
         "both learn. Give what is wanted of the model, `w.evaluated(test=...)`."
     ),
     "judged": always(
-        "The loss goes through the parameters of another network, as that of a generator does: it "
+        "The loss goes through the parameters of another network, like the loss of a generator: it "
         "need not fall while both learn. Give what is wanted of the model, "
         "`w.evaluated(test=...)`. If both are trained for one loss, give `watch` both."
     ),
@@ -436,7 +436,7 @@ DOUBTS: Mapping[str, Callable[[Doubt], str]] = {
     ),
     "no_level": always(
         "The loss jumps again and again although the steps are small, or ended far above its "
-        "start, as that of a policy or a game: how far it came down cannot be judged. Give what is "
+        "start, like the loss of a policy or a game: how far it came down cannot be judged. Give what is "
         "wanted of the model, `w.evaluated(test=...)`. If its data never change, clipping may "
         "help: a fork can show it (`clip 1`)."
     ),
