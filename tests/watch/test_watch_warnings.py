@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from gradients_by_hand import LOSSES, backward, batches, network, watched
-from gradiometer import diagnose, supervised, watch
+from gradiometer import Unsupported, diagnose, supervised, watch
 from gradiometer.integrations.watch import Watch
 from gradiometer.integrations.watch.observers.nonfinite import culprit
+from gradiometer.loop.replay import all_tensors
 from gradiometer.measurement import Objective, State
 from gradiometer.report.page.page import render
 from gradiometer.verdict import say
@@ -141,3 +142,14 @@ def test_a_batch_whose_numbers_cannot_be_read_is_named_as_the_reason() -> None:
     place, kind = culprit(objective, (torch.zeros(2, 4, device="meta"), torch.zeros(2).long()))
     assert kind == "unknown"
     assert "could not be run again to find the layer (RuntimeError: Tensor.item()" in place
+
+
+def test_an_optimizer_that_keeps_the_state_of_a_layer_that_went_is_named() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 1))
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.randn(8, 4)).sum().backward()
+    optimizer.step()
+    model[1] = nn.Linear(4, 1)
+    optimizer.param_groups[0]["params"] = [*model.parameters()]
+    with pytest.raises(Unsupported, match="state of a parameter that is in none of its groups"):
+        all_tensors(model, optimizer)

@@ -57,8 +57,24 @@ def trained_by(model: nn.Module) -> frozenset[str]:
 
 def all_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The tensors of a model and of the state of its optimizer."""
-    state = leaves(optimizer.state_dict()["state"], "optimizer")
+    state = leaves(state_dict_of(optimizer)["state"], "optimizer")
     return {**tensors_of(model), **{name: leaf for name, leaf in state if isinstance(leaf, Tensor)}}
+
+
+def state_dict_of(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The `state_dict` of an optimizer.
+
+    Raises:
+        Unsupported: It has none, since it keeps the state of a parameter that left its groups.
+    """
+    try:
+        return optimizer.state_dict()
+    except KeyError as error:
+        raise Unsupported(
+            "`optimizer` keeps the state of a parameter that is in none of its groups any more, so "
+            "that its state_dict() fails: delete that entry of optimizer.state, or make a new "
+            "optimizer where you replace a layer"
+        ) from error
 
 
 @dataclass(frozen=True)

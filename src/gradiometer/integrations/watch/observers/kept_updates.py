@@ -24,6 +24,7 @@ from gradiometer.loop.replay import (
     KeptUpdates,
     all_tensors,
     gradients_of,
+    state_dict_of,
     tensors_of,
     trained_by,
 )
@@ -414,7 +415,7 @@ class UpdateKeeper(Observer):
 def state_of(subject: Subject, tensors: dict[str, Tensor], step: int) -> KeptUpdates:
     """The state of a training before the update of a step: these copies of the tensors of its
     model, and copies of its optimizer and its scaler."""
-    optimizer = as_one(subject.optimizers).state_dict()
+    optimizer = state_dict_of(as_one(subject.optimizers))
     scaler = _copy_of_scaler(subject.scaler)
     trained = trained_by(subject.objective.model)
     return KeptUpdates(tensors, copy.deepcopy(optimizer), scaler, step=step, trained=trained)
