@@ -24,6 +24,12 @@ def test_the_first_screen_names_watch_and_cuts_no_summary(width: int) -> None:
     assert [name for name in names if not re.search(rf"^  {name} ", screen, re.MULTILINE)] == []
 
 
+@pytest.mark.parametrize("group", ["measure", "runs", "learn"])
+def test_a_group_cuts_no_summary(group: str) -> None:
+    screen = help_of(group, width=80)
+    assert "Commands:" in screen and not re.search(r"\w\.\.\.$", screen, re.MULTILINE)
+
+
 @pytest.mark.parametrize("width", [80, 100])
 @pytest.mark.parametrize("name", ["train", "tune", "fork"])
 def test_a_long_command_lists_each_option_once_under_a_heading(name: str, width: int) -> None:

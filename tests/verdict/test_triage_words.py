@@ -13,6 +13,7 @@ from gradiometer.verdict.claims import Claim, Claimed, Code, InWords, Sign
 from gradiometer.verdict.triage.level import Known, Level
 from gradiometer.verdict.triage.triage import Triage, findings_of
 from gradiometer.verdict.words.say import in_brief
+from gradiometer.verdict.words.triage import BY_SIGN, WORDS
 
 LOW = Claimed(Claim.RATE_LOW, {"share": 0.04, "steps": 500.0}, ("rate 16x",))
 
@@ -132,3 +133,10 @@ def test_a_healthy_training_says_how_large_a_fault_it_could_miss() -> None:
     claimed = Claimed(Claim.HEALTHY, {"travel": 0.5, "loss": 0.1})
     (finding,) = findings_of(Triage((claimed,), Level(2.3, Known.LABELS), unseen={}))
     assert finding.state is State.OK and "19 % [11, 30]" in say(finding).means
+
+
+def test_what_is_wrong_is_said_in_eight_words() -> None:
+    quiet = (Claim.HEALTHY, Claim.UNDECIDED)
+    every = {**{claim: words for claim, words in WORDS.items() if claim not in quiet}, **BY_SIGN}
+    leads = [words.seen.partition(": ")[0].removesuffix(".") for words in every.values()]
+    assert [lead for lead in leads if len(lead.split()) > 8] == []

@@ -14,6 +14,7 @@ import click
 from gradiometer.cli.options import OutFile, json_option, no_open_option
 from gradiometer.cli.options import runs as runs_of
 from gradiometer.cli.outcome import fill, line_width, open_in_browser, print_outcome, printed_json
+from gradiometer.cli.sections import SectionedGroup
 from gradiometer.storage.disk import is_run
 
 if TYPE_CHECKING:
@@ -271,7 +272,7 @@ def export(run: Path, out: Path, what: str) -> None:
     click.echo(f"{rows:,} rows in {out}")
 
 
-class ListByDefault(click.Group):
+class ListByDefault(SectionedGroup):
     """A group that lists if no command is named: `gradiometer runs FOLDER` is `gradiometer runs
     list FOLDER`."""
 

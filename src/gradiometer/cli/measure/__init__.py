@@ -6,9 +6,12 @@ import click
 from gradiometer.cli.measure.batch import batch
 from gradiometer.cli.measure.certificate import certificate
 from gradiometer.cli.measure.sharpness import sharpness
+from gradiometer.cli.sections import SectionedGroup
 
 
-@click.group(epilog="Example: gradiometer measure certificate runs/digits-mlp-1")
+@click.group(
+    cls=SectionedGroup, epilog="Example: gradiometer measure certificate runs/digits-mlp-1"
+)
 def measure() -> None:
     """Measure the worth of other batch sizes, the curvature, or if a run has converged."""
 

@@ -44,7 +44,7 @@ SYMBOLS = {
     type=int,
     default=2048,
     show_default=True,
-    help="Examples for the curvature, at most.",
+    help="Up to this many examples for the curvature.",
 )
 @click.option(
     "--tolerance",

@@ -24,9 +24,8 @@ WORDS: Mapping[Claim, Words] = {
         brief="parameters without gradient",
     ),
     Claim.SOFTMAX_TWICE: Words(
-        "The loss takes a softmax of outputs that are probabilities already.",
-        "The loss then cannot come near zero, and gradients are small: give it the outputs before "
-        "the softmax.",
+        "Softmax is applied twice: the loss gets probabilities instead of logits.",
+        "The loss then cannot come near zero, and gradients are small. Pass logits to the loss.",
         brief="softmax applied twice",
     ),
     Claim.EVAL_MODE: Words(
@@ -42,7 +41,8 @@ WORDS: Mapping[Claim, Words] = {
         brief="gradients add up",
     ),
     Claim.ACCUMULATION: Words(
-        "Gradient accumulation sums {backwards} micro-batch losses instead of averaging them.",
+        "Accumulated losses are summed, not averaged: one update adds {backwards} micro-batch "
+        "losses.",
         "The gradient, and under SGD the learning rate, is {backwards} times larger than for the "
         "mean loss.",
         brief="accumulation counted wrongly",
@@ -75,14 +75,15 @@ WORDS: Mapping[Claim, Words] = {
         brief="the rate jumped",
     ),
     Claim.SCHEDULE_UNIT: Words(
-        "The schedule counts in another unit than the loop steps it.",
+        "The schedule counts in the wrong unit: the loop does not step it as often as it expects, "
+        "or too often.",
         "A scheduler that is made for epochs must be stepped once an epoch, and one made for "
         "updates at every update.",
         brief="schedule in wrong unit",
     ),
     Claim.DECAY_EARLY: Words(
-        "The learning rate was next to zero too early: from step {from_step} on, for {low_for:%} "
-        "of the run.",
+        "The learning rate decayed too early: it was near zero from step {from_step} on, for "
+        "{low_for:%} of the run.",
         "In that time hardly anything was learnt.",
         brief="decayed too early",
     ),
@@ -93,7 +94,7 @@ WORDS: Mapping[Claim, Words] = {
         brief="outputs start too large",
     ),
     Claim.DEAD_RELU: Words(
-        "Most units of a layer are dead from the start: {zeros:%} of its gradient is exactly zero.",
+        "Most units of a layer are dead: from the start, {zeros:%} of its gradient is exactly zero.",
         "A unit whose input is always negative has no gradient and never learns.",
         brief="dead units",
     ),
@@ -110,14 +111,14 @@ WORDS: Mapping[Claim, Words] = {
         brief="gradient vanishes",
     ),
     Claim.RATE_HIGH: Words(
-        "The learning rate is too high: a step changes the weights by {movement:%} of their size, "
-        "and they are now {growth} times as large as at the start.",
+        "The learning rate is too high: a step changes the weights by {movement:%} of their size. "
+        "They are now {growth}× as large as at the start.",
         "Steps this large overshoot: the loss stays high, or ReLU units die.",
         brief="rate too high",
     ),
     Claim.MOMENTUM_RATE: Words(
-        "The learning rate is too high for a momentum of {momentum}: a step changes the weights by "
-        "{movement:%} of their size, and they are now {growth} times as large as at the start.",
+        "The learning rate is too high for momentum: with μ = {momentum}, a step changes the "
+        "weights by {movement:%} of their size. They are now {growth}× as large as at the start.",
         "With momentum μ every gradient counts 1/(1 − μ) times.",
         brief="rate times momentum high",
     ),
@@ -147,7 +148,8 @@ WORDS: Mapping[Claim, Words] = {
         brief="batch is small",
     ),
     Claim.BATCH_LARGE: Words(
-        "The batch of {batch} is too large for this length: {steps} updates, {updates} an epoch.",
+        "The batch is too large for this length: a batch of {batch} gives {steps} updates, {updates} "
+        "an epoch.",
         "The examples in a batch already agree; a smaller batch makes more updates in the same "
         "number of epochs.",
         brief="batch is large",
@@ -159,7 +161,7 @@ WORDS: Mapping[Claim, Words] = {
         brief="the model overfits",
     ),
     Claim.LABELS_RANDOM: Words(
-        "The labels seem to have nothing to do with the inputs: the loss on held-out examples "
+        "The labels seem unrelated to the inputs: the loss on held-out examples "
         "never came below {lowest:%} of the chance-level loss.",
         "The weights moved far, so the training works; look at a few examples with their labels.",
         brief="random labels",
