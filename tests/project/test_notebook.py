@@ -52,7 +52,8 @@ def test_a_card_says_what_print_says_with_the_interval_as_a_bar_against_its_thre
     assert all(
         " ".join(say(finding).seen.split()) in " ".join(card.text.split()) for finding in found
     )
-    assert "step 3 was skipped" in card.text and "Try" in card.text
+    assert "step 3 was skipped" in card.text and "How sure" in card.text
+    assert "◆ Look: A batch twice as large" in card.text, "the verdict has the word of the page"
     (track,) = (dict(attributes) for _, attributes in card.found if attributes.get("role") == "img")
     estimate = found.diagnosis.estimates["noise_scale"]
     assert str(estimate) in track["aria-label"] and "compared with B = 32" in track["aria-label"]
@@ -73,7 +74,15 @@ def test_a_card_has_no_script_no_style_sheet_no_link_and_escapes_what_it_shows()
         diagnosis.findings[0], claim="own", facts=facts, trial=Trial(facts={"call": hostile})
     )
     card = Elements(Findings((bad,), (hostile,), diagnosis)._repr_html_())
-    assert {tag for tag, _ in card.found} <= {"div", "span", "b", "code", "details", "summary"}
+    assert {tag for tag, _ in card.found} <= {
+        "div",
+        "span",
+        "b",
+        "code",
+        "details",
+        "pre",
+        "summary",
+    }
     assert not any(
         name.startswith("on") or name in {"href", "src", "class", "id"}
         for _, a in card.found

@@ -218,6 +218,29 @@ def test_the_page_is_walked_by_keyboard_in_the_order_it_is_read(page: "sync_api.
         page.keyboard.press("Enter")
 
 
+def test_the_lines_to_paste_are_copied_from_a_file_by_mouse_and_by_keyboard(
+    page: "sync_api.Page",
+) -> None:
+    button = page.get_by_role("button", name="Copy")
+    lines = page.locator("#lines").inner_text()
+    # by the clipboard of the browser, or without one by the selection
+    page.evaluate("addEventListener('copy', () => { window.taken = String(getSelection()); })")
+    page.evaluate(
+        "Object.defineProperty(navigator, 'clipboard', { value: { writeText: "
+        "async (text) => { window.taken = text; } }, configurable: true })"
+    )
+    button.click()
+    page.get_by_role("button", name="Copied").wait_for()
+    assert page.evaluate("window.taken") == lines
+    page.evaluate("window.taken = ''; delete navigator.clipboard")
+    page.evaluate("Object.defineProperty(navigator, 'clipboard', { value: undefined })")
+    page.locator("button.copy").focus()
+    page.keyboard.press("Enter")
+    page.wait_for_function("window.taken")
+    assert page.evaluate("window.taken").strip() == lines
+    assert page.locator("button.copy").inner_text() == "Copied"
+
+
 def test_numbers_are_downloaded_one_by_one_and_together(page: "sync_api.Page") -> None:
     with page.expect_download() as saved:
         page.locator("figure button.download").first.click()

@@ -39,7 +39,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from gradiometer.errors import BadArgument, GradiometerError, summary
 from gradiometer.report.page.document import document, fragment, json_for_script, specs
-from gradiometer.report.page.page import CONTENT, content
+from gradiometer.report.page.first import without_home
+from gradiometer.report.page.page import CONTENT, content, figures_of
 from gradiometer.report.sections.catalogue import sections
 from gradiometer.report.sections.section import Figure
 from gradiometer.run.reader import Run
@@ -120,19 +121,21 @@ class View:
 
     def page(self, live: str, runs: list[tuple[str, str]]) -> str:
         """The whole page, which gets its updates from the address `live`."""
-        return document(
+        run = self.values["run"]
+        page = document(
             CONTENT,
-            self.values["run"].name,
+            run.name,
             self.figures,
             live,
             view=self.version,
             runs=runs,
             **self.values,
         )
+        return without_home(page, run.path)
 
     def update(self, live: str) -> str:
         """The update of a page that is already open, as JSON."""
-        html = fragment(CONTENT, live=live, **self.values)
+        html = without_home(fragment(CONTENT, live=live, **self.values), self.values["run"].path)
         return json_for_script(
             {"version": self.version, "html": html, "specs": specs(self.figures)}
         )
@@ -188,8 +191,8 @@ class Followed:
     def _draw(self, run: Run) -> View:
         diagnosis = diagnose(run)
         shown = sections(run, diagnosis)
-        figures = tuple(figure for section in shown for figure in section.figures)
         values = content(run, diagnosis, shown)
+        figures = figures_of(values["first"], shown)
         self.run = run
         return View(1 if self.view is None else self.view.version + 1, figures, values)
 

@@ -17,13 +17,14 @@ from gradiometer.report.charts.blocks import blocks
 from gradiometer.report.charts.interval_strip import Sparkline, interval, number, sparkline
 from gradiometer.report.charts.theme import LISTS
 from gradiometer.report.page.document import document, write_document
-from gradiometer.report.page.page import STATUS_SYMBOLS
 from gradiometer.run.configuration import Configuration
 from gradiometer.run.folder import run_folders
 from gradiometer.run.reader import Run, Status
 from gradiometer.storage.disk import reason_of
 from gradiometer.verdict.diagnosis import diagnose
 from gradiometer.verdict.words.say import in_brief
+
+STATUS_SYMBOLS = {"running": "▸", "finished": "✓", "interrupted": "‖", "diverged": "▲"}
 
 
 @dataclass(frozen=True)

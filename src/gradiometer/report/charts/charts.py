@@ -1,7 +1,6 @@
 """The charts of a run, one function each, and how they are written: for the page, as PNG or as
 SVG."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -19,6 +18,7 @@ from gradiometer.report.charts.axes import Curve, LogAxis, plain_row
 from gradiometer.report.charts.blocks import Block
 from gradiometer.report.charts.marks import (
     PLAIN,
+    Horizontal,
     Layer,
     Vertical,
     across,
@@ -36,6 +36,7 @@ from gradiometer.report.charts.marks import (
     log_y,
     named_series,
     own_step_x,
+    points,
     side_of_zero,
     step_x,
     tooltip,
@@ -57,7 +58,7 @@ def loss_chart(
     events: Sequence[tuple[int, str]] = (),
     readings: Sequence[int] = (),
     guess: float | None = None,
-    tried: Mapping[str, Sequence[tuple[float, float]]] | None = None,
+    place: tuple[int, str] | None = None,
 ) -> alt.LayerChart:
     """Training loss as block means with the band of their intervals; test loss as points with bars.
 
@@ -69,9 +70,9 @@ def loss_chart(
         events: Step and description of each event, such as a spike, drawn as vertical lines.
         readings: The measured steps, drawn as ticks on the step axis.
         guess: The loss of the best answer that does not look at its input, drawn as a level.
-        tried: By alternative, step and loss of branches that were trained from this run.
+        place: The step that the verdict is about, and what happened there, drawn as a labelled
+            rule.
     """
-    branches = {name: _exact(curve) for name, curve in (tried or {}).items()}
     single = _exact(batches)
     # an interval without ends, as of a loss that is NaN, would be drawn over the whole height
     means = [(block.middle, block.mean) for block in training if np.isfinite(block.mean.value)]
@@ -81,8 +82,8 @@ def loss_chart(
         names.append("training loss")
     if test:
         names.append("test loss")
-    series = named_series([*names, *branches])
-    shown = [loss for curve in (means, single, *branches.values()) for _, loss in curve]
+    series = named_series(names)
+    shown = [loss for curve in (means, single) for _, loss in curve]
     shown += [loss for _, loss in test]
     if guess is not None:
         shown.append(Estimate.exact(guess))
@@ -104,18 +105,105 @@ def loss_chart(
         layers.append(bars(base(names[0], means), y, **series))
     if test:
         layers.append(bars(base("test loss", test), y, **series))
-    for (name, curve), dash in zip(branches.items(), DASHES[1:], strict=False):
-        layers.append(band(base(name, curve), y, dash, **series))
     if guess is not None:
         layers += level(y, guess, "a guess", at_end=True)
     if events:
         marks = by_step([{"step": step, "interval": words} for step, words in events])
         layers.append(marks.mark_rule(style="event", clip=True))
+    if place is not None:
+        last = max([*(step for step, _ in (*means, *single, *test)), place[0]])
+        share = place[0] / max(last, 1)
+        # above the curve, unless the title of the axis is there
+        beyond = "above-end" if share > CHARTS.late else "above-start"
+        layers += upright(step_x, dict([place]), beyond if share > CHARTS.early else "right-of")
     if readings:
         ticks = by_step([{"step": step, "interval": "measured"} for step in readings])
         bottom = alt.YValue(alt.ExprRef("height"))
         layers.append(ticks.mark_tick(style="reading", clip=True).encode(y=bottom))
     return along_steps(*layers)
+
+
+def tested_chart(
+    before: Curve,
+    branches: Mapping[str, Curve],
+    start: int,
+    ends: Mapping[str, tuple[int, float]],
+    span: tuple[int, int],
+) -> alt.LayerChart:
+    """The loss of a run, and of two copies of it that go on in different ways. The chart of their
+    difference stands below it and has the numbers of the steps.
+
+    Args:
+        before: The training loss of the run up to the copies; may be empty.
+        branches: The training loss of each copy.
+        start: The step at which the copies begin, drawn as a labelled rule.
+        ends: By the name of the copy, its number of updates and another loss at its end, drawn as a
+            single point; may be empty.
+        span: The first and the last step of the axis.
+    """
+    named: dict[str, Curve] = {"this run": before, **branches} if before else dict(branches)
+    shown = [loss for curve in named.values() for _, loss in curve]
+    last = {
+        name: (start + updates, Estimate.exact(loss))
+        for name, (updates, loss) in ends.items()
+        if np.isfinite(loss)
+    }
+    shown += [loss for _, loss in last.values()]
+    axis = LogAxis.holding(shown)
+    is_steep = _is_steep(shown, axis)
+    y = _with_room(log_y(axis, "training loss") if is_steep else linear_y("training loss"))
+    row = axis.row if is_steep else plain_row
+    x = _steps_in(span, is_numbered=False)
+    layers = curves(named, y, row, x=x)
+    series = named_series(list(named))
+    for name, (step, loss) in last.items():
+        rows = [{"step": step, "series": name, **row(loss)}]
+        layers.append(points(by_step(rows, x), y, **series))
+    rule = upright(x, {start: f"copies from step {start:,}"}, "above-end") if before else []
+    return in_usual_width(*layers, *rule)
+
+
+def branch_difference_chart(
+    difference: Curve, end: Estimate | None, span: tuple[int, int]
+) -> alt.LayerChart:
+    """The paired difference of two branches, with its band and a rule at zero.
+
+    Args:
+        difference: The difference along the branches.
+        end: The effect at their end, drawn as a point with its bar; None to leave it out.
+        span: The first and the last step of the axis: that of the chart above it.
+    """
+    x = _steps_in(span)
+    y = _with_room(linear_y("difference", scale=alt.Scale(zero=True, nice=False)))
+    rows = [{"step": step, **plain_row(estimate)} for step, estimate in difference]
+    layers: list[Layer] = [band(by_step(rows, x), y)]
+    if end is not None:
+        layers.append(bars(by_step([{"step": span[1], **plain_row(end)}], x), y))
+    zero = alt.Chart(alt.Data(values=[{"step": step, "at": 0} for step in span]))
+    rule = zero.mark_line(style="reference", strokeWidth=1).encode(x=x("step"), y=y("at"))
+    return in_usual_width(rule, *layers, height=CHARTS.difference_height)
+
+
+def _steps_in(span: tuple[int, int], *, is_numbered: bool = True) -> Horizontal:
+    """The axis of these steps, with or without its numbers."""
+    axis = alt.Axis(title="step", format=",d", tickMinStep=1, tickCount=CHARTS.ticks)
+    scale = alt.Scale(domain=list(span), nice=False, padding=CHARTS.step_padding)
+    return lambda field: alt.X(
+        field, type="quantitative", scale=scale, axis=axis if is_numbered else None
+    )
+
+
+def _with_room(y: Vertical) -> Vertical:
+    """An axis whose numbers take the same width whatever they are, so that charts below each other
+    share their steps."""
+
+    def channel(field: str) -> alt.Y:
+        made = y(field)
+        for end in ("minExtent", "maxExtent"):
+            made["axis"][end] = CHARTS.axis_room
+        return made
+
+    return channel
 
 
 def accuracy_chart(test: Curve) -> alt.LayerChart:
@@ -159,19 +247,46 @@ def noise_scale_chart(curve: Curve, batch_size: float) -> alt.LayerChart:
     return curves_chart({"noise scale": curve}, "examples", at=at)
 
 
-def batch_chart(table: BatchTable) -> alt.LayerChart:
-    """Updates and examples against the batch size, relative to the current batch size, with
-    bands."""
-    axis = LogAxis.holding(factor for row in table.rows for factor in (row.updates, row.examples))
-    sizes = [float(row.batch_size) for row in table.rows]
-    x = log_x(LogAxis(min(sizes) / math.sqrt(2), max(sizes) * math.sqrt(2)), "batch size")
-    named = {
-        "updates": [(row.batch_size, row.updates) for row in table.rows],
-        "examples": [(row.batch_size, row.examples) for row in table.rows],
-    }
+def batch_chart(table: BatchTable, proposed: int | None = None) -> alt.LayerChart:
+    """The trade-off of the batch size: updates against examples, both relative to the current batch
+    size, with a point for each batch size.
+
+    Args:
+        table: The forecast.
+        proposed: A batch size of the table that is advised, marked beside that of now; None for
+            none.
+    """
+    axis = LogAxis.holding(row.updates for row in table.rows)
+    across_axis = LogAxis.holding(row.examples for row in table.rows)
+    x, y = log_x(across_axis, "examples, times those of now"), log_y(axis, "updates, times now")
+    marked = {table.present: "now", proposed: "proposed"}
+    rows = [
+        {
+            "updates": row.updates.value,
+            "examples": row.examples.value,
+            "low": axis.row(row.updates)["low"],
+            "high": axis.row(row.updates)["high"],
+            "interval": f"{row.updates} times the updates, {row.examples} times the examples",
+            "batch": f"B = {row.batch_size:,}",
+            "label": f"B = {row.batch_size:,}, {marked[row.batch_size]}"
+            if row.batch_size in marked
+            else f"{row.batch_size:,}",
+            "is_marked": row.batch_size in marked,
+        }
+        for row in table.rows
+        if np.isfinite(row.updates.value) and np.isfinite(row.examples.value)
+    ]
+    base = alt.Chart(inline(rows)).encode(x=x("examples"), tooltip=tooltip("batch:N"))
+    curve, here = base.encode(y=y("updates")), alt.datum.is_marked
     return in_usual_width(
-        *curves(named, log_y(axis, "relative to the current batch size"), axis.row, x=x),
-        *upright(x, {table.present: f"B = {table.present:,}"}),
+        base.mark_area(clip=True).encode(y=y("low"), y2="high:Q"),
+        curve.mark_line(),
+        curve.mark_point(),
+        curve.transform_filter(here).mark_point(size=THEME["marked_size"]),
+        curve.transform_filter(here)
+        .mark_text(style=["reference-label", "beside"])
+        .encode(text="label:N"),
+        curve.transform_filter(~here).mark_text(style=["beside"]).encode(text="label:N"),
     )
 
 

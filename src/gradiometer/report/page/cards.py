@@ -76,12 +76,23 @@ class Small(NamedTuple):
         strip: The interval on a small axis; None if it cannot be drawn.
         quantity: Name of the quantity.
         ruler: What the axis of the strip shows, with its unit.
+        ends: What a value at the left and at the right end of the axis means; empty if that is not
+            known.
     """
 
     words: str
     strip: Strip | None
     quantity: str
     ruler: str
+    ends: tuple[str, ...] = ()
+
+
+# What the ends of an axis mean, by quantity.
+ENDS = {
+    "noise_scale": ("left of B: mostly signal", "right of B: mostly noise"),
+    "preconditioned_noise_scale": ("left of B: mostly signal", "right of B: mostly noise"),
+    "batch_sharpness": ("flatter", "sharper"),
+}
 
 
 @dataclass(frozen=True)
@@ -209,6 +220,7 @@ def rows(
     sections: Sequence[Section],
     asked: Sequence[Card],
     further: Sequence[Card],
+    at_top: Sequence[Figure] = (),
 ) -> tuple[Card, ...]:
     """A row for each answered question, each further finding, and each section that no finding
     belongs to.
@@ -220,6 +232,7 @@ def rows(
         sections: The sections of the page.
         asked: The cards of the questions; those without an answer get no row.
         further: The cards of the other findings.
+        at_top: The figures of the first screen, which need no row.
     """
     left = {section.name: section for section in sections}
     placed = [*(card for card in asked if card.shown), *further]
@@ -233,11 +246,11 @@ def rows(
         for card in placed[1:]
     ]
     answered = [_row(card, left.pop(card.home, None), diagnosis) for card in placed]
-    # the first chart of the loss is at the top of the page
+    drawn = {figure.name for figure in at_top}
     others = [
         Card(each.name, each.title, words=each.words, section=each)
         for each in left.values()
-        if len(each.figures) > (each.name == LOSS)
+        if any(figure.name not in drawn for figure in each.figures)
         or (each.table is not None and each.table.rows)
         or each.words
     ]
@@ -275,7 +288,7 @@ def _row(card: Card, section: Section | None, diagnosis: Diagnosis) -> Card:
     return replace(
         card,
         section=section,
-        small=Small(words, shown.strips.get(names[0]), names[0], ruler),
+        small=Small(words, shown.strips.get(names[0]), names[0], ruler, ENDS.get(names[0], ())),
         trend=sparkline(diagnosis.history.get(names[0], ())),
     )
 

@@ -133,7 +133,12 @@ TEMPLATES = files("gradiometer.report") / "templates"
 
 
 def document(
-    content: str, title: str, drawn: tuple[Figure, ...], live: str = "", **values: Any
+    content: str,
+    title: str,
+    drawn: tuple[Figure, ...],
+    live: str = "",
+    description: str = "",
+    **values: Any,
 ) -> str:
     """The whole page as HTML.
 
@@ -142,6 +147,7 @@ def document(
         title: Title of the window.
         drawn: The charts of the content.
         live: Address from which a served page gets its updates; empty for a file.
+        description: What a link to the page says of it; empty for nothing.
         values: Variables of the template.
     """
     names = ["page.js", *(["live.js"] if live else [])]
@@ -151,6 +157,7 @@ def document(
         "page.html.jinja",
         content=content,
         title=title,
+        description=description,
         specs=json_for_script(specs(drawn)),
         config=json_for_script(config(PAGE, PAGE_FONT)) if library else None,
         style=Markup(source(TEMPLATES, "page.css")),

@@ -22,19 +22,27 @@ from gradiometer.report.page.cards import (
     checks,
     further_cards,
     rows,
-    top_figure,
 )
 from gradiometer.report.page.document import document, fill_in, write_document
+from gradiometer.report.page.first import (
+    GROUNDS,
+    First,
+    effect_in_words,
+    first_screen,
+    place_of,
+    verdict_word,
+    without_home,
+)
 from gradiometer.report.sections.catalogue import sections
 from gradiometer.report.sections.questions import Answer
-from gradiometer.report.sections.section import Section
+from gradiometer.report.sections.section import Figure, Section
 from gradiometer.run.artifacts import save_artifact
 from gradiometer.run.cadence.overhead import overhead_sentence
 from gradiometer.run.reader import Run, check_run
 from gradiometer.storage.disk import writing
+from gradiometer.verdict import say
 from gradiometer.verdict.diagnosis import Diagnosis, diagnose, is_without_illness
 
-STATUS_SYMBOLS = {"running": "▸", "finished": "✓", "interrupted": "‖", "diverged": "▲"}
 DRAWN = {
     Draw.RESHUFFLED: "reshuffled",
     Draw.REPLACEMENT: "with replacement",
@@ -111,16 +119,32 @@ def write_charts(
 def render(run: Run, diagnosis: Diagnosis, shown: tuple[Section, ...] | None = None) -> str:
     """The page as HTML."""
     shown = sections(run, diagnosis) if shown is None else shown
-    figures = tuple(figure for section in shown for figure in section.figures)
-    return document(CONTENT, run.name, figures, **content(run, diagnosis, shown))
+    values = content(run, diagnosis, shown)
+    page = document(CONTENT, run.name, figures_of(values["first"], shown), **values)
+    return without_home(page, run.path)
+
+
+def figures_of(first: First, shown: Iterable[Section]) -> tuple[Figure, ...]:
+    """Every figure of the page once: those of the first screen, then those of the sections."""
+    found = [*first.figures, *(figure for section in shown for figure in section.figures)]
+    return tuple({figure.name: figure for figure in found}.values())
 
 
 def content(run: Run, diagnosis: Diagnosis, shown: tuple[Section, ...]) -> dict[str, Any]:
     """The variables of the template of the page's content."""
     found = answers_of(diagnosis, shown)
     asked = cards(run, found)
-    made = rows(diagnosis, shown, asked, further_cards(found))
     action = action_of(answer.finding for answer in found)
+    headline = next(
+        (Shown.of(answer) for answer in found if answer.finding is diagnosis.headline), None
+    )
+    title = f"{diagnosis.said[:1].upper()}{diagnosis.said[1:]}."
+    if _says_little(diagnosis) and action is not None and action.finding.state.rank < CANNOT_TELL:
+        headline, title = action, action.said.seen
+    elif headline is None and diagnosis.headline is not None:
+        headline = Shown(diagnosis.headline, say(diagnosis.headline), {}, {})
+    first = first_screen(run, diagnosis, shown, action, headline, title)
+    made = rows(diagnosis, shown, asked, further_cards(found), first.figures)
     configuration, optimizer = run.configuration, run.hyperparameters
     defaults = {field.name: field.default for field in msgspec.structs.fields(configuration)}
     changed = {
@@ -142,15 +166,16 @@ def content(run: Run, diagnosis: Diagnosis, shown: tuple[Section, ...]) -> dict[
             *(() if optimizer is None else (optimizer.sentence,)),
         ),
         "optimizer": {} if optimizer is None else optimizer.facts,
-        "top": top_figure(shown),
+        "first": first,
+        "at_top": [figure.name for figure in first.figures],
+        "description": first.description,
+        "place": place_of(run.path),
         "action": action,
-        "headline": _title(diagnosis, action),
         "rows": made,
         "unmeasured": [card for card in asked if not card.shown],
         "meant": gradient_meant(run),
         "checks": tuple(checks(run, diagnosis)),
         "quantities": diagnosis.labels,
-        "status_symbol": STATUS_SYMBOLS[run.status],
         "overhead": overhead_sentence(run.overhead, configuration.every),
         "configuration": _settings(changed),
         "manifest": _settings(
@@ -159,18 +184,13 @@ def content(run: Run, diagnosis: Diagnosis, shown: tuple[Section, ...]) -> dict[
     }
 
 
-def _title(diagnosis: Diagnosis, action: Shown | None) -> str:
-    """The verdict, or what the next action answers to if the verdict is only that one gauge finds
-    something ok."""
+CANNOT_TELL = State.CANNOT_TELL.rank
+
+
+def _says_little(diagnosis: Diagnosis) -> bool:
+    """True if the verdict is only that one gauge finds something ok: what is advised then leads."""
     headline = diagnosis.headline
-    said = f"{diagnosis.said[:1].upper()}{diagnosis.said[1:]}."
-    if action is None or headline is None or action.finding is headline:
-        return said
-    if headline.state is not State.OK and not is_without_illness(headline):
-        return said
-    if action.finding.state is State.CANNOT_TELL:
-        return said
-    return f"{said} {action.said.beginning}." if is_without_illness(headline) else action.said.seen
+    return headline is not None and headline.state is State.OK and not is_without_illness(headline)
 
 
 def _assumes_draws(run: Run) -> bool:
@@ -265,6 +285,9 @@ def card(
         warnings=tuple(warnings),
         quantities={} if diagnosis is None else diagnosis.labels,
         colours=COLOURS,
+        word_of=verdict_word,
+        effect_of=effect_in_words,
+        grounds=GROUNDS,
         run=run,
         page=page if page is not None and page.is_file() else None,
     )

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 
 from gradiometer.estimation.batch_table import BatchTable, batch_sizes
 from gradiometer.gauges import labels_of
+from gradiometer.loop.changes.alternative import BatchSize
+from gradiometer.loop.changes.text import alternative_of
 from gradiometer.measurement import Estimate, Issue
 from gradiometer.report.charts.axes import OPEN_ABOVE, UNKNOWN, Curve, LogAxis
 from gradiometer.report.charts.charts import (
@@ -57,7 +59,9 @@ def estimation_section(run: Run, diagnosis: Diagnosis) -> Section:
     is_known = math.isfinite(latest["noise_scale"].low)
     if settings is not None and settings.family == "sgd" and is_known:
         rate = max(settings.peaks)
-        figures.append(_batch_figure(latest["noise_scale"], round(batch_size), rate, run))
+        figures.append(
+            _batch_figure(latest["noise_scale"], round(batch_size), rate, run, diagnosis)
+        )
     layers = by_layer(latest, "noise_scale/")
     if layers:
         figures.append(_layers_figure(layers, by_layer(latest, "noise_share/"), batch_size))
@@ -105,12 +109,27 @@ def _noise_and_gradient_figure(variance: Curve, norm_squared: Curve) -> Figure:
     )
 
 
-def _batch_figure(noise_scale: Estimate, present: int, rate: float, run: Run) -> Figure:
-    """Updates and examples at other batch sizes, with the noise scale of now. The forecast is one
-    of SGD."""
+def _proposed_batch(present: int, diagnosis: Diagnosis) -> int | None:
+    """The batch size that a finding advises; None if none does."""
+    changes = [
+        change
+        for finding in diagnosis.findings
+        for text in finding.cure
+        if isinstance(change := alternative_of(text), BatchSize)
+    ]
+    return round(changes[0].factor * present) if changes else None
+
+
+def _batch_figure(
+    noise_scale: Estimate, present: int, rate: float, run: Run, diagnosis: Diagnosis
+) -> Figure:
+    """Updates against examples at other batch sizes, with the noise scale of now. The forecast is
+    one of SGD."""
+    proposed = _proposed_batch(present, diagnosis)
+    sizes = {*batch_sizes(present, run.sampling.examples)}
     table = BatchTable.of(
         [noise_scale],
-        batch_sizes(present, run.sampling.examples),
+        sorted(sizes if proposed is None else {*sizes, proposed}),
         present=present,
         learning_rate=rate,
     )
@@ -132,8 +151,8 @@ def _batch_figure(noise_scale: Estimate, present: int, rate: float, run: Run) ->
         note += " It also measures the time."
     return Figure(
         name="batch-size",
-        title="Effect of the batch size",
-        chart=batch_chart(table),
+        title="Batch size: updates against examples",
+        chart=batch_chart(table, proposed),
         summary=(
             f"To reach the same loss, a batch of {last.batch_size:,} is predicted to take "
             f"{last.updates} times the updates of B = {table.present:,}, and {last.examples} "

@@ -1,20 +1,18 @@
 """The sections about the losses: training, test, and test accuracy; and the spikes."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
 
+from gradiometer.drift.spikes.cause import GAUGE as SPIKES
 from gradiometer.drift.spikes.cause import clearest
-from gradiometer.loop.recorded.record import forks_of
 from gradiometer.measurement.estimate import Estimate, counted, significant
-from gradiometer.measurement.finding import State
 from gradiometer.report.charts.axes import Curve
 from gradiometer.report.charts.blocks import Block, blocks
 from gradiometer.report.charts.charts import accuracy_chart, loss_chart, spike_chart
 from gradiometer.report.charts.theme import POINTS
-from gradiometer.report.sections.forks import branch_curve
 from gradiometer.report.sections.section import (
     Figure,
     Numbers,
@@ -25,6 +23,8 @@ from gradiometer.report.sections.section import (
     numbers_of,
 )
 from gradiometer.run.reader import Run
+from gradiometer.verdict.claims import GAUGE as TRIAGE
+from gradiometer.verdict.claims import Claim
 from gradiometer.verdict.diagnosis import Diagnosis
 from gradiometer.verdict.words.spikes import steps_in_words
 
@@ -58,19 +58,19 @@ def _loss_figure(training: Sequence[Block], test: Curve, diagnosis: Diagnosis, r
         steps, losses = run.losses
         finite = np.isfinite(losses)
         batches = list(zip(steps[finite].tolist(), losses[finite].tolist(), strict=True))
-    changes, tried = _rate_changes(run), _trials(run, diagnosis)
+    changes, place = _rate_changes(run), _place(run, diagnosis)
     spikes = [
         (spike.peak, f"spike from {significant(spike.level)} to {significant(spike.height)}")
         for spike in diagnosis.spikes
     ]
     events = [*spikes, *changes]
-    facts = {} if diagnosis.headline is None else diagnosis.headline.facts
-    happened = (facts.get("numbers") or {}).get("step")
-    if happened is not None:
-        events.append((int(happened), "here it happened"))
+    if place is not None:
+        # the label of the verdict's place says what the plain rule would
+        events = [(step, words) for step, words in events if step != place[0]]
+        place = place[0], f"{place[1]}, step {place[0]:,}"
     readings, guess = _measured_steps(run), _guess(training, diagnosis)
     notes = [_block_note(training, is_short=bool(batches))]
-    if events:
+    if events or place:
         notes.append(
             "A vertical line marks a spike, a change of the rate, or the step of the verdict."
         )
@@ -84,13 +84,11 @@ def _loss_figure(training: Sequence[Block], test: Curve, diagnosis: Diagnosis, r
         parts.append("; ".join(f"{words} at step {step:,}" for step, words in changes))
     if guess is not None:
         parts.append(f"A guess, without a look at the inputs, costs {significant(guess)}")
-    for name, curve in tried.items():
-        parts.append(f"The branch with {name} ends at {significant(curve[-1][1])}")
     title = "Training and test loss" if test else "Training loss"
     return Figure(
         name="loss",
         title=title if training else "Test loss",
-        chart=loss_chart(training, test, batches, events, readings, guess, tried),
+        chart=loss_chart(training, test, batches, events, readings, guess, place),
         summary=". ".join(parts) + ".",
         table=_loss_table(training, test, batches),
         note=" ".join(filter(None, notes)),
@@ -130,23 +128,31 @@ def _guess(training: Sequence[Block], diagnosis: Diagnosis) -> float | None:
     return level if 0 < level <= 3 * highest else None
 
 
-def _trials(run: Run, diagnosis: Diagnosis) -> Mapping[str, list[tuple[float, float]]]:
-    """The branches in which the cure of the headline was tried, as step and loss, thinned out."""
+# The fact that names the step of a claim, and what happened there, in a few words.
+PLACES = {
+    Claim.OVERFIT: ("best_step", "best on held-out data"),
+    Claim.BAD_BATCH: ("step", "one batch"),
+    Claim.RATE_BURST: ("step", "the rate jumps"),
+    Claim.DECAY_EARLY: ("from_step", "rate near zero"),
+    Claim.SCHEDULE_UNIT: ("step", "rate near zero"),
+}
+
+
+def _place(run: Run, diagnosis: Diagnosis) -> tuple[int, str] | None:
+    """The step that the verdict is about, and what happened there; None if it is about no single
+    step."""
     headline = diagnosis.headline
-    if headline is None or headline.trial is None or headline.state is not State.ACT:
-        return {}
-    alternatives = {
-        result["fork"]: result["effect"].alternative for result in headline.trial.results
-    }
-    tried = {}
-    for record in forks_of(run):
-        name = alternatives.get(record.name)
-        curve = [] if name is None else branch_curve(record.fork, record.fork.of(name))
-        if curve:
-            groups = np.array_split(np.array(curve), min(len(curve), POINTS.branch))
-            means = (group[:, :2].mean(axis=0).tolist() for group in groups)
-            tried[f"tried: {name}"] = [(step, loss) for step, loss in means]
-    return tried
+    highest = max(diagnosis.spikes, key=lambda spike: spike.score, default=None)
+    spike = None if highest is None else (highest.peak, "spike")
+    if headline is None or headline.gauge == SPIKES:
+        return spike
+    if headline.claim == Claim.NO_DECAY:
+        return run.steps // 2, "no decay"
+    fact, words = "step", "here"
+    if headline.gauge == TRIAGE:
+        fact, words = PLACES.get(Claim(headline.claim), (fact, words))
+    step = {**headline.facts, **(headline.facts.get("numbers") or {})}.get(fact)
+    return (int(step), words) if isinstance(step, int | float) else spike
 
 
 def _rate_changes(run: Run) -> list[tuple[int, str]]:

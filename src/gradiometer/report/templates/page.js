@@ -28,6 +28,10 @@
       all.hidden = false;
       all.onclick = () => openAll(all);
     }
+    for (const button of document.querySelectorAll("button.copy")) {
+      button.hidden = false;
+      button.onclick = () => copy(button);
+    }
     for (const button of document.querySelectorAll("button.download")) {
       button.hidden = false;
       button.addEventListener("click", () => download(button));
@@ -124,6 +128,23 @@
     };
     place.onpointercancel = () => { start = null; selection.remove(); };
     place.ondblclick = () => show(null);
+  }
+
+  // A page that was opened as a file may have no clipboard: then the lines are selected and copied from there.
+  async function copy(button) {
+    const lines = document.getElementById(button.dataset.copy);
+    let copied = false;
+    try {
+      await navigator.clipboard.writeText(lines.textContent);
+      copied = true;
+    } catch {
+      getSelection().selectAllChildren(lines);
+      copied = document.execCommand("copy");
+      if (copied) getSelection().removeAllRanges();
+    }
+    button.textContent = copied ? "Copied" : "Press Ctrl+C";
+    button.setAttribute("aria-live", "polite");
+    setTimeout(() => { button.textContent = "Copy"; }, 4000);
   }
 
   // The numbers of a chart are in its button, those of a table that is shown are in the table.
