@@ -157,7 +157,8 @@ def tensor(one: Tensor, *, copied: bool, summed: bool) -> Check:
         if one.shape != copy.shape or one.dtype != copy.dtype or one.device != copy.device:
             one.data = copy
         elif torch.equal(bits(one), before_bits):
-            return None
+            # a write that happened to leave the bits, as of an average of equal weights
+            return None if version is None or one._version == version else True
         else:
             one.data.copy_(copy)
         return True
