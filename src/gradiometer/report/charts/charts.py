@@ -106,7 +106,7 @@ def loss_chart(
     if test:
         layers.append(bars(base("test loss", test), y, **series))
     if guess is not None:
-        layers += level(y, guess, "a guess", at_end=True)
+        layers += level(y, guess, "chance level", at_end=True)
     if events:
         marks = by_step([{"step": step, "interval": words} for step, words in events])
         layers.append(marks.mark_rule(style="event", clip=True))
@@ -257,7 +257,7 @@ def batch_chart(table: BatchTable, proposed: int | None = None) -> alt.LayerChar
             none.
     """
     axis = LogAxis.holding(row.updates for row in table.rows)
-    across_axis = LogAxis.holding(row.examples for row in table.rows)
+    across_axis = LogAxis.holding([], also=[row.examples.value for row in table.rows])
     x, y = log_x(across_axis, "examples, times those of now"), log_y(axis, "updates, times now")
     marked = {table.present: "now", proposed: "proposed"}
     rows = [
