@@ -159,8 +159,11 @@ def tested_chart(
     for name, (step, loss) in last.items():
         rows = [{"step": step, "series": name, **row(loss)}]
         layers.append(points(by_step(rows, x), y, **series))
-    rule = upright(x, {start: f"copies from step {start:,}"}, "above-end") if before else []
-    return in_usual_width(*layers, *rule)
+    if before:
+        is_late = start - span[0] > CHARTS.late * (span[1] - span[0])
+        side = "above-end" if is_late else "above-start"
+        layers += upright(x, {start: f"copies from step {start:,}"}, side)
+    return in_usual_width(*layers)
 
 
 def branch_difference_chart(

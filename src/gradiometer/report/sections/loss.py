@@ -83,7 +83,9 @@ def _loss_figure(training: Sequence[Block], test: Curve, diagnosis: Diagnosis, r
     if changes:
         parts.append("; ".join(f"{words} at step {step:,}" for step, words in changes))
     if guess is not None:
-        parts.append(f"Chance level, the loss of an answer that does not look at the inputs, is {significant(guess)}")
+        parts.append(
+            f"Chance level, the loss of an answer that does not look at the inputs, is {significant(guess)}"
+        )
     title = "Training and test loss" if test else "Training loss"
     return Figure(
         name="loss",
