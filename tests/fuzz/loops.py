@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
+import click
 import numpy as np
 import spoiled
 import torch
@@ -31,6 +32,7 @@ from gradiometer import (
     tune,
     watch,
 )
+from gradiometer.errors import Unsupported
 from gradiometer.jobs import Job, Pool, pool_of
 from gradiometer.loop import Custom
 from gradiometer.measurement import supervised
@@ -258,10 +260,16 @@ def open_pools() -> tuple[Pool, ...]:
         # its own cluster, which other programs of this machine do not use
         pools.append(import_module("gradiometer.jobs.on_ray").Ray(count=1))
     # the folder of an input is deleted, and a process of Ray begins where it was connected
+    warm = []
     with chdir(Path(__file__).parent):
         for pool in pools:
-            assert pool.results([Job("warm", abs, (-1,))]) == [1]
-    return tuple(pools)
+            try:
+                assert pool.results([Job("warm", abs, (-1,))]) == [1]
+                warm.append(pool)
+            except Unsupported as error:  # a cluster takes longer to start than Ray waits
+                click.echo(f"a pool is left out: {error}")
+                pool.close()
+    return tuple(warm)
 
 
 def pooled_calls(draw: random.Random, folder: Path) -> None:
