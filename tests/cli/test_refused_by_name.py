@@ -1,5 +1,7 @@
 """Odd paths, numbers, variables and models end with a sentence that names them."""
 
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -194,3 +196,15 @@ def test_an_error_names_the_nearest_word(
 ) -> None:
     code, _, error = called(capsys, *arguments)
     assert code == 2 and nearest in error
+
+
+def test_a_watch_with_its_arguments_swapped_says_so() -> None:
+    swapped = (
+        "import torch; from gradiometer import watch; model = torch.nn.Linear(2, 1); "
+        "watch(torch.optim.SGD(model.parameters(), lr=0.1), model)"
+    )
+    # in a process of its own, where no checker of types comes first
+    ended = subprocess.run(
+        [sys.executable, "-c", swapped], capture_output=True, text=True, check=False
+    )
+    assert "write watch(model, optimizer), the model first." in ended.stderr

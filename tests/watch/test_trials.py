@@ -88,12 +88,12 @@ def test_advice_that_was_tried_has_its_effect_and_if_it_held(run: Run) -> None:
         "Tested: after 20 updates from step 100, cool now is 0.10 [0.10"
     )
     assert say(cut).tried.endswith(
-        "lower in test loss, 20% lower: 0.410 for 0.510 (fork 0001). The advice held."
+        "lower in test loss, 20% lower: 0.410 for 0.510 (fork 0001). The test confirms the advice."
     )
     kept(run, {"go on": [0.5, 0.51, 0.52], "batch 2x, rate 1.29x": [0.4, 0.62, 0.51]})
     (again,) = with_trials(run, [BATCH])
     assert "no difference shown" in say(again).tried and "(fork 0002)" in say(again).tried
-    assert say(again).tried.endswith("This fork does not decide if the advice held.")
+    assert say(again).tried.endswith("This fork does not decide if the advice is right.")
 
 
 def test_each_of_several_trials_is_a_sentence(run: Run) -> None:
@@ -103,7 +103,10 @@ def test_each_of_several_trials_is_a_sentence(run: Run) -> None:
     )
     (rate,) = with_trials(run, [replace(CUT, cure=("rate 2x", "rate 4x"))])
     assert say(rate).tried.startswith("Tested: after 20 updates from step 100, rate 2x is")
-    assert ". The advice held. After 20 updates from step 100, rate 4x is" in say(rate).tried
+    assert (
+        ". The test confirms the advice. After 20 updates from step 100, rate 4x is"
+        in say(rate).tried
+    )
 
 
 @pytest.mark.parametrize("settings", [{"tail": "none"}, {"left": 6_400}])
@@ -118,7 +121,7 @@ def test_a_fork_that_leans_to_small_rates_does_not_judge_advice(
     )
     kept(run, {"go on": [0.5, 0.51, 0.52], "cool now": [0.4, 0.41, 0.42]}, left=3_200)
     (cut,) = with_trials(run, [CUT])
-    assert say(cut).tried.endswith("(fork 0002). The advice held.")
+    assert say(cut).tried.endswith("(fork 0002). The test confirms the advice.")
 
 
 def test_a_baseline_with_another_readout_in_one_branch_is_no_obstacle(run: Run) -> None:
@@ -127,7 +130,7 @@ def test_a_baseline_with_another_readout_in_one_branch_is_no_obstacle(run: Run) 
     renamed = "\n".join([first.replace("test_loss", "my_metric"), *others, ""])
     record.branches_path.write_text(renamed, encoding="utf-8")
     (cut,) = with_trials(run, [CUT])
-    assert say(cut).tried.endswith("The advice held.")
+    assert say(cut).tried.endswith("The test confirms the advice.")
 
 
 def test_a_fork_that_has_just_begun_says_nothing_yet(run: Run) -> None:
@@ -139,17 +142,17 @@ def test_a_fork_that_has_just_begun_says_nothing_yet(run: Run) -> None:
 @pytest.mark.parametrize(
     ("advice", "low", "high", "verdict"),
     [
-        ("rate 0.5x", -0.2, -0.1, "The advice held."),
-        ("rate 0.5x", 0.001, 0.002, "The advice did not hold."),
-        ("rate 0.5x", -0.1, 0.001, "This fork does not decide if the advice held."),
+        ("rate 0.5x", -0.2, -0.1, "The test confirms the advice."),
+        ("rate 0.5x", 0.001, 0.002, "The test contradicts the advice."),
+        ("rate 0.5x", -0.1, 0.001, "This fork does not decide if the advice is right."),
         (
             "batch 2x",
             0.001,
             0.004,
-            "The advice held: it ends at most 1% worse, with fewer updates.",
+            "The test confirms the advice: it ends at most 1% worse, with fewer updates.",
         ),
-        ("batch 2x", -0.1, -0.01, "The advice held."),
-        ("batch 2x", -0.1, 0.006, "This fork does not decide if the advice held."),
+        ("batch 2x", -0.1, -0.01, "The test confirms the advice."),
+        ("batch 2x", -0.1, 0.006, "This fork does not decide if the advice is right."),
         (
             "batch 2x",
             0.006,
@@ -157,15 +160,20 @@ def test_a_fork_that_has_just_begun_says_nothing_yet(run: Run) -> None:
             "Whether it needs more examples than forecast is seen with `--advice`, which adds a "
             "shorter training.",
         ),
-        ("cool now", 0.006, 0.1, "The advice did not hold: it ends more than 1% worse."),
-        ("batch 0.5x", 0.001, 0.004, "The advice did not hold."),
+        ("cool now", 0.006, 0.1, "The test contradicts the advice: it ends more than 1% worse."),
+        ("batch 0.5x", 0.001, 0.004, "The test contradicts the advice."),
         (
             "cool now",
             0.001,
             0.004,
-            "The advice held: it ends at most 1% worse, so more steps at this rate gain little.",
+            "The test confirms the advice: it ends at most 1% worse, so more steps at this rate gain little.",
         ),
-        ("cool now", float("-inf"), float("inf"), "This fork does not decide if the advice held."),
+        (
+            "cool now",
+            float("-inf"),
+            float("inf"),
+            "This fork does not decide if the advice is right.",
+        ),
     ],
 )
 def test_a_rate_promises_a_better_end_and_what_saves_updates_one_that_is_hardly_worse(
@@ -190,7 +198,7 @@ def test_an_alternative_that_diverged_did_not_hold() -> None:
     effect = Effect("rate 9x", "test_loss", unknown, unknown, None, replicates=1, diverged=1)
     assert (
         verdict_in_words(judged(ENDED, alternative_of("rate 9x"), effect))
-        == "The advice did not hold."
+        == "The test contradicts the advice."
     )
 
 
@@ -199,14 +207,14 @@ def test_an_alternative_that_diverged_did_not_hold() -> None:
     [
         (
             [0.6, 0.61, 0.6],
-            "The advice held: with fewer updates it ends better than a training on 0.75 of the "
+            "The test confirms the advice: with fewer updates it ends better than a training on 0.75 of the "
             "examples,",
         ),
         (
             [0.53, 0.54, 0.53],
-            "The advice did not hold: it ends worse than a training on 0.75 of the examples,",
+            "The test contradicts the advice: it ends worse than a training on 0.75 of the examples,",
         ),
-        ([0.56, 0.58, 0.55], "This fork does not decide if the advice held."),
+        ([0.56, 0.58, 0.55], "This fork does not decide if the advice is right."),
     ],
 )
 def test_a_larger_batch_that_ends_worse_is_compared_with_a_training_on_fewer_examples(

@@ -59,7 +59,7 @@ def test_a_test_confirms_what_limits_a_loop_and_leads_and_training_keeps_its_bit
     assert "Provisional" not in str(found)
     (run,) = map(Run.open, (tmp_path / "tested").glob("loop-*"))
     assert diagnose(run).headline == leading  # what the page and the command line say
-    assert " lower: " in said.tried and "The advice held" in said.tried
+    assert " lower: " in said.tried and "The test confirms the advice" in said.tried
     printed = capfd.readouterr().err
     assert printed.index("of the training time at most") < printed.index("of cures took")
     assert losses == trained(tmp_path / "plain", tests="")[1]

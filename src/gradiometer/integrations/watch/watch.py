@@ -276,6 +276,10 @@ def check_settings(
     Raises:
         BadArgument: One of them cannot be used.
     """
+    if isinstance(model, torch.optim.Optimizer):
+        raise BadArgument(
+            "`model` is an optimizer: write watch(model, optimizer), the model first."
+        )
     if not isinstance(model, nn.Module):
         raise BadArgument(f"`model` must be a torch.nn.Module, got {type_name(model)}.")
     if not (loss is None or callable(loss)):

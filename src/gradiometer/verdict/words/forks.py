@@ -159,9 +159,7 @@ def verdict_in_words(result: Mapping[str, Any]) -> str:
     """Whether an advice held in a fork, as a sentence."""
     verdict = result["verdict"]
     if verdict == "leaning":
-        return (
-            f"Its branches lean to {result['to']} rates, so it does not decide if the advice held."
-        )
+        return f"Its branches lean to {result['to']} rates, so it does not decide if the advice is right."
     why, share = "", result["share"]
     than = "" if share is None else f"a training on {significant(share, 2)} of the examples"
     if verdict == "held":
@@ -173,19 +171,19 @@ def verdict_in_words(result: Mapping[str, Any]) -> str:
             if result["is_cut"]:
                 gain = "so more steps at this rate gain little"
             why = f": it ends at most {TOLERANCE:.0%} worse, {gain}"
-        return f"The advice held{why}."
+        return f"The test confirms the advice{why}."
     if verdict == "did not hold":
         if than:
             why = f": it ends worse than {than}, so it needs more than forecast"
         elif result["may_be_worse"]:
             why = f": it ends more than {TOLERANCE:.0%} worse"
-        return f"The advice did not hold{why}."
+        return f"The test contradicts the advice{why}."
     if result["uncompared"]:
         return (
             "Whether it needs more examples than forecast is seen with `--advice`, which adds a "
             "shorter training."
         )
-    return "This fork does not decide if the advice held."
+    return "This fork does not decide if the advice is right."
 
 
 CLAIMS: Mapping[str, Words] = {
