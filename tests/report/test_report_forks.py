@@ -2,6 +2,7 @@
 under way."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,12 @@ from gradiometer.loop import alternative_of
 from gradiometer.loop.branch import BranchResult
 from gradiometer.loop.readout import Readout
 from gradiometer.loop.recorded.record import ForkRecord, Plan
+from gradiometer.measurement.finding import Trial
 from gradiometer.report.live import Followed
+from gradiometer.report.page.first import effect_in_words
 from gradiometer.report.page.page import render, write_charts
 from gradiometer.report.sections.forks import forks_section
+from gradiometer.report.sections.tested import tested_figures
 from report_run import diagnosis_of, run_in
 
 
@@ -93,6 +97,35 @@ def test_the_page_shows_the_effects_and_the_branches(run: Run, tmp_path: Path) -
         for path in write_charts(run, diagnosis_of(), tmp_path / "charts", shown=(section,))
     }
     assert pictures == {"fork-0001-effects.png", "fork-0001-branches.png"}
+
+
+def test_a_tested_change_is_drawn_beside_the_unchanged_branch_with_its_difference(
+    run: Run,
+) -> None:
+    record = kept(run, {"go on": [0.5, 0.51, 0.52], "rate 2x": [0.4, 0.42, 0.41]})
+    (effect,) = record.fork.effects()
+    result = {"step": 100, "fork": record.name, "ends_after": (20, 62), "effect": effect}
+    told = {"level": 0.51, "verdict": "held", "share": None, "not_better": False}
+    diagnosis = diagnosis_of()
+    finding = replace(
+        diagnosis.findings[0],
+        cure=("rate 2x",),
+        trial=Trial(({**result, **told},)),
+    )
+    above, below = tested_figures(run, finding)
+    assert (above.name, below.name) == ("tested", "tested-difference")
+    assert "end at a test loss of 0.510 (unchanged) and 0.410 (rate 2x)" in above.summary
+    assert str(effect.estimate) in above.summary and "3 data orders" in above.summary
+    # the curves of this record are the same in both branches, pair by pair
+    assert {row[3] for row in above.table.rows} == {"0"}
+    assert effect_in_words(finding) == "20 % lower test loss with rate 2x: 0.410 for 0.510"
+    assert tested_figures(run, diagnosis.findings[0]) == ()
+    found = (finding, *diagnosis.findings[1:])
+    page = render(run, replace(diagnosis, findings=found, headline=finding))
+    first = page[page.index('<header class="top">') : page.index('<div class="rows">')]
+    assert 'data-chart="tested"' in first and 'data-chart="tested-difference"' in first
+    assert '<p class="effect">20\N{NO-BREAK SPACE}% lower test loss' in first
+    assert 'id="row-loss"' in page, "the whole run keeps a row"
 
 
 def test_the_band_goes_from_the_lowest_to_the_highest_replicate(run: Run) -> None:

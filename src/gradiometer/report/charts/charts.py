@@ -127,7 +127,7 @@ def tested_chart(
     before: Curve,
     branches: Mapping[str, Curve],
     start: int,
-    ends: Mapping[str, tuple[int, float]],
+    ends: Mapping[str, float],
     span: tuple[int, int],
 ) -> alt.LayerChart:
     """The loss of a run, and of two copies of it that go on in different ways. The chart of their
@@ -137,16 +137,14 @@ def tested_chart(
         before: The training loss of the run up to the copies; may be empty.
         branches: The training loss of each copy.
         start: The step at which the copies begin, drawn as a labelled rule.
-        ends: By the name of the copy, its number of updates and another loss at its end, drawn as a
-            single point; may be empty.
+        ends: By the name of the copy, another loss at its end, drawn as a single point; may be
+            empty.
         span: The first and the last step of the axis.
     """
     named: dict[str, Curve] = {"this run": before, **branches} if before else dict(branches)
     shown = [loss for curve in named.values() for _, loss in curve]
     last = {
-        name: (start + updates, Estimate.exact(loss))
-        for name, (updates, loss) in ends.items()
-        if np.isfinite(loss)
+        name: (span[1], Estimate.exact(loss)) for name, loss in ends.items() if np.isfinite(loss)
     }
     shown += [loss for _, loss in last.values()]
     axis = LogAxis.holding(shown)

@@ -73,6 +73,7 @@ def _figures(run: Run, record: ForkRecord, effect: Effect) -> tuple[Figure, ...]
     label = label_of(effect.readout)
     ends = {name: _end(fork.of(alternative), effect.readout) for name, alternative in names.items()}
     is_loss = "loss" in label and effect.readout != "train_loss"
+    shown_ends = {name: loss for name, (_, loss) in ends.items()} if is_loss else {}
     summary = _summary(record, effect, ends)
     numbers = Numbers(
         ("step", AS_IT_IS, effect.alternative, "difference", "interval"),
@@ -97,7 +98,7 @@ def _figures(run: Run, record: ForkRecord, effect: Effect) -> tuple[Figure, ...]
         Figure(
             name="tested",
             title="The change on copies of this run",
-            chart=tested_chart(before, curves, fork.step, ends if is_loss else {}, span),
+            chart=tested_chart(before, curves, fork.step, shown_ends, span),
             summary=summary,
             table=numbers,
             note=note + ".",
