@@ -19,7 +19,7 @@ from gradiometer.report.live import Followed
 from gradiometer.report.page.first import effect_in_words
 from gradiometer.report.page.page import render, write_charts
 from gradiometer.report.sections.forks import forks_section
-from gradiometer.report.sections.tested import tested_figures
+from gradiometer.report.sections.tested import figures_of_trial
 from report_run import diagnosis_of, run_in
 
 
@@ -112,14 +112,14 @@ def test_a_tested_change_is_drawn_beside_the_unchanged_branch_with_its_differenc
         cure=("rate 2x",),
         trial=Trial(({**result, **told},)),
     )
-    above, below = tested_figures(run, finding)
+    above, below = figures_of_trial(run, finding)
     assert (above.name, below.name) == ("tested", "tested-difference")
     assert "end at a test loss of 0.510 (unchanged) and 0.410 (rate 2x)" in above.summary
     assert str(effect.estimate) in above.summary and "3 data orders" in above.summary
     # the curves of this record are the same in both branches, pair by pair
     assert {row[3] for row in above.table.rows} == {"0"}
     assert effect_in_words(finding) == "20 % lower test loss with rate 2x: 0.410 for 0.510"
-    assert tested_figures(run, diagnosis.findings[0]) == ()
+    assert figures_of_trial(run, diagnosis.findings[0]) == ()
     found = (finding, *diagnosis.findings[1:])
     page = render(run, replace(diagnosis, findings=found, headline=finding))
     first = page[page.index('<header class="top">') : page.index('<div class="rows">')]

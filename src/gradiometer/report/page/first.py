@@ -13,7 +13,7 @@ from gradiometer.measurement.estimate import significant
 from gradiometer.measurement.finding import Evidence, Finding, State
 from gradiometer.report.page.cards import Shown, top_figure
 from gradiometer.report.sections.section import Figure, Section
-from gradiometer.report.sections.tested import tested_figures
+from gradiometer.report.sections.tested import figures_of_trial
 from gradiometer.run.reader import Run
 from gradiometer.verdict.claims import Claim
 from gradiometer.verdict.diagnosis import Diagnosis
@@ -128,7 +128,7 @@ def first_screen(
         asked = action.finding
     effect = effect_in_words(asked)
     top = top_figure(sections)
-    figures = () if asked is None else tested_figures(run, asked)
+    figures = () if asked is None else figures_of_trial(run, asked)
     figures = figures or (() if top is None else (top,))
     lines = () if action is None else (action.said.paste or _call(action.finding))
     grounds = []

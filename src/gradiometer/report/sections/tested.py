@@ -27,7 +27,7 @@ CONTEXT = 5 * POINTS.shortest_block
 """Fewest steps of the run that are drawn before the copies."""
 
 
-def tested_figures(run: Run, finding: Finding) -> tuple[Figure, ...]:
+def figures_of_trial(run: Run, finding: Finding) -> tuple[Figure, ...]:
     """The losses of both branches of the newest test of a finding, and their difference; empty
     without a test that has curves.
 
