@@ -19,6 +19,7 @@ from gradiometer.measurement.uncertainty.now import SHARPNESS_PRIOR
 
 if TYPE_CHECKING:  # readings are estimated without torch
     import gradiometer.measurement.step
+    from gradiometer.measurement.slopes import OwnCurvature
 
 
 # Share of the edge of small batches below which the steps of a training stay whose rate is far
@@ -39,9 +40,10 @@ class BatchSharpness(Gauge):
     there: beyond it a step overshoots the loss of that batch. The full-batch sharpness stays below,
     and lower for smaller batches. The estimate is a ratio of means, not a mean of ratios.
 
-    Costs about three plain steps: the gradient once more with its graph, and one product. On
-    several processes each takes the product of its share of the batch with the gradient of the
-    whole batch, and their mean is exact.
+    Costs about three plain steps: the gradient once more with its graph, and one product. Above
+    half a million parameters it is a difference of two slopes, which holds one copy of the
+    parameters (`own_curvature`). On several processes each takes the product of its share of the
+    batch with the gradient of the whole batch, and their mean is exact.
 
     Args:
         momentum: μ of training, for the edge: 2(1 + μ)/η with large batches. With small batches the
@@ -67,7 +69,7 @@ class BatchSharpness(Gauge):
     sgd_only: ClassVar[str] = "edge of stability"
     from_run: ClassVar[tuple[str, ...]] = ("momentum", "nesterov")
     one_in: ClassVar[int] = 16
-    copies: ClassVar[int] = 3
+    copies: ClassVar[int] = 2
     processes: ClassVar[Literal["one", "many", "sharded"]] = "many"
 
     def __post_init__(self) -> None:
@@ -91,13 +93,7 @@ class BatchSharpness(Gauge):
                     f"`optimizer` is now {group.optimizer}, whose edge of stability is not known: "
                     f"leave {self.name} out of `gauges`."
                 )
-        gradient = step.graph_gradient
-        along = step.product_of(gradient, step.graph.product(gradient))
-        return {
-            "curvature": along,
-            "norm_squared": step.product_of(gradient, gradient),
-            **_settings_of(step),
-        }
+        return _moments_of(step, step.own_curvature())
 
     def kinds(self, series: Series) -> list[MomentumRule]:
         """The momentum at every reading: as it was measured, or else that of the gauge."""
@@ -234,25 +230,12 @@ class PreconditionedSharpness(BatchSharpness):
     sgd_only: ClassVar[str] = ""
     needs_preconditioner: ClassVar[bool] = True
     from_run: ClassVar[tuple[str, ...]] = ()
-    copies: ClassVar[int] = 5
+    copies: ClassVar[int] = 2
     processes: ClassVar[Literal["one", "many", "sharded"]] = "one"
 
     def measure(self, step: "gradiometer.measurement.step.TrainingStep") -> Moments | None:
         """ûᵀH_Bû and ĝᵀû, and the momentum; None if P is not known yet."""
-        preconditioner = step.preconditioner
-        if preconditioner is None:
-            return None
-        gradient = step.graph_gradient
-        direction = [
-            (factor * one).to(one.dtype)  # P may be beyond half precision where P ĝ is not
-            for factor, one in zip(preconditioner, gradient, strict=True)
-        ]
-        along = step.product_of(direction, step.graph.product(direction))
-        return {
-            "curvature": along,
-            "norm_squared": step.product_of(gradient, direction),
-            **_settings_of(step),
-        }
+        return _moments_of(step, step.own_curvature(preconditioned=True))
 
 
 def reached(shares: Float[np.ndarray, " readings"]) -> float:
@@ -265,6 +248,15 @@ def reached(shares: Float[np.ndarray, " readings"]) -> float:
     if len(known) < FEWEST_READINGS:
         return float("nan")
     return max(float(np.median(part)) for part in np.array_split(known, 7) if len(part))
+
+
+def _moments_of(
+    step: "gradiometer.measurement.step.TrainingStep", found: "OwnCurvature | None"
+) -> Moments | None:
+    """The moments of a step whose curvature along its gradient is known; None if it is not."""
+    if found is None:
+        return None
+    return {"curvature": found.along, "norm_squared": found.product, **_settings_of(step)}
 
 
 def _settings_of(step: "gradiometer.measurement.step.TrainingStep") -> dict[str, float]:

@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from gradiometer.errors import Unsupported
 from gradiometer.measurement.objective import Gradients
 from gradiometer.measurement.parts import preconditioned_norms, squared_norms
+from gradiometer.measurement.step import ReadAgain
 
 # Largest relative difference of two gradients, or of a loss from a multiple of another one, that may
 # be rounding to bfloat16.
@@ -95,7 +96,7 @@ def is_inside_backward() -> bool:
     return torch._C._current_graph_task_id() >= 0
 
 
-class Preconditioner:
+class Preconditioner(ReadAgain):
     """P of the optimizer at the step at hand, read when it is first used and kept until `forget`.
 
     Args:
@@ -112,6 +113,12 @@ class Preconditioner:
         if self._known is None:
             self._known = (self._read(),)
         return self._known[0]
+
+    def handed_over(self) -> Gradients | None:
+        """P, for a reader that uses it up; whoever asks later reads it again."""
+        handed = self()
+        self.forget()
+        return handed
 
     def forget(self) -> None:
         """Forget P: the optimizer is about to change it."""

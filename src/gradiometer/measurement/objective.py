@@ -45,6 +45,20 @@ WITHOUT_PARAMETERS = (
 )
 
 
+def explain(error: Exception) -> None:
+    """Say of an error in a loss or its backward that it was raised there.
+
+    Raises:
+        Unsupported: The model is checkpointed in a way that allows no gradient here.
+    """
+    mark(error, "loss")
+    if isinstance(error, RuntimeError) and "use_reentrant" in str(error):
+        raise Unsupported(
+            "`model` is checkpointed with use_reentrant=True, for which torch cannot compute a "
+            "gradient outside `backward()`: checkpoint it with use_reentrant=False."
+        ) from error
+
+
 def checked_loss(value: Any, batch: Batch, *, has_graph: bool = False) -> Tensor:
     """The value that a loss returned for this batch, if it is a mean or one value per example.
 
@@ -357,13 +371,8 @@ class Objective:
         try:
             return self.with_parameters(leaves, differentiate)
         except Exception as error:
-            mark(error, "loss")
-            if not (isinstance(error, RuntimeError) and "use_reentrant" in str(error)):
-                raise
-            raise Unsupported(
-                "`model` is checkpointed with use_reentrant=True, for which torch cannot compute a "
-                "gradient outside `backward()`: checkpoint it with use_reentrant=False."
-            ) from error
+            explain(error)
+            raise
 
     def per_example_gradients(self, batch: Batch, *, seed: int = 0) -> Gradients:
         """The gradient of every example, by `torch.func.vmap`: each tensor has shape [examples,

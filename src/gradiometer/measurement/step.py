@@ -5,6 +5,7 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,16 +14,23 @@ from torch import Tensor
 
 from gradiometer.errors import BadArgument
 from gradiometer.measurement.batch import Batch, batch_size, dealt, take
-from gradiometer.measurement.gradient_graph import GradientGraph, twice_differentiable
 from gradiometer.measurement.motion import Motion
 from gradiometer.measurement.objective import Gradients, Objective
 from gradiometer.measurement.optimizer.groups import Group
 from gradiometer.measurement.parts import SpreadBuilder, inner_products, squared_norms
 from gradiometer.measurement.reading import Sampling, Spread
 
+if TYPE_CHECKING:  # most steps need no second derivative
+    from gradiometer.measurement.gradient_graph import GradientGraph
+    from gradiometer.measurement.slopes import OwnCurvature
+
 # Largest number of values in memory when gradients are computed per example: 128 MiB in single
 # precision.
 PER_EXAMPLE_NUMBERS = 2**25
+
+# Up to this many parameters the curvature of a batch is a product with its Hessian. That is exact,
+# also where ReLU bends the loss, and its three to five copies of the parameters are small.
+MOST_FOR_GRAPH = 2**19
 
 
 class LikelyGradient(ABC):
@@ -42,6 +50,19 @@ class LikelyGradient(ABC):
     def was_right(self) -> bool:
         """True if `likely` returned ĝ, or was not called. Waits only if the CPU has not waited
         since."""
+
+
+class ReadAgain(ABC):
+    """P of an optimizer that can be read again, so that a reader may use up what it is given."""
+
+    @abstractmethod
+    def __call__(self) -> list[Tensor] | None:
+        """P, one tensor per trainable parameter; None if it is not known yet."""
+
+    @abstractmethod
+    def handed_over(self) -> list[Tensor] | None:
+        """P, one tensor per trainable parameter, held by the caller alone; None if it is not known
+        yet."""
 
 
 class TrainingStep:
@@ -98,7 +119,10 @@ class TrainingStep:
         groups: tuple[Group, ...] = (),
         gradient: Sequence[Tensor | None] | Callable[[], Sequence[Tensor] | None] | None = None,
         spread: Spread | None = None,
-        preconditioner: Sequence[Tensor] | Callable[[], Sequence[Tensor] | None] | None = None,
+        preconditioner: Sequence[Tensor]
+        | Callable[[], Sequence[Tensor] | None]
+        | ReadAgain
+        | None = None,
         probe: Callable[[], Batch] | None = None,
         motion: Motion | Callable[[], Motion] | None = None,
         example_of: Int[Tensor, " rows"] | None = None,
@@ -187,8 +211,10 @@ class TrainingStep:
         return np.bincount(self.objective.layer_of, weights=products.cpu().numpy())
 
     @cached_property
-    def graph(self) -> GradientGraph:
+    def graph(self) -> "GradientGraph":
         """The gradient of the batch with its graph, for products with the Hessian of this batch."""
+        from gradiometer.measurement.gradient_graph import GradientGraph  # noqa: PLC0415 (loaded when a gauge asks)
+
         return GradientGraph(self.objective, self.batch, seed=self.seed_for("graph"))
 
     @cached_property
@@ -197,6 +223,34 @@ class TrainingStep:
         of them."""
         own = self.graph.gradients
         return own if self._over_processes is None else self._over_processes(own)
+
+    def own_curvature(self, *, preconditioned: bool = False) -> "OwnCurvature | None":
+        """ĝᵀH_Bĝ and ‖ĝ‖² of the batch, or ûᵀH_Bû and ĝᵀû with û = P ĝ; None if P is not known yet.
+
+        It is a product with the Hessian up to half a million parameters, on several processes, and
+        where the loss bends or is below single precision. Elsewhere it is a difference of slopes,
+        which holds one copy of the parameters.
+        """
+        from gradiometer.measurement.slopes import curvature_of  # noqa: PLC0415 (loaded when a gauge asks)
+
+        return curvature_of(self, preconditioned=preconditioned)
+
+    @property
+    def may_hold_graph(self) -> bool:
+        """True if the graph of the gradient is there, is small, or is the only way."""
+        return (
+            "graph" in self.__dict__
+            or self.objective.dimension <= MOST_FOR_GRAPH
+            or self._over_processes is not None
+        )
+
+    def preconditioner_to_use_up(self) -> list[Tensor] | None:
+        """P, for a reader that lets go of each tensor when it has served; None if it is not known
+        yet, or was not given."""
+        if isinstance(self._preconditioner, ReadAgain):
+            self.__dict__.pop("preconditioner", None)
+            return self._preconditioner.handed_over()
+        return None if self.preconditioner is None else list(self.preconditioner)
 
     @property
     def has_probe(self) -> bool:
@@ -247,6 +301,8 @@ class TrainingStep:
     def judging_loss_after(self) -> float:
         """The loss of `judging` after the plain step. The loss before it is
         `judging_graph.loss`."""
+        from gradiometer.measurement.gradient_graph import twice_differentiable  # noqa: PLC0415 (loaded when a gauge asks)
+
         seed, objective = self.seed_for("judging"), self.objective
         with (
             torch.no_grad(),
@@ -256,8 +312,10 @@ class TrainingStep:
             return objective.mean_loss(self._after, self.judging).item()
 
     @cached_property
-    def judging_graph(self) -> GradientGraph:
+    def judging_graph(self) -> "GradientGraph":
         """The gradient of `judging` with its graph."""
+        from gradiometer.measurement.gradient_graph import GradientGraph  # noqa: PLC0415 (loaded when a gauge asks)
+
         return GradientGraph(self.objective, self.judging, seed=self.seed_for("judging"))
 
     @cached_property
