@@ -154,7 +154,7 @@ JUMPS = FALLS + np.where(np.isin(np.arange(300) % 80, range(6)) & (np.arange(300
             "decay_early",
             "from step 1,000 on",
         ),
-        ({"loss": FALLS, "lr": 0.98 ** np.arange(300)}, "schedule_unit", "another unit"),
+        ({"loss": FALLS, "lr": 0.98 ** np.arange(300)}, "schedule_unit", "wrong unit"),
         ({"loss": FALLS, "lr": BURST}, "rate_burst", "from step 2,000 on it was"),
         ({"loss": HARMED, "lr": COSINE}, "bad_batch", "at step 2,000 the loss rose"),
         ({"loss": JUMPS, "lr": COSINE}, "unstable", "the loss jumped 2 times"),

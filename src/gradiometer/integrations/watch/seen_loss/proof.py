@@ -13,10 +13,10 @@ from torch import nn
 from gradiometer.errors import BadArgument
 from gradiometer.integrations.watch.seen_loss.recipe import GIVE, Recipe
 from gradiometer.integrations.watch.subject import Subject
-from gradiometer.loop.engine import guarded_copy
 from gradiometer.loop.loop import Loop
 from gradiometer.loop.replay import KeptUpdates, check_replay, made_again
 from gradiometer.measurement.batch import Batch, batch_size, mapped, span
+from gradiometer.measurement.hidden_state import HiddenState
 from gradiometer.measurement.objective import checked_loss
 from gradiometer.measurement.untouched import in_eval_mode
 from gradiometer.randomness import untouched_randomness
@@ -86,8 +86,8 @@ def proven(
     device = next(subject.objective.model.parameters()).device
     batch = mapped(batches[-1], lambda tensor: tensor.to(device))
     # what the loss keeps elsewhere is put back
-    with guarded_copy(loop, 0) as copied:
-        return for_any_size(recipe, copied.model, batch)
+    with HiddenState(loop.calls, loop.model).untouched():
+        return for_any_size(recipe, loop.copy().model, batch)
 
 
 def other_losses(loop: Loop, newest: Float[np.ndarray, " steps"]) -> tuple[str, ...]:
@@ -99,13 +99,14 @@ def other_losses(loop: Loop, newest: Float[np.ndarray, " steps"]) -> tuple[str, 
         newest: The losses of its last updates.
     """
     newest = newest[np.isfinite(newest)]
+    copied = loop.copy()
+    device = next(copied.model.parameters()).device
     losses = []
     with (
-        guarded_copy(loop, 0) as copied,
+        HiddenState(loop.calls, loop.model).untouched(),
         untouched_randomness(0, copied.devices),
         torch.enable_grad(),
     ):
-        device = next(copied.model.parameters()).device
         for _, drawn in zip(range(COMPARED), copied.data.batches(0), strict=False):
             batch = mapped(drawn, lambda tensor: tensor.to(device))
             assert loop.loss is not None
