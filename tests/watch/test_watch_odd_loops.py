@@ -645,9 +645,11 @@ def test_nested_inputs_are_followed(tmp_path: Path, layout: torch.layout) -> Non
     assert w.steps == 60
 
 
-def test_two_watches_in_two_threads_leave_the_random_state(tmp_path: Path) -> None:
-    """Each reading seeds the generators that all threads share, and restores them at its end."""
+def test_two_watches_in_two_threads_leave_each_other_and_the_random_state(tmp_path: Path) -> None:
+    """Each reading seeds the generators that all threads share, and restores them at its end. A
+    backward of one thread tells the watch of the other nothing."""
     both_are_inside = threading.Barrier(2)
+    warned = []
 
     def loss_of(model: nn.Module, batch: Any) -> Tensor:
         if threading.current_thread() is not threading.main_thread():
@@ -667,6 +669,7 @@ def test_two_watches_in_two_threads_leave_the_random_state(tmp_path: Path) -> No
                 loss.backward()
                 w.step(loss, batch)
                 optimizer.step()
+        warned.append(w.run.warnings)
 
     models = [layers(), layers()]
     before = torch.get_rng_state()
@@ -679,3 +682,4 @@ def test_two_watches_in_two_threads_leave_the_random_state(tmp_path: Path) -> No
     for thread in threads:
         thread.join()
     assert torch.equal(before, torch.get_rng_state())
+    assert warned == [[], []]

@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial, wraps
 from itertools import repeat
+from threading import get_ident
 from typing import Any, NamedTuple
 
 import torch
@@ -26,24 +27,28 @@ from gradiometer.measurement.step import ReadAgain
 OFF = 0.02
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Listener:
-    """Functions that are called around every `backward`.
+    """Functions that are called around every `backward` of one thread.
 
-    A `backward` inside of another one, as reentrant checkpointing makes it, is part of that one.
+    A `backward` of another thread belongs to another training, whose gradients may come and go
+    meanwhile. One inside of another one, as reentrant checkpointing makes it, is part of that one.
     `after` is not called if `backward` raises.
 
     Args:
         before: Called before the gradients are computed, with the loss.
         after: Called when they are in `.grad`, with the loss, detached. Both get None if `backward`
             was not called on a single number.
+        thread: The identity of the thread; `start` makes it the one that calls it.
     """
 
     before: Callable[[Tensor | None], None]
     after: Callable[[Tensor | None], None]
+    thread: int = 0
 
     def start(self) -> "Listener":
         """Listen from now on."""
+        self.thread = get_ident()
         _listeners.append(self)
         if len(_listeners) == 1:
             torch.autograd.backward = _heard
@@ -69,7 +74,8 @@ def _heard(tensors: Any, *arguments: Any, **named: Any) -> None:
     if is_inside_backward():
         _plain(tensors, *arguments, **named)
         return
-    listeners = list(_listeners)
+    thread = get_ident()
+    listeners = [one for one in _listeners if one.thread == thread]
     loss = None
     with suppress(Exception):  # training must not end here
         alone = isinstance(tensors, list | tuple) and len(tensors) == 1

@@ -42,7 +42,6 @@ class Announcer:
         self._announced: Any = NOTHING
         self._listener: Listener | None = None
         self._few: Sequence[nn.Parameter] = ()
-        self._thread = 0
         self._marks: Sequence[tuple[Tensor | None, int]] = ()
 
     def announce(self, batch: Batch) -> None:
@@ -52,7 +51,7 @@ class Announcer:
             self._few = parameters[0], parameters[len(parameters) // 2], parameters[-1]
             self._listener = Listener(self._before_backward, self._after_backward).start()
         self._announced = batch
-        self._thread = get_ident()
+        self._listener.thread = get_ident()
 
     def remove(self) -> None:
         """Listen no more."""
@@ -61,12 +60,9 @@ class Announcer:
         self._listener = None
 
     def _before_backward(self, _: Tensor | None) -> None:
-        if get_ident() == self._thread:
-            self._marks = self._marks_now()
+        self._marks = self._marks_now()
 
     def _after_backward(self, loss: Tensor | None) -> None:
-        if get_ident() != self._thread:  # of another training
-            return
         with self._shield:
             before, self._marks = self._marks, ()
             # `.grad` of a sharded model is not changed by every backward

@@ -3,6 +3,7 @@ called with and of the labels that the loss has compared."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -59,6 +60,8 @@ class SeenBatch:
     def _called(self, _: nn.Module, given: tuple[Any, ...], named: Mapping[str, Any]) -> None:
         if torch.is_grad_enabled() and not self._subject.budget.is_spending:
             self._given, self._named = given, named
+            if self._listener is not None:
+                self._listener.thread = get_ident()
 
     def _before_backward(self, loss: Tensor | None) -> None:
         compared = None if loss is None else compared_by(loss)
