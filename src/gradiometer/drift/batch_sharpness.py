@@ -42,8 +42,8 @@ class BatchSharpness(Gauge):
 
     Costs about three plain steps: the gradient once more with its graph, and one product. Above
     half a million parameters it is a difference of two slopes, which holds one copy of the
-    parameters (`own_curvature`). On several processes each takes the product of its share of the
-    batch with the gradient of the whole batch, and their mean is exact.
+    parameters (`gradient_curvature`). On several processes each takes the product of its share of
+    the batch with the gradient of the whole batch, and their mean is exact.
 
     Args:
         momentum: μ of training, for the edge: 2(1 + μ)/η with large batches. With small batches the
@@ -93,7 +93,9 @@ class BatchSharpness(Gauge):
                     f"`optimizer` is now {group.optimizer}, whose edge of stability is not known: "
                     f"leave {self.name} out of `gauges`."
                 )
-        return _moments_of(step, step.own_curvature())
+        from gradiometer.drift.gradient_curvature import gradient_curvature  # noqa: PLC0415 (loaded when a step is measured)
+
+        return _moments_of(step, gradient_curvature(step))
 
     def kinds(self, series: Series) -> list[MomentumRule]:
         """The momentum at every reading: as it was measured, or else that of the gauge."""
@@ -235,7 +237,9 @@ class PreconditionedSharpness(BatchSharpness):
 
     def measure(self, step: "gradiometer.measurement.step.TrainingStep") -> Moments | None:
         """ûᵀH_Bû and ĝᵀû, and the momentum; None if P is not known yet."""
-        return _moments_of(step, step.own_curvature(preconditioned=True))
+        from gradiometer.drift.gradient_curvature import gradient_curvature  # noqa: PLC0415 (loaded when a step is measured)
+
+        return _moments_of(step, gradient_curvature(step, preconditioned=True))
 
 
 def reached(shares: Float[np.ndarray, " readings"]) -> float:

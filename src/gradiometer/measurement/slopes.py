@@ -4,7 +4,7 @@ parameters is held, in place of the graph of a gradient."""
 import math
 import re
 from collections.abc import Callable, MutableSequence, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,9 +12,6 @@ from torch import Tensor
 from gradiometer.measurement.batch import Batch
 from gradiometer.measurement.objective import Objective, checked_loss, explain
 from gradiometer.measurement.parts import inner_products, squared_norms
-
-if TYPE_CHECKING:
-    import gradiometer.measurement.step
 
 # The slopes are taken this far from Φ on both sides, as a share of ‖Φ‖. In the trainings of
 # `benchmarks/slopes.py` on which it was chosen, a tenth of it and ten times as much are worse.
@@ -40,30 +37,6 @@ class OwnCurvature(NamedTuple):
 
     along: float
     product: float
-
-
-def curvature_of(
-    step: "gradiometer.measurement.step.TrainingStep", *, preconditioned: bool
-) -> OwnCurvature | None:
-    """The curvature of a step's batch along its gradient, see `TrainingStep.own_curvature`."""
-    if not step.may_hold_graph:
-        used = step.preconditioner_to_use_up() if preconditioned else None
-        if preconditioned and used is None:
-            return None
-        found = own_curvature(step.objective, step.batch, used, seed=step.seed_for("graph"))
-        if found is not None:
-            return found
-    factors = step.preconditioner if preconditioned else None
-    if preconditioned and factors is None:
-        return None
-    gradient = direction = step.graph_gradient
-    if factors is not None:
-        direction = [
-            (factor * one).to(one.dtype)  # P may be beyond half precision where P ĝ is not
-            for factor, one in zip(factors, gradient, strict=True)
-        ]
-    along = step.product_of(direction, step.graph.product(direction))
-    return OwnCurvature(along, step.product_of(gradient, direction))
 
 
 class Precision:

@@ -22,7 +22,6 @@ from gradiometer.measurement.reading import Sampling, Spread
 
 if TYPE_CHECKING:  # most steps need no second derivative
     from gradiometer.measurement.gradient_graph import GradientGraph
-    from gradiometer.measurement.slopes import OwnCurvature
 
 # Largest number of values in memory when gradients are computed per example: 128 MiB in single
 # precision.
@@ -223,17 +222,6 @@ class TrainingStep:
         of them."""
         own = self.graph.gradients
         return own if self._over_processes is None else self._over_processes(own)
-
-    def own_curvature(self, *, preconditioned: bool = False) -> "OwnCurvature | None":
-        """ĝᵀH_Bĝ and ‖ĝ‖² of the batch, or ûᵀH_Bû and ĝᵀû with û = P ĝ; None if P is not known yet.
-
-        It is a product with the Hessian up to half a million parameters, on several processes, and
-        where the loss bends or is below single precision. Elsewhere it is a difference of slopes,
-        which holds one copy of the parameters.
-        """
-        from gradiometer.measurement.slopes import curvature_of  # noqa: PLC0415 (loaded when a gauge asks)
-
-        return curvature_of(self, preconditioned=preconditioned)
 
     @property
     def may_hold_graph(self) -> bool:
