@@ -135,3 +135,37 @@ def test_a_fork_says_what_it_costs_before_it_begins(
     assert "up to 160 updates, 5 times those of the training so far" in capfd.readouterr().err
     forked(tmp_path / "quiet")
     assert not capfd.readouterr().err
+
+
+def test_a_group_that_is_added_among_the_newest_updates_is_named(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    data = torch.randn(64, 4)
+    loader = torch.utils.data.DataLoader(data, batch_size=8, shuffle=True)
+    model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+    optimizer = torch.optim.SGD(model[0].parameters(), lr=0.05)
+
+    def loss(model: nn.Module, batch: torch.Tensor) -> torch.Tensor:
+        return model(batch).square().mean()
+
+    with watch(model, optimizer, loss=loss, out=tmp_path, page=False, quiet=True) as w:
+        for _ in range(10):
+            for batch in loader:
+                if w.steps == 72:
+                    optimizer.add_param_group({"params": model[2].parameters()})
+                optimizer.zero_grad()
+                value = loss(model, batch)
+                value.backward()
+                w.step(value, batch)
+                optimizer.step()
+                if w.steps == 76:
+                    with pytest.raises(Unsupported, match="`optimizer` has other parameter groups"):
+                        w.fork("rate 2x", batches=loader, horizon="4 updates", replicates=2)
+
+
+def test_a_loss_may_use_a_name_that_is_not_set_yet(tmp_path: Path) -> None:
+    def loss(model: nn.Module, batch: Batch) -> torch.Tensor:
+        value = SQUARED(model, batch)
+        return offset if value.isnan().any() else value
+
+    assert forked(tmp_path, loss, horizon="4 updates").effects is not None
+    offset = torch.ones(())  # set after the training

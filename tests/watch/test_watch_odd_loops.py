@@ -449,6 +449,21 @@ def test_gradients_count_for_the_present_model_and_optimizer(
     assert not any(stale)
 
 
+def test_a_group_that_is_added_later_is_not_called_untrained(tmp_path: Path) -> None:
+    model = layers()
+    optimizer = torch.optim.SGD(model[0].parameters(), lr=0.1)
+    with watch(model, optimizer, out=tmp_path, quiet=True, page=False) as w:
+        for step in range(60):
+            if step == 5:
+                optimizer.add_param_group({"params": model[2].parameters()})
+            model.zero_grad()
+            loss = nn.functional.cross_entropy(model(INPUTS[:16]), LABELS[:16])
+            loss.backward()
+            w.step(loss, (INPUTS[:16], LABELS[:16]))
+            optimizer.step()
+    assert "never updated" not in str(w.findings())
+
+
 def updated_inside(
     tmp_path: Path, *, set_to_none: bool = True, **settings: Any
 ) -> tuple[Any, list[list[float]], list[list[float]]]:

@@ -15,6 +15,7 @@ from gradiometer.errors import BadArgument, Unsupported
 from gradiometer.loop.evaluation import examples_of, is_test_set
 from gradiometer.loop.parts import RateByHand
 from gradiometer.measurement.optimizer.steps import as_one, bare_optimizer, optimizers_in
+from gradiometer.measurement.untouched import used_by
 
 # Most batches whose gradients one update adds up: with so many of 16 examples, an update of a model
 # with ten parameters takes four seconds.
@@ -70,8 +71,7 @@ def check_functions(
         if not isinstance(function, FunctionType):
             continue
         # branches train a copy
-        used = inspect.getclosurevars(function)
-        if any(one is model for one in (*used.nonlocals.values(), *used.globals.values())):
+        if any(one is model for one in used_by(function)):
             raise BadArgument(
                 f"`{name}` uses the model from outside of it: use the one it is called with, a "
                 "copy."

@@ -155,6 +155,12 @@ class KeptUpdates:
                 f"`model` has other parameters than at step {self.step:,}, so that its "
                 "updates cannot be made again: fork some updates after such a change."
             )
+        groups = [len(group["params"]) for group in state_dict_of(optimizer)["param_groups"]]
+        if groups != [len(group["params"]) for group in self.optimizer["param_groups"]]:
+            raise Unsupported(
+                f"`optimizer` has other parameter groups than at step {self.step:,}, so that its "
+                "updates cannot be made again: fork some updates after such a change."
+            )
         with torch.no_grad():
             for name, tensor in own.items():
                 tensor.copy_(self.model[name])

@@ -149,7 +149,7 @@ def _reachable(roots: Iterable[Any]) -> Iterator[Any]:
 
 def _inside(one: Any) -> list[Any]:
     if isinstance(one, FunctionType):
-        return _used_by(one)
+        return used_by(one)
     # What these hold is looked through, though they are of Python itself. Of a long collection
     # (above 1,000) nothing is.
     if isinstance(one, MethodType | functools.partial | dict | list | tuple | set):
@@ -160,7 +160,7 @@ def _inside(one: Any) -> list[Any]:
     return [] if closed else list(getattr(one, "__dict__", {}).values())
 
 
-def _used_by(function: FunctionType) -> list[Any]:
+def used_by(function: FunctionType) -> list[Any]:
     """What a function of Python refers to: closure, defaults, and the global names in its code."""
     if (function.__module__ or "").partition(".")[0] in LIBRARIES:
         return []

@@ -25,7 +25,6 @@ from gradiometer.run.budget import Budget
 
 def facts_of(objective: Objective, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Any]:
     """What does not change along a training, for the event of a run."""
-    trained = trained_ids(optimizers)
     kinds = {
         id(parameter): type(module).__name__
         for module in objective.model.modules()
@@ -40,14 +39,19 @@ def facts_of(objective: Objective, optimizers: Sequence[torch.optim.Optimizer]) 
         "axes": [parameter.dim() for parameter in parameters],
         "rows": [len(parameter) if parameter.dim() else 1 for parameter in parameters],
         "layers": [kinds.get(id(parameter), "") for parameter in parameters],
-        "untrained": [
-            name for name, one in zip(names, parameters, strict=True) if id(one) not in trained
-        ],
+        "untrained": untrained(objective, optimizers),
         "dropout": max(
             (float(p) for p in map(dropout_of, objective.model.modules()) if p is not None),
             default=0.0,
         ),
     }
+
+
+def untrained(objective: Objective, optimizers: Sequence[torch.optim.Optimizer]) -> list[str]:
+    """The names of parameters that no optimizer holds."""
+    trained = trained_ids(optimizers)
+    pairs = zip(objective.names, objective.parameters, strict=True)
+    return [name for name, one in pairs if id(one) not in trained]
 
 
 def dropout_of(module: nn.Module) -> float | None:

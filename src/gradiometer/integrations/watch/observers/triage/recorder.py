@@ -25,6 +25,7 @@ from gradiometer.integrations.watch.observers.triage.exact import (
     PassingGradients,
     SharedRows,
     facts_of,
+    untrained,
     plan_of,
     sensitive_layers,
     together,
@@ -104,6 +105,8 @@ class TriageRecorder(Observer):
         self._rates: list[tuple[int, float]] = []
         self._rate_changes = self._written = 0
         self._recorder: Recorder | None = None
+        # The newest facts in the run.
+        self._facts: dict[str, Any] = {}
         self._waiting: list[tuple[int, dict[str, Any], list[tuple[str, int]], Copied]] = []
         self._look: dict[str, Tensor] = {}
         self._counts: dict[str, Any] = {}
@@ -139,6 +142,19 @@ class TriageRecorder(Observer):
             if planned is not None:
                 facts["steps"] = planned
             start.recorder.event(EVENT, start.step, **facts)
+            self._facts = facts
+
+    def _note_trained(self, step: int) -> None:
+        """Write the facts again if an optimizer holds parameters that none held before, as after
+        `add_param_group`."""
+        known = self._facts.get("untrained")
+        if not known or self._recorder is None:
+            return
+        now = untrained(self._objective, self._optimizers)
+        left = [name for name in known if name in now]
+        if left != known:
+            self._facts["untrained"] = left
+            self._recorder.event(EVENT, step, **self._facts)
 
     def at_step(self, event: Step) -> None:
         """Do what is due after a backward and before the update."""
@@ -294,6 +310,7 @@ class TriageRecorder(Observer):
 
     def _read(self, step: int, batch: Batch) -> None:
         """Take what can be seen between `backward` and the update, and hook the update."""
+        self._note_trained(step)
         heard = self._backwards
         without = self._read_gradients(step)
         inputs, labels = parts_of(batch)
