@@ -25,10 +25,10 @@ from gradiometer.integrations.watch.observers.triage.exact import (
     PassingGradients,
     SharedRows,
     facts_of,
-    untrained,
     plan_of,
     sensitive_layers,
     together,
+    untrained,
 )
 from gradiometer.integrations.watch.observers.triage.path import PathPoints
 from gradiometer.integrations.watch.shield import attempt, guarding
