@@ -155,16 +155,16 @@ class KeptUpdates:
                 f"`model` has other parameters than at step {self.step:,}, so that its "
                 "updates cannot be made again: fork some updates after such a change."
             )
-        groups = [len(group["params"]) for group in state_dict_of(optimizer)["param_groups"]]
-        if groups != [len(group["params"]) for group in self.optimizer["param_groups"]]:
+        try:
+            optimizer.load_state_dict(copy.deepcopy(dict(self.optimizer)))
+        except ValueError as error:
             raise Unsupported(
                 f"`optimizer` has other parameter groups than at step {self.step:,}, so that its "
                 "updates cannot be made again: fork some updates after such a change."
-            )
+            ) from error
         with torch.no_grad():
             for name, tensor in own.items():
                 tensor.copy_(self.model[name])
-        optimizer.load_state_dict(copy.deepcopy(dict(self.optimizer)))
         if scaler is not None and self.scaler is not None:
             scaler.load_state_dict(self.scaler.state_dict())
 
