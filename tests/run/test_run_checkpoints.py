@@ -174,7 +174,14 @@ def test_a_torn_checkpoint_does_not_count_among_those_that_are_kept(folder: RunF
     assert names(folder) == ["step_000001", "step_000003"]
 
 
-@pytest.mark.parametrize("error", [MemoryError(), OSError(errno.EIO, "Input/output error")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        OSError(errno.EIO, "Input/output error"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+    ],
+)
 def test_an_error_of_memory_or_of_the_disk_is_no_damage(
     folder: RunFolder, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:

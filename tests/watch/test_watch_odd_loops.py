@@ -449,11 +449,12 @@ def test_gradients_count_for_the_present_model_and_optimizer(
     assert not any(stale)
 
 
-def test_a_group_that_is_added_later_is_not_called_untrained(tmp_path: Path) -> None:
+@pytest.mark.parametrize("steps", [12, 60])
+def test_a_group_that_is_added_later_is_not_called_untrained(tmp_path: Path, steps: int) -> None:
     model = layers()
     optimizer = torch.optim.SGD(model[0].parameters(), lr=0.1)
     with watch(model, optimizer, out=tmp_path, quiet=True, page=False) as w:
-        for step in range(60):
+        for step in range(steps):
             if step == 5:
                 optimizer.add_param_group({"params": model[2].parameters()})
             model.zero_grad()

@@ -144,7 +144,7 @@ class TriageRecorder(Observer):
             start.recorder.event(EVENT, start.step, **facts)
             self._facts = facts
 
-    def _note_trained(self, step: int) -> None:
+    def _note_trained(self) -> None:
         """Write the facts again if an optimizer holds parameters that none held before, as after
         `add_param_group`."""
         known = self._facts.get("untrained")
@@ -154,7 +154,7 @@ class TriageRecorder(Observer):
         left = [name for name in known if name in now]
         if left != known:
             self._facts["untrained"] = left
-            self._recorder.event(EVENT, step, **self._facts)
+            self._recorder.event(EVENT, self._read_at, **self._facts)
 
     def at_step(self, event: Step) -> None:
         """Do what is due after a backward and before the update."""
@@ -310,7 +310,6 @@ class TriageRecorder(Observer):
 
     def _read(self, step: int, batch: Batch) -> None:
         """Take what can be seen between `backward` and the update, and hook the update."""
-        self._note_trained(step)
         heard = self._backwards
         without = self._read_gradients(step)
         inputs, labels = parts_of(batch)
@@ -482,6 +481,7 @@ class TriageRecorder(Observer):
     def write(self, before: float | int = math.inf) -> None:
         """Write what has been fetched at the steps before one: for that of this step training would
         wait."""
+        self._note_trained()
         fetched = [one for one in self._waiting if one[0] < before]
         self._waiting = self._waiting[len(fetched) :]
         for step, counts, layout, copied in fetched:
