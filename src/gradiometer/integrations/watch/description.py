@@ -25,6 +25,7 @@ from gradiometer.errors import BadArgument, Unsupported
 from gradiometer.estimation.noise import GradientNoise
 from gradiometer.estimation.preconditioned_noise import PreconditionedNoise
 from gradiometer.gauges import Asked, GaugesAsked
+from gradiometer.integrations.watch.observers.triage.exact import untrained
 from gradiometer.integrations.watch.subject import Subject
 from gradiometer.measurement.objective import Objective
 from gradiometer.measurement.optimizer.steps import trained_ids
@@ -124,12 +125,7 @@ def refuse_what_cannot_be_watched(
 
 def left_out(objective: Objective, optimizers: Sequence[torch.optim.Optimizer]) -> str:
     """A sentence about parameters that no optimizer holds; empty if there are none."""
-    trained = trained_ids(optimizers)
-    names = [
-        name
-        for name, p in zip(objective.names, objective.parameters, strict=True)
-        if id(p) not in trained
-    ]
+    names = untrained(objective, optimizers)
     if not names:
         return ""
     more = f" and {len(names) - 1:,} more parameters" if len(names) > 1 else ""

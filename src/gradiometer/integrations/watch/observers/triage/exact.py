@@ -32,9 +32,8 @@ def facts_of(objective: Objective, optimizers: Sequence[torch.optim.Optimizer]) 
         for _, parameter in module.named_parameters(recurse=False)
     }
     parameters = objective.parameters
-    names = objective.names
     return {
-        "tensors": list(names),
+        "tensors": list(objective.names),
         "sizes": [parameter.numel() for parameter in parameters],
         "axes": [parameter.dim() for parameter in parameters],
         "rows": [len(parameter) if parameter.dim() else 1 for parameter in parameters],
@@ -50,8 +49,11 @@ def facts_of(objective: Objective, optimizers: Sequence[torch.optim.Optimizer]) 
 def untrained(objective: Objective, optimizers: Sequence[torch.optim.Optimizer]) -> list[str]:
     """The names of parameters that no optimizer holds."""
     trained = trained_ids(optimizers)
-    pairs = zip(objective.names, objective.parameters, strict=True)
-    return [name for name, one in pairs if id(one) not in trained]
+    return [
+        name
+        for name, one in zip(objective.names, objective.parameters, strict=True)
+        if id(one) not in trained
+    ]
 
 
 def dropout_of(module: nn.Module) -> float | None:
@@ -64,8 +66,11 @@ def dropout_of(module: nn.Module) -> float | None:
 
 def sensitive_layers(model: nn.Module) -> list[nn.Module]:
     """The layers that act otherwise in eval mode."""
-    kinds = nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd
-    return [module for module in model.modules() if isinstance(module, kinds)]
+    return [
+        module
+        for module in model.modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm | nn.modules.dropout._DropoutNd)
+    ]
 
 
 class BackwardsOfStep:

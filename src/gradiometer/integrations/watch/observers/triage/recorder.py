@@ -133,26 +133,24 @@ class TriageRecorder(Observer):
         if self.next == NEVER or start.has_facts:
             return
         with self.shield:
-            facts = facts_of(self._objective, self._optimizers)
+            facts = self._facts = facts_of(self._objective, self._optimizers)
             # The search for a scheduler looks at all objects, which takes as long as 5 to 30 small
             # steps. A training of ours has that of its schedule.
-            is_ours = self._subject.source.is_ours
-            facts |= {"scheduler": "LambdaLR"} if is_ours else plan_of(self._optimizers)
+            facts |= (
+                {"scheduler": "LambdaLR"}
+                if self._subject.source.is_ours
+                else plan_of(self._optimizers)
+            )
             planned = self._subject.budget.planned
-            if planned is not None:
-                facts["steps"] = planned
+            facts |= {} if planned is None else {"steps": planned}
             start.recorder.event(EVENT, start.step, **facts)
-            self._facts = facts
 
     def _note_trained(self) -> None:
         """Write the facts again if an optimizer holds parameters that none held before, as after
         `add_param_group`."""
-        known = self._facts.get("untrained")
-        if not known or self._recorder is None:
-            return
-        now = untrained(self._objective, self._optimizers)
-        left = [name for name in known if name in now]
-        if left != known:
+        known = self._facts.get("untrained", [])
+        left = untrained(self._objective, self._optimizers) if known else []
+        if len(left) < len(known) and self._recorder is not None:
             self._facts["untrained"] = left
             self._recorder.event(EVENT, self._read_at, **self._facts)
 
