@@ -5,8 +5,14 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from gradiometer import Run, diagnose
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+from gradiometer import Finding, Run, diagnose
+from gradiometer.errors import BadArgument, Unsupported
+from gradiometer.verdict.claims import GAUGE as TRIAGE
 from recipes.bank import RECIPES
 from recipes.changes import ALL
 from recipes.faults import read
@@ -51,27 +57,79 @@ class Verdict:
     Args:
         headline: The claim that leads, by its public name.
         change: What it says to change first, as text; "" if nothing.
+        findings: All findings of triage, the headline first.
     """
 
     headline: str
     change: str
+    findings: tuple[Finding, ...] = ()
+
+    @classmethod
+    def of(cls, run: Run) -> "Verdict":
+        """The verdict of a run that has ended."""
+        diagnosis = diagnose(run)
+        if diagnosis.headline is None:
+            return cls("undecided", "")
+        findings = tuple(each for each in diagnosis.findings if each.gauge == TRIAGE)
+        claim = str(diagnosis.headline.claim)
+        cures = {each.claim: change_of(each) for each in findings}
+        return cls(claim, cures.get(claim, ""), findings)
+
+
+def change_of(finding: Finding) -> str:
+    """What a finding says to change first, as text; "" if nothing."""
+    return next(iter((*finding.cure, *finding.facts.get("lines", ()))), "")
 
 
 def verdict(settings: Recipe, seed: int, way: str) -> Verdict:
     """Train a recipe under a watch, and read the verdict of its run after the end."""
+    return verdicts(settings, seed, way)[0]
+
+
+def verdicts(
+    settings: Recipe, seed: int, way: str, *, share: float = 0.0
+) -> tuple[Verdict, Verdict | None]:
+    """Train a recipe under a watch. The verdict of its run, and the one after the test of what
+    leads.
+
+    Args:
+        settings: What is trained.
+        seed: Its seed.
+        way: One of `WAYS`.
+        share: The share of the training time that the test may take. There is none at zero, and
+            none of a network that carries its state, whose batches stand in no loader.
+    """
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         two_lines = way == WAYS[0]
         watching = in_two_lines(folder) if two_lines else with_loss(folder, settings.updates)
         train(settings, seed, watching)
         run = next(path for path in folder.iterdir() if path.is_dir())
-        diagnosis = diagnose(Run.open(run))
-    if diagnosis.headline is None:
-        return Verdict("undecided", "")
-    claim = str(diagnosis.headline.claim)
-    claims = () if diagnosis.triage is None else diagnosis.triage.claims
-    cures = {str(each.claim): tuple(each.cure) for each in claims}
-    return Verdict(claim, next(iter(cures.get(claim, ())), ""))
+        read = Verdict.of(Run.open(run))
+        if not share or settings.carries_state:
+            return read, None
+        assert watching.begun is not None
+        try:
+            watching.begun.test(share=share, batches=loader_of(settings, seed))
+        except (Unsupported, BadArgument) as refused:
+            print(f"{settings.name} is not tested: {refused}", flush=True)
+            return read, None
+        return read, Verdict.of(Run.open(run))
+
+
+def loader_of(settings: Recipe, seed: int) -> DataLoader[Any]:
+    """The batches of a recipe as a loader draws them."""
+    data = settings.rows()
+    rows = data.train
+    if not settings.shuffled:
+        rows = tuple(part[data.order.argsort(stable=True)] for part in rows)
+    return DataLoader(
+        TensorDataset(*rows),
+        min(settings.batch, len(rows[0])),
+        shuffle=settings.shuffled,
+        drop_last=True,
+        generator=torch.Generator().manual_seed(1_000 + seed),
+    )
 
 
 def planned_decay(settings: Recipe) -> Recipe:
@@ -94,6 +152,7 @@ WITHOUT_NUMBERS: dict[str, Callable[[Recipe], Recipe]] = {
 
 NUMBER = re.compile(r"(rate|clip|weight decay) ([0-9.e-]+)(x?)")
 BATCH = re.compile(r"batch ([0-9.]+)x(, rate sqrt)?")
+ROWS = re.compile(r"batch_size = ([0-9]+); lr = ([0-9.]+) \* lr")
 LENGTH = re.compile(r"train for ([0-9,]+) steps")
 
 
@@ -102,6 +161,8 @@ def followed(settings: Recipe, said: Verdict) -> Recipe | None:
     has."""
     if found := LENGTH.fullmatch(said.change):
         return replace(settings, updates=int(found[1].replace(",", "")))
+    if found := ROWS.fullmatch(said.change):
+        return replace(settings, batch=int(found[1]), rate=float(found[2]) * settings.rate)
     if found := BATCH.fullmatch(said.change):
         factor = float(found[1])
         # A smaller batch makes more updates of the same examples.
@@ -114,8 +175,9 @@ def followed(settings: Recipe, said: Verdict) -> Recipe | None:
         if found[3]:
             value *= getattr(settings, field) or 0.0
         return replace(settings, **{field: value})
-    if said.headline in WITHOUT_NUMBERS:
-        changed = WITHOUT_NUMBERS[said.headline](settings)
+    done = WITHOUT_NUMBERS.get("no_decay" if said.change == "cool now" else said.headline)
+    if done is not None:
+        changed = done(settings)
         return None if changed == settings else changed
     return None
 

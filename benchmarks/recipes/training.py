@@ -18,7 +18,7 @@ from recipes.recipe import Loss, Recipe, optimizer_of, scheduler_of
 EVALUATIONS = 10
 
 
-@dataclass(frozen=True)
+@dataclass
 class Watching:
     """How a training is watched.
 
@@ -26,10 +26,12 @@ class Watching:
         begin: Called with the model, the optimizer and the loss; gives a watch, entered as a
             context.
         with_batch: True if the watch also gets the batch: `w.step(loss, batch)`.
+        begun: The watch, once a training has begun.
     """
 
     begin: Callable[[nn.Module, Optimizer, Loss], AbstractContextManager[Any]]
     with_batch: bool = False
+    begun: Any = None
 
 
 @dataclass
@@ -124,6 +126,8 @@ def train_model(
     model.train()
     begun = watching.begin(model, optimizer, recipe.loss) if watching else nullcontext()
     with begun as w:
+        if watching is not None:
+            watching.begun = w
         for step in range(recipe.updates):
             batch = next(batches)
             optimizer.zero_grad()

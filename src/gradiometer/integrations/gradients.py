@@ -47,11 +47,12 @@ class Listener:
     thread: int = 0
 
     def start(self) -> "Listener":
-        """Listen from now on."""
+        """Listen from now on, to the thread that calls this."""
         self.thread = get_ident()
-        _listeners.append(self)
-        if len(_listeners) == 1:
+        if not _listeners:
             torch.autograd.backward = _heard
+        if self not in _listeners:
+            _listeners.append(self)
         return self
 
     def remove(self) -> None:
@@ -74,8 +75,7 @@ def _heard(tensors: Any, *arguments: Any, **named: Any) -> None:
     if is_inside_backward():
         _plain(tensors, *arguments, **named)
         return
-    thread = get_ident()
-    listeners = [one for one in _listeners if one.thread == thread]
+    listeners = [one for one in _listeners if one.thread == get_ident()]
     loss = None
     with suppress(Exception):  # training must not end here
         alone = isinstance(tensors, list | tuple) and len(tensors) == 1

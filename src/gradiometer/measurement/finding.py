@@ -3,9 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gradiometer.measurement.estimate import Estimate
+
+if TYPE_CHECKING:
+    from gradiometer.measurement.counted_claims import Record
 
 
 class Issue(StrEnum):
@@ -96,6 +99,7 @@ class Finding:
         trial: What came of the cure when it was tried.
         doubts: What could make the claim wrong.
         evidence: What the claim rests on.
+        record: How often such a claim was right; None if nobody has counted.
 
     >>> from gradiometer import Estimate, Finding, say
     >>> from gradiometer.measurement import Issue, State
@@ -117,3 +121,4 @@ class Finding:
     trial: Trial | None = None
     doubts: tuple[Doubt, ...] = ()
     evidence: Evidence = Evidence.READING
+    record: "Record | None" = None

@@ -45,6 +45,7 @@ from gradiometer.run.reader import Run, check_run
 from gradiometer.verdict.claims import GAUGE as TRIAGE
 from gradiometer.verdict.claims import Claim
 from gradiometer.verdict.curves import Curve, Curves, errors_of_gauge
+from gradiometer.verdict.records import with_record
 from gradiometer.verdict.reservations import Reservations
 from gradiometer.verdict.triage.signs import are_one_batch
 from gradiometer.verdict.triage.triage import Triage, findings_of, triage_of
@@ -171,11 +172,13 @@ def diagnose(run: Run, level: float | None = None) -> Diagnosis:
         for each in findings
         if each.state is not State.CANNOT_TELL or not is_outranked(each.gauge, answering)
     ]
-    # Of equally urgent findings a spike comes first, and what another scale answers better last.
+    # Of equally urgent findings a spike comes first, and last what nobody has counted and what
+    # another scale answers better.
     findings.sort(
         key=lambda each: (
             each.state.rank,
             each.gauge != SPIKES,
+            each.facts.get("uncounted", False),
             is_outranked(each.gauge, run.gauges),
         )
     )
@@ -187,7 +190,13 @@ def diagnose(run: Run, level: float | None = None) -> Diagnosis:
         findings = led_by(
             judged,
             _with_trials(
-                run, findings_of(judged, run.hyperparameters, at_keyboard=not run.watched)
+                run,
+                [
+                    with_record(each)
+                    for each in findings_of(
+                        judged, run.hyperparameters, at_keyboard=not run.watched
+                    )
+                ],
             ),
             findings,
         )
@@ -298,7 +307,8 @@ def _of_gauges(
         if not gauge.own_steps:
             readings.append((gauge, [*along(series)]))
         if found is not None:
-            yield found
+            is_counted = is_ours(gauge) or found.state not in (State.ACT, State.LOOK)
+            yield found if is_counted else replace(found, facts={**found.facts, "uncounted": True})
 
 
 def facts_of(run: Run, series: Series) -> RunFacts:

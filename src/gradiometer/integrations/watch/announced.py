@@ -1,7 +1,6 @@
 """Batches that are announced before their backward, for a loop that does not call `step`."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from threading import get_ident
 from typing import Any
 
 import torch
@@ -40,24 +39,21 @@ class Announcer:
         self._warn = warn
         self._shield = shield
         self._announced: Any = NOTHING
-        self._listener: Listener | None = None
+        self._listener = Listener(self._before_backward, self._after_backward)
         self._few: Sequence[nn.Parameter] = ()
         self._marks: Sequence[tuple[Tensor | None, int]] = ()
 
     def announce(self, batch: Batch) -> None:
         """The next backward is of these examples."""
-        if self._listener is None:
+        if not self._few:
             parameters = self._subject.parameters
             self._few = parameters[0], parameters[len(parameters) // 2], parameters[-1]
-            self._listener = Listener(self._before_backward, self._after_backward).start()
         self._announced = batch
-        self._listener.thread = get_ident()
+        self._listener.start()
 
     def remove(self) -> None:
         """Listen no more."""
-        if self._listener is not None:
-            self._listener.remove()
-        self._listener = None
+        self._listener.remove()
 
     def _before_backward(self, _: Tensor | None) -> None:
         self._marks = self._marks_now()

@@ -3,7 +3,6 @@ called with and of the labels that the loss has compared."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from threading import get_ident
 from typing import Any
 
 import torch
@@ -50,18 +49,16 @@ class SeenBatch:
         self._labels: Tensor | None = None
         self._form: Form | None = None
         self._hook: Any = None
-        self._listener: Listener | None = None
+        self._listener = Listener(Hook(shield, self._before_backward), Hook())
         if not takes_no_hooks(subject.called):
             self._hook = subject.called.register_forward_pre_hook(
                 Hook(shield, self._called), with_kwargs=True
             )
-            self._listener = Listener(Hook(shield, self._before_backward), Hook()).start()
 
     def _called(self, _: nn.Module, given: tuple[Any, ...], named: Mapping[str, Any]) -> None:
         if torch.is_grad_enabled() and not self._subject.budget.is_spending:
             self._given, self._named = given, named
-            if self._listener is not None:
-                self._listener.thread = get_ident()
+            self._listener.start()
 
     def _before_backward(self, loss: Tensor | None) -> None:
         compared = None if loss is None else compared_by(loss)
@@ -117,9 +114,7 @@ class SeenBatch:
         """Stop looking: the loop gives its batches, or has ended."""
         if self._hook is not None:
             self._hook.remove()
-        if self._listener is not None:
-            self._listener.remove()
-        self._hook = self._listener = None
+        self._listener.remove()
         self._given, self._named, self._labels = (), {}, None
 
 

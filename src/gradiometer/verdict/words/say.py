@@ -1,6 +1,7 @@
 """The table of claims, the one function that makes sentences of a finding, and the verdict on a run
 in one sentence: how it ended, and what leads."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import ModuleType
@@ -8,38 +9,36 @@ from typing import Any
 
 from gradiometer.errors import BadArgument
 from gradiometer.extensions import Registry
+from gradiometer.measurement.counted_claims import Record
 from gradiometer.measurement.estimate import Estimate, counted
 from gradiometer.measurement.finding import Doubt, Finding, State
 from gradiometer.run.configuration import Configuration, WatchedConfiguration
 from gradiometer.verdict.claims import GAUGE, Claim
 from gradiometer.verdict.words import (
     batch,
-    comparison,
     convergence,
     drift,
     estimation,
     exploration,
     forks,
     incidents,
-    logs,
     own,
     paths,
     run,
     spikes,
     triage,
 )
+from gradiometer.verdict.words.records import UNCOUNTED, record_in_words
 from gradiometer.verdict.words.sentences import Sentences, inside_a_sentence
 
 ROOMS: tuple[ModuleType, ...] = (
     batch,
-    comparison,
     convergence,
     drift,
     estimation,
     exploration,
     forks,
     incidents,
-    logs,
     own,
     paths,
     run,
@@ -120,6 +119,7 @@ def say(finding: Finding) -> Sentences:
         sentences,
         caveat=" ".join(text for text in caveats if text),
         tried=forks.trial_in_words(finding.trial) if finding.trial else "",
+        record=UNCOUNTED if finding.facts.get("uncounted") else record_in_words(finding.record),
     )
 
 
@@ -160,9 +160,23 @@ def as_dict(finding: Finding) -> dict[str, Any]:
         "forecast": sentences.forecast,
         "tried": sentences.tried,
         "caveat": sentences.caveat,
+        "record": None if finding.record is None else _record_as_dict(finding.record),
+        "record_in_words": sentences.record,
         "numbers": {name: estimate.to_dict() for name, estimate in finding.numbers.items()},
         "cure": list(finding.cure),
         "doubts": [doubt.kind for doubt in finding.doubts],
+    }
+
+
+def _record_as_dict(record: Record) -> dict[str, Any]:
+    helped, counted_in_all = record.total
+    return {
+        "probability": record.probability,
+        "helped": helped,
+        "counted": counted_in_all,
+        "populations": {name: list(counts) for name, counts in record.counts.items()},
+        "gain": None if math.isnan(record.gain) else record.gain,
+        "harmed": record.harmed,
     }
 
 

@@ -22,6 +22,7 @@ class Sentences:
         tried: What came of the advice in a fork, or how to try it.
         caveat: What could make it wrong.
         lead: The first clause of `seen`, for a row or a headline. Default: all of it.
+        record: How often such a finding was right.
     """
 
     seen: str
@@ -32,6 +33,7 @@ class Sentences:
     tried: str = ""
     caveat: str = ""
     lead: str = ""
+    record: str = ""
 
     @property
     def advice(self) -> str:
@@ -45,17 +47,22 @@ class Sentences:
 
     @property
     def paragraphs(self) -> tuple[str, ...]:
-        """Seen, meaning, advice with its forecast, what came of it when it was tried, and what
-        could make it wrong.
+        """Seen, meaning, advice with its forecast, how often it was right, what came of it when it
+        was tried, and what could make it wrong.
 
         None is empty.
         """
         advice = self.advice and f"try: {self.advice} {self.forecast}".rstrip()
         caveat = self.caveat and f"caution: {self.caveat}"
-        return tuple(text for text in (self.seen, self.means, advice, self.tried, caveat) if text)
+        return tuple(
+            text
+            for text in (self.seen, self.means, advice, self.record, self.tried, caveat)
+            if text
+        )
 
     def __str__(self) -> str:
-        parts = (self.seen, self.means, self.advice, self.forecast, self.tried, self.caveat)
+        advice = f"{self.advice} {self.forecast}".strip()
+        parts = (self.seen, self.means, advice, self.record, self.tried, self.caveat)
         return " ".join(part for part in parts if part)
 
 

@@ -1,0 +1,1 @@
+"""How often following a claim of triage helped: counted, pooled, and judged."""
