@@ -131,14 +131,10 @@ def first_screen(
     figures = () if asked is None else figures_of_trial(run, asked)
     figures = figures or (() if top is None else (top,))
     lines = () if action is None else (action.said.paste or _call(action.finding))
-    grounds = []
-    if leading is not None and leading.state is not State.CANNOT_TELL:
-        grounds.append(GROUNDS[leading.evidence])
-    grounds += _record(headline)
-    why = "" if headline is None else headline.said.seen
     tried = "" if action is None else action.said.tried
     if headline is not None and headline.said.tried:
         tried = headline.said.tried
+    why = "" if headline is None else _without(headline.said.seen, title)
     evidence = effect or why
     return First(
         state=state,
@@ -147,8 +143,8 @@ def first_screen(
         title=title,
         effect=effect,
         figures=figures,
-        grounds=tuple(each for each in (*grounds, tried) if each),
-        why="" if why.rstrip(".") == title.rstrip(".") else why,
+        grounds=grounds_of(headline, tried),
+        why=why,
         lines=lines,
         action=action,
         other=action.said.beginning if action is not None and is_other else "",
@@ -156,10 +152,34 @@ def first_screen(
     )
 
 
-def _record(headline: Shown | None) -> list[str]:
-    """How often this claim was right, if that was counted."""
-    words = "" if headline is None else getattr(headline.said, "record", "")
-    return [words] if words else []
+def grounds_of(headline: Shown | None, tried: str) -> tuple[str, ...]:
+    """How sure a claim is, in sentences: what it rests on, how often it was right where that was
+    counted, and what came of a test.
+
+    Args:
+        headline: The finding with its sentences; None without.
+        tried: What came of the test of its change; empty without.
+    """
+    basis = ""
+    if headline is not None and headline.finding.state is not State.CANNOT_TELL:
+        evidence = headline.finding.evidence
+        # the result of the test says that there was one
+        basis = "" if tried and evidence is Evidence.FORK else GROUNDS[evidence]
+    counted = "" if headline is None else getattr(headline.said, "record", "")
+    return tuple(each for each in (basis, counted, tried) if each)
+
+
+def _without(evidence: str, title: str) -> str:
+    """The evidence without the title that it begins with: that stands above.
+
+    >>> _without("The rate is too low: over 900 steps it was.", "The rate is too low.")
+    'Over 900 steps it was.'
+    """
+    title = title.rstrip(".")
+    if not evidence.startswith(title):
+        return evidence
+    rest = evidence[len(title) :].lstrip(".:; ")
+    return rest[:1].upper() + rest[1:]
 
 
 def _call(finding: Finding) -> tuple[str, ...]:

@@ -25,10 +25,10 @@ from gradiometer.report.page.cards import (
 )
 from gradiometer.report.page.document import document, fill_in, write_document
 from gradiometer.report.page.first import (
-    GROUNDS,
     First,
     effect_in_words,
     first_screen,
+    grounds_of,
     place_of,
     verdict_word,
     without_home,
@@ -287,7 +287,7 @@ def card(
         colours=COLOURS,
         word_of=verdict_word,
         effect_of=effect_in_words,
-        grounds=GROUNDS,
+        grounds_of=grounds_of,
         run=run,
         page=page if page is not None and page.is_file() else None,
     )
