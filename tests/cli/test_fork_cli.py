@@ -196,6 +196,22 @@ def test_json_has_the_effects_and_every_branch(run: Run, capsys) -> None:
     assert found["plan"]["step"] == 100 and found["was_finished"] is False
 
 
+def test_a_rate_that_stays_high_gets_both_answers(run: Run, capsys) -> None:
+    asked = ("fork", str(run.path), "rate 2x", "--horizon", "end", "--replicates", "2")
+    code, printed, _ = called(capsys, *asked, "--json")
+    found = json.loads(printed)
+    assert code == 0 and found["was_finished"] is False
+    assert [found["plan"]["tail"], found["kept"]["plan"]["tail"]] == ["half", "none"]
+    assert found["fork"] != found["kept"]["fork"] and "kept" not in found["kept"]
+    assert found["effects"][0]["estimate"] != found["kept"]["effects"][0]["estimate"]
+    code, said, _ = called(capsys, *asked)
+    cooled, kept = said.split("\nAs the training has it, with the rate kept:\n")
+    assert code == 0 and f"fork  {found['fork']}" in cooled
+    assert f"fork  {found['kept']['fork']}" in kept
+    code, printed, _ = called(capsys, *asked, "--tail", "half", "--json")
+    assert json.loads(printed)["kept"] is None and json.loads(printed)["was_finished"]
+
+
 def test_half_and_twice_the_rate_and_twice_the_batch_are_tried_by_default(run: Run, capsys) -> None:
     assert called(capsys, "fork", str(run.path), *SHORT)[0] == 0
     (record,) = forks_of(run)

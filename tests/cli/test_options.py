@@ -90,6 +90,7 @@ def forked(of_loop: Mapping[str, Any], of_fork: Mapping[str, Any]) -> Any:
             )
             for one in found.results
         ],
+        found.kept is None,
     ]
 
 
@@ -136,6 +137,7 @@ CASES_OF_FORK: dict[str, tuple[dict[str, Any], Any]] = {
     "budget": ({"horizon": DROPPED, "replicates": DROPPED}, 6.0),
     "replicates": ({}, 3),
     "tail": ({}, "none"),
+    "kept": ({"horizon": "end"}, False),
     "seed": ({}, 1),
 }
 CASES_OF_LOOP: dict[str, tuple[dict[str, Any], Any]] = {

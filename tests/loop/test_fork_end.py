@@ -193,6 +193,50 @@ def test_the_default_goes_to_the_end_if_that_costs_at_most_ten_trainings(
     assert str(found).startswith("From step 0, " if goes_to_end else "After 10 of 40 updates ")
 
 
+def test_a_rate_that_stays_high_gets_both_answers_to_the_end(tmp_path: Path) -> None:
+    training = loop()
+    plans: list[Any] = []
+    found = fork(training, "rate 2x", horizon="end", replicates=2, out=tmp_path, begin=plans.append)
+    assert [plan.tail for plan in plans] == ["none", "half"]
+    assert found.kept is not None and found.kept.kept is None
+    assert (found.tail, found.kept.tail) == ("half", "none")
+    # each is the fork of its tail, to the bits
+    for one in (found, found.kept):
+        alone = fork(training, "rate 2x", horizon="end", replicates=2, tail=one.tail)
+        assert alone.kept is None
+        for ours, theirs in zip(alone.results, one.results, strict=True):
+            assert ours.readouts["train_loss"].mean == theirs.readouts["train_loss"].mean
+    cooled, kept = (one.effects()[0].estimate for one in (found, found.kept))
+    assert cooled.value != kept.value
+    table, other = str(found).split("As the training has it, with the rate kept: ")
+    assert "cooled to zero over its second half" in table and str(cooled) in table
+    assert "at the rate of its schedule to the end" in other and str(kept) in other
+    # the same again trains nothing
+    again = fork(training, "rate 2x", horizon="end", replicates=2, out=tmp_path, begin=plans.append)
+    assert len(plans) == 2 and again.path == found.path
+    assert again.kept is not None and again.kept.path == found.kept.path
+    # the newest fork answers for the advice
+    assert found.path is not None and found.kept.path is not None
+    assert found.path.name > found.kept.path.name
+    assert fork(training, "rate 2x", horizon="end", replicates=2, kept=False).kept is None
+
+
+@pytest.mark.parametrize(("replicates", "are_both"), [(2, True), (3, False), (5, False)])
+def test_both_answers_without_being_asked_cost_at_most_ten_trainings(
+    replicates: int, *, are_both: bool
+) -> None:
+    # from the first step, so that a branch costs a training: 8, 12 and 20 of them for both
+    found = fork(loop("40 updates"), "rate 2x", replicates=replicates)
+    assert found.shows_end and (found.kept is not None) is are_both
+
+
+def test_a_stop_in_the_first_answer_trains_no_second_one() -> None:
+    found = fork(
+        loop(), "rate 2x", horizon="end", replicates=2, progress=lambda _, done, __: done < 2
+    )
+    assert found.tail == "none" and found.kept is None and len(found.results) == 2
+
+
 def test_branches_that_end_before_the_training_show_no_end() -> None:
     found = fork(loop(), ["rate 2x"], horizon="50%", replicates=2)
     (effect,) = found.at_end()

@@ -63,6 +63,7 @@ def demo(out: Path, as_json: bool, no_open: bool) -> int:
             loop_at(run, problem=problem),
             alternatives,
             replicates=REPLICATES,
+            kept=False,
             threads=run.configuration.threads,
             out=run.path,
             begin=branches.begin,

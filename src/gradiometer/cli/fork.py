@@ -133,18 +133,19 @@ def fork(
 ) -> None:
     """Train RUN on from one of its steps in several ways, and compare where they end.
 
-    Each CHANGE is trained on the same data as the baseline, which continues unchanged, and every
-    branch ends with a rate of zero. A CHANGE is
-    a text: 'rate 2x', 'batch 2x, rate sqrt', 'momentum 0.9', 'weight decay 0.01', 'clip 1', 'cool
-    now', 'skip 1200:1205' (without the batches of these steps; the last is not), 'follow
-    Cosine(0.1, steps=500)', 'AdamW(lr=0.001)', or several of them with & between, such as 'rate 2x
-    & momentum 0.95'. If none is given, these are
-    tried: half and twice the rate, and twice the batch with 1.41 times the rate.
+    Each CHANGE is trained on the same data as the baseline, which continues unchanged. Branches to
+    the end of a run whose rate stays high are trained twice, with the rate kept and cooled; any
+    other branch, and one of --advice, ends with a rate of zero. A CHANGE is a text: 'rate 2x', 'batch 2x, rate sqrt',
+    'momentum 0.9', 'weight decay 0.01', 'clip 1', 'cool now', 'skip 1200:1205' (without the batches
+    of these steps; the last is not), 'follow Cosine(0.1, steps=500)', 'AdamW(lr=0.001)', or several
+    of them with & between, such as 'rate 2x & momentum 0.95'. If none is given, these are tried:
+    half and twice the rate, and twice the batch with 1.41 times the rate.
 
     RUN is not changed. The branches are kept in its folder forks/ and shown on its page. If the
     command is stopped, the same command continues; if it is repeated, it shows the result.
     """
     from gradiometer.cli.progress import following, start_pool
+    from gradiometer.loop.branches import KEPT
     from gradiometer.loop.recorded.record import ForkRecord
     from gradiometer.run.reader import Run
 
@@ -175,6 +176,7 @@ def fork(
                 horizon=horizon,
                 replicates=replicates,
                 tail=tail,
+                kept=not advice,
                 budget=budget,
                 seed=seed,
                 pool=where,
@@ -187,11 +189,26 @@ def fork(
         raise Interrupted(
             "stopped: the same command continues from the branches that are finished."
         ) from None
-    effects, record = found.effects(readout, level=opened.configuration.level), ForkRecord.of(found)
-    was_finished = not progress.began
+    was_finished, level = not progress.began, opened.configuration.level
+    shown = [
+        (ForkRecord.of(one), one.effects(readout, level=level), one.notes)
+        for one in (found, found.kept)
+        if one is not None
+    ]
+
+    def as_object() -> dict[str, Any]:
+        cooled, *kept = (_as_object(opened, *one, was_finished) for one in shown)
+        return {**cooled, "kept": kept[0] if kept else None}
+
+    def tell() -> None:
+        for place, one in enumerate(shown):
+            if place:
+                click.echo("\n" + KEPT + "\n")
+            _tell(*one, was_finished)
+
     print_outcome(
-        lambda: _as_object(opened, record, effects, was_finished, found.notes),
-        lambda: _tell(record, effects, was_finished, found.notes),
+        as_object,
+        tell,
         {"page": lambda: _page(opened)},
         as_json=as_json,
     )
@@ -279,8 +296,8 @@ def _as_object(
     run: "Run",
     record: "ForkRecord",
     effects: "tuple[Effect, ...]",
-    was_finished: bool,
     notes: tuple[str, ...],
+    was_finished: bool,
 ) -> dict[str, Any]:
     from gradiometer.loop.branches import sentence
 
@@ -315,8 +332,8 @@ def _as_object(
 def _tell(
     record: "ForkRecord",
     effects: "tuple[Effect, ...]",
-    was_finished: bool,
     notes: tuple[str, ...],
+    was_finished: bool,
 ) -> None:
     """Print the sentence, the table, warnings, what more replicates would decide, and the place."""
     from rich.console import Console

@@ -115,6 +115,8 @@ class Fork:
         shorter: The results of shorter branches, as a race has them.
         averaged: True if branches are read out at the mean of their last parameters, as the lanes
             of a tuning are.
+        kept: The same alternatives with the rate kept to the end of the training, beside these,
+            which are cooled; None if they were not trained.
     """
 
     step: int
@@ -129,6 +131,7 @@ class Fork:
     notes: tuple[str, ...] = ()
     shorter: tuple[BranchResult, ...] = ()
     averaged: bool = False
+    kept: "Fork | None" = None
 
     def __str__(self) -> str:
         """What was found and what could make it wrong, and a row for each alternative: the readout
@@ -153,7 +156,8 @@ class Fork:
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
             for row in rows
         )
-        return "\n".join([said, "", *(line.rstrip() for line in lines)])
+        table = "\n".join([said, "", *(line.rstrip() for line in lines)])
+        return table if self.kept is None else f"{table}\n\n{KEPT} {self.kept}"
 
     __repr__ = __str__
 
@@ -342,6 +346,7 @@ TAILS = {
     "third": "each cooled to zero over its last third",
     "none": "each at the rate of its schedule to the end",
 }
+KEPT = "As the training has it, with the rate kept:"
 AVERAGED = "each read out at the mean of its last parameters"
 
 

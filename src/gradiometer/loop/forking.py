@@ -4,6 +4,7 @@ in a folder."""
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,7 @@ def fork(
     budget: float | None = None,
     replicates: int | None = None,
     tail: Tail | None = None,
+    kept: bool = True,
     seed: int = 0,
     pool: str | Pool = "here",
     threads: int = 1,
@@ -97,6 +99,10 @@ def fork(
             "third" over its last half or third, "none" not at all, where the comparison leans to
             small rates. Default: "linear"; to the end of the training its own schedule ("none"),
             or "half" if its rate stays high there.
+        kept: Whether a training whose rate stays high to its end gets both answers: `Fork.kept`
+            has that of branches with the rate kept, as the training has it, beside that of cooled
+            ones. It doubles the cost, and is left out if `tail` is given, for a race, and by
+            default if both together make more than 10 times the updates of the training.
         seed: Seed of the data orders and of the random draws.
         pool: Where branches are trained: "here", "processes", "processes:4", "ray", or a `Pool`.
             The numbers are the same. In processes nothing in the functions may depend on what they
@@ -144,6 +150,7 @@ def fork(
     check_threads(threads)
     out = None if out is None else folder_of("out", out)
     skipped = [skip for one in chosen for skip in _skips(one)]
+    asked = horizon
     own_until = loop.data.see_own(max((skip.stop for skip in skipped), default=0))
     rungs, most = _rungs(loop, budget, 1 + len(chosen))
     if rungs:
@@ -156,6 +163,25 @@ def fork(
     to_end = length == loop.left and (bool(rungs) or horizon == END)
     if tail is None:
         tail = _own_tail(loop, length) if to_end else "linear"
+        branches = 2 * many * (1 + len(chosen))
+        if (
+            kept
+            and tail == "half"
+            and not rungs
+            and (asked == END or default_horizon(loop, branches) == END)
+        ):
+            return _kept_and_cooled(
+                loop,
+                chosen,
+                progress,
+                horizon=asked,
+                replicates=many,
+                seed=seed,
+                pool=pool,
+                threads=threads,
+                out=out,
+                begin=begin,
+            )
     end = loop.index + length / loop.size
     for skip in skipped:
         if not loop.index <= skip.start < end:
@@ -192,6 +218,24 @@ def fork(
         return train_plan(
             start, plan, where, out=out, begin=begin, progress=progress, threads=threads
         )
+
+
+def _kept_and_cooled(
+    loop: Loop, alternatives: Sequence[Alternative], progress: Progress | None, **settings: Any
+) -> Fork:
+    """The fork whose branches are cooled, beside the same with the rate kept."""
+    is_stopped = False
+
+    def following(result: BranchResult, done: int, total: int) -> bool:
+        nonlocal is_stopped
+        is_stopped = progress is not None and progress(result, done, total) is False
+        return not is_stopped
+
+    with opened(settings.pop("pool")) as pool:
+        train = partial(fork, loop, alternatives, pool=pool, progress=following, **settings)
+        kept = train(tail="none")
+        # the cooled one last: the newest fork of a run is the one that answers its advice
+        return kept if is_stopped else replace(train(tail="half"), kept=kept)
 
 
 def _own_tail(loop: Loop, length: int) -> Tail:

@@ -404,6 +404,7 @@ class Trials(Observer):
             if early is not None and updates >= left
             else f"{min(updates, left)} updates",
             replicates=replicates,
+            kept=False,
             readout_examples=256,
             charged_to=COST,
             begin=self._begin,

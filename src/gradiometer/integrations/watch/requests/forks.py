@@ -19,6 +19,7 @@ from gradiometer.integrations.watch.observers.losses import no_loss
 from gradiometer.integrations.watch.observers.triage.exact import planned_steps, schedulers_of
 from gradiometer.integrations.watch.requests.request import Request
 from gradiometer.loop import Alternative, Fork, Loop, fork
+from gradiometer.loop.branches import TAILS
 from gradiometer.loop.data import Data, data_of
 from gradiometer.loop.followers import NOTE, is_followed
 from gradiometer.loop.incident_cause import cause_of, rise_of_rate
@@ -184,7 +185,7 @@ class LoopForks:
         up_to = "up to " if plan.rungs else ""
         self._request.say(
             f"training {len(plan.branches)} branches from step {plan.step:,} "
-            f"({'; '.join(plan.names)}): {up_to}{updates:,} updates, {updates / max(begun, 1):.2g} "
+            f"({'; '.join(plan.names)}; {TAILS[plan.tail]}): {up_to}{updates:,} updates, {updates / max(begun, 1):.2g} "
             f"times those of the training so far ({up_to}{seconds:.2g} s)"
         )
 
